@@ -1,0 +1,9 @@
+"""Forward-only learning on PyTorch tensors: the twins of the reference, and what training needs around them.
+
+The modules at this level mirror `prograde.reference`, file by file and name by name. `rules` has the learning rules as
+`torch.nn.Module`s that take the place of `loss.backward()`.
+"""
+
+from . import activations, backprop, forward_forward, foton, losses, network, orthogonality, pepita
+
+__all__ = ["activations", "backprop", "forward_forward", "foton", "losses", "network", "orthogonality", "pepita"]

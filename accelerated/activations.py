@@ -1,0 +1,102 @@
+"""Activation functions and their derivatives; see the reference for their definitions.
+
+`difference` is computed without subtracting two nearly equal activations, so that it keeps its relative precision for
+small u in low precision.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ._arrays import Array
+
+__all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
+
+
+class Activation(NamedTuple):
+    """An activation function with its derivatives; see the reference's table."""
+
+    value: Callable[[Array], Array]
+    jvp: Callable[[Array, Array], Array]
+    vjp: Callable[[Array, Array], Array]
+    difference: Callable[[Array, Array], Array]
+
+
+def _relu_multiply(a: Array, direction: Array) -> Array:
+    return torch.where(a > 0, direction, 0)
+
+
+def _relu_difference(a: Array, u: Array) -> Array:
+    # a > 0: min(u, a); a <= 0: min(u - a, 0).
+    return torch.minimum(u - a.clamp(max=0), a.clamp(min=0))
+
+
+def leaky_relu(negative_slope: float = 0.01) -> Activation:
+    """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
+
+    def multiply(a: Array, direction: Array) -> Array:
+        return torch.where(a > 0, direction, negative_slope * direction)
+
+    def difference(a: Array, u: Array) -> Array:
+        return negative_slope * u + (1 - negative_slope) * _relu_difference(a, u)
+
+    return Activation(lambda a: multiply(a, a), jvp=multiply, vjp=multiply, difference=difference)
+
+
+def _identity_multiply(a: Array, direction: Array) -> Array:
+    return direction
+
+
+def _tanh_multiply(a: Array, direction: Array) -> Array:
+    return direction * (1 - torch.tanh(a).square())
+
+
+def _tanh_difference(a: Array, u: Array) -> Array:
+    # tanh(a) - tanh(a - u) = tanh(u) (1 - tanh(a) tanh(a - u)), the addition theorem.
+    return torch.tanh(u) * (1 - torch.tanh(a) * torch.tanh(a - u))
+
+
+identity = Activation(lambda a: a, _identity_multiply, _identity_multiply, _identity_multiply)
+relu = Activation(torch.relu, _relu_multiply, _relu_multiply, _relu_difference)
+tanh = Activation(torch.tanh, _tanh_multiply, _tanh_multiply, _tanh_difference)
+
+
+def _pairs(a: Array) -> tuple[Array, Array]:
+    if a.shape[1] % 2:
+        raise ValueError(f"maxmin: a has {a.shape[1]} units, expected an even number")
+    return a[:, 0::2], a[:, 1::2]
+
+
+def _interleave(first: Array, second: Array) -> Array:
+    return torch.stack([first, second], dim=2).flatten(1, 2)
+
+
+def _maxmin(a: Array) -> Array:
+    first, second = _pairs(a)
+    return _interleave(torch.maximum(first, second), torch.minimum(first, second))
+
+
+def _maxmin_permute(a: Array, direction: Array) -> Array:
+    first, second = _pairs(a)
+    u_first, u_second = _pairs(direction)
+    keep = first >= second
+    return _interleave(torch.where(keep, u_first, u_second), torch.where(keep, u_second, u_first))
+
+
+def _maxmin_difference(a: Array, u: Array) -> Array:
+    # max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b).
+    first, second = _pairs(a)
+    u_first, u_second = _pairs(u)
+    gap = _relu_difference(first - second, u_first - u_second)
+    return _interleave(u_second + gap, u_first - gap)
+
+
+maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, _maxmin_difference)
+"""GroupSort with groups of two: units 2i and 2i+1 become their maximum and minimum (Anil et al., 2019).
+
+Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.
+"""
+
+ACTIVATIONS = {"identity": identity, "relu": relu, "leaky_relu": leaky_relu(), "tanh": tanh, "maxmin": maxmin}
+"""The activations by the names that the command line uses."""

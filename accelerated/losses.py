@@ -1,0 +1,44 @@
+"""Losses on class scores, and the output error e that the learning rules start from; see the reference.
+
+Labels are not checked against K here, which would wait for the device: the data layer checks them on the host.
+"""
+
+import torch
+from torch.nn import functional
+
+from ._arrays import Array, Labels
+
+__all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
+
+
+def one_hot(
+    labels: Labels, num_classes: int, label_smoothing: float = 0.0, *, dtype: torch.dtype | None = None
+) -> Array:
+    """Rows with 1 at the label and 0 elsewhere, mixed with the uniform distribution: (batch, num_classes)."""
+    targets = torch.full(
+        (len(labels), num_classes), label_smoothing / num_classes, dtype=dtype, device=labels.device
+    )
+    return targets.scatter_(1, labels[:, None], 1 - label_smoothing + label_smoothing / num_classes)
+
+
+def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
+    """-sum_k t_k log softmax(s / T)_k, shape (batch,), in nats."""
+    return functional.cross_entropy(scores / temperature, labels, reduction="none", label_smoothing=label_smoothing)
+
+
+def cross_entropy_gradient(
+    scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0
+) -> Array:
+    """e = (softmax(s / T) - t) / T, shape (batch, K)."""
+    targets = one_hot(labels, scores.shape[1], label_smoothing, dtype=scores.dtype)
+    return (torch.softmax(scores / temperature, dim=1) - targets) / temperature
+
+
+def squared_error(scores: Array, labels: Labels) -> Array:
+    """1/2 sum_k (s_k - t_k)^2, shape (batch,)."""
+    return 0.5 * squared_error_gradient(scores, labels).square().sum(dim=1)
+
+
+def squared_error_gradient(scores: Array, labels: Labels) -> Array:
+    """e = s - t, shape (batch, K)."""
+    return scores - one_hot(labels, scores.shape[1], dtype=scores.dtype)

@@ -1,0 +1,146 @@
+"""Dense networks: the clean pass, the modulated pass, and updates from errors and inputs of layers; see the reference.
+
+The modulated pass carries the difference to the clean one, u_l = W_l d_(l-1), d_l = sigma_l(a_l) - sigma_l(a_l - u_l),
+instead of a second set of activations: equal in exact arithmetic, with no cancellation in the products, and its first
+product has K rows in place of the batch: u_1 = (W_1 F) e.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from ._arrays import Array
+from .activations import Activation
+
+__all__ = [
+    "ForwardPass",
+    "LayerUpdate",
+    "Masks",
+    "Network",
+    "Updates",
+    "activation_differences",
+    "affine",
+    "batch_mean_updates",
+    "collect",
+    "dropout_masks",
+    "forward",
+    "he_uniform",
+    "layer_update",
+]
+
+Masks: TypeAlias = Sequence[Array | None] | None
+"""One dropout mask per layer, None for a layer without dropout; None for a network without."""
+
+
+class Network(NamedTuple):
+    """A dense network: one weight matrix, bias (or None) and activation per layer."""
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array | None, ...]
+    activations: tuple[Activation, ...]
+
+
+class ForwardPass(NamedTuple):
+    """What a forward pass computes: inputs h_0..h_(L-1), preactivations a_1..a_L and scores h_L."""
+
+    inputs: tuple[Array, ...]
+    preactivations: tuple[Array, ...]
+    scores: Array
+
+
+class LayerUpdate(NamedTuple):
+    """What an optimizer is to subtract from one layer's weight and bias (or None)."""
+
+    weight: Array
+    bias: Array | None
+
+
+class Updates(NamedTuple):
+    """What an optimizer is to subtract: shaped like the parameters, scaled like a batch-mean gradient."""
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array | None, ...]
+
+
+def affine(weight: Array, bias: Array | None, z: Array) -> Array:
+    """W z + b for every sample z: (batch, n_out)."""
+    return functional.linear(z, weight, bias)
+
+
+def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
+    """The clean pass. Raises ValueError where the widths of x and the layers do not fit."""
+    inputs, preactivations = [], []
+    h = x
+    for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):
+        if h.shape[1] != weight.shape[1]:
+            raise ValueError(f"weights[{layer}] has {weight.shape[1]} columns, but its input has {h.shape[1]} units")
+        a = affine(weight, bias, h)  # (batch, n_l)
+        inputs.append(h)
+        preactivations.append(a)
+        h = _mask(masks, layer, activation.value(a))
+    return ForwardPass(tuple(inputs), tuple(preactivations), h)
+
+
+def _mask(masks: Masks, layer: int, h: Array) -> Array:
+    mask = masks[layer] if masks is not None else None
+    return h if mask is None else mask * h
+
+
+def activation_differences(
+    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
+) -> Iterator[Array]:
+    """h_l - h~_l of the hidden layers l = 1..L-1 in turn, by difference propagation."""
+    u = error @ (network.weights[0] @ projection).T
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        if layer > 0:
+            u = d @ network.weights[layer].T
+        d = _mask(masks, layer, activation.difference(a, u))
+        yield d
+
+
+def layer_update(delta: Array, z: Array, bias: Array | None) -> LayerUpdate:
+    """1/B delta^T z for one layer, and its bias's where it has one."""
+    scaled = delta / len(delta)  # the batch mean costs n_l, not n_l n_(l-1), divisions a sample
+    return LayerUpdate(scaled.T @ z, None if bias is None else scaled.sum(dim=0))
+
+
+def batch_mean_updates(network: Network, factors: Iterable[tuple[Array, Array]]) -> Updates:
+    """G_l for every layer, from its factors delta_l and z_(l-1)."""
+    return collect(layer_update(delta, z, bias) for (delta, z), bias in zip(factors, network.biases, strict=True))
+
+
+def collect(layers: Iterable[LayerUpdate]) -> Updates:
+    """The layers' updates, first layer first, as the network's."""
+    weights, biases = zip(*layers, strict=True)
+    return Updates(weights, biases)
+
+
+def he_uniform(
+    shape: tuple[int, int],
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Array:
+    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+    bound = (6 / shape[1]) ** 0.5
+    return torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
+
+
+def dropout_masks(
+    widths: Sequence[int],
+    batch: int,
+    rate: float,
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Array | None, ...]:
+    """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
+    hidden = tuple(
+        torch.empty(batch, width, device=device, dtype=dtype).bernoulli_(1 - rate, generator=generator) / (1 - rate)
+        for width in widths[:-1]
+    )
+    return (*hidden, None)

@@ -1,0 +1,29 @@
+"""Learning rules as modules: `rule.assign_credit(x, y)` in place of `loss.backward()`."""
+
+from .backprop import Backprop
+from .chain import Block
+from .forward_forward import ForwardForward
+from .foton import Foton
+from .orthogonality import Orthogonality
+from .pepita import Pepita
+from .rule import BlockUpdate, Rule
+
+RULES: dict[str, type[Rule]] = {
+    "backprop": Backprop,
+    "foton": Foton,
+    "pepita": Pepita,
+    "forward-forward": ForwardForward,
+}
+"""The rules by the names that the command line uses."""
+
+__all__ = [
+    "RULES",
+    "Backprop",
+    "Block",
+    "BlockUpdate",
+    "ForwardForward",
+    "Foton",
+    "Orthogonality",
+    "Pepita",
+    "Rule",
+]

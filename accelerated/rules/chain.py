@@ -1,0 +1,117 @@
+"""How a rule reads a model: a chain of blocks, each a linear layer with the parameter-free layers that follow it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
+from ..modules import MaxMin
+
+TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
+
+INSTEAD = {
+    "MaxPool": "average pooling keeps differences linear, max pooling does not",
+    "Conv": "convolutions are not supported by this rule yet; flatten the input and use Linear",
+    "BatchNorm": "it couples samples and is not part of the rule; remove it",
+    "LayerNorm": "it is not part of the rule; remove it",
+    "Softmax": "the loss contains it; remove it",
+    "Sigmoid": "use Tanh",
+    "GELU": "use ReLU or Tanh",
+}
+
+
+class Block(NamedTuple):
+    """A local unit: a linear layer, its activation, and the dropout after it (or None). `name` is its path in the model."""
+
+    name: str
+    linear: nn.Linear
+    activation: Activation
+    dropout: nn.Dropout | None
+
+    @property
+    def is_linear(self) -> bool:
+        return self.activation is identity
+
+    @property
+    def dropout_rate(self) -> float:
+        return self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
+
+
+def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_children():
+        if isinstance(module, nn.Sequential):
+            yield from _leaves(module, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", module
+
+
+def _activation(module: nn.Module) -> Activation | None:
+    match module:
+        case nn.ReLU():
+            return relu
+        case nn.LeakyReLU():
+            return leaky_relu(module.negative_slope)
+        case nn.Tanh():
+            return tanh
+        case MaxMin():
+            return maxmin
+    return None
+
+
+def blocks(model: nn.Module, rule: str) -> list[Block]:
+    """The blocks of an `nn.Sequential` (nested ones included), first layer first.
+
+    Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
+    """
+    if not isinstance(model, nn.Sequential):
+        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
+    chain: list[Block] = []
+    for name, module in _leaves(model):
+        activation = _activation(module)
+        if isinstance(module, nn.Linear):
+            if any(module is block.linear for block in chain):
+                raise ValueError(f"layer '{name}': the same Linear stands in the model twice; {rule} needs one of its own")
+            if chain and chain[-1].linear.out_features != module.in_features:
+                raise ValueError(
+                    f"layer '{name}': takes {module.in_features} features, "
+                    f"but layer '{chain[-1].name}' gives {chain[-1].linear.out_features}"
+                )
+            chain.append(Block(name, module, identity, None))
+        elif isinstance(module, nn.Identity) or (isinstance(module, nn.Flatten) and not chain):
+            continue
+        elif activation is not None and chain:
+            block = chain[-1]
+            if not block.is_linear:
+                raise ValueError(f"layer '{name}': a second activation after layer '{block.name}'; remove one")
+            if block.dropout is not None and activation in (tanh, maxmin):
+                raise ValueError(
+                    f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it (for ReLU it is the same)"
+                )
+            chain[-1] = block._replace(activation=activation)
+        elif isinstance(module, nn.Dropout) and chain:
+            if chain[-1].dropout is not None:
+                raise ValueError(f"layer '{name}': a second Dropout after layer '{chain[-1].name}'; remove one")
+            chain[-1] = chain[-1]._replace(dropout=module)
+        else:
+            kind = type(module).__name__
+            hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
+            raise ValueError(
+                f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {TRAINABLE}" + (f" ({hint})" if hint else "")
+            )
+    if not chain:
+        raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {TRAINABLE}")
+    return chain
+
+
+def flat_input(x: Tensor, chain: list[Block]) -> Tensor:
+    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the model's."""
+    weight = chain[0].linear.weight
+    if x.dim() < 2 or len(x) == 0:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+    x = x.flatten(1)
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")
+    if x.dtype != weight.dtype:
+        raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
+    return x

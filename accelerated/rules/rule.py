@@ -1,0 +1,146 @@
+"""What all rules share: the face that a training loop talks to."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..network import Masks, Network
+from .chain import Block, blocks, flat_input
+
+
+class BlockUpdate(NamedTuple):
+    """What an optimizer is to subtract from one block's parameters, and the block's own batch-mean loss, if it has one."""
+
+    block: Block
+    weight: Tensor
+    bias: Tensor | None
+    loss: Tensor | None
+
+
+class Rule(nn.Module):
+    """A learning rule around a model.
+
+        loss = rule.assign_credit(x, y)    # in place of loss.backward()
+        optimizer.step()
+        rule.constrain()
+
+    The rule owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
+    `rule.state_dict()` to a checkpoint. `rule(x)` gives class scores, (batch, K).
+
+    Attributes: `model`; `blocks`, the local units in forward order; `num_classes`, K; `generator`, which random draws
+    come from (None: PyTorch's global one).
+    """
+
+    def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.blocks = blocks(model, type(self).__name__)
+        self.num_classes = self.blocks[-1].linear.out_features
+        self.generator = generator
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+        """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
+
+        x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
+
+        The loss is the batch mean at the output, or the sum of the blocks' own losses for a rule that has those. No
+        graph is left behind. Shapes and errors as for `stream`.
+        """
+        loss = torch.zeros((), device=x.device)
+        for update in self.stream(x, y):
+            update.block.linear.weight.grad = update.weight
+            if update.bias is not None:
+                update.block.linear.bias.grad = update.bias
+            if update.loss is not None:
+                loss = loss + update.loss
+        return loss
+
+    def constrain(self) -> None:
+        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`."""
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""
+        raise NotImplementedError
+
+    def network(self) -> Network:
+        """The blocks as the functions of this package take them; the tensors are the parameters themselves."""
+        return Network(
+            tuple(block.linear.weight for block in self.blocks),
+            tuple(block.linear.bias for block in self.blocks),
+            tuple(block.activation for block in self.blocks),
+        )
+
+    def masks(self, x: Tensor) -> Masks:
+        """One draw of the blocks' dropout masks for the batch x, or None where nothing is dropped."""
+        rates = [block.dropout_rate for block in self.blocks]
+        if not any(rates):
+            return None
+        return tuple(
+            torch.empty(len(x), block.linear.out_features, device=x.device, dtype=x.dtype)
+            .bernoulli_(1 - rate, generator=self.generator)
+            .div_(1 - rate)
+            if rate
+            else None
+            for block, rate in zip(self.blocks, rates, strict=True)
+        )
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        """x as (batch, n_0). Raises ValueError unless x and y fit the model and each other."""
+        x = flat_input(x, self.blocks)
+        if y.shape != (len(x),) or y.dtype != torch.int64:
+            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},)")
+        return x
+
+
+class OutputErrorRule(Rule):
+    """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K.
+
+    `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot label).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: str = "cross_entropy",
+        label_smoothing: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, generator=generator)
+        last = self.blocks[-1]
+        if not last.is_linear or last.dropout is not None:
+            raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
+        if loss not in ("cross_entropy", "squared_error"):
+            raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
+        if not 0 <= label_smoothing < 1 or (label_smoothing and loss == "squared_error"):
+            raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy")
+        self.loss = loss
+        self.label_smoothing = label_smoothing
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(x)
+        return scores
+
+    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """The batch-mean loss, a scalar."""
+        if self.loss == "squared_error":
+            return losses.squared_error(scores, y).mean()
+        return losses.cross_entropy(scores, y, label_smoothing=self.label_smoothing).mean()
+
+    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
+        """e, the loss's gradient of each sample: (batch, K)."""
+        if self.loss == "squared_error":
+            return losses.squared_error_gradient(scores, y)
+        return losses.cross_entropy_gradient(scores, y, label_smoothing=self.label_smoothing)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.output_loss(self.model(x), y)

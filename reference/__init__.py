@@ -1,0 +1,9 @@
+"""The specification: forward-only learning rules as explicit math on NumPy arrays.
+
+One module per subject; each opens with its source, its equations and a table of symbols, and its functions follow in
+the order of the equations. Nothing here imports torch.
+"""
+
+from . import activations, backprop, forward_forward, foton, losses, network, orthogonality, pepita
+
+__all__ = ["activations", "backprop", "forward_forward", "foton", "losses", "network", "orthogonality", "pepita"]

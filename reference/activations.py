@@ -1,0 +1,88 @@
+"""Activation functions and their derivatives.
+
+Each activation is given with what the learning rules ask of it. J(a) is its Jacobian at the pre-activation a,
+diagonal for element-wise functions, a permutation for maxmin.
+
+| field | meaning | used by |
+| --- | --- | --- |
+| value | sigma(a) | every forward pass |
+| jvp | J(a) u, the derivative along the tangent u | forward-mode comparisons |
+| vjp | J(a)^T d, the cotangent d pulled back | backpropagation, local gradients |
+| difference | sigma(a) - sigma(a - u), exact for any size of u | FOTON, PEPITA |
+
+Shapes: a, u and d are (batch, n, ...); axis 1 counts units or channels.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
+
+
+class Activation(NamedTuple):
+    """An activation function with its derivatives; see the module's table."""
+
+    value: Callable[[Array], Array]
+    jvp: Callable[[Array, Array], Array]
+    vjp: Callable[[Array, Array], Array]
+    difference: Callable[[Array, Array], Array]
+
+
+def _elementwise(value: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Activation:
+    def multiply(a: Array, direction: Array) -> Array:
+        return derivative(a) * direction
+
+    return Activation(value, jvp=multiply, vjp=multiply, difference=lambda a, u: value(a) - value(a - u))
+
+
+def leaky_relu(negative_slope: float = 0.01) -> Activation:
+    """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
+
+    def derivative(a: Array) -> Array:
+        return np.where(a > 0, 1.0, negative_slope).astype(a.dtype)
+
+    return _elementwise(lambda a: a * derivative(a), derivative)
+
+
+identity = _elementwise(lambda a: a, np.ones_like)
+relu = leaky_relu(0.0)
+tanh = _elementwise(np.tanh, lambda a: 1 - np.tanh(a) ** 2)
+
+
+def _pairs(a: Array) -> tuple[Array, Array]:
+    if a.shape[1] % 2:
+        raise ValueError(f"maxmin: a has {a.shape[1]} units, expected an even number")
+    return a[:, 0::2], a[:, 1::2]
+
+
+def _interleave(first: Array, second: Array) -> Array:
+    out = np.empty((first.shape[0], 2 * first.shape[1], *first.shape[2:]), first.dtype)
+    out[:, 0::2], out[:, 1::2] = first, second
+    return out
+
+
+def _maxmin(a: Array) -> Array:
+    first, second = _pairs(a)
+    return _interleave(np.maximum(first, second), np.minimum(first, second))
+
+
+def _maxmin_permute(a: Array, direction: Array) -> Array:
+    first, second = _pairs(a)
+    u_first, u_second = _pairs(direction)
+    keep = first >= second
+    return _interleave(np.where(keep, u_first, u_second), np.where(keep, u_second, u_first))
+
+
+# A swap of two units is its own transpose, so jvp and vjp are one function.
+maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, lambda a, u: _maxmin(a) - _maxmin(a - u))
+"""GroupSort with groups of two: units 2i and 2i+1 become their maximum and minimum (Anil et al., 2019).
+
+Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.
+"""
+
+ACTIVATIONS = {"identity": identity, "relu": relu, "leaky_relu": leaky_relu(), "tanh": tanh, "maxmin": maxmin}
+"""The activations by the names that the command line uses."""

@@ -1,0 +1,55 @@
+"""Losses on class scores, and the output error e that the learning rules start from.
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| s | scores | (batch, K) | class scores, the output of the last layer |
+| y | labels | (batch,) | integers 0..K-1 |
+| t | targets | (batch, K) | one-hot labels, smoothed if asked |
+| T | temperature | | the scores are divided by it |
+| e | (returned) | (batch, K) | dLoss/ds of each sample, not divided by the batch size |
+
+FOTON's authors multiply the scores by their T, which is 1/temperature here, and leave that factor out of e; then FOTON
+differs from backpropagation by it. We take the gradient, as the paper's text says: equality holds at any temperature.
+"""
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from ._arrays import Array, Labels
+
+__all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
+
+
+def one_hot(labels: Labels, num_classes: int, label_smoothing: float = 0.0) -> Array:
+    """Rows with 1 at the label and 0 elsewhere, mixed with the uniform distribution: (batch, num_classes) float64.
+
+    Raises ValueError unless every label lies in 0..num_classes-1.
+    """
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(f"labels: found {labels.min()}..{labels.max()}, expected 0..{num_classes - 1}")
+    hard = np.eye(num_classes)[labels]
+    return (1 - label_smoothing) * hard + label_smoothing / num_classes
+
+
+def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
+    """-sum_k t_k log softmax(s / T)_k, shape (batch,), in nats."""
+    targets = one_hot(labels, scores.shape[1], label_smoothing).astype(scores.dtype)
+    return -np.sum(targets * log_softmax(scores / temperature, axis=1), axis=1)
+
+
+def cross_entropy_gradient(
+    scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0
+) -> Array:
+    """e = (softmax(s / T) - t) / T, shape (batch, K)."""
+    targets = one_hot(labels, scores.shape[1], label_smoothing).astype(scores.dtype)
+    return (softmax(scores / temperature, axis=1) - targets) / temperature
+
+
+def squared_error(scores: Array, labels: Labels) -> Array:
+    """1/2 sum_k (s_k - t_k)^2, shape (batch,)."""
+    return 0.5 * np.sum(squared_error_gradient(scores, labels) ** 2, axis=1)
+
+
+def squared_error_gradient(scores: Array, labels: Labels) -> Array:
+    """e = s - t, shape (batch, K)."""
+    return scores - one_hot(labels, scores.shape[1]).astype(scores.dtype)

@@ -1,0 +1,114 @@
+"""Orthogonal weight matrices: how far from orthogonal, and back to the nearest one.
+
+    (1)  G = W W^T if W is wide or square, W^T W if it is tall;   defect = max |G - I|
+    (2)  polar factor of W = U S V^T:  U V^T, the nearest matrix with orthonormal rows (or columns)
+    (3)  Bjorck step of order p:  W <- q_p(I - G) W (wide),  W q_p(I - G) (tall),
+         q_p(E) = sum_(k<=p) c_k E^k,  c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128
+
+q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
+(Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
+anywhere in (0, `convergence_limit(p)`).
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| W | weight | (n_out, n_in) | weight matrix |
+| G | gram | (n, n), n = min(n_out, n_in) | Gram matrix on the smaller side |
+| E | residual | (n, n) | I - G |
+"""
+
+from math import comb
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = [
+    "bjorck",
+    "bjorck_factor",
+    "convergence_limit",
+    "defect",
+    "gram",
+    "orthogonal",
+    "polar_factor",
+    "spectral_bound",
+]
+
+
+def gram(weight: Array) -> Array:
+    """G of equation (1): (n, n) with n = min(n_out, n_in)."""
+    n_out, n_in = weight.shape
+    return weight @ weight.T if n_out <= n_in else weight.T @ weight
+
+
+def defect(weight: Array) -> Array:
+    """Largest entry of |G - I|, a scalar array; 0 for orthonormal rows (wide) or columns (tall)."""
+    g = gram(weight)
+    return np.max(np.abs(g - np.eye(len(g), dtype=g.dtype)))
+
+
+def polar_factor(weight: Array) -> Array:
+    """U V^T of the thin singular value decomposition, equation (2): same shape as the weight."""
+    u, _, vt = np.linalg.svd(weight, full_matrices=False)
+    return u @ vt
+
+
+def _coefficients(order: int) -> list[float]:
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order: {order}, expected 1, 2, 3 or 4")
+    return [comb(2 * k, k) / 4**k for k in range(order + 1)]
+
+
+def convergence_limit(order: int) -> float:
+    """Supremum of the singular values from which steps of this order converge to 1: sqrt(3) for order 1.
+
+    Odd orders: where q_p vanishes (beyond, s changes sign). Even orders: where q_p returns to 1 (beyond, s grows).
+    """
+    polynomial = np.polynomial.Polynomial(_coefficients(order))
+    roots = (polynomial if order % 2 else polynomial - 1).roots()  # in E = 1 - s^2
+    squares = [1 - root.real for root in roots if abs(root.imag) < 1e-9 and 1 - root.real > 1 + 1e-9]
+    return float(np.sqrt(min(squares)))
+
+
+def spectral_bound(gram: Array) -> Array:
+    """An upper bound on the largest eigenvalue of a Gram matrix, without iterating: a scalar array.
+
+    The smaller of the largest absolute row sum and 1 + |G - I|_F.
+    """
+    row_sum = np.max(np.sum(np.abs(gram), axis=1))
+    frobenius = 1 + np.linalg.norm(gram - np.eye(len(gram), dtype=gram.dtype))
+    return np.minimum(row_sum, frobenius)
+
+
+def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
+    """Q with which steps of equation (3) are W <- Q W (wide) or W Q (tall), from the Gram matrix alone: (n, n).
+
+    With `rescale`, a Gram matrix that may lie outside the region of convergence is first divided by a bound on its
+    largest eigenvalue, so that the iteration cannot diverge; more steps are needed then.
+    """
+    coefficients = _coefficients(order)
+    identity = np.eye(len(gram), dtype=gram.dtype)
+    factor = identity
+    for _ in range(steps):
+        bound = spectral_bound(gram)
+        if rescale and bound >= convergence_limit(order) ** 2:
+            factor, gram = factor / np.sqrt(bound), gram / bound
+        q, power = coefficients[0] * identity, identity
+        for coefficient in coefficients[1:]:
+            power = power @ (identity - gram)
+            q = q + coefficient * power
+        factor, gram = q @ factor, q @ gram @ q
+    return factor
+
+
+def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
+    """Steps of equation (3), see `bjorck_factor`: same shape as the weight."""
+    factor = bjorck_factor(gram(weight), order, steps, rescale)
+    return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def orthogonal(shape: tuple[int, int], rng: np.random.Generator, gain: float = 1.0) -> Array:
+    """A random matrix with orthonormal rows (wide) or columns (tall), times gain; uniform over all such matrices."""
+    n_out, n_in = shape
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri, 2007)
+    return gain * (q.T if n_out <= n_in else q)
