@@ -8,7 +8,6 @@ update product for both. So a step takes four products a layer (two at the first
 from collections.abc import Iterator
 
 import torch
-from torch.nn import functional
 
 from ._arrays import Array, Labels
 from .losses import cross_entropy_gradient, one_hot
@@ -58,7 +57,8 @@ def goodness(h: Array) -> Array:
 
 def threshold_loss(positive: Array, negative: Array, theta: float) -> Array:
     """softplus(theta - g^+) + softplus(g^- - theta): (batch,), in nats. Finite for any finite goodness."""
-    return functional.softplus(theta - positive) + functional.softplus(negative - theta)
+    zero = torch.zeros_like(positive)  # functional.softplus drops what lies below 2e-9
+    return torch.logaddexp(theta - positive, zero) + torch.logaddexp(negative - theta, zero)
 
 
 def threshold_loss_gradient(positive: Array, negative: Array, theta: float) -> tuple[Array, Array]:

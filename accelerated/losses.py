@@ -29,9 +29,18 @@ def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label
 def cross_entropy_gradient(
     scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0
 ) -> Array:
-    """e = (softmax(s / T) - t) / T, shape (batch, K)."""
-    targets = one_hot(labels, scores.shape[1], label_smoothing, dtype=scores.dtype)
-    return (torch.softmax(scores / temperature, dim=1) - targets) / temperature
+    """e = (softmax(s / T) - t) / T, shape (batch, K).
+
+    At the label, softmax - 1 is taken as minus the sum of the others, so that the error of a confident, correct sample
+    does not cancel in low precision.
+    """
+    probabilities = torch.softmax(scores / temperature, dim=1)
+    others = probabilities.scatter(1, labels[:, None], 0)
+    error = others.scatter(1, labels[:, None], -others.sum(dim=1, keepdim=True))
+    if label_smoothing:
+        uniform = probabilities - 1 / scores.shape[1]
+        error = (1 - label_smoothing) * error + label_smoothing * uniform
+    return error if temperature == 1 else error / temperature
 
 
 def squared_error(scores: Array, labels: Labels) -> Array:

@@ -43,8 +43,13 @@ def defect(weight: Array) -> Array:
 
 def polar_factor(weight: Array) -> Array:
     """U V^T of the thin singular value decomposition: same shape as the weight."""
-    u, _, vt = torch.linalg.svd(weight, full_matrices=False)
-    return u @ vt
+    u, _, vt = torch.linalg.svd(weight.to(_decomposable(weight.dtype)), full_matrices=False)
+    return (u @ vt).to(weight.dtype)
+
+
+def _decomposable(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the half precisions, which LAPACK and its kin do not have."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _coefficients(order: int) -> list[float]:
@@ -116,5 +121,6 @@ def orthogonal(
     dtype: torch.dtype | None = None,
 ) -> Array:
     """A random matrix with orthonormal rows (wide) or columns (tall), times gain; uniform over all such matrices."""
-    weight = torch.empty(shape, device=device, dtype=dtype)
-    return torch.nn.init.orthogonal_(weight, gain, generator=generator)
+    dtype = dtype or torch.get_default_dtype()
+    weight = torch.empty(shape, device=device, dtype=_decomposable(dtype))
+    return torch.nn.init.orthogonal_(weight, gain, generator=generator).to(dtype)

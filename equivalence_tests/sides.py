@@ -1,0 +1,154 @@
+"""The two implementations that a test compares, behind one face.
+
+A test writes each computation once, `lambda side, network, x: side.foton.updates(side.network(network), x)`, and the
+harness runs it on the reference and on the twin.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from prograde import reference
+
+MODULES = ("activations", "losses", "network", "backprop", "orthogonality", "pepita", "foton", "forward_forward")
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+class Dense(NamedTuple):
+    """A dense network as plain operands: arrays, and activations by name."""
+
+    weights: tuple[Any, ...]
+    biases: tuple[Any, ...]
+    activations: tuple[str, ...]
+
+
+def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree (of tuples, NamedTuples, lists, dicts) with function applied to every array in it."""
+    if isinstance(tree, np.ndarray | np.generic | torch.Tensor):
+        return function(tree)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_arrays(function, item) for item in tree))
+    if isinstance(tree, tuple | list):
+        return type(tree)(map_arrays(function, item) for item in tree)
+    if isinstance(tree, dict):
+        return {key: map_arrays(function, item) for key, item in tree.items()}
+    return tree
+
+
+class Side:
+    """An implementation: its modules as attributes (`side.foton`), its precision, and conversion of operands."""
+
+    name: str
+    eps: float
+
+    def module(self, name: str) -> ModuleType:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> ModuleType:
+        if name in MODULES and name != "network":
+            return self.module(name)
+        raise AttributeError(name)
+
+    @cached_property
+    def net(self) -> ModuleType:
+        """The module `network`."""
+        return self.module("network")
+
+    def network(self, dense: Dense) -> Any:
+        """A network of this side, for its functions."""
+        table = self.activations.ACTIVATIONS
+        return self.net.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
+
+    def operands(self, tree: Any) -> Any:
+        """float64 and integer NumPy arrays as arrays of this side, floats rounded to its precision."""
+        raise NotImplementedError
+
+    def results(self, tree: Any) -> Any:
+        """Arrays of this side as NumPy arrays, floats as float64; raises AssertionError for a wrong dtype or device."""
+        raise NotImplementedError
+
+
+class ReferenceSide(Side):
+    """The reference, in float64, or in float32 to learn how much rounding it does itself."""
+
+    name = "reference"
+
+    def __init__(self, dtype: type[np.floating[Any]] = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        self.eps = float(np.finfo(dtype).eps)
+
+    def module(self, name: str) -> ModuleType:
+        module: ModuleType = getattr(reference, name)
+        return module
+
+    def operands(self, tree: Any) -> Any:
+        return map_arrays(lambda array: array.astype(self.dtype) if array.dtype.kind == "f" else array, tree)
+
+    def results(self, tree: Any) -> Any:
+        def check(array: Any) -> Any:
+            array = np.asarray(array)
+            if array.dtype.kind != "f":
+                return array
+            assert array.dtype == self.dtype, f"the reference returned {array.dtype} for {self.dtype}"
+            return array.astype(np.float64)
+
+        return map_arrays(check, tree)
+
+
+class TwinSide(Side):
+    """The package under test. Its modules take and return torch tensors, or whatever its own `from_numpy(array)` makes."""
+
+    name = "twin"
+
+    def __init__(self, package: str, device: str, dtype: str) -> None:
+        self.package = package
+        self.device = torch.device(device)
+        self.dtype = DTYPES[dtype]
+        self.eps = EPS[dtype]
+        self._from_numpy = getattr(import_module(package), "from_numpy", None)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.package == "prograde.accelerated"
+
+    def module(self, name: str) -> ModuleType:
+        path = f"{self.package}.{name}"
+        package = import_module(self.package)
+        if hasattr(package, name):
+            module: ModuleType = getattr(package, name)
+            return module
+        if find_spec(path) is None:
+            if self.is_ours:
+                raise AssertionError(f"{path} is missing")
+            pytest.skip(f"{self.package} has no {name}")
+        return import_module(path)
+
+    def operands(self, tree: Any) -> Any:
+        if self._from_numpy is not None:
+            return map_arrays(self._from_numpy, tree)
+
+        def convert(array: Any) -> torch.Tensor:
+            tensor = torch.tensor(np.asarray(array))
+            return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+        return map_arrays(convert, tree)
+
+    def results(self, tree: Any) -> Any:
+        def convert(array: Any) -> Any:
+            if not isinstance(array, torch.Tensor):
+                return np.asarray(array)
+            assert array.device.type == self.device.type, f"result on {array.device}, expected {self.device}"
+            if array.is_floating_point():
+                assert array.dtype == self.dtype, f"result in {array.dtype}, expected {self.dtype}"
+                array = array.double()
+            return array.detach().cpu().numpy()
+
+        return map_arrays(convert, tree)

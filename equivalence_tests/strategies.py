@@ -1,0 +1,166 @@
+"""Everything that the tests draw. Sizes are awkward on purpose; arrays come from a drawn seed."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from prograde.reference import activations, network, orthogonality
+
+from .sides import Dense
+
+WIDTHS = (2, 3, 5, 8, 13, 16, 17, 24, 33)
+BATCHES = (1, 2, 3, 7, 16, 33)
+SMOOTH = ("identity", "tanh")
+KINKED = ("relu", "leaky_relu", "maxmin")
+NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
+
+
+class Margin:
+    """How far pre-activations stay from a kink: far beyond any rounding, and rare enough to be met by chance."""
+
+    size = 1e-3
+
+    @classmethod
+    def widen_for(cls, eps: float) -> None:
+        """For a precision as coarse as bfloat16's, where no network keeps clear of kinks by chance: smooth ones only."""
+        if eps > 1e-4:
+            cls.size = 8 * eps
+            NETWORK_ACTIVATIONS[:] = SMOOTH
+
+
+class Case(NamedTuple):
+    """A network with a batch: x (batch, n_0), labels (batch,), masks one per layer or None."""
+
+    dense: Dense
+    x: Any
+    labels: Any
+    masks: Any
+
+    @property
+    def depth(self) -> int:
+        return len(self.dense.weights)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dense.weights[-1])
+
+
+@st.composite
+def seeds(draw: st.DrawFn) -> np.random.Generator:
+    """A generator from a drawn seed."""
+    return np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
+
+
+@st.composite
+def arrays(draw: st.DrawFn, scale: float = 1.0, even: bool = False) -> Any:
+    """(batch, n) of normal numbers; n even if asked."""
+    batch = draw(st.sampled_from(BATCHES), label="batch")
+    width = draw(st.sampled_from(WIDTHS), label="width")
+    return scale * draw(seeds()).standard_normal((batch, 2 * width if even else width))
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Any:
+    """Rectangular matrices of normal numbers with spectral norm about 2, wide, tall and square."""
+    n_out, n_in = (draw(st.sampled_from(WIDTHS), label=label) for label in ("n_out", "n_in"))
+    return draw(seeds()).standard_normal((n_out, n_in)) / np.sqrt(max(n_out, n_in))
+
+
+@st.composite
+def near_orthogonal(draw: st.DrawFn, largest: float = 1.3, smallest: float = 0.6) -> Any:
+    """Matrices whose singular values lie between the two numbers."""
+    n_out, n_in = (draw(st.sampled_from(WIDTHS), label=label) for label in ("n_out", "n_in"))
+    rng = draw(seeds())
+    u, _, vt = np.linalg.svd(rng.standard_normal((n_out, n_in)), full_matrices=False)
+    return (u * rng.uniform(smallest, largest, min(n_out, n_in))) @ vt
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[Any, Any]:
+    """Scores (batch, K) and labels (batch,)."""
+    batch = draw(st.sampled_from(BATCHES), label="batch")
+    num_classes = draw(st.integers(2, 12), label="num_classes")
+    rng = draw(seeds())
+    return 3 * rng.standard_normal((batch, num_classes)), rng.integers(0, num_classes, batch)
+
+
+def kinks(name: str, a: Any) -> Any:
+    """Distance of each sample's pre-activations from the activation's kinks: (batch,), infinite without kinks."""
+    if name in ("relu", "leaky_relu"):
+        return np.abs(a).min(axis=1)
+    if name == "maxmin":
+        return np.abs(a[:, 0::2] - a[:, 1::2]).min(axis=1)
+    return np.full(len(a), np.inf)
+
+
+def reference_network(dense: Dense) -> network.Network:
+    """The operands as a network of the reference."""
+    table = activations.ACTIVATIONS
+    return network.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
+
+
+def clear_of_kinks(dense: Dense, batch: int, masks: Any, rng: np.random.Generator) -> Any:
+    """A batch x, (batch, n_0), whose pre-activations stay the margin away from every kink and silence no layer."""
+    x = rng.standard_normal((batch, dense.weights[0].shape[1]))
+    for _ in range(2000):
+        clean = network.forward(reference_network(dense), x, masks)
+        distances = [kinks(name, a) for name, a in zip(dense.activations, clean.preactivations, strict=True)]
+        alive = [np.any(h != 0, axis=1) for h in clean.inputs]
+        redraw = (np.min(distances, axis=0) < Margin.size) | ~np.all(alive, axis=0)
+        if not redraw.any():
+            return x
+        x[redraw] = rng.standard_normal((redraw.sum(), x.shape[1]))
+    raise RuntimeError("no batch clear of kinks in 2000 draws: the network is too large for the margin")
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    activations: tuple[str, ...] | None = None,
+    orthogonal: bool | None = None,
+    growing: bool = True,
+    max_hidden: int = 3,
+    biases: bool | None = None,
+    dropout: bool | None = None,
+) -> Case:
+    """A classifier with 1..max_hidden hidden layers, its last layer linear; None leaves a property to chance.
+
+    Orthogonal hidden layers have orthonormal rows, or columns where they grow; `growing=False` draws widths that do not.
+    """
+    name = draw(st.sampled_from(activations or NETWORK_ACTIVATIONS), label="activation")
+    hidden = draw(st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=max_hidden), label="hidden")
+    n_in = draw(st.sampled_from(WIDTHS), label="n_in")
+    if name == "maxmin":
+        hidden = [2 * ((width + 1) // 2) for width in hidden]
+        n_in += n_in % 2
+    if not growing:
+        hidden = sorted(hidden, reverse=True)
+        n_in = max(n_in, *hidden)
+    num_classes = draw(st.integers(2, 10), label="num_classes")
+    batch = draw(st.sampled_from(BATCHES), label="batch")
+    with_orthogonal = draw(st.booleans(), label="orthogonal") if orthogonal is None else orthogonal
+    with_bias = draw(st.booleans(), label="biases") if biases is None else biases
+    with_dropout = draw(st.booleans(), label="dropout") if dropout is None else dropout
+    rng = draw(seeds())
+
+    shapes = list(zip([*hidden, num_classes], [n_in, *hidden], strict=True))
+    if with_orthogonal:
+        weights = [orthogonality.orthogonal(shape, rng) for shape in shapes[:-1]]
+    else:
+        weights = [rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes[:-1]]
+    weights.append(rng.standard_normal(shapes[-1]) / np.sqrt(shapes[-1][1]))
+    offsets = [0.3 * rng.standard_normal(shape[0]) if with_bias else None for shape in shapes]
+    dense = Dense(tuple(weights), tuple(offsets), (name,) * len(hidden) + ("identity",))
+    masks = keeping_masks([*hidden, num_classes], batch, rng) if with_dropout else None
+    x = clear_of_kinks(dense, batch, masks, rng)
+    return Case(dense, x, rng.integers(0, num_classes, batch), masks)
+
+
+def keeping_masks(widths: list[int], batch: int, rng: np.random.Generator) -> Any:
+    """Dropout masks that keep at least one unit of every sample, so that no update is zero by chance."""
+    masks = network.dropout_masks(widths, batch, 0.3, rng)
+    for mask in masks:
+        if mask is not None:
+            mask[:, rng.integers(mask.shape[1])] = 1 / 0.7
+    return masks

@@ -1,0 +1,82 @@
+"""Activations: twin against reference; derivatives against finite differences; what maxmin promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.reference.activations import ACTIVATIONS
+
+from .sides import Side
+from .strategies import KINKED, SMOOTH, Margin, arrays, seeds
+from .tolerance import Comparison
+
+ALL = SMOOTH + KINKED
+pytestmark = pytest.mark.smoke
+
+
+def clear(name: str, a: np.ndarray) -> np.ndarray:
+    """a with every pair or entry pushed off the kink."""
+    if name == "maxmin":
+        gap = a[:, 0::2] - a[:, 1::2]
+        a = a.copy()
+        a[:, 0::2] += np.where(np.abs(gap) < Margin.size, 1.0, 0.0)
+        return a
+    return np.where(np.abs(a) < Margin.size, 1.0, a)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(a=arrays(even=True), rng=seeds())
+def test_value_and_derivatives(name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator):
+    a = clear(name, a)
+    direction = rng.standard_normal(a.shape)
+    compare(twin, f"{name}.value", lambda side, a: side.activations.ACTIVATIONS[name].value(a), a)
+    compare(twin, f"{name}.jvp", lambda side, a, u: side.activations.ACTIVATIONS[name].jvp(a, u), a, direction)
+    compare(twin, f"{name}.vjp", lambda side, a, u: side.activations.ACTIVATIONS[name].vjp(a, u), a, direction)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(a=arrays(even=True), rng=seeds(), size=st.sampled_from([0.05, 1.0, 30.0]))
+def test_difference(name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator, size: float):
+    u = size * rng.standard_normal(a.shape)
+    compare(twin, f"{name}.difference", lambda side, a, u: side.activations.ACTIVATIONS[name].difference(a, u), a, u)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(a=arrays(even=True), rng=seeds())
+def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarray, rng: np.random.Generator):
+    """sigma(a) - sigma(a - u) is J(a) u to first order; the twin does not lose it to cancellation."""
+    a = clear(name, a)
+    u = 1e-3 * Margin.size * rng.standard_normal(a.shape)
+    a, u = twin.results(twin.operands((a, u)))
+    difference = twin.results(twin.activations.ACTIVATIONS[name].difference(*twin.operands((a, u))))
+    derivative = ACTIVATIONS[name].jvp(a, u)
+    assert np.abs(difference - derivative).max() <= (1e-5 + 16 * twin.eps) * np.abs(u).max()
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(a=arrays(even=True), rng=seeds())
+def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray, rng: np.random.Generator):
+    """jvp is the central difference of value; vjp is its transpose: <v, J u> = <J^T v, u>."""
+    a = clear(name, a)
+    u, v = rng.standard_normal((2, *a.shape))
+    activation = side.activations.ACTIVATIONS[name]
+    jvp, vjp = side.results((activation.jvp(*side.operands((a, u))), activation.vjp(*side.operands((a, v)))))
+    step = 1e-5
+    central = (ACTIVATIONS[name].value(a + step * u) - ACTIVATIONS[name].value(a - step * u)) / (2 * step)
+    assert np.allclose(jvp, central, atol=1e-7 + 16 * side.eps, rtol=16 * side.eps)
+    scale = np.abs(v * jvp).sum() + np.abs(vjp * u).sum()
+    assert abs(np.sum(v * jvp) - np.sum(vjp * u)) <= 16 * side.eps * scale
+
+
+@given(a=arrays(even=True))
+def test_maxmin_sorts_pairs_and_keeps_norms(side: Side, a: np.ndarray):
+    out = side.results(side.activations.maxmin.value(side.operands(a)))
+    a = side.results(side.operands(a))
+    assert np.array_equal(np.sort(out.reshape(len(a), -1, 2)), np.sort(a.reshape(len(a), -1, 2)))
+    assert np.all(out[:, 0::2] >= out[:, 1::2])
+
+
+def test_maxmin_refuses_an_odd_number_of_units(side: Side):
+    with pytest.raises(ValueError, match="5 units, expected an even number"):
+        side.activations.maxmin.value(side.operands(np.ones((2, 5))))

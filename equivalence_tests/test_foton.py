@@ -1,0 +1,301 @@
+"""FOTON: twin against reference, and the theorems on when it is backpropagation and when it is not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.reference import orthogonality
+from prograde.reference.losses import cross_entropy_gradient
+from prograde.reference.network import Network, forward
+
+from .sides import Dense, Side
+from .strategies import SMOOTH, Case, cases, reference_network, seeds
+from .tolerance import Comparison, rms
+
+pytestmark = pytest.mark.smoke
+EXACT = 1e-12 / 2.0**-52
+"""The promise of 1e-12 in float64, in units of the side's eps."""
+
+
+def foton_updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+    return side.foton.updates(side.network(dense), x, labels, masks)
+
+
+def backprop_updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+    return side.backprop.updates(side.network(dense), x, labels, masks)
+
+
+def differences(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+    """What stands for dLoss/dh_l at the hidden layers."""
+    network = side.network(dense)
+    clean = side.net.forward(network, x, masks)
+    error = side.losses.cross_entropy_gradient(clean.scores, labels)
+    projection = side.foton.error_projection(network.weights)
+    return tuple(side.net.activation_differences(network, clean, error, projection, masks))
+
+
+def gradients(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+    """dLoss/dh_l at the hidden layers."""
+    network = side.network(dense)
+    clean = side.net.forward(network, x, masks)
+    error = side.losses.cross_entropy_gradient(clean.scores, labels)
+    return side.backprop.activation_gradients(network, clean, error, masks)[0][:-1]
+
+
+def linear_case(widths: list[int], seed: int = 0, gaussian: bool = False) -> Case:
+    """A linear network with orthonormal rows or columns, but for its Gaussian output layer, and a batch of 32."""
+    rng = np.random.default_rng(seed)
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    weights = [
+        rng.standard_normal(shape) / np.sqrt(shape[1]) if gaussian else orthogonality.orthogonal(shape, rng)
+        for shape in shapes[:-1]
+    ]
+    weights.append(rng.standard_normal(shapes[-1]) / np.sqrt(shapes[-1][1]))
+    dense = Dense(tuple(weights), (None,) * len(weights), ("identity",) * len(weights))
+    return Case(dense, rng.standard_normal((32, widths[0])), rng.integers(0, widths[-1], 32), None)
+
+
+def on(side: Side, call: Any, case: Case) -> Any:
+    return side.results(call(side, *side.operands(tuple(case))))
+
+
+def relative_errors(side: Side, case: Case) -> list[float]:
+    pairs = zip(on(side, foton_updates, case).weights, on(side, backprop_updates, case).weights, strict=True)
+    return [rms(ours - theirs) / rms(theirs) for ours, theirs in pairs]
+
+
+def cosine(a: Any, b: Any) -> float:
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+@given(case=cases())
+def test_updates(twin: Side, compare: Comparison, case: Case):
+    compare(twin, "foton.updates", foton_updates, *case, depth=3 * case.depth)
+
+
+@given(case=cases())
+def test_error_projection(twin: Side, compare: Comparison, case: Case):
+    def projection(side: Side, weights: Any) -> Any:
+        return side.foton.error_projection(weights)
+
+    compare(twin, "foton.error_projection", projection, case.dense.weights, depth=case.depth)
+
+
+@given(case=cases(), rng=seeds())
+def test_updates_with_a_given_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
+        return side.foton.updates(side.network(dense), x, labels, masks, projection=projection)
+
+    projection = rng.standard_normal((case.x.shape[1], case.num_classes)) / np.sqrt(case.num_classes)
+    compare(twin, "foton.updates", updates, *case, projection, depth=3 * case.depth)
+
+
+@given(case=cases())
+def test_squared_error_updates(twin: Side, compare: Comparison, case: Case):
+    def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+        gradient = side.losses.squared_error_gradient
+        return side.foton.updates(side.network(dense), x, labels, masks, output_gradient=gradient)
+
+    compare(twin, "foton.updates", updates, *case, depth=3 * case.depth)
+
+
+@given(case=cases(("identity",), orthogonal=True, growing=False, dropout=False))
+def test_linear_orthogonal_network_gives_backprop(side: Side, compare: Comparison, case: Case):
+    """Orthonormal rows up to a layer (widths that do not grow from the input): exact, for any output layer."""
+    compare(side, "differences", differences, *case, expected=gradients, depth=3 * case.depth)
+    compare(side, "foton.updates", foton_updates, *case, expected=backprop_updates, depth=3 * case.depth)
+
+
+def test_linear_orthogonal_network_gives_backprop_to_1e_12(side: Side):
+    assert max(relative_errors(side, linear_case([64, 48, 48, 32, 10]))) <= EXACT * side.eps
+
+
+def test_growing_layer_differs_from_backprop_by_a_projection(side: Side):
+    """32-64-64-48-10: M_l = P_l P_l^T is an orthogonal projector of rank 32 and G_l = M_l G_l^BP up to the shrinking layer."""
+    case = linear_case([32, 64, 64, 48, 10])
+    errors = relative_errors(side, case)
+    assert min(errors[:3]) > 0.5, f"expected a difference at every hidden layer, found {errors}"
+    assert errors[3] <= EXACT * side.eps, "the output layer is exact for any network"
+    ours, theirs = on(side, foton_updates, case), on(side, backprop_updates, case)
+    for layer, projection in enumerate(prefix_operators(case.dense.weights)[:2]):
+        assert np.allclose(projection @ projection, projection, atol=1e-12), f"M_{layer + 1} is no projector"
+        assert np.isclose(np.trace(projection), 32)
+        expected = projection @ theirs.weights[layer]
+        assert rms(ours.weights[layer] - expected) <= EXACT * side.eps * rms(expected), f"weights[{layer}]"
+
+
+def prefix_operators(weights: Any) -> list[Any]:
+    """M_l = P_l P_l^T with P_l = W_l ... W_1, for the hidden layers."""
+    operators, prefix = [], np.eye(weights[0].shape[1])
+    for weight in weights[:-1]:
+        prefix = weight @ prefix
+        operators.append(prefix @ prefix.T)
+    return operators
+
+
+def test_bottleneck_is_exact_until_the_width_grows_again(side: Side):
+    errors = relative_errors(side, linear_case([64, 16, 48, 10]))
+    assert errors[0] <= EXACT * side.eps
+    assert errors[1] > 0.5
+
+
+def test_gaussian_weights_differ_from_backprop(side: Side):
+    assert min(relative_errors(side, linear_case([64, 48, 48, 32, 10], gaussian=True))[:3]) > 0.5
+
+
+def test_orthonormal_columns_alone_do_not_give_backprop(side: Side):
+    """W^T W = I, the wording of the paper's summary, on a layer that grows."""
+    case = linear_case([16, 32, 10])
+    assert orthogonality.defect(case.dense.weights[0]) < 1e-14
+    assert relative_errors(side, case)[0] > 0.5
+
+
+@given(case=cases(("identity",), dropout=False))
+def test_any_linear_network_is_backprop_times_a_positive_operator(side: Side, compare: Comparison, case: Case):
+    """G_l = M_l G_l^BP, hence <G_l, G_l^BP> >= 0: never an ascent direction."""
+
+    def expected(reference: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+        theirs = backprop_updates(reference, dense, x, labels, masks)
+        operators = [*prefix_operators(dense.weights), np.eye(len(dense.weights[-1]))]
+        weights = tuple((m.astype(w.dtype) @ w) for m, w in zip(operators, theirs.weights, strict=True))
+        biases = tuple(
+            None if b is None else m.astype(b.dtype) @ b for m, b in zip(operators, theirs.biases, strict=True)
+        )
+        return reference.net.Updates(weights, biases)
+
+    compare(side, "foton.updates", foton_updates, *case, expected=expected, depth=3 * case.depth)
+    ours, theirs = on(side, foton_updates, case), on(side, backprop_updates, case)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        assert np.sum(a * b) >= -64 * side.eps * rms(a) * rms(b) * a.size
+
+
+@given(case=cases())
+def test_output_layer_is_exact_for_any_network(side: Side, compare: Comparison, case: Case):
+    def last(updates: Any) -> Any:
+        return lambda *operands: (updates(*operands).weights[-1], updates(*operands).biases[-1])
+
+    compare(side, "last", last(foton_updates), *case, expected=last(backprop_updates), depth=3 * case.depth)
+
+
+@given(rng=seeds(), depth=st.integers(2, 5), factor=st.sampled_from([0.5, 0.7, 1.5]))
+def test_scaled_identity_scales_updates_by_depth(side: Side, rng: np.random.Generator, depth: int, factor: float):
+    """sigma(z) = factor z: h_l - h~_l = factor^(2l-L+1) delta_l and G_l = factor^(2l-L) G_l^BP (square orthogonal weights)."""
+    n = 12
+    weights = tuple(orthogonality.orthogonal((n, n), rng) for _ in range(depth))
+    x, labels = rng.standard_normal((7, n)), rng.integers(0, n, 7)
+    weights, x, labels = side.operands((weights, x, labels))
+    scaled = side.activations.Activation(
+        lambda a: factor * a, lambda a, u: factor * u, lambda a, d: factor * d, lambda a, u: factor * u
+    )
+    network = side.net.Network(weights, (None,) * depth, (scaled,) * (depth - 1) + (side.activations.identity,))
+    clean = side.net.forward(network, x)
+    error = side.losses.cross_entropy_gradient(clean.scores, labels)
+    projection = side.foton.error_projection(weights)
+    ours = side.results(tuple(side.net.activation_differences(network, clean, error, projection)))
+    theirs = side.results(side.backprop.activation_gradients(network, clean, error)[0])
+    ours_g = side.results(side.foton.updates(network, x, labels)).weights
+    theirs_g = side.results(side.backprop.updates(network, x, labels)).weights
+    for layer in range(1, depth):
+        delta, gradient = factor ** (2 * layer - depth + 1), factor ** (2 * layer - depth)
+        assert rms(ours[layer - 1] - delta * theirs[layer - 1]) <= EXACT * side.eps * rms(ours[layer - 1])
+        assert rms(ours_g[layer - 1] - gradient * theirs_g[layer - 1]) <= EXACT * side.eps * rms(ours_g[layer - 1])
+
+
+def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side):
+    """Piecewise orthogonal activations: F of the weights alone fails; the Jacobian's transpose, and a small step, succeed."""
+    rng = np.random.default_rng(5)
+    widths = [32, 32, 32, 32]
+    weights = tuple(orthogonality.orthogonal(shape, rng) for shape in zip(widths[1:], widths[:-1], strict=True))
+    dense = Dense((*weights, rng.standard_normal((10, 32)) / 6), (None,) * 4, ("maxmin",) * 3 + ("identity",))
+    x, labels = rng.standard_normal((16, 32)), rng.integers(0, 10, 16)
+    for side in (twin64,):
+        d, h, y = side.operands((dense, x, labels))
+        network = side.network(d)
+        clean = side.net.forward(network, h)
+        error = side.losses.cross_entropy_gradient(clean.scores, y)
+        activation_gradients, preactivation = side.backprop.activation_gradients(network, clean, error)
+        theirs = side.results(activation_gradients[:-1])
+        by_weights = side.foton.error_projection(network.weights)
+        ours = side.results(tuple(side.net.activation_differences(network, clean, error, by_weights)))
+        assert min(rms(a - b) / rms(b) for a, b in zip(ours, theirs, strict=True)) > 0.5
+        jacobian_error = preactivation[0] @ network.weights[0]  # J^T e of each sample, (batch, n_0)
+        step = 1e-6
+        identity = side.operands(np.eye(32))
+        small = side.net.activation_differences(network, clean, step * jacobian_error, identity)
+        for a, b in zip(side.results(tuple(small)), theirs, strict=True):
+            assert rms(a / step - b) / rms(b) <= 1e-7
+
+
+@given(case=cases(("identity",), orthogonal=True, growing=False, dropout=True, max_hidden=2))
+def test_both_passes_need_the_same_masks(side: Side, case: Case):
+    """Masks drawn anew for the second pass turn a difference that belongs to the error into one that belongs to the masks."""
+    dense, x, labels, masks = side.operands(tuple(case))
+    network = side.network(dense)
+    other = side.operands(tuple(None if m is None else np.max(m) - m for m in case.masks))
+    clean = side.net.forward(network, x, masks)
+    stale = side.net.forward(network, x, other)
+    same = side.results(clean.inputs[1]) - side.results(clean.inputs[1])
+    different = side.results(clean.inputs[1]) - side.results(stale.inputs[1])
+    assert rms(same) == 0 < rms(different)
+
+
+@given(case=cases(("identity",), orthogonal=True, growing=False, dropout=False))
+def test_adding_the_projected_error_ascends(side: Side, compare: Comparison, case: Case):
+    """x + F e in place of x - F e: the negative of backpropagation at every hidden layer."""
+
+    def added(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+        network = side.network(dense)
+        clean = side.net.forward(network, x, masks)
+        error = side.losses.cross_entropy_gradient(clean.scores, labels)
+        projection = side.foton.error_projection(network.weights)
+        return tuple(-d for d in side.net.activation_differences(network, clean, -error, projection, masks))
+
+    compare(side, "ascent", added, *case, expected=gradients, depth=3 * case.depth)
+
+
+def test_a_stale_projection_errs_with_its_age(side: Side):
+    """The error grows with the distance of the weights from those that F was built from, and is none at a refresh."""
+    case = linear_case([32, 24, 24, 10])
+    rng = np.random.default_rng(1)
+    turn = rng.standard_normal((24, 24))
+    turn = turn - turn.T
+    errors = []
+    for angle in (0.0, 0.01, 0.1):
+        rotation = np.linalg.qr(np.eye(24) + angle * turn)[0] * np.sign(np.diag(np.linalg.qr(np.eye(24) + angle * turn)[1]))
+        older = (case.dense.weights[0], rotation @ case.dense.weights[1], case.dense.weights[2])
+        dense, x, labels, weights = side.operands((case.dense, case.x, case.labels, older))
+        projection = side.foton.error_projection(weights)
+        ours = side.results(side.foton.updates(side.network(dense), x, labels, projection=projection)).weights[0]
+        theirs = on(side, backprop_updates, case).weights[0]
+        errors.append(rms(ours - theirs) / rms(theirs))
+    assert errors[0] <= EXACT * side.eps
+    assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize(("activation", "least"), [("tanh", 0.8), ("relu", 0.5)])
+def test_alignment_at_initialisation(side: Side, activation: str, least: float):
+    """784-512-512-10 on random data: cosines with backpropagation of .6 to .75 with ReLU, higher with tanh."""
+    rng = np.random.default_rng(0)
+    weights = tuple(orthogonality.orthogonal(shape, rng) for shape in ((512, 784), (512, 512)))
+    weights = (*weights, rng.uniform(-1, 1, (10, 512)) / np.sqrt(512))
+    dense = Dense(weights, (None,) * 3, (activation, activation, "identity"))
+    case = Case(dense, rng.standard_normal((64, 784)), rng.integers(0, 10, 64), None)
+    ours, theirs = on(side, foton_updates, case).weights, on(side, backprop_updates, case).weights
+    cosines = [cosine(a, b) for a, b in zip(ours, theirs, strict=True)]
+    assert min(cosines[:2]) > least, cosines
+    assert cosines[2] > 1 - 16 * side.eps
+
+
+@given(case=cases(SMOOTH))
+def test_zero_error_gives_zero_updates(case: Case):
+    """At scores equal to the targets (squared error) nothing is left to learn."""
+    network: Network = reference_network(case.dense)
+    scores = forward(network, case.x).scores
+    assert rms(cross_entropy_gradient(scores, case.labels)) > 0
+    from prograde.reference import foton
+
+    updates = foton.updates(network, case.x, case.labels, output_gradient=lambda scores, labels: 0 * scores)
+    assert max(rms(weight) for weight in updates.weights) == 0

@@ -1,0 +1,136 @@
+"""Orthogonality: twin against reference, and the theory of the Bjorck iteration."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.reference import orthogonality
+
+from .sides import Side
+from .strategies import matrices, near_orthogonal, seeds
+from .tolerance import Comparison, rms
+
+pytestmark = pytest.mark.smoke
+orders = st.sampled_from([1, 2, 3, 4])
+
+
+
+
+@given(weight=matrices(), rng=seeds())
+def test_gram(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+    columns = rng.standard_normal((min(weight.shape), 3))
+    compare(twin, "gram", lambda side, w, c: side.orthogonality.gram(w) @ c, weight, columns, depth=2)
+
+
+@given(weight=matrices())
+def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
+    compare(twin, "defect", lambda side, w: side.orthogonality.defect(w), weight, depth=2)
+    compare(
+        twin, "spectral_bound", lambda side, w: side.orthogonality.spectral_bound(side.orthogonality.gram(w)), weight, depth=2
+    )
+
+
+@given(weight=near_orthogonal())
+def test_polar_factor(twin: Side, compare: Comparison, weight: Any):
+    compare(twin, "polar_factor", lambda side, w: side.orthogonality.polar_factor(w), weight, depth=min(weight.shape))
+
+
+@given(weight=near_orthogonal(), order=orders, steps=st.integers(1, 3), rng=seeds())
+def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps: int, rng: np.random.Generator):
+    compare(
+        twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, steps), weight, depth=2 * order * steps
+    )
+    columns = rng.standard_normal((min(weight.shape), 3))
+    compare(
+        twin,
+        "bjorck_factor",
+        lambda side, w, c: side.orthogonality.bjorck_factor(side.orthogonality.gram(w), order, steps) @ c,
+        weight,
+        columns,
+        depth=2 * order * steps,
+    )
+
+
+@given(weight=matrices(), order=orders)
+def test_bjorck_of_a_rescaled_weight(twin: Side, compare: Comparison, weight: Any, order: int):
+    compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, 2), 5 * weight, depth=4 * order)
+
+
+@given(weight=near_orthogonal(), order=orders)
+def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: int):
+    """W = U S V^T becomes U s q_p(1 - s^2) V^T."""
+    u, s, vt = np.linalg.svd(weight, full_matrices=False)
+    e = 1 - s**2
+    coefficients = [1, 1 / 2, 3 / 8, 5 / 16, 35 / 128]
+    expected = (u * (s * sum(c * e**k for k, c in enumerate(coefficients[: order + 1])))) @ vt
+    ours = side.results(side.orthogonality.bjorck(side.operands(weight), order, rescale=False))
+    assert rms(ours - expected) <= 64 * order * side.eps * rms(expected)
+
+
+@given(weight=near_orthogonal(1.1, 0.9))
+def test_first_order_residual(weight: Any):
+    """E = I - G becomes 3/4 E^2 + 1/4 E^3."""
+    e = np.eye(min(weight.shape)) - orthogonality.gram(weight)
+    after = np.eye(min(weight.shape)) - orthogonality.gram(orthogonality.bjorck(weight))
+    assert np.allclose(after, 0.75 * e @ e + 0.25 * e @ e @ e, atol=1e-13)
+
+
+@given(order=orders, rng=seeds(), inside=st.floats(0.05, 0.98))
+def test_convergence_within_the_limit(side: Side, order: int, rng: np.random.Generator, inside: float):
+    limit = side.orthogonality.convergence_limit(order)
+    weight = orthogonality.orthogonal((6, 9), rng)
+    weight[0] *= inside * limit
+    ours = side.results(side.orthogonality.bjorck(side.operands(weight), order, 60, rescale=False))
+    assert np.abs(ours @ ours.T - np.eye(6)).max() <= 64 * side.eps
+
+
+@given(order=orders, rng=seeds())
+def test_no_convergence_beyond_the_limit(order: int, rng: np.random.Generator):
+    """Odd orders flip the sign just beyond the limit, even orders grow: neither ends at the polar factor."""
+    weight = orthogonality.orthogonal((6, 9), rng)
+    polar = weight.copy()
+    weight[0] *= 1.02 * orthogonality.convergence_limit(order)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ours = orthogonality.bjorck(weight, order, 60, rescale=False)
+    assert not np.abs(ours - polar).max() < 0.1
+
+
+@given(weight=matrices(), order=orders, size=st.sampled_from([3.0, 100.0]))
+def test_rescaling_converges_from_anywhere(side: Side, weight: Any, order: int, size: float):
+    weight = size * weight
+    u, s, vt = np.linalg.svd(weight, full_matrices=False)
+    weight = (u * np.maximum(s, 0.05 * s.max())) @ vt
+    ours = side.results(side.orthogonality.bjorck(side.operands(weight), order, 60))
+    assert np.abs(ours - u @ vt).max() <= 2000 * side.eps
+
+
+def test_convergence_limits(side: Side):
+    """sqrt(3), sqrt(7/3), and the roots of the polynomials of orders 3 and 4."""
+    limits = [side.orthogonality.convergence_limit(order) for order in (1, 2, 3, 4)]
+    assert np.allclose(limits, [3**0.5, (7 / 3) ** 0.5, 1.58929, 1.49438], atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [0, 5])
+def test_unknown_orders_are_refused(side: Side, order: int):
+    with pytest.raises(ValueError, match=f"order: {order}, expected 1, 2, 3 or 4"):
+        side.orthogonality.bjorck(side.operands(np.eye(3)), order)
+
+
+@given(weight=matrices())
+def test_the_bound_bounds(side: Side, weight: Any):
+    weight = side.results(side.operands(weight))
+    bound = side.results(side.orthogonality.spectral_bound(side.orthogonality.gram(side.operands(weight))))
+    assert bound >= np.linalg.norm(weight, 2) ** 2 * (1 - 64 * side.eps)
+
+
+@given(weight=near_orthogonal())
+def test_the_polar_factor_is_the_nearest(weight: Any):
+    """W = (polar factor)(symmetric, positive semidefinite), and its rows or columns are orthonormal."""
+    polar = orthogonality.polar_factor(weight)
+    assert orthogonality.defect(polar) <= 1e-14
+    stretch = polar.T @ weight if weight.shape[0] >= weight.shape[1] else weight @ polar.T
+    assert np.allclose(stretch, stretch.T, atol=1e-13)
+    assert np.linalg.eigvalsh(stretch).min() > 0

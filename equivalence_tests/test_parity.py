@@ -1,0 +1,61 @@
+"""The twins rhyme: same files, same public names, same parameters in the same order."""
+
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from prograde import reference
+
+from .sides import MODULES, TwinSide
+
+pytestmark = pytest.mark.smoke
+ONLY_ACCELERATED = {"device", "dtype", "out"}
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("another package may be laid out as it likes")
+
+
+def public_files(package: ModuleType) -> set[str]:
+    return {path.stem for path in Path(str(package.__file__)).parent.glob("*.py") if not path.stem.startswith("_")}
+
+
+def test_same_files():
+    from prograde import accelerated
+
+    assert public_files(reference) == public_files(accelerated) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_same_names_in_the_same_order(module: str, twin: TwinSide):
+    assert getattr(reference, module).__all__ == twin.module(module).__all__
+
+
+def parameters(function: object) -> list[tuple[str, object, object]]:
+    """Name, kind and default; a generator counts as one, whatever its library and whether it has a default."""
+    out: list[tuple[str, object, object]] = []
+    for parameter in inspect.signature(function).parameters.values():  # type: ignore[arg-type]
+        if parameter.name in ("rng", "generator"):
+            out.append(("generator", parameter.kind, None))
+        elif not (parameter.kind is parameter.KEYWORD_ONLY and parameter.name in ONLY_ACCELERATED):
+            default = getattr(parameter.default, "__name__", parameter.default)
+            out.append((parameter.name, parameter.kind, default))
+    return out
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_same_parameters(module: str, twin: TwinSide):
+    ours, theirs = getattr(reference, module), twin.module(module)
+    for name in ours.__all__:
+        original, copy = getattr(ours, name), getattr(theirs, name)
+        assert type(original).__name__ == type(copy).__name__, name
+        if inspect.isfunction(original):
+            assert parameters(original) == parameters(copy), f"{module}.{name}"
+        elif inspect.isclass(original):
+            assert original._fields == copy._fields, f"{module}.{name}"
+        elif isinstance(original, dict):
+            assert original.keys() == copy.keys(), f"{module}.{name}"

@@ -1,0 +1,218 @@
+"""Through the front door: what a rule puts into `.grad` of an ordinary nn.Sequential is the reference's update."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from prograde.accelerated.modules import MaxMin
+from prograde.accelerated.rules import Backprop, ForwardForward, Foton, Pepita, Rule
+
+from .sides import Dense, ReferenceSide, Side, TwinSide
+from .strategies import Case, cases, seeds
+from .test_forward_forward import Streams, streams
+from .tolerance import Comparison
+
+pytestmark = pytest.mark.smoke
+MODULES = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "maxmin": MaxMin, "identity": nn.Identity}
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def sequential(dense: Dense) -> nn.Sequential:
+    """The operands (tensors) as a user's model."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for weight, bias, name in zip(*dense, strict=True):
+        linear = nn.Linear(
+            weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype
+        )
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            if bias is not None:
+                linear.bias.copy_(bias)
+        layers += [linear, MODULES[name]()]
+    return nn.Sequential(*layers)
+
+
+def gradients(rule: Rule) -> Any:
+    """What the rule left in .grad, shaped like the reference's Updates."""
+    from prograde.reference.network import Updates
+
+    linears = [block.linear for block in rule.blocks]
+    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
+    return Updates(
+        tuple(linear.weight.grad for linear in linears),
+        tuple(None if linear.bias is None else linear.bias.grad for linear in linears),
+    )
+
+
+def credited(rule: Rule, x: Any, labels: Any) -> Any:
+    rule.assign_credit(x.unflatten(1, (1, -1)), labels)
+    return gradients(rule)
+
+
+@given(case=cases(dropout=False))
+def test_backprop(twin: Side, compare: Comparison, case: Case):
+    def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return side.backprop.updates(side.network(dense), x, labels)
+        return credited(Backprop(sequential(dense)), x, labels)
+
+    compare(twin, "Backprop", updates, *case[:3], depth=3 * case.depth)
+
+
+@given(case=cases(orthogonal=True, dropout=False), loss=st.sampled_from(["cross_entropy", "squared_error"]))
+def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
+    """Orthogonal weights are their own polar factors, so the rule's construction moves them by rounding only."""
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            gradient = getattr(side.losses, f"{loss}_gradient")
+            return side.foton.updates(side.network(dense), x, labels, output_gradient=gradient)
+        return credited(Foton(sequential(dense), loss=loss), x, labels)
+
+    compare(twin, "Foton", updates, *case[:3], depth=4 * case.depth)
+
+
+@given(case=cases(dropout=False), rng=seeds(), forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2))
+def test_pepita(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, forms: Any):
+    options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
+    projection = 0.5 * rng.standard_normal((case.x.shape[1], case.num_classes))
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, projection: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return side.pepita.updates(side.network(dense), projection, x, labels, **options)
+        rule = Pepita(sequential(dense), **options)
+        rule.projection.copy_(projection)
+        return credited(rule, x, labels)
+
+    compare(twin, "Pepita", updates, *case[:3], projection, depth=3 * case.depth)
+
+
+@given(case=streams())
+def test_forward_forward(twin: Side, compare: Comparison, case: Streams):
+    """The rule draws the wrong labels itself; the reference is given the same draw."""
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            draw = torch.Generator().manual_seed(7)
+            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).numpy()) % 5
+            return side.forward_forward.updates(side.network(dense), x, labels, negative, 5, amplitude=4.0)
+        rule = ForwardForward(
+            sequential(dense), num_classes=5, generator=torch.Generator(x.device).manual_seed(7)
+        )
+        return credited(rule, x, labels)
+
+    if torch.device(twin.device).type == "cpu":  # type: ignore[attr-defined]
+        compare(twin, "ForwardForward", updates, *case[:3], depth=3 * case.depth)
+
+
+@given(case=streams())
+def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
+    def scores(side: Side, dense: Any, x: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return side.forward_forward.label_scores(side.network(dense), x, 5, 4.0)
+        return ForwardForward(sequential(dense), num_classes=5)(x)
+
+    compare(twin, "ForwardForward scores", scores, case.dense, case.x, depth=3 * case.depth)
+
+
+def make(name: str, model: nn.Module, generator: torch.Generator | None = None) -> Rule:
+    rules: dict[str, type[Rule]] = {"backprop": Backprop, "foton": Foton, "pepita": Pepita, "ff": ForwardForward}
+    return rules[name](model, generator=generator)
+
+
+def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)
+    ).to(dtype)
+    return model, torch.randn(9, 1, 20, dtype=dtype), torch.randint(0, 4, (9,))
+
+
+RULE_NAMES = ["backprop", "foton", "pepita", "ff"]
+
+
+@pytest.mark.parametrize("name", RULE_NAMES)
+def test_stepping_while_streaming_changes_nothing(name: str):
+    """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
+    model, x, y = example()
+    rule = make(name, model, torch.Generator().manual_seed(1))
+    other = copy.deepcopy(rule)
+    if other.generator is not None:
+        other.generator.manual_seed(1)
+        rule.generator.manual_seed(1)  # type: ignore[union-attr]
+    whole = [(update.weight.clone(), update.bias.clone()) for update in list(rule.stream(x, y))]
+    for (weight, bias), update in zip(whole, other.stream(x, y), strict=True):
+        assert torch.equal(update.weight, weight), update.block.name
+        assert torch.equal(update.bias, bias), update.block.name
+        with torch.no_grad():
+            update.block.linear.weight.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("name", RULE_NAMES)
+def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
+    model, x, y = example()
+    rule = make(name, model)
+    identities = [id(p) for p in rule.parameters()]
+    first = rule.assign_credit(x, y)
+    assert first.shape == ()
+    assert not first.requires_grad
+    assert torch.isfinite(first)
+    before = [p.grad.clone() for block in rule.blocks for p in (block.linear.weight,)]
+    if name != "ff":  # draws negatives anew
+        rule.assign_credit(x, y)
+        assert all(torch.equal(b.linear.weight.grad, g) for b, g in zip(rule.blocks, before, strict=True))
+    rule.constrain()
+    assert [id(p) for p in rule.parameters()] == identities
+
+
+@pytest.mark.parametrize("module", ["backprop", "foton", "pepita", "forward_forward"])
+def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
+    rng = np.random.default_rng(0)
+    dense = Dense(
+        tuple(rng.standard_normal(shape) / 4 for shape in ((12, 16), (8, 12), (4, 8))),
+        tuple(rng.standard_normal(n) for n in (12, 8, 4)),
+        ("tanh", "relu", "identity"),
+    )
+    dense, x, y, z, projection = twin64.operands(
+        (dense, rng.standard_normal((6, 16)), np.array([0, 1, 2, 3, 0, 1]), np.array([1, 2, 3, 0, 1, 2]),
+         rng.standard_normal((16, 4)))
+    )  # fmt: skip
+    network, updates = twin64.network(dense), getattr(twin64, module).updates
+    extra = {"pepita": (projection, x, y), "forward_forward": (x, y, z, 4)}.get(module, (x, y))
+    compiled = torch.compile(updates, fullgraph=True, backend="eager")
+    for ours, eager in zip(compiled(network, *extra).weights, updates(network, *extra).weights, strict=True):
+        assert torch.equal(ours, eager)
+
+
+@pytest.mark.parametrize("name", ["foton", "pepita"])
+def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
+    """The rule's update is the twin's with one draw of masks, the one that its generator gives."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(20, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 12), nn.Dropout(0.2), nn.ReLU(), nn.Linear(12, 4)
+    ).double()
+    x, y = torch.randn(9, 20, dtype=torch.float64), torch.randint(0, 4, (9,))
+    rule = make(name, model, torch.Generator())
+    rule.generator.manual_seed(5)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    rule.generator.manual_seed(5)  # type: ignore[union-attr]
+    masks = rule.masks(x)
+    assert [None if m is None else m.unique().tolist() for m in masks] == [[0.0, 2.0], [0.0, 1.25], None]  # type: ignore[union-attr]
+    extra = (rule.projection,) if isinstance(rule, Pepita) else ()
+    with torch.no_grad():
+        expected = getattr(twin64, name).updates(rule.network(), *extra, x, y, masks)
+    for block, weight in zip(rule.blocks, expected.weights, strict=True):
+        assert torch.equal(block.linear.weight.grad, weight), block.name
+    rule.eval()
+    assert rule.masks(x) is None

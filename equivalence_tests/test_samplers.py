@@ -1,0 +1,77 @@
+"""Samplers draw from different generators, so they are compared by distribution, with seeds fixed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from prograde.reference import orthogonality
+
+from .sides import ReferenceSide, Side
+
+SIGNIFICANCE = 1e-4
+
+
+def drawn(side: Side, function: Any, *arguments: Any) -> Any:
+    """A draw of either side, from a fixed seed, in float64."""
+    if isinstance(side, ReferenceSide):
+        return side.results(function(*arguments, np.random.default_rng(1)))
+    out = function(*arguments, torch.Generator().manual_seed(1), dtype=torch.float64)
+    return tuple(None if o is None else o.numpy() for o in out) if isinstance(out, tuple) else out.numpy()
+
+
+def test_he_uniform(side: Side):
+    weight = drawn(side, side.net.he_uniform, (200, 50))
+    assert weight.shape == (200, 50)
+    bound = np.sqrt(6 / 50)
+    assert stats.kstest(weight.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+
+
+def test_error_projection_of_pepita(side: Side):
+    projection = drawn(side, side.pepita.error_projection, 784, 10)
+    assert projection.shape == (784, 10)
+    bound = 0.05 * np.sqrt(6 / 784)
+    assert stats.kstest(projection.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+
+
+def test_dropout_masks(side: Side):
+    masks = drawn(side, side.net.dropout_masks, [40, 30, 10], 100, 0.25)
+    assert [None if mask is None else mask.shape for mask in masks] == [(100, 40), (100, 30), None]
+    kept = np.concatenate([masks[0].ravel(), masks[1].ravel()])
+    assert np.allclose(np.unique(kept), [0, 1 / 0.75])
+    assert stats.binomtest(int((kept > 0).sum()), kept.size, 0.75).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_orthogonal_is_orthogonal(side: Side, shape: tuple[int, int]):
+    assert orthogonality.defect(drawn(side, side.orthogonality.orthogonal, shape)) < 1e-14
+
+
+def test_orthogonal_is_uniform(side: Side):
+    """Haar: sqrt(n) times an entry of a random orthogonal matrix is close to normal, and signs are even."""
+    entries = np.concatenate([m.diagonal() for m in (drawn_many(side, 300))])
+    assert stats.binomtest(int((entries > 0).sum()), entries.size, 0.5).pvalue > SIGNIFICANCE
+    squares = np.array([m[0, 0] ** 2 for m in drawn_many(side, 300)])
+    assert stats.kstest(squares, stats.beta(0.5, 3.5).cdf).pvalue > SIGNIFICANCE
+
+
+def drawn_many(side: Side, count: int) -> list[Any]:
+    if isinstance(side, ReferenceSide):
+        rng = np.random.default_rng(2)
+        return [side.orthogonality.orthogonal((8, 8), rng) for _ in range(count)]
+    generator = torch.Generator().manual_seed(2)
+    return [side.orthogonality.orthogonal((8, 8), generator, dtype=torch.float64).numpy() for _ in range(count)]
+
+
+def test_wrong_labels_are_wrong_and_even(side: Side):
+    labels = np.tile(np.arange(5), 2000)
+    if isinstance(side, ReferenceSide):
+        wrong = side.forward_forward.wrong_labels(labels, 5, np.random.default_rng(3))
+    else:
+        wrong = side.forward_forward.wrong_labels(torch.tensor(labels), 5, torch.Generator().manual_seed(3)).numpy()
+    assert not np.any(wrong == labels)
+    offsets = np.bincount((wrong - labels) % 5, minlength=5)
+    assert offsets[0] == 0
+    assert stats.chisquare(offsets[1:]).pvalue > SIGNIFICANCE

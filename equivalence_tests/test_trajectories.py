@@ -1,0 +1,91 @@
+"""Thirty updates in a row: errors that a single step hides add up here."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from prograde.reference import backprop, foton, losses
+
+from .sides import Dense, Side
+from .strategies import Case, cases, clear_of_kinks, reference_network, seeds
+from .test_forward_forward import Streams, streams
+from .tolerance import Comparison
+
+STEPS = 30
+
+
+def descend(side: Side, dense: Any, updates: Any, rate: float, orthogonal: bool = False) -> tuple[Any, ...]:
+    """The weights and biases after STEPS plain steps; hidden weights orthogonalised after each, if asked."""
+    for _ in range(STEPS):
+        step = updates(dense)
+        weights = [w - rate * u for w, u in zip(dense.weights, step.weights, strict=True)]
+        if orthogonal:
+            weights[:-1] = [side.orthogonality.bjorck(w) for w in weights[:-1]]
+        biases = [None if b is None else b - rate * u for b, u in zip(dense.biases, step.biases, strict=True)]
+        dense = Dense(tuple(weights), tuple(biases), dense.activations)
+    return dense[:2]
+
+
+@pytest.mark.parametrize("rule", ["backprop", "foton"])
+@given(case=cases(("tanh",), orthogonal=True))
+def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
+    def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+        module = getattr(side, rule)
+        updates = lambda dense: module.updates(side.network(dense), x, labels, masks)  # noqa: E731
+        return descend(side, dense, updates, 0.1, orthogonal=rule == "foton")
+
+    compare(twin64, f"{rule} trajectory", train, *case, depth=3 * case.depth)
+
+
+@given(case=cases(("tanh",)), rng=seeds())
+def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    projection = 0.1 * rng.standard_normal((case.x.shape[1], case.num_classes))
+
+    def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
+        return descend(
+            side, dense, lambda dense: side.pepita.updates(side.network(dense), projection, x, labels, masks), 0.1
+        )
+
+    compare(twin64, "pepita trajectory", train, *case, projection, depth=3 * case.depth)
+
+
+@given(case=streams())
+def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: Streams):
+    smooth = case._replace(dense=case.dense._replace(activations=("tanh",) * case.depth))
+
+    def train(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
+        return descend(
+            side, dense, lambda dense: side.forward_forward.updates(side.network(dense), x, labels, negative, 5), 0.05
+        )
+
+    compare(twin64, "forward_forward trajectory", train, *smooth, depth=3 * case.depth)
+
+
+@pytest.mark.parametrize("rule", ["backprop", "foton"])
+@given(case=cases(max_hidden=2, orthogonal=True, dropout=False), rng=seeds())
+def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    """With kinks: the twin starts each step from the reference's weights, on a batch drawn anew and clear of kinks."""
+    updates = {"backprop": backprop.updates, "foton": foton.updates}[rule]
+    dense, x = case.dense, case.x
+    for step in range(10):
+        compare(
+            twin,
+            f"{rule} step {step}",
+            lambda side, dense, x, y: getattr(side, rule).updates(
+                side.network(dense), x, y, output_gradient=side.losses.squared_error_gradient
+            ),
+            dense,
+            x,
+            case.labels,
+            depth=3 * case.depth,
+        )
+        change = updates(reference_network(dense), x, case.labels, output_gradient=losses.squared_error_gradient)
+        dense = dense._replace(
+            weights=tuple(w - 0.02 * u for w, u in zip(dense.weights, change.weights, strict=True)),
+            biases=tuple(
+                None if b is None else b - 0.02 * u for b, u in zip(dense.biases, change.biases, strict=True)
+            ),
+        )
+        x = clear_of_kinks(dense, len(x), None, rng)
