@@ -15,11 +15,11 @@ __all__ = ["error_projection", "update_factors", "updates"]
 
 
 def error_projection(weights: tuple[Array, ...]) -> Array:
-    """F = W_1^T ... W_L^T, shape (n_0, K), built from the output: K columns in every product, not n_l."""
-    projection = weights[-1].T  # (n_(L-1), K)
+    """F = W_1^T ... W_L^T, shape (n_0, K), built from the output as its transpose: products of K rows."""
+    transposed = weights[-1]  # (K, n_(L-1))
     for weight in reversed(weights[:-1]):
-        projection = weight.T @ projection  # (n_(l-1), K)
-    return projection
+        transposed = transposed @ weight  # (K, n_(l-1))
+    return transposed.T
 
 
 def update_factors(

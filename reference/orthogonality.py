@@ -3,7 +3,11 @@
     (1)  G = W W^T if W is wide or square, W^T W if it is tall;   defect = max |G - I|
     (2)  polar factor of W = U S V^T:  U V^T, the nearest matrix with orthonormal rows (or columns)
     (3)  Bjorck step of order p:  W <- q_p(I - G) W (wide),  W q_p(I - G) (tall),
-         q_p(E) = sum_(k<=p) c_k E^k,  c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128
+         q_p(E) = sum_(k<=p) c_k E^k,  c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128, ...
+
+    (4)  the same after a plain gradient step W' = W - s delta^T z from W with G = I, s = rate / B, from its factors alone:
+         wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,   a = W z
+         tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,           r = delta W
 
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
@@ -14,6 +18,8 @@ anywhere in (0, `convergence_limit(p)`).
 | W | weight | (n_out, n_in) | weight matrix |
 | G | gram | (n, n), n = min(n_out, n_in) | Gram matrix on the smaller side |
 | E | residual | (n, n) | I - G |
+| delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
+| a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
 """
 
 from math import comb
@@ -30,6 +36,7 @@ __all__ = [
     "gram",
     "orthogonal",
     "polar_factor",
+    "retract",
     "spectral_bound",
 ]
 
@@ -53,9 +60,19 @@ def polar_factor(weight: Array) -> Array:
 
 
 def _coefficients(order: int) -> list[float]:
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"order: {order}, expected 1, 2, 3 or 4")
+    if order < 1:
+        raise ValueError(f"order: {order}, expected a positive integer")
     return [comb(2 * k, k) / 4**k for k in range(order + 1)]
+
+
+def _polynomial(residual: Array, order: int) -> Array:
+    """q_p(E): (n, n)."""
+    power = np.eye(len(residual), dtype=residual.dtype)
+    q = np.zeros_like(power)
+    for coefficient in _coefficients(order):
+        q = q + coefficient * power
+        power = power @ residual
+    return q
 
 
 def convergence_limit(order: int) -> float:
@@ -85,17 +102,13 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
     With `rescale`, a Gram matrix that may lie outside the region of convergence is first divided by a bound on its
     largest eigenvalue, so that the iteration cannot diverge; more steps are needed then.
     """
-    coefficients = _coefficients(order)
     identity = np.eye(len(gram), dtype=gram.dtype)
     factor = identity
     for _ in range(steps):
         bound = spectral_bound(gram)
         if rescale and bound >= convergence_limit(order) ** 2:
             factor, gram = factor / np.sqrt(bound), gram / bound
-        q, power = coefficients[0] * identity, identity
-        for coefficient in coefficients[1:]:
-            power = power @ (identity - gram)
-            q = q + coefficient * power
+        q = _polynomial(identity - gram, order)
         factor, gram = q @ factor, q @ gram @ q
     return factor
 
@@ -104,6 +117,27 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     """Steps of equation (3), see `bjorck_factor`: same shape as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def retract(
+    stepped: Array, delta: Array, z: Array, preactivation: Array, rate: float, order: int = 9
+) -> Array:
+    """`bjorck` of W' for a weight that was orthogonal before the step, equation (4): same shape as W' = `stepped`.
+
+    W' itself where tr E^6 >= 1, which bounds the spectral radius of E: the series need not converge there.
+    """
+    s = rate / len(z)
+    n_out, n_in = stepped.shape
+    if n_out <= n_in:
+        cross, outer = delta.T @ preactivation, delta.T @ (z @ z.T) @ delta
+    else:
+        r = delta @ stepped + s * (delta @ delta.T) @ z
+        cross, outer = r.T @ z, z.T @ (delta @ delta.T) @ z
+    residual = s * (cross + cross.T) - s**2 * outer
+    if np.trace(np.linalg.matrix_power(residual, 6)) >= 1:
+        return stepped
+    q = _polynomial(residual, order)
+    return q @ stepped if n_out <= n_in else stepped @ q
 
 
 def orthogonal(shape: tuple[int, int], rng: np.random.Generator, gain: float = 1.0) -> Array:

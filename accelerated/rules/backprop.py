@@ -42,6 +42,6 @@ class Backprop(OutputErrorRule):
             bias = None if block.linear.bias is None else next(gradients)
             yield BlockUpdate(block, weight, bias, loss.detach() if block is self.blocks[-1] else None)
 
-    def constrain(self) -> None:
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         if self.orthogonality is not None:
             self.orthogonality.step()

@@ -25,7 +25,7 @@ class Rule(nn.Module):
 
         loss = rule.assign_credit(x, y)    # in place of loss.backward()
         optimizer.step()
-        rule.constrain()
+        rule.constrain(optimizer)
 
     The rule owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
     `rule.state_dict()` to a checkpoint. `rule(x)` gives class scores, (batch, K).
@@ -55,6 +55,8 @@ class Rule(nn.Module):
         The loss is the batch mean at the output, or the sum of the blocks' own losses for a rule that has those. No
         graph is left behind. Shapes and errors as for `stream`.
         """
+        for parameter in self.parameters():
+            parameter.grad = None  # so that the new gradients take its memory
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
             update.block.linear.weight.grad = update.weight
@@ -64,8 +66,11 @@ class Rule(nn.Module):
                 loss = loss + update.loss
         return loss
 
-    def constrain(self) -> None:
-        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`."""
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`.
+
+        The optimizer, where given, may tell the rule how to do it with less work; the weights are the same to rounding.
+        """
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""

@@ -1,0 +1,102 @@
+"""The commands, and the one place where errors become a line and an exit code."""
+
+import errno
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+from typer.core import TyperGroup
+
+from ..training import UserError
+from .benchmark import benchmark
+from .check import check
+from .compare import compare
+from .options import recipes_help
+from .train import train
+from .versions import version
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer exports no name for the class of its own errors
+
+
+class Commands(TyperGroup):
+    """Ends user errors in one line on stderr and exit code 2, Ctrl-C in 130. Other errors are bugs and show as such."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **settings: Any) -> Any:  # type: ignore[override]
+        standalone = settings.pop("standalone_mode", True)
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **settings)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush at exit
+            code = 1
+        except (UserError, OSError, MemoryError, RuntimeError, USAGE_ERROR) as error:
+            message = _message(error, sys.argv[1:] if args is None else args)
+            if message is None:
+                raise
+            print(f"prograde: error: {' '.join(message.split())}", file=sys.stderr)
+            code = 2
+        if standalone:
+            sys.exit(code)
+        return code
+
+
+def _message(error: Exception, args: Sequence[str]) -> str | None:
+    """What to tell the user, or None for an error that is not theirs."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; a smaller --batch or network may fit"
+    if isinstance(error, USAGE_ERROR):
+        return str(getattr(error, "format_message")()) + _given(error, args)  # noqa: B009
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            reason = "the disk is full"
+        return f"'{error.filename}': {reason}" if error.filename else reason
+    return None
+
+
+def _given(error: Exception, args: Sequence[str]) -> str:
+    """What was given for the option that an error is about, which typer does not say."""
+    option_names = getattr(getattr(error, "param", None), "opts", [])
+    for name, value in zip(args, [*args[1:], ""], strict=True):
+        if name in option_names:
+            return f"; got '{value}'"
+        if name.partition("=")[0] in option_names:
+            return f"; got '{name.partition('=')[2]}'"
+    return ""
+
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
+app.command(epilog=recipes_help())(train)
+app.command(epilog=recipes_help())(compare)
+app.command()(benchmark)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prograde {version()} (PyTorch {torch.__version__}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def prograde(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
+    ] = False,
+) -> None:
+    """Train networks without a backward pass, and hold the result against backpropagation."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The console entry."""
+    app(prog_name="prograde")

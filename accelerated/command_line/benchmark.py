@@ -1,0 +1,204 @@
+"""`prograde benchmark`: what a training step costs beside plain backpropagation."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..orthogonality import defect
+from ..rules import RULES, Foton, Rule
+from ..training import UserError, load, mlp
+from . import options, report
+
+PLAIN = "PyTorch backprop"
+WARM_UP = 3
+BATCHES = 8
+CLUSTER_NOISE = 1.0
+
+
+@dataclass
+class Contender:
+    """A way to train, its step, and what was seen of it."""
+
+    name: str
+    step: Callable[[Tensor, Tensor], Tensor]
+    foton: Foton | None = None
+    rounds: list[float] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    defect: float = 0.0
+
+
+def benchmark(
+    network: Annotated[str, typer.Option(help="Widths from pixels to classes.", metavar="WIDTHS")] = "784-1024-1024-10",
+    batch: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
+    rules: Annotated[
+        str, typer.Option(help="Rules, joined by commas.", metavar="RULES")
+    ] = "backprop,foton,pepita,forward-forward",
+    learning_rate: Annotated[float, typer.Option(help="Of plain SGD, for all.")] = 0.2,
+    steps: Annotated[int, typer.Option(help="Timed steps of each.", min=1)] = 60,
+    rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data as for train, raw pixels.", metavar="DATA", show_default="random clusters"),
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+) -> None:
+    """Time a training step of each rule against plain backpropagation in PyTorch.
+
+    All train the same network with the same batches and plain SGD, taking turns in rounds, so that whatever else the
+    machine does hits all of them. A step is everything from batch to changed weights, re-orthogonalisation included.
+    Ratios are medians of the rounds' ratios. The defect is the largest entry of |W W^T - I| (W^T W where W is tall)
+    over FOTON's hidden weights after any step.
+    """
+    widths = options.widths(network, "--network")
+    if len(widths) < 3:
+        raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
+    names = list(dict.fromkeys(name.strip() for name in rules.split(",")))
+    for name in names:
+        if name not in RULES:
+            options.method(name)
+            raise UserError(f"rule: '{name}' has no benchmark; expected some of {', '.join(RULES)}")
+    if not 0 < learning_rate < float("inf"):
+        raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
+    where, precision = options.device_and_dtype(device, dtype)
+    batches = _batches(data, widths, batch, seed, where, precision)
+    contenders = [_plain(widths, seed, where, precision, learning_rate)]
+    contenders += [_rule(name, widths, seed, where, precision, learning_rate) for name in names]
+    _run(contenders, batches, steps, min(rounds, steps), where)
+    report.console().print(_table(contenders, f"{network}, batch {batch}, SGD {learning_rate:g}, {where}, {dtype}"))
+
+
+def _batches(
+    data: str | None, widths: tuple[int, ...], batch: int, seed: int, device: torch.device, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    n_in, num_classes = widths[0], widths[-1]
+    if data is None:
+        labels = torch.randint(num_classes, (BATCHES * batch,), generator=generator)
+        centres = torch.randn(num_classes, n_in, generator=generator)
+        noise = CLUSTER_NOISE * torch.randn(len(labels), n_in, generator=generator)
+        images = (centres[labels] + noise) / (1 + CLUSTER_NOISE**2) ** 0.5  # (samples, n_in), unit variance
+        images, labels = images.to(device, dtype), labels.to(device)
+    else:
+        dataset = load(data).to(device, dtype)
+        if (dataset.features, dataset.num_classes) != (n_in, num_classes):
+            raise UserError(
+                f"--network: {n_in} pixels and {num_classes} classes, "
+                f"but {dataset.name} has {dataset.features} and {dataset.num_classes}"
+            )
+        order = torch.randperm(len(dataset.train.labels), generator=generator).to(device)
+        images, labels = dataset.train.images[order], dataset.train.labels[order]
+    whole = [pair for pair in zip(images.split(batch), labels.split(batch), strict=True) if len(pair[1]) == batch]
+    if not whole:
+        raise UserError(f"--batch: {batch}, but there are {len(labels)} training samples")
+    return whole
+
+
+def _model(widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mlp(widths[0], widths[1:-1], widths[-1], "relu", 0.0).to(dtype)
+
+
+def _plain(
+    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
+) -> Contender:
+    model = _model(widths, seed, dtype).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Contender(PLAIN, step)
+
+
+def _rule(
+    name: str, widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
+) -> Contender:
+    try:
+        rule: Rule = RULES[name](_model(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+    rule.to(device)
+    rule.generator = torch.Generator(device).manual_seed(seed)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=learning_rate)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = rule.assign_credit(x, y)
+        optimizer.step()
+        rule.constrain(optimizer)
+        return loss
+
+    return Contender(name, step, rule if isinstance(rule, Foton) else None)
+
+
+def _run(
+    contenders: list[Contender], batches: list[tuple[Tensor, Tensor]], steps: int, rounds: int, device: torch.device
+) -> None:
+    """Fills in what is seen of the contenders; they change places from round to round."""
+    taken = {contender.name: 0 for contender in contenders}
+
+    def one_step(contender: Contender) -> float:
+        x, y = batches[taken[contender.name] % len(batches)]
+        taken[contender.name] += 1
+        _wait(device)
+        start = time.perf_counter()
+        try:
+            loss = contender.step(x, y)
+        except FloatingPointError as error:
+            raise UserError(f"{contender.name}: {error}") from error
+        _wait(device)
+        seconds = time.perf_counter() - start
+        contender.losses.append(loss)
+        if contender.foton is not None:
+            weights = [block.linear.weight.detach() for block in contender.foton.blocks[:-1]]
+            contender.defect = max(contender.defect, *(defect(weight).item() for weight in weights))
+        return seconds
+
+    for contender in contenders:
+        for _ in range(WARM_UP):
+            one_step(contender)
+    sizes = [steps * (i + 1) // rounds - steps * i // rounds for i in range(rounds)]
+    for i, size in enumerate(sizes):
+        shift = i % len(contenders)
+        for contender in contenders[shift:] + contenders[:shift]:
+            contender.rounds.append(statistics.median(one_step(contender) for _ in range(size)))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _table(contenders: list[Contender], title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("rule", no_wrap=True)
+    for name in ("ms a step", "x PyTorch backprop", "least to greatest", "loss, start to end", "defect"):
+        table.add_column(name, justify="right", no_wrap=True)
+    plain = contenders[0]
+    for contender in contenders:
+        ratios = [a / b for a, b in zip(contender.rounds, plain.rounds, strict=True)]
+        first, last = contender.losses[0].item(), contender.losses[-1].item()
+        table.add_row(
+            contender.name,
+            f"{1000 * statistics.median(contender.rounds):.3g}",
+            f"{statistics.median(ratios):.2f}" if contender is not plain else "1",
+            f"{min(ratios):.2f} to {max(ratios):.2f}" if contender is not plain else "–",
+            f"{first:.3g} to {last:.3g}",
+            f"{contender.defect:.1e}" if contender.foton is not None else "–",
+        )
+    return table

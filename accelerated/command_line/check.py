@@ -1,0 +1,43 @@
+"""`prograde check`."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.machinery import PathFinder
+from typing import Annotated
+
+import typer
+
+from ..training import UserError
+from . import options
+
+SUITE = "prograde.equivalence_tests"
+
+
+def check(
+    context: typer.Context,
+    twin: Annotated[str, typer.Option(help="The implementation under test, a module.", metavar="MODULE")] = (
+        "prograde.accelerated"
+    ),
+    device: options.Device = "cpu",
+    dtype: Annotated[str, typer.Option(help="The precision under test.", metavar="DTYPE")] = "float32",
+    tier: Annotated[str, typer.Option(help="smoke (quick) or full.", metavar="TIER")] = "full",
+) -> None:
+    """Hold an implementation, ours or your own, to the reference, on this machine.
+
+    Runs the equivalence tests with pytest and ends with its exit code. Further arguments go to pytest, as in
+    `prograde check -x -k foton`.
+    """
+    for package in ("pytest", "hypothesis"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"check: {package} is not installed; pip install 'prograde[test]'")
+    if tier not in ("smoke", "full"):
+        raise UserError(f"--tier: '{tier}', expected smoke or full")
+    if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
+        raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
+    command = [sys.executable, "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
+    command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    command += ["--twin", twin, "--device", device, "--dtype", dtype]
+    command += ["-m", "smoke"] if tier == "smoke" else []
+    raise typer.Exit(subprocess.run([*command, *context.args], check=False).returncode)

@@ -1,0 +1,149 @@
+"""The options that commands share, and what their values mean."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import torch
+import typer
+
+from ..training import METHODS, Recipe, UserError, default_recipe
+from ..training.recipes import DIGITS, OPTIMIZER_RATES, OPTIMIZERS
+
+OWN = "the rule's own, see below"
+
+Data: TypeAlias = Annotated[
+    str,
+    typer.Option(help="'digits', a folder of MNIST's four IDX files (or .gz), or an .npz file.", metavar="DATA"),
+]
+Hidden: TypeAlias = Annotated[
+    str | None, typer.Option(help="Widths of the hidden layers.", metavar="512-256", show_default=OWN)
+]
+Activation: TypeAlias = Annotated[
+    str | None, typer.Option(help="relu, leaky_relu, tanh, identity or maxmin.", metavar="NAME", show_default="relu")
+]
+Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Passes over the training data.", show_default=OWN)]
+Batch: TypeAlias = Annotated[int | None, typer.Option(help="Samples in a step.", show_default="128")]
+Optimizer: TypeAlias = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.", metavar="NAME", show_default=OWN)
+]
+LearningRate: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="At the start of training. Another --optimizer than the rule's own brings "
+        + ", ".join(f"{name} {rate:g}" for name, rate in OPTIMIZER_RATES.items())
+        + ".",
+        show_default=OWN,
+    ),
+]
+Momentum: TypeAlias = Annotated[float | None, typer.Option(help="For rules trained with sgd.", show_default="0.9")]
+WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="The optimizer's weight decay.", show_default="0")]
+Dropout: TypeAlias = Annotated[
+    float | None, typer.Option(help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1")
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Fixes initial weights, batches, masks and negatives.", min=0)]
+Device: TypeAlias = Annotated[str, typer.Option(help="A device of PyTorch: cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
+Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.", metavar="DTYPE")]
+Validation: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Training samples held out, to choose the best epoch on.",
+        show_default="one in 12; 288 of the digits",
+    ),
+]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Job(NamedTuple):
+    """One network and rule to be trained."""
+
+    method: str
+    recipe: Recipe
+
+    @property
+    def hidden(self) -> str:
+        return "-".join(map(str, self.recipe.hidden)) or "none"
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}:{self.hidden}"
+
+
+def recipes_help() -> str:
+    """The rules' own settings, for the end of a help page."""
+    lines = ["The rules' own settings:"]
+    for method, (_, recipe) in METHODS.items():
+        digits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in DIGITS[method].items())
+        extras = [
+            f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
+            f"dropout {recipe.dropout:g}" if recipe.dropout else "",
+            "standardised pixels" if recipe.standardise else "raw pixels",
+        ]
+        lines.append(
+            f"{method}: hidden {'-'.join(map(str, recipe.hidden))}, {recipe.epochs} epochs, {recipe.optimizer} "
+            f"{recipe.learning_rate:g}, {recipe.schedule} schedule, {', '.join(filter(None, extras))} "
+            f"(digits: hidden 128-64, {digits})."
+        )
+    return "\n\n".join(lines)
+
+
+def widths(text: str, argument: str) -> tuple[int, ...]:
+    """`512-256` as (512, 256). Raises UserError."""
+    parts = text.split("-")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"{argument}: '{text}', expected positive integers joined by '-', such as 512-256")
+    return tuple(int(part) for part in parts)
+
+
+def method(name: str) -> str:
+    """The name, if it is a method's. Raises UserError with close names."""
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=2)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"rule: '{name}' is unknown; {hint}expected one of {', '.join(METHODS)}")
+    return name
+
+
+def jobs(rules: Sequence[str], data: str, hidden: str | None, **changes: Any) -> list[Job]:
+    """What to train: rules as `pepita` or `pepita:1024`, their recipes changed by every option that is not None.
+
+    Raises UserError for unknown rules, impossible recipes and rules given twice.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    momentum = changes.pop("momentum", None)
+    if hidden is not None:
+        changes["hidden"] = widths(hidden, "--hidden")
+    found: list[Job] = []
+    for text in rules:
+        name, colon, own = text.partition(":")
+        own_widths = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
+        job = Job(method(name), default_recipe(name, data, **{**changes, **own_widths}))
+        if momentum is not None and job.recipe.optimizer == "sgd":
+            job = job._replace(recipe=replace(job.recipe, momentum=momentum))
+        if any(other.name == job.name for other in found):
+            raise UserError(f"rule: '{text}' is given twice; expected different rules or widths")
+        found.append(job)
+    if momentum is not None and all(job.recipe.optimizer != "sgd" for job in found):
+        raise UserError(f"--momentum: {momentum}, but none of these rules is trained with sgd")
+    return found
+
+
+def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Both, once a number has made the way there and back. Raises UserError."""
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype: '{dtype}', expected one of {', '.join(DTYPES)}")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found, dtype=DTYPES[dtype]).item()
+    except Exception as error:  # each backend has its own way to say that it is missing
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"--device: '{device}' can't hold {dtype} ({reason}); expected a device at hand") from error
+    return found, DTYPES[dtype]
+
+
+def output_folder(output: Path | None, data: str, stamp: str) -> Path:
+    """The folder that results go to unless one is named."""
+    return output if output is not None else Path("runs") / f"{Path(data).resolve().stem}-{stamp}"

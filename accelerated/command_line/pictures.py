@@ -1,0 +1,122 @@
+"""The picture of a set of runs."""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from ..training import Dataset
+from .runs import Run
+
+COLOURS = ("#222222", "#9a9a9a", "#0b6fb8", "#d9611e", "#2a9d57", "#8e5bb5", "#c23b6b", "#a58a1a")
+TITLE, LABEL, SMALL = 12, 10, 9
+TOP_HEIGHT, LINE_HEIGHT, WIDTH, COLUMNS = 4.4, 2.7, 10, 4  # inches, but for the number of columns
+
+
+class _Group(NamedTuple):
+    """The runs of one job."""
+
+    label: str
+    runs: list[Run]
+
+
+def curves(runs: Sequence[Run], dataset: Dataset) -> bytes:
+    """A PNG: validation error over epochs, and below it each layer's cosine with the backpropagated gradient."""
+    groups = _groups(runs)
+    measured = [g for g in groups if not g.runs[0].job.method.startswith("backprop") and _layers(g)]
+    lines = -(-len(measured) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, TOP_HEIGHT + LINE_HEIGHT * lines), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    if measured:
+        heights = [TOP_HEIGHT, LINE_HEIGHT * lines]
+        top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flatten()
+        _errors(top.subplots(), groups, dataset)
+        _alignments(bottom, measured)
+    else:
+        _errors(figure.subplots(), groups, dataset)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _groups(runs: Sequence[Run]) -> list[_Group]:
+    """The runs by job; a job is called by its rule, and by its widths too where the rule was run with several."""
+    by_job: dict[str, list[Run]] = {}
+    for run in runs:
+        by_job.setdefault(run.job.name, []).append(run)
+    methods = [group[0].job.method for group in by_job.values()]
+    return [
+        _Group(name if methods.count(group[0].job.method) > 1 else group[0].job.method, group)
+        for name, group in by_job.items()
+    ]
+
+
+def _layers(group: _Group) -> list[str]:
+    return list(group.runs[0].history.epochs[0].alignment)
+
+
+def _line(axes: Axes, x: Sequence[int], values: NDArray[np.float64], colour: object, label: str) -> None:
+    """The mean over seeds, with a band from the least to the greatest."""
+    axes.plot(x, values.mean(axis=0), color=colour, label=label, linewidth=1.7, marker="o" if len(x) == 1 else None)
+    if len(values) > 1:
+        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL, color="#888888", which="both")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+
+
+def _errors(axes: Axes, groups: Sequence[_Group], dataset: Dataset) -> None:
+    samples = len(dataset.validation.labels)
+    seeds = len({run.seed for group in groups for run in group.runs})
+    for group, colour in zip(groups, COLOURS * len(groups), strict=False):
+        errors = np.array([[1 - e.validation_accuracy for e in run.history.epochs] for run in group.runs])
+        # No error at all has no place on a logarithmic axis: it is drawn as half a sample.
+        errors = 100 * np.maximum(errors, 0.5 / samples)
+        _line(axes, [e.epoch for e in group.runs[0].history.epochs], errors, colour, group.label)
+    _plain(axes)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.set_xlabel("epoch", fontsize=LABEL)
+    axes.set_ylabel("validation error", fontsize=LABEL)
+    band = f"; mean of {seeds} seeds, bands from the best to the worst" if seeds > 1 else ""
+    axes.set_title(f"Error on {samples} validation samples of {dataset.name}{band}", fontsize=TITLE, loc="left")
+    axes.legend(frameon=False, fontsize=LABEL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def _alignments(figure: SubFigure, groups: Sequence[_Group]) -> None:
+    """One small panel a rule; layers from dark (first) to light (last), in the same colours in all panels."""
+    deepest = max(len(_layers(group)) for group in groups)
+    colours = [colormaps["viridis"](0.88 * i / max(1, deepest - 1)) for i in range(deepest)]
+    lines = -(-len(groups) // COLUMNS)
+    panels = figure.subplots(lines, min(COLUMNS, len(groups)), sharey=True, squeeze=False).flatten()
+    for panel in panels[len(groups) :]:
+        panel.set_visible(False)
+    for panel, group in zip(panels, groups, strict=False):
+        for number, (layer, colour) in enumerate(zip(_layers(group), colours, strict=False), 1):
+            histories = [[e for e in run.history.epochs if e.alignment] for run in group.runs]
+            cosines = np.array([[e.alignment[layer] for e in history] for history in histories])
+            _line(panel, [e.epoch for e in histories[0]], cosines, colour, f"layer {number}")
+        _plain(panel)
+        panel.axhline(0, color="#888888", linewidth=0.8)
+        panel.set_title(group.label, fontsize=LABEL, loc="left")
+        panel.set_xlabel("epoch", fontsize=LABEL)
+        low = min(0.0, panel.get_ylim()[0])
+        panel.set_ylim(max(-1.05, low - 0.03), 1.05)
+    panels[0].set_ylabel("cosine", fontsize=LABEL)
+    figure.suptitle("Cosine of each layer's update with the backpropagated gradient", fontsize=TITLE, x=0.01, ha="left")
+    handles = next(panel for panel, g in zip(panels, groups, strict=False) if len(_layers(g)) == deepest).get_lines()
+    figure.legend(handles=handles[:deepest], loc="outside right center", frameon=False, fontsize=LABEL)

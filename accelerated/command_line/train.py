@@ -1,0 +1,68 @@
+"""`prograde train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..training import UserError, checkpoint, load
+from . import options, report, runs
+
+
+def train(
+    rule: Annotated[str, typer.Argument(help="backprop, backprop-orthogonal, foton, pepita or forward-forward.")],
+    data: options.Data = "digits",
+    hidden: options.Hidden = None,
+    activation: options.Activation = None,
+    epochs: options.Epochs = None,
+    batch: options.Batch = None,
+    optimizer: options.Optimizer = None,
+    learning_rate: options.LearningRate = None,
+    momentum: options.Momentum = None,
+    weight_decay: options.WeightDecay = None,
+    dropout: options.Dropout = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    validation: options.Validation = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for log.jsonl, results.json and curves.png.", show_default="none written"),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Checkpoint file, replaced after every epoch.", show_default="none written")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to go on from, with the options that it was begun with.", show_default="none"),
+    ] = None,
+) -> None:
+    """Train a network with one rule.
+
+    The epoch with the best validation accuracy is chosen, and its weights are measured on the test data, once.
+    """
+    jobs = options.jobs(
+        [rule],
+        data,
+        hidden,
+        activation=activation,
+        epochs=epochs,
+        batch=batch,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        dropout=dropout,
+    )
+    where, precision = options.device_and_dtype(device, dtype)
+    dataset = load(data, validation=validation)
+    runs.try_all(jobs, dataset, where, precision)
+    if resume is not None:
+        checkpoint.load(resume)
+    if save is not None and not save.absolute().parent.is_dir():
+        raise UserError(f"--save: folder '{save.absolute().parent}' is not there")
+    settings = report.settings("train", jobs, dataset, [seed], where, precision)
+    with runs.log_file(output) as log:
+        log(settings)
+        done = runs.train_all(jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume)
+        report.finish(output, settings, done, dataset, log)

@@ -1,0 +1,46 @@
+"""How well a rule's updates point along the gradient that backpropagation would have given."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..rules import Rule
+
+
+def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
+    """The cosine between each block's weight update and the gradient of `rule.objective`, by the block's name.
+
+    Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
+    Shapes and errors as for `rule.assign_credit`.
+    """
+    weights = [block.linear.weight for block in rule.blocks]
+    names = [block.name for block in rule.blocks]
+    with _undisturbed(rule, x):
+        updates = {update.block.name: update.weight for update in rule.stream(x, y)}
+    with _undisturbed(rule, x), torch.enable_grad():
+        gradients = torch.autograd.grad(rule.objective(x, y), weights)
+    cosines = [
+        functional.cosine_similarity(updates[name].flatten(), gradient.flatten(), dim=0)
+        for name, gradient in zip(names, gradients, strict=True)
+    ]
+    return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
+
+
+@contextmanager
+def _undisturbed(rule: Rule, x: Tensor) -> Iterator[None]:
+    """Evaluation mode inside; modes and generators as before afterwards."""
+    modes = [(module, module.training) for module in rule.modules()]
+    state = None if rule.generator is None else rule.generator.get_state()
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices):
+        try:
+            rule.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            if rule.generator is not None and state is not None:
+                rule.generator.set_state(state)

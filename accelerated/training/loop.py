@@ -1,0 +1,239 @@
+"""The training loop."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..rules import Rule
+from . import checkpoint as checkpoints
+from .alignment import alignment
+from .data import Dataset, Split
+from .errors import UserError
+from .recipes import Recipe
+from .schedules import SCHEDULES
+
+EVALUATION_BATCH = 1000
+ALIGNMENT_BATCH = 512
+
+
+class TrainingError(UserError):
+    """Training that broke down: which rule, in which epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave. `alignment` has a cosine by block, and is empty where it was not measured."""
+
+    epoch: int
+    loss: float
+    validation_accuracy: float
+    seconds: float
+    alignment: dict[str, float]
+
+
+@dataclass
+class History:
+    """The epochs, the best of them by validation accuracy (the earliest of equals), and its weights' test accuracy."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    test_accuracy: float = float("nan")
+
+    @property
+    def best(self) -> Epoch:
+        return max(self.epochs, key=lambda epoch: epoch.validation_accuracy)
+
+
+@torch.no_grad()
+def accuracy(rule: Rule, split: Split) -> float:
+    """The share of samples whose highest score is their label's."""
+    was_training = rule.training
+    rule.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    for x, y in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
+        correct += (rule(x).argmax(dim=1) == y).sum()
+    rule.train(was_training)
+    return correct.item() / len(split.labels)
+
+
+def fit(
+    rule: Rule,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[Epoch], None] | None = None,
+    alignment_every: int = 1,
+    checkpoint: str | Path | None = None,
+    resume: str | Path | None = None,
+) -> History:
+    """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
+
+    `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is
+    measured every so many epochs, 0 for never. `checkpoint` is a file written after every epoch; `resume` one to go on
+    from, exactly as if there had been no interruption. Raises TrainingError for a loss that is not finite,
+    CheckpointError for a checkpoint of another training.
+    """
+    device = torch.device(device)
+    dtype = next(rule.parameters()).dtype
+    epochs = recipe.epochs if epochs is None else epochs
+    with _seeded(seed, device):
+        run = _Run(rule, dataset.to(device, dtype, recipe.standardise), recipe, epochs, seed, device, alignment_every)
+        if resume is not None:
+            run.resume(resume)
+        while len(run.history.epochs) < epochs:
+            epoch = run.epoch()
+            if checkpoint is not None:
+                checkpoints.save(checkpoint, run.state())
+            if on_epoch is not None:
+                on_epoch(epoch)
+        return run.finish()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """PyTorch's global generators, from which nn.Dropout draws, seeded inside and as before afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Run:
+    """One training: everything that a checkpoint has to hold."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        dataset: Dataset,
+        recipe: Recipe,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+        alignment_every: int,
+    ) -> None:
+        self.rule, self.dataset, self.recipe = rule, dataset, recipe
+        self.device, self.alignment_every = device, alignment_every
+        self.shuffling = torch.Generator().manual_seed(seed)
+        self.optimizer = _optimizer(rule, recipe)
+        total = epochs * ceil(len(dataset.train.labels) / recipe.batch)
+        factor = SCHEDULES[recipe.schedule]
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(min(1, step / total)))
+        self.history = History()
+        self.best_state = _copy(rule.state_dict())
+        self.settings: dict[str, Any] = {
+            "rule": type(rule).__name__,
+            "data": dataset.name,
+            "samples": [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)],
+            "dtype": str(dataset.train.images.dtype),
+            "epochs": epochs,
+            "seed": seed,
+            "recipe": {**asdict(recipe), "epochs": epochs},
+        }
+
+    def epoch(self) -> Epoch:
+        number = len(self.history.epochs) + 1
+        where = f"{type(self.rule).__name__}, epoch {number}"
+        start = time.perf_counter()
+        try:
+            loss = self._train()
+        except FloatingPointError as error:
+            raise TrainingError(f"{where}: {error}") from error
+        seconds = time.perf_counter() - start
+        if not abs(loss) < float("inf"):
+            raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
+        validation = accuracy(self.rule, self.dataset.validation)
+        cosines: dict[str, float] = {}
+        if self.alignment_every and (number - 1) % self.alignment_every == 0:
+            first = slice(ALIGNMENT_BATCH)
+            cosines = alignment(self.rule, self.dataset.train.images[first], self.dataset.train.labels[first])
+        epoch = Epoch(number, loss, validation, seconds, cosines)
+        self.history.epochs.append(epoch)
+        if self.history.best is epoch:
+            self.best_state = _copy(self.rule.state_dict())
+        return epoch
+
+    def _train(self) -> float:
+        """One pass over the training data; the mean loss of its samples. Waits for the device once, at the end."""
+        rule, (images, labels) = self.rule, self.dataset.train
+        rule.train()
+        total = torch.zeros((), device=self.device, dtype=images.dtype)
+        order = torch.randperm(len(labels), generator=self.shuffling).to(self.device)
+        for batch in order.split(self.recipe.batch):
+            loss = rule.assign_credit(images[batch], labels[batch])
+            self.optimizer.step()
+            rule.constrain(optimizer)
+            self.scheduler.step()
+            total += loss * len(batch)
+        return total.item() / len(labels)
+
+    def finish(self) -> History:
+        self.rule.load_state_dict(self.best_state)
+        self.history.test_accuracy = accuracy(self.rule, self.dataset.test)
+        return self.history
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "history": [asdict(epoch) for epoch in self.history.epochs],
+            "rule": self.rule.state_dict(),
+            "best": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "generators": {name: state for name, (state, _) in self._generators().items()},
+        }
+
+    def resume(self, path: str | Path) -> None:
+        state = checkpoints.load(path)
+        settings = state.get("settings", {})
+        for name, expected in self.settings.items():
+            if settings.get(name) != expected:
+                raise checkpoints.CheckpointError(
+                    f"checkpoint: '{path}' has {name} {settings.get(name)}, expected {expected} to go on from it"
+                )
+        try:
+            self.rule.load_state_dict(state["rule"])
+            self.best_state = state["best"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            for name, (_, set_state) in self._generators().items():
+                set_state(state["generators"][name])
+            self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
+
+    def _generators(self) -> dict[str, tuple[Tensor, Callable[[Tensor], object]]]:
+        """The present state of every generator in use, and how to set it."""
+        generators: dict[str, tuple[Tensor, Callable[[Tensor], object]]] = {
+            "shuffling": (self.shuffling.get_state(), self.shuffling.set_state),
+            "global": (torch.get_rng_state(), torch.set_rng_state),
+        }
+        if self.rule.generator is not None:
+            generators["rule"] = (self.rule.generator.get_state(), self.rule.generator.set_state)
+        if self.device.type == "cuda":
+            generators["cuda"] = (
+                torch.cuda.get_rng_state(self.device),
+                lambda state: torch.cuda.set_rng_state(state, self.device),
+            )
+        return generators
+
+
+def _copy(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in state.items()}
+
+
+def _optimizer(rule: Rule, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters, rate, decay = rule.parameters(), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
+    adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    fused = next(rule.parameters()).device.type in ("cpu", "cuda")
+    return adam(parameters, lr=rate, weight_decay=decay, fused=fused)

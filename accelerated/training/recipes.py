@@ -1,0 +1,162 @@
+"""What each rule is trained with unless told otherwise, and how a network and its rule are made from that."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..activations import ACTIVATIONS
+from ..modules import MaxMin
+from ..network import he_uniform
+from ..rules import RULES, Rule
+from .data import Dataset
+from .errors import UserError
+from .schedules import SCHEDULES
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+MODULES: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "maxmin": MaxMin,
+}
+"""The activations' modules; the names are those of `ACTIVATIONS`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made and trained. `hidden` are the widths of the hidden layers; `options` go to the rule."""
+
+    hidden: tuple[int, ...] = (512, 256)
+    activation: str = "relu"
+    epochs: int = 20
+    batch: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    standardise: bool = True
+    dropout: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what no network or optimizer could be made from."""
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"activation: '{self.activation}', expected one of {', '.join(ACTIVATIONS)}")
+        for width in self.hidden:
+            if width < 1:
+                raise UserError(f"hidden: width {width}, expected positive integers")
+            if self.activation == "maxmin" and width % 2:
+                raise UserError(f"hidden: width {width}, expected an even number, since activation maxmin pairs units")
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)}, expected at least 1")
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(f"optimizer: '{self.optimizer}', expected one of {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"schedule: '{self.schedule}', expected one of {', '.join(SCHEDULES)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"learning rate: {self.learning_rate}, expected a positive number")
+        for name in ("momentum", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)}, expected 0 <= {name} < 1")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"weight decay: {self.weight_decay}, expected 0 or a positive number")
+
+
+METHODS: dict[str, tuple[type[Rule], Recipe]] = {
+    "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
+    "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
+    "foton": (RULES["foton"], Recipe()),
+    "pepita": (RULES["pepita"], Recipe(schedule="steps", standardise=False, dropout=0.1, epochs=40)),
+    "forward-forward": (
+        RULES["forward-forward"],
+        Recipe(
+            optimizer="adam",
+            learning_rate=1e-3,
+            momentum=0.0,
+            schedule="linear-tail",
+            standardise=False,
+            epochs=40,
+            options={"amplitude": 4.0},
+        ),
+    ),
+}
+"""What can be trained, by the names that the command line uses: a rule and its recipe."""
+
+DIGITS: dict[str, dict[str, Any]] = {
+    "backprop": {"epochs": 30, "learning_rate": 0.1},
+    "backprop-orthogonal": {"epochs": 30, "learning_rate": 0.1},
+    "foton": {"epochs": 30},
+    "pepita": {"epochs": 80, "learning_rate": 0.3},
+    "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
+}
+"""What the digits, small and few, are trained with instead; chosen on their validation samples."""
+
+OPTIMIZER_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+
+
+def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
+    """The recipe of a method for that data set, with changes. Another optimizer brings its own usual learning rate.
+
+    Raises UserError for an impossible recipe.
+    """
+    recipe = METHODS[method][1]
+    if data == "digits":
+        recipe = replace(recipe, hidden=(128, 64), **DIGITS[method])
+    optimizer = changes.get("optimizer", recipe.optimizer)
+    if optimizer != recipe.optimizer and optimizer in OPTIMIZER_RATES:
+        recipe = replace(recipe, learning_rate=OPTIMIZER_RATES[optimizer])
+    return replace(recipe, **changes)
+
+
+def mlp(features: int, hidden: tuple[int, ...], num_classes: int, activation: str, dropout: float) -> nn.Sequential:
+    """Linear, activation and, where the rate is not 0, Dropout for each hidden layer; then a Linear to the scores.
+
+    He's initial weights, zero biases: PEPITA and Forward-Forward learn much worse from PyTorch's smaller weights.
+    """
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip((features, *hidden), hidden, strict=False):
+        layers += [_linear(n_in, n_out), MODULES[activation]()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, _linear((features, *hidden)[-1], num_classes))
+
+
+def _linear(n_in: int, n_out: int) -> nn.Linear:
+    linear = nn.Linear(n_in, n_out)
+    nn.init.zeros_(linear.bias)
+    with torch.no_grad():
+        linear.weight.copy_(he_uniform((n_out, n_in)))
+    return linear
+
+
+def build(
+    method: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Rule:
+    """The network and its rule; the same seed gives the same initial weights on every device.
+
+    Raises UserError where the rule can't train such a network.
+    """
+    rule_class, _ = METHODS[method]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = mlp(dataset.features, recipe.hidden, dataset.num_classes, recipe.activation, recipe.dropout)
+            rule = rule_class(model.to(dtype), **recipe.options)
+        except ValueError as error:
+            raise UserError(f"{method}: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(f"hidden: {recipe.hidden}, too wide for the memory at hand; expected less") from error
+    rule.generator = torch.Generator(device).manual_seed(seed)
+    return rule.to(device)

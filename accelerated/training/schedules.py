@@ -1,0 +1,31 @@
+"""Learning-rate schedules: a factor for the share of training that is done, 0 <= progress < 1."""
+
+from collections.abc import Callable
+from math import cos, pi
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    return 0.5 * (1 + cos(pi * progress))
+
+
+def steps(progress: float) -> float:
+    """A tenth from 60 % of training on, a hundredth from 90 % on: PEPITA's own."""
+    return 1.0 if progress < 0.6 else 0.1 if progress < 0.9 else 0.01
+
+
+def linear_tail(progress: float) -> float:
+    """Constant for the first half, then linear to 0: Forward-Forward's own."""
+    return min(1.0, 2 * (1 - progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "steps": steps,
+    "linear-tail": linear_tail,
+}
+"""The schedules by the names that recipes use."""

@@ -1,0 +1,189 @@
+"""FOTON's constraint through training: the limit is kept at every step, whatever optimizer steps the weights."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from prograde.accelerated.orthogonality import defect, polar_factor
+from prograde.accelerated.rules import Backprop, Foton
+from prograde.accelerated.rules.foton import plain_rate
+
+from .sides import ReferenceSide, TwinSide
+from .tolerance import rms
+
+LIMIT = 5e-3
+Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": lambda m: torch.optim.SGD(m.parameters(), lr=0.2),
+    "sgd hot": lambda m: torch.optim.SGD(m.parameters(), lr=1.0),
+    "momentum": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9),
+    "weight decay": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, weight_decay=1e-2),
+    "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-3),
+    "adamw hot": lambda m: torch.optim.AdamW(m.parameters(), lr=3e-2),
+}
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def model(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def batches(n: int, features: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Four noisy clusters, far from centred: large activations, hence large updates."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(4, features, generator=generator) + 0.5
+    out = []
+    for _ in range(n):
+        y = torch.randint(0, 4, (16,), generator=generator)
+        out.append((centres[y] + torch.randn(16, features, generator=generator), y))
+    return out
+
+
+def defects(rule: Foton | Backprop) -> list[float]:
+    return [defect(block.linear.weight.detach()).item() for block in rule.blocks[:-1]]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("tell", [True, False], ids=["told the optimizer", "not told"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("widths", [(24, 16, 16, 4), (16, 40, 24, 4)], ids=["shrinking", "growing"])
+def test_the_limit_is_kept_at_every_step(optimizer: str, widths: tuple[int, ...], tell: bool):
+    torch.manual_seed(0)
+    rule = Foton(model(*widths))
+    assert max(defects(rule)) <= 1e-5, "orthogonal from the start"
+    steps = OPTIMIZERS[optimizer](rule)
+    worst = 0.0
+    for x, y in batches(80, widths[0]):
+        rule.assign_credit(x, y)
+        steps.step()
+        rule.constrain(steps if tell else None)
+        worst = max(worst, *defects(rule))
+    assert worst <= LIMIT
+
+
+def test_backprop_under_the_same_constraint():
+    torch.manual_seed(0)
+    rule = Backprop(model(24, 16, 16, 4), orthogonal=True)
+    steps = OPTIMIZERS["momentum"](rule)
+    for x, y in batches(60, 24):
+        rule.assign_credit(x, y)
+        steps.step()
+        rule.constrain(steps)
+        assert max(defects(rule)) <= LIMIT
+
+
+def test_telling_the_optimizer_gives_the_same_weights():
+    """Plain SGD, float64: thin products and the Gram matrix both lead to the polar factor."""
+    torch.manual_seed(0)
+    rule = Foton(model(24, 16, 16, 4).double())
+    other = copy.deepcopy(rule)
+    told, untold = (torch.optim.SGD(r.parameters(), lr=0.05) for r in (rule, other))
+    for x, y in batches(20, 24):
+        for r, o in ((rule, told), (other, untold)):
+            r.assign_credit(x.double(), y)
+            o.step()
+        rule.constrain(told)
+        for block in other.blocks[:-1]:
+            with torch.no_grad():
+                block.linear.weight.copy_(polar_factor(block.linear.weight))
+    for ours, theirs in zip(rule.parameters(), other.parameters(), strict=True):
+        gap = (ours - theirs).detach().numpy()
+        assert rms(gap) <= 1e-7 * rms(theirs.detach().numpy())
+
+
+def test_a_clipped_gradient_is_no_plain_step():
+    """The gradient was changed after the rule wrote it, so the factors no longer tell what was applied."""
+    torch.manual_seed(0)
+    rule = Foton(model(24, 16, 16, 4))
+    steps = OPTIMIZERS["sgd hot"](rule)
+    for x, y in batches(40, 24):
+        rule.assign_credit(x, y)
+        nn.utils.clip_grad_norm_(rule.parameters(), 0.05)
+        steps.step()
+        rule.constrain(steps)
+        assert max(defects(rule)) <= LIMIT
+
+
+def test_which_optimizers_take_plain_steps():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    assert plain_rate(torch.optim.SGD([parameter], lr=0.25), parameter) == 0.25
+    assert plain_rate(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.25), parameter) is None
+    assert plain_rate(None, parameter) is None
+    for options in ({"momentum": 0.9}, {"weight_decay": 0.1}, {"maximize": True}):
+        assert plain_rate(torch.optim.SGD([parameter], lr=0.25, **options), parameter) is None
+    assert plain_rate(torch.optim.Adam([parameter], lr=0.25), parameter) is None
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_resuming_from_a_state_dict_is_exact(optimizer: str):
+    """Bit for bit, the schedule of measurements included."""
+    torch.manual_seed(0)
+    rule = Foton(model(24, 16, 16, 4))
+    steps = OPTIMIZERS[optimizer](rule)
+    data = batches(50, 24)
+
+    def train(rule: Foton, steps: torch.optim.Optimizer, part: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for x, y in part:
+            rule.assign_credit(x, y)
+            steps.step()
+            rule.constrain(steps)
+
+    train(rule, steps, data[:25])
+    other = Foton(model(24, 16, 16, 4))
+    other_steps = OPTIMIZERS[optimizer](other)
+    other.load_state_dict(copy.deepcopy(rule.state_dict()))
+    other_steps.load_state_dict(copy.deepcopy(steps.state_dict()))
+    train(rule, steps, data[25:])
+    train(other, other_steps, data[25:])
+    for ours, theirs in zip(rule.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert rule.orthogonality.get_extra_state() == other.orthogonality.get_extra_state()
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    rule = Foton(model(24, 16, 16, 4))
+    with torch.no_grad():
+        rule.blocks[1].linear.weight[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="weight of layer '2': not finite at step 1"):
+        rule.constrain()
+
+
+@pytest.mark.smoke
+def test_updates_follow_the_weights(twin64: TwinSide):
+    """F is built from the weights as they are: after steps, .grad still equals the reference's update."""
+    torch.manual_seed(0)
+    rule = Foton(model(24, 16, 16, 4).double())
+    steps = OPTIMIZERS["momentum"](rule)
+    reference = ReferenceSide()
+    for x, y in batches(12, 24):
+        rule.assign_credit(x.double(), y)
+        network = rule.network()
+        weights, biases = ([p.detach().numpy().copy() for p in part] for part in network[:2])
+        table = reference.activations.ACTIVATIONS
+        theirs = reference.foton.updates(
+            reference.net.Network(tuple(weights), tuple(biases), (table["relu"], table["relu"], table["identity"])),
+            x.double().numpy(),
+            y.numpy(),
+        )
+        for layer, block in enumerate(rule.blocks):
+            gap = rms(block.linear.weight.grad.numpy() - theirs.weights[layer])
+            assert gap <= 1e-12 * rms(theirs.weights[layer]), f"Foton.weights[{layer}]"
+        steps.step()
+        rule.constrain(steps)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_no_limit_is_refused(limit: float):
+    with pytest.raises(ValueError, match="limit: .* expected a positive number"):
+        Foton(model(4, 3, 2), limit=limit)

@@ -1,0 +1,258 @@
+"""What the commands write and print, and that every mistake of a user ends in one line and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from prograde.accelerated.command_line import app, runs
+from prograde.accelerated.training import files
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="prograde")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """Exit code 2, one line on stderr with these words, nothing on stdout, and nothing in the working folder."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("prograde: error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert result.stdout == ""
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "fotom"], ["'fotom'", "did you mean foton?"]),
+        (["train"], ["rule"]),
+        (["compare", "foton", "foton"], ["'foton' is given twice"]),
+        (["compare", "pepita:"], ["rule 'pepita:'", "positive integers"]),
+        (["compare", "foton", "--hidden", "64-0"], ["--hidden: '64-0'", "positive integers"]),
+        (["compare", "foton", "--hidden", "64,32"], ["--hidden: '64,32'"]),
+        (["compare", "foton", "--hidden", "33", "--activation", "maxmin"], ["width 33", "even"]),
+        (["compare", "foton", "--hidden", "99999999999999"], ["hidden", "99999999999999", "memory"]),
+        (["compare", "foton", "--activation", "gelu"], ["activation: 'gelu'"]),
+        (["compare", "foton", "--data", "nowhere"], ["'nowhere' is neither"]),
+        (["compare", "foton", "--data", "."], ["has no train-images-idx3-ubyte"]),
+        (["compare", "foton", "--validation", "1437"], ["validation: 1437", "1..1436"]),
+        (["compare", "foton", "--device", "cuda:77"], ["--device: 'cuda:77'"]),
+        (["compare", "foton", "--device", "toaster"], ["--device: 'toaster'"]),
+        (["compare", "foton", "--device", "meta"], ["--device: 'meta'"]),
+        (["compare", "foton", "--dtype", "int8"], ["--dtype: 'int8'", "float32"]),
+        (["compare", "foton", "--epochs", "0"], ["epochs: 0"]),
+        (["compare", "foton", "--epochs", "many"], ["--epochs", "many"]),
+        (["compare", "foton", "--seeds", "0"], ["--seeds: 0"]),
+        (["compare", "foton", "--optimizer", "lion"], ["optimizer: 'lion'"]),
+        (["compare", "forward-forward", "--momentum", "0.5"], ["--momentum: 0.5", "sgd"]),
+        (["compare", "forward-forward", "--dropout", "0.5"], ["forward-forward", "Dropout"]),
+        (["compare", "foton", "--output", "/proc/nowhere"], ["/proc/nowhere"]),
+        (["train", "foton", "--save", "nowhere/checkpoint"], ["--save", "nowhere"]),
+        (["train", "foton", "--resume", "nowhere"], ["'nowhere'", "No such file"]),
+        (["train", "foton", "--learning-rate", "1e30", "--epochs", "1"], ["epoch 1", "lower the learning rate"]),
+        (["train", "foton", "--gpu"], ["--gpu"]),
+        (["benchmark", "--network", "784"], ["--network: '784'"]),
+        (["benchmark", "--rules", "foton,fotom"], ["'fotom'"]),
+        (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
+        (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
+        (["check", "--tier", "some"], ["--tier: 'some'"]),
+        (["tarin"], ["tarin"]),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], words: list[str]) -> None:
+    assert_refused(run(*arguments), *words)
+
+
+def test_bad_data_ends_in_one_line(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_folder("-", False)
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_refused(run("compare", "--data", folder), "train-images-idx3-ubyte", "1439", "1440")
+    images = np.zeros((6, 4))
+    images[4, 2] = np.nan
+    labels = np.arange(6) % 2
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    assert_refused(run("compare", "--data", tmp_path / "data.npz"), "x_train", "nan at index (4, 2)")
+
+
+def test_a_foreign_checkpoint_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_bytes(b"text")
+    assert_refused(run("train", "foton", "--resume", tmp_path / "checkpoint"), "truncated or no checkpoint")
+
+
+def test_a_full_disk_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "write", full)
+    result = run("train", "foton", "--epochs", "1", "--save", tmp_path / "checkpoint")
+    assert_refused(result, "checkpoint", "the disk is full")
+
+
+def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(runs, "try_all", broken)
+    result = run("compare", "foton")
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_compare_writes_a_log_a_picture_and_a_table() -> None:
+    rules = ["backprop", "backprop-orthogonal", "foton", "pepita", "forward-forward", "pepita:20"]
+    result = run("compare", *rules, "--hidden", "24-16", "--epochs", "1", "--seeds", "2", "--output", "out/deep")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert sorted(os.listdir("out/deep")) == ["curves.png", "log.jsonl", "results.json"]
+
+    log = lines(Path("out/deep/log.jsonl"))
+    kinds = [record["kind"] for record in log]
+    assert kinds == ["settings"] + ["epoch"] * 12 + ["result"] * 6
+    assert log[0]["versions"]["torch"] == torch.__version__
+    assert log[0]["seeds"] == [0, 1]
+    assert list(log[1]["alignment"].values()) == pytest.approx([1, 1, 1], abs=1e-5)
+    results = json.loads(Path("out/deep/results.json").read_text())["results"]
+    assert [row["rule"] for row in results] == [rule.split(":")[0] for rule in rules]
+    assert results[0]["ratio"] == 1
+    assert results[3]["ratio"] > 0
+    assert results[5]["ratio"] is None
+    assert all(len(row["test"]) == 2 and 0 <= min(row["test"]) <= max(row["test"]) <= 1 for row in results)
+
+    picture = Path("out/deep/curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000
+    table = result.stdout.splitlines()
+    for row in results:
+        mean = 100 * sum(row["test"]) / 2
+        line = next(line for line in table if line.split()[:2] == [row["rule"], row["network"]])
+        assert f"{mean:.2f} ± " in line
+    assert next(line for line in table if "64-20-10" in line).split()[-1] == "–"
+    assert table[-3:] == ["out/deep/log.jsonl", "out/deep/results.json", "out/deep/curves.png"]
+    assert "\x1b" not in result.stdout
+
+
+def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_runs() -> None:
+    def results(*more: str) -> list[Any]:
+        arguments = ["compare", "foton", "pepita", "--epochs", "2", "--seeds", "1", *more]
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        log = lines(Path(result.stdout.splitlines()[-3]))
+        return [(r["rule"], r["loss"], r["validation_accuracy"], r["alignment"]) for r in log if r["kind"] == "epoch"]
+
+    first = results()
+    assert first == results("--output", "again")
+    assert first != results("--output", "other", "--seed", "1")
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("digits-")
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder()
+    options = ["--data", folder, "--hidden", "8", "--epochs", "3", "--batch", "16"]
+    whole = run("train", "foton", *options, "--output", "whole", "--save", "checkpoint")
+    assert whole.exit_code == 0, whole.stderr
+    resumed = run("train", "foton", *options, "--output", "resumed", "--resume", "checkpoint")
+    assert resumed.exit_code == 0, resumed.stderr
+    first, second = (json.loads(Path(name, "results.json").read_text())["results"] for name in ("whole", "resumed"))
+    assert first[0]["test"] == second[0]["test"]
+    assert first[0]["best_epochs"] == second[0]["best_epochs"]
+    other = run("train", "foton", *options, "--resume", "checkpoint", "--seed", "5")
+    assert other.exit_code == 2
+    assert "has seed 0, expected 5" in other.stderr
+
+
+def test_train_without_output_writes_nothing() -> None:
+    result = run("train", "pepita", "--hidden", "16", "--epochs", "1", "--dtype", "float64")
+    assert result.exit_code == 0, result.stderr
+    assert "64-16-10" in result.stdout
+    assert result.stderr == ""
+    assert os.listdir() == []
+
+
+def test_benchmark_prints_ratios_and_a_defect() -> None:
+    result = run(
+        "benchmark",
+        "--network",
+        "32-16-16-4",
+        "--batch",
+        "8",
+        "--steps",
+        "20",
+        "--rounds",
+        "2",
+        "--learning-rate",
+        "0.05",
+    )
+    assert result.exit_code == 0, result.stderr
+    rows = {line.split("  ")[1].strip(): line.split() for line in result.stdout.splitlines() if line.startswith("  ")}
+    assert {"PyTorch backprop", "backprop", "foton", "pepita", "forward-forward"} <= set(rows)
+    assert 0 < float(rows["foton"][-1]) < 5e-2
+    plain = rows["PyTorch backprop"]
+    assert float(plain[-2]) < float(plain[-4])  # it learns
+
+
+def test_help_names_every_default() -> None:
+    result = run("compare", "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.replace("│", " ").split())
+    for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "forward-forward: hidden 512-256"):
+        assert words in text
+    assert run().exit_code == 0
+    assert "compare" in run().stdout
+    assert run("--version").stdout.startswith("prograde ")
+
+
+def environment() -> dict[str, str]:
+    import prograde.accelerated
+
+    (namespace, *_) = prograde.__path__
+    return {**os.environ, "PYTHONPATH": str(Path(namespace).parent)}
+
+
+COMMAND = [sys.executable, "-m", "prograde.accelerated.command_line"]
+
+
+def test_as_a_process() -> None:
+    arguments = [*COMMAND, "train", "fotom"]
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("prograde: error: rule: 'fotom'")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_quietly() -> None:
+    arguments = [*COMMAND, "train", "foton", "--epochs", "100000", "--output", "out"]
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = Path("out/log.jsonl.partial")
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert lines(log)[1]["kind"] == "epoch"
