@@ -110,7 +110,7 @@ class _LabelledInput:
         self.scale = (1 / (mean_square.sqrt() + 1e-8))[:, None]  # as in normalise
 
     def affine(self, weight: Array, bias: Array | None, labels: Labels) -> Array:
-        """The layer's pre-activations for a whole number of labels per sample: (len(labels), n_1), all samples of one label set after another."""
+        """Pre-activations for one or more sets of labels, all samples of a set after another: (len(labels), n_1)."""
         label_columns = self.amplitude * weight[:, : self.num_classes].T  # (K, n_1)
         shared = self.pixels @ weight[:, self.num_classes :].T  # (batch, n_1)
         a = shared + label_columns[labels].unflatten(0, (-1, len(shared)))  # (sets, batch, n_1)
@@ -138,9 +138,7 @@ def updates(
     return collect(update for update, _ in layers)
 
 
-def label_scores(
-    network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0
-) -> Array:
+def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
     """Accumulated goodness of every candidate label, all labels in one pass: (batch, K)."""
     labels = torch.arange(num_classes, device=x.device).repeat_interleave(len(x))
     first_input = _LabelledInput(x, num_classes, amplitude)

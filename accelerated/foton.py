@@ -1,4 +1,4 @@
-"""FOTON: two forward passes through orthogonal weights, the second with the error taken off the input; see the reference.
+"""FOTON: two forward passes through orthogonal weights; see the reference.
 
 Multiplications of a step: those of backpropagation, but for the K-row chain of the projection. The modulated pass skips
 the first layer's product (K rows instead) and the output layer, as backpropagation skips the gradient of the input.

@@ -15,9 +15,7 @@ def one_hot(
     labels: Labels, num_classes: int, label_smoothing: float = 0.0, *, dtype: torch.dtype | None = None
 ) -> Array:
     """Rows with 1 at the label and 0 elsewhere, mixed with the uniform distribution: (batch, num_classes)."""
-    targets = torch.full(
-        (len(labels), num_classes), label_smoothing / num_classes, dtype=dtype, device=labels.device
-    )
+    targets = torch.full((len(labels), num_classes), label_smoothing / num_classes, dtype=dtype, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - label_smoothing + label_smoothing / num_classes)
 
 

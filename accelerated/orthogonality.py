@@ -63,7 +63,7 @@ def convergence_limit(order: int) -> float:
     """Supremum of the singular values from which steps of this order converge to 1: sqrt(3) for order 1."""
     polynomial = np.polynomial.Polynomial(_coefficients(order))
     roots = (polynomial if order % 2 else polynomial - 1).roots()  # in E = 1 - s^2
-    squares = [1 - root.real for root in roots if abs(root.imag) < 1e-9 and 1 - root.real > 1 + 1e-9]
+    squares = [1 - root.real for root in map(complex, roots) if abs(root.imag) < 1e-9 and root.real < -1e-9]
     return float(np.sqrt(min(squares)))
 
 
@@ -125,8 +125,9 @@ def retract(
 ) -> Array:
     """`bjorck` of W' = W - rate/B delta^T z for a weight W that was orthogonal: same shape; `out` may be `stepped`.
 
-    E has rank 2B: E = V^T C V with V of 2B rows. So q_p(E) W' = W' + V^T S (V W') with S of size 2B: products with 2B rows
-    in place of n, about 5 B n_out n_in multiplications in place of 2 n^2 max(n_out, n_in). W' itself where tr E^6 >= 1.
+    E has rank 2B: E = V^T C V with V of 2B rows. So q_p(E) W' = W' + V^T S (V W') with S of size 2B: products with 2B
+    rows in place of n, about 5 B n_out n_in multiplications in place of 2 n^2 max(n_out, n_in). W' itself where tr
+    E^6 >= 1.
     """
     coefficients = _coefficients(order)
     batch = len(z)

@@ -1,10 +1,9 @@
-"""PEPITA: a second forward pass whose input is modulated by the error through a fixed random projection; see the reference.
+"""PEPITA: a second forward pass, its input modulated by the projected error; see the reference.
 
 The second pass is carried as differences to the clean one, h_l - h~_l, and h~_l is formed from them where it is needed.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -81,6 +80,10 @@ def updates(
     """The updates of all layers. Both passes share the dropout masks."""
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
-    modulated_gradient = None if output_error == "clean" else partial(output_gradient, labels=labels)
+
+    def gradient(scores: Array) -> Array:
+        return output_gradient(scores, labels)
+
+    modulated_gradient = None if output_error == "clean" else gradient
     factors = update_factors(network, clean, error, projection, masks, modulated_gradient, presynaptic)
     return batch_mean_updates(network, factors)

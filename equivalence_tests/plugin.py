@@ -1,4 +1,4 @@
-"""Options, fixtures and Hypothesis profiles of the equivalence tests; loaded with `-p prograde.equivalence_tests.plugin`."""
+"""Options, fixtures and Hypothesis profiles of the tests; loaded with `-p prograde.equivalence_tests.plugin`."""
 
 import os
 
@@ -27,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("prograde", "the implementation held to the reference")
     group.addoption("--twin", default="prograde.accelerated", help="package under test (default: %(default)s)")
     group.addoption("--device", default="cpu", help="torch device of the twin (default: %(default)s)")
-    group.addoption("--dtype", default="float64", choices=list(DTYPES), help="precision of the twin (default: %(default)s)")
+    group.addoption(
+        "--dtype", default="float64", choices=list(DTYPES), help="precision of the twin (default: %(default)s)"
+    )
     group.addoption(
         "--profile",
         default="default",

@@ -104,7 +104,7 @@ class ReferenceSide(Side):
 
 
 class TwinSide(Side):
-    """The package under test. Its modules take and return torch tensors, or whatever its own `from_numpy(array)` makes."""
+    """The package under test. Its modules take and return torch tensors, or what its own `from_numpy(array)` makes."""
 
     name = "twin"
 

@@ -23,7 +23,7 @@ class Margin:
 
     @classmethod
     def widen_for(cls, eps: float) -> None:
-        """For a precision as coarse as bfloat16's, where no network keeps clear of kinks by chance: smooth ones only."""
+        """For precisions as coarse as bfloat16, where no network keeps clear of kinks by chance: smooth ones only."""
         if eps > 1e-4:
             cls.size = 8 * eps
             NETWORK_ACTIVATIONS[:] = SMOOTH
@@ -126,7 +126,8 @@ def cases(
 ) -> Case:
     """A classifier with 1..max_hidden hidden layers, its last layer linear; None leaves a property to chance.
 
-    Orthogonal hidden layers have orthonormal rows, or columns where they grow; `growing=False` draws widths that do not.
+    Orthogonal hidden layers have orthonormal rows, or columns where they grow; `growing=False` draws widths that do
+    not.
     """
     name = draw(st.sampled_from(activations or NETWORK_ACTIVATIONS), label="activation")
     hidden = draw(st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=max_hidden), label="hidden")

@@ -56,8 +56,10 @@ TORCH_ACTIVATIONS = {
 @given(case=cases())
 def test_the_reference_is_autograd(case: Case):
     """An independent forward pass in torch, differentiated by autograd."""
-    dense = Dense(*([None if p is None else torch.tensor(p, requires_grad=True) for p in part] for part in case.dense[:2]),
-                  case.dense.activations)  # fmt: skip
+    weights, biases = (
+        [None if p is None else torch.tensor(p, requires_grad=True) for p in part] for part in case.dense[:2]
+    )
+    dense = Dense(tuple(weights), tuple(biases), case.dense.activations)
     h = torch.tensor(case.x)
     for layer, (weight, bias, name) in enumerate(zip(*dense, strict=True)):
         h = TORCH_ACTIVATIONS[name](torch.nn.functional.linear(h, weight, bias))

@@ -96,7 +96,9 @@ def test_neutral_features(twin: Side, compare: Comparison, case: Streams):
 @given(h=arrays(), rng=seeds())
 def test_readout_update(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
     readout, labels = rng.standard_normal((4, h.shape[1])), rng.integers(0, 4, len(h))
-    compare(twin, "readout_update", lambda side, *o: side.forward_forward.readout_update(*o), readout, h, labels, depth=3)
+    compare(
+        twin, "readout_update", lambda side, *o: side.forward_forward.readout_update(*o), readout, h, labels, depth=3
+    )
 
 
 @given(h=arrays(), rng=seeds())
@@ -143,7 +145,9 @@ def test_the_reference_is_autograd_of_each_layers_own_loss(case: Streams, thresh
         "tanh": torch.tanh,
         "maxmin": lambda a: a.unflatten(1, (-1, 2)).sort(dim=2, descending=True).values.flatten(1),
     }
-    ours = forward_forward.updates(reference_network(case.dense), case.x, case.labels, case.negative_labels, 5, threshold)
+    ours = forward_forward.updates(
+        reference_network(case.dense), case.x, case.labels, case.negative_labels, 5, threshold
+    )
     h = []
     for labels in (case.labels, case.negative_labels):
         x = torch.tensor(case.x)

@@ -22,7 +22,11 @@ smoothings = st.sampled_from([0.0, 0.1])
 @given(case=scored(), temperature=temperatures, smoothing=smoothings)
 def test_cross_entropy(twin: Side, compare: Comparison, case: tuple[Any, Any], temperature: float, smoothing: float):
     compare(
-        twin, "cross_entropy", lambda side, s, y: side.losses.cross_entropy(s, y, temperature, smoothing), *case, depth=2
+        twin,
+        "cross_entropy",
+        lambda side, s, y: side.losses.cross_entropy(s, y, temperature, smoothing),
+        *case,
+        depth=2,
     )
     compare(
         twin,

@@ -17,8 +17,6 @@ pytestmark = pytest.mark.smoke
 orders = st.sampled_from([1, 2, 3, 4])
 
 
-
-
 @given(weight=matrices(), rng=seeds())
 def test_gram(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
     columns = rng.standard_normal((min(weight.shape), 3))
@@ -29,7 +27,11 @@ def test_gram(twin: Side, compare: Comparison, weight: Any, rng: np.random.Gener
 def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
     compare(twin, "defect", lambda side, w: side.orthogonality.defect(w), weight, depth=2)
     compare(
-        twin, "spectral_bound", lambda side, w: side.orthogonality.spectral_bound(side.orthogonality.gram(w)), weight, depth=2
+        twin,
+        "spectral_bound",
+        lambda side, w: side.orthogonality.spectral_bound(side.orthogonality.gram(w)),
+        weight,
+        depth=2,
     )
 
 
@@ -40,9 +42,7 @@ def test_polar_factor(twin: Side, compare: Comparison, weight: Any):
 
 @given(weight=near_orthogonal(), order=orders, steps=st.integers(1, 3), rng=seeds())
 def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps: int, rng: np.random.Generator):
-    compare(
-        twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, steps), weight, depth=2 * order * steps
-    )
+    compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, steps), weight, depth=2 * order * steps)
     columns = rng.standard_normal((min(weight.shape), 3))
     compare(
         twin,

@@ -107,9 +107,7 @@ def test_forward_forward(twin: Side, compare: Comparison, case: Streams):
             draw = torch.Generator().manual_seed(7)
             negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).numpy()) % 5
             return side.forward_forward.updates(side.network(dense), x, labels, negative, 5, amplitude=4.0)
-        rule = ForwardForward(
-            sequential(dense), num_classes=5, generator=torch.Generator(x.device).manual_seed(7)
-        )
+        rule = ForwardForward(sequential(dense), num_classes=5, generator=torch.Generator(x.device).manual_seed(7))
         return credited(rule, x, labels)
 
     if torch.device(twin.device).type == "cpu":  # type: ignore[attr-defined]
@@ -216,3 +214,20 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
         assert torch.equal(block.linear.weight.grad, weight), block.name
     rule.eval()
     assert rule.masks(x) is None
+
+
+@pytest.mark.parametrize("name", RULE_NAMES)
+def test_assign_credit_forgets_the_last_step(name: str):
+    """No gradient adds to an older one, and what the rule does not train keeps none from elsewhere."""
+    model, x, y = example()
+    rule = make(name, model, torch.Generator())
+    rule.generator.manual_seed(1)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    fresh = [None if p.grad is None else p.grad.clone() for p in rule.parameters()]
+    for p in rule.parameters():
+        p.grad = torch.ones_like(p)
+    rule.generator.manual_seed(1)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    for p, expected in zip(rule.parameters(), fresh, strict=True):
+        assert (p.grad is None) == (expected is None), "stale gradient"
+        assert expected is None or torch.equal(p.grad, expected), "stale gradient"

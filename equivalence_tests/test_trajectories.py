@@ -84,8 +84,6 @@ def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, 
         change = updates(reference_network(dense), x, case.labels, output_gradient=losses.squared_error_gradient)
         dense = dense._replace(
             weights=tuple(w - 0.02 * u for w, u in zip(dense.weights, change.weights, strict=True)),
-            biases=tuple(
-                None if b is None else b - 0.02 * u for b, u in zip(dense.biases, change.biases, strict=True)
-            ),
+            biases=tuple(None if b is None else b - 0.02 * u for b, u in zip(dense.biases, change.biases, strict=True)),
         )
         x = clear_of_kinks(dense, len(x), None, rng)

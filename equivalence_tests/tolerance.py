@@ -1,9 +1,9 @@
 """One policy for every comparison and every precision; no tolerance is set by hand.
 
 Truth is the reference in float64. The yardstick is how far that truth moves when its floating operands are rounded at
-random to the precision of the side under test, which every correct implementation in that precision must be allowed. The
-truth has a rounding error of its own, which matters where the side under test is in float64 too; it is estimated by
-running the reference in float32. The error of a result, as a root mean square over each array, may be at most
+random to the precision of the side under test, which every correct implementation in that precision must be allowed.
+The truth has a rounding error of its own, which matters where the side under test is in float64 too; it is estimated
+by running the reference in float32. The error of a result, as a root mean square over each array, may be at most
 
     FACTOR * (depth * yardstick + noise of the truth) + one unit in the last place of the truth.
 
@@ -26,7 +26,7 @@ Call = Callable[..., Any]
 
 
 class Comparison:
-    """Compares results; `sabotage` turns it on itself: then the result is spoilt, and a comparison that still holds fails."""
+    """Compares results. With `sabotage` the result is spoilt, and a comparison that still holds is what fails."""
 
     def __init__(self, sabotage: str | None = None) -> None:
         self.sabotage = sabotage
@@ -37,7 +37,8 @@ class Comparison:
     ) -> None:
         """Holds call(side, *operands) to expected(reference, *operands), by default to the same call on the reference.
 
-        Operands are float64 and integer arrays, in tuples if need be. Raises AssertionError, naming each array compared.
+        Operands are float64 and integer arrays, in tuples if need be. Raises AssertionError, naming each array
+        compared.
         """
         expected = expected or call
         truth = named(name, ReferenceSide(), expected, operands)

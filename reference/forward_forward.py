@@ -6,8 +6,8 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
     (2)  layer l:    x^_l = z / (sqrt(mean z^2) + eps) with z = h_(l-1), h_0 = x^+ or x^-;   h_l = sigma(W_l x^_l + b_l)
     (3)  goodness:   g_l = sum_j h_lj^2
     (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l),   theta_l = threshold * n_l
-    (5)  update:     G_l = 1/B sum_samples [ -sigmoid(theta_l - g_l^+) d_l^+ x^_l^+T + sigmoid(g_l^- - theta_l) d_l^- x^_l^-T ],
-                     d_l = 2 sigma'(a_l)^T h_l,  and the same without x^ for biases
+    (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  d_l = 2 sigma'(a_l)^T h_l,
+                     s_l^+ = -sigmoid(theta_l - g_l^+),  s_l^- = sigmoid(g_l^- - theta_l);  without x^ for biases
     (6)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input;
                      or a linear read-out of the neutral pass (each label pixel v/K), trained by its own cross-entropy
 
@@ -113,7 +113,7 @@ def local_updates(
             (d_positive.T @ z_positive + d_negative.T @ z_negative) / len(x),
             None if bias is None else d_positive.mean(axis=0) + d_negative.mean(axis=0),
         )
-        yield update, np.mean(threshold_loss(g_positive, g_negative, theta))
+        yield update, np.asarray(np.mean(threshold_loss(g_positive, g_negative, theta)))
 
 
 def updates(
@@ -138,9 +138,7 @@ def _hidden(network: Network, x: Array) -> list[Array]:
     return hidden
 
 
-def label_scores(
-    network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0
-) -> Array:
+def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
     """Accumulated goodness of every candidate label, equation (6): (batch, K)."""
     scores = []
     for k in range(num_classes):

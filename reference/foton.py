@@ -15,12 +15,12 @@ arXiv 2512.20668.
 | e | error | (batch, K) | output error |
 | h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
 
-What holds, for a linear network with P_l = W_l ... W_1: h_l - h~_l = P_l P_l^T dLoss/dh_l. So FOTON is backpropagation
-where W_k W_k^T = I for every k <= l (orthonormal rows: widths that do not grow from the input on), whatever W_L is;
-never an ascent direction otherwise. The summary of the paper that was to be had asks for W^T W = I: for a layer that
-grows this is not sufficient, and a test shows it. For other networks the derivatives of the activations stand on the wrong side
-of the weights, and FOTON approximates. Biases, which the paper does not treat, get the update without h; the output layer may
-be left unconstrained.
+What holds, for a linear network with P_l = W_l ... W_1: h_l - h~_l = P_l P_l^T dLoss/dh_l. So FOTON is
+backpropagation where W_k W_k^T = I for every k <= l (orthonormal rows: widths that do not grow from the input on),
+whatever W_L is; never an ascent direction otherwise. The summary of the paper that was to be had asks for W^T W = I:
+for a layer that grows this is not sufficient, and a test shows it. For other networks the derivatives of the
+activations stand on the wrong side of the weights, and FOTON approximates. Biases, which the paper does not treat,
+get the update without h; the output layer may be left unconstrained.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ def error_projection(weights: tuple[Array, ...]) -> Array:
 def update_factors(
     network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first, the factors in equations (4) and (5)."""
+    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5)."""
     differences = activation_differences(network, clean, error, projection, masks)
     yield from zip(chain(differences, [error]), clean.inputs, strict=True)
 

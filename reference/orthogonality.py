@@ -5,7 +5,7 @@
     (3)  Bjorck step of order p:  W <- q_p(I - G) W (wide),  W q_p(I - G) (tall),
          q_p(E) = sum_(k<=p) c_k E^k,  c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128, ...
 
-    (4)  the same after a plain gradient step W' = W - s delta^T z from W with G = I, s = rate / B, from its factors alone:
+    (4)  the same after a plain gradient step W' = W - s delta^T z, s = rate / B, from W with G = I, by its factors:
          wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,   a = W z
          tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,           r = delta W
 
@@ -82,7 +82,7 @@ def convergence_limit(order: int) -> float:
     """
     polynomial = np.polynomial.Polynomial(_coefficients(order))
     roots = (polynomial if order % 2 else polynomial - 1).roots()  # in E = 1 - s^2
-    squares = [1 - root.real for root in roots if abs(root.imag) < 1e-9 and 1 - root.real > 1 + 1e-9]
+    squares = [1 - root.real for root in map(complex, roots) if abs(root.imag) < 1e-9 and root.real < -1e-9]
     return float(np.sqrt(min(squares)))
 
 
@@ -119,9 +119,7 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
 
 
-def retract(
-    stepped: Array, delta: Array, z: Array, preactivation: Array, rate: float, order: int = 9
-) -> Array:
+def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: float, order: int = 9) -> Array:
     """`bjorck` of W' for a weight that was orthogonal before the step, equation (4): same shape as W' = `stepped`.
 
     W' itself where tr E^6 >= 1, which bounds the spectral radius of E: the series need not converge there.

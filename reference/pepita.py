@@ -20,7 +20,6 @@ The presynaptic factor h~_(l-1) may be the clean h_(l-1) with the same accuracy 
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -77,6 +76,10 @@ def updates(
     """The updates of equations (3) and (4). Both passes share the dropout masks."""
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
-    modulated_gradient = None if output_error == "clean" else partial(output_gradient, labels=labels)
+
+    def gradient(scores: Array) -> Array:
+        return output_gradient(scores, labels)
+
+    modulated_gradient = None if output_error == "clean" else gradient
     factors = update_factors(network, clean, error, projection, masks, modulated_gradient, presynaptic)
     return batch_mean_updates(network, factors)

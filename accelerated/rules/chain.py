@@ -22,7 +22,7 @@ INSTEAD = {
 
 
 class Block(NamedTuple):
-    """A local unit: a linear layer, its activation, and the dropout after it (or None). `name` is its path in the model."""
+    """A local unit: a linear layer, its activation, and dropout or None. `name` is its path in the model."""
 
     name: str
     linear: nn.Linear
@@ -71,7 +71,9 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
         activation = _activation(module)
         if isinstance(module, nn.Linear):
             if any(module is block.linear for block in chain):
-                raise ValueError(f"layer '{name}': the same Linear stands in the model twice; {rule} needs one of its own")
+                raise ValueError(
+                    f"layer '{name}': the same Linear stands in the model twice; {rule} needs one of its own"
+                )
             if chain and chain[-1].linear.out_features != module.in_features:
                 raise ValueError(
                     f"layer '{name}': takes {module.in_features} features, "
@@ -85,9 +87,7 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
             if not block.is_linear:
                 raise ValueError(f"layer '{name}': a second activation after layer '{block.name}'; remove one")
             if block.dropout is not None and activation in (tanh, maxmin):
-                raise ValueError(
-                    f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it (for ReLU it is the same)"
-                )
+                raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
             chain[-1] = block._replace(activation=activation)
         elif isinstance(module, nn.Dropout) and chain:
             if chain[-1].dropout is not None:
@@ -97,7 +97,8 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
             kind = type(module).__name__
             hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
             raise ValueError(
-                f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {TRAINABLE}" + (f" ({hint})" if hint else "")
+                f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {TRAINABLE}"
+                + (f" ({hint})" if hint else "")
             )
     if not chain:
         raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {TRAINABLE}")

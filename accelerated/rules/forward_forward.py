@@ -18,7 +18,7 @@ from ..forward_forward import (
     wrong_labels,
 )
 from ..losses import cross_entropy
-from ..network import Network, affine
+from ..network import affine
 from .chain import Block, flat_input
 from .rule import BlockUpdate, Rule
 
@@ -26,13 +26,13 @@ from .rule import BlockUpdate, Rule
 class ForwardForward(Rule):
     """Hinton's Forward-Forward (arXiv 2212.13345): positive samples carry their label, negative ones a wrong label.
 
-    The first K pixels of the input are overwritten by the label. A last Linear without an activation gives K and is otherwise
-    left out: neither trained nor used, since every hidden layer is trained by its own goodness. A model that ends
-    with an activation needs `num_classes`. Dropout is not part of the rule and is refused.
+    The first K pixels of the input are overwritten by the label. A last Linear without an activation gives K and is
+    otherwise left out: neither trained nor used, since every hidden layer is trained by its own goodness. A model
+    that ends with an activation needs `num_classes`. Dropout is not part of the rule and is refused.
 
-    `threshold` is theta per unit; `amplitude` the brightness of a label pixel; scores are the goodness of the layers from
-    `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come
-    instead from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
+    `threshold` is theta per unit; `amplitude` the brightness of a label pixel; scores are the goodness of the layers
+    from `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come instead
+    from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class ForwardForward(Rule):
             yield BlockUpdate(block, *update, loss)
         if self.readout is not None and features is not None:
             loss = cross_entropy(affine(self.readout.weight, None, features), y).mean()
-            update = readout_update(self.readout.weight, features, y)
-            yield BlockUpdate(Block("readout", self.readout, identity, None), update, None, loss)
+            gradient = readout_update(self.readout.weight, features, y)
+            yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
@@ -106,5 +106,6 @@ class ForwardForward(Rule):
         total = torch.zeros((), device=x.device, dtype=x.dtype)
         for weight, bias, activation in zip(*self.network(), strict=True):
             h = activation.value(affine(weight, bias, normalise(h)))
-            total = total + threshold_loss(*goodness(h).chunk(2), theta=self.threshold * len(weight)).mean()
+            positive, negative = goodness(h).chunk(2)
+            total = total + threshold_loss(positive, negative, self.threshold * len(weight)).mean()
         return total

@@ -15,9 +15,9 @@ from .rule import BlockUpdate, OutputErrorRule
 class Foton(OutputErrorRule):
     """FOTON (arXiv 2512.20668): two forward passes through orthogonal weights.
 
-    At construction the weights of the hidden layers are replaced, in place, by their polar factors, and `constrain()` keeps
-    them orthogonal to within `limit` in every entry of their Gram matrices. The output layer is left free: the theory does
-    not need it orthogonal, and it is trained with its exact gradient.
+    At construction the weights of the hidden layers are replaced, in place, by their polar factors, and `constrain()`
+    keeps them orthogonal to within `limit` in every entry of their Gram matrices. The output layer is left free: the
+    theory does not need it orthogonal, and it is trained with its exact gradient.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class Foton(OutputErrorRule):
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores orthogonality. Given the optimizer, plain SGD is recognised and costs thin products only.
 
-        That is `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit`, on the gradients as they were
-        left. After anything else the Gram matrices of the weights tell what there is to restore.
+        That is `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit`, on the
+        gradients as they were left. After anything else the Gram matrices of the weights tell what there is to
+        restore.
         """
         plain = {}
         for name, credit in self._last_step.items():
@@ -85,7 +86,7 @@ class _Credit:
         return weight.grad is self.gradient and versions == self.versions
 
 
-def plain_rate(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter) -> float | None:
+def plain_rate(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> float | None:
     """The learning rate of an optimizer that takes plain gradient steps on the parameter; None for any other."""
     if type(optimizer) is not torch.optim.SGD:
         return None

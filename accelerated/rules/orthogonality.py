@@ -10,7 +10,7 @@ from ..orthogonality import bjorck_factor, gram, polar_factor, retract
 
 
 class PlainStep(NamedTuple):
-    """A weight's last change, W <- W - rate/B delta^T z, by its factors, and its pre-activation W z before the change."""
+    """A weight's last change, W <- W - rate/B delta^T z, by its factors, and its pre-activation W z before it."""
 
     delta: Tensor
     z: Tensor
@@ -19,22 +19,22 @@ class PlainStep(NamedTuple):
 
 
 class Orthogonality(nn.Module):
-    """Holds weights at orthonormal rows (wide) or columns (tall), to within `limit` in every entry of their Gram matrix.
+    """Holds weights at orthonormal rows (wide) or columns (tall), to within `limit` in each entry of the Gram matrix.
 
-    After a plain gradient step whose factors are known the weight is retracted by products with 2B rows, and the result is checked
-    by a few random vectors v: the mean of |(G - I) v|^2 is |G - I|_F^2. After any other change, and where the check
-    fails, only the weight itself is looked at: a Bjorck step from its Gram matrix, of the order that brings the
-    residual below the limit. Such a step measures the defect that it removes, and the next one is put off for as long as
-    the drift, at four times the measured rate, stays within the limit.
+    After a plain gradient step whose factors are known the weight is retracted by products with 2B rows, and the
+    result is checked by a few random vectors v: the mean of |(G - I) v|^2 is |G - I|_F^2. After any other change, and
+    where the check fails, only the weight itself is looked at: a Bjorck step from its Gram matrix, of the order that
+    brings the residual below the limit. Such a step measures the defect that it removes, and the next one is put off
+    for as long as the drift, at four times the measured rate, stays within the limit.
 
-    A Bjorck step waits for the device, to choose its order; a retraction does not: on CUDA its check is read a step later.
-    Raises FloatingPointError, naming the weight and the step, where a weight is no longer finite.
+    A Bjorck step waits for the device, to choose its order; a retraction does not: on CUDA its check is read a step
+    later. Raises FloatingPointError, naming the weight and the step, where a weight is no longer finite.
     """
 
     LONGEST_INTERVAL = 50
     PROBES = 8
 
-    def __init__(self, weights: dict[str, nn.Parameter], *, limit: float = 5e-3) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], *, limit: float = 5e-3) -> None:
         super().__init__()
         if not limit > 0:
             raise ValueError(f"limit: {limit}, expected a positive number")
@@ -75,7 +75,9 @@ class Orthogonality(nn.Module):
         residual = torch.eye(len(g), device=g.device, dtype=g.dtype) - g
         defect, column = torch.stack([residual.abs().amax(), _largest_column(residual)]).tolist()
         if not defect < float("inf"):
-            raise FloatingPointError(f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate")
+            raise FloatingPointError(
+                f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate"
+            )
         order, steps = self._sufficient(residual, column)
         factor = bjorck_factor(g, order, steps, rescale=steps > 2)
         weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
@@ -84,8 +86,8 @@ class Orthogonality(nn.Module):
     def _sufficient(self, residual: Tensor, column: float) -> tuple[int, int]:
         """The least order and number of steps that leave at most `limit` in every entry.
 
-        A step of order p leaves less than 3/4 E^(p+1) / (1 - |E|), and an entry of a product of symmetric matrices is at most the
-        product of their largest column norms.
+        A step of order p leaves less than 3/4 E^(p+1) / (1 - |E|), and an entry of a product of symmetric matrices is
+        at most the product of their largest column norms.
         """
         if column**2 <= self.limit:
             return 1, 1

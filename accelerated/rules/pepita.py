@@ -14,8 +14,8 @@ from .rule import BlockUpdate, OutputErrorRule
 class Pepita(OutputErrorRule):
     """PEPITA (Dellaferrera and Kreiman, 2022): a second forward pass with the error projected onto the input.
 
-    `projection`, F, is a buffer drawn once, (n_0, K) uniform on +-scale * sqrt(6 / n_0). `output_error` and `presynaptic`
-    choose between the published forms, see `prograde.reference.pepita`.
+    `projection`, F, is a buffer drawn once, (n_0, K) uniform on +-scale * sqrt(6 / n_0). `output_error` and
+    `presynaptic` choose between the published forms, see `prograde.reference.pepita`.
     """
 
     projection: Tensor

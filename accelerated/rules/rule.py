@@ -12,7 +12,7 @@ from .chain import Block, blocks, flat_input
 
 
 class BlockUpdate(NamedTuple):
-    """What an optimizer is to subtract from one block's parameters, and the block's own batch-mean loss, if it has one."""
+    """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one."""
 
     block: Block
     weight: Tensor
@@ -109,7 +109,8 @@ class Rule(nn.Module):
 class OutputErrorRule(Rule):
     """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K.
 
-    `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot label).
+    `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot
+    label).
     """
 
     def __init__(
@@ -127,7 +128,9 @@ class OutputErrorRule(Rule):
         if loss not in ("cross_entropy", "squared_error"):
             raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
         if not 0 <= label_smoothing < 1 or (label_smoothing and loss == "squared_error"):
-            raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy")
+            raise ValueError(
+                f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy"
+            )
         self.loss = loss
         self.label_smoothing = label_smoothing
 

@@ -170,7 +170,7 @@ class _Run:
         for batch in order.split(self.recipe.batch):
             loss = rule.assign_credit(images[batch], labels[batch])
             self.optimizer.step()
-            rule.constrain(optimizer)
+            rule.constrain(self.optimizer)
             self.scheduler.step()
             total += loss * len(batch)
         return total.item() / len(labels)

@@ -32,7 +32,7 @@ class Recipe:
 
     hidden: tuple[int, ...] = (512, 256)
     activation: str = "relu"
-    epochs: int = 20
+    epochs: int = 15
     batch: int = 128
     optimizer: str = "sgd"
     learning_rate: float = 0.1
@@ -72,16 +72,20 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
     "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
     "foton": (RULES["foton"], Recipe()),
-    "pepita": (RULES["pepita"], Recipe(schedule="steps", standardise=False, dropout=0.1, epochs=40)),
+    "pepita": (
+        RULES["pepita"],
+        Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
+    ),
     "forward-forward": (
         RULES["forward-forward"],
         Recipe(
+            hidden=(1000, 1000, 1000),
+            epochs=20,
             optimizer="adam",
             learning_rate=1e-3,
             momentum=0.0,
             schedule="linear-tail",
             standardise=False,
-            epochs=40,
             options={"amplitude": 4.0},
         ),
     ),

@@ -1,0 +1,406 @@
+"""Planted faults: each is put into the code, and a named assertion of the suite must catch it.
+
+    python -m prograde.equivalence_tests.faults [--list] [NAME ...]
+
+Nothing on disk is changed: a fault replaces one piece of a module's source text while it is imported, in a process of
+its own. The command fails if a fault survives, if another assertion than the named one catches it, or if the text to
+replace is no longer there.
+"""
+
+import argparse
+import contextlib
+import importlib.abc
+import importlib.machinery
+import io
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec, spec_from_file_location
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, NamedTuple
+
+ROOT = "prograde"
+
+
+class Fault(NamedTuple):
+    """`before`, found once in `module`, becomes `after`; `test` must then fail with `assertion` in its message."""
+
+    name: str
+    module: str
+    before: str
+    after: str
+    test: str
+    assertion: str
+
+
+FAULTS = [
+    # Activations and losses
+    Fault("relu difference ignores the kink", "accelerated.activations",
+          "torch.minimum(u - a.clamp(max=0), a.clamp(min=0))", "torch.where(a > 0, u, 0)",
+          "test_activations.py::test_difference", "relu.difference"),
+    Fault("tanh derivative without the square", "accelerated.activations",
+          "direction * (1 - torch.tanh(a).square())", "direction * (1 - torch.tanh(a))",
+          "test_activations.py::test_value_and_derivatives", "tanh.jvp"),
+    Fault("leaky slope on the wrong side", "accelerated.activations",
+          "torch.where(a > 0, direction, negative_slope * direction)",
+          "torch.where(a < 0, direction, negative_slope * direction)",
+          "test_activations.py::test_value_and_derivatives", "leaky_relu.value"),
+    Fault("maxmin gives minimum first", "accelerated.activations",
+          "torch.maximum(first, second), torch.minimum(first, second)",
+          "torch.minimum(first, second), torch.maximum(first, second)",
+          "test_activations.py::test_value_and_derivatives", "maxmin.value"),
+    Fault("maxmin does not permute derivatives", "reference.activations",
+          "np.where(keep, u_first, u_second), np.where(keep, u_second, u_first)", "u_first, u_second",
+          "test_activations.py::test_derivatives_are_those_of_the_value", "assert"),
+    Fault("temperature lost from the error", "accelerated.losses",
+          "error if temperature == 1 else error / temperature", "error",
+          "test_losses.py::test_cross_entropy", "cross_entropy_gradient"),
+    Fault("temperature lost from the reference's error", "reference.losses",
+          "(softmax(scores / temperature, axis=1) - targets) / temperature",
+          "softmax(scores / temperature, axis=1) - targets",
+          "test_losses.py::test_error_is_the_gradient_of_the_loss", "class 0"),
+    Fault("label smoothing forgotten in the error", "accelerated.losses",
+          "    if label_smoothing:\n", "    if False:\n",
+          "test_losses.py::test_cross_entropy", "cross_entropy_gradient"),
+    Fault("squared error without its half", "accelerated.losses",
+          "0.5 * squared_error_gradient", "squared_error_gradient",
+          "test_losses.py::test_squared_error", "squared_error"),
+    # Backpropagation, and what all output-error rules share
+    Fault("1/B dropped", "accelerated.network",
+          "scaled = delta / len(delta)", "scaled = delta",
+          "test_backprop.py::test_updates", "backprop.updates.weights[0]"),
+    Fault("1/B dropped from the reference", "reference.network",
+          "delta.T @ z / len(delta)", "delta.T @ z",
+          "test_backprop.py::test_the_reference_is_autograd", "weights[0]"),
+    Fault("bias update summed over the batch", "accelerated.network",
+          "scaled.sum(dim=0)", "delta.sum(dim=0)",
+          "test_network.py::test_layer_update", "layer_update.bias"),
+    Fault("backprop forgets the mask", "accelerated.backprop",
+          "gradient = mask * gradient", "gradient = 1 * gradient",
+          "test_backprop.py::test_updates", "backprop.updates.weights"),
+    Fault("the reference's backprop forgets the mask", "reference.backprop",
+          "gradient = mask * gradient", "gradient = 1 * gradient",
+          "test_backprop.py::test_the_reference_is_autograd", "weights"),
+    Fault("backprop skips the derivative", "accelerated.backprop",
+          "network.activations[layer].vjp(clean.preactivations[layer], gradient)", "gradient",
+          "test_backprop.py::test_updates", "backprop.updates.weights[0]"),
+    Fault("backprop mistakes activations for pre-activations", "reference.backprop",
+          "vjp(clean.preactivations[layer], gradient)",
+          "vjp(network.activations[layer].value(clean.preactivations[layer]), gradient)",
+          "test_backprop.py::test_the_reference_is_autograd", "weights"),
+    Fault("mask forgotten in the clean pass", "accelerated.network",
+          "h = _mask(masks, layer, activation.value(a))", "h = activation.value(a)",
+          "test_network.py::test_forward", "forward.inputs[1]"),
+    Fault("bias forgotten in the clean pass", "accelerated.network",
+          "functional.linear(z, weight, bias)", "functional.linear(z, weight)",
+          "test_network.py::test_forward", "forward.inputs[1]"),
+    Fault("gradients accumulate instead of being replaced", "accelerated.rules.rule",
+          "parameter.grad = None  # so that the new gradients take its memory",
+          "pass\n        self.__dict__.setdefault('old', {})",
+          "test_rules.py::test_assign_credit_forgets_the_last_step", "stale gradient"),
+    # FOTON
+    Fault("projected error added", "accelerated.network",
+          "u = error @ (projection", "u = -error @ (projection",
+          "test_foton.py::test_updates", "foton.updates.weights[0]"),
+    Fault("projected error added in the reference", "reference.network",
+          "clean.inputs[0] - error @ projection.T", "clean.inputs[0] + error @ projection.T",
+          "test_foton.py::test_linear_orthogonal_network_gives_backprop", "differences[0]"),
+    Fault("mask forgotten in the modulated pass", "accelerated.network",
+          "_mask(masks, layer, activation.difference(a, u))", "activation.difference(a, u)",
+          "test_foton.py::test_updates", "foton.updates.weights[0]"),
+    Fault("modulated for clean activation", "accelerated.foton",
+          "yield from zip(chain(differences, [error]), clean.inputs, strict=True)",
+          "z = clean.inputs[0]\n    for h, d in zip(clean.inputs[1:], differences):\n        yield d, z\n"
+          "        z = h - d\n    yield error, z",
+          "test_foton.py::test_updates", "foton.updates.weights[1]"),
+    Fault("modulated for clean activation in the reference", "reference.foton",
+          "yield from zip(chain(differences, [error]), clean.inputs, strict=True)",
+          "z = clean.inputs[0]\n    for h, d in zip(clean.inputs[1:], differences):\n        yield d, z\n"
+          "        z = h - d\n    yield error, z",
+          "test_foton.py::test_linear_orthogonal_network_gives_backprop", "foton.updates.weights"),
+    Fault("linearised modulated pass", "accelerated.network",
+          "activation.difference(a, u)", "activation.jvp(a, u)",
+          "test_foton.py::test_updates", "foton.updates.weights[0]"),
+    Fault("linearised modulated pass in the reference", "reference.network",
+          "yield h - h_modulated", "yield 0.5 * (h - h_modulated)",
+          "test_foton.py::test_linear_orthogonal_network_gives_backprop", "differences[0]"),
+    Fault("error projection normalised", "accelerated.foton",
+          "return transposed.T", "return transposed.T / 2",
+          "test_foton.py::test_error_projection", "foton.error_projection"),
+    Fault("error projection without the output layer's scale in the reference", "reference.foton",
+          "projection = weights[-1].T  #", "projection = 2 * weights[-1].T  #",
+          "test_foton.py::test_linear_orthogonal_network_gives_backprop", "differences[0]"),
+    Fault("stale F", "accelerated.rules.foton",
+          "error_projection(network.weights), masks)",
+          "self.__dict__.setdefault('stale', error_projection(network.weights)), masks)",
+          "test_constraint.py::test_updates_follow_the_weights", "Foton.weights[0]"),
+    Fault("given projection ignored", "accelerated.foton",
+          "    if projection is None:\n", "    if True:\n",
+          "test_foton.py::test_updates_with_a_given_projection", "foton.updates.weights[0]"),
+    Fault("modulated pass drawn with masks of its own", "accelerated.rules.foton",
+          "error_projection(network.weights), masks)", "error_projection(network.weights), self.masks(x))",
+          "test_rules.py::test_dropout_masks_are_shared_by_both_passes", "0"),
+    Fault("weights not orthogonal at the start", "accelerated.rules.orthogonality",
+          "weight.copy_(polar_factor(weight))", "weight.copy_(weight)",
+          "test_constraint.py::test_the_limit_is_kept_at_every_step", "orthogonal from the start"),
+    Fault("constraint forgotten", "accelerated.rules.foton",
+          "        self.orthogonality.step(plain)\n", "        pass\n",
+          "test_constraint.py::test_the_limit_is_kept_at_every_step", "<= 0.005"),
+    Fault("momentum taken for a plain step", "accelerated.rules.foton",
+          "group[\"momentum\"] or group", "group",
+          "test_constraint.py::test_which_optimizers_take_plain_steps", "None"),
+    Fault("clipping goes unnoticed", "accelerated.rules.foton",
+          "return weight.grad is self.gradient and versions == self.versions", "return True",
+          "test_constraint.py::test_a_clipped_gradient_is_no_plain_step", "nearest"),
+    Fault("retraction to first order", "accelerated.orthogonality",
+          "c[batch:, batch:] = square * -(s**2)", "c[batch:, batch:] = 0",
+          "test_orthogonality.py::test_retract", "retract"),
+    Fault("Bjorck on the wrong polynomial", "accelerated.orthogonality",
+          "comb(2 * k, k) / 4**k", "comb(2 * k, k) / 5**k",
+          "test_orthogonality.py::test_bjorck", "bjorck"),
+    Fault("Bjorck of the reference on the wrong polynomial", "reference.orthogonality",
+          "comb(2 * k, k) / 4**k", "comb(2 * k, k) / 5**k",
+          "test_orthogonality.py::test_one_step_acts_on_singular_values_alone", "rms"),
+    Fault("rescaling without the root", "accelerated.orthogonality",
+          "q = q / scale.sqrt()", "q = q / scale",
+          "test_orthogonality.py::test_bjorck_of_a_rescaled_weight", "bjorck"),
+    Fault("convergence limit of odd orders taken for that of even ones", "reference.orthogonality",
+          "(polynomial if order % 2 else polynomial - 1).roots()", "(polynomial - 1).roots()",
+          "test_orthogonality.py::test_convergence_limits", "allclose"),
+    Fault("orthogonal matrices of uneven signs", "reference.orthogonality",
+          "q = q * np.sign(np.diag(r))", "q = q * 1.0",
+          "test_samplers.py::test_orthogonal_is_uniform", "pvalue"),
+    # PEPITA
+    Fault("projected error taken off in PEPITA's differences", "accelerated.pepita",
+          "activation_differences(network, clean, -error, projection, masks)",
+          "activation_differences(network, clean, error, projection, masks)",
+          "test_pepita.py::test_updates", "pepita.updates.weights[0]"),
+    Fault("clean for modulated presynaptic factor", "accelerated.pepita",
+          "yield difference, z if presynaptic == \"modulated\" else h", "yield difference, h",
+          "test_pepita.py::test_updates", "pepita.updates.weights[0]"),
+    Fault("presynaptic forms mixed up in the reference", "reference.pepita",
+          "inputs = modulated.inputs if presynaptic == \"modulated\" else clean.inputs", "inputs = clean.inputs",
+          "test_pepita.py::test_modulated_and_clean_forms_differ", "rms"),
+    Fault("output error of the wrong pass", "accelerated.pepita",
+          "    if output_gradient is not None:\n", "    if output_gradient is None and False:\n",
+          "test_pepita.py::test_updates", "pepita.updates.weights"),
+    Fault("sign of F in the reference's modulated input", "reference.pepita",
+          "clean.inputs[0] + error @ projection.T", "clean.inputs[0] - error @ projection.T",
+          "test_pepita.py::test_small_modulation_is_feedback_alignment_with_a_moving_matrix", "rms"),
+    Fault("modulated activation not carried to the next layer", "accelerated.pepita",
+          "z = h_next - difference", "z = h_next",
+          "test_pepita.py::test_updates", "pepita.updates.weights[1]"),
+    Fault("projection ten times too large", "accelerated.pepita",
+          "scale: float = 0.05", "scale: float = 0.5",
+          "test_samplers.py::test_error_projection_of_pepita", "pvalue"),
+    Fault("PEPITA's rule without its projection", "accelerated.rules.pepita",
+          "update_factors(network, clean, error, self.projection,",
+          "update_factors(network, clean, error, 0 * self.projection,",
+          "test_rules.py::test_pepita", "Pepita.weights[0]"),
+    # Forward-Forward
+    Fault("mean for sum of squares", "accelerated.forward_forward",
+          "h.square().sum(dim=1)", "h.square().mean(dim=1)",
+          "test_forward_forward.py::test_parts", "goodness"),
+    Fault("streams swapped", "accelerated.forward_forward",
+          "both = torch.cat([labels, negative_labels])", "both = torch.cat([negative_labels, labels])",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights[0]"),
+    Fault("theta without the layer's width", "accelerated.forward_forward",
+          "theta = threshold * len(weight)", "theta = threshold",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights[0]"),
+    Fault("theta without the layer's width in the reference", "reference.forward_forward",
+          "theta = threshold * len(weight)", "theta = threshold",
+          "test_forward_forward.py::test_the_reference_is_autograd_of_each_layers_own_loss", "weights[0]"),
+    Fault("factor 2 of the squares lost", "accelerated.forward_forward",
+          "slope * (2 / batch)", "slope * (1 / batch)",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights[0]"),
+    Fault("factor 2 of the squares lost in the reference", "reference.forward_forward",
+          "activation.vjp(a_positive, 2 * h_positive)", "activation.vjp(a_positive, h_positive)",
+          "test_forward_forward.py::test_the_reference_is_autograd_of_each_layers_own_loss", "weights[0]"),
+    Fault("negative stream with the positive sign", "accelerated.forward_forward",
+          "return -torch.sigmoid(theta - positive), torch.sigmoid(negative - theta)",
+          "return -torch.sigmoid(theta - positive), -torch.sigmoid(negative - theta)",
+          "test_forward_forward.py::test_parts", "threshold_loss_gradient[1]"),
+    Fault("inputs of layers not normalised", "accelerated.forward_forward",
+          "z = None if h is None else normalise(h)", "z = h",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights"),
+    Fault("normalised by the mean instead of its root", "reference.forward_forward",
+          "np.sqrt(np.mean(h**2, axis=1, keepdims=True))", "np.mean(h**2, axis=1, keepdims=True)",
+          "test_forward_forward.py::test_normalisation_hides_goodness_and_keeps_direction", "allclose"),
+    Fault("label left out of the norm", "accelerated.forward_forward",
+          "(self.pixels.square().sum(dim=1) + amplitude**2)", "(self.pixels.square().sum(dim=1))",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights[0]"),
+    Fault("amplitude forgotten in the label's update", "accelerated.forward_forward",
+          "torch.cat([self.amplitude * (d.flatten", "torch.cat([(d.flatten",
+          "test_forward_forward.py::test_updates", "forward_forward.updates.weights[0]"),
+    Fault("neutral label too bright", "accelerated.forward_forward",
+          "amplitude / num_classes), x", "amplitude), x",
+          "test_forward_forward.py::test_overlays", "overlay_neutral"),
+    Fault("first scoring layer skipped", "accelerated.forward_forward",
+          "        if layer >= first_layer:\n            scores", "        if layer > first_layer:\n            scores",
+          "test_forward_forward.py::test_label_scores", "label_scores"),
+    Fault("labels and samples mixed up in scores", "accelerated.forward_forward",
+          "scores.unflatten(0, (num_classes, -1)).T", "scores.unflatten(0, (-1, num_classes))",
+          "test_forward_forward.py::test_label_scores", "label_scores"),
+    Fault("scores in memory that was never written", "accelerated.forward_forward",
+          "scores = torch.zeros(len(labels)", "scores = torch.empty(len(labels)",
+          "test_forward_forward.py::test_label_scores", "label_scores: not finite"),
+    Fault("wrong labels that may be right", "accelerated.forward_forward",
+          "torch.randint(1, num_classes", "torch.randint(0, num_classes",
+          "test_samplers.py::test_wrong_labels_are_wrong_and_even", "np.any"),
+    Fault("negative labels not passed to the layers", "accelerated.rules.forward_forward",
+          "local_updates(self.network(), x, y, negative,", "local_updates(self.network(), x, y, y,",
+          "test_rules.py::test_forward_forward", "ForwardForward.weights[0]"),
+    Fault("a layer learns from the layers above", "accelerated.forward_forward",
+          "        yield update, threshold_loss(g_positive, g_negative, theta).mean()\n",
+          "        yield LayerUpdate(update.weight * len(network.weights), update.bias), "
+          "threshold_loss(g_positive, g_negative, theta).mean()\n",
+          "test_forward_forward.py::test_layers_are_local", "weights[0] below layer 1"),
+]  # fmt: skip
+
+
+class PlantedLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module from its source with one fault put in; the compiled form is not cached."""
+
+    fault: Fault
+
+    def get_data(self, path: str) -> bytes:
+        text = super().get_data(path).decode()
+        found = text.count(self.fault.before)
+        if found != 1:
+            raise LookupError(f"the text to replace stands {found} times in {self.fault.module}, expected once")
+        return text.replace(self.fault.before, self.fault.after).encode()
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError("no cache for planted source")
+
+
+class Planter(importlib.abc.MetaPathFinder):
+    """Finds the fault's module through the other finders, and gives it a loader of planted source."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != f"{ROOT}.{self.fault.module}":
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None and spec.origin is not None:
+                loader = PlantedLoader(fullname, spec.origin)
+                loader.fault = self.fault
+                return spec_from_file_location(fullname, spec.origin, loader=loader)
+        return None
+
+
+def caught_by(fault: Fault) -> str:
+    """ "" where the named test fails with the named assertion, else what happened instead. Imports the package anew."""
+    import pytest
+
+    sys.meta_path.insert(0, Planter(fault))
+
+    class Failures:
+        messages: list[str] = []  # noqa: RUF012
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                self.messages.append(str(report.longrepr))
+
+        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+            if report.failed:
+                self.messages.append(f"collection failed: {report.longrepr}")
+
+    failures = Failures()
+    file, _, test = fault.test.partition("::")
+    node = f"{ROOT}.equivalence_tests.{file.removesuffix('.py')}::{test}"
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", f"{ROOT}.equivalence_tests.plugin"]
+    options += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
+    options += ["-c", os.devnull, "--rootdir", os.getcwd()]
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+        code = pytest.main([*options, "--pyargs", node], plugins=[failures])
+    text = "\n".join(failures.messages)
+    if code == 0:
+        return "survived"
+    if code != 1 or "AssertionError" not in text:
+        return f"no assertion failed: {(text or output.getvalue()).strip().splitlines()[-1:]}"
+    asserted = [line for line in text.splitlines() if line.lstrip(" |").startswith("E ") or "Error" in line]
+    if not any(fault.assertion in line for line in asserted):
+        return f"caught by another assertion than '{fault.assertion}': {asserted[:1]}"
+    return ""
+
+
+def _child(fault: Fault, pipe: Connection) -> None:
+    try:
+        pipe.send(caught_by(fault))
+    except BaseException as error:  # whatever it was is the answer
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def plant(fault: Fault) -> str:
+    """`caught_by` in a process of its own."""
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(fault, theirs))
+    process.start()
+    theirs.close()
+    try:
+        answer = str(ours.recv())
+    except EOFError:
+        answer = "the process died"
+    process.join()
+    return answer
+
+
+@contextlib.contextmanager
+def preloaded() -> Iterator[None]:
+    """Imports what is slow to import and has no fault in it, for every child to inherit."""
+    import hypothesis
+    import numpy
+    import pytest
+    import scipy.special
+    import scipy.stats
+    import torch
+
+    torch.set_num_threads(1)
+    assert all((hypothesis, numpy, pytest, scipy))
+    for name in [name for name in sys.modules if name.startswith(f"{ROOT}.") and name != __name__]:
+        del sys.modules[name]
+    yield
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 where all faults are caught, 1 where one is not, 2 for a wrong name."""
+    parser = argparse.ArgumentParser(prog=f"python -m {ROOT}.equivalence_tests.faults", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only faults whose name contains one of these")
+    parser.add_argument("--list", action="store_true", help="list the faults and the tests that must catch them")
+    options = parser.parse_args(arguments)
+    chosen = [f for f in FAULTS if not options.names or any(name in f.name for name in options.names)]
+    if not chosen:
+        parser.error(f"no fault named {' or '.join(options.names)}; --list shows their names")
+    if options.list:
+        for fault in chosen:
+            print(f"{fault.name}: {fault.module}, caught by {fault.test}")
+        return 0
+    if find_spec("hypothesis") is None or find_spec("pytest") is None:
+        parser.error("pytest and hypothesis are missing; install prograde[test]")
+
+    start, survivors = time.perf_counter(), 0
+    with preloaded(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for fault, answer in zip(chosen, pool.map(plant, chosen), strict=True):
+            survivors += bool(answer)
+            print(
+                f"{'NOT CAUGHT' if answer else 'caught'}  {fault.name}" + (f": {answer}" if answer else ""), flush=True
+            )
+    seconds = time.perf_counter() - start
+    print(f"{len(chosen) - survivors} of {len(chosen)} planted faults caught by their assertions in {seconds:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
