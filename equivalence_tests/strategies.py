@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from prograde.reference import activations, network, orthogonality
+from prograde.reference import activations, forward_forward, network, orthogonality
 
 from .sides import Dense
 
@@ -165,3 +165,45 @@ def keeping_masks(widths: list[int], batch: int, rng: np.random.Generator) -> An
         if mask is not None:
             mask[:, rng.integers(mask.shape[1])] = 1 / 0.7
     return masks
+
+
+class Streams(NamedTuple):
+    """Hidden layers with a labelled batch and wrong labels for it."""
+
+    dense: Dense
+    x: Any
+    labels: Any
+    negative_labels: Any
+
+    @property
+    def depth(self) -> int:
+        return len(self.dense.weights)
+
+
+@st.composite
+def streams(draw: st.DrawFn, num_classes: int = 5) -> Streams:
+    """1 to 3 hidden layers on inputs of 11 to 24 pixels, the first five of them for the label.
+
+    Units come in pairs of opposite weights, so that no sample silences a layer; goodness has no kinks.
+    """
+    name = draw(st.sampled_from([n for n in NETWORK_ACTIVATIONS if n != "identity"]), label="activation")
+    hidden = draw(st.lists(st.sampled_from([4, 6, 16, 22]), min_size=1, max_size=3), label="hidden")
+    n_in = draw(st.sampled_from([11, 16, 24]), label="n_in")
+    batch = draw(st.sampled_from(BATCHES), label="batch")
+    with_bias = draw(st.booleans(), label="biases")
+    rng = draw(seeds())
+    shapes = list(zip(hidden, [n_in, *hidden[:-1]], strict=True))
+    dense = Dense(
+        tuple(opposite_pairs(shape, rng) for shape in shapes),
+        tuple(0.3 + 0.2 * rng.standard_normal(shape[0]) if with_bias else None for shape in shapes),
+        (name,) * len(hidden),
+    )
+    labels = rng.integers(0, num_classes, batch)
+    x = rng.standard_normal((batch, n_in))
+    return Streams(dense, x, labels, forward_forward.wrong_labels(labels, num_classes, rng))
+
+
+def opposite_pairs(shape: tuple[int, int], rng: np.random.Generator) -> Any:
+    """Weights (n_out, n_in) whose second half of rows is the negative of the first."""
+    half = rng.standard_normal((shape[0] // 2, shape[1])) * np.sqrt(1.5 / shape[1])
+    return np.concatenate([half, -half])

@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import KINKED, SMOOTH, Margin, arrays, seeds
+from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference.activations import ACTIVATIONS
-
-from .sides import Side
-from .strategies import KINKED, SMOOTH, Margin, arrays, seeds
-from .tolerance import Comparison
 
 ALL = SMOOTH + KINKED
 pytestmark = pytest.mark.smoke

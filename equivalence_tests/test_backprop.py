@@ -7,11 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 
+from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.strategies import Case, cases, reference_network, seeds
+from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import backprop, losses, network
-
-from .sides import Dense, Side
-from .strategies import Case, cases, reference_network, seeds
-from .tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 

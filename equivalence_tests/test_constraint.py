@@ -11,9 +11,8 @@ from torch import nn
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.rules.foton import plain_rate
-
-from .sides import ReferenceSide, TwinSide
-from .tolerance import rms
+from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
+from prograde.equivalence_tests.tolerance import rms
 
 LIMIT = 5e-3
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]

@@ -1,6 +1,6 @@
 """Forward-Forward: twin against reference, closed-form gradients against autograd, and what the method promises."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,54 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.strategies import Streams, arrays, reference_network, seeds, streams
+from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import forward_forward
 
-from .sides import Dense, Side
-from .strategies import BATCHES, NETWORK_ACTIVATIONS, arrays, reference_network, seeds
-from .tolerance import Comparison, rms
-
 pytestmark = pytest.mark.smoke
-
-
-class Streams(NamedTuple):
-    """Hidden layers with a labelled batch and wrong labels for it."""
-
-    dense: Dense
-    x: Any
-    labels: Any
-    negative_labels: Any
-
-    @property
-    def depth(self) -> int:
-        return len(self.dense.weights)
-
-
-@st.composite
-def streams(draw: st.DrawFn, num_classes: int = 5) -> Streams:
-    """1 to 3 hidden layers on inputs of 11 to 24 pixels, the first five of them for the label.
-
-    Units come in pairs of opposite weights, so that no sample silences a layer; goodness has no kinks.
-    """
-    name = draw(st.sampled_from([n for n in NETWORK_ACTIVATIONS if n != "identity"]), label="activation")
-    hidden = draw(st.lists(st.sampled_from([4, 6, 16, 22]), min_size=1, max_size=3), label="hidden")
-    n_in = draw(st.sampled_from([11, 16, 24]), label="n_in")
-    batch = draw(st.sampled_from(BATCHES), label="batch")
-    with_bias = draw(st.booleans(), label="biases")
-    rng = draw(seeds())
-    shapes = list(zip(hidden, [n_in, *hidden[:-1]], strict=True))
-    dense = Dense(
-        tuple(opposite_pairs(shape, rng) for shape in shapes),
-        tuple(0.3 + 0.2 * rng.standard_normal(shape[0]) if with_bias else None for shape in shapes),
-        (name,) * len(hidden),
-    )
-    labels = rng.integers(0, num_classes, batch)
-    x = rng.standard_normal((batch, n_in))
-    return Streams(dense, x, labels, forward_forward.wrong_labels(labels, num_classes, rng))
-
-
-def opposite_pairs(shape: tuple[int, int], rng: np.random.Generator) -> Any:
-    half = rng.standard_normal((shape[0] // 2, shape[1])) * np.sqrt(1.5 / shape[1])
-    return np.concatenate([half, -half])
 
 
 @given(case=streams(), threshold=st.sampled_from([0.5, 1.0]), amplitude=st.sampled_from([1.0, 4.0]))

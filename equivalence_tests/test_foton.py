@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, keeping_masks, reference_network, seeds
+from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import orthogonality
 from prograde.reference.losses import cross_entropy_gradient
 from prograde.reference.network import Network, forward
-
-from .sides import Dense, Side
-from .strategies import SMOOTH, Case, cases, keeping_masks, reference_network, seeds
-from .tolerance import Comparison, rms
 
 pytestmark = pytest.mark.smoke
 EXACT = 1e-12 / 2.0**-52

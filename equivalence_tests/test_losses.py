@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import scored
+from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import losses
-
-from .sides import Side
-from .strategies import scored
-from .tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 temperatures = st.sampled_from([0.5, 1.0, 3.0])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from .sides import Side
-from .strategies import Case, arrays, cases, seeds
-from .tolerance import Comparison
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import Case, arrays, cases, seeds
+from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 
@@ -81,7 +81,7 @@ def test_collect_keeps_the_order_of_layers(side: Side, case: Case):
 
 
 def test_widths_that_do_not_fit_are_refused(side: Side):
-    from .sides import Dense
+    from prograde.equivalence_tests.sides import Dense
 
     dense = Dense((np.ones((3, 4)), np.ones((2, 5))), (None, None), ("relu", "identity"))
     network = side.network(side.operands(dense))

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import matrices, near_orthogonal, seeds
+from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import orthogonality
-
-from .sides import Side
-from .strategies import matrices, near_orthogonal, seeds
-from .tolerance import Comparison, rms
 
 pytestmark = pytest.mark.smoke
 orders = st.sampled_from([1, 2, 3, 4])

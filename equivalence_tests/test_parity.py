@@ -7,8 +7,7 @@ from types import ModuleType
 import pytest
 
 from prograde import reference
-
-from .sides import MODULES, TwinSide
+from prograde.equivalence_tests.sides import MODULES, TwinSide
 
 pytestmark = pytest.mark.smoke
 ONLY_ACCELERATED = {"device", "dtype", "out"}

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, reference_network, seeds
+from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import backprop, pepita
-
-from .sides import Side
-from .strategies import SMOOTH, Case, cases, reference_network, seeds
-from .tolerance import Comparison, rms
 
 pytestmark = pytest.mark.smoke
 passes = st.sampled_from(["clean", "modulated"])

@@ -12,11 +12,9 @@ from torch import nn
 
 from prograde.accelerated.modules import MaxMin
 from prograde.accelerated.rules import Backprop, ForwardForward, Foton, Pepita, Rule
-
-from .sides import Dense, ReferenceSide, Side, TwinSide
-from .strategies import Case, cases, seeds
-from .test_forward_forward import Streams, streams
-from .tolerance import Comparison
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, streams
+from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 MODULES = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "maxmin": MaxMin, "identity": nn.Identity}

@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
+from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.reference import orthogonality
-
-from .sides import ReferenceSide, Side
 
 SIGNIFICANCE = 1e-4
 

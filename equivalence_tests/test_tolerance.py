@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .sides import EPS, ReferenceSide
-from .tolerance import Comparison, check, leaves, rounded, spoil
+from prograde.equivalence_tests.sides import EPS, ReferenceSide
+from prograde.equivalence_tests.tolerance import Comparison, check, leaves, rounded, spoil
 
 pytestmark = pytest.mark.smoke
 
@@ -92,7 +92,7 @@ def test_wrong_shape_nan_and_error_have_their_own_message(result: Any, message: 
 
 
 def test_names_of_leaves():
-    from .sides import Dense
+    from prograde.equivalence_tests.sides import Dense
 
     tree = (Dense((np.ones(1), np.ones(2)), (None, np.ones(3)), ()), np.ones(4))
     assert [(name, array.size) for name, array in leaves("f", tree)] == [

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.strategies import (
+    Case,
+    Streams,
+    cases,
+    clear_of_kinks,
+    reference_network,
+    seeds,
+    streams,
+)
+from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import backprop, foton, losses
-
-from .sides import Dense, Side
-from .strategies import Case, cases, clear_of_kinks, reference_network, seeds
-from .test_forward_forward import Streams, streams
-from .tolerance import Comparison
 
 STEPS = 30
 

@@ -36,8 +36,18 @@ def check(
         raise UserError(f"--tier: '{tier}', expected smoke or full")
     if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
         raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
-    command = [sys.executable, "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
+    command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command += ["--twin", twin, "--device", device, "--dtype", dtype]
-    command += ["-m", "smoke"] if tier == "smoke" else []
-    raise typer.Exit(subprocess.run([*command, *context.args], check=False).returncode)
+    command += ["-m", "smoke", "--profile", "smoke"] if tier == "smoke" else []
+    raise typer.Exit(subprocess.run([*command, *context.args], env=_environment(twin), check=False).returncode)
+
+
+def _environment(twin: str) -> dict[str, str]:
+    """This process's, with the current folder on the path where only there the twin is found."""
+    package = twin.partition(".")[0]
+    elsewhere = [path for path in sys.path if path not in ("", os.getcwd())]
+    if package == "prograde" or PathFinder.find_spec(package, elsewhere) is not None:
+        return dict(os.environ)
+    paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

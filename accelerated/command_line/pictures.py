@@ -1,19 +1,21 @@
-"""The picture of a set of runs."""
+"""The picture of a set of runs.
+
+matplotlib is imported where it is used, since importing it writes into the user's cache.
+"""
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from ..training import Dataset
 from .runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 COLOURS = ("#222222", "#9a9a9a", "#0b6fb8", "#d9611e", "#2a9d57", "#8e5bb5", "#c23b6b", "#a58a1a")
 TITLE, LABEL, SMALL = 12, 10, 9
@@ -29,6 +31,9 @@ class _Group(NamedTuple):
 
 def curves(runs: Sequence[Run], dataset: Dataset) -> bytes:
     """A PNG: validation error over epochs, and below it each layer's cosine with the backpropagated gradient."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     groups = _groups(runs)
     measured = [g for g in groups if not g.runs[0].job.method.startswith("backprop") and _layers(g)]
     lines = -(-len(measured) // COLUMNS)
@@ -62,14 +67,16 @@ def _layers(group: _Group) -> list[str]:
     return list(group.runs[0].history.epochs[0].alignment)
 
 
-def _line(axes: Axes, x: Sequence[int], values: NDArray[np.float64], colour: object, label: str) -> None:
+def _line(axes: "Axes", x: Sequence[int], values: NDArray[np.float64], colour: object, label: str) -> None:
     """The mean over seeds, with a band from the least to the greatest."""
     axes.plot(x, values.mean(axis=0), color=colour, label=label, linewidth=1.7, marker="o" if len(x) == 1 else None)
     if len(values) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -77,7 +84,9 @@ def _plain(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
 
 
-def _errors(axes: Axes, groups: Sequence[_Group], dataset: Dataset) -> None:
+def _errors(axes: "Axes", groups: Sequence[_Group], dataset: Dataset) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     samples = len(dataset.validation.labels)
     seeds = len({run.seed for group in groups for run in group.runs})
     for group, colour in zip(groups, COLOURS * len(groups), strict=False):
@@ -97,8 +106,10 @@ def _errors(axes: Axes, groups: Sequence[_Group], dataset: Dataset) -> None:
     axes.legend(frameon=False, fontsize=LABEL, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def _alignments(figure: SubFigure, groups: Sequence[_Group]) -> None:
+def _alignments(figure: "SubFigure", groups: Sequence[_Group]) -> None:
     """One small panel a rule; layers from dark (first) to light (last), in the same colours in all panels."""
+    from matplotlib import colormaps
+
     deepest = max(len(_layers(group)) for group in groups)
     colours = [colormaps["viridis"](0.88 * i / max(1, deepest - 1)) for i in range(deepest)]
     lines = -(-len(groups) // COLUMNS)

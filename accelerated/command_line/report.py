@@ -88,6 +88,7 @@ def console() -> Console:
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
+    """The rows as they are printed."""
     result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     result.add_column("rule", no_wrap=True)
     result.add_column("network", no_wrap=True)

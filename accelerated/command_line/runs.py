@@ -105,6 +105,7 @@ def try_all(jobs: Sequence[Job], dataset: Dataset, device: torch.device, dtype: 
 
 
 def checked_seeds(first: int, count: int) -> list[int]:
+    """That many seeds from the first on. Raises UserError for none."""
     if count < 1:
         raise UserError(f"--seeds: {count}, expected at least 1")
     return list(range(first, first + count))

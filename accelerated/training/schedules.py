@@ -5,10 +5,12 @@ from math import cos, pi
 
 
 def constant(progress: float) -> float:
+    """The same rate throughout."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
+    """Half a cosine, from 1 to 0."""
     return 0.5 * (1 + cos(pi * progress))
 
 

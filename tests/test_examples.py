@@ -1,0 +1,40 @@
+"""Every example runs as it stands, offline, and prints what its first lines promise."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_your_own_model(tmp_path: Path) -> None:
+    accuracies = dict(re.findall(r"^(\w+) +([\d.]+)%", run("your_own_model.py", tmp_path), re.MULTILINE))
+    promised = {"Backprop": 96.3, "Foton": 96.0, "Pepita": 92.9}
+    assert {name: float(a) for name, a in accuracies.items()} == pytest.approx(promised, abs=1.5)
+
+
+def test_foton_is_backprop(tmp_path: Path) -> None:
+    lines = run("foton_is_backprop.py", tmp_path).splitlines()
+    errors = {line[:33].strip(): [float(e) for e in line.split("error")[1].split()] for line in lines}
+    assert max(errors["never wider"]) < 1e-13
+    assert 0.6 <= min(errors["twice as wide at the first layer"][:3])
+    assert max(errors["twice as wide at the first layer"][:3]) <= 0.8
+    assert errors["bottleneck, then wider"][0] < 1e-13 < 0.6 <= errors["bottleneck, then wider"][1]
+    assert {row[-1] for row in errors.values()} == {0.0}
+    assert (tmp_path / "foton_is_backprop.png").stat().st_size > 10_000
+
+
+def test_examples_fit_on_a_page() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 70, path.name
