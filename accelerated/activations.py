@@ -5,6 +5,7 @@ small u in low precision.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,13 +36,30 @@ def _relu_difference(a: Array, u: Array) -> Array:
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
 
-    def multiply(a: Array, direction: Array) -> Array:
-        return torch.where(a > 0, direction, negative_slope * direction)
+    multiply = partial(_leaky_multiply, negative_slope)
+    return Activation(
+        value=partial(_leaky_value, negative_slope),
+        jvp=multiply,
+        vjp=multiply,
+        difference=partial(_leaky_difference, negative_slope),
+    )
 
-    def difference(a: Array, u: Array) -> Array:
-        return negative_slope * u + (1 - negative_slope) * _relu_difference(a, u)
 
-    return Activation(lambda a: multiply(a, a), jvp=multiply, vjp=multiply, difference=difference)
+# Functions of modules, not of functions, so that an activation can be pickled.
+def _leaky_multiply(negative_slope: float, a: Array, direction: Array) -> Array:
+    return torch.where(a > 0, direction, negative_slope * direction)
+
+
+def _leaky_value(negative_slope: float, a: Array) -> Array:
+    return _leaky_multiply(negative_slope, a, a)
+
+
+def _leaky_difference(negative_slope: float, a: Array, u: Array) -> Array:
+    return negative_slope * u + (1 - negative_slope) * _relu_difference(a, u)
+
+
+def _identity_value(a: Array) -> Array:
+    return a
 
 
 def _identity_multiply(a: Array, direction: Array) -> Array:
@@ -57,7 +75,7 @@ def _tanh_difference(a: Array, u: Array) -> Array:
     return torch.tanh(u) * (1 - torch.tanh(a) * torch.tanh(a - u))
 
 
-identity = Activation(lambda a: a, _identity_multiply, _identity_multiply, _identity_multiply)
+identity = Activation(_identity_value, _identity_multiply, _identity_multiply, _identity_multiply)
 relu = Activation(torch.relu, _relu_multiply, _relu_multiply, _relu_difference)
 tanh = Activation(torch.tanh, _tanh_multiply, _tanh_multiply, _tanh_difference)
 

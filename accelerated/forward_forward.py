@@ -31,7 +31,12 @@ __all__ = [
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square: (batch, n). The mean square becomes 1; 0 stays 0."""
-    return h / (h.square().mean(dim=1, keepdim=True).sqrt() + eps)
+    return h / (_root_mean_square(h.square().mean(dim=1, keepdim=True), eps))
+
+
+def _root_mean_square(mean_square: Array, eps: float = 1e-8) -> Array:
+    """Its root plus eps, or plus the smallest number where half precision has no eps that small."""
+    return mean_square.sqrt() + max(eps, torch.finfo(mean_square.dtype).tiny)
 
 
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
@@ -107,7 +112,7 @@ class _LabelledInput:
         self.amplitude = amplitude
         # overlay() of any one label has this square sum.
         mean_square = (self.pixels.square().sum(dim=1) + amplitude**2) / x.shape[1]
-        self.scale = (1 / (mean_square.sqrt() + 1e-8))[:, None]  # as in normalise
+        self.scale = (1 / _root_mean_square(mean_square))[:, None]
 
     def affine(self, weight: Array, bias: Array | None, labels: Labels) -> Array:
         """Pre-activations for one or more sets of labels, all samples of a set after another: (len(labels), n_1)."""
@@ -138,8 +143,17 @@ def updates(
     return collect(update for update, _ in layers)
 
 
+def _check_first_layer(network: Network, first_layer: int) -> None:
+    if not 0 <= first_layer < len(network.weights):
+        raise ValueError(f"first_layer: {first_layer}, expected 0..{len(network.weights) - 1}")
+
+
 def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
-    """Accumulated goodness of every candidate label, all labels in one pass: (batch, K)."""
+    """Accumulated goodness of every candidate label, all labels in one pass: (batch, K).
+
+    Raises ValueError where there is no first_layer.
+    """
+    _check_first_layer(network, first_layer)
     labels = torch.arange(num_classes, device=x.device).repeat_interleave(len(x))
     first_input = _LabelledInput(x, num_classes, amplitude)
     scores = torch.zeros(len(labels), device=x.device, dtype=x.dtype)
@@ -157,6 +171,7 @@ def neutral_features(
     network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
 ) -> Array:
     """Normalised activities of the layers from first_layer on, of the neutral pass: (batch, sum of their widths)."""
+    _check_first_layer(network, first_layer)
     features = []
     h = normalise(overlay_neutral(x, num_classes, amplitude))
     for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):

@@ -63,7 +63,7 @@ def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray
     jvp, vjp = side.results((activation.jvp(*side.operands((a, u))), activation.vjp(*side.operands((a, v)))))
     step = 1e-5
     central = (ACTIVATIONS[name].value(a + step * u) - ACTIVATIONS[name].value(a - step * u)) / (2 * step)
-    assert np.allclose(jvp, central, atol=1e-7 + 16 * side.eps, rtol=16 * side.eps)
+    assert np.allclose(jvp, central, atol=1e-7 + 16 * side.eps, rtol=16 * side.eps), "jvp is no slope of value"
     scale = np.abs(v * jvp).sum() + np.abs(vjp * u).sum()
     assert abs(np.sum(v * jvp) - np.sum(vjp * u)) <= 16 * side.eps * scale
 

@@ -201,3 +201,13 @@ def test_a_small_step_lowers_each_layers_loss(case: Streams):
     updates = forward_forward.updates(network, case.x, case.labels, case.negative_labels, 5)
     first = network.weights[0] - 1e-4 * updates.weights[0]
     assert losses((first, *network.weights[1:]))[0] < before[0]
+
+
+@pytest.mark.parametrize("first_layer", [-1, 2])
+def test_a_layer_that_is_not_there_is_refused(side: Side, first_layer: int):
+    dense, x = side.operands(
+        (Dense((np.ones((4, 6)), np.ones((4, 4))), (None, None), ("relu", "relu")), np.ones((2, 6)))
+    )
+    for function in (side.forward_forward.label_scores, side.forward_forward.neutral_features):
+        with pytest.raises(ValueError, match=rf"first_layer: {first_layer}, expected 0\.\.1"):
+            function(side.network(dense), x, 3, 1.0, first_layer)

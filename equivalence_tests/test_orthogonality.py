@@ -66,7 +66,7 @@ def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: 
     coefficients = [1, 1 / 2, 3 / 8, 5 / 16, 35 / 128]
     expected = (u * (s * sum(c * e**k for k, c in enumerate(coefficients[: order + 1])))) @ vt
     ours = side.results(side.orthogonality.bjorck(side.operands(weight), order, rescale=False))
-    assert rms(ours - expected) <= 64 * order * side.eps * rms(expected)
+    assert rms(ours - expected) <= 64 * order * side.eps * rms(expected), "singular values of another polynomial"
 
 
 @given(weight=near_orthogonal(1.1, 0.9))
@@ -109,7 +109,7 @@ def test_rescaling_converges_from_anywhere(side: Side, weight: Any, order: int, 
 def test_convergence_limits(side: Side):
     """sqrt(3), sqrt(7/3), and the roots of the polynomials of orders 3 and 4."""
     limits = [side.orthogonality.convergence_limit(order) for order in (1, 2, 3, 4)]
-    assert np.allclose(limits, [3**0.5, (7 / 3) ** 0.5, 1.58929, 1.49438], atol=1e-5)
+    assert np.allclose(limits, [3**0.5, (7 / 3) ** 0.5, 1.58929, 1.49438], atol=1e-5), "convergence limits"
 
 
 def test_order_zero_is_refused(side: Side):

@@ -34,6 +34,16 @@ def test_same_names_in_the_same_order(module: str, twin: TwinSide):
     assert getattr(reference, module).__all__ == twin.module(module).__all__
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_definitions_in_the_same_order(module: str, twin: TwinSide):
+    def defined(of: ModuleType) -> list[str]:
+        found = [getattr(of, name) for name in of.__all__]
+        found = [item for item in found if inspect.isfunction(item) or inspect.isclass(item)]
+        return [item.__name__ for item in sorted(found, key=lambda item: inspect.getsourcelines(item)[1])]
+
+    assert defined(getattr(reference, module)) == defined(twin.module(module))
+
+
 def parameters(function: object) -> list[tuple[str, object, object]]:
     """Name, kind and default; a generator counts as one, whatever its library and whether it has a default."""
     out: list[tuple[str, object, object]] = []

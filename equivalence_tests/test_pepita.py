@@ -66,7 +66,7 @@ def test_small_modulation_is_feedback_alignment_with_a_moving_matrix(case: Case,
     error = cross_entropy_gradient(clean.scores, case.labels)
     delta = network.activations[0].jvp(clean.preactivations[0], -error @ projection.T @ network.weights[0].T)
     expected = delta.T @ case.x / len(case.x)
-    assert rms(ours - expected) <= 1e-3 * rms(expected)
+    assert rms(ours - expected) <= 1e-3 * rms(expected), "not feedback alignment with -W_1 F"
 
 
 @given(case=cases(("identity",), dropout=False), rng=seeds())
@@ -87,7 +87,7 @@ def test_modulated_and_clean_forms_differ(side: Side, case: Case, rng: np.random
     network = side.network(dense)
     base = side.results(side.pepita.updates(network, projection, x, labels, masks)).weights
     clean = side.results(side.pepita.updates(network, projection, x, labels, masks, presynaptic="clean")).weights
-    assert rms(base[0] - clean[0]) > 2 * side.eps * rms(base[0])
+    assert rms(base[0] - clean[0]) > 2 * side.eps * rms(base[0]), "the presynaptic forms are one"
 
 
 @given(case=cases(orthogonal=True), rng=seeds())

@@ -97,7 +97,7 @@ def test_pepita(twin: Side, compare: Comparison, case: Case, rng: np.random.Gene
 
 
 @given(case=streams())
-def test_forward_forward(twin: Side, compare: Comparison, case: Streams):
+def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
     """The rule draws the wrong labels itself; the reference is given the same draw."""
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -108,8 +108,9 @@ def test_forward_forward(twin: Side, compare: Comparison, case: Streams):
         rule = ForwardForward(sequential(dense), num_classes=5, generator=torch.Generator(x.device).manual_seed(7))
         return credited(rule, x, labels)
 
-    if torch.device(twin.device).type == "cpu":  # type: ignore[attr-defined]
-        compare(twin, "ForwardForward", updates, *case[:3], depth=3 * case.depth)
+    if twin.device.type != "cpu":
+        pytest.skip("the reference is given the draw of a generator of the CPU")
+    compare(twin, "ForwardForward", updates, *case[:3], depth=3 * case.depth)
 
 
 @given(case=streams())
@@ -120,6 +121,27 @@ def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
         return ForwardForward(sequential(dense), num_classes=5)(x)
 
     compare(twin, "ForwardForward scores", scores, case.dense, case.x, depth=3 * case.depth)
+
+
+@given(case=streams())
+def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Streams):
+    """The read-out's update, from zero weights, and the scores that they then give."""
+
+    def readout(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            network, module = side.network(dense), side.forward_forward
+            features = module.neutral_features(network, x, 5, 4.0, 0)
+            update = module.readout_update(np.zeros((5, features.shape[1]), x.dtype), features, labels)
+            return update, features @ -update.T
+        rule = ForwardForward(sequential(dense), num_classes=5, readout=True)
+        list(rule.stream(x, labels))
+        rule.assign_credit(x, labels)
+        update = rule.readout.weight.grad
+        with torch.no_grad():
+            rule.readout.weight.copy_(-update)
+        return update, rule(x)
+
+    compare(twin, "read-out", readout, *case[:3], depth=3 * case.depth)
 
 
 def make(name: str, model: nn.Module, generator: torch.Generator | None = None) -> Rule:
@@ -209,7 +231,7 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     with torch.no_grad():
         expected = getattr(twin64, name).updates(rule.network(), *extra, x, y, masks)
     for block, weight in zip(rule.blocks, expected.weights, strict=True):
-        assert torch.equal(block.linear.weight.grad, weight), block.name
+        assert torch.equal(block.linear.weight.grad, weight), f"masks of block {block.name}"
     rule.eval()
     assert rule.masks(x) is None
 

@@ -138,8 +138,17 @@ def _hidden(network: Network, x: Array) -> list[Array]:
     return hidden
 
 
+def _check_first_layer(network: Network, first_layer: int) -> None:
+    if not 0 <= first_layer < len(network.weights):
+        raise ValueError(f"first_layer: {first_layer}, expected 0..{len(network.weights) - 1}")
+
+
 def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
-    """Accumulated goodness of every candidate label, equation (6): (batch, K)."""
+    """Accumulated goodness of every candidate label, equation (6): (batch, K).
+
+    Raises ValueError where there is no first_layer.
+    """
+    _check_first_layer(network, first_layer)
     scores = []
     for k in range(num_classes):
         candidate = overlay(x, np.full(len(x), k), num_classes, amplitude)
@@ -151,6 +160,7 @@ def neutral_features(
     network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
 ) -> Array:
     """Normalised activities of the layers from first_layer on, of the neutral pass: (batch, sum of their widths)."""
+    _check_first_layer(network, first_layer)
     hidden = _hidden(network, overlay_neutral(x, num_classes, amplitude))[first_layer:]
     return np.concatenate([normalise(h) for h in hidden], axis=1)
 

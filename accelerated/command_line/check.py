@@ -13,6 +13,7 @@ from ..training import UserError
 from . import options
 
 SUITE = "prograde.equivalence_tests"
+PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
 
 
 def check(
@@ -32,6 +33,9 @@ def check(
     for package in ("pytest", "hypothesis"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"check: {package} is not installed; pip install 'prograde[test]'")
+    if dtype not in PRECISIONS:
+        raise UserError(f"--dtype: '{dtype}', expected one of {', '.join(PRECISIONS)}")
+    options.device_and_dtype(device, "float32")
     if tier not in ("smoke", "full"):
         raise UserError(f"--tier: '{tier}', expected smoke or full")
     if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:

@@ -43,7 +43,9 @@ WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="The optimize
 Dropout: TypeAlias = Annotated[
     float | None, typer.Option(help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1")
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Fixes initial weights, batches, masks and negatives.", min=0)]
+Seed: TypeAlias = Annotated[
+    int, typer.Option(help="Fixes initial weights, batches, masks and negatives.", min=0, max=2**63 - 1)
+]
 Device: TypeAlias = Annotated[str, typer.Option(help="A device of PyTorch: cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
 Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.", metavar="DTYPE")]
 Validation: TypeAlias = Annotated[
@@ -54,6 +56,7 @@ Validation: TypeAlias = Annotated[
     ),
 ]
 
+WIDEST = 1_000_000
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -93,8 +96,8 @@ def recipes_help() -> str:
 def widths(text: str, argument: str) -> tuple[int, ...]:
     """`512-256` as (512, 256). Raises UserError."""
     parts = text.split("-")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f"{argument}: '{text}', expected positive integers joined by '-', such as 512-256")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= WIDEST for part in parts):
+        raise UserError(f"{argument}: '{text}', expected integers from 1 to {WIDEST} joined by '-', such as 512-256")
     return tuple(int(part) for part in parts)
 
 

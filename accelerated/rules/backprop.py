@@ -14,6 +14,7 @@ class Backprop(OutputErrorRule):
 
     `orthogonal=True` holds the weights of the hidden layers orthogonal as `Foton` does: the control that tells what the
     constraint costs from what the rule costs. Updates come only after the whole backward pass: `stream` frees nothing.
+    Dropout draws as nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Backprop(OutputErrorRule):
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
-            self.orthogonality = Orthogonality({block.name: block.linear.weight for block in self.blocks[:-1]})
+            self.orthogonality = Orthogonality({block.name: block.linear for block in self.blocks[:-1]})
             self.orthogonality.initialise()
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:

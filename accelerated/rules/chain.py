@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
 from ..modules import MaxMin
@@ -31,7 +34,7 @@ class Block(NamedTuple):
 
     @property
     def is_linear(self) -> bool:
-        return self.activation is identity
+        return self.activation == identity
 
     @property
     def dropout_rate(self) -> float:
@@ -39,11 +42,35 @@ class Block(NamedTuple):
 
 
 def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential):
+    for name, module in model._modules.items():  # unlike named_children, repeats what stands in the model twice
+        if module is None:
+            continue
+        if _is_plain(module, nn.Sequential):
             yield from _leaves(module, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", module
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the module is of that kind and computes as it does."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _check_linear(name: str, module: nn.Linear, chain: list["Block"], rule: str) -> None:
+    """Raises ValueError for a Linear that cannot be trained by setting the gradient of its own weight."""
+    if not isinstance(module.weight, nn.Parameter) or is_parametrized(module) or is_lazy(module.weight):
+        raise ValueError(f"layer '{name}': its weight is computed or not there yet; {rule} needs a plain Linear")
+    if not all(p.requires_grad for p in module.parameters()):
+        raise ValueError(f"layer '{name}': frozen (requires_grad is False); {rule} trains every layer of its model")
+    if not all(torch.isfinite(p).all() for p in module.parameters()):
+        raise ValueError(f"layer '{name}': its parameters are not all finite")
+    if any(module.weight is block.linear.weight for block in chain):
+        raise ValueError(f"layer '{name}': its weight stands in the model twice; {rule} needs one of its own")
+    if chain and chain[-1].linear.out_features != module.in_features:
+        raise ValueError(
+            f"layer '{name}': takes {module.in_features} features, "
+            f"but layer '{chain[-1].name}' gives {chain[-1].linear.out_features}"
+        )
 
 
 def _activation(module: nn.Module) -> Activation | None:
@@ -64,21 +91,13 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
 
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
     """
-    if not isinstance(model, nn.Sequential):
+    if not _is_plain(model, nn.Sequential):
         raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
     chain: list[Block] = []
     for name, module in _leaves(model):
         activation = _activation(module)
-        if isinstance(module, nn.Linear):
-            if any(module is block.linear for block in chain):
-                raise ValueError(
-                    f"layer '{name}': the same Linear stands in the model twice; {rule} needs one of its own"
-                )
-            if chain and chain[-1].linear.out_features != module.in_features:
-                raise ValueError(
-                    f"layer '{name}': takes {module.in_features} features, "
-                    f"but layer '{chain[-1].name}' gives {chain[-1].linear.out_features}"
-                )
+        if isinstance(module, nn.Linear) and _is_plain(module, nn.Linear):
+            _check_linear(name, module, chain, rule)
             chain.append(Block(name, module, identity, None))
         elif isinstance(module, nn.Identity) or (isinstance(module, nn.Flatten) and not chain):
             continue
@@ -88,6 +107,10 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
                 raise ValueError(f"layer '{name}': a second activation after layer '{block.name}'; remove one")
             if block.dropout is not None and activation in (tanh, maxmin):
                 raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
+            if activation == maxmin and block.linear.out_features % 2:
+                raise ValueError(
+                    f"layer '{name}': MaxMin pairs units, but layer '{block.name}' gives {block.linear.out_features}"
+                )
             chain[-1] = block._replace(activation=activation)
         elif isinstance(module, nn.Dropout) and chain:
             if chain[-1].dropout is not None:

@@ -30,7 +30,7 @@ class Foton(OutputErrorRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
-        hidden = {block.name: block.linear.weight for block in self.blocks[:-1]}
+        hidden = {block.name: block.linear for block in self.blocks[:-1]}
         self.orthogonality = Orthogonality(hidden, limit=limit)
         self.orthogonality.initialise()
         self._last_step: dict[str, _Credit] = {}

@@ -46,6 +46,11 @@ class Pepita(OutputErrorRule):
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
+        if (self.projection.dtype, self.projection.device) != (x.dtype, x.device):
+            found = f"{self.projection.dtype} on {self.projection.device}"
+            raise ValueError(
+                f"projection: {found}, expected {x.dtype} on {x.device}; convert or move the rule, not its model"
+            )
         network, masks = self.network(), self.masks(x)
         clean = forward(network, x, masks)
         error = self.output_gradient(clean.scores, y)

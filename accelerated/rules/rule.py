@@ -92,7 +92,7 @@ class Rule(nn.Module):
         return tuple(
             torch.empty(len(x), block.linear.out_features, device=x.device, dtype=x.dtype)
             .bernoulli_(1 - rate, generator=self.generator)
-            .div_(1 - rate)
+            .div_(max(1 - rate, torch.finfo(x.dtype).eps))  # a rate of 1 drops all
             if rate
             else None
             for block, rate in zip(self.blocks, rates, strict=True)
@@ -103,6 +103,10 @@ class Rule(nn.Module):
         x = flat_input(x, self.blocks)
         if y.shape != (len(x),) or y.dtype != torch.int64:
             raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},)")
+        if y.device.type == "cpu":  # elsewhere looking would wait for the device
+            low, high = y.aminmax()
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(f"y: labels {low}..{high}, expected 0..{self.num_classes - 1}")
         return x
 
 
@@ -135,7 +139,7 @@ class OutputErrorRule(Rule):
         self.label_smoothing = label_smoothing
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(x)
+        scores: Tensor = self.model(flat_input(x, self.blocks))
         return scores
 
     def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
@@ -151,4 +155,4 @@ class OutputErrorRule(Rule):
         return losses.cross_entropy_gradient(scores, y, label_smoothing=self.label_smoothing)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output_loss(self.model(x), y)
+        return self.output_loss(self(x), y)

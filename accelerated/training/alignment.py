@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..rules import Rule
 
@@ -23,10 +22,15 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     with _undisturbed(rule, x), torch.enable_grad():
         gradients = torch.autograd.grad(rule.objective(x, y), weights)
     cosines = [
-        functional.cosine_similarity(updates[name].flatten(), gradient.flatten(), dim=0)
-        for name, gradient in zip(names, gradients, strict=True)
+        torch.sum(_unit(updates[name]) * _unit(gradient)) for name, gradient in zip(names, gradients, strict=True)
     ]
     return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
+
+
+def _unit(a: Tensor) -> Tensor:
+    """a divided by its norm, however small that is; 0 stays 0."""
+    scaled = a / a.abs().amax().clamp(min=torch.finfo(a.dtype).tiny)
+    return scaled / torch.linalg.vector_norm(scaled).clamp(min=torch.finfo(a.dtype).tiny)
 
 
 @contextmanager

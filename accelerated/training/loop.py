@@ -150,6 +150,7 @@ class _Run:
         seconds = time.perf_counter() - start
         if not abs(loss) < float("inf"):
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
+        self._check_parameters(where)
         validation = accuracy(self.rule, self.dataset.validation)
         cosines: dict[str, float] = {}
         if self.alignment_every and (number - 1) % self.alignment_every == 0:
@@ -175,6 +176,13 @@ class _Run:
             total += loss * len(batch)
         return total.item() / len(labels)
 
+    def _check_parameters(self, where: str) -> None:
+        parameters = dict(self.rule.named_parameters())
+        finite = torch.stack([torch.isfinite(p).all() for p in parameters.values()])
+        if not finite.all():
+            name = list(parameters)[int(finite.logical_not().nonzero()[0])]
+            raise TrainingError(f"{where}: {name} is not finite; lower the learning rate")
+
     def finish(self) -> History:
         self.rule.load_state_dict(self.best_state)
         self.history.test_accuracy = accuracy(self.rule, self.dataset.test)
@@ -193,21 +201,24 @@ class _Run:
 
     def resume(self, path: str | Path) -> None:
         state = checkpoints.load(path)
-        settings = state.get("settings", {})
+        settings = state.get("settings")
+        if not isinstance(settings, dict):
+            raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
         for name, expected in self.settings.items():
             if settings.get(name) != expected:
                 raise checkpoints.CheckpointError(
                     f"checkpoint: '{path}' has {name} {settings.get(name)}, expected {expected} to go on from it"
                 )
         try:
+            self.rule.load_state_dict(state["best"])
+            self.best_state = _copy(self.rule.state_dict())
             self.rule.load_state_dict(state["rule"])
-            self.best_state = state["best"]
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             for name, (_, set_state) in self._generators().items():
                 set_state(state["generators"][name])
             self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
 
     def _generators(self) -> dict[str, tuple[Tensor, Callable[[Tensor], object]]]:

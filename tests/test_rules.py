@@ -1,0 +1,300 @@
+"""Rules on models of one's own: what is accepted, what is refused and how, and what PyTorch expects of a module."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prograde.accelerated.modules import MaxMin
+from prograde.accelerated.network import forward
+from prograde.accelerated.rules import RULES, Backprop, ForwardForward, Foton, Pepita, Rule
+
+
+def small(*, activation: type[nn.Module] = nn.ReLU, bias: bool = True) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(12, 8, bias=bias), activation(), nn.Linear(8, 6, bias=bias), activation(), nn.Linear(6, 3, bias=bias)
+    )
+
+
+def data(batch: int = 10) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 12, generator=generator), torch.randint(0, 3, (batch,), generator=generator)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def tied() -> nn.Sequential:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second)
+
+
+def poisoned(layer: nn.Linear) -> nn.Linear:
+    nn.init.constant_(layer.bias, float("nan"))
+    return layer
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a module that is no Sequential": (lambda: nn.Linear(3, 2), "model: a Linear; Foton trains an nn.Sequential"),
+    "no layer": (lambda: nn.Sequential(nn.Flatten()), "model: no Linear layer"),
+    "max pooling": (lambda: nn.Sequential(nn.MaxPool1d(2), nn.Linear(3, 2)), r"layer '0': MaxPool1d.*average pooling"),
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), r"layer '0': Conv2d.*Linear"),
+    "batch normalisation": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        "layer '1': BatchNorm1d.*remove it",
+    ),
+    "an unknown activation": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)),
+        "layer '1': GELU.*use ReLU or Tanh",
+    ),
+    "two activations": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 2)),
+        "layer '2': a second activation after layer '0'",
+    ),
+    "widths that don't fit": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2)),
+        "layer '2': takes 5 features, but layer '0' gives 4",
+    ),
+    "one Linear twice": (
+        lambda: (lambda layer: nn.Sequential(layer, nn.ReLU(), layer))(nn.Linear(3, 3)),
+        "layer '2': its weight stands in the model twice",
+    ),
+    "one ReLU twice after a layer": (
+        lambda: (lambda act: nn.Sequential(nn.Linear(3, 3), act, act, nn.Linear(3, 2)))(nn.ReLU()),
+        "layer '2': a second activation",
+    ),
+    "tied weights": (lambda: tied(), "layer '2': its weight stands in the model twice"),
+    "a Sequential with a forward of its own": (lambda: Residual(nn.Linear(3, 3)), "model: a Residual"),
+    "a parametrised weight": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))),
+        "layer '0': .*plain Linear|layer '0': its weight is computed",
+    ),
+    "a lazy weight": (lambda: nn.Sequential(nn.LazyLinear(2)), "layer '0': (its weight|LazyLinear)"),
+    "a frozen layer": (
+        lambda: nn.Sequential(nn.Linear(3, 4).requires_grad_(False), nn.ReLU(), nn.Linear(4, 2)),
+        "layer '0': frozen",
+    ),
+    "a weight that is not finite": (
+        lambda: nn.Sequential(poisoned(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)),
+        "layer '0': its parameters are not all finite",
+    ),
+    "maxmin of an odd width": (
+        lambda: nn.Sequential(nn.Linear(3, 5), MaxMin(), nn.Linear(5, 2)),
+        "layer '1': MaxMin pairs units, but layer '0' gives 5",
+    ),
+    "tanh after dropout": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Tanh(), nn.Linear(4, 2)),
+        "layer '2': Tanh after Dropout",
+    ),
+    "softmax at the end": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Softmax(dim=1)),
+        "layer '3': Softmax.*the loss contains it",
+    ),
+    "an activation at the end": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU()),
+        "layer '0': the last layer gives class scores",
+    ),
+    "a nested layer, by its path": (
+        lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.GELU()), nn.Linear(4, 2)),
+        "layer '0.1': GELU",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_trained_is_refused_with_the_layers_name(name: str) -> None:
+    model, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        Foton(model())
+
+
+BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
+    "an empty batch": (torch.ones(0, 12), torch.ones(0, dtype=torch.int64), r"x: shape \(0, 12\)"),
+    "features": (torch.ones(2, 5), torch.zeros(2, dtype=torch.int64), "x: 5 features a sample, expected 12"),
+    "dtype of x": (torch.ones(2, 12).double(), torch.zeros(2, dtype=torch.int64), "x: dtype torch.float64, expected"),
+    "labels short": (torch.ones(2, 12), torch.zeros(3, dtype=torch.int64), r"y: torch.int64 of shape \(3,\)"),
+    "labels too large": (torch.ones(2, 12), torch.tensor([0, 3]), r"y: labels 0\.\.3, expected 0\.\.2"),
+    "labels negative": (torch.ones(2, 12), torch.tensor([0, -100]), r"y: labels -100\.\.0, expected 0\.\.2"),
+    "labels one-hot": (torch.ones(2, 12), torch.zeros(2, 3), r"y: torch.float32 of shape \(2, 3\), expected int64"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BATCHES)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_bad_batch_is_refused_and_leaves_gradients_alone(rule: str, name: str) -> None:
+    x, y, message = BAD_BATCHES[name]
+    built = RULES[rule](small())
+    with pytest.raises(ValueError, match=message):
+        built.assign_credit(x, y)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Tanh, MaxMin])
+def test_a_step_lowers_the_loss(rule: str, bias: bool, activation: type[nn.Module]) -> None:
+    """On one batch, again and again; Forward-Forward with one draw of negatives."""
+    torch.manual_seed(0)
+    x, y = data(32)
+    built = RULES[rule](small(activation=activation, bias=bias), generator=torch.Generator())
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.02)
+    losses = []
+    for _ in range(30):
+        built.generator.manual_seed(0)  # type: ignore[union-attr]
+        losses.append(built.assign_credit(x, y).item())
+        optimizer.step()
+        built.constrain(optimizer)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_have_a_column_for_each_class(rule: str) -> None:
+    x, _ = data()
+    built = RULES[rule](small())
+    scores = built(x.unflatten(1, (3, 4)).flatten(1))
+    assert scores.shape == (10, 3)
+    assert built.num_classes == 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_copy_and_a_loaded_state_learn_the_same(rule: str) -> None:
+    """deepcopy is independent of the original; state_dict carries all that a rule adds."""
+    x, y = data()
+    torch.manual_seed(0)
+    original = RULES[rule](small(), generator=torch.Generator())
+    twin = copy.deepcopy(original)
+    loaded = RULES[rule](small(), generator=torch.Generator())
+    loaded.load_state_dict(original.state_dict())
+    for built in (original, twin, loaded):
+        optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
+        built.generator.manual_seed(1)  # type: ignore[union-attr]
+        for _ in range(3):
+            built.assign_credit(x, y)
+            optimizer.step()
+            built.constrain(optimizer)
+    for a, b, c in zip(original.parameters(), twin.parameters(), loaded.parameters(), strict=True):
+        assert a is not b
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_can_change_its_precision(rule: str) -> None:
+    """`rule.double()` after construction: weights, buffers and the constraint go along."""
+    x, y = data()
+    built = RULES[rule](small()).double()
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
+    for _ in range(3):
+        built.assign_credit(x.double(), y)
+        optimizer.step()
+        built.constrain(optimizer)
+    assert all(block.linear.weight.grad.dtype == torch.float64 for block in built.blocks)
+
+
+def test_a_reused_activation_counts_each_time() -> None:
+    relu = nn.ReLU()
+    rule = Foton(nn.Sequential(nn.Linear(12, 8), relu, nn.Linear(8, 6), relu, nn.Linear(6, 3)))
+    assert [block.is_linear for block in rule.blocks] == [False, False, True]
+    x, _ = data()
+    network = rule.network()
+    assert torch.allclose(forward(network, x).scores, rule(x))
+
+
+def test_images_need_no_flatten() -> None:
+    x, y = data()
+    rule = Foton(small())
+    rule.assign_credit(x.unflatten(1, (3, 4)), y)
+    assert torch.equal(rule(x.unflatten(1, (3, 4))), rule(x))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_can_be_pickled_whole(rule: str) -> None:
+    built = pickle.loads(pickle.dumps(RULES[rule](small())))
+    x, y = data()
+    built.assign_credit(x, y)
+    assert [block.is_linear for block in copy.deepcopy(built).blocks] == [block.is_linear for block in built.blocks]
+
+
+def test_converting_the_model_behind_the_rule_is_named() -> None:
+    x, y = data()
+    model = small()
+    rule = Pepita(model)
+    model.double()
+    with pytest.raises(ValueError, match=r"projection: torch.float32 on cpu, expected torch.float64"):
+        rule.assign_credit(x.double(), y)
+    constrained = Foton(small())
+    constrained.model.double()
+    constrained.constrain()
+
+
+def test_dropping_everything_gives_zero_hidden_updates() -> None:
+    x, y = data()
+    rule = Foton(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Dropout(1.0), nn.Linear(8, 3)))
+    rule.assign_credit(x, y)
+    assert torch.equal(rule.blocks[0].linear.weight.grad, torch.zeros(8, 12))
+
+
+def test_pepita_keeps_its_projection_in_its_state() -> None:
+    rule = Pepita(small(), generator=torch.Generator().manual_seed(1))
+    assert rule.state_dict()["projection"].shape == (12, 3)
+    assert "projection" not in dict(rule.named_parameters())
+
+
+class TestForwardForward:
+    def test_a_last_linear_gives_the_classes_and_is_left_alone(self) -> None:
+        x, y = data()
+        rule = ForwardForward(small())
+        rule.assign_credit(x, y)
+        assert [block.name for block in rule.blocks] == ["0", "2"]
+        assert rule.model[4].weight.grad is None
+
+    def test_a_model_of_hidden_layers_needs_the_number_of_classes(self) -> None:
+        hidden = nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+        with pytest.raises(ValueError, match="num_classes: missing"):
+            ForwardForward(hidden)
+        assert ForwardForward(hidden, num_classes=3).num_classes == 3
+
+    def test_wrong_options_are_named(self) -> None:
+        with pytest.raises(ValueError, match="num_classes: 4, but layer '4' has 3"):
+            ForwardForward(small(), num_classes=4)
+        with pytest.raises(ValueError, match=r"first_layer: 2, expected 0\.\.1"):
+            ForwardForward(small(), first_layer=2)
+        with pytest.raises(ValueError, match="Dropout after it"):
+            ForwardForward(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)))
+
+    def test_the_read_out_learns_beside_the_layers(self) -> None:
+        """One neutral pass scores all classes; its loss is a cross-entropy of its own."""
+        torch.manual_seed(0)
+        x, y = data(64)
+        x[:, 4:7] += 4 * torch.eye(3)[y]
+        rule = ForwardForward(small(), readout=True, first_layer=1)
+        optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+        assert rule.readout is not None
+        assert rule.readout.weight.shape == (3, 6)
+        names = [update.block.name for update in rule.stream(x, y)]
+        assert names == ["0", "2", "readout"]
+        for _ in range(200):
+            rule.assign_credit(x, y)
+            optimizer.step()
+        assert (rule(x).argmax(dim=1) == y).float().mean() > 0.9
+
+    def test_goodness_scores_learn(self) -> None:
+        torch.manual_seed(0)
+        x, y = data(64)
+        x[:, 4:7] += 4 * torch.eye(3)[y]
+        rule = ForwardForward(small())
+        optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+        for _ in range(200):
+            rule.assign_credit(x, y)
+            optimizer.step()
+        assert (rule(x).argmax(dim=1) == y).float().mean() > 0.9
+
+
+def test_rules_are_what_the_table_says() -> None:
+    assert RULES["backprop"] is Backprop
+    assert all(issubclass(rule, Rule) for rule in RULES.values())
