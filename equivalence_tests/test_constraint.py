@@ -106,7 +106,7 @@ def test_a_clipped_gradient_is_no_plain_step():
     """The gradient was changed after the rule wrote it, so the factors no longer tell what was applied."""
     torch.manual_seed(0)
     rule = Foton(model(80, 64, 64, 4))
-    steps = OPTIMIZERS["sgd hot"](rule)
+    steps = OPTIMIZERS["sgd"](rule)
     for x, y in batches(20, 80):
         rule.assign_credit(x, y)
         nn.utils.clip_grad_norm_(rule.parameters(), 0.05)
