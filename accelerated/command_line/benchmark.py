@@ -47,7 +47,7 @@ def benchmark(
     rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,
     data: Annotated[
         str | None,
-        typer.Option(help="Data as for train, raw pixels.", metavar="DATA", show_default="random clusters"),
+        typer.Option(help="Data as for train, its pixels standardised.", metavar="DATA", show_default="random clusters"),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -90,7 +90,7 @@ def _batches(
         images = (centres[labels] + noise) / (1 + CLUSTER_NOISE**2) ** 0.5  # (samples, n_in), unit variance
         images, labels = images.to(device, dtype), labels.to(device)
     else:
-        dataset = load(data).to(device, dtype)
+        dataset = load(data).to(device, dtype, standardise=True)
         if (dataset.features, dataset.num_classes) != (n_in, num_classes):
             raise UserError(
                 f"--network: {n_in} pixels and {num_classes} classes, "

@@ -84,7 +84,7 @@ def spread(values: Sequence[float]) -> str:
 def console() -> Console:
     """Standard output; wide enough for a table where it is no terminal."""
     output = Console(file=sys.stdout, highlight=False)
-    return output if output.is_terminal else Console(file=sys.stdout, highlight=False, width=max(110, output.width))
+    return output if output.is_terminal else Console(file=sys.stdout, highlight=False, width=max(140, output.width))
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
