@@ -54,7 +54,7 @@ def assert_refused(result: Result, *words: str) -> None:
         (["compare", "foton", "--hidden", "64-0"], ["--hidden: '64-0'", "positive integers"]),
         (["compare", "foton", "--hidden", "64,32"], ["--hidden: '64,32'"]),
         (["compare", "foton", "--hidden", "33", "--activation", "maxmin"], ["width 33", "even"]),
-        (["compare", "foton", "--hidden", "99999999999999"], ["hidden", "99999999999999", "memory"]),
+        (["compare", "foton", "--hidden", "99999999999999"], ["hidden", "99999999999999", "up to 1000000"]),
         (["compare", "foton", "--activation", "gelu"], ["activation: 'gelu'"]),
         (["compare", "foton", "--data", "nowhere"], ["'nowhere' is neither"]),
         (["compare", "foton", "--data", "."], ["has no train-images-idx3-ubyte"]),
@@ -219,7 +219,7 @@ def test_help_names_every_default() -> None:
     result = run("compare", "--help")
     assert result.exit_code == 0
     text = " ".join(result.stdout.replace("│", " ").split())
-    for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "forward-forward: hidden 512-256"):
+    for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "forward-forward: hidden 1000-1000-1000"):
         assert words in text
     assert run().exit_code == 0
     assert "compare" in run().stdout

@@ -47,7 +47,7 @@ def benchmark(
     rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,
     data: Annotated[
         str | None,
-        typer.Option(help="Data as for train, its pixels standardised.", metavar="DATA", show_default="random clusters"),
+        typer.Option(help="Data as for train, pixels standardised.", metavar="DATA", show_default="random clusters"),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",

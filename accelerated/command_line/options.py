@@ -97,7 +97,9 @@ def widths(text: str, argument: str) -> tuple[int, ...]:
     """`512-256` as (512, 256). Raises UserError."""
     parts = text.split("-")
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= WIDEST for part in parts):
-        raise UserError(f"{argument}: '{text}', expected integers from 1 to {WIDEST} joined by '-', such as 512-256")
+        raise UserError(
+            f"{argument}: '{text}', expected positive integers up to {WIDEST} joined by '-', such as 512-256"
+        )
     return tuple(int(part) for part in parts)
 
 
