@@ -111,6 +111,8 @@ def test_a_clipped_gradient_is_no_plain_step():
         rule.assign_credit(x, y)
         nn.utils.clip_grad_norm_(rule.parameters(), 0.05)
         steps.step()
+        taken = [name for name, credit in rule._last_step.items() if credit.was_applied()]
+        assert not taken, f"plain steps of {taken} would not lead to the nearest orthogonal matrix"
         stepped = [block.linear.weight.detach().clone() for block in rule.blocks[:-1]]
         rule.constrain(steps)
         for block, weight in zip(rule.blocks[:-1], stepped, strict=True):
