@@ -28,6 +28,9 @@ train: .venv/train-installed $(NAMESPACE) ## train every rule on a small set of 
 test: .venv/test-installed $(NAMESPACE) ## all tests, then the planted faults that they must catch
 	@echo "Running the tests"
 	@$(PYTEST) $(SUITE) tests
+	@echo "Running the quickest once more, in lower precisions"
+	@$(PYTEST) $(SUITE) -m smoke --profile smoke --dtype float32
+	@$(PYTEST) $(SUITE) -m smoke --profile smoke --dtype bfloat16
 	@echo "Spoiling every result that is compared: each comparison must notice"
 	@$(PYTEST) $(SUITE) --profile smoke --sabotage zeros
 	@$(PYTEST) $(SUITE) --profile smoke --sabotage transposed

@@ -4,14 +4,21 @@ Multiplications of a step: those of backpropagation, but for the K-row chain of 
 the first layer's product (K rows instead) and the output layer, as backpropagation skips the gradient of the input.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from ._arrays import Array, Labels
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, activation_differences, batch_mean_updates, forward
+from .network import ForwardPass, Masks, Network, Updates, activation_differences, affine, batch_mean_updates, forward
 
-__all__ = ["error_projection", "update_factors", "updates"]
+__all__ = [
+    "credit_operators",
+    "depth_correction",
+    "error_projection",
+    "recomputed_factors",
+    "update_factors",
+    "updates",
+]
 
 
 def error_projection(weights: tuple[Array, ...]) -> Array:
@@ -22,12 +29,56 @@ def error_projection(weights: tuple[Array, ...]) -> Array:
     return transposed.T
 
 
+def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
+    """M_l = W_l M_(l-1) W_l^T, M_0 = I, for the hidden layers: (n_l, n_l) each."""
+    operators: list[Array] = []
+    for weight in weights[:-1]:
+        through = weight if not operators else weight @ operators[-1]
+        operators.append(through @ weight.T)
+    return tuple(operators)
+
+
+def depth_correction(slope: float, depth: int) -> list[float]:
+    """slope^(L-2l) for the hidden layers, 1 for the output layer."""
+    return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
+
+
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
+    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None, slope: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first."""
+    """h_l - h~_l, corrected by the slope, (e at the output) and h_(l-1) of every layer, first layer first."""
     differences = activation_differences(network, clean, error, projection, masks)
-    yield from zip(chain(differences, [error]), clean.inputs, strict=True)
+    correction = depth_correction(slope, len(network.weights))
+    for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
+        yield (delta if factor == 1 else factor * delta), h
+
+
+def recomputed_factors(
+    network: Network,
+    x: Array,
+    error: Array,
+    projection: Array,
+    masks: Iterable[Array | None] | None = None,
+    slope: float = 1.0,
+) -> Iterator[tuple[Array, Array]]:
+    """`update_factors` from x in place of the clean pass: one layer's activations and differences alive at a time.
+
+    The clean pass that gave the error is made once more: a product more for each layer but the output's, none of it
+    held. `masks` has one entry a layer, taken when its turn comes.
+    """
+    h, depth = x, len(network.weights)
+    masks = iter(masks if masks is not None else [None] * depth)
+    u = error @ (projection.T @ network.weights[0].T)
+    for layer, factor in enumerate(depth_correction(slope, depth)[:-1]):
+        activation, mask = network.activations[layer], next(masks)
+        z, a = h, affine(network.weights[layer], network.biases[layer], h)
+        h, difference = activation.value(a), activation.difference(a, u)
+        if mask is not None:
+            h, difference = mask * h, mask * difference
+        yield (difference if factor == 1 else factor * difference), z
+        if layer < depth - 2:
+            u = difference @ network.weights[layer + 1].T
+    yield error, h
 
 
 def updates(
@@ -37,8 +88,9 @@ def updates(
     masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
+    slope: float = 1.0,
 ) -> Updates:
-    """The updates of all layers. Both passes share the dropout masks.
+    """The updates of all layers, corrected by the slope. Both passes share the dropout masks.
 
     `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
     """
@@ -46,4 +98,4 @@ def updates(
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks))
+    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope))

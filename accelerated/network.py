@@ -28,6 +28,7 @@ __all__ = [
     "forward",
     "he_uniform",
     "layer_update",
+    "scores",
 ]
 
 Masks: TypeAlias = Sequence[Array | None] | None
@@ -86,6 +87,21 @@ def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
 def _mask(masks: Masks, layer: int, h: Array) -> Array:
     mask = masks[layer] if masks is not None else None
     return h if mask is None else mask * h
+
+
+def scores(network: Network, x: Array, masks: Iterable[Array | None] | None = None) -> Array:
+    """The scores of the clean pass alone, no layer held for longer than the next one needs it.
+
+    `masks` has one entry a layer, taken when its turn comes.
+    """
+    h = x
+    if masks is None:
+        masks = [None] * len(network.weights)
+    for weight, bias, activation, mask in zip(*network, masks, strict=True):
+        h = activation.value(affine(weight, bias, h))
+        if mask is not None:
+            h = mask * h
+    return h
 
 
 def activation_differences(

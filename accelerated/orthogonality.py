@@ -16,9 +16,11 @@ __all__ = [
     "bjorck_factor",
     "convergence_limit",
     "defect",
+    "drift",
     "gram",
     "orthogonal",
     "polar_factor",
+    "polar_within",
     "retract",
     "spectral_bound",
 ]
@@ -42,10 +44,29 @@ def defect(weight: Array) -> Array:
     return _residual(gram(weight)).abs().amax()
 
 
+def drift(weight: Array, rows: Array) -> Array:
+    """(I - G) of every row, by two products with p rows: (p, n) for rows (p, n)."""
+    wide = weight.shape[0] <= weight.shape[1]
+    return rows - ((rows @ weight) @ weight.T if wide else (rows @ weight.T) @ weight)
+
+
 def polar_factor(weight: Array) -> Array:
     """U V^T of the thin singular value decomposition: same shape as the weight."""
     u, _, vt = torch.linalg.svd(weight.to(_decomposable(weight.dtype)), full_matrices=False)
     return (u @ vt).to(weight.dtype)
+
+
+def polar_within(weight: Array, rows: Array, *, out: Array | None = None) -> Array:
+    """The polar factor in the span of rows (p, n) alone, by two products with p rows; `out` may be `weight`."""
+    dtype = _decomposable(rows.dtype)
+    q = torch.linalg.qr(rows.T.to(dtype))[0].T.to(rows.dtype)  # (p, n)
+    wide = weight.shape[0] <= weight.shape[1]
+    image = q @ (weight if wide else weight.T)
+    eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
+    change = ((vectors * (eigenvalues.clamp(min=torch.finfo(dtype).tiny).rsqrt() - 1)) @ vectors.T).to(rows.dtype)
+    if wide:
+        return torch.addmm(weight, q.T, change @ image, out=out)
+    return torch.addmm(weight, image.T, change @ q, out=out)
 
 
 def _decomposable(dtype: torch.dtype) -> torch.dtype:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from prograde.accelerated.foton import error_projection
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.rules.foton import plain_rate
@@ -68,6 +69,21 @@ def test_the_limit_is_kept_at_every_step(optimizer: str, widths: tuple[int, ...]
         rule.assign_credit(x, y)
         steps.step()
         rule.constrain(steps if tell else None)
+        worst = max(worst, *defects(rule))
+    assert worst <= LIMIT
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_the_limit_is_kept_in_a_wide_network(optimizer: str):
+    """Wide enough for drifts to be undone in few directions, and seldom by the Gram matrix."""
+    torch.manual_seed(0)
+    rule = Foton(model(300, 280, 320, 4))
+    steps = OPTIMIZERS[optimizer](rule)
+    worst = 0.0
+    for x, y in batches(60, 300):
+        rule.assign_credit(x, y)
+        steps.step()
+        rule.constrain()
         worst = max(worst, *defects(rule))
     assert worst <= LIMIT
 
@@ -251,6 +267,53 @@ def test_updates_follow_the_weights(twin64: TwinSide):
             assert gap <= 1e-12 * rms(theirs.weights[layer]), f"Foton.weights[{layer}]"
         steps.step()
         rule.constrain(steps)
+
+
+def test_constraint_at_every_third_step():
+    """In between the weights are left as the optimizer left them."""
+    torch.manual_seed(0)
+    rule = Foton(model(80, 64, 64, 4), every=3)
+    steps = OPTIMIZERS["momentum"](rule)
+    for number, (x, y) in enumerate(batches(12, 80), 1):
+        rule.assign_credit(x, y)
+        steps.step()
+        stepped = [p.detach().clone() for p in rule.parameters()]
+        rule.constrain(steps)
+        same = all(torch.equal(a, b) for a, b in zip(stepped, rule.parameters(), strict=True))
+        assert same == (number % 3 != 0), f"step {number}"
+        assert number % 3 != 0 or max(defects(rule)) <= LIMIT
+
+
+def test_projection_refreshed_every_third_step():
+    """In between F is that of the last refresh; evaluation and state_dict do not move the clock."""
+    torch.manual_seed(0)
+    rule = Foton(model(80, 64, 64, 4), refresh=3)
+    steps = OPTIMIZERS["momentum"](rule)
+    data = batches(8, 80)
+    built: list[torch.Tensor] = []
+    for number, (x, y) in enumerate(data):
+        now = error_projection(rule.network().weights).detach().clone()
+        if number == 4:
+            rule.eval()
+            rule.assign_credit(x, y)
+            rule.train()
+            other = Foton(model(80, 64, 64, 4), refresh=3)
+            other.load_state_dict(copy.deepcopy(rule.state_dict()))
+            rule = other
+            steps = OPTIMIZERS["momentum"](rule)
+        rule.assign_credit(x, y)
+        if number % 3 == 0:
+            built.append(now)
+        assert torch.equal(rule.projection, built[-1]), f"step {number}"
+        steps.step()
+        rule.constrain(steps)
+    assert not torch.equal(built[0], built[1])
+
+
+@pytest.mark.parametrize("option", ["every", "refresh", "slope"])
+def test_options_that_mean_nothing_are_refused(option: str):
+    with pytest.raises(ValueError, match=rf"{option}: 0, expected a positive"):
+        Foton(model(4, 3, 2), **{option: 0})
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])

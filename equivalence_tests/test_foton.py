@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side
 from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, keeping_masks, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import orthogonality
@@ -81,6 +81,75 @@ def test_error_projection(twin: Side, compare: Comparison, case: Case):
     compare(twin, "foton.error_projection", projection, case.dense.weights, depth=case.depth)
 
 
+@given(case=cases(max_hidden=4), rng=seeds())
+def test_credit_operators(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    """M_l = P_l P_l^T with P_l = W_l ... W_1, from the products themselves; applied to columns, since symmetric."""
+    columns = tuple(rng.standard_normal((len(weight), 3)) for weight in case.dense.weights[:-1])
+
+    def products(reference: Side, weights: Any, columns: Any) -> Any:
+        prefixes = [weights[0]]
+        for weight in weights[1:-1]:
+            prefixes.append(weight @ prefixes[-1])
+        return tuple(p @ (p.T @ c) for p, c in zip(prefixes, columns, strict=True))
+
+    def operators(side: Side, weights: Any, columns: Any) -> Any:
+        return tuple(m @ c for m, c in zip(side.foton.credit_operators(weights), columns, strict=True))
+
+    for side in (ReferenceSide(), twin):
+        compare(
+            side,
+            "credit_operators",
+            operators,
+            case.dense.weights,
+            columns,
+            expected=products,
+            depth=2 * case.depth,
+        )
+
+
+@given(case=cases(max_hidden=4), slope=st.sampled_from([1.0, 0.7, 1.3]))
+def test_recomputing_the_clean_pass_changes_nothing(side: Side, compare: Comparison, case: Case, slope: float):
+    """The factors of the form that holds one layer at a time are those of the ordinary form."""
+
+    def factors(side: Side, dense: Any, x: Any, labels: Any, masks: Any, recompute: bool) -> Any:
+        network = side.network(dense)
+        clean = side.net.forward(network, x, masks)
+        error = side.losses.cross_entropy_gradient(clean.scores, labels)
+        projection = side.foton.error_projection(network.weights)
+        if recompute:
+            return tuple(side.foton.recomputed_factors(network, x, error, projection, masks, slope))
+        return tuple(side.foton.update_factors(network, clean, error, projection, masks, slope))
+
+    compare(
+        side,
+        "recomputed_factors",
+        lambda side, *o: factors(side, *o, recompute=True),
+        *case,
+        expected=lambda side, *o: factors(side, *o, recompute=False),
+        depth=3 * case.depth,
+    )
+
+
+@given(case=cases(), slope=st.sampled_from([0.7, 1.3]))
+def test_updates_corrected_for_a_slope(side: Side, compare: Comparison, case: Case, slope: float):
+    """Each hidden update times lambda^(L-2l), biases too; the output's as it was."""
+
+    def corrected(reference: Side, *operands: Any) -> Any:
+        plain = foton_updates(reference, *operands)
+        factors = [slope ** (case.depth - 2 * layer) for layer in range(1, case.depth)] + [1.0]
+        return reference.net.Updates(
+            *(
+                tuple(None if a is None else np.asarray(f, a.dtype) * a for f, a in zip(factors, part, strict=True))
+                for part in plain
+            )
+        )
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+        return side.foton.updates(side.network(dense), x, labels, masks, slope=slope)
+
+    compare(side, "foton.updates", updates, *case, expected=corrected, depth=3 * case.depth)
+
+
 @given(case=cases(), rng=seeds())
 def test_updates_with_a_given_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
     def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
@@ -117,20 +186,13 @@ def test_growing_layer_differs_from_backprop_by_a_projection(side: Side):
     assert min(errors[:3]) > 0.5, f"expected a difference at every hidden layer, found {errors}"
     assert errors[3] <= EXACT * side.eps, "the output layer is exact for any network"
     ours, theirs = on(side, foton_updates, case), on(side, backprop_updates, case)
-    for layer, projection in enumerate(prefix_operators(case.dense.weights)[:2]):
-        assert np.allclose(projection @ projection, projection, atol=1e-12), f"M_{layer + 1} is no projector"
-        assert np.isclose(np.trace(projection), 32)
+    operators = side.results(side.foton.credit_operators(side.operands(case.dense.weights)))
+    for layer, projection in enumerate(operators[:2]):
+        off = np.abs(projection @ projection - projection).max()
+        assert off <= EXACT * side.eps, f"M_{layer + 1} is no projector"
+        assert abs(np.trace(projection) - 32) <= 64 * 32 * side.eps
         expected = projection @ theirs.weights[layer]
         assert rms(ours.weights[layer] - expected) <= EXACT * side.eps * rms(expected), f"weights[{layer}]"
-
-
-def prefix_operators(weights: Any) -> list[Any]:
-    """M_l = P_l P_l^T with P_l = W_l ... W_1, for the hidden layers."""
-    operators, prefix = [], np.eye(weights[0].shape[1])
-    for weight in weights[:-1]:
-        prefix = weight @ prefix
-        operators.append(prefix @ prefix.T)
-    return operators
 
 
 def test_bottleneck_is_exact_until_the_width_grows_again(side: Side):
@@ -156,11 +218,10 @@ def test_any_linear_network_is_backprop_times_a_positive_operator(side: Side, co
 
     def expected(reference: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         theirs = backprop_updates(reference, dense, x, labels, masks)
-        operators = [*prefix_operators(dense.weights), np.eye(len(dense.weights[-1]))]
-        weights = tuple((m.astype(w.dtype) @ w) for m, w in zip(operators, theirs.weights, strict=True))
-        biases = tuple(
-            None if b is None else m.astype(b.dtype) @ b for m, b in zip(operators, theirs.biases, strict=True)
-        )
+        last = np.eye(len(dense.weights[-1]), dtype=dense.weights[-1].dtype)
+        operators = [*reference.foton.credit_operators(dense.weights), last]
+        weights = tuple(m @ w for m, w in zip(operators, theirs.weights, strict=True))
+        biases = tuple(None if b is None else m @ b for m, b in zip(operators, theirs.biases, strict=True))
         return reference.net.Updates(weights, biases)
 
     compare(side, "foton.updates", foton_updates, *case, expected=expected, depth=3 * case.depth)
@@ -199,6 +260,9 @@ def test_scaled_identity_scales_updates_by_depth(side: Side, rng: np.random.Gene
         delta, gradient = factor ** (2 * layer - depth + 1), factor ** (2 * layer - depth)
         assert rms(ours[layer - 1] - delta * theirs[layer - 1]) <= EXACT * side.eps * rms(ours[layer - 1])
         assert rms(ours_g[layer - 1] - gradient * theirs_g[layer - 1]) <= EXACT * side.eps * rms(ours_g[layer - 1])
+    corrected = side.results(side.foton.updates(network, x, labels, slope=factor)).weights
+    for layer, (a, b) in enumerate(zip(corrected, theirs_g, strict=True)):
+        assert rms(a - b) <= EXACT * side.eps * rms(b), f"corrected weights[{layer}]"
 
 
 def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side):

@@ -26,6 +26,20 @@ def test_forward(twin: Side, compare: Comparison, case: Case):
     )
 
 
+@given(case=cases())
+def test_scores(side: Side, compare: Comparison, case: Case):
+    compare(
+        side,
+        "scores",
+        lambda side, dense, x, masks: side.net.scores(side.network(dense), x, masks),
+        case.dense,
+        case.x,
+        case.masks,
+        expected=lambda side, dense, x, masks: side.net.forward(side.network(dense), x, masks).scores,
+        depth=case.depth,
+    )
+
+
 def two_passes(side: Side, dense: Any, x: Any, error: Any, projection: Any, masks: Any) -> Any:
     """h_l - h~_l literally: two forward passes, subtracted."""
     network = side.network(dense)

@@ -34,6 +34,50 @@ def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
     )
 
 
+@given(weight=near_orthogonal(), rng=seeds())
+def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+    rows = rng.standard_normal((3, min(weight.shape)))
+    compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows, depth=3)
+
+
+@given(weight=near_orthogonal(), rng=seeds(), share=st.floats(0, 1))
+def test_polar_within(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator, share: float):
+    small = min(weight.shape)
+    rows = orthogonality.orthogonal((1 + round(share * (small - 1)), small), rng)
+    compare(
+        twin, "polar_within", lambda side, *o: side.orthogonality.polar_within(*o), weight, rows, depth=2 + len(rows)
+    )
+
+
+@given(rng=seeds(), shape=st.sampled_from([(40, 60), (60, 40), (50, 50)]), kept=st.sampled_from([1, 4, 8]))
+def test_a_drift_in_few_directions_is_found_and_undone(
+    side: Side, rng: np.random.Generator, shape: tuple[int, int], kept: int
+):
+    """Singular values far from 1 in `kept` directions, among 8 that are sought: the polar factor, as of the whole."""
+    weight = orthogonality.orthogonal(shape, rng)
+    small = min(shape)
+    polar, turn = weight, orthogonality.orthogonal((small, small), rng)
+    stretch = np.eye(small) + (turn[:, :kept] * rng.uniform(0.2, 0.4, kept)) @ turn[:, :kept].T
+    weight = stretch @ polar if shape[0] <= shape[1] else polar @ stretch
+    ours, start = side.operands((weight, rng.standard_normal((8, small))))
+    rows = side.orthogonality.drift(ours, side.orthogonality.drift(ours, start))
+    found = side.results(side.orthogonality.polar_within(ours, rows))
+    assert np.abs(found - polar).max() <= 4000 * side.eps, "polar factor of the drifted directions"
+
+
+@given(weight=near_orthogonal(), rng=seeds())
+def test_within_a_span_nothing_else_changes(side: Side, weight: Any, rng: np.random.Generator):
+    """Orthonormal in the span; what is orthogonal to the span stays as it was."""
+    small = min(weight.shape)
+    turn = orthogonality.orthogonal((small, small), rng)
+    inside, outside = turn[: small // 2 + 1], turn[small // 2 + 1 :]
+    ours = side.results(side.orthogonality.polar_within(*side.operands((weight, inside))))
+    before, after = (w if w.shape[0] <= w.shape[1] else w.T for w in (weight, ours))
+    gram = inside @ after @ after.T @ inside.T
+    assert np.abs(gram - np.eye(len(inside))).max() <= 256 * side.eps, "orthonormal in the span"
+    assert np.abs(outside @ (after - before)).max(initial=0) <= 256 * side.eps, "unchanged across the span"
+
+
 @given(weight=near_orthogonal())
 def test_polar_factor(twin: Side, compare: Comparison, weight: Any):
     compare(twin, "polar_factor", lambda side, w: side.orthogonality.polar_factor(w), weight, depth=min(weight.shape))

@@ -17,6 +17,7 @@ from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, s
 from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
+LIMIT = 0.05  # one that bfloat16 can resolve
 MODULES = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "maxmin": MaxMin, "identity": nn.Identity}
 
 
@@ -76,7 +77,17 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
         if isinstance(side, ReferenceSide):
             gradient = getattr(side.losses, f"{loss}_gradient")
             return side.foton.updates(side.network(dense), x, labels, output_gradient=gradient)
-        return credited(Foton(sequential(dense), loss=loss), x, labels)
+        return credited(Foton(sequential(dense), limit=LIMIT, loss=loss), x, labels)
+
+    compare(twin, "Foton", updates, *case[:3], depth=4 * case.depth)
+
+
+@given(case=cases(orthogonal=True, dropout=False), slope=st.sampled_from([0.7, 1.3]), recompute=st.booleans())
+def test_foton_with_options(twin: Side, compare: Comparison, case: Case, slope: float, recompute: bool):
+    def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return side.foton.updates(side.network(dense), x, labels, slope=slope)
+        return credited(Foton(sequential(dense), limit=LIMIT, slope=slope, recompute=recompute), x, labels)
 
     compare(twin, "Foton", updates, *case[:3], depth=4 * case.depth)
 
@@ -141,7 +152,7 @@ def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Str
             rule.readout.weight.copy_(-update)
         return update, rule(x)
 
-    compare(twin, "read-out", readout, *case[:3], depth=3 * case.depth)
+    compare(twin, "read-out", readout, *case[:3], depth=3 * (case.depth + 1))  # the read-out is a layer too
 
 
 def make(name: str, model: nn.Module, generator: torch.Generator | None = None) -> Rule:

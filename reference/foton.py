@@ -9,28 +9,41 @@ arXiv 2512.20668.
     (4)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) h_(l-1)^T        (the paper's equations 8 and 9)
     (5)  output layer:    G_L = 1/B sum_samples e h_(L-1)^T
 
+    (6)  a linear network:             h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l M_(l-1) W_l^T,    M_0 = I
+    (7)  sigma_l(a) = lambda a, W W^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
+
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | F | projection | (n_0, K) | error projection, rebuilt from the weights |
 | e | error | (batch, K) | output error |
 | h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
+| M_l | operators[l-1] | (n_l, n_l) | what stands between a linear network's FOTON and backpropagation |
+| lambda | slope | | what an activation multiplies norms by: 1 for tanh and maxmin, 0.7 for relu |
 
-What holds, for a linear network with P_l = W_l ... W_1: h_l - h~_l = P_l P_l^T dLoss/dh_l. So FOTON is
-backpropagation where W_k W_k^T = I for every k <= l (orthonormal rows: widths that do not grow from the input on),
-whatever W_L is; never an ascent direction otherwise. The summary of the paper that was to be had asks for W^T W = I:
-for a layer that grows this is not sufficient, and a test shows it. For other networks the derivatives of the
-activations stand on the wrong side of the weights, and FOTON approximates. Biases, which the paper does not treat,
-get the update without h; the output layer may be left unconstrained.
+So FOTON is backpropagation, for a linear network, where M_l leaves dLoss/dh_l alone: where W_k W_k^T = I for every
+k <= l (orthonormal rows: widths that do not grow from the input on), whatever W_L is. M_l is positive semidefinite, so
+no layer of a linear network is led uphill. The summary of the paper that was to be had asks for W^T W = I: for a layer
+that grows this is not sufficient, and a test shows it. For other networks the derivatives of the activations stand on
+the wrong side of the weights, and FOTON approximates; (7) is what is left of that in the norms of the updates, which
+the paper does not correct and `slope` does. Biases, which the paper does not treat, get the update without h; the
+output layer may be left unconstrained.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from ._arrays import Array, Labels
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, activation_differences, batch_mean_updates, forward
+from .network import ForwardPass, Masks, Network, Updates, activation_differences, affine, batch_mean_updates, forward
 
-__all__ = ["error_projection", "update_factors", "updates"]
+__all__ = [
+    "credit_operators",
+    "depth_correction",
+    "error_projection",
+    "recomputed_factors",
+    "update_factors",
+    "updates",
+]
 
 
 def error_projection(weights: tuple[Array, ...]) -> Array:
@@ -41,12 +54,56 @@ def error_projection(weights: tuple[Array, ...]) -> Array:
     return projection
 
 
+def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
+    """M_l of equation (6) for the hidden layers l = 1..L-1: (n_l, n_l) each."""
+    operators: list[Array] = []
+    for weight in weights[:-1]:
+        through = weight if not operators else weight @ operators[-1]
+        operators.append(through @ weight.T)
+    return tuple(operators)
+
+
+def depth_correction(slope: float, depth: int) -> list[float]:
+    """lambda^(L-2l) for l = 1..L-1, which undoes equation (7); then 1 for the output layer, which is exact."""
+    return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
+
+
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
+    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None, slope: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5)."""
+    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+
+    With `slope`, lambda of equation (7), the first of them is multiplied by its `depth_correction`.
+    """
     differences = activation_differences(network, clean, error, projection, masks)
-    yield from zip(chain(differences, [error]), clean.inputs, strict=True)
+    correction = depth_correction(slope, len(network.weights))
+    for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
+        yield factor * delta, h
+
+
+def recomputed_factors(
+    network: Network,
+    x: Array,
+    error: Array,
+    projection: Array,
+    masks: Iterable[Array | None] | None = None,
+    slope: float = 1.0,
+) -> Iterator[tuple[Array, Array]]:
+    """`update_factors` from x in place of the clean pass: both passes side by side, one layer alive at a time.
+
+    `masks` has one entry a layer, taken when its turn comes.
+    """
+    h, h_modulated = x, x - error @ projection.T
+    depth = len(network.weights)
+    masks = iter(masks if masks is not None else [None] * depth)
+    for factor, weight, bias, activation in zip(depth_correction(slope, depth)[:-1], *network, strict=False):
+        mask = next(masks)
+        z, h = h, activation.value(affine(weight, bias, h))
+        h_modulated = activation.value(affine(weight, bias, h_modulated))
+        if mask is not None:
+            h, h_modulated = mask * h, mask * h_modulated
+        yield factor * (h - h_modulated), z
+    yield error, h
 
 
 def updates(
@@ -56,8 +113,9 @@ def updates(
     masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
+    slope: float = 1.0,
 ) -> Updates:
-    """The updates of equations (4) and (5). Both passes share the dropout masks.
+    """The updates of equations (4) and (5), divided by (7) for a slope other than 1. Both passes share the masks.
 
     `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
     """
@@ -65,4 +123,4 @@ def updates(
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks))
+    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope))

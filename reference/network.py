@@ -42,6 +42,7 @@ __all__ = [
     "forward",
     "he_uniform",
     "layer_update",
+    "scores",
 ]
 
 Masks: TypeAlias = Sequence[Array | None] | None
@@ -98,6 +99,18 @@ def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
         if mask is not None:
             h = mask * h
     return ForwardPass(tuple(inputs), tuple(preactivations), h)
+
+
+def scores(network: Network, x: Array, masks: Iterable[Array | None] | None = None) -> Array:
+    """The scores of the clean pass alone. `masks` has one entry a layer, taken when its turn comes."""
+    h = x
+    if masks is None:
+        masks = [None] * len(network.weights)
+    for weight, bias, activation, mask in zip(*network, masks, strict=True):
+        h = activation.value(affine(weight, bias, h))
+        if mask is not None:
+            h = mask * h
+    return h
 
 
 def activation_differences(

@@ -9,6 +9,9 @@
          wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,   a = W z
          tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,           r = delta W
 
+    (5)  the polar factor in the span of a few orthonormal rows Q alone:
+         W <- W + Q^T (C - I) Q W (wide),  W + W Q^T (C - I) Q (tall),    C = (Q G Q^T)^(-1/2)
+
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
 anywhere in (0, `convergence_limit(p)`).
@@ -20,6 +23,7 @@ anywhere in (0, `convergence_limit(p)`).
 | E | residual | (n, n) | I - G |
 | delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
 | a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
+| Q | | (p, n) | orthonormal basis of the span of `rows` |
 """
 
 from math import comb
@@ -33,9 +37,11 @@ __all__ = [
     "bjorck_factor",
     "convergence_limit",
     "defect",
+    "drift",
     "gram",
     "orthogonal",
     "polar_factor",
+    "polar_within",
     "retract",
     "spectral_bound",
 ]
@@ -53,10 +59,30 @@ def defect(weight: Array) -> Array:
     return np.max(np.abs(g - np.eye(len(g), dtype=g.dtype)))
 
 
+def drift(weight: Array, rows: Array) -> Array:
+    """E of every row: (p, n) for rows (p, n)."""
+    g = gram(weight)
+    return rows @ (np.eye(len(g), dtype=g.dtype) - g)
+
+
 def polar_factor(weight: Array) -> Array:
     """U V^T of the thin singular value decomposition, equation (2): same shape as the weight."""
     u, _, vt = np.linalg.svd(weight, full_matrices=False)
     return u @ vt
+
+
+def polar_within(weight: Array, rows: Array) -> Array:
+    """Equation (5) in the span of rows (p, n), p <= n: same shape as the weight.
+
+    With rows = drift(weight, drift(weight, v)) for random v (p, n), these are the directions in which the weight is
+    farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
+    """
+    q = np.linalg.qr(rows.T)[0].T  # (p, n)
+    wide = weight.shape[0] <= weight.shape[1]
+    image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
+    eigenvalues, vectors = np.linalg.eigh(image @ image.T)
+    change = (vectors * (1 / np.sqrt(np.maximum(eigenvalues, np.finfo(q.dtype).tiny)) - 1)) @ vectors.T
+    return weight + (q.T @ change @ image if wide else image.T @ change @ q)
 
 
 def _coefficients(order: int) -> list[float]:

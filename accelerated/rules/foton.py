@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..foton import error_projection, update_factors
-from ..network import forward, layer_update
+from ..foton import error_projection, recomputed_factors, update_factors
+from ..network import Network, forward, layer_update, scores
 from .chain import Block
 from .orthogonality import Orthogonality, PlainStep
 from .rule import BlockUpdate, OutputErrorRule
@@ -16,40 +16,90 @@ class Foton(OutputErrorRule):
     """FOTON (arXiv 2512.20668): two forward passes through orthogonal weights.
 
     At construction the weights of the hidden layers are replaced, in place, by their polar factors, and `constrain()`
-    keeps them orthogonal to within `limit` in every entry of their Gram matrices. The output layer is left free: the
-    theory does not need it orthogonal, and it is trained with its exact gradient.
+    keeps them orthogonal to within `limit` in every entry of their Gram matrices, looking at them every so many steps
+    (`every`). The output layer is left free: the theory does not need it orthogonal, and it is trained with its exact
+    gradient.
+
+    The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
+    multiplies norms by, about 0.7 for ReLU: the updates' growth with depth that follows from it is divided out.
+    `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
+    activations does not grow with depth, for a product more a layer.
     """
+
+    projection: Tensor
 
     def __init__(
         self,
         model: nn.Module,
         *,
         limit: float = 5e-3,
+        every: int = 1,
+        refresh: int = 1,
+        slope: float = 1.0,
+        recompute: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        if refresh < 1:
+            raise ValueError(f"refresh: {refresh}, expected a positive integer")
+        if not 0 < slope < float("inf"):
+            raise ValueError(f"slope: {slope}, expected a positive number")
         hidden = {block.name: block.linear for block in self.blocks[:-1]}
-        self.orthogonality = Orthogonality(hidden, limit=limit)
+        self.orthogonality = Orthogonality(hidden, limit=limit, every=every)
         self.orthogonality.initialise()
+        self.refresh = refresh
+        self.slope = slope
+        self.recompute = recompute
+        if refresh > 1:
+            self.register_buffer("projection", error_projection(self.network().weights).detach())
+        self._uses = 0
         self._last_step: dict[str, _Credit] = {}
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
-        network, masks = self.network(), self.masks(x)
-        clean = forward(network, x, masks)
-        error = self.output_gradient(clean.scores, y)
-        factors = update_factors(network, clean, error, error_projection(network.weights), masks)
+        network = self.network()
+        projection = self._projection(network)
         self._last_step.clear()
+        if self.recompute:
+            replay = self.replay(x.device)
+            output = scores(network, x, self.draw_masks(x, self.generator))
+            error = self.output_gradient(output, y)
+            masks = self.draw_masks(x, replay)
+            factors = recomputed_factors(network, x, error, projection, masks, self.slope)
+            for block, (delta, z) in zip(self.blocks, factors, strict=True):
+                yield BlockUpdate(block, *layer_update(delta, z, block.linear.bias), self._loss(block, output, y))
+            return
+        held_masks = self.masks(x)
+        clean = forward(network, x, held_masks)
+        error = self.output_gradient(clean.scores, y)
+        factors = update_factors(network, clean, error, projection, held_masks, self.slope)
         for block, a, (delta, z) in zip(self.blocks, clean.preactivations, factors, strict=True):
-            is_output = block is self.blocks[-1]
             update = layer_update(delta, z, block.linear.bias)
-            if not is_output:
+            if block is not self.blocks[-1]:
                 self._last_step[block.name] = _Credit(block, delta, z, a, block.linear.bias, update.weight)
-            loss = self.output_loss(clean.scores, y) if is_output else None
-            yield BlockUpdate(block, *update, loss)
+            yield BlockUpdate(block, *update, self._loss(block, clean.scores, y))
+
+    def _loss(self, block: Block, output: Tensor, y: Tensor) -> Tensor | None:
+        return self.output_loss(output, y) if block is self.blocks[-1] else None
+
+    def _projection(self, network: Network) -> Tensor:
+        """F, of the present weights or those of up to `refresh` - 1 training steps ago."""
+        if self.refresh == 1:
+            return error_projection(network.weights)
+        if self.training:
+            if self._uses % self.refresh == 0:
+                self.projection.copy_(error_projection(network.weights))
+            self._uses += 1
+        return self.projection
+
+    def get_extra_state(self) -> int:
+        return self._uses
+
+    def set_extra_state(self, state: int) -> None:
+        self._uses = state
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores orthogonality. Given the optimizer, plain SGD is recognised and costs thin products only.

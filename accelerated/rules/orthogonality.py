@@ -1,12 +1,15 @@
 """Keeping weights orthogonal during training, with as few products as the drift needs."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..orthogonality import bjorck_factor, gram, polar_factor, retract
+from ..orthogonality import bjorck, bjorck_factor, drift, gram, polar_factor, polar_within, retract
+
+CHECKS, CHECKED_ROWS = 8, 16
+"""Sign vectors by which a weight is checked, and rows of its Gram matrix looked at where these leave it open."""
 
 
 class PlainStep(NamedTuple):
@@ -21,23 +24,27 @@ class PlainStep(NamedTuple):
 class Orthogonality(nn.Module):
     """Holds weights at orthonormal rows (wide) or columns (tall), to within `limit` in each entry of the Gram matrix.
 
-    After every change a weight is checked by eight random sign vectors v: the mean square of an entry of (G - I) v is
-    the square of the norm of that row of G - I, which bounds each entry in it. Where the check exceeds half the
-    limit, Bjorck steps from the Gram matrix follow, of the order and number that bring every entry below the limit. A
-    plain gradient step whose factors are known is first taken back by products with 2B rows, which seldom leaves
-    anything to do.
+    After every change (or every so many, `every`) a weight is checked by random sign vectors v: the mean square of an
+    entry of (G - I) v is the square of the norm of that row of G - I, which bounds each entry in it. Where that does
+    not do, the rows with the largest norms are looked at entry by entry. Where one exceeds half the limit, what comes
+    next is the cheapest that helps:
 
-    A check costs two products with eight rows. It is read at once on the CPU and a step later on CUDA, so as not to
-    wait for the device; Bjorck steps wait for it, to choose their order. Raises FloatingPointError, naming the layer
-    and the step, where a weight is no longer finite.
+    1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
+    2. The directions of the largest drift are found from the check's own products and set right. Training drifts in
+       few directions, whatever the optimizer is, so that this is seldom all there is to do.
+    3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit.
+
+    On CUDA, where looking would wait for the device and the Gram matrix is cheap, one step of order 3 follows every
+    change, and the check is read a step later: more steps then follow where it has asked for them. Raises
+    FloatingPointError, naming the layer and the step, where a weight is no longer finite.
     """
 
-    PROBES = 8
-
-    def __init__(self, layers: Mapping[str, nn.Linear], *, limit: float = 5e-3) -> None:
+    def __init__(self, layers: Mapping[str, nn.Linear], *, limit: float = 5e-3, every: int = 1) -> None:
         super().__init__()
         if not limit > 0:
             raise ValueError(f"limit: {limit}, expected a positive number")
+        if every < 1:
+            raise ValueError(f"every: {every}, expected a positive integer")
         for layer in layers.values():
             dtype = layer.weight.dtype
             if limit < 2 * torch.finfo(dtype).eps:
@@ -46,11 +53,13 @@ class Orthogonality(nn.Module):
                 )
         self.layers = dict(layers)
         self.limit = limit
+        self.every = every
         self.steps = 0
         self.checks = {name: _Check() for name in layers}
         generator = torch.Generator().manual_seed(0)
         for index, layer in enumerate(layers.values()):
-            signs = torch.randint(0, 2, (self.PROBES, min(layer.weight.shape)), generator=generator) * 2 - 1
+            n = min(layer.weight.shape)
+            signs = torch.randint(0, 2, (CHECKS + _directions(n), n), generator=generator) * 2 - 1
             self.register_buffer(f"probe_{index}", signs.to(layer.weight), persistent=False)
 
     @torch.no_grad()
@@ -63,33 +72,67 @@ class Orthogonality(nn.Module):
     def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
         """To be called after every change of the weights, with the factors of those that took a plain step."""
         self.steps += 1
+        if self.steps % self.every:
+            return
         for index, (name, layer) in enumerate(self.layers.items()):
-            weight = layer.weight
+            weight, probes = layer.weight, self.get_buffer(f"probe_{index}").to(layer.weight)
             plain = (plain_steps or {}).get(name)
-            if plain is not None and 4 * len(plain.z) <= min(weight.shape):  # else the Gram matrix is the smaller one
-                retract(weight, *plain, out=weight)
-            found = _largest_row(weight, self.get_buffer(f"probe_{index}").to(weight))
-            if not self.checks[name].exchange(found) <= self.limit / 2:
-                self._restore(name, weight)
+            if weight.is_cuda:
+                self._restore_unseen(name, weight, probes)
+            elif not self._is_kept(name, weight, probes, plain):
+                self._restore(weight)
 
-    def _restore(self, name: str, weight: Tensor) -> None:
+    def _is_kept(self, name: str, weight: Tensor, probes: Tensor, plain: PlainStep | None) -> bool:
+        """Whether the limit is kept, if need be after steps that cost thin products only."""
+        if plain is not None and self.every == 1 and 4 * len(plain.z) <= min(128, *weight.shape):
+            retract(weight, *plain, out=weight)
+        search, check = probes.split([len(probes) - CHECKS, CHECKS])
+        drifts = drift(weight, search if len(search) else check)
+        if self._is_small(name, weight, drifts):
+            return True
+        if not len(search):
+            return False
+        polar_within(weight, drift(weight, drifts), out=weight)
+        return self._is_small(name, weight, drift(weight, check))
+
+    def _is_small(self, name: str, weight: Tensor, drifts: Tensor) -> bool:
+        """Whether all entries of I - G are within half the limit, from the drifts of sign vectors."""
+        squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows, estimated
+        row, frobenius = torch.stack([squares.amax(), squares.sum()]).sqrt().tolist()
+        if not frobenius < float("inf"):
+            self._raise(name)
+        if row <= self.limit / 2:
+            return True
+        if not (frobenius <= 0.5 and row <= 8 * self.limit):
+            return False  # too much for Bjorck steps to be sure of their way, or surely too much in one row
+        return _largest_entry(weight, squares.topk(min(CHECKED_ROWS, len(squares))).indices).item() <= self.limit / 2
+
+    def _restore_unseen(self, name: str, weight: Tensor, probes: Tensor) -> None:
+        """A step of order 3, and more of them where the check of the step before has asked for them."""
+        before = self.checks[name].unread()
+        if before is not None and not before < float("inf"):
+            self._raise(name)
+        steps = 1 if before is None or before <= self.limit / 2 else 8
+        weight.copy_(bjorck(weight, 3, steps))
+        self.checks[name].put(_largest_row(drift(weight, probes[-CHECKS:])))
+
+    def _raise(self, name: str) -> NoReturn:
+        raise FloatingPointError(f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate")
+
+    def _restore(self, weight: Tensor) -> None:
         """Bjorck steps of sufficient order and number, in place."""
         g = gram(weight)
-        order, steps = self._sufficient(name, torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
+        order, steps = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
         factor = bjorck_factor(g, order, steps, rescale=steps > 2)
         weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
 
-    def _sufficient(self, name: str, residual: Tensor) -> tuple[int, int]:
+    def _sufficient(self, residual: Tensor) -> tuple[int, int]:
         """The least order and number of steps that leave at most `limit` in every entry, for E = residual.
 
         A step of order p leaves at most 3/4 |E|^(p+1) / (1 - |E|), so long as |E| < 1, and an entry of a product of
         symmetric matrices is at most the product of their largest column norms. Any norm bounds |E|.
         """
         column, frobenius = torch.stack([_largest_column(residual), torch.linalg.matrix_norm(residual)]).tolist()
-        if not frobenius < float("inf"):
-            raise FloatingPointError(
-                f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate"
-            )
         if frobenius < 1 and column**2 <= self.limit:
             return 1, 1
         square = residual @ residual
@@ -114,11 +157,22 @@ class Orthogonality(nn.Module):
             self.checks[name] = _Check(value)
 
 
-def _largest_row(weight: Tensor, probes: Tensor) -> Tensor:
-    """An estimate of the largest norm of a row of G - I, from (G - I) v for the rows v of probes: a scalar tensor."""
+def _directions(n: int) -> int:
+    """Among how many sign vectors the directions of a drift are sought: few beside the n of a Gram matrix, or none."""
+    return min(32, n // 8) if n >= 64 else 0
+
+
+def _largest_row(drifts: Tensor) -> Tensor:
+    """An estimate of the largest norm of a row of I - G, from the drifts of sign vectors: a scalar tensor."""
+    return drifts.square().mean(dim=0).amax().sqrt()
+
+
+def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
+    """The largest absolute entry in these rows of I - G: a scalar tensor."""
     wide = weight.shape[0] <= weight.shape[1]
-    image = (probes @ weight) @ weight.T if wide else (probes @ weight.T) @ weight
-    return (image - probes).square().mean(dim=0).amax().sqrt()
+    block = weight[rows] @ weight.T if wide else weight[:, rows].T @ weight  # (rows, n)
+    block[torch.arange(len(rows), device=rows.device), rows] -= 1
+    return block.abs().amax()
 
 
 def _largest_column(symmetric: Tensor) -> Tensor:
@@ -127,23 +181,19 @@ def _largest_column(symmetric: Tensor) -> Tensor:
 
 
 class _Check:
-    """The last check of a weight, where it is read a step later."""
+    """The last check of a weight on CUDA, read a step later."""
 
     def __init__(self, value: float | None = None) -> None:
         self._value = value
         self._copy: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def exchange(self, found: Tensor) -> float:
-        """Hands over a check; returns it, or on CUDA the one before, without waiting."""
-        if not found.is_cuda:
-            return float(found.item())
-        before = self.unread()
+    def put(self, found: Tensor) -> None:
+        """Takes a check from the device without waiting for it."""
         copy = torch.empty((), dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
         self._copy = (copy, torch.cuda.current_stream(found.device).record_event())
-        return 0.0 if before is None else before
 
     def unread(self) -> float | None:
-        """The value not handed out so far, if any."""
+        """The last value put in, if any."""
         if self._copy is not None:
             copy, event = self._copy
             event.synchronize()  # queued a whole training step ago

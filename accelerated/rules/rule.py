@@ -86,17 +86,29 @@ class Rule(nn.Module):
 
     def masks(self, x: Tensor) -> Masks:
         """One draw of the blocks' dropout masks for the batch x, or None where nothing is dropped."""
-        rates = [block.dropout_rate for block in self.blocks]
-        if not any(rates):
-            return None
-        return tuple(
-            torch.empty(len(x), block.linear.out_features, device=x.device, dtype=x.dtype)
-            .bernoulli_(1 - rate, generator=self.generator)
-            .div_(max(1 - rate, torch.finfo(x.dtype).eps))  # a rate of 1 drops all
-            if rate
-            else None
-            for block, rate in zip(self.blocks, rates, strict=True)
-        )
+        return tuple(self.draw_masks(x, self.generator)) if any(block.dropout_rate for block in self.blocks) else None
+
+    def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
+        """The blocks' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
+        for block in self.blocks:
+            rate = block.dropout_rate
+            if not rate:
+                yield None
+                continue
+            keep = max(1 - rate, torch.finfo(x.dtype).eps)  # a rate of 1 drops all
+            shape = (len(x), block.linear.out_features)
+            mask = torch.empty(shape, device=x.device, dtype=x.dtype)
+            yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
+
+    def replay(self, device: torch.device) -> torch.Generator:
+        """A generator that will draw once more what the rule's own draws next."""
+        if self.generator is not None:
+            state = self.generator.get_state()
+        else:
+            state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+        generator = torch.Generator(device)
+        generator.set_state(state)
+        return generator
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as (batch, n_0). Raises ValueError unless x and y fit the model and each other."""

@@ -1,0 +1,128 @@
+"""FOTON's streams: the same updates when one layer is held at a time, in memory that does not grow with depth."""
+
+import copy
+import weakref
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from prograde.accelerated.rules import Foton
+from prograde.equivalence_tests.sides import TwinSide
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def model(*widths: int, dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths[:-1]):
+        layers += [nn.Linear(n_in, n_out), nn.Tanh(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:])).double()
+
+
+def batch(n_in: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(24, n_in, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, 3, (24,), generator=generator)
+
+
+def credited(rule: Foton, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    rule.assign_credit(x, y)
+    return [p.grad.clone() for p in rule.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("own_generator", [True, False], ids=["own generator", "PyTorch's generator"])
+def test_recomputed_updates_are_the_same_under_dropout(own_generator: bool):
+    """The masks of the second sweep are those of the first, and the next step draws others."""
+    rules = []
+    for recompute in (False, True):
+        generator = torch.Generator().manual_seed(5) if own_generator else None
+        rules.append(Foton(model(12, 10, 8, 8, 3, dropout=0.4), recompute=recompute, generator=generator))
+    seen = []
+    for rule in rules:
+        torch.manual_seed(7)
+        seen.append([credited(rule, *batch(12)) for _ in range(2)])
+    for ours, theirs in zip(*seen, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-14 * b.abs().max()), "same updates, layer by layer"
+    assert not torch.equal(seen[1][0][0], seen[1][1][0]), "other masks at the next step"
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_layer_may_be_stepped_before_the_next_update_is_asked_for(recompute: bool):
+    rule = Foton(model(12, 10, 8, 8, 3), recompute=recompute)
+    at_once = copy.deepcopy(rule)
+    x, y = batch(12)
+    expected = credited(at_once, x, y)
+    found: list[torch.Tensor] = []
+    for update in rule.stream(x, y):
+        assert update.bias is not None
+        found += [update.weight.clone(), update.bias.clone()]
+        with torch.no_grad():
+            update.block.linear.weight -= 0.5 * update.weight
+            update.block.linear.bias -= 0.5 * update.bias
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-14 * b.abs().max()), "updates of the weights as they were"
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that were made inside and are still referred to; `peak` is their maximum."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.holders: dict[int, int] = {}
+        self.bytes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor)
+        return out
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if key == 0 or key in self.known:
+            return
+        self.holders[key] = self.holders.get(key, 0) + 1
+        self.bytes[key] = storage.nbytes()
+        weakref.finalize(tensor, self._let_go, key)
+        self.peak = max(self.peak, sum(self.bytes.values()))
+
+    def _let_go(self, key: int) -> None:
+        self.holders[key] -= 1
+        if not self.holders[key]:
+            del self.holders[key], self.bytes[key]
+
+
+def peak(depth: int, recompute: bool) -> int:
+    """Of a training step that takes each layer's update as it comes."""
+    rule = Foton(model(20, *[32] * depth, 3, dropout=0.1), recompute=recompute)
+    x, y = batch(20)
+    with LiveBytes([x, y, *rule.parameters(), *rule.buffers()]) as live:
+        for update in rule.stream(x, y):
+            with torch.no_grad():
+                update.block.linear.weight.sub_(update.weight, alpha=0.1)
+            del update
+    return live.peak
+
+
+def test_memory_does_not_grow_with_depth():
+    """At most a tenth more at depth 64 than at depth 4, in bytes of live tensors. The ordinary form does grow."""
+    shallow, deep = peak(4, recompute=True), peak(64, recompute=True)
+    assert deep <= 1.1 * shallow, f"live bytes: {shallow} at depth 4, {deep} at depth 64"
+    assert peak(64, recompute=False) > 5 * peak(4, recompute=False), "the count sees what is held"
