@@ -47,7 +47,8 @@ def defect(weight: Array) -> Array:
 def drift(weight: Array, rows: Array) -> Array:
     """(I - G) of every row, by two products with p rows: (p, n) for rows (p, n)."""
     wide = weight.shape[0] <= weight.shape[1]
-    return rows - ((rows @ weight) @ weight.T if wide else (rows @ weight.T) @ weight)
+    image, back = (rows @ weight, weight.T) if wide else (rows @ weight.T, weight)
+    return torch.addmm(rows, image, back, alpha=-1)
 
 
 def polar_factor(weight: Array) -> Array:

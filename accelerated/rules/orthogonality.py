@@ -11,6 +11,9 @@ from ..orthogonality import bjorck, bjorck_factor, drift, gram, polar_factor, po
 CHECKS, CHECKED_ROWS = 8, 16
 """Sign vectors by which a weight is checked, and rows of its Gram matrix looked at where these leave it open."""
 
+ROUNDS = 2
+"""How often the directions of the largest drift are set right before the Gram matrix is."""
+
 
 class PlainStep(NamedTuple):
     """A weight's last change, W <- W - rate/B delta^T z, by its factors, and its pre-activation W z before it."""
@@ -87,12 +90,11 @@ class Orthogonality(nn.Module):
         if plain is not None and self.every == 1 and 4 * len(plain.z) <= min(128, *weight.shape):
             retract(weight, *plain, out=weight)
         search, check = probes.split([len(probes) - CHECKS, CHECKS])
-        drifts = drift(weight, search if len(search) else check)
-        if self._is_small(name, weight, drifts):
-            return True
-        if not len(search):
-            return False
-        polar_within(weight, drift(weight, drifts), out=weight)
+        for _ in range(ROUNDS if len(search) else 0):
+            drifts = drift(weight, search)
+            if self._is_small(name, weight, drifts):
+                return True
+            polar_within(weight, drift(weight, drifts), out=weight)
         return self._is_small(name, weight, drift(weight, check))
 
     def _is_small(self, name: str, weight: Tensor, drifts: Tensor) -> bool:
@@ -103,7 +105,7 @@ class Orthogonality(nn.Module):
             self._raise(name)
         if row <= self.limit / 2:
             return True
-        if not (frobenius <= 0.5 and row <= 8 * self.limit):
+        if not (frobenius <= 0.5 and row <= 4 * self.limit):
             return False  # too much for Bjorck steps to be sure of their way, or surely too much in one row
         return _largest_entry(weight, squares.topk(min(CHECKED_ROWS, len(squares))).indices).item() <= self.limit / 2
 
@@ -159,7 +161,7 @@ class Orthogonality(nn.Module):
 
 def _directions(n: int) -> int:
     """Among how many sign vectors the directions of a drift are sought: few beside the n of a Gram matrix, or none."""
-    return min(32, n // 8) if n >= 64 else 0
+    return min(24, n // 8) if n >= 64 else 0
 
 
 def _largest_row(drifts: Tensor) -> Tensor:
