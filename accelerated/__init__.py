@@ -4,6 +4,28 @@ The modules at this level mirror `prograde.reference`, file by file and name by 
 `torch.nn.Module`s that take the place of `loss.backward()`.
 """
 
-from . import activations, backprop, forward_forward, foton, losses, network, orthogonality, pepita
+from . import (
+    activations,
+    backprop,
+    convolution,
+    convolutional_foton,
+    forward_forward,
+    foton,
+    losses,
+    network,
+    orthogonality,
+    pepita,
+)
 
-__all__ = ["activations", "backprop", "forward_forward", "foton", "losses", "network", "orthogonality", "pepita"]
+__all__ = [
+    "activations",
+    "backprop",
+    "convolution",
+    "convolutional_foton",
+    "forward_forward",
+    "foton",
+    "losses",
+    "network",
+    "orthogonality",
+    "pepita",
+]

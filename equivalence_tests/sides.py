@@ -17,7 +17,18 @@ import torch
 
 from prograde import reference
 
-MODULES = ("activations", "losses", "network", "backprop", "orthogonality", "pepita", "foton", "forward_forward")
+MODULES = (
+    "activations",
+    "losses",
+    "network",
+    "convolution",
+    "backprop",
+    "orthogonality",
+    "pepita",
+    "foton",
+    "convolutional_foton",
+    "forward_forward",
+)
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -28,6 +39,23 @@ class Dense(NamedTuple):
     weights: tuple[Any, ...]
     biases: tuple[Any, ...]
     activations: tuple[str, ...]
+
+
+class Convolution(NamedTuple):
+    """A convolutional layer as plain operands; see `ConvolutionalLayer`."""
+
+    kernel: Any
+    bias: Any
+    activation: str
+    factor: int
+    pool: int
+
+
+class Images(NamedTuple):
+    """A convolutional network as plain operands."""
+
+    layers: tuple[Convolution, ...]
+    dense: Dense
 
 
 def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -66,6 +94,14 @@ class Side:
         """A network of this side, for its functions."""
         table = self.activations.ACTIVATIONS
         return self.net.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
+
+    def convolutional_network(self, images: Images) -> Any:
+        """A convolutional network of this side, for its functions."""
+        module, table = self.convolutional_foton, self.activations.ACTIVATIONS
+        layers = (
+            module.ConvolutionalLayer(*layer._replace(activation=table[layer.activation])) for layer in images.layers
+        )
+        return module.ConvolutionalNetwork(tuple(layers), self.network(images.dense))
 
     def operands(self, tree: Any) -> Any:
         """float64 and integer NumPy arrays as arrays of this side, floats rounded to its precision."""

@@ -4,6 +4,28 @@ One module per subject; each opens with its source, its equations and a table of
 the order of the equations. Nothing here imports torch.
 """
 
-from . import activations, backprop, forward_forward, foton, losses, network, orthogonality, pepita
+from . import (
+    activations,
+    backprop,
+    convolution,
+    convolutional_foton,
+    forward_forward,
+    foton,
+    losses,
+    network,
+    orthogonality,
+    pepita,
+)
 
-__all__ = ["activations", "backprop", "forward_forward", "foton", "losses", "network", "orthogonality", "pepita"]
+__all__ = [
+    "activations",
+    "backprop",
+    "convolution",
+    "convolutional_foton",
+    "forward_forward",
+    "foton",
+    "losses",
+    "network",
+    "orthogonality",
+    "pepita",
+]

@@ -1,0 +1,150 @@
+"""Convolutions on a torus with their adjoints, and kernels that are orthogonal; see the reference.
+
+Circular padding is laid out in memory, for PyTorch's own convolutions to run on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+from torch.nn.grad import conv2d_weight
+
+from ._arrays import Array
+
+__all__ = [
+    "average_pool",
+    "average_pool_adjoint",
+    "convolve",
+    "convolve_adjoint",
+    "kernel_update",
+    "orthogonal_kernel",
+    "orthogonal_kernel_vjp",
+    "shuffle",
+    "unshuffle",
+]
+
+
+def _padded(x: Array, before: int, after: int) -> Array:
+    """x with its own other end before and after each row and column, however many times around."""
+    height, width = x.shape[2:]
+    if max(before, after) <= min(height, width):
+        return functional.pad(x, (before, after, before, after), mode="circular") if before or after else x
+    rows = torch.arange(-before, height + after, device=x.device) % height
+    columns = torch.arange(-before, width + after, device=x.device) % width
+    return x[:, :, rows][:, :, :, columns]
+
+
+def convolve(kernel: Array, x: Array) -> Array:
+    """(batch, c_out, height, width). Raises ValueError for another number of channels."""
+    size = kernel.shape[2]
+    if x.shape[1] != kernel.shape[1]:
+        raise ValueError(f"x: {x.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
+    return functional.conv2d(_padded(x, size // 2, size - 1 - size // 2), kernel)
+
+
+def convolve_adjoint(kernel: Array, y: Array) -> Array:
+    """(batch, c_in, height, width): the convolution with the kernel mirrored and its channels exchanged."""
+    size = kernel.shape[2]
+    return functional.conv2d(_padded(y, size - 1 - size // 2, size // 2), kernel.flip(2, 3).transpose(0, 1))
+
+
+def kernel_update(delta: Array, z: Array, size: int) -> Array:
+    """(c_out, c_in, size, size): the gradient of PyTorch's convolution for the output gradient delta / batch."""
+    shape = (delta.shape[1], z.shape[1], size, size)
+    return conv2d_weight(_padded(z, size // 2, size - 1 - size // 2), shape, delta / len(z))
+
+
+def unshuffle(x: Array, factor: int) -> Array:
+    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor)."""
+    _check_divides(x, factor)
+    return functional.pixel_unshuffle(x, factor)
+
+
+def _check_divides(x: Array, size: int) -> None:
+    height, width = x.shape[2:]
+    if height % size or width % size:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
+
+
+def shuffle(y: Array, factor: int) -> Array:
+    """The inverse of `unshuffle`, which is its adjoint too."""
+    return functional.pixel_shuffle(y, factor)
+
+
+def average_pool(x: Array, size: int) -> Array:
+    """Means of size x size pixels, times size."""
+    _check_divides(x, size)
+    return size * functional.avg_pool2d(x, size)
+
+
+def average_pool_adjoint(y: Array, size: int) -> Array:
+    """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
+    return functional.interpolate(y / size, scale_factor=size, mode="nearest")
+
+
+def _step(q: Array, s: Array) -> Array:
+    """Coefficients of t(u, v) for bases q and s: (2, 2, c, c)."""
+    p, r = q @ q.T, s @ s.T
+    p_r = p @ r
+    rest = torch.eye(len(p), device=p.device, dtype=p.dtype) - p - r + p_r
+    return torch.stack([torch.stack([p_r, p - p_r]), torch.stack([r - p_r, rest])])
+
+
+def _products(bases: Sequence[Array]) -> list[Array]:
+    """1, t_1, t_1 t_2, ..., T: (j + 1, j + 1, c, c) after j steps."""
+    channels = len(bases[0])
+    products = [torch.eye(channels, device=bases[0].device, dtype=bases[0].dtype)[None, None]]
+    for q, s in zip(bases[::2], bases[1::2], strict=True):
+        before, t = products[-1], _step(q, s)
+        n = len(before)
+        taps = before.new_zeros(n + 1, n + 1, channels, channels)
+        for i in range(2):
+            for j in range(2):
+                taps[i : i + n, j : j + n] += before @ t[i, j]
+        products.append(taps)
+    return products
+
+
+def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
+    """The kernel, (c_out, c_in, size, size), from H and 2 (size - 1) bases; without any, H as 1 x 1 kernel."""
+    if not bases:
+        return mixing[:, :, None, None]
+    c_out, c_in = mixing.shape
+    taps = _products(bases)[-1]
+    taps = mixing @ taps if c_out <= c_in else taps @ mixing  # (size, size, c_out, c_in)
+    return taps.permute(2, 3, 0, 1).contiguous()
+
+
+def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array) -> tuple[Array, list[Array]]:
+    """What an update of the kernel, `gradient` in its shape, means for H and the bases: shaped like them."""
+    gradient = gradient.permute(2, 3, 0, 1)  # (size, size, c_out, c_in)
+    if not bases:
+        return gradient[0, 0], []
+    products = _products(bases)
+    taps = products[-1]
+    if mixing.shape[0] <= mixing.shape[1]:
+        of_mixing = _correlate(gradient.mT, taps.mT)
+        of_taps = mixing.T @ gradient
+    else:
+        of_mixing = _correlate(taps, gradient)
+        of_taps = gradient @ mixing.T
+    of_bases: list[Array] = []
+    for step in reversed(range(len(bases) // 2)):
+        q, s = bases[2 * step], bases[2 * step + 1]
+        before, t = products[step], _step(q, s)
+        n = len(before)
+        windows = [[of_taps[i : i + n, j : j + n] for j in range(2)] for i in range(2)]
+        of_t = [[_correlate(before, windows[i][j]) for j in range(2)] for i in range(2)]
+        if step:
+            of_taps = torch.stack([windows[i][j] @ t[i, j].T for i in range(2) for j in range(2)]).sum(dim=0)
+        p, r = q @ q.T, s @ s.T
+        of_p_r = of_t[0][0] - of_t[0][1] - of_t[1][0] + of_t[1][1]
+        of_p = of_p_r @ r + of_t[0][1] - of_t[1][1]
+        of_r = p @ of_p_r + of_t[1][0] - of_t[1][1]
+        of_bases[:0] = [(of_p + of_p.T) @ q, (of_r + of_r.T) @ s]
+    return of_mixing, of_bases
+
+
+def _correlate(a: Array, b: Array) -> Array:
+    """sum over taps of a^T b: (n, m) for a (size, size, k, n) and b (size, size, k, m)."""
+    return a.flatten(0, 2).T @ b.flatten(0, 2)

@@ -1,0 +1,188 @@
+"""Convolutions on a torus: twin against reference, adjoints, and what makes a kernel orthogonal."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import convolution, orthogonality
+
+pytestmark = pytest.mark.smoke
+
+
+class Parts(NamedTuple):
+    """What a kernel is made of, a gradient shaped like it, and a batch on either side of it."""
+
+    mixing: Any
+    bases: Any
+    gradient: Any
+    x: Any
+    y: Any
+
+    @property
+    def kernel(self) -> Any:
+        return convolution.orthogonal_kernel(self.mixing, self.bases)
+
+
+@st.composite
+def parts(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Parts:
+    """Kernels of every size that narrow, widen and do neither; images as small as the kernel, and no squares."""
+    c_in, c_out = (draw(st.sampled_from([1, 2, 3, 4, 6]), label=label) for label in ("c_in", "c_out"))
+    size = draw(st.sampled_from(sizes), label="size")
+    height = draw(st.sampled_from([1, 3, 4, 5, 8]), label="height")
+    width = draw(st.sampled_from([2, 3, 5, 8]), label="width")
+    batch = draw(st.sampled_from([1, 2, 5]), label="batch")
+    rng = draw(seeds())
+    c = max(c_in, c_out, 2)
+    c_in, c_out = (c, c_out) if c_in >= c_out else (c_in, c)
+    mixing = orthogonality.orthogonal((c_out, c_in), rng)
+    bases = [orthogonality.orthogonal((c, c // 2), rng) for _ in range(2 * (size - 1))]
+    gradient = rng.standard_normal((c_out, c_in, size, size))
+    x = rng.standard_normal((batch, c_in, height, width))
+    return Parts(mixing, bases, gradient, x, rng.standard_normal((batch, c_out, height, width)))
+
+
+def operator(kernel: Any, height: int, width: int) -> Any:
+    """The convolution as a matrix, (c_out height width, c_in height width)."""
+    n = kernel.shape[1] * height * width
+    return convolution.convolve(kernel, np.eye(n).reshape(n, -1, height, width)).reshape(n, -1).T
+
+
+@given(case=parts())
+def test_convolve(twin: Side, compare: Comparison, case: Parts):
+    compare(twin, "convolve", lambda side, *o: side.convolution.convolve(*o), case.kernel, case.x, depth=2)
+    compare(
+        twin, "convolve_adjoint", lambda side, *o: side.convolution.convolve_adjoint(*o), case.kernel, case.y, depth=2
+    )
+
+
+@given(case=parts())
+def test_kernel_update(twin: Side, compare: Comparison, case: Parts):
+    size = case.gradient.shape[2]
+    compare(twin, "kernel_update", lambda side, *o: side.convolution.kernel_update(*o, size), case.y, case.x, depth=2)
+
+
+@given(case=parts())
+def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts):
+    """<A x, y> = <x, A^T y> = B <k, update(y, x)>."""
+    module = side.convolution
+    kernel, x, y = side.operands((case.gradient, case.x, case.y))
+    products = [
+        np.sum(a * b)
+        for a, b in (
+            side.results((module.convolve(kernel, x), y)),
+            side.results((x, module.convolve_adjoint(kernel, y))),
+            side.results((module.kernel_update(y, x, kernel.shape[2]) * len(x), kernel)),
+        )
+    ]
+    bound = 64 * side.eps * np.linalg.norm(case.gradient) * np.linalg.norm(case.x) * np.linalg.norm(case.y)
+    assert max(products) - min(products) <= bound, "adjoint of the convolution"
+
+
+@given(rng=seeds(), factor=st.sampled_from([1, 2, 3]), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def test_rearrangements(twin: Side, compare: Comparison, rng: np.random.Generator, factor: int, blocks: Any):
+    """Bit for bit, and there and back again."""
+    x = rng.standard_normal((2, 3, factor * blocks[0], factor * blocks[1]))
+    compare.exactly(twin, "unshuffle", lambda side, x: side.convolution.unshuffle(x, factor), side_rounded(twin, x))
+    y = convolution.unshuffle(x, factor)
+    compare.exactly(twin, "shuffle", lambda side, y: side.convolution.shuffle(y, factor), side_rounded(twin, y))
+    assert np.array_equal(convolution.shuffle(y, factor), x)
+
+
+def side_rounded(side: Side, array: Any) -> Any:
+    """The array as that side's precision has it."""
+    return side.results(side.operands(array))
+
+
+@given(rng=seeds(), size=st.sampled_from([1, 2, 3]), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def test_average_pool(twin: Side, compare: Comparison, rng: np.random.Generator, size: int, blocks: Any):
+    x, y = (rng.standard_normal((2, 3, n * blocks[0], n * blocks[1])) for n in (size, 1))
+    compare(twin, "average_pool", lambda side, x: side.convolution.average_pool(x, size), x, depth=2)
+    compare(twin, "average_pool_adjoint", lambda side, y: side.convolution.average_pool_adjoint(y, size), y, depth=2)
+
+
+@given(rng=seeds(), size=st.sampled_from([2, 3]))
+def test_pooling_keeps_the_norm_of_what_it_keeps(side: Side, rng: np.random.Generator, size: int):
+    """A A^T = I, and A^T is A's adjoint."""
+    x, y = side.operands((rng.standard_normal((2, 3, 2 * size, size)), rng.standard_normal((2, 3, 2, 1))))
+    module = side.convolution
+    back = side.results(module.average_pool(module.average_pool_adjoint(y, size), size))
+    y64 = side.results(y)
+    assert rms(back - y64) <= 8 * side.eps * rms(y64), "A A^T = I"
+    pooled, spread = side.results((module.average_pool(x, size), module.average_pool_adjoint(y, size)))
+    assert abs(np.sum(pooled * y64) - np.sum(side.results(x) * spread)) <= 64 * side.eps * x.shape[0] * 10, "adjoint"
+
+
+@given(case=parts())
+def test_orthogonal_kernel(twin: Side, compare: Comparison, case: Parts):
+    depth = 2 * case.gradient.shape[2]
+    compare(
+        twin,
+        "orthogonal_kernel",
+        lambda side, *o: side.convolution.orthogonal_kernel(*o),
+        case.mixing,
+        case.bases,
+        depth=depth,
+    )
+    compare(
+        twin,
+        "orthogonal_kernel_vjp",
+        lambda side, *o: side.convolution.orthogonal_kernel_vjp(*o),
+        case.mixing,
+        case.bases,
+        case.gradient,
+        depth=2 * depth,
+    )
+
+
+@given(case=parts())
+def test_the_kernel_is_orthogonal_on_a_torus_of_any_size(side: Side, case: Parts):
+    """Every singular value of the convolution is 1: it keeps the norm of what it maps, and its adjoint too."""
+    ours = side.results(side.convolution.orthogonal_kernel(*side.operands((case.mixing, case.bases))))
+    values = np.linalg.svd(operator(ours, *case.x.shape[2:]), compute_uv=False)
+    assert np.abs(values - 1).max() <= 64 * case.gradient.shape[2] * side.eps, "singular values"
+
+
+def test_zero_padding_loses_norm_at_the_border():
+    """The same kernel, the same image, no torus: singular values fall far below 1."""
+    rng = np.random.default_rng(0)
+    bases = [orthogonality.orthogonal((4, 2), rng) for _ in range(4)]
+    kernel = convolution.orthogonal_kernel(orthogonality.orthogonal((4, 4), rng), bases)
+    columns = torch.eye(4 * 36, dtype=torch.float64).reshape(-1, 4, 6, 6)
+    matrix = torch.nn.functional.conv2d(columns, torch.tensor(kernel), padding=1).flatten(1).T
+    assert torch.linalg.svdvals(matrix).min() < 0.6
+    assert np.linalg.svd(operator(kernel, 6, 6), compute_uv=False).min() > 1 - 1e-12
+
+
+@given(case=parts((2, 3, 4)), rng=seeds())
+def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Parts, rng: np.random.Generator):
+    """<gradient, dk> = <vjp, d(parts)>, dk by central differences; step 1e-5, whose error is of its square."""
+    step = 1e-5
+    mixing = rng.standard_normal(case.mixing.shape)
+    bases = [rng.standard_normal(b.shape) for b in case.bases]
+
+    def moved(t: float) -> Any:
+        shifted = [b + t * d for b, d in zip(case.bases, bases, strict=True)]
+        return convolution.orthogonal_kernel(case.mixing + t * mixing, shifted)
+
+    slope = np.sum(case.gradient * (moved(step) - moved(-step))) / (2 * step)
+    of_mixing, of_bases = convolution.orthogonal_kernel_vjp(case.mixing, case.bases, case.gradient)
+    ours = np.sum(of_mixing * mixing) + sum(np.sum(a * b) for a, b in zip(of_bases, bases, strict=True))
+    assert abs(ours - slope) <= 1e-6 * (np.abs(slope) + np.linalg.norm(case.gradient)), "derivative of the kernel"
+
+
+@pytest.mark.parametrize("function", ["unshuffle", "average_pool"])
+def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
+    with pytest.raises(ValueError, match="x: 5 x 4 pixels, expected multiples of 2"):
+        getattr(side.convolution, function)(side.operands(np.ones((1, 1, 5, 4))), 2)
+
+
+def test_another_number_of_channels_is_refused(side: Side):
+    with pytest.raises(ValueError, match="x: 2 channels, but the kernel takes 3"):
+        side.convolution.convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))

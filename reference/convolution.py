@@ -1,0 +1,176 @@
+"""Convolutions on a torus with their adjoints, and kernels that are orthogonal.
+
+    (1)  y[o, i] = sum_(c, p) k[o, c, p] x[c, i + p - s]        circular: i is taken modulo the height and the width
+    (2)  its adjoint:  x[c, i] = sum_(o, p) k[o, c, p] y[o, i - p + s]
+    (3)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, i + p - s]        the update of a kernel from its factors
+    (4)  P = Q Q^T, R = S S^T;  t_j(u, v) = (P + (I - P) u) (R + (I - R) v)        of the bases Q, S of step j
+    (5)  T = t_1 t_2 ... t_(size-1);  kernel = H T where it narrows, T H where it widens        (BCOP)
+
+(4) and (5) are polynomials in the shifts u down and v to the right, whose coefficients are the taps of the kernel:
+products of them are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
+Attenuation in Lipschitz Constrained Convolutional Networks"). Each t_j is orthogonal as an operator, since P and R are
+symmetric projectors; so the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c_out >= c_in,
+if H has. They keep it on a torus alone: with zero padding the border loses norm. Li et al. take Q as the first half of
+the columns of a full orthogonal matrix, and H as a corner of one; here these parts are the parameters.
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| x, z | x, z | (batch, c_in, height, width) | input |
+| y, delta | y, delta | (batch, c_out, height, width) | output; error factor |
+| k | kernel | (c_out, c_in, size, size) | kernel; i and p are pairs of row and column, s = size // 2 |
+| H | mixing | (c_out, c_in) | what changes the number of channels, orthonormal rows or columns |
+| Q, S | bases[2j-2], bases[2j-1] | (c, c // 2) | orthonormal columns, c = max(c_in, c_out), j = 1..size-1 |
+| T | taps | (size, size, c, c) | coefficients by shift |
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = [
+    "average_pool",
+    "average_pool_adjoint",
+    "convolve",
+    "convolve_adjoint",
+    "kernel_update",
+    "orthogonal_kernel",
+    "orthogonal_kernel_vjp",
+    "shuffle",
+    "unshuffle",
+]
+
+
+def _shifted(x: Array, rows: int, columns: int) -> Array:
+    """x[..., i + rows, j + columns] on the torus."""
+    return np.roll(x, (-rows, -columns), axis=(2, 3))
+
+
+def convolve(kernel: Array, x: Array) -> Array:
+    """Equation (1): (batch, c_out, height, width). Raises ValueError for another number of channels."""
+    c_out, c_in, size, _ = kernel.shape
+    if x.shape[1] != c_in:
+        raise ValueError(f"x: {x.shape[1]} channels, but the kernel takes {c_in}")
+    y = np.zeros((len(x), c_out, *x.shape[2:]), x.dtype)
+    for p in range(size):
+        for q in range(size):
+            y += np.einsum("oc,bchw->bohw", kernel[:, :, p, q], _shifted(x, p - size // 2, q - size // 2))
+    return y
+
+
+def convolve_adjoint(kernel: Array, y: Array) -> Array:
+    """Equation (2): (batch, c_in, height, width)."""
+    _, c_in, size, _ = kernel.shape
+    x = np.zeros((len(y), c_in, *y.shape[2:]), y.dtype)
+    for p in range(size):
+        for q in range(size):
+            x += np.einsum("oc,bohw->bchw", kernel[:, :, p, q], _shifted(y, size // 2 - p, size // 2 - q))
+    return x
+
+
+def kernel_update(delta: Array, z: Array, size: int) -> Array:
+    """Equation (3): (c_out, c_in, size, size)."""
+    update = np.empty((delta.shape[1], z.shape[1], size, size), z.dtype)
+    for p in range(size):
+        for q in range(size):
+            shifted = _shifted(z, p - size // 2, q - size // 2)
+            update[:, :, p, q] = np.einsum("bohw,bchw->oc", delta, shifted) / len(z)
+    return update
+
+
+def unshuffle(x: Array, factor: int) -> Array:
+    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor).
+
+    A permutation, hence orthogonal; the order is that of torch.nn.PixelUnshuffle. Raises ValueError for a height or
+    width that is no multiple of the factor.
+    """
+    batch, channels, height, width = x.shape
+    if height % factor or width % factor:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {factor}")
+    blocks = x.reshape(batch, channels, height // factor, factor, width // factor, factor)
+    return blocks.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, height // factor, width // factor)
+
+
+def shuffle(y: Array, factor: int) -> Array:
+    """The inverse of `unshuffle`, which is its adjoint too."""
+    batch, channels, height, width = y.shape
+    blocks = y.reshape(batch, channels // factor**2, factor, factor, height, width)
+    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * factor, width * factor)
+
+
+def average_pool(x: Array, size: int) -> Array:
+    """Means of size x size pixels, times size: A A^T = I, where plain means would shrink differences by 1 / size^2."""
+    batch, channels, height, width = x.shape
+    if height % size or width % size:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
+    return x.reshape(batch, channels, height // size, size, width // size, size).sum(axis=(3, 5)) / size
+
+
+def average_pool_adjoint(y: Array, size: int) -> Array:
+    """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
+    return y.repeat(size, axis=2).repeat(size, axis=3) / size
+
+
+def _step(q: Array, s: Array) -> Array:
+    """Coefficients of t(u, v), equation (4), for bases q and s: (2, 2, c, c)."""
+    p, r = q @ q.T, s @ s.T
+    identity = np.eye(len(p), dtype=p.dtype)
+    return np.array([[p @ r, p @ (identity - r)], [(identity - p) @ r, (identity - p) @ (identity - r)]])
+
+
+def _products(bases: Sequence[Array]) -> list[Array]:
+    """1, t_1, t_1 t_2, ..., T: (j + 1, j + 1, c, c) after j steps."""
+    channels = len(bases[0])
+    products = [np.eye(channels, dtype=bases[0].dtype)[None, None]]
+    for q, s in zip(bases[::2], bases[1::2], strict=True):
+        before, t = products[-1], _step(q, s)
+        taps = np.zeros((len(before) + 1, len(before) + 1, channels, channels), t.dtype)
+        for i in range(2):
+            for j in range(2):
+                taps[i : i + len(before), j : j + len(before)] += before @ t[i, j]
+        products.append(taps)
+    return products
+
+
+def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
+    """Equation (5), shape (c_out, c_in, size, size), from 2 (size - 1) bases; without any, H itself as 1 x 1 kernel."""
+    if not bases:
+        return mixing[:, :, None, None]
+    c_out, c_in = mixing.shape
+    taps = _products(bases)[-1]
+    taps = mixing @ taps if c_out <= c_in else taps @ mixing  # (size, size, c_out, c_in)
+    return taps.transpose(2, 3, 0, 1)
+
+
+def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array) -> tuple[Array, list[Array]]:
+    """What an update of the kernel means for H and the bases: its product with the kernel's transposed derivative.
+
+    `gradient` is shaped like the kernel; the results are shaped like H and the bases. Nothing but this layer's own
+    parameters enters.
+    """
+    gradient = gradient.transpose(2, 3, 0, 1)  # (size, size, c_out, c_in)
+    if not bases:
+        return gradient[0, 0], []
+    products = _products(bases)
+    taps = products[-1]
+    if mixing.shape[0] <= mixing.shape[1]:
+        of_mixing = np.einsum("pqoc,pqdc->od", gradient, taps)
+        of_taps = mixing.T @ gradient
+    else:
+        of_mixing = np.einsum("pqdo,pqdc->oc", taps, gradient)
+        of_taps = gradient @ mixing.T
+    of_bases: list[Array] = []
+    for step in reversed(range(len(bases) // 2)):
+        q, s = bases[2 * step], bases[2 * step + 1]
+        before, t = products[step], _step(q, s)
+        n = len(before)
+        windows = [[of_taps[i : i + n, j : j + n] for j in range(2)] for i in range(2)]
+        of_t = [[np.einsum("pqab,pqac->bc", before, windows[i][j]) for j in range(2)] for i in range(2)]
+        of_taps = sum(windows[i][j] @ t[i, j].T for i in range(2) for j in range(2))
+        p, r = q @ q.T, s @ s.T
+        identity = np.eye(len(p), dtype=p.dtype)
+        of_p = (of_t[0][0] - of_t[1][0]) @ r + (of_t[0][1] - of_t[1][1]) @ (identity - r)
+        of_r = p @ (of_t[0][0] - of_t[0][1]) + (identity - p) @ (of_t[1][0] - of_t[1][1])
+        of_bases[:0] = [(of_p + of_p.T) @ q, (of_r + of_r.T) @ s]
+    return of_mixing, of_bases
