@@ -43,8 +43,8 @@ def poisoned(layer: nn.Linear) -> nn.Linear:
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a module that is no Sequential": (lambda: nn.Linear(3, 2), "model: a Linear; Foton trains an nn.Sequential"),
     "no layer": (lambda: nn.Sequential(nn.Flatten()), "model: no Linear layer"),
-    "max pooling": (lambda: nn.Sequential(nn.MaxPool1d(2), nn.Linear(3, 2)), r"layer '0': MaxPool1d.*average pooling"),
-    "convolution": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), r"layer '0': Conv2d.*Linear"),
+    "max pooling": (lambda: nn.Sequential(nn.MaxPool1d(2), nn.Linear(3, 2)), r"layer '0': MaxPool1d.*ScaledAvgPool2d"),
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), r"layer '0': Conv2d.*OrthogonalConv2d"),
     "batch normalisation": (
         lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
         "layer '1': BatchNorm1d.*remove it",

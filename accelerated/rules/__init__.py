@@ -1,12 +1,12 @@
 """Learning rules as modules: `rule.assign_credit(x, y)` in place of `loss.backward()`."""
 
 from .backprop import Backprop
-from .chain import Block
+from .chain import Block, ConvolutionalBlock
 from .forward_forward import ForwardForward
 from .foton import Foton
 from .orthogonality import Orthogonality
 from .pepita import Pepita
-from .rule import BlockUpdate, Rule
+from .rule import BlockUpdate, ConvolutionUpdate, Rule
 
 RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
@@ -21,6 +21,8 @@ __all__ = [
     "Backprop",
     "Block",
     "BlockUpdate",
+    "ConvolutionUpdate",
+    "ConvolutionalBlock",
     "ForwardForward",
     "Foton",
     "Orthogonality",

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .orthogonality import Orthogonality
-from .rule import BlockUpdate, OutputErrorRule
+from .chain import Block
+from .orthogonality import Orthogonality, hidden_weights
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 
 
 class Backprop(OutputErrorRule):
@@ -16,6 +17,8 @@ class Backprop(OutputErrorRule):
     constraint costs from what the rule costs. Updates come only after the whole backward pass: `stream` frees nothing.
     Dropout draws as nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
     """
+
+    takes_images = True
 
     def __init__(
         self,
@@ -29,19 +32,22 @@ class Backprop(OutputErrorRule):
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
-            self.orthogonality = Orthogonality({block.name: block.linear for block in self.blocks[:-1]})
+            self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         self.checked(x, y)
-        parameters = [p for block in self.blocks for p in (block.linear.weight, block.linear.bias) if p is not None]
+        parameters = [p for unit in self.units for p in (*unit.weights, unit.bias) if p is not None]
         with torch.enable_grad():
             loss = self.objective(x, y)
             gradients = iter(torch.autograd.grad(loss, parameters))
-        for block in self.blocks:
-            weight = next(gradients)
-            bias = None if block.linear.bias is None else next(gradients)
-            yield BlockUpdate(block, weight, bias, loss.detach() if block is self.blocks[-1] else None)
+        for unit in self.units:
+            found = [next(gradients) for _ in unit.weights]
+            bias = None if unit.bias is None else next(gradients)
+            if isinstance(unit, Block):
+                yield BlockUpdate(unit, found[0], bias, loss.detach() if unit is self.blocks[-1] else None)
+            else:
+                yield ConvolutionUpdate(unit, found[0], found[1:], bias)
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         if self.orthogonality is not None:

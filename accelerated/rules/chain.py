@@ -1,7 +1,7 @@
 """How a rule reads a model: a chain of blocks, each a linear layer with the parameter-free layers that follow it."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,28 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
-from ..modules import MaxMin
+from ..modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
 
 TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
 
+IMAGES = (
+    "PixelUnshuffle, OrthogonalConv2d, each with an activation and ScaledAvgPool2d after it, then Flatten and Linear"
+)
+
 INSTEAD = {
-    "MaxPool": "average pooling keeps differences linear, max pooling does not",
-    "Conv": "convolutions are not supported by this rule yet; flatten the input and use Linear",
+    "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
+    "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
+    "Conv": "padded with zeros it is not orthogonal; under Foton, OrthogonalConv2d of prograde.accelerated.modules",
     "BatchNorm": "it couples samples and is not part of the rule; remove it",
     "LayerNorm": "it is not part of the rule; remove it",
     "Softmax": "the loss contains it; remove it",
     "Sigmoid": "use Tanh",
     "GELU": "use ReLU or Tanh",
 }
+
+
+Held: TypeAlias = tuple[nn.Module, str]
+"""A parameter by the module that has it and its name there, where a new one may take its place."""
 
 
 class Block(NamedTuple):
@@ -33,12 +42,54 @@ class Block(NamedTuple):
     dropout: nn.Dropout | None
 
     @property
+    def held(self) -> dict[str, Held]:
+        """What is orthogonal under FOTON, by its name in the model."""
+        return {self.name: (self.linear, "weight")}
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias."""
+        return [self.linear.weight]
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        return self.linear.bias
+
+    @property
     def is_linear(self) -> bool:
         return self.activation == identity
 
     @property
     def dropout_rate(self) -> float:
         return self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
+
+
+class ConvolutionalBlock(NamedTuple):
+    """A local unit: an orthogonal convolution and its activation, unshuffling by `factor` before, pooling after."""
+
+    name: str
+    convolution: OrthogonalConv2d
+    activation: Activation
+    factor: int
+    pool: int
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What is orthogonal under FOTON, by its name in the model."""
+        bases = {f"{self.name}.bases.{i}": (self.convolution.bases, str(i)) for i in range(len(self.convolution.bases))}
+        return {f"{self.name}.mixing": (self.convolution, "mixing"), **bases}
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias."""
+        return [self.convolution.mixing, *self.convolution.bases]
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        return self.convolution.bias
+
+
+Unit: TypeAlias = Block | ConvolutionalBlock
 
 
 def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -93,8 +144,68 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
     """
     if not _is_plain(model, nn.Sequential):
         raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
+    return _dense_blocks(list(_leaves(model)), rule)
+
+
+def convolutional_blocks(model: nn.Module, rule: str) -> tuple[list[ConvolutionalBlock], list[Block]]:
+    """As `blocks`, for a model that may begin with convolutions: these, and the dense blocks after them."""
+    leaves = list(_leaves(model)) if _is_plain(model, nn.Sequential) else []
+    if not any(isinstance(module, OrthogonalConv2d) for _, module in leaves):
+        return [], blocks(model, rule)
+    end = next((i for i, (_, module) in enumerate(leaves) if isinstance(module, nn.Flatten)), len(leaves))
+    chain: list[ConvolutionalBlock] = []
+    factor, ready = 1, False  # ready: the last block may take an activation
+    for name, module in leaves[:end]:
+        activation = _activation(module)
+        if isinstance(module, OrthogonalConv2d):
+            _check_convolution(name, module, chain, factor)
+            chain.append(ConvolutionalBlock(name, module, identity, factor, 1))
+            factor, ready = 1, True
+        elif isinstance(module, nn.PixelUnshuffle) and factor == 1:
+            factor = module.downscale_factor
+        elif activation is not None and ready:
+            if activation == maxmin and chain[-1].convolution.out_channels % 2:
+                raise ValueError(
+                    f"layer '{name}': MaxMin pairs channels, but layer '{chain[-1].name}' gives an odd number"
+                )
+            chain[-1] = chain[-1]._replace(activation=activation)
+            ready = False
+        elif isinstance(module, ScaledAvgPool2d) and chain and chain[-1].pool == 1 and factor == 1:
+            chain[-1] = chain[-1]._replace(pool=module.kernel_size)
+            ready = False
+        elif not isinstance(module, nn.Identity):
+            raise _refusal(name, module, rule, IMAGES)
+    dense = _dense_blocks(leaves[end:], rule)
+    for block in dense:
+        if block.dropout is not None:
+            raise ValueError(
+                f"layer '{block.name}': Dropout after it; {rule} does without in convolutional models, remove it"
+            )
+    return chain, dense
+
+
+def _check_convolution(name: str, module: OrthogonalConv2d, chain: list[ConvolutionalBlock], factor: int) -> None:
+    """Raises ValueError for a convolution that does not take what the one before gives, or is not to be trained."""
+    if not all(p.requires_grad for p in module.parameters()):
+        raise ValueError(f"layer '{name}': frozen (requires_grad is False), but every layer of a model is trained")
+    if any(module is block.convolution for block in chain):
+        raise ValueError(f"layer '{name}': it stands in the model twice")
+    if chain and chain[-1].convolution.out_channels * factor**2 != module.in_channels:
+        given = chain[-1].convolution.out_channels * factor**2
+        raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
+
+
+def _refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
+    kind = type(module).__name__
+    hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
+    return ValueError(
+        f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {trainable}" + (f" ({hint})" if hint else "")
+    )
+
+
+def _dense_blocks(leaves: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
     chain: list[Block] = []
-    for name, module in _leaves(model):
+    for name, module in leaves:
         activation = _activation(module)
         if isinstance(module, nn.Linear) and _is_plain(module, nn.Linear):
             _check_linear(name, module, chain, rule)
@@ -117,12 +228,7 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
                 raise ValueError(f"layer '{name}': a second Dropout after layer '{chain[-1].name}'; remove one")
             chain[-1] = chain[-1]._replace(dropout=module)
         else:
-            kind = type(module).__name__
-            hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
-            raise ValueError(
-                f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {TRAINABLE}"
-                + (f" ({hint})" if hint else "")
-            )
+            raise _refusal(name, module, rule, TRAINABLE)
     if not chain:
         raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {TRAINABLE}")
     return chain
@@ -138,4 +244,17 @@ def flat_input(x: Tensor, chain: list[Block]) -> Tensor:
         raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")
     if x.dtype != weight.dtype:
         raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
+    return x
+
+
+def image_input(x: Tensor, chain: list[ConvolutionalBlock]) -> Tensor:
+    """x, (batch, c_0, height, width). Raises ValueError for an empty batch, another shape or dtype than the model's."""
+    first = chain[0]
+    channels = first.convolution.in_channels // first.factor**2
+    if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
+        raise ValueError(
+            f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
+        )
+    if x.dtype != first.convolution.mixing.dtype:
+        raise ValueError(f"x: dtype {x.dtype}, expected {first.convolution.mixing.dtype} as the model's weights")
     return x

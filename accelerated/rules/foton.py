@@ -1,15 +1,18 @@
 """FOTON as a rule."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from .. import convolutional_foton as images
+from ..convolution import kernel_update, orthogonal_kernel_vjp
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..network import Network, forward, layer_update, scores
 from .chain import Block
-from .orthogonality import Orthogonality, PlainStep
-from .rule import BlockUpdate, OutputErrorRule
+from .orthogonality import Orthogonality, PlainStep, hidden_weights
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 
 
 class Foton(OutputErrorRule):
@@ -22,10 +25,12 @@ class Foton(OutputErrorRule):
 
     The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
     multiplies norms by, about 0.7 for ReLU: the updates' growth with depth that follows from it is divided out.
+    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
     `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
     activations does not grow with depth, for a product more a layer.
     """
 
+    takes_images = True
     projection: Tensor
 
     def __init__(
@@ -46,8 +51,10 @@ class Foton(OutputErrorRule):
             raise ValueError(f"refresh: {refresh}, expected a positive integer")
         if not 0 < slope < float("inf"):
             raise ValueError(f"slope: {slope}, expected a positive number")
-        hidden = {block.name: block.linear for block in self.blocks[:-1]}
-        self.orthogonality = Orthogonality(hidden, limit=limit, every=every)
+        for name, value, plain in (("refresh", refresh, 1), ("slope", slope, 1.0), ("recompute", recompute, False)):
+            if self.convolutions and value != plain:
+                raise ValueError(f"{name}: {value}, but with convolutions only {plain} is possible")
+        self.orthogonality = Orthogonality(hidden_weights(self), limit=limit, every=every)
         self.orthogonality.initialise()
         self.refresh = refresh
         self.slope = slope
@@ -58,8 +65,11 @@ class Foton(OutputErrorRule):
         self._last_step: dict[str, _Credit] = {}
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         x = self.checked(x, y)
+        if self.convolutions:
+            yield from self._stream_images(x, y)
+            return
         network = self.network()
         projection = self._projection(network)
         self._last_step.clear()
@@ -81,6 +91,24 @@ class Foton(OutputErrorRule):
             if block is not self.blocks[-1]:
                 self._last_step[block.name] = _Credit(block, delta, z, a, block.linear.bias, update.weight)
             yield BlockUpdate(block, *update, self._loss(block, clean.scores, y))
+
+    def _stream_images(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        layers = tuple(
+            images.ConvolutionalLayer(unit.convolution.kernel(), unit.bias, unit.activation, unit.factor, unit.pool)
+            for unit in self.convolutions
+        )
+        network = images.ConvolutionalNetwork(layers, self.network())
+        clean = images.forward(network, x)
+        error = self.output_gradient(clean.dense.scores, y)
+        differences = images.differences(network, clean, error, images.error_projection(network, clean))
+        for unit, z in zip(self.convolutions, clean.inputs, strict=True):
+            delta = next(differences)
+            gradient = kernel_update(delta, z, unit.convolution.kernel_size)
+            mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), gradient)
+            bias = None if unit.bias is None else delta.sum(dim=(2, 3)).mean(dim=0)
+            yield ConvolutionUpdate(unit, mixing, bases, bias)
+        for block, delta, h in zip(self.blocks, chain(differences, [error]), clean.dense.inputs, strict=True):
+            yield BlockUpdate(block, *layer_update(delta, h, block.bias), self._loss(block, clean.dense.scores, y))
 
     def _loss(self, block: Block, output: Tensor, y: Tensor) -> Tensor | None:
         return self.output_loss(output, y) if block is self.blocks[-1] else None

@@ -7,12 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from ..orthogonality import bjorck, bjorck_factor, drift, gram, polar_factor, polar_within, retract
+from .chain import Held
+from .rule import Rule
 
 CHECKS, CHECKED_ROWS = 8, 16
 """Sign vectors by which a weight is checked, and rows of its Gram matrix looked at where these leave it open."""
 
 ROUNDS = 2
 """How often the directions of the largest drift are set right before the Gram matrix is."""
+
+
+def hidden_weights(rule: Rule) -> dict[str, Held]:
+    """The weights of all layers but the last, which is left free, by their names in the model."""
+    return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
 class PlainStep(NamedTuple):
@@ -42,34 +49,38 @@ class Orthogonality(nn.Module):
     FloatingPointError, naming the layer and the step, where a weight is no longer finite.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Linear], *, limit: float = 5e-3, every: int = 1) -> None:
+    def __init__(self, weights: Mapping[str, Held], *, limit: float = 5e-3, every: int = 1) -> None:
         super().__init__()
         if not limit > 0:
             raise ValueError(f"limit: {limit}, expected a positive number")
         if every < 1:
             raise ValueError(f"every: {every}, expected a positive integer")
-        for layer in layers.values():
-            dtype = layer.weight.dtype
+        for module, attribute in weights.values():
+            dtype = getattr(module, attribute).dtype
             if limit < 2 * torch.finfo(dtype).eps:
                 raise ValueError(
                     f"limit: {limit}, expected at least {2 * torch.finfo(dtype).eps}, what {dtype} resolves"
                 )
-        self.layers = dict(layers)
+        self._held = dict(weights)  # by where they are, since others may be put there: load_state_dict(assign=True)
         self.limit = limit
         self.every = every
         self.steps = 0
-        self.checks = {name: _Check() for name in layers}
+        self.checks = {name: _Check() for name in weights}
         generator = torch.Generator().manual_seed(0)
-        for index, layer in enumerate(layers.values()):
-            n = min(layer.weight.shape)
+        for index, weight in enumerate(self.weights().values()):
+            n = min(weight.shape)
             signs = torch.randint(0, 2, (CHECKS + _directions(n), n), generator=generator) * 2 - 1
-            self.register_buffer(f"probe_{index}", signs.to(layer.weight), persistent=False)
+            self.register_buffer(f"probe_{index}", signs.to(weight), persistent=False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that are held, by their names in the model."""
+        return {name: getattr(module, attribute) for name, (module, attribute) in self._held.items()}
 
     @torch.no_grad()
     def initialise(self) -> None:
         """Replaces every weight by its polar factor, in place."""
-        for layer in self.layers.values():
-            layer.weight.copy_(polar_factor(layer.weight))
+        for weight in self.weights().values():
+            weight.copy_(polar_factor(weight))
 
     @torch.no_grad()
     def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
@@ -77,8 +88,8 @@ class Orthogonality(nn.Module):
         self.steps += 1
         if self.steps % self.every:
             return
-        for index, (name, layer) in enumerate(self.layers.items()):
-            weight, probes = layer.weight, self.get_buffer(f"probe_{index}").to(layer.weight)
+        for index, (name, weight) in enumerate(self.weights().items()):
+            probes = self.get_buffer(f"probe_{index}").to(weight)
             plain = (plain_steps or {}).get(name)
             if weight.is_cuda:
                 self._restore_unseen(name, weight, probes)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..network import Masks, Network
-from .chain import Block, blocks, flat_input
+from .chain import Block, ConvolutionalBlock, Unit, blocks, convolutional_blocks, flat_input, image_input
 
 
 class BlockUpdate(NamedTuple):
@@ -18,6 +18,26 @@ class BlockUpdate(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     loss: Tensor | None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """In the order of `block.weights`."""
+        return [self.weight]
+
+
+class ConvolutionUpdate(NamedTuple):
+    """The same for the parts of an orthogonal kernel."""
+
+    block: ConvolutionalBlock
+    mixing: Tensor
+    bases: list[Tensor]
+    bias: Tensor | None
+    loss: Tensor | None = None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """In the order of `block.weights`."""
+        return [self.mixing, *self.bases]
 
 
 class Rule(nn.Module):
@@ -30,18 +50,25 @@ class Rule(nn.Module):
     The rule owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
     `rule.state_dict()` to a checkpoint. `rule(x)` gives class scores, (batch, K).
 
-    Attributes: `model`; `blocks`, the local units in forward order; `num_classes`, K; `generator`, which random draws
-    come from (None: PyTorch's global one).
+    Attributes: `model`; `blocks`, the dense local units in forward order, and `convolutions`, those that come before
+    them in a model for images; `num_classes`, K; `generator`, which random draws come from (None: PyTorch's own).
     """
+
+    takes_images = False
+    """Whether models may begin with convolutions."""
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.model = model
-        self.blocks = blocks(model, type(self).__name__)
+        self.convolutions: list[ConvolutionalBlock] = []
+        if self.takes_images:
+            self.convolutions, self.blocks = convolutional_blocks(model, type(self).__name__)
+        else:
+            self.blocks = blocks(model, type(self).__name__)
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
 
         x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
@@ -59,9 +86,10 @@ class Rule(nn.Module):
             parameter.grad = None  # so that the new gradients take its memory
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
-            update.block.linear.weight.grad = update.weight
-            if update.bias is not None:
-                update.block.linear.bias.grad = update.bias
+            for weight, gradient in zip(update.block.weights, update.weights, strict=True):
+                weight.grad = gradient
+            if update.block.bias is not None:
+                update.block.bias.grad = update.bias
             if update.loss is not None:
                 loss = loss + update.loss
         return loss
@@ -110,9 +138,18 @@ class Rule(nn.Module):
         generator.set_state(state)
         return generator
 
+    @property
+    def units(self) -> list[Unit]:
+        """All local units in forward order."""
+        return [*self.convolutions, *self.blocks]
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
+        return image_input(x, self.convolutions) if self.convolutions else flat_input(x, self.blocks)
+
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        """x as (batch, n_0). Raises ValueError unless x and y fit the model and each other."""
-        x = flat_input(x, self.blocks)
+        """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
+        x = self.checked_input(x)
         if y.shape != (len(x),) or y.dtype != torch.int64:
             raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},)")
         if y.device.type == "cpu":  # elsewhere looking would wait for the device
@@ -151,7 +188,7 @@ class OutputErrorRule(Rule):
         self.label_smoothing = label_smoothing
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(flat_input(x, self.blocks))
+        scores: Tensor = self.model(self.checked_input(x))
         return scores
 
     def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:

@@ -15,16 +15,19 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
     Shapes and errors as for `rule.assign_credit`.
     """
-    weights = [block.linear.weight for block in rule.blocks]
-    names = [block.name for block in rule.blocks]
+    weights = [weight for unit in rule.units for weight in unit.weights]
     with _undisturbed(rule, x):
-        updates = {update.block.name: update.weight for update in rule.stream(x, y)}
+        updates = {update.block.name: _flat(update.weights) for update in rule.stream(x, y)}
     with _undisturbed(rule, x), torch.enable_grad():
-        gradients = torch.autograd.grad(rule.objective(x, y), weights)
-    cosines = [
-        torch.sum(_unit(updates[name]) * _unit(gradient)) for name, gradient in zip(names, gradients, strict=True)
-    ]
+        gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
+    names = [unit.name for unit in rule.units]
+    backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in rule.units]
+    cosines = [torch.sum(_unit(updates[name]) * _unit(b)) for name, b in zip(names, backpropagated, strict=True)]
     return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def _unit(a: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""Convolutions for FOTON as modules: orthogonal kernels, and pooling that keeps norms."""
+
+import torch
+from torch import Tensor, nn
+
+from ..convolution import average_pool, convolve, orthogonal_kernel
+from ..orthogonality import orthogonal
+
+
+class OrthogonalConv2d(nn.Module):
+    """A circular convolution with an orthogonal kernel; see `prograde.reference.convolution`.
+
+    (batch, in_channels, height, width) to (batch, out_channels, height, width), any kernel size, stride 1: to sample
+    down, put nn.PixelUnshuffle before it or ScaledAvgPool2d behind it. The kernel is made of `mixing`, (out_channels,
+    in_channels), and 2 (kernel_size - 1) `bases`, (c, c // 2) with c = max(in_channels, out_channels). They start
+    orthogonal at random, and the kernel is orthogonal for as long as a rule, or the user, keeps them so. Under FOTON a
+    layer gets backpropagation's update where out_channels <= in_channels and nothing before it widens either.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name}: {value}, expected a positive integer")
+        c = max(in_channels, out_channels)
+        if c < 2 and kernel_size > 1:
+            raise ValueError(f"kernel_size: {kernel_size}, expected 1 where there is one channel in and one out")
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.mixing = nn.Parameter(orthogonal((out_channels, in_channels), device=device, dtype=dtype))
+        bases = [orthogonal((c, c // 2), device=device, dtype=dtype) for _ in range(2 * (kernel_size - 1))]
+        self.bases = nn.ParameterList(bases)
+        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+
+    def kernel(self) -> Tensor:
+        """(out_channels, in_channels, kernel_size, kernel_size)."""
+        return orthogonal_kernel(self.mixing, list(self.bases))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = convolve(self.kernel(), x)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
+
+
+class ScaledAvgPool2d(nn.Module):
+    """Average pooling times kernel_size, which keeps the norms of what it averages; its stride is kernel_size.
+
+    (batch, channels, height, width) to (batch, channels, height / kernel_size, width / kernel_size).
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        if kernel_size < 1:
+            raise ValueError(f"kernel_size: {kernel_size}, expected a positive integer")
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return average_pool(x, self.kernel_size)
+
+    def extra_repr(self) -> str:
+        return str(self.kernel_size)
