@@ -35,6 +35,11 @@ def test_foton_is_backprop(tmp_path: Path) -> None:
     assert (tmp_path / "foton_is_backprop.png").stat().st_size > 10_000
 
 
+def test_images(tmp_path: Path) -> None:
+    accuracies = dict(re.findall(r"^(\w+) +([\d.]+)%", run("images.py", tmp_path), re.MULTILINE))
+    assert {name: float(a) for name, a in accuracies.items()} == pytest.approx({"backprop": 95.8, "FOTON": 93.3}, abs=3)
+
+
 def test_examples_fit_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 70, path.name
