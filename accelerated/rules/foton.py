@@ -88,7 +88,7 @@ class Foton(OutputErrorRule):
         factors = update_factors(network, clean, error, projection, held_masks, self.slope)
         for block, a, (delta, z) in zip(self.blocks, clean.preactivations, factors, strict=True):
             update = layer_update(delta, z, block.linear.bias)
-            if block is not self.blocks[-1]:
+            if block is not self.blocks[-1] and self.orthogonality.knows_steps_of(len(x), block.linear.weight):
                 self._last_step[block.name] = _Credit(block, delta, z, a, block.linear.bias, update.weight)
             yield BlockUpdate(block, *update, self._loss(block, clean.scores, y))
 
@@ -130,11 +130,11 @@ class Foton(OutputErrorRule):
         self._uses = state
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Restores orthogonality. Given the optimizer, plain SGD is recognised and costs thin products only.
+        """Restores orthogonality, see `Orthogonality`. Given the optimizer, less work may do.
 
-        That is `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit`, on the
-        gradients as they were left. After anything else the Gram matrices of the weights tell what there is to
-        restore.
+        `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit` on the gradients as they
+        were left, is recognised: after a small batch, its step is taken back from the batch. After anything else the
+        weights tell what there is to restore.
         """
         plain = {}
         for name, credit in self._last_step.items():

@@ -76,6 +76,10 @@ class Orthogonality(nn.Module):
         """The parameters that are held, by their names in the model."""
         return {name: getattr(module, attribute) for name, (module, attribute) in self._held.items()}
 
+    def knows_steps_of(self, batch: int, weight: Tensor) -> bool:
+        """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
+        return self.every == 1 and not weight.is_cuda and 4 * batch <= min(128, *weight.shape)
+
     @torch.no_grad()
     def initialise(self) -> None:
         """Replaces every weight by its polar factor, in place."""
@@ -98,7 +102,7 @@ class Orthogonality(nn.Module):
 
     def _is_kept(self, name: str, weight: Tensor, probes: Tensor, plain: PlainStep | None) -> bool:
         """Whether the limit is kept, if need be after steps that cost thin products only."""
-        if plain is not None and self.every == 1 and 4 * len(plain.z) <= min(128, *weight.shape):
+        if plain is not None and self.knows_steps_of(len(plain.z), weight):
             retract(weight, *plain, out=weight)
         search, check = probes.split([len(probes) - CHECKS, CHECKS])
         for _ in range(ROUNDS if len(search) else 0):
