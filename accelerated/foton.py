@@ -15,6 +15,7 @@ __all__ = [
     "credit_operators",
     "depth_correction",
     "error_projection",
+    "linear_errors",
     "recomputed_factors",
     "update_factors",
     "updates",
@@ -43,11 +44,30 @@ def depth_correction(slope: float, depth: int) -> list[float]:
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
+def linear_errors(
+    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
+) -> Iterator[Array]:
+    """m_l sigma_l'(a_l) u_l, u_l = W_l u_(l-1), u_0 = F e, for the hidden layers in turn: (batch, n_l) each."""
+    u = error @ (projection.T @ network.weights[0].T)
+    for layer, a in enumerate(clean.preactivations[:-1]):
+        if layer > 0:
+            u = u @ network.weights[layer].T
+        mask = masks[layer] if masks is not None else None
+        yield network.activations[layer].vjp(a, u if mask is None else mask * u)
+
+
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None, slope: float = 1.0
+    network: Network,
+    clean: ForwardPass,
+    error: Array,
+    projection: Array,
+    masks: Masks = None,
+    slope: float = 1.0,
+    linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l, corrected by the slope, (e at the output) and h_(l-1) of every layer, first layer first."""
-    differences = activation_differences(network, clean, error, projection, masks)
+    """h_l - h~_l, corrected by the slope, or with `linear` `linear_errors` (e at the output); and h_(l-1)."""
+    errors = linear_errors if linear else activation_differences
+    differences = errors(network, clean, error, projection, masks)
     correction = depth_correction(slope, len(network.weights))
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield (delta if factor == 1 else factor * delta), h
@@ -60,6 +80,7 @@ def recomputed_factors(
     projection: Array,
     masks: Iterable[Array | None] | None = None,
     slope: float = 1.0,
+    linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: one layer's activations and differences alive at a time.
 
@@ -72,12 +93,18 @@ def recomputed_factors(
     for layer, factor in enumerate(depth_correction(slope, depth)[:-1]):
         activation, mask = network.activations[layer], next(masks)
         z, a = h, affine(network.weights[layer], network.biases[layer], h)
-        h, difference = activation.value(a), activation.difference(a, u)
+        h = activation.value(a)
+        if linear:
+            delta = activation.vjp(a, u if mask is None else mask * u)
+        else:
+            delta = u = activation.difference(a, u)
+            if mask is not None:
+                delta = u = mask * u
         if mask is not None:
-            h, difference = mask * h, mask * difference
-        yield (difference if factor == 1 else factor * difference), z
+            h = mask * h
+        yield (delta if factor == 1 else factor * delta), z
         if layer < depth - 2:
-            u = difference @ network.weights[layer + 1].T
+            u = u @ network.weights[layer + 1].T
     yield error, h
 
 
@@ -89,13 +116,15 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
     slope: float = 1.0,
+    linear: bool = False,
 ) -> Updates:
-    """The updates of all layers, corrected by the slope. Both passes share the dropout masks.
+    """The updates of all layers, corrected by the slope, or with `linear` by `linear_errors`.
 
+    Both passes share the dropout masks.
     `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope))
+    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope, linear))

@@ -165,7 +165,7 @@ def test_rules_without_convolutions_refuse_them():
         Pepita(nn.Sequential(nn.Identity(), OrthogonalConv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
 
 
-@pytest.mark.parametrize("options", [{"recompute": True}, {"slope": 0.7}, {"refresh": 2}])
+@pytest.mark.parametrize("options", [{"recompute": True}, {"slope": 0.7}, {"refresh": 2}, {"linear": True}])
 def test_options_that_convolutions_lack_are_refused(options: Any):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: .* with convolutions"):
         Foton(model(), **options)

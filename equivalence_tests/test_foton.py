@@ -107,8 +107,10 @@ def test_credit_operators(twin: Side, compare: Comparison, case: Case, rng: np.r
         )
 
 
-@given(case=cases(max_hidden=4), slope=st.sampled_from([1.0, 0.7, 1.3]))
-def test_recomputing_the_clean_pass_changes_nothing(side: Side, compare: Comparison, case: Case, slope: float):
+@given(case=cases(max_hidden=4), slope=st.sampled_from([1.0, 0.7, 1.3]), linear=st.booleans())
+def test_recomputing_the_clean_pass_changes_nothing(
+    side: Side, compare: Comparison, case: Case, slope: float, linear: bool
+):
     """The factors of the form that holds one layer at a time are those of the ordinary form."""
 
     def factors(side: Side, dense: Any, x: Any, labels: Any, masks: Any, recompute: bool) -> Any:
@@ -117,8 +119,8 @@ def test_recomputing_the_clean_pass_changes_nothing(side: Side, compare: Compari
         error = side.losses.cross_entropy_gradient(clean.scores, labels)
         projection = side.foton.error_projection(network.weights)
         if recompute:
-            return tuple(side.foton.recomputed_factors(network, x, error, projection, masks, slope))
-        return tuple(side.foton.update_factors(network, clean, error, projection, masks, slope))
+            return tuple(side.foton.recomputed_factors(network, x, error, projection, masks, slope, linear))
+        return tuple(side.foton.update_factors(network, clean, error, projection, masks, slope, linear))
 
     compare(
         side,
@@ -128,6 +130,45 @@ def test_recomputing_the_clean_pass_changes_nothing(side: Side, compare: Compari
         expected=lambda side, *o: factors(side, *o, recompute=False),
         depth=3 * case.depth,
     )
+
+
+def linear_updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
+    return side.foton.updates(side.network(dense), x, labels, masks, linear=True)
+
+
+@given(case=cases())
+def test_linear_updates(twin: Side, compare: Comparison, case: Case):
+    compare(twin, "foton.updates", linear_updates, *case, depth=3 * case.depth)
+
+
+@given(case=cases(orthogonal=True, growing=False))
+def test_linear_pass_gives_the_last_hidden_layer_its_gradient(side: Side, compare: Comparison, case: Case):
+    """Through any activation and mask, as nothing is missing above that layer; the output layer is exact as ever."""
+
+    def last(updates: Any) -> Any:
+        return lambda *operands: tuple(part[-2:] for part in updates(*operands))
+
+    compare(side, "foton.updates", last(linear_updates), *case, expected=last(backprop_updates), depth=3 * case.depth)
+
+
+@given(case=cases(("identity",), orthogonal=True, growing=False))
+def test_linear_pass_of_a_linear_network_gives_backprop(side: Side, compare: Comparison, case: Case):
+    case = case._replace(masks=None)
+    compare(side, "foton.updates", linear_updates, *case, expected=backprop_updates, depth=3 * case.depth)
+
+
+def test_linear_pass_comes_nearer_to_backprop_in_a_deep_network(side: Side):
+    """784-128x19-10 with tanh on random data: at every layer from the second on, and more towards the output."""
+    rng = np.random.default_rng(0)
+    shapes = [(128, 784), *[(128, 128)] * 18]
+    weights = (*(orthogonality.orthogonal(shape, rng) for shape in shapes), rng.standard_normal((10, 128)) / 12)
+    dense = Dense(weights, (None,) * 20, ("tanh",) * 19 + ("identity",))
+    case = Case(dense, rng.standard_normal((64, 784)), rng.integers(0, 10, 64), None)
+    theirs = on(side, backprop_updates, case).weights[:-1]
+    plain = [cosine(a, b) for a, b in zip(on(side, foton_updates, case).weights, theirs, strict=False)]
+    linear = [cosine(a, b) for a, b in zip(on(side, linear_updates, case).weights, theirs, strict=False)]
+    assert linear == sorted(linear), f"cosines {linear}"
+    assert all(a > b for a, b in zip(linear[1:], plain[1:], strict=True)), f"cosines {linear} and {plain}"
 
 
 @given(case=cases(), slope=st.sampled_from([0.7, 1.3]))

@@ -82,12 +82,16 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
     compare(twin, "Foton", updates, *case[:3], depth=4 * case.depth)
 
 
-@given(case=cases(orthogonal=True, dropout=False), slope=st.sampled_from([0.7, 1.3]), recompute=st.booleans())
-def test_foton_with_options(twin: Side, compare: Comparison, case: Case, slope: float, recompute: bool):
+@given(
+    case=cases(orthogonal=True, dropout=False),
+    options=st.fixed_dictionaries({"slope": st.sampled_from([0.7, 1.0]), "linear": st.booleans()}),
+    recompute=st.booleans(),
+)
+def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.foton.updates(side.network(dense), x, labels, slope=slope)
-        return credited(Foton(sequential(dense), limit=LIMIT, slope=slope, recompute=recompute), x, labels)
+            return side.foton.updates(side.network(dense), x, labels, **options)
+        return credited(Foton(sequential(dense), limit=LIMIT, recompute=recompute, **options), x, labels)
 
     compare(twin, "Foton", updates, *case[:3], depth=4 * case.depth)
 

@@ -11,6 +11,7 @@ arXiv 2512.20668.
 
     (6)  a linear network:             h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l M_(l-1) W_l^T,    M_0 = I
     (7)  sigma_l(a) = lambda a, W W^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
+    (8)  not in the paper:  u_0 = F e,  u_l = W_l u_(l-1),  and m_l sigma_l'(a_l) u_l in place of h_l - h~_l in (4)
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -27,6 +28,10 @@ that grows this is not sufficient, and a test shows it. For other networks the d
 the wrong side of the weights, and FOTON approximates; (7) is what is left of that in the norms of the updates, which
 the paper does not correct and `slope` does. Biases, which the paper does not treat, get the update without h; the
 output layer may be left unconstrained.
+
+(8) is a modulated pass that leaves the activations out (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e: a
+layer's own derivative stands where backpropagation has it, and only those of the layers above it are missing. The last
+hidden layer's update is then exact for any activation.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +45,7 @@ __all__ = [
     "credit_operators",
     "depth_correction",
     "error_projection",
+    "linear_errors",
     "recomputed_factors",
     "update_factors",
     "updates",
@@ -68,14 +74,33 @@ def depth_correction(slope: float, depth: int) -> list[float]:
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
+def linear_errors(
+    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
+) -> Iterator[Array]:
+    """m_l sigma_l'(a_l) u_l of equation (8) for the hidden layers l = 1..L-1 in turn: (batch, n_l) each."""
+    u = error @ projection.T  # (batch, n_0)
+    for layer in range(len(network.weights) - 1):
+        u = u @ network.weights[layer].T
+        mask = masks[layer] if masks is not None else None
+        yield network.activations[layer].vjp(clean.preactivations[layer], u if mask is None else mask * u)
+
+
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None, slope: float = 1.0
+    network: Network,
+    clean: ForwardPass,
+    error: Array,
+    projection: Array,
+    masks: Masks = None,
+    slope: float = 1.0,
+    linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
 
-    With `slope`, lambda of equation (7), the first of them is multiplied by its `depth_correction`.
+    With `slope`, lambda of equation (7), the first of them is multiplied by its `depth_correction`. With `linear` it is
+    that of equation (8).
     """
-    differences = activation_differences(network, clean, error, projection, masks)
+    errors = linear_errors if linear else activation_differences
+    differences = errors(network, clean, error, projection, masks)
     correction = depth_correction(slope, len(network.weights))
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield factor * delta, h
@@ -88,21 +113,28 @@ def recomputed_factors(
     projection: Array,
     masks: Iterable[Array | None] | None = None,
     slope: float = 1.0,
+    linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: both passes side by side, one layer alive at a time.
 
     `masks` has one entry a layer, taken when its turn comes.
     """
-    h, h_modulated = x, x - error @ projection.T
+    u = error @ projection.T
+    h, h_modulated = x, x - u
     depth = len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
     for factor, weight, bias, activation in zip(depth_correction(slope, depth)[:-1], *network, strict=False):
         mask = next(masks)
-        z, h = h, activation.value(affine(weight, bias, h))
-        h_modulated = activation.value(affine(weight, bias, h_modulated))
-        if mask is not None:
-            h, h_modulated = mask * h, mask * h_modulated
-        yield factor * (h - h_modulated), z
+        keep = 1 if mask is None else mask
+        a = affine(weight, bias, h)
+        z, h = h, keep * activation.value(a)
+        if linear:
+            u = u @ weight.T
+            delta = activation.vjp(a, keep * u)
+        else:
+            h_modulated = keep * activation.value(affine(weight, bias, h_modulated))
+            delta = h - h_modulated
+        yield factor * delta, z
     yield error, h
 
 
@@ -114,13 +146,15 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
     slope: float = 1.0,
+    linear: bool = False,
 ) -> Updates:
-    """The updates of equations (4) and (5), divided by (7) for a slope other than 1. Both passes share the masks.
+    """The updates of equations (4) and (5), divided by (7) for a slope other than 1, or with `linear` those of (8).
 
+    Both passes share the masks.
     `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope))
+    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope, linear))

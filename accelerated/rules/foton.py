@@ -25,6 +25,8 @@ class Foton(OutputErrorRule):
 
     The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
     multiplies norms by, about 0.7 for ReLU: the updates' growth with depth that follows from it is divided out.
+    `linear=True` goes beyond the paper: the second pass leaves the activations out and each layer applies its own
+    derivative. It costs no more, comes much nearer to backpropagation in deep networks, and trains 50 layers of tanh.
     Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
     `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
     activations does not grow with depth, for a product more a layer.
@@ -41,6 +43,7 @@ class Foton(OutputErrorRule):
         every: int = 1,
         refresh: int = 1,
         slope: float = 1.0,
+        linear: bool = False,
         recompute: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
@@ -51,13 +54,16 @@ class Foton(OutputErrorRule):
             raise ValueError(f"refresh: {refresh}, expected a positive integer")
         if not 0 < slope < float("inf"):
             raise ValueError(f"slope: {slope}, expected a positive number")
-        for name, value, plain in (("refresh", refresh, 1), ("slope", slope, 1.0), ("recompute", recompute, False)):
+        dense_only = {"refresh": (refresh, 1), "slope": (slope, 1.0), "linear": (linear, False)}
+        dense_only["recompute"] = (recompute, False)
+        for name, (value, plain) in dense_only.items():
             if self.convolutions and value != plain:
                 raise ValueError(f"{name}: {value}, but with convolutions only {plain} is possible")
         self.orthogonality = Orthogonality(hidden_weights(self), limit=limit, every=every)
         self.orthogonality.initialise()
         self.refresh = refresh
         self.slope = slope
+        self.linear = linear
         self.recompute = recompute
         if refresh > 1:
             self.register_buffer("projection", error_projection(self.network().weights).detach())
@@ -78,14 +84,14 @@ class Foton(OutputErrorRule):
             output = scores(network, x, self.draw_masks(x, self.generator))
             error = self.output_gradient(output, y)
             masks = self.draw_masks(x, replay)
-            factors = recomputed_factors(network, x, error, projection, masks, self.slope)
+            factors = recomputed_factors(network, x, error, projection, masks, self.slope, self.linear)
             for block, (delta, z) in zip(self.blocks, factors, strict=True):
                 yield BlockUpdate(block, *layer_update(delta, z, block.linear.bias), self._loss(block, output, y))
             return
         held_masks = self.masks(x)
         clean = forward(network, x, held_masks)
         error = self.output_gradient(clean.scores, y)
-        factors = update_factors(network, clean, error, projection, held_masks, self.slope)
+        factors = update_factors(network, clean, error, projection, held_masks, self.slope, self.linear)
         for block, a, (delta, z) in zip(self.blocks, clean.preactivations, factors, strict=True):
             update = layer_update(delta, z, block.linear.bias)
             if block is not self.blocks[-1] and self.orthogonality.knows_steps_of(len(x), block.linear.weight):
