@@ -10,7 +10,9 @@ from . import options, report, runs
 
 
 def train(
-    rule: Annotated[str, typer.Argument(help="backprop, backprop-orthogonal, foton, pepita or forward-forward.")],
+    rule: Annotated[
+        str, typer.Argument(help="backprop, backprop-orthogonal, foton, foton-linear, pepita or forward-forward.")
+    ],
     data: options.Data = "digits",
     hidden: options.Hidden = None,
     activation: options.Activation = None,

@@ -72,6 +72,7 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
     "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
     "foton": (RULES["foton"], Recipe()),
+    "foton-linear": (RULES["foton"], Recipe(options={"linear": True})),
     "pepita": (
         RULES["pepita"],
         Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
@@ -96,6 +97,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "backprop": {"epochs": 30, "learning_rate": 0.1},
     "backprop-orthogonal": {"epochs": 30, "learning_rate": 0.1},
     "foton": {"epochs": 30},
+    "foton-linear": {"epochs": 30},
     "pepita": {"epochs": 80, "learning_rate": 0.3},
     "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
 }

@@ -21,7 +21,8 @@ from prograde.accelerated.training import UserError, build, default_recipe, fit,
 WIDTH = 256
 DEPTHS = (3, 10, 50)
 INTERVALS = (1, 3, 10, 30, 100)
-RATES = {"backprop": 0.02, "backprop-orthogonal": 0.05, "foton": 0.05, "pepita": 0.02}
+RATES = {"backprop": 0.02, "backprop-orthogonal": 0.05, "foton": 0.05, "foton-linear": 0.05, "pepita": 0.02}
+PLAIN_OPTIONS = {"backprop-orthogonal": {"orthogonal": True}, "foton-linear": {"linear": True}}
 VARIED_DEPTH = 10  # of the networks in which the intervals are varied
 
 
@@ -41,8 +42,8 @@ def train(run: dict[str, Any], data: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if run["rule"] == "foton":
         options = {"every": run["every"], "refresh": run["refresh"]}
-    elif run["rule"] == "backprop-orthogonal":
-        options = {"orthogonal": True}
+    elif run["rule"] in PLAIN_OPTIONS:
+        options = PLAIN_OPTIONS[run["rule"]]
     dataset = load(data)
     recipe = default_recipe(
         run["rule"],
