@@ -26,7 +26,7 @@ class Foton(OutputErrorRule):
     The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
     multiplies norms by, about 0.7 for ReLU: the updates' growth with depth that follows from it is divided out.
     `linear=True` goes beyond the paper: the second pass leaves the activations out and each layer applies its own
-    derivative. It costs no more, comes much nearer to backpropagation in deep networks, and trains 50 layers of tanh.
+    derivative. It costs no more and comes nearer to backpropagation in deep networks.
     Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
     `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
     activations does not grow with depth, for a product more a layer.
