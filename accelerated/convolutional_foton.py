@@ -5,6 +5,7 @@ batch.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,9 @@ __all__ = [
     "differences",
     "error_projection",
     "forward",
+    "layer_update",
+    "linear_errors",
+    "update_factors",
     "updates",
 ]
 
@@ -94,22 +98,66 @@ def error_projection(network: ConvolutionalNetwork, clean: ConvolutionalPass) ->
     return rows
 
 
+def _first_error(first: ConvolutionalLayer, error: Array, projection: Array) -> Array:
+    """k_1 unshuffle(F e): the convolution acts on the K rows of the projection in place of the batch."""
+    return torch.tensordot(error, convolve(first.kernel, unshuffle(projection, first.factor)), dims=1)
+
+
+def _carried(network: ConvolutionalNetwork, index: int, difference: Array) -> Array:
+    """What the linear map after that convolutional layer makes of a difference: another convolution's, or the dense."""
+    pooled = average_pool(difference, network.layers[index].pool)
+    if index + 1 == len(network.layers):
+        return pooled.flatten(1) @ network.dense.weights[0].T
+    following = network.layers[index + 1]
+    return convolve(following.kernel, unshuffle(pooled, following.factor))
+
+
 def differences(
     network: ConvolutionalNetwork, clean: ConvolutionalPass, error: Array, projection: Array
 ) -> Iterator[Array]:
-    """g_l - g~_l of the convolutional layers, then h_l - h~_l of the dense hidden layers, by difference propagation.
-
-    The first convolution acts on the K rows of the projection in place of the batch.
-    """
-    difference = projection  # (K, c_0, height, width), then (batch, ...)
-    for layer, a in zip(network.layers, clean.preactivations, strict=True):
-        u = convolve(layer.kernel, unshuffle(difference, layer.factor))
-        if difference is projection:
-            u = torch.tensordot(error, u, dims=1)
+    """g_l - g~_l of the convolutional layers, then h_l - h~_l of the dense hidden layers, by difference propagation."""
+    u = _first_error(network.layers[0], error, projection)
+    for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
         difference = layer.activation.difference(a, u)
         yield difference
-        difference = average_pool(difference, layer.pool)
-    yield from propagated_differences(network.dense, clean.dense, difference.flatten(1) @ network.dense.weights[0].T)
+        u = _carried(network, i, difference)
+    yield from propagated_differences(network.dense, clean.dense, u)
+
+
+def linear_errors(
+    network: ConvolutionalNetwork, clean: ConvolutionalPass, error: Array, projection: Array
+) -> Iterator[Array]:
+    """sigma_l'(a_l) u_l of the convolutional layers, then of the dense hidden layers."""
+    u = _first_error(network.layers[0], error, projection)
+    for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
+        yield layer.activation.vjp(a, u)
+        u = _carried(network, i, u)
+    yield from foton.linear_errors(network.dense, clean.dense, u)
+
+
+def update_factors(
+    network: ConvolutionalNetwork,
+    clean: ConvolutionalPass,
+    error: Array,
+    projection: Array,
+    slope: float = 1.0,
+    linear: bool = False,
+) -> Iterator[tuple[Array, Array]]:
+    """The differences of all layers, e last, and the layers' inputs: the factors of the updates.
+
+    `slope` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
+    """
+    found = (linear_errors if linear else differences)(network, clean, error, projection)
+    inputs = (*clean.inputs, *clean.dense.inputs)
+    correction = foton.depth_correction(slope, len(inputs), linear)
+    for factor, delta, z in zip(correction, chain(found, [error]), inputs, strict=True):
+        yield (delta if factor == 1 else factor * delta), z
+
+
+def layer_update(delta: Array, z: Array, layer: ConvolutionalLayer) -> LayerUpdate:
+    """1/B sum over samples and positions of delta z^T for one convolutional layer, and its bias's where it has one."""
+    bias = None if layer.bias is None else delta.sum(dim=(2, 3)).mean(dim=0)
+    return LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias)
 
 
 def updates(
@@ -118,17 +166,14 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
+    slope: float = 1.0,
+    linear: bool = False,
 ) -> ConvolutionalUpdates:
     """The updates of all layers. `projection` is F^T where it is not to be rebuilt."""
     clean = forward(network, x)
     error = output_gradient(clean.dense.scores, labels)
     if projection is None:
         projection = error_projection(network, clean)
-    found = differences(network, clean, error, projection)
-    layers = []
-    for layer, z in zip(network.layers, clean.inputs, strict=True):
-        delta = next(found)
-        bias = None if layer.bias is None else delta.sum(dim=(2, 3)).mean(dim=0)
-        layers.append(LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias))
-    factors = zip([*found, error], clean.dense.inputs, strict=True)
-    return ConvolutionalUpdates(tuple(layers), batch_mean_updates(network.dense, factors))
+    factors = update_factors(network, clean, error, projection, slope, linear)
+    layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
+    return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

@@ -9,7 +9,7 @@ from itertools import chain
 
 from ._arrays import Array, Labels
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, activation_differences, affine, batch_mean_updates, forward
+from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward, propagated_differences
 
 __all__ = [
     "credit_operators",
@@ -39,21 +39,23 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(operators)
 
 
-def depth_correction(slope: float, depth: int) -> list[float]:
-    """slope^(L-2l) for the hidden layers, 1 for the output layer."""
+def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
+    """slope^(L-2l), or slope^(L-1-l) with `linear`, for the hidden layers; 1 for the output layer."""
+    if linear:
+        return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
-def linear_errors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
-) -> Iterator[Array]:
-    """m_l sigma_l'(a_l) u_l, u_l = W_l u_(l-1), u_0 = F e, for the hidden layers in turn: (batch, n_l) each."""
-    u = error @ (projection.T @ network.weights[0].T)
-    for layer, a in enumerate(clean.preactivations[:-1]):
+def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
+    """m_l sigma_l'(a_l) u_l, u_l = W_l u_(l-1), for the hidden layers l = 1..L-1 in turn: (batch, n_l) each.
+
+    `u` is u_1 = W_1 F e, (batch, n_1).
+    """
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
         if layer > 0:
             u = u @ network.weights[layer].T
         mask = masks[layer] if masks is not None else None
-        yield network.activations[layer].vjp(a, u if mask is None else mask * u)
+        yield activation.vjp(a, u if mask is None else mask * u)
 
 
 def update_factors(
@@ -65,10 +67,10 @@ def update_factors(
     slope: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l, corrected by the slope, or with `linear` `linear_errors` (e at the output); and h_(l-1)."""
-    errors = linear_errors if linear else activation_differences
-    differences = errors(network, clean, error, projection, masks)
-    correction = depth_correction(slope, len(network.weights))
+    """h_l - h~_l, or with `linear` `linear_errors`, corrected by the slope (e at the output); and h_(l-1)."""
+    u = error @ (projection.T @ network.weights[0].T)  # rows for columns: thin products are fast with few rows
+    differences = (linear_errors if linear else propagated_differences)(network, clean, u, masks)
+    correction = depth_correction(slope, len(network.weights), linear)
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield (delta if factor == 1 else factor * delta), h
 
@@ -90,7 +92,7 @@ def recomputed_factors(
     h, depth = x, len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
     u = error @ (projection.T @ network.weights[0].T)
-    for layer, factor in enumerate(depth_correction(slope, depth)[:-1]):
+    for layer, factor in enumerate(depth_correction(slope, depth, linear)[:-1]):
         activation, mask = network.activations[layer], next(masks)
         z, a = h, affine(network.weights[layer], network.biases[layer], h)
         h = activation.value(a)
@@ -118,10 +120,10 @@ def updates(
     slope: float = 1.0,
     linear: bool = False,
 ) -> Updates:
-    """The updates of all layers, corrected by the slope, or with `linear` by `linear_errors`.
+    """The updates of all layers, with `linear` by `linear_errors`, corrected by the slope.
 
-    Both passes share the dropout masks.
-    `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
+    Both passes share the dropout masks. `projection` is F where it is not to be rebuilt from the present weights
+    (refreshed every few steps, say).
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)

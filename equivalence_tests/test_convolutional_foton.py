@@ -91,8 +91,27 @@ def image_cases(
     )
 
 
-def updates(side: Side, images: Any, x: Any, labels: Any) -> Any:
-    return side.convolutional_foton.updates(side.convolutional_network(images), x, labels)
+def updates(side: Side, images: Any, x: Any, labels: Any, **options: Any) -> Any:
+    """`slope` is the options' and that of the network: what every activation multiplies by, if it is given."""
+    network = side.convolutional_network(images)
+    if "slope" in options:
+        network = scaled(side, network, options["slope"])
+    return side.convolutional_foton.updates(network, x, labels, **options)
+
+
+def scaled(side: Side, network: Any, slope: float) -> Any:
+    """The network with sigma(a) = slope a before the output."""
+    activation = side.activations.Activation(lambda a: slope * a, *(lambda a, u: slope * u,) * 3)
+    dense = network.dense
+    hidden = (activation,) * (len(dense.weights) - 1)
+    return network._replace(
+        layers=tuple(layer._replace(activation=activation) for layer in network.layers),
+        dense=dense._replace(activations=(*hidden, dense.activations[-1])),
+    )
+
+
+def linear_updates(side: Side, images: Any, x: Any, labels: Any) -> Any:
+    return updates(side, images, x, labels, linear=True)
 
 
 def parts(side: Side, images: Any, x: Any, labels: Any) -> Any:
@@ -108,6 +127,11 @@ def parts(side: Side, images: Any, x: Any, labels: Any) -> Any:
 def test_updates(twin: Side, compare: Comparison, case: ImageCase):
     compare(twin, "convolutional_foton.updates", updates, *case, depth=4 * case.depth)
     compare(twin, "parts", parts, *case, depth=4 * case.depth)
+
+
+@given(case=image_cases())
+def test_linear_updates(twin: Side, compare: Comparison, case: ImageCase):
+    compare(twin, "convolutional_foton.updates", linear_updates, *case, depth=4 * case.depth)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "maxmin"])
@@ -139,27 +163,53 @@ def clearance(case: ImageCase) -> float:
     return least
 
 
-def backpropagated(case: ImageCase) -> list[Any]:
+def backpropagated(case: ImageCase, slope: float = 1.0) -> list[Any]:
     """dLoss/dparameter of the kernels and dense weights, by autograd of our own forward pass in float64."""
     side = TwinSide("prograde.accelerated", "cpu", "float64")
     images, x, labels = side.operands(tuple(case))
     kernels = [layer.kernel.requires_grad_() for layer in images.layers]
     weights = [weight.requires_grad_() for weight in images.dense.weights]
-    clean = side.convolutional_foton.forward(side.convolutional_network(images), x)
+    network = side.convolutional_network(images)
+    clean = side.convolutional_foton.forward(network if slope == 1 else scaled(side, network, slope), x)
     loss = side.losses.cross_entropy(clean.dense.scores, labels).mean()
     return [g.numpy() for g in torch.autograd.grad(loss, [*kernels, *weights])]
 
 
-def relative_errors(side: Side, case: ImageCase) -> list[float]:
-    found = side.results(updates(side, *side.operands(tuple(case))))
+def relative_errors(side: Side, case: ImageCase, **options: Any) -> list[float]:
+    found = side.results(updates(side, *side.operands(tuple(case)), **options))
     ours = [*(layer.weight for layer in found.layers), *found.dense.weights]
-    return [rms(a - b) / rms(b) for a, b in zip(ours, backpropagated(case), strict=True)]
+    return [rms(a - b) / rms(b) for a, b in zip(ours, backpropagated(case, options.get("slope", 1.0)), strict=True)]
 
 
 @given(case=image_cases(("identity",), growing=False))
 def test_a_linear_network_that_does_not_widen_gives_backprop(side: Side, case: ImageCase):
     """Unshuffling, circular orthogonal kernels, scaled pooling, any output layer: exact, for every layer."""
     assert max(relative_errors(side, case)) <= EXACT * side.eps, "equal to backprop"
+
+
+@given(case=image_cases(growing=False))
+def test_linear_pass_gives_the_last_convolution_its_gradient(side: Side, case: ImageCase):
+    """Nothing is missing above it where the output layer follows; through pooling and any activation."""
+    last = len(case.images.layers) - 1
+    if len(case.images.dense.weights) > 1:
+        case = case._replace(images=case.images._replace(dense=output_only(case)))
+    error = relative_errors(side, case, linear=True)[last]
+    assert error <= EXACT * side.eps, f"convolutional_foton.updates: relative error {error}"
+
+
+def output_only(case: ImageCase) -> Dense:
+    """The dense part without its hidden layers."""
+    weights, biases, activations = case.images.dense
+    weight = np.random.default_rng(0).standard_normal((4, weights[0].shape[1]))
+    return Dense((weight / weight.shape[1] ** 0.5,), biases[-1:], activations[-1:])
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_slope_gives_the_updates_of_a_scaled_network_their_size(side: Side, linear: bool):
+    """sigma(a) = a / 2 in three layers, two of them convolutions: backpropagation's updates, layer by layer."""
+    case = image_case(np.random.default_rng(3), (3, 6, 6), (2, 1), (1, 2), 3, (5,), biases=True)
+    errors = relative_errors(side, case, linear=linear, slope=0.5)
+    assert max(errors) <= EXACT * side.eps, f"slope: relative errors {errors}"
 
 
 def test_a_widening_stem_does_not_give_backprop(side: Side):

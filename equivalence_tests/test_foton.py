@@ -304,6 +304,9 @@ def test_scaled_identity_scales_updates_by_depth(side: Side, rng: np.random.Gene
     corrected = side.results(side.foton.updates(network, x, labels, slope=factor)).weights
     for layer, (a, b) in enumerate(zip(corrected, theirs_g, strict=True)):
         assert rms(a - b) <= EXACT * side.eps * rms(b), f"corrected weights[{layer}]"
+    linear = side.results(side.foton.updates(network, x, labels, slope=factor, linear=True)).weights
+    for layer, (a, b) in enumerate(zip(linear, theirs_g, strict=True)):
+        assert rms(a - b) <= EXACT * side.eps * rms(b), f"linear, corrected weights[{layer}]"
 
 
 def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side):

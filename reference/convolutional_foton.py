@@ -9,6 +9,8 @@ convolution. The rest follows from the dense case, since every part is a linear 
     (3)  projection:      F^T = F_dense^T, one row a class, through the adjoints of pool, k_l and unshuffle, last first
     (4)  modulated pass:  (1) and (2) for x - F e
     (5)  kernels:         G_l = 1/B sum_(samples, positions) (g_l - g~_l) z_l^T, a correlation;    of b_l: without z_l
+    (6)  not in the paper, as (8) of `foton`:  v_l = k_l unshuffle(pool(v_(l-1))) from F e on, without activations, and
+         sigma_l'(a_l) v_l in place of g_l - g~_l
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -24,6 +26,7 @@ map, and a padded convolution no orthogonal one.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +55,9 @@ __all__ = [
     "differences",
     "error_projection",
     "forward",
+    "layer_update",
+    "linear_errors",
+    "update_factors",
     "updates",
 ]
 
@@ -93,13 +99,6 @@ def _affine(layer: ConvolutionalLayer, z: Array) -> Array:
     return a if layer.bias is None else a + layer.bias[:, None, None]
 
 
-def _by_channel(function: Callable[..., Array], *arrays: Array) -> Array:
-    """An activation of images: its units are the channels, which stand last in (samples, units)."""
-    batch, channels, height, width = arrays[0].shape
-    rows = function(*(array.transpose(0, 2, 3, 1).reshape(-1, channels) for array in arrays))
-    return rows.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
-
-
 def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
     """The clean pass, equations (1) and (2). Raises ValueError where sizes or channels do not fit."""
     inputs, preactivations = [], []
@@ -109,7 +108,7 @@ def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
         a = _affine(layer, z)
         inputs.append(z)
         preactivations.append(a)
-        h = average_pool(_by_channel(layer.activation.value, a), layer.pool)
+        h = average_pool(layer.activation.value(a), layer.pool)
     return ConvolutionalPass(tuple(inputs), tuple(preactivations), dense_forward(network.dense, h.reshape(len(h), -1)))
 
 
@@ -131,9 +130,46 @@ def differences(
     modulated = forward(network, x - np.einsum("bk,kchw->bchw", error, projection))
     for layer, a, a_modulated in zip(network.layers, clean.preactivations, modulated.preactivations, strict=True):
         value = layer.activation.value
-        yield _by_channel(value, a) - _by_channel(value, a_modulated)
+        yield value(a) - value(a_modulated)
     for h, h_modulated in zip(clean.dense.inputs[1:], modulated.dense.inputs[1:], strict=True):
         yield h - h_modulated
+
+
+def linear_errors(
+    network: ConvolutionalNetwork, clean: ConvolutionalPass, error: Array, projection: Array
+) -> Iterator[Array]:
+    """As `differences`, by equation (6): every layer's own derivative times what the linear maps carry to it."""
+    u = np.einsum("bk,kchw->bchw", error, projection)
+    for layer, a in zip(network.layers, clean.preactivations, strict=True):
+        u = convolve(layer.kernel, unshuffle(u, layer.factor))
+        yield layer.activation.vjp(a, u)
+        u = average_pool(u, layer.pool)
+    yield from foton.linear_errors(network.dense, clean.dense, u.reshape(len(u), -1) @ network.dense.weights[0].T)
+
+
+def update_factors(
+    network: ConvolutionalNetwork,
+    clean: ConvolutionalPass,
+    error: Array,
+    projection: Array,
+    slope: float = 1.0,
+    linear: bool = False,
+) -> Iterator[tuple[Array, Array]]:
+    """g_l - g~_l, then h_l - h~_l, and e; and z_l, then h_(l-1): the factors of the updates.
+
+    `slope` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
+    """
+    found = (linear_errors if linear else differences)(network, clean, error, projection)
+    inputs = (*clean.inputs, *clean.dense.inputs)
+    correction = foton.depth_correction(slope, len(inputs), linear)
+    for factor, delta, z in zip(correction, chain(found, [error]), inputs, strict=True):
+        yield factor * delta, z
+
+
+def layer_update(delta: Array, z: Array, layer: ConvolutionalLayer) -> LayerUpdate:
+    """G_l of equation (5) for one convolutional layer, and its bias's where it has one."""
+    bias = None if layer.bias is None else delta.sum(axis=(2, 3)).mean(axis=0)
+    return LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias)
 
 
 def updates(
@@ -142,17 +178,14 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
+    slope: float = 1.0,
+    linear: bool = False,
 ) -> ConvolutionalUpdates:
     """The updates of equation (5), and those of the dense layers. `projection` is F^T where it is not to be rebuilt."""
     clean = forward(network, x)
     error = output_gradient(clean.dense.scores, labels)
     if projection is None:
         projection = error_projection(network, clean)
-    found = differences(network, clean, error, projection)
-    layers = []
-    for layer, z in zip(network.layers, clean.inputs, strict=True):
-        delta = next(found)
-        bias = None if layer.bias is None else delta.sum(axis=(2, 3)).mean(axis=0)
-        layers.append(LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias))
-    factors = zip([*found, error], clean.dense.inputs, strict=True)
-    return ConvolutionalUpdates(tuple(layers), batch_mean_updates(network.dense, factors))
+    factors = update_factors(network, clean, error, projection, slope, linear)
+    layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
+    return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

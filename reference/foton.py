@@ -12,6 +12,7 @@ arXiv 2512.20668.
     (6)  a linear network:             h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l M_(l-1) W_l^T,    M_0 = I
     (7)  sigma_l(a) = lambda a, W W^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
     (8)  not in the paper:  u_0 = F e,  u_l = W_l u_(l-1),  and m_l sigma_l'(a_l) u_l in place of h_l - h~_l in (4)
+    (9)  of (8), for the networks of (7):    G_l = lambda^(l+1-L) G_l of backpropagation,    l < L
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -69,20 +70,23 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(operators)
 
 
-def depth_correction(slope: float, depth: int) -> list[float]:
-    """lambda^(L-2l) for l = 1..L-1, which undoes equation (7); then 1 for the output layer, which is exact."""
+def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
+    """What undoes equation (7), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact."""
+    if linear:
+        return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
-def linear_errors(
-    network: Network, clean: ForwardPass, error: Array, projection: Array, masks: Masks = None
-) -> Iterator[Array]:
-    """m_l sigma_l'(a_l) u_l of equation (8) for the hidden layers l = 1..L-1 in turn: (batch, n_l) each."""
-    u = error @ projection.T  # (batch, n_0)
-    for layer in range(len(network.weights) - 1):
-        u = u @ network.weights[layer].T
+def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
+    """m_l sigma_l'(a_l) u_l of equation (8) for the hidden layers l = 1..L-1 in turn: (batch, n_l) each.
+
+    `u` is u_1 = W_1 F e, (batch, n_1).
+    """
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        if layer > 0:
+            u = u @ network.weights[layer].T
         mask = masks[layer] if masks is not None else None
-        yield network.activations[layer].vjp(clean.preactivations[layer], u if mask is None else mask * u)
+        yield activation.vjp(a, u if mask is None else mask * u)
 
 
 def update_factors(
@@ -96,12 +100,14 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
 
-    With `slope`, lambda of equation (7), the first of them is multiplied by its `depth_correction`. With `linear` it is
-    that of equation (8).
+    With `linear` the first of them is that of equation (8). With `slope`, the lambda of (7), it is multiplied by its
+    `depth_correction`.
     """
-    errors = linear_errors if linear else activation_differences
-    differences = errors(network, clean, error, projection, masks)
-    correction = depth_correction(slope, len(network.weights))
+    if linear:
+        differences = linear_errors(network, clean, error @ projection.T @ network.weights[0].T, masks)
+    else:
+        differences = activation_differences(network, clean, error, projection, masks)
+    correction = depth_correction(slope, len(network.weights), linear)
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield factor * delta, h
 
@@ -123,7 +129,7 @@ def recomputed_factors(
     h, h_modulated = x, x - u
     depth = len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
-    for factor, weight, bias, activation in zip(depth_correction(slope, depth)[:-1], *network, strict=False):
+    for factor, weight, bias, activation in zip(depth_correction(slope, depth, linear)[:-1], *network, strict=False):
         mask = next(masks)
         keep = 1 if mask is None else mask
         a = affine(weight, bias, h)
@@ -148,10 +154,10 @@ def updates(
     slope: float = 1.0,
     linear: bool = False,
 ) -> Updates:
-    """The updates of equations (4) and (5), divided by (7) for a slope other than 1, or with `linear` those of (8).
+    """The updates of equations (4) and (5), or with `linear` of (8), rid of (7) or (9) where a slope is given.
 
-    Both passes share the masks.
-    `projection` is F where it is not to be rebuilt from the present weights (refreshed every few steps, say).
+    Both passes share the masks. `projection` is F where it is not to be rebuilt from the present weights (refreshed
+    every few steps, say).
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)

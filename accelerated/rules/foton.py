@@ -1,13 +1,12 @@
 """FOTON as a rule."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from .. import convolutional_foton as images
-from ..convolution import kernel_update, orthogonal_kernel_vjp
+from ..convolution import orthogonal_kernel_vjp
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..network import Network, forward, layer_update, scores
 from .chain import Block
@@ -24,7 +23,7 @@ class Foton(OutputErrorRule):
     gradient.
 
     The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
-    multiplies norms by, about 0.7 for ReLU: the updates' growth with depth that follows from it is divided out.
+    multiplies norms by, about 0.7 for ReLU: the factors between the layers' updates that follow are divided out.
     `linear=True` goes beyond the paper: the second pass leaves the activations out and each layer applies its own
     derivative. It costs no more and comes nearer to backpropagation in deep networks.
     Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
@@ -54,11 +53,8 @@ class Foton(OutputErrorRule):
             raise ValueError(f"refresh: {refresh}, expected a positive integer")
         if not 0 < slope < float("inf"):
             raise ValueError(f"slope: {slope}, expected a positive number")
-        dense_only = {"refresh": (refresh, 1), "slope": (slope, 1.0), "linear": (linear, False)}
-        dense_only["recompute"] = (recompute, False)
-        for name, (value, plain) in dense_only.items():
-            if self.convolutions and value != plain:
-                raise ValueError(f"{name}: {value}, but with convolutions only {plain} is possible")
+        if self.convolutions and (refresh > 1 or recompute):
+            raise ValueError(f"refresh={refresh}, recompute={recompute}: with convolutions neither is possible")
         self.orthogonality = Orthogonality(hidden_weights(self), limit=limit, every=every)
         self.orthogonality.initialise()
         self.refresh = refresh
@@ -106,15 +102,14 @@ class Foton(OutputErrorRule):
         network = images.ConvolutionalNetwork(layers, self.network())
         clean = images.forward(network, x)
         error = self.output_gradient(clean.dense.scores, y)
-        differences = images.differences(network, clean, error, images.error_projection(network, clean))
-        for unit, z in zip(self.convolutions, clean.inputs, strict=True):
-            delta = next(differences)
-            gradient = kernel_update(delta, z, unit.convolution.kernel_size)
-            mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), gradient)
-            bias = None if unit.bias is None else delta.sum(dim=(2, 3)).mean(dim=0)
+        projection = images.error_projection(network, clean)
+        factors = images.update_factors(network, clean, error, projection, self.slope, self.linear)
+        for unit, layer in zip(self.convolutions, layers, strict=True):
+            kernel, bias = images.layer_update(*next(factors), layer)
+            mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), kernel)
             yield ConvolutionUpdate(unit, mixing, bases, bias)
-        for block, delta, h in zip(self.blocks, chain(differences, [error]), clean.dense.inputs, strict=True):
-            yield BlockUpdate(block, *layer_update(delta, h, block.bias), self._loss(block, clean.dense.scores, y))
+        for block, (delta, z) in zip(self.blocks, factors, strict=True):
+            yield BlockUpdate(block, *layer_update(delta, z, block.bias), self._loss(block, clean.dense.scores, y))
 
     def _loss(self, block: Block, output: Tensor, y: Tensor) -> Tensor | None:
         return self.output_loss(output, y) if block is self.blocks[-1] else None
