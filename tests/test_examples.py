@@ -10,10 +10,9 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)], cwd=folder, capture_output=True, text=True, timeout=120
-    )
+def run(name: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -38,6 +37,20 @@ def test_foton_is_backprop(tmp_path: Path) -> None:
 def test_images(tmp_path: Path) -> None:
     accuracies = dict(re.findall(r"^(\w+) +([\d.]+)%", run("images.py", tmp_path), re.MULTILINE))
     assert {name: float(a) for name, a in accuracies.items()} == pytest.approx({"backprop": 95.8, "FOTON": 93.3}, abs=3)
+
+
+def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options = ["digits", "results", "--epochs", "1", "--seeds", "0", "--depths", "3"]
+    first = run("experiments/depth.py", tmp_path, *options)
+    assert first.count("accuracy") == 5
+    log = tmp_path / "results" / "depth.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    again = run("experiments/depth.py", tmp_path, *options)
+    assert again.count("accuracy") == 1
+    assert log.read_text().count("\n") == 5
+    assert again.split("\n| rule")[1] == first.split("\n| rule")[1]
+    assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
 
 
 def test_examples_fit_on_a_page() -> None:

@@ -1,124 +1,219 @@
-"""FOTON through many layers: accuracy against depth, and against how seldom orthogonality and projection are renewed.
-
-Run it: python depth.py DATA FOLDER [EPOCHS [SEEDS]]      (hours on two cores: five epochs and three seeds by default)
+"""FOTON through many layers: accuracy and alignment against depth, and against how seldom things are renewed.
 
 Every run is added to FOLDER/depth.jsonl as it ends. One that stands there already is not repeated, so that the command
-goes on where it was stopped. Last it draws FOLDER/depth.png. Networks are 784-256-...-256-10 with tanh, trained by SGD
-with momentum 0.9 and batch 128, the rate falling to 0 as a cosine; the epoch is chosen on validation data.
+goes on where it was stopped. Last it draws FOLDER/depth.png and prints the tables of `depth.md`.
+
+Networks are 784-256-...-256-10, trained by SGD with momentum 0.9 and batch 128, the rate falling to 0 as a cosine; the
+epoch is chosen on validation data. The rates are those of RATES, also chosen there, with seed 0.
 """
 
+import argparse
 import json
-import sys
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
+from prograde.accelerated.rules import Rule
 from prograde.accelerated.training import UserError, build, default_recipe, fit, load
 
 WIDTH = 256
-DEPTHS = (3, 10, 50)
+DEPTHS = (3, 10, 50, 100)
 INTERVALS = (1, 3, 10, 30, 100)
-RATES = {"backprop": 0.02, "backprop-orthogonal": 0.05, "foton": 0.05, "foton-linear": 0.05, "pepita": 0.02}
-PLAIN_OPTIONS = {"backprop-orthogonal": {"orthogonal": True}, "foton-linear": {"linear": True}}
-VARIED_DEPTH = 10  # of the networks in which the intervals are varied
+RULES = ("backprop", "backprop-orthogonal", "foton", "foton-linear", "pepita")
+RATES = {
+    "tanh": {
+        "backprop": {3: 0.02, 10: 0.02, 50: 0.02, 100: 0.02},
+        "backprop-orthogonal": {3: 0.05, 10: 0.05, 50: 0.05, 100: 0.05},
+        "foton": {3: 0.05, 10: 0.02, 50: 0.01, 100: 0.01},
+        "foton-linear": {3: 0.05, 10: 0.05, 50: 0.03, 100: 0.02},
+        "pepita": {3: 0.02, 10: 0.02, 50: 0.02, 100: 0.02},
+    },
+    "relu": {
+        "backprop": {10: 0.02, 50: 0.02},
+        "backprop-orthogonal": {10: 0.05, 50: 0.05},
+        "foton": {10: 0.01, 50: 0.003},
+        "foton-linear": {10: 0.02, 50: 0.003},
+    },
+    "maxmin": {
+        "backprop": {10: 0.02},
+        "backprop-orthogonal": {10: 0.05},
+        "foton": {10: 0.02},
+        "foton-linear": {10: 0.02},
+    },
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "backprop-orthogonal": {"orthogonal": True},
+    "foton-linear": {"linear": True},
+}
+VARIED_DEPTH = 10  # of the networks in which the intervals and the slope are varied
+PLAIN = {"activation": "tanh", "every": 1, "refresh": 1, "slope": 1.0}
+RELU_SLOPE = 0.7
 
 
-def wanted(epochs: int, seeds: int) -> list[dict[str, Any]]:
-    """All runs by what sets them apart, one seed after another."""
+def wanted(depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[dict[str, Any]]:
+    """All runs by what sets them apart, one seed after another, the shortest first."""
     runs: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        plain = {"epochs": epochs, "seed": seed, "every": 1, "refresh": 1}
-        runs += [{**plain, "rule": rule, "depth": depth} for depth in DEPTHS for rule in RATES]
-        varied = {**plain, "rule": "foton", "depth": VARIED_DEPTH}
-        runs += [{**varied, option: n} for option in ("every", "refresh") for n in INTERVALS if n > 1]
+    for seed in seeds:
+        plain = {"epochs": epochs, "seed": seed, **PLAIN}
+        for depth in depths:
+            for activation, rates in RATES.items():
+                rules = [rule for rule in RULES if depth in rates.get(rule, {})]
+                runs += [{**plain, "rule": rule, "depth": depth, "activation": activation} for rule in rules]
+            if depth == VARIED_DEPTH:
+                varied = {**plain, "rule": "foton", "depth": depth}
+                runs.append({**varied, "activation": "relu", "slope": RELU_SLOPE})
+                runs += [{**varied, option: n} for option in ("every", "refresh") for n in INTERVALS if n > 1]
     return runs
 
 
 def train(run: dict[str, Any], data: str) -> dict[str, Any]:
-    """Test accuracy in percent (None where training breaks down), and each layer's alignment at each epoch."""
-    options: dict[str, Any] = {}
+    """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
+    options = dict(OPTIONS.get(run["rule"], {}))
     if run["rule"] == "foton":
-        options = {"every": run["every"], "refresh": run["refresh"]}
-    elif run["rule"] in PLAIN_OPTIONS:
-        options = PLAIN_OPTIONS[run["rule"]]
+        options |= {name: run[name] for name in ("every", "refresh", "slope")}
     dataset = load(data)
     recipe = default_recipe(
         run["rule"],
         data,
         hidden=(WIDTH,) * (run["depth"] - 1),
-        activation="tanh",
+        activation=run["activation"],
         epochs=run["epochs"],
-        learning_rate=RATES[run["rule"]],
+        learning_rate=RATES[run["activation"]][run["rule"]][run["depth"]],
         schedule="cosine",
         standardise=True,
         dropout=0.0,
         options=options,
     )
-    rule = build(run["rule"], dataset, recipe, seed=run["seed"])
     try:
+        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        if run["rule"] == "backprop" and run["activation"] == "tanh":
+            start_orthogonal(rule, run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"])
     except UserError as error:
         return {"run": run, "accuracy": None, "why": str(error)}
-    cosines = [list(epoch.alignment.values()) for epoch in history.epochs]
-    seconds = mean(epoch.seconds for epoch in history.epochs)
-    return {"run": run, "accuracy": 100 * history.test_accuracy, "seconds": seconds, "cosines": cosines}
+    return {
+        "run": run,
+        "accuracy": 100 * history.test_accuracy,
+        "validation": 100 * history.best.validation_accuracy,
+        "seconds": mean(epoch.seconds for epoch in history.epochs),
+        "cosines": [list(epoch.alignment.values()) for epoch in history.epochs],
+    }
+
+
+def start_orthogonal(rule: Rule, seed: int) -> None:
+    """Gives backpropagation the weights that FOTON starts from: through 50 layers of tanh it fails from He's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for block in rule.blocks[:-1]:
+            nn.init.orthogonal_(block.linear.weight)
+
+
+def chosen(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """Results of the plain runs, but for what is asked for."""
+    asked = {**PLAIN, **wanted}
+    return [r for r in results if all(r["run"][name] == value for name, value in asked.items())]
+
+
+def accuracies(results: list[dict[str, Any]]) -> list[float]:
+    """A run that broke down counts as chance."""
+    return [10.0 if r["accuracy"] is None else r["accuracy"] for r in results]
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     depth, interval, layer, epoch = figure.subplots(2, 2).flatten()
-    plain = [r for r in results if r["run"]["every"] == r["run"]["refresh"] == 1]
-    for rule in RATES:
-        points(depth, [r for r in plain if r["run"]["rule"] == rule], "depth", rule)
+    depths = sorted({r["run"]["depth"] for r in results})
+    for rule in RULES:
+        points(depth, {d: accuracies(chosen(results, rule=rule, depth=d)) for d in depths}, rule)
     depth.set(title="Test accuracy against depth", xscale="log", xlabel="layers", ylabel="%")
-    depth.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
-    varied = [r for r in results if r["run"]["rule"] == "foton" and r["run"]["depth"] == VARIED_DEPTH]
-    for option, other, name in (("every", "refresh", "orthogonality"), ("refresh", "every", "projection")):
-        points(interval, [r for r in varied if r["run"][other] == 1], option, name)
+    depth.set_xticks(depths, [str(d) for d in depths])
+    for option, name in (("every", "orthogonality"), ("refresh", "projection")):
+        varied = {n: chosen(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS}
+        points(interval, {n: accuracies(found) for n, found in varied.items()}, name)
     interval.set(title=f"FOTON, {VARIED_DEPTH} layers, renewed every so many steps", xscale="log", xlabel="steps")
     interval.set_xticks(INTERVALS, [str(n) for n in INTERVALS])
-    for r in [r for r in plain if r["run"]["rule"] == "foton" and r["run"]["seed"] == 0 and "cosines" in r]:
-        last, label = r["cosines"][-1], f"{r['run']['depth']} layers"
-        layer.plot([(i + 1) / len(last) for i in range(len(last))], last, label=label)
-        epoch.plot(range(1, len(r["cosines"]) + 1), [mean(c) for c in r["cosines"]], label=label)
+    for rule, style in (("foton", "-"), ("foton-linear", "--")):
+        for number, d in enumerate(depths):
+            found = [r["cosines"] for r in chosen(results, rule=rule, depth=d) if "cosines" in r]
+            if not found:
+                continue
+            look = {"label": f"{rule}, {d} layers", "linestyle": style, "color": f"C{number}"}
+            last = [mean(cosines) for cosines in zip(*(c[-1] for c in found), strict=True)]
+            layer.plot([(i + 1) / len(last) for i in range(len(last))], last, **look)
+            means = [mean(mean(c) for c in cosines) for cosines in zip(*found, strict=True)]
+            epoch.plot(range(1, len(means) + 1), means, **look)
     layer.set(title="Cosine with backpropagation, last epoch", xlabel="layer / layers")
     epoch.set(title="The same over training, mean over layers", xlabel="epoch")
     for axes in (depth, interval, layer, epoch):
-        axes.legend(frameon=False)
         axes.grid(alpha=0.3)
         axes.minorticks_off()
+        if axes is not epoch:  # the colours are those beside it
+            axes.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
 
 
-def points(axes: Axes, results: list[dict[str, Any]], key: str, label: str) -> None:
-    """Means over seeds, with bars from the least to the greatest; a run that broke down counts as chance."""
-    grouped: dict[int, list[float]] = {}
-    for r in results:
-        grouped.setdefault(r["run"][key], []).append(10.0 if r["accuracy"] is None else r["accuracy"])
-    xs = sorted(grouped)
-    means = [mean(grouped[x]) for x in xs]
-    down = [m - min(grouped[x]) for x, m in zip(xs, means, strict=True)]
-    up = [max(grouped[x]) - m for x, m in zip(xs, means, strict=True)]
-    axes.errorbar(xs, means, yerr=[down, up], marker="o", capsize=3, label=label)
+def points(axes: Axes, grouped: dict[int, list[float]], label: str) -> None:
+    """Means over seeds, with bars from the least to the greatest."""
+    grouped = {x: found for x, found in grouped.items() if found}
+    means = [mean(found) for found in grouped.values()]
+    down = [m - min(found) for m, found in zip(means, grouped.values(), strict=True)]
+    up = [max(found) - m for m, found in zip(means, grouped.values(), strict=True)]
+    axes.errorbar(list(grouped), means, yerr=[down, up], marker="o", capsize=3, label=label)
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """Test accuracy as mean and standard deviation over seeds, in two tables."""
+
+    def cell(found: list[dict[str, Any]]) -> str:
+        if not found:
+            return ""
+        seen = accuracies(found)
+        broken = sum(r["accuracy"] is None for r in found)
+        spread = f" ± {stdev(seen):.1f}" if len(seen) > 1 else ""
+        return f"{mean(seen):.1f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
+
+    depths = sorted({r["run"]["depth"] for r in results})
+    lines = [f"| activation, rule | {' | '.join(f'{d} layers' for d in depths)} |", "| --- |" + " --- |" * len(depths)]
+    for activation, rates in RATES.items():
+        for rule in rates:
+            found = [chosen(results, activation=activation, rule=rule, depth=d) for d in depths]
+            lines.append(f"| {activation}, {rule} | {' | '.join(map(cell, found))} |")
+    found = [chosen(results, activation="relu", rule="foton", depth=d, slope=RELU_SLOPE) for d in depths]
+    lines.append(f"| relu, foton with slope {RELU_SLOPE} | {' | '.join(map(cell, found))} |")
+    lines += ["", f"| renewed every | {' | '.join(map(str, INTERVALS))} |", "| --- |" + " --- |" * len(INTERVALS)]
+    for option, name in (("every", "orthogonality"), ("refresh", "projection")):
+        found = [chosen(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
+        lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    data, folder = sys.argv[1], Path(sys.argv[2])
-    epochs = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    seeds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "depth.jsonl"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, choices=DEPTHS)
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    log = arguments.folder / "depth.jsonl"
     results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for run in wanted(epochs, seeds):
+    for run in wanted(arguments.depths, arguments.seeds, arguments.epochs):
         if any(r["run"] == run for r in results):
             continue
-        results.append(train(run, data))
+        results.append(train(run, arguments.data))
         with log.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(*(f"{name} {value}" for name, value in run.items()), f"accuracy {results[-1]['accuracy']}", flush=True)
-    draw([r for r in results if r["run"]["epochs"] == epochs], folder / "depth.png")
+    results = [r for r in results if r["run"]["epochs"] == arguments.epochs]
+    draw(results, arguments.folder / "depth.png")
+    print(summary(results))
