@@ -58,13 +58,18 @@ def polar_factor(weight: Array) -> Array:
 
 
 def polar_within(weight: Array, rows: Array, *, out: Array | None = None) -> Array:
-    """The polar factor in the span of rows (p, n) alone, by two products with p rows; `out` may be `weight`."""
+    """The polar factor in the span of rows (p, n) alone, by two products with p rows; `out` may be `weight`.
+
+    Directions in which the weight is 0 to rounding stay as they are.
+    """
     dtype = _decomposable(rows.dtype)
     q = torch.linalg.qr(rows.T.to(dtype))[0].T.to(rows.dtype)  # (p, n)
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)
     eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
-    change = ((vectors * (eigenvalues.clamp(min=torch.finfo(dtype).tiny).rsqrt() - 1)) @ vectors.T).to(rows.dtype)
+    rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
+    factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1
+    change = ((vectors * factors) @ vectors.T).to(rows.dtype)
     if wide:
         return torch.addmm(weight, q.T, change @ image, out=out)
     return torch.addmm(weight, image.T, change @ q, out=out)

@@ -153,12 +153,40 @@ def test_saved_and_loaded_rules_go_on_alike():
         ([OrthogonalConv2d(4, 4, 3), OrthogonalConv2d(3, 4, 3)], "takes 3 channels, but gets 4"),
         ([OrthogonalConv2d(4, 3, 3), MaxMin()], "'1': MaxMin pairs channels"),
         ([OrthogonalConv2d(4, 3, 3), nn.Flatten()], "model: no Linear layer"),
+        ([OrthogonalConv2d(4, 3, 3), nn.PixelUnshuffle(2), nn.Flatten(), nn.Linear(12, 2)], "'1': PixelUnshuffle"),
+        ([OrthogonalConv2d(4, 3, 3), nn.PixelUnshuffle(2), nn.Tanh()], "'2': Tanh; Foton trains"),
+        ([nn.PixelUnshuffle(2), OrthogonalConv2d(6, 3, 3)], "'1': takes 6 channels, expected a multiple of 4"),
+        (
+            [*[OrthogonalConv2d(4, 4, 3)] * 2, nn.Flatten(), nn.Linear(4, 2)],
+            "'1': shares a parameter with layer '0'",
+        ),
+        ([*[nn.PixelUnshuffle(2)] * 2, OrthogonalConv2d(16, 3, 3)], "'1': a second PixelUnshuffle"),
+        ([OrthogonalConv2d(4, 4, 3), nn.SiLU()], "'1': SiLU.*use ReLU or Tanh"),
         ([OrthogonalConv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 4), nn.Dropout()], "'2': Dropout after it"),
     ],
 )
 def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], message: str):
     with pytest.raises(ValueError, match=message):
         Foton(nn.Sequential(*layers))
+
+
+def test_the_scores_that_are_trained_are_the_models():
+    """Unshuffled between convolutions, pooled twice."""
+    torch.manual_seed(0)
+    layers = [nn.PixelUnshuffle(4), OrthogonalConv2d(16, 5, 3), nn.Tanh(), ScaledAvgPool2d(2), nn.PixelUnshuffle(2)]
+    layers += [OrthogonalConv2d(20, 8, 2), ScaledAvgPool2d(2), nn.Identity(), ScaledAvgPool2d(2)]
+    rule = Foton(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3)).double())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 1, 64, 64, generator=generator, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0])
+    assert rule.assign_credit(x, y).item() == pytest.approx(rule.objective(x, y).item(), rel=1e-12)
+
+
+def test_images_of_another_size_than_the_dense_layers_take():
+    with pytest.raises(ValueError, match=r"layer '7': takes 8 features, but images of 16 x 16 give 32 \(8 x 2 x 2\)"):
+        Foton(model())(torch.ones(2, 1, 16, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"x: 1 x 1 pixels at layer '3', which can't be pooled by 2"):
+        Foton(model())(torch.ones(2, 1, 4, 4, dtype=torch.float64))
 
 
 def test_rules_without_convolutions_refuse_them():

@@ -222,3 +222,13 @@ def test_a_step_too_large_for_the_series_is_left_alone(side: Side, rng: np.rando
     step = a_step(rng, shape, 3, 20.0)
     ours = side.results(side.orthogonality.retract(*side.operands(step), 20.0))
     assert np.array_equal(ours, side.results(side.operands(step[0])))
+
+
+def test_directions_without_a_weight_stay_as_they_are(side: Side):
+    """A weight of rank one: what is 0 to rounding is not blown up to a direction of norm 1."""
+    rng = np.random.default_rng(0)
+    weight = np.ones((128, 128)) / 128**0.5
+    rows = rng.standard_normal((24, 128))
+    ours = side.results(side.orthogonality.polar_within(*side.operands((weight, rows))))
+    singular = np.linalg.svd(ours, compute_uv=False)
+    assert singular[1] <= 1e5 * side.eps, f"expected the others to stay, found {singular[:3]}"

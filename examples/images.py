@@ -21,7 +21,7 @@ height, width = data.image_shape
 
 
 def network() -> nn.Sequential:
-    """Two convolutions. The first widens, from 4 channels to 24, which costs FOTON its exactness."""
+    """Two convolutions. The first widens, from 4 channels to 24: even without Tanh FOTON would be inexact there."""
     return nn.Sequential(
         nn.PixelUnshuffle(2),  # 2 x 2 pixels become channels: a permutation, where a stride would lose three of four
         OrthogonalConv2d(4, 24, 3),

@@ -76,12 +76,14 @@ def polar_within(weight: Array, rows: Array) -> Array:
 
     With rows = drift(weight, drift(weight, v)) for random v (p, n), these are the directions in which the weight is
     farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
+    Directions in which the weight is 0 to rounding stay as they are.
     """
     q = np.linalg.qr(rows.T)[0].T  # (p, n)
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
     eigenvalues, vectors = np.linalg.eigh(image @ image.T)
-    change = (vectors * (1 / np.sqrt(np.maximum(eigenvalues, np.finfo(q.dtype).tiny)) - 1)) @ vectors.T
+    rank = eigenvalues > len(q) * np.finfo(q.dtype).eps * eigenvalues[-1]
+    change = (vectors * (1 / np.sqrt(np.where(rank, eigenvalues, 1)) - 1)) @ vectors.T
     return weight + (q.T @ change @ image if wide else image.T @ change @ q)
 
 

@@ -63,19 +63,19 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "one Linear twice": (
         lambda: (lambda layer: nn.Sequential(layer, nn.ReLU(), layer))(nn.Linear(3, 3)),
-        "layer '2': its weight stands in the model twice",
+        "layer '2': shares a parameter with layer '0'",
     ),
     "one ReLU twice after a layer": (
         lambda: (lambda act: nn.Sequential(nn.Linear(3, 3), act, act, nn.Linear(3, 2)))(nn.ReLU()),
         "layer '2': a second activation",
     ),
-    "tied weights": (lambda: tied(), "layer '2': its weight stands in the model twice"),
+    "tied weights": (lambda: tied(), "layer '2': shares a parameter with layer '0'"),
     "a Sequential with a forward of its own": (lambda: Residual(nn.Linear(3, 3)), "model: a Residual"),
     "a parametrised weight": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))),
         "layer '0': .*plain Linear|layer '0': its weight is computed",
     ),
-    "a lazy weight": (lambda: nn.Sequential(nn.LazyLinear(2)), "layer '0': (its weight|LazyLinear)"),
+    "a lazy weight": (lambda: nn.Sequential(nn.LazyLinear(2)), "layer '0': (a parameter|LazyLinear)"),
     "a frozen layer": (
         lambda: nn.Sequential(nn.Linear(3, 4).requires_grad_(False), nn.ReLU(), nn.Linear(4, 2)),
         "layer '0': frozen",

@@ -13,8 +13,9 @@ class OrthogonalConv2d(nn.Module):
     (batch, in_channels, height, width) to (batch, out_channels, height, width), any kernel size, stride 1: to sample
     down, put nn.PixelUnshuffle before it or ScaledAvgPool2d behind it. The kernel is made of `mixing`, (out_channels,
     in_channels), and 2 (kernel_size - 1) `bases`, (c, c // 2) with c = max(in_channels, out_channels). They start
-    orthogonal at random, and the kernel is orthogonal for as long as a rule, or the user, keeps them so. Under FOTON a
-    layer gets backpropagation's update where out_channels <= in_channels and nothing before it widens either.
+    orthogonal at random, and the kernel is orthogonal for as long as a rule, or the user, keeps them so. In a linear
+    network, FOTON gives a layer backpropagation's update where out_channels <= in_channels and nothing before it widens
+    either. There is no padding and no stride to choose.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class OrthogonalConv2d(nn.Module):
         super().__init__()
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size}
         for name, value in sizes.items():
-            if value < 1:
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value}, expected a positive integer")
         c = max(in_channels, out_channels)
         if c < 2 and kernel_size > 1:
@@ -60,7 +61,7 @@ class ScaledAvgPool2d(nn.Module):
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()
-        if kernel_size < 1:
+        if not isinstance(kernel_size, int) or kernel_size < 1:
             raise ValueError(f"kernel_size: {kernel_size}, expected a positive integer")
         self.kernel_size = kernel_size
 

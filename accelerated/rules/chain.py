@@ -1,6 +1,6 @@
 """How a rule reads a model: a chain of blocks, each a linear layer with the parameter-free layers that follow it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -20,12 +20,15 @@ IMAGES = (
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
     "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "Conv": "padded with zeros it is not orthogonal; under Foton, OrthogonalConv2d of prograde.accelerated.modules",
+    "Conv": "Foton and Backprop train OrthogonalConv2d of prograde.accelerated.modules; padded with zeros a "
+    "convolution is not orthogonal",
+    "OrthogonalConv": "only Foton and Backprop train it",
     "BatchNorm": "it couples samples and is not part of the rule; remove it",
     "LayerNorm": "it is not part of the rule; remove it",
     "Softmax": "the loss contains it; remove it",
+    "LogSoftmax": "the loss contains it; remove it",
     "Sigmoid": "use Tanh",
-    "GELU": "use ReLU or Tanh",
+    **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "Mish", "Softplus"), "use ReLU or Tanh"),
 }
 
 
@@ -107,16 +110,28 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
+def _check_parameters(name: str, module: nn.Module, before: Sequence["Unit"], rule: str) -> None:
+    """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
+    own = list(module.parameters())
+    if is_parametrized(module) or any(is_lazy(p) for p in own):
+        raise ValueError(f"layer '{name}': a parameter is computed or not there yet; {rule} needs plain ones")
+    if not all(p.requires_grad for p in own):
+        raise ValueError(f"layer '{name}': frozen (requires_grad is False); {rule} trains every layer of its model")
+    if not all(torch.isfinite(p).all() for p in own):
+        raise ValueError(f"layer '{name}': its parameters are not all finite")
+    taken = {id(p): unit.name for unit in before for p in (*unit.weights, unit.bias) if p is not None}
+    for p in own:
+        if id(p) in taken:
+            raise ValueError(
+                f"layer '{name}': shares a parameter with layer '{taken[id(p)]}'; {rule} needs each layer's own"
+            )
+
+
 def _check_linear(name: str, module: nn.Linear, chain: list["Block"], rule: str) -> None:
     """Raises ValueError for a Linear that cannot be trained by setting the gradient of its own weight."""
-    if not isinstance(module.weight, nn.Parameter) or is_parametrized(module) or is_lazy(module.weight):
-        raise ValueError(f"layer '{name}': its weight is computed or not there yet; {rule} needs a plain Linear")
-    if not all(p.requires_grad for p in module.parameters()):
-        raise ValueError(f"layer '{name}': frozen (requires_grad is False); {rule} trains every layer of its model")
-    if not all(torch.isfinite(p).all() for p in module.parameters()):
-        raise ValueError(f"layer '{name}': its parameters are not all finite")
-    if any(module.weight is block.linear.weight for block in chain):
-        raise ValueError(f"layer '{name}': its weight stands in the model twice; {rule} needs one of its own")
+    if not isinstance(module.weight, nn.Parameter):
+        raise ValueError(f"layer '{name}': its weight is computed; {rule} needs a plain Linear")
+    _check_parameters(name, module, chain, rule)
     if chain and chain[-1].linear.out_features != module.in_features:
         raise ValueError(
             f"layer '{name}': takes {module.in_features} features, "
@@ -157,12 +172,14 @@ def convolutional_blocks(model: nn.Module, rule: str) -> tuple[list[Convolutiona
     factor, ready = 1, False  # ready: the last block may take an activation
     for name, module in leaves[:end]:
         activation = _activation(module)
-        if isinstance(module, OrthogonalConv2d):
-            _check_convolution(name, module, chain, factor)
+        if isinstance(module, OrthogonalConv2d) and _is_plain(module, OrthogonalConv2d):
+            _check_convolution(name, module, chain, factor, rule)
             chain.append(ConvolutionalBlock(name, module, identity, factor, 1))
             factor, ready = 1, True
-        elif isinstance(module, nn.PixelUnshuffle) and factor == 1:
-            factor = module.downscale_factor
+        elif isinstance(module, nn.PixelUnshuffle):
+            if factor > 1:
+                raise ValueError(f"layer '{name}': a second PixelUnshuffle; use one, of the product of their factors")
+            factor, ready = module.downscale_factor, False
         elif activation is not None and ready:
             if activation == maxmin and chain[-1].convolution.out_channels % 2:
                 raise ValueError(
@@ -170,11 +187,14 @@ def convolutional_blocks(model: nn.Module, rule: str) -> tuple[list[Convolutiona
                 )
             chain[-1] = chain[-1]._replace(activation=activation)
             ready = False
-        elif isinstance(module, ScaledAvgPool2d) and chain and chain[-1].pool == 1 and factor == 1:
-            chain[-1] = chain[-1]._replace(pool=module.kernel_size)
+        elif _is_plain(module, ScaledAvgPool2d) and chain and factor == 1:
+            assert isinstance(module, ScaledAvgPool2d)
+            chain[-1] = chain[-1]._replace(pool=chain[-1].pool * module.kernel_size)
             ready = False
         elif not isinstance(module, nn.Identity):
             raise _refusal(name, module, rule, IMAGES)
+    if factor > 1:
+        raise ValueError(f"layer '{leaves[end - 1][0]}': PixelUnshuffle; {rule} needs an OrthogonalConv2d behind it")
     dense = _dense_blocks(leaves[end:], rule)
     for block in dense:
         if block.dropout is not None:
@@ -184,12 +204,15 @@ def convolutional_blocks(model: nn.Module, rule: str) -> tuple[list[Convolutiona
     return chain, dense
 
 
-def _check_convolution(name: str, module: OrthogonalConv2d, chain: list[ConvolutionalBlock], factor: int) -> None:
+def _check_convolution(
+    name: str, module: OrthogonalConv2d, chain: list[ConvolutionalBlock], factor: int, rule: str
+) -> None:
     """Raises ValueError for a convolution that does not take what the one before gives, or is not to be trained."""
-    if not all(p.requires_grad for p in module.parameters()):
-        raise ValueError(f"layer '{name}': frozen (requires_grad is False), but every layer of a model is trained")
-    if any(module is block.convolution for block in chain):
-        raise ValueError(f"layer '{name}': it stands in the model twice")
+    _check_parameters(name, module, chain, rule)
+    if module.in_channels % factor**2:
+        raise ValueError(
+            f"layer '{name}': takes {module.in_channels} channels, expected a multiple of {factor**2} after unshuffling"
+        )
     if chain and chain[-1].convolution.out_channels * factor**2 != module.in_channels:
         given = chain[-1].convolution.out_channels * factor**2
         raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
@@ -247,7 +270,7 @@ def flat_input(x: Tensor, chain: list[Block]) -> Tensor:
     return x
 
 
-def image_input(x: Tensor, chain: list[ConvolutionalBlock]) -> Tensor:
+def image_input(x: Tensor, chain: list[ConvolutionalBlock], dense: list[Block]) -> Tensor:
     """x, (batch, c_0, height, width). Raises ValueError for an empty batch, another shape or dtype than the model's."""
     first = chain[0]
     channels = first.convolution.in_channels // first.factor**2
@@ -257,4 +280,18 @@ def image_input(x: Tensor, chain: list[ConvolutionalBlock]) -> Tensor:
         )
     if x.dtype != first.convolution.mixing.dtype:
         raise ValueError(f"x: dtype {x.dtype}, expected {first.convolution.mixing.dtype} as the model's weights")
+    sizes = list(x.shape[2:])
+    for block in chain:
+        for name, divisor in (("unshuffled", block.factor), ("pooled", block.pool)):
+            if any(size % divisor for size in sizes):
+                found = f"{sizes[0]} x {sizes[1]}"
+                raise ValueError(f"x: {found} pixels at layer '{block.name}', which can't be {name} by {divisor}")
+            sizes = [size // divisor for size in sizes]
+    channels = chain[-1].convolution.out_channels
+    features = channels * sizes[0] * sizes[1]
+    if features != dense[0].linear.in_features:
+        raise ValueError(
+            f"layer '{dense[0].name}': takes {dense[0].linear.in_features} features, but images of {x.shape[2]} x "
+            f"{x.shape[3]} give {features} ({channels} x {sizes[0]} x {sizes[1]})"
+        )
     return x

@@ -26,7 +26,8 @@ class Foton(OutputErrorRule):
     multiplies norms by, about 0.7 for ReLU: the factors between the layers' updates that follow are divided out.
     `linear=True` goes beyond the paper: the second pass leaves the activations out and each layer applies its own
     derivative. It costs no more and comes nearer to backpropagation in deep networks.
-    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
+    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`. The limit
+    is then that of the parts which kernels are made of; in a kernel the defects of its 2 kernel_size - 1 parts add up.
     `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
     activations does not grow with depth, for a product more a layer.
     """

@@ -1,6 +1,7 @@
 """Keeping weights orthogonal during training, with as few products as the drift needs."""
 
 from collections.abc import Mapping
+from math import log
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -10,11 +11,27 @@ from ..orthogonality import bjorck, bjorck_factor, drift, gram, polar_factor, po
 from .chain import Held
 from .rule import Rule
 
-CHECKS, CHECKED_ROWS = 8, 16
-"""Sign vectors by which a weight is checked, and rows of its Gram matrix looked at where these leave it open."""
+CHECKS, DIRECTIONS = 8, 24
+"""Random sign vectors by which a weight is checked, and those among whose images its largest drift is sought."""
 
-ROUNDS = 2
-"""How often the directions of the largest drift are set right before the Gram matrix is."""
+SHARE = 0.5
+"""Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
+
+PROBABLE = 0.7
+"""The share that the largest entry may be expected to have of the limit, from the largest norm of a row."""
+
+ROWS = 16
+"""Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
+
+WHOLE = 64
+"""Every so many steps a weight is checked by its whole Gram matrix, and always if it is narrower than this."""
+
+ROUNDS, ROUND_WIDTH = 3, 320
+"""How often at most the directions of the largest drift are set right before the Gram matrix is, and for how many units
+of width that is once: the Gram matrix of a narrow weight costs little more."""
+
+MUCH = 1e6
+"""A squared norm of I - G beyond which directions are not sought: rounding would be all that is left of the others."""
 
 
 def hidden_weights(rule: Rule) -> dict[str, Held]:
@@ -34,18 +51,20 @@ class PlainStep(NamedTuple):
 class Orthogonality(nn.Module):
     """Holds weights at orthonormal rows (wide) or columns (tall), to within `limit` in each entry of the Gram matrix.
 
-    After every change (or every so many, `every`) a weight is checked by random sign vectors v: the mean square of an
-    entry of (G - I) v is the square of the norm of that row of G - I, which bounds each entry in it. Where that does
-    not do, the rows with the largest norms are looked at entry by entry. Where one exceeds half the limit, what comes
-    next is the cheapest that helps:
+    After every change (or every so many, `every`) a weight is checked by random sign vectors v, new ones each time:
+    the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
+    larger than its two rows' norms. Where this leaves it open, the rows with the largest norms are looked at entry by
+    entry. So a single large entry may pass among many small ones in other rows; every 64th step, and always in narrow
+    weights, all entries are looked at. Where one exceeds half the limit, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
-    2. The directions of the largest drift are found from the check's own products and set right. Training drifts in
-       few directions, whatever the optimizer is, so that this is seldom all there is to do.
-    3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit.
+    2. The directions of the largest drift are found by products with few sign vectors, and set right; others then tell
+       whether that will do. Training drifts in few directions, whatever the optimizer is, so that it mostly will.
+    3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit; the polar
+       factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
     On CUDA, where looking would wait for the device and the Gram matrix is cheap, one step of order 3 follows every
-    change, and the check is read a step later: more steps then follow where it has asked for them. Raises
+    change, and the check is read when the next one has: more steps then follow where it has asked for them. Raises
     FloatingPointError, naming the layer and the step, where a weight is no longer finite.
     """
 
@@ -56,21 +75,15 @@ class Orthogonality(nn.Module):
         if every < 1:
             raise ValueError(f"every: {every}, expected a positive integer")
         for module, attribute in weights.values():
-            dtype = getattr(module, attribute).dtype
-            if limit < 2 * torch.finfo(dtype).eps:
-                raise ValueError(
-                    f"limit: {limit}, expected at least {2 * torch.finfo(dtype).eps}, what {dtype} resolves"
-                )
+            weight = getattr(module, attribute)
+            least = resolution(weight)
+            if limit < least:
+                raise ValueError(f"limit: {limit}, expected at least {least:.2g}, what {weight.dtype} resolves")
         self._held = dict(weights)  # by where they are, since others may be put there: load_state_dict(assign=True)
         self.limit = limit
         self.every = every
         self.steps = 0
         self.checks = {name: _Check() for name in weights}
-        generator = torch.Generator().manual_seed(0)
-        for index, weight in enumerate(self.weights().values()):
-            n = min(weight.shape)
-            signs = torch.randint(0, 2, (CHECKS + _directions(n), n), generator=generator) * 2 - 1
-            self.register_buffer(f"probe_{index}", signs.to(weight), persistent=False)
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters that are held, by their names in the model."""
@@ -92,64 +105,86 @@ class Orthogonality(nn.Module):
         self.steps += 1
         if self.steps % self.every:
             return
+        drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         for index, (name, weight) in enumerate(self.weights().items()):
-            probes = self.get_buffer(f"probe_{index}").to(weight)
-            plain = (plain_steps or {}).get(name)
+            kind = (weight.device, weight.dtype)
+            if kind not in drawn:
+                drawn[kind] = self._signs(*kind)
+            signs = drawn[kind][:, : min(weight.shape)]
             if weight.is_cuda:
-                self._restore_unseen(name, weight, probes)
-            elif not self._is_kept(name, weight, probes, plain):
-                self._restore(weight)
+                self._restore_unseen(name, weight, signs[:CHECKS])
+                continue
+            plain = (plain_steps or {}).get(name)
+            if plain is not None and self.knows_steps_of(len(plain.z), weight):
+                retract(weight, *plain, out=weight)
+            whole = min(weight.shape) < WHOLE or (self.steps + index) % WHOLE == 0
+            if whole or not self._is_kept(weight, signs):
+                self._restore(name, weight)
 
-    def _is_kept(self, name: str, weight: Tensor, probes: Tensor, plain: PlainStep | None) -> bool:
+    def _signs(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Sign vectors of this step, as wide as the widest weight needs: (CHECKS + DIRECTIONS, n)."""
+        widest = max(min(weight.shape) for weight in self.weights().values())
+        generator = torch.Generator(device).manual_seed(self.steps)
+        signs = torch.empty(CHECKS + DIRECTIONS, widest, device=device, dtype=dtype)
+        return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+    def _is_kept(self, weight: Tensor, signs: Tensor) -> bool:
         """Whether the limit is kept, if need be after steps that cost thin products only."""
-        if plain is not None and self.knows_steps_of(len(plain.z), weight):
-            retract(weight, *plain, out=weight)
-        search, check = probes.split([len(probes) - CHECKS, CHECKS])
-        for _ in range(ROUNDS if len(search) else 0):
-            drifts = drift(weight, search)
-            if self._is_small(name, weight, drifts):
-                return True
-            polar_within(weight, drift(weight, drifts), out=weight)
-        return self._is_small(name, weight, drift(weight, check))
+        n = min(weight.shape)
+        rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
+        for left in reversed(range(rounds + 1)):
+            drifts = drift(weight, signs if left else signs[:CHECKS])  # all at once: reading W is what it costs
+            squares = drifts[:CHECKS].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
+            largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
+            if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
+                if largest <= (SHARE * self.limit) ** 2:
+                    return True
+                evenly = (largest * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries with such rows
+                rows = squares.topk(ROWS).indices
+                if evenly <= PROBABLE * self.limit and _largest_entry(weight, rows) <= SHARE * self.limit:
+                    return True
+            if not left or not total < MUCH:
+                return False
+            polar_within(weight, drift(weight, drifts[CHECKS:]), out=weight)
+        return False
 
-    def _is_small(self, name: str, weight: Tensor, drifts: Tensor) -> bool:
-        """Whether all entries of I - G are within half the limit, from the drifts of sign vectors."""
-        squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows, estimated
-        row, frobenius = torch.stack([squares.amax(), squares.sum()]).sqrt().tolist()
-        if not frobenius < float("inf"):
-            self._raise(name)
-        if row <= self.limit / 2:
-            return True
-        if not (frobenius <= 0.5 and row <= 4 * self.limit):
-            return False  # too much for Bjorck steps to be sure of their way, or surely too much in one row
-        return _largest_entry(weight, squares.topk(min(CHECKED_ROWS, len(squares))).indices).item() <= self.limit / 2
-
-    def _restore_unseen(self, name: str, weight: Tensor, probes: Tensor) -> None:
+    def _restore_unseen(self, name: str, weight: Tensor, check: Tensor) -> None:
         """A step of order 3, and more of them where the check of the step before has asked for them."""
         before = self.checks[name].unread()
         if before is not None and not before < float("inf"):
             self._raise(name)
-        steps = 1 if before is None or before <= self.limit / 2 else 8
+        steps = 1 if before is None or before <= SHARE * self.limit else 8
         weight.copy_(bjorck(weight, 3, steps))
-        self.checks[name].put(_largest_row(drift(weight, probes[-CHECKS:])))
+        self.checks[name].put(_largest_row(drift(weight, check)))
 
     def _raise(self, name: str) -> NoReturn:
         raise FloatingPointError(f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate")
 
-    def _restore(self, weight: Tensor) -> None:
-        """Bjorck steps of sufficient order and number, in place."""
+    def _restore(self, name: str, weight: Tensor) -> None:
+        """Brings every entry below the limit, in place, unless all are within a share of it."""
         g = gram(weight)
-        order, steps = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
-        factor = bjorck_factor(g, order, steps, rescale=steps > 2)
-        weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
+        sufficient = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
+        if sufficient is None:
+            if not torch.isfinite(weight).all():
+                self._raise(name)
+            weight.copy_(polar_factor(weight))
+            return
+        order, steps = sufficient
+        if steps:
+            factor = bjorck_factor(g, order, steps, rescale=steps > 2)
+            weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
 
-    def _sufficient(self, residual: Tensor) -> tuple[int, int]:
+    def _sufficient(self, residual: Tensor) -> tuple[int, int] | None:
         """The least order and number of steps that leave at most `limit` in every entry, for E = residual.
 
-        A step of order p leaves at most 3/4 |E|^(p+1) / (1 - |E|), so long as |E| < 1, and an entry of a product of
-        symmetric matrices is at most the product of their largest column norms. Any norm bounds |E|.
+        No steps where a share of the limit is kept, None where no number is known. A step of order p leaves at most
+        3/4 |E|^(p+1) / (1 - |E|), so long as |E| < 1, and an entry of a product of symmetric matrices is at most the
+        product of their largest column norms. Any norm bounds |E|.
         """
-        column, frobenius = torch.stack([_largest_column(residual), torch.linalg.matrix_norm(residual)]).tolist()
+        of_residual = [residual.abs().amax(), _largest_column(residual), torch.linalg.matrix_norm(residual)]
+        entry, column, frobenius = torch.stack(of_residual).tolist()
+        if frobenius <= 0.5 and entry <= SHARE * self.limit:
+            return 1, 0
         if frobenius < 1 and column**2 <= self.limit:
             return 1, 1
         square = residual @ residual
@@ -157,13 +192,13 @@ class Orthogonality(nn.Module):
         norms = [_largest_column(square), _largest_column(fourth), torch.linalg.matrix_norm(fourth)]
         column_2, column_4, frobenius_4 = torch.stack(norms).tolist()
         radius = min(frobenius, frobenius_4**0.25)
-        if radius >= 0.9:
-            return 3, 16
+        if not radius < 0.9:
+            return None
         for order, product in ((2, column_2 * column), (3, column_2**2), (4, column_4 * column)):
             if 0.75 * product <= self.limit * (1 - radius):
                 return order, 1
         left = 0.75 * radius**5 / (1 - radius)
-        return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.limit * (1 - left) else (3, 16)
+        return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.limit * (1 - left) else None
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"steps": self.steps, "unread": {name: check.unread() for name, check in self.checks.items()}}
@@ -174,9 +209,10 @@ class Orthogonality(nn.Module):
             self.checks[name] = _Check(value)
 
 
-def _directions(n: int) -> int:
-    """Among how many sign vectors the directions of a drift are sought: few beside the n of a Gram matrix, or none."""
-    return min(24, n // 8) if n >= 64 else 0
+def resolution(weight: Tensor) -> float:
+    """The least limit that rounding lets a weight keep."""
+    eps = torch.finfo(weight.dtype).eps
+    return 2 * eps * (max(weight.shape) ** 0.5 if eps < 1e-4 else 1)  # half precisions are multiplied in a finer one
 
 
 def _largest_row(drifts: Tensor) -> Tensor:

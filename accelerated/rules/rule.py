@@ -145,13 +145,18 @@ class Rule(nn.Module):
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
-        return image_input(x, self.convolutions) if self.convolutions else flat_input(x, self.blocks)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
+        return image_input(x, self.convolutions, self.blocks) if self.convolutions else flat_input(x, self.blocks)
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
         x = self.checked_input(x)
+        if not isinstance(y, Tensor):
+            raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
         if y.shape != (len(x),) or y.dtype != torch.int64:
-            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},)")
+            hint = "; y.argmax(dim=1) of one-hot labels" if y.dim() == 2 else "; y.long()" if y.dim() == 1 else ""
+            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},){hint}")
         if y.device.type == "cpu":  # elsewhere looking would wait for the device
             low, high = y.aminmax()
             if low < 0 or high >= self.num_classes:
