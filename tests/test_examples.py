@@ -45,7 +45,7 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert first.count("accuracy") == 5
     log = tmp_path / "results" / "depth.jsonl"
     whole = log.read_text()
-    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
     again = run("experiments/depth.py", tmp_path, *options)
     assert again.count("accuracy") == 1
     assert log.read_text().count("\n") == 5

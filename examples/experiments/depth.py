@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from prograde.accelerated.rules import Rule
-from prograde.accelerated.training import UserError, build, default_recipe, fit, load
+from prograde.accelerated.training import METHODS, UserError, build, default_recipe, fit, load
 
 WIDTH = 256
 DEPTHS = (3, 10, 50, 100)
@@ -41,26 +41,22 @@ RATES = {
         "foton-linear": {10: 0.02, 50: 0.003},
     },
     "maxmin": {
-        "backprop": {10: 0.02},
-        "backprop-orthogonal": {10: 0.05},
-        "foton": {10: 0.02},
-        "foton-linear": {10: 0.02},
+        "backprop": {10: 0.005},
+        "backprop-orthogonal": {10: 0.01},
+        "foton": {10: 0.005},
+        "foton-linear": {10: 0.01},
     },
-}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "backprop-orthogonal": {"orthogonal": True},
-    "foton-linear": {"linear": True},
 }
 VARIED_DEPTH = 10  # of the networks in which the intervals and the slope are varied
 PLAIN = {"activation": "tanh", "every": 1, "refresh": 1, "slope": 1.0}
 RELU_SLOPE = 0.7
 
 
-def wanted(depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[dict[str, Any]]:
+def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[dict[str, Any]]:
     """All runs by what sets them apart, one seed after another, the shortest first."""
     runs: list[dict[str, Any]] = []
     for seed in seeds:
-        plain = {"epochs": epochs, "seed": seed, **PLAIN}
+        plain = {"data": data, "epochs": epochs, "seed": seed, **PLAIN}
         for depth in depths:
             for activation, rates in RATES.items():
                 rules = [rule for rule in RULES if depth in rates.get(rule, {})]
@@ -74,7 +70,7 @@ def wanted(depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[dic
 
 def train(run: dict[str, Any], data: str) -> dict[str, Any]:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
-    options = dict(OPTIONS.get(run["rule"], {}))
+    options = dict(METHODS[run["rule"]][1].options)
     if run["rule"] == "foton":
         options |= {name: run[name] for name in ("every", "refresh", "slope")}
     dataset = load(data)
@@ -112,6 +108,15 @@ def start_orthogonal(rule: Rule, seed: int) -> None:
         torch.manual_seed(seed)
         for block in rule.blocks[:-1]:
             nn.init.orthogonal_(block.linear.weight)
+
+
+def finished(log: Path) -> list[dict[str, Any]]:
+    """The results in the file; a last line that was cut off is taken out of it."""
+    if not log.exists():
+        return []
+    whole, newline, _ = log.read_text().rpartition("\n")
+    log.write_text(whole + newline)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def chosen(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
@@ -206,14 +211,15 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     log = arguments.folder / "depth.jsonl"
-    results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for run in wanted(arguments.depths, arguments.seeds, arguments.epochs):
+    results = finished(log)
+    name = Path(arguments.data).name
+    for run in wanted(name, arguments.depths, arguments.seeds, arguments.epochs):
         if any(r["run"] == run for r in results):
             continue
         results.append(train(run, arguments.data))
         with log.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(*(f"{name} {value}" for name, value in run.items()), f"accuracy {results[-1]['accuracy']}", flush=True)
-    results = [r for r in results if r["run"]["epochs"] == arguments.epochs]
+    results = [r for r in results if (r["run"]["data"], r["run"]["epochs"]) == (name, arguments.epochs)]
     draw(results, arguments.folder / "depth.png")
     print(summary(results))
