@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-from .sides import DTYPES, EPS, ReferenceSide, Side, TwinSide
+from .sides import DTYPES, EPS, MODULES, OURS, ReferenceSide, Side, TwinSide
 from .strategies import Margin
 from .tolerance import Comparison
 
@@ -51,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     Margin.widen_for(EPS[config.getoption("--dtype")])
+    if config.getoption("--twin") != OURS:
+        try:
+            TwinSide(config.getoption("--twin"), "cpu", "float64")
+        except ImportError as error:
+            raise pytest.UsageError(f"--twin: {error}") from error
     if config.getoption("--dtype") == "tf32":
         torch.set_float32_matmul_precision("high")
 
@@ -59,10 +64,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def twin(request: pytest.FixtureRequest) -> TwinSide:
     """The package under test."""
     option = request.config.getoption
+    return TwinSide(option("--twin"), option("--device"), option("--dtype"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What another package was tested in, since passes alone do not tell: theorems are tested on the reference too."""
+    name = config.getoption("--twin")
+    if name == OURS:
+        return
     try:
-        return TwinSide(option("--twin"), option("--device"), option("--dtype"))
-    except ImportError as error:
-        raise pytest.UsageError(f"--twin: {error}") from error
+        present = TwinSide(name, "cpu", "float64").present
+    except ImportError:
+        return
+    absent = [module for module in MODULES if module not in present]
+    terminalreporter.write_line(f"modules of {name} under test: {', '.join(present)}")
+    if absent:
+        terminalreporter.write_line(f"not there, hence not tested: {', '.join(absent)}")
 
 
 @pytest.fixture(scope="session")

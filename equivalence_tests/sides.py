@@ -29,6 +29,10 @@ MODULES = (
     "convolutional_foton",
     "forward_forward",
 )
+OURS = "prograde.accelerated"
+LENT = ("activations", "losses", "network", "convolution")
+"""What algorithms are made of, ours where a package of torch functions lacks it."""
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -150,22 +154,31 @@ class TwinSide(Side):
         self.dtype = DTYPES[dtype]
         self.eps = EPS[dtype]
         self._from_numpy = getattr(import_module(package), "from_numpy", None)
+        self.present = [name for name in MODULES if self._found(name) is not None]
+        if not self.present:
+            raise ImportError(f"'{package}' has none of the modules {', '.join(MODULES)}; nothing to test")
 
     @property
     def is_ours(self) -> bool:
-        return self.package == "prograde.accelerated"
+        return self.package == OURS
 
     def module(self, name: str) -> ModuleType:
-        path = f"{self.package}.{name}"
+        module = self._found(name)
+        if module is None and name in LENT and self._from_numpy is None:
+            module = import_module(f"{OURS}.{name}")
+        if module is not None:
+            return module
+        if self.is_ours:
+            raise AssertionError(f"{self.package}.{name} is missing")
+        pytest.skip(f"{self.package} has no {name}")
+
+    def _found(self, name: str) -> ModuleType | None:
         package = import_module(self.package)
         if hasattr(package, name):
             module: ModuleType = getattr(package, name)
             return module
-        if find_spec(path) is None:
-            if self.is_ours:
-                raise AssertionError(f"{path} is missing")
-            pytest.skip(f"{self.package} has no {name}")
-        return import_module(path)
+        is_package = hasattr(package, "__path__")
+        return import_module(f"{self.package}.{name}") if is_package and find_spec(f"{self.package}.{name}") else None
 
     def operands(self, tree: Any) -> Any:
         if self._from_numpy is not None:

@@ -56,7 +56,7 @@ def assert_refused(result: Result, *words: str) -> None:
         (["compare", "foton", "--hidden", "33", "--activation", "maxmin"], ["width 33", "even"]),
         (["compare", "foton", "--hidden", "99999999999999"], ["hidden", "99999999999999", "up to 1000000"]),
         (["compare", "foton", "--activation", "gelu"], ["activation: 'gelu'"]),
-        (["compare", "foton", "--data", "nowhere"], ["'nowhere' is neither"]),
+        (["compare", "foton", "--data", "nowhere"], ["data: 'nowhere' does not exist"]),
         (["compare", "foton", "--data", "."], ["has no train-images-idx3-ubyte"]),
         (["compare", "foton", "--validation", "1437"], ["validation: 1437", "1..1436"]),
         (["compare", "foton", "--device", "cuda:77"], ["--device: 'cuda:77'"]),
@@ -71,6 +71,9 @@ def assert_refused(result: Result, *words: str) -> None:
         (["compare", "forward-forward", "--dropout", "0.5"], ["forward-forward", "Dropout"]),
         (["compare", "foton", "--output", "/proc/nowhere"], ["/proc/nowhere"]),
         (["train", "foton", "--save", "nowhere/checkpoint"], ["--save", "nowhere"]),
+        (["train", "foton", "--save", "/tmp"], ["--save: '/tmp' is a folder"]),
+        (["train", "foton", "--output", "/etc/hostname"], ["--output: '/etc/hostname' is a file"]),
+        (["evaluate", "nowhere"], ["'nowhere'", "No such file"]),
         (["train", "foton", "--resume", "nowhere"], ["'nowhere'", "No such file"]),
         (["train", "foton", "--learning-rate", "1e30", "--epochs", "1"], ["epoch 1", "lower the learning rate"]),
         (["train", "foton", "--gpu"], ["--gpu"]),
@@ -79,6 +82,7 @@ def assert_refused(result: Result, *words: str) -> None:
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
+        (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
         (["tarin"], ["tarin"]),
     ],
 )
@@ -180,6 +184,17 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     first, second = (json.loads(Path(name, "results.json").read_text())["results"] for name in ("whole", "resumed"))
     assert first[0]["test"] == second[0]["test"]
     assert first[0]["best_epochs"] == second[0]["best_epochs"]
+    epochs = [[line["epoch"] for line in lines(Path(name, "log.jsonl"))[1:] if line["kind"] == "epoch"]
+              for name in ("whole", "resumed")]  # fmt: skip
+    assert epochs == [[1, 2, 3], [1, 2, 3]]
+    bare = run("train", "foton", "--data", folder, "--resume", "checkpoint")
+    assert bare.exit_code == 0, bare.stderr
+    measured = run("evaluate", "checkpoint", "--data", folder)
+    assert measured.exit_code == 0, measured.stderr
+    assert f"{100 * first[0]['test'][0]:.2f} %" in measured.stdout
+    foreign = run("evaluate", "checkpoint")
+    assert foreign.exit_code == 2
+    assert "digits has images of (8, 8)" in foreign.stderr
     other = run("train", "foton", *options, "--resume", "checkpoint", "--seed", "5")
     assert other.exit_code == 2
     assert "has seed 0, expected 5" in other.stderr
@@ -244,9 +259,27 @@ def test_as_a_process() -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_check_says_what_of_another_package_it_tested() -> None:
+    """A wrong implementation fails though it has nothing but its algorithm; one without any is not tested."""
+    Path("mine").mkdir()
+    Path("mine/__init__.py").write_text("")
+    ours = "from prograde.accelerated.foton import *"
+    wrong = "def updates(*arguments, **options): raise RuntimeError('nonsense')"
+    Path("mine/foton.py").write_text(f"{ours}\n{wrong}\n")
+    arguments = [*COMMAND, "check", "--twin", "mine", "--tier", "smoke", "-k", "test_foton and test_updates"]
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "RuntimeError: nonsense" in result.stdout
+    assert "modules of mine under test: foton\nnot there, hence not tested: activations, losses" in result.stdout
+    arguments = [*COMMAND, "check", "--twin", "json", "--tier", "smoke"]
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 4
+    assert "'json' has none of the modules activations, losses" in result.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_quietly() -> None:
-    arguments = [*COMMAND, "train", "foton", "--epochs", "100000", "--output", "out"]
+def test_ctrl_c_ends_in_a_line() -> None:
+    arguments = [*COMMAND, "train", "foton", "--epochs", "100000", "--output", "out", "--save", "half"]
     process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = Path("out/log.jsonl.partial")
     deadline = time.monotonic() + 60
@@ -254,5 +287,6 @@ def test_ctrl_c_ends_quietly() -> None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr == "prograde: interrupted; the same command with --resume half goes on\n"
     assert lines(log)[1]["kind"] == "epoch"

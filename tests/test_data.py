@@ -122,7 +122,7 @@ def test_missing_things_are_named(make_folder: Callable[..., Path], tmp_path: Pa
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match="has no t10k-labels-idx1-ubyte "):
         load(folder)
-    with pytest.raises(DataError, match="'digitz' is neither 'digits' nor"):
+    with pytest.raises(DataError, match="data: 'digitz' does not exist"):
         load("digitz")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -105,6 +106,28 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "layer '0.1': GELU",
     ),
 }
+
+
+def test_training_without_constrain_is_warned_of() -> None:
+    """Once; a checkpoint loaded between two steps is no reason."""
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
+    rule = Foton(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            rule.assign_credit(x, y)
+            rule.load_state_dict(rule.state_dict())
+            rule.assign_credit(x, y)
+            optimizer.step()
+            rule.constrain(optimizer)
+        rule.assign_credit(x, y)
+        optimizer.step()
+        rule.assign_credit(x, y)
+        optimizer.step()
+    with pytest.warns(UserWarning, match=r"changed twice without constrain\(\)"):
+        rule.assign_credit(x, y)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -15,6 +15,7 @@ from ..training import UserError
 from .benchmark import benchmark
 from .check import check
 from .compare import compare
+from .evaluate import evaluate
 from .options import recipes_help
 from .train import train
 from .versions import version
@@ -75,6 +76,7 @@ def _given(error: Exception, args: Sequence[str]) -> str:
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
 app.command(epilog=recipes_help())(train)
 app.command(epilog=recipes_help())(compare)
+app.command()(evaluate)
 app.command()(benchmark)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 

@@ -38,6 +38,8 @@ def check(
     options.device_and_dtype(device, "float32")
     if tier not in ("smoke", "full"):
         raise UserError(f"--tier: '{tier}', expected smoke or full")
+    if twin.endswith(".py") or os.sep in twin:
+        raise UserError(f"--twin: '{twin}', expected a module's name, such as my_package, not a file")
     if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
         raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
     command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]

@@ -112,10 +112,11 @@ def method(name: str) -> str:
     return name
 
 
-def jobs(rules: Sequence[str], data: str, hidden: str | None, **changes: Any) -> list[Job]:
+def jobs(rules: Sequence[str], data: str, hidden: str | None, base: Recipe | None = None, **changes: Any) -> list[Job]:
     """What to train: rules as `pepita` or `pepita:1024`, their recipes changed by every option that is not None.
 
-    Raises UserError for unknown rules, impossible recipes and rules given twice.
+    `base` is a recipe to change in place of the rules' own. Raises UserError for unknown rules, impossible recipes and
+    rules given twice.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     momentum = changes.pop("momentum", None)
@@ -125,7 +126,9 @@ def jobs(rules: Sequence[str], data: str, hidden: str | None, **changes: Any) ->
     for text in rules:
         name, colon, own = text.partition(":")
         own_widths = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
-        job = Job(method(name), default_recipe(name, data, **{**changes, **own_widths}))
+        changed = {**changes, **own_widths}
+        recipe = default_recipe(method(name), data, **changed) if base is None else replace(base, **changed)
+        job = Job(name, recipe)
         if momentum is not None and job.recipe.optimizer == "sgd":
             job = job._replace(recipe=replace(job.recipe, momentum=momentum))
         if any(other.name == job.name for other in found):
@@ -145,7 +148,9 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
         torch.zeros(1, device=found, dtype=DTYPES[dtype]).item()
     except Exception as error:  # each backend has its own way to say that it is missing
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"--device: '{device}' can't hold {dtype} ({reason}); expected a device at hand") from error
+        raise UserError(
+            f"--device: '{device}' is not available for {dtype} ({reason}); expected cpu or another"
+        ) from error
     return found, DTYPES[dtype]
 
 

@@ -51,6 +51,8 @@ def log_file(folder: Path | None) -> Iterator[Log]:
     if folder is None:
         yield lambda record: None
         return
+    if folder.is_file():
+        raise UserError(f"--output: '{folder}' is a file, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "log.jsonl.partial"
     with open(partial, "w", encoding="utf-8") as file:

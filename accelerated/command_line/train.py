@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..training import UserError, checkpoint, load
+from ..training.restore import recipe_of
 from . import options, report, runs
 
 
@@ -36,17 +37,19 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to go on from, with the options that it was begun with.", show_default="none"),
+        typer.Option(help="Checkpoint to go on from; options not given are those that it has.", show_default="none"),
     ] = None,
 ) -> None:
     """Train a network with one rule.
 
     The epoch with the best validation accuracy is chosen, and its weights are measured on the test data, once.
     """
+    base = None if resume is None else recipe_of(checkpoint.load(resume), resume)
     jobs = options.jobs(
         [rule],
         data,
         hidden,
+        base,
         activation=activation,
         epochs=epochs,
         batch=batch,
@@ -59,12 +62,17 @@ def train(
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
-    if resume is not None:
-        checkpoint.load(resume)
     if save is not None and not save.absolute().parent.is_dir():
         raise UserError(f"--save: folder '{save.absolute().parent}' is not there")
+    if save is not None and save.is_dir():
+        raise UserError(f"--save: '{save}' is a folder, expected a file")
     settings = report.settings("train", jobs, dataset, [seed], where, precision)
     with runs.log_file(output) as log:
         log(settings)
-        done = runs.train_all(jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume)
+        try:
+            done = runs.train_all(jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume)
+        except KeyboardInterrupt:
+            if save is not None and save.exists():
+                typer.echo(f"prograde: interrupted; the same command with --resume {save} goes on", err=True)
+            raise
         report.finish(output, settings, done, dataset, log)

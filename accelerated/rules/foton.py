@@ -1,5 +1,6 @@
 """FOTON as a rule."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -66,10 +67,13 @@ class Foton(OutputErrorRule):
             self.register_buffer("projection", error_projection(self.network().weights).detach())
         self._uses = 0
         self._last_step: dict[str, _Credit] = {}
+        self._versions = self._weight_versions()
+        self._unconstrained_changes = 0
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         x = self.checked(x, y)
+        self._warn_if_unconstrained()
         if self.convolutions:
             yield from self._stream_images(x, y)
             return
@@ -145,6 +149,25 @@ class Foton(OutputErrorRule):
                 plain[name] = PlainStep(credit.delta, credit.z, credit.preactivation, rate)
         self._last_step.clear()
         self.orthogonality.step(plain)
+        self._versions = self._weight_versions()
+        self._unconstrained_changes = 0
+
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """What tells whether the weights were changed in place or replaced."""
+        return [(id(weight), weight._version) for weight in self.orthogonality.weights().values()]
+
+    def _warn_if_unconstrained(self) -> None:
+        """Warns of a second change of the weights without `constrain`: the first may be a checkpoint's."""
+        versions = self._weight_versions()
+        if versions != self._versions:
+            self._versions = versions
+            self._unconstrained_changes += 1
+            if self._unconstrained_changes == 2:
+                warnings.warn(
+                    "Foton: the weights were changed twice without constrain(); "
+                    "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
+                    stacklevel=4,
+                )
 
 
 class _Credit:

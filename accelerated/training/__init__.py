@@ -6,6 +6,7 @@ from .data import DataError, Dataset, Split, load
 from .errors import UserError
 from .loop import Epoch, History, TrainingError, accuracy, fit
 from .recipes import METHODS, Recipe, build, default_recipe, mlp
+from .restore import Restored, restore
 
 __all__ = [
     "METHODS",
@@ -15,6 +16,7 @@ __all__ = [
     "Epoch",
     "History",
     "Recipe",
+    "Restored",
     "Split",
     "TrainingError",
     "UserError",
@@ -25,4 +27,5 @@ __all__ = [
     "fit",
     "load",
     "mlp",
+    "restore",
 ]

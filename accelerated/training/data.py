@@ -79,6 +79,8 @@ def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = 
         train, test = _read_folder(path)
     elif path.suffix == ".npz" and path.is_file():
         train, test = _read_npz(path)
+    elif not path.exists():
+        raise DataError(f"data: '{name_or_folder}' does not exist; expected 'digits', a folder of IDX files or an .npz")
     else:
         raise DataError(f"data: '{name_or_folder}' is neither 'digits' nor a folder of IDX files nor an .npz file")
     num_classes = _checked_classes(train, test)

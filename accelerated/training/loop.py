@@ -80,8 +80,8 @@ def fit(
 
     `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is
     measured every so many epochs, 0 for never. `checkpoint` is a file written after every epoch; `resume` one to go on
-    from, exactly as if there had been no interruption. Raises TrainingError for a loss that is not finite,
-    CheckpointError for a checkpoint of another training.
+    from, exactly as if there had been no interruption: `on_epoch` is given its epochs too. Raises TrainingError for a
+    loss that is not finite, CheckpointError for a checkpoint of another training.
     """
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
@@ -90,6 +90,9 @@ def fit(
         run = _Run(rule, dataset.to(device, dtype, recipe.standardise), recipe, epochs, seed, device, alignment_every)
         if resume is not None:
             run.resume(resume)
+            if on_epoch is not None:
+                for epoch in run.history.epochs:
+                    on_epoch(epoch)
         while len(run.history.epochs) < epochs:
             epoch = run.epoch()
             if checkpoint is not None:
@@ -133,6 +136,10 @@ class _Run:
             "rule": type(rule).__name__,
             "data": dataset.name,
             "samples": [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)],
+            "image_shape": list(dataset.image_shape),
+            "num_classes": dataset.num_classes,
+            "mean": dataset.mean,
+            "std": dataset.std,
             "dtype": str(dataset.train.images.dtype),
             "epochs": epochs,
             "seed": seed,

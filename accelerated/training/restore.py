@@ -1,0 +1,56 @@
+"""A trained rule out of a checkpoint."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..rules import RULES, Rule
+from . import checkpoint
+from .recipes import Recipe, mlp
+
+DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
+
+
+class Restored(NamedTuple):
+    """A rule with the weights of its best epoch, and what its images are to be prepared with.
+
+    `image_shape` are the images' without the batch, `mean` and `std` of the training pixels (0 and 1 where they were
+    left raw): a batch is `((images - mean) / std).flatten(1)`, pixels from 0 to 1.
+    """
+
+    rule: Rule
+    recipe: Recipe
+    image_shape: tuple[int, ...]
+    mean: float
+    std: float
+
+
+def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
+    """What a loaded checkpoint was trained with. Raises CheckpointError."""
+    try:
+        return Recipe(**state["settings"]["recipe"])
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no settings of a training") from error
+
+
+def restore(path: str | Path) -> Restored:
+    """The rule in a checkpoint of `fit`, in evaluation mode on the CPU.
+
+    Raises CheckpointError for a damaged or foreign file, else OSError.
+    """
+    state = checkpoint.load(path)
+    recipe = recipe_of(state, path)
+    try:
+        settings = state["settings"]
+        rule_class = next(found for found in RULES.values() if found.__name__ == settings["rule"])
+        shape = tuple(settings["image_shape"])
+        features = torch.Size(shape).numel()
+        with torch.random.fork_rng(devices=[]):
+            model = mlp(features, tuple(recipe.hidden), settings["num_classes"], recipe.activation, recipe.dropout)
+            rule = rule_class(model.to(DTYPES[settings["dtype"]]), **recipe.options)
+        rule.load_state_dict(state["best"])
+        mean, std = (settings["mean"], settings["std"] or 1) if recipe.standardise else (0.0, 1.0)
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no whole training in it ({error})") from error
+    return Restored(rule.eval(), recipe, shape, mean, std)
