@@ -48,7 +48,7 @@ check: .venv/test-installed $(NAMESPACE) ## style and types
 faults: .venv/test-installed $(NAMESPACE) ## the planted faults alone
 	@$(RUN) $(SUITE).faults
 
-benchmark: .venv/train-installed $(NAMESPACE) ## time and memory of every rule's step beside backpropagation's
+benchmark: .venv/train-installed $(NAMESPACE) ## time of every rule's step beside backpropagation's
 	@$(PROGRADE) benchmark
 
 clean: ## remove what make made, but for runs/
