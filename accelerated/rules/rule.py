@@ -24,6 +24,11 @@ class BlockUpdate(NamedTuple):
         """In the order of `block.weights`."""
         return [self.weight]
 
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each parameter of the block, and what is to be subtracted from it."""
+        return _pairs(self)
+
 
 class ConvolutionUpdate(NamedTuple):
     """The same for the parts of an orthogonal kernel."""
@@ -38,6 +43,18 @@ class ConvolutionUpdate(NamedTuple):
     def weights(self) -> list[Tensor]:
         """In the order of `block.weights`."""
         return [self.mixing, *self.bases]
+
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each parameter of the block, and what is to be subtracted from it."""
+        return _pairs(self)
+
+
+def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor]]:
+    pairs = list(zip(update.block.weights, update.weights, strict=True))
+    if update.block.bias is not None and update.bias is not None:
+        pairs.append((update.block.bias, update.bias))
+    return pairs
 
 
 class Rule(nn.Module):
@@ -86,10 +103,8 @@ class Rule(nn.Module):
             parameter.grad = None  # so that the new gradients take its memory
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
-            for weight, gradient in zip(update.block.weights, update.weights, strict=True):
-                weight.grad = gradient
-            if update.block.bias is not None:
-                update.block.bias.grad = update.bias
+            for parameter, gradient in update.pairs:
+                parameter.grad = gradient
             if update.loss is not None:
                 loss = loss + update.loss
         return loss
