@@ -27,6 +27,10 @@ MODULES = (
     "pepita",
     "foton",
     "convolutional_foton",
+    "ftp",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "direct_random_target_projection",
     "forward_forward",
 )
 OURS = "prograde.accelerated"

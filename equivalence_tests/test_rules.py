@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prograde.accelerated.modules import MaxMin
-from prograde.accelerated.rules import Backprop, ForwardForward, Foton, Pepita, Rule
+from prograde.accelerated.rules import (
+    RULES,
+    Backprop,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    FeedbackAlignment,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Pepita,
+    Rule,
+)
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison
@@ -111,6 +122,49 @@ def test_pepita(twin: Side, compare: Comparison, case: Case, rng: np.random.Gene
     compare(twin, "Pepita", updates, *case[:3], projection, depth=3 * case.depth)
 
 
+@given(
+    case=cases(("identity", "tanh"), dropout=False),
+    rng=seeds(),
+    options=st.fixed_dictionaries({"gain": st.sampled_from([0.3, 1.0]), "inject": st.integers(0, 1)}),
+    phi=st.sampled_from(["identity", "tanh"]),
+)
+def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str):
+    n = len(case.dense.weights[0]) if options["inject"] else case.x.shape[1]
+    feedback = 0.5 * rng.standard_normal((n, case.num_classes))
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            activation = side.activations.ACTIVATIONS[phi]
+            return side.ftp.updates(side.network(dense), feedback, x, labels, phi=activation, **options)
+        rule = Ftp(sequential(dense), phi=phi, **options)
+        rule.feedback.copy_(feedback)
+        return credited(rule, x, labels)
+
+    compare(twin, "Ftp", updates, *case[:3], feedback, depth=4 * case.depth)
+
+
+@pytest.mark.parametrize("kind", [FeedbackAlignment, DirectFeedbackAlignment, DirectRandomTargetProjection])
+@given(case=cases(dropout=False), rng=seeds())
+def test_relatives(twin: Side, compare: Comparison, kind: type[Rule], case: Case, rng: np.random.Generator):
+    """The rules of feedback alignment, with matrices of the test's own."""
+    names = {"FeedbackAlignment": "feedback_alignment", "DirectFeedbackAlignment": "direct_feedback_alignment"}
+    module = names.get(kind.__name__, "direct_random_target_projection")
+    shapes = [weight.shape for weight in case.dense.weights]
+    if kind is not FeedbackAlignment:
+        shapes = [(n, case.num_classes) for n, _ in shapes[:-1]]
+    feedback = tuple(rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes)
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return getattr(side, module).updates(side.network(dense), feedback, x, labels)
+        rule = kind(sequential(dense))
+        for i, matrix in enumerate(feedback):
+            rule.get_buffer(f"feedback_{i}").copy_(matrix)
+        return credited(rule, x, labels)
+
+    compare(twin, kind.__name__, updates, *case[:3], feedback, depth=3 * case.depth)
+
+
 @given(case=streams())
 def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
     """The rule draws the wrong labels itself; the reference is given the same draw."""
@@ -160,8 +214,7 @@ def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Str
 
 
 def make(name: str, model: nn.Module, generator: torch.Generator | None = None) -> Rule:
-    rules: dict[str, type[Rule]] = {"backprop": Backprop, "foton": Foton, "pepita": Pepita, "ff": ForwardForward}
-    return rules[name](model, generator=generator)
+    return RULES[name](model, generator=generator)
 
 
 def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
@@ -172,10 +225,7 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
     return model, torch.randn(9, 1, 20, dtype=dtype), torch.randint(0, 4, (9,))
 
 
-RULE_NAMES = ["backprop", "foton", "pepita", "ff"]
-
-
-@pytest.mark.parametrize("name", RULE_NAMES)
+@pytest.mark.parametrize("name", RULES)
 def test_stepping_while_streaming_changes_nothing(name: str):
     """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
     model, x, y = example()
@@ -192,7 +242,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
             update.block.linear.weight.fill_(float("nan"))
 
 
-@pytest.mark.parametrize("name", RULE_NAMES)
+@pytest.mark.parametrize("name", RULES)
 def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     model, x, y = example()
     rule = make(name, model)
@@ -202,14 +252,17 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert not first.requires_grad
     assert torch.isfinite(first)
     before = [p.grad.clone() for block in rule.blocks for p in (block.linear.weight,)]
-    if name != "ff":  # draws negatives anew
+    if name != "forward-forward":  # draws negatives anew
         rule.assign_credit(x, y)
         assert all(torch.equal(b.linear.weight.grad, g) for b, g in zip(rule.blocks, before, strict=True))
     rule.constrain()
     assert [id(p) for p in rule.parameters()] == identities
 
 
-@pytest.mark.parametrize("module", ["backprop", "foton", "pepita", "forward_forward"])
+COMPILED = ["backprop", "foton", "ftp", "direct_feedback_alignment", "direct_random_target_projection", "pepita"]
+
+
+@pytest.mark.parametrize("module", [*COMPILED, "feedback_alignment", "forward_forward"])
 def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
     rng = np.random.default_rng(0)
     dense = Dense(
@@ -222,13 +275,24 @@ def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
          rng.standard_normal((16, 4)))
     )  # fmt: skip
     network, updates = twin64.network(dense), getattr(twin64, module).updates
-    extra = {"pepita": (projection, x, y), "forward_forward": (x, y, z, 4)}.get(module, (x, y))
+    direct = (projection[:12], projection[:8])
+    extra = {
+        "pepita": (projection, x, y),
+        "ftp": (projection[:12], x, y),
+        "feedback_alignment": (network.weights, x, y),
+        "direct_feedback_alignment": (direct, x, y),
+        "direct_random_target_projection": (direct, x, y),
+        "forward_forward": (x, y, z, 4),
+    }.get(module, (x, y))
     compiled = torch.compile(updates, fullgraph=True, backend="eager")
     for ours, eager in zip(compiled(network, *extra).weights, updates(network, *extra).weights, strict=True):
         assert torch.equal(ours, eager)
 
 
-@pytest.mark.parametrize("name", ["foton", "pepita"])
+MODULE_OF = {"fa": "feedback_alignment", "dfa": "direct_feedback_alignment", "drtp": "direct_random_target_projection"}
+
+
+@pytest.mark.parametrize("name", ["foton", "pepita", "ftp", "fa", "dfa", "drtp"])
 def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     """The rule's update is the twin's with one draw of masks, the one that its generator gives."""
     torch.manual_seed(0)
@@ -242,16 +306,16 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     rule.generator.manual_seed(5)  # type: ignore[union-attr]
     masks = rule.masks(x)
     assert [None if m is None else m.unique().tolist() for m in masks] == [[0.0, 2.0], [0.0, 1.25], None]  # type: ignore[union-attr]
-    extra = (rule.projection,) if isinstance(rule, Pepita) else ()
+    extra = [getattr(rule, buffer) for buffer in ("projection", "feedback") if hasattr(rule, buffer)]
     with torch.no_grad():
-        expected = getattr(twin64, name).updates(rule.network(), *extra, x, y, masks)
+        expected = getattr(twin64, MODULE_OF.get(name, name)).updates(rule.network(), *extra, x, y, masks)
     for block, weight in zip(rule.blocks, expected.weights, strict=True):
         assert torch.equal(block.linear.weight.grad, weight), f"masks of block {block.name}"
     rule.eval()
     assert rule.masks(x) is None
 
 
-@pytest.mark.parametrize("name", RULE_NAMES)
+@pytest.mark.parametrize("name", RULES)
 def test_assign_credit_forgets_the_last_step(name: str):
     """No gradient adds to an older one, and what the rule does not train keeps none from elsewhere."""
     model, x, y = example()

@@ -35,6 +35,28 @@ def test_error_projection_of_pepita(side: Side):
     assert stats.kstest(projection.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
 
 
+def test_feedback_of_ftp(side: Side):
+    drawn_feedback = drawn(side, lambda g, **place: side.ftp.random_feedback(300, 10, g, 0.5, **place))
+    assert drawn_feedback.shape == (300, 10)
+    bound = 0.5 * np.sqrt(6 / 10)
+    assert stats.kstest(drawn_feedback.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+    normal = drawn(side, lambda g, **place: side.ftp.random_feedback(300, 10, g, 0.5, "normal", **place))
+    assert stats.kstest(normal.ravel(), stats.norm(0, bound / np.sqrt(3)).cdf).pvalue > SIGNIFICANCE
+    orthogonal = drawn(side, lambda g, **place: side.ftp.random_feedback(300, 10, g, 0.5, "orthogonal", **place))
+    assert orthogonality.defect(orthogonal / np.sqrt(300 * bound**2 / 3)) < 1e-12
+
+
+def test_feedback_of_the_relatives(side: Side):
+    direct = drawn(side, lambda g, **place: side.direct_feedback_alignment.random_feedback((300, 40), 10, g, **place))
+    assert [matrix.shape for matrix in direct] == [(300, 10), (40, 10)]
+    bound = np.sqrt(6 / 10)
+    assert stats.kstest(direct[0].ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+    chain = drawn(side, side.feedback_alignment.random_feedback, (20, 90, 50))
+    assert [matrix.shape for matrix in chain] == [(90, 20), (50, 90)]
+    bound = np.sqrt(6 / 90)
+    assert stats.kstest(chain[1].ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+
+
 def test_dropout_masks(side: Side):
     masks = drawn(side, side.net.dropout_masks, [40, 30, 10], 100, 0.25)
     assert [None if mask is None else mask.shape for mask in masks] == [(100, 40), (100, 30), None]

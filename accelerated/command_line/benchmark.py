@@ -41,7 +41,7 @@ def benchmark(
     batch: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
     rules: Annotated[
         str, typer.Option(help="Rules, joined by commas.", metavar="RULES")
-    ] = "backprop,foton,pepita,forward-forward",
+    ] = "backprop,foton,ftp,pepita,dfa,forward-forward",
     learning_rate: Annotated[float, typer.Option(help="Of plain SGD, for all.")] = 0.2,
     steps: Annotated[int, typer.Option(help="Timed steps of each.", min=1)] = 60,
     rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,

@@ -5,15 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ..training import UserError, checkpoint, load
+from ..training import METHODS, UserError, checkpoint, load
 from ..training.restore import recipe_of
 from . import options, report, runs
 
 
 def train(
-    rule: Annotated[
-        str, typer.Argument(help="backprop, backprop-orthogonal, foton, foton-linear, pepita or forward-forward.")
-    ],
+    rule: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
     data: options.Data = "digits",
     hidden: options.Hidden = None,
     activation: options.Activation = None,

@@ -2,8 +2,10 @@
 
 from .backprop import Backprop
 from .chain import Block, ConvolutionalBlock
+from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
 from .forward_forward import ForwardForward
 from .foton import Foton
+from .ftp import Ftp
 from .orthogonality import Orthogonality
 from .pepita import Pepita
 from .rule import BlockUpdate, ConvolutionUpdate, Rule
@@ -11,7 +13,11 @@ from .rule import BlockUpdate, ConvolutionUpdate, Rule
 RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
     "foton": Foton,
+    "ftp": Ftp,
     "pepita": Pepita,
+    "fa": FeedbackAlignment,
+    "dfa": DirectFeedbackAlignment,
+    "drtp": DirectRandomTargetProjection,
     "forward-forward": ForwardForward,
 }
 """The rules by the names that the command line uses."""
@@ -23,8 +29,12 @@ __all__ = [
     "BlockUpdate",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
+    "DirectFeedbackAlignment",
+    "DirectRandomTargetProjection",
+    "FeedbackAlignment",
     "ForwardForward",
     "Foton",
+    "Ftp",
     "Orthogonality",
     "Pepita",
     "Rule",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..network import forward, layer_update
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
-from .rule import BlockUpdate, OutputErrorRule
+from .rule import BlockUpdate, OutputErrorRule, check_place
 
 
 class Pepita(OutputErrorRule):
@@ -46,11 +46,7 @@ class Pepita(OutputErrorRule):
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
-        if (self.projection.dtype, self.projection.device) != (x.dtype, x.device):
-            found = f"{self.projection.dtype} on {self.projection.device}"
-            raise ValueError(
-                f"projection: {found}, expected {x.dtype} on {x.device}; convert or move the rule, not its model"
-            )
+        check_place("projection", self.projection, x)
         network, masks = self.network(), self.masks(x)
         clean = forward(network, x, masks)
         error = self.output_gradient(clean.scores, y)

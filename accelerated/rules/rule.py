@@ -57,6 +57,15 @@ def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor
     return pairs
 
 
+def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
+    """Raises ValueError for a buffer of another dtype or device than x: the model was converted without its rule."""
+    if (buffer.dtype, buffer.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"{name}: {buffer.dtype} on {buffer.device}, expected {x.dtype} on {x.device}; "
+            "convert or move the rule, not its model"
+        )
+
+
 class Rule(nn.Module):
     """A learning rule around a model.
 
@@ -103,8 +112,8 @@ class Rule(nn.Module):
             parameter.grad = None  # so that the new gradients take its memory
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
-            for parameter, gradient in update.pairs:
-                parameter.grad = gradient
+            for held, gradient in update.pairs:
+                held.grad = gradient
             if update.loss is not None:
                 loss = loss + update.loss
         return loss

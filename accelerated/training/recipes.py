@@ -73,6 +73,10 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
     "foton": (RULES["foton"], Recipe()),
     "foton-linear": (RULES["foton"], Recipe(options={"linear": True})),
+    "ftp": (RULES["ftp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
+    "fa": (RULES["fa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
+    "dfa": (RULES["dfa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
+    "drtp": (RULES["drtp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.005)),
     "pepita": (
         RULES["pepita"],
         Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
@@ -98,6 +102,10 @@ DIGITS: dict[str, dict[str, Any]] = {
     "backprop-orthogonal": {"epochs": 30, "learning_rate": 0.1},
     "foton": {"epochs": 30},
     "foton-linear": {"epochs": 30},
+    "ftp": {"epochs": 30, "learning_rate": 0.05},
+    "fa": {"epochs": 30, "learning_rate": 0.05},
+    "dfa": {"epochs": 30, "learning_rate": 0.05},
+    "drtp": {"epochs": 30, "learning_rate": 0.01},
     "pepita": {"epochs": 80, "learning_rate": 0.3},
     "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
 }

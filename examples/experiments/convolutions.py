@@ -1,8 +1,8 @@
 """FOTON through two convolutions on MNIST or a data set in its format, beside backpropagation.
 
 The network is that of ../images.py: unshuffled by 2, OrthogonalConv2d 4 to 24, tanh, averages of 2 x 2,
-OrthogonalConv2d 24 to 24, tanh, and a linear layer to the scores. SGD at 0.05 with momentum 0.9 and batch 64, the rate
-falling to 0 as a cosine; the epoch is chosen on validation data.
+OrthogonalConv2d 24 to 24, tanh, and a linear layer to the scores. SGD with momentum 0.9 and batch 64, the rate, 0.05
+(backprop, whose kernels nothing holds, 0.01), falling to 0 as a cosine; the epoch is chosen on validation data.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RULES: dict[str, Callable[[nn.Module], Backprop | Foton]] = {
     "foton": Foton,
     "foton-linear": lambda model: Foton(model, linear=True),
 }
-RATE = 0.05
+RATES = {"backprop": 0.01, "backprop-orthogonal": 0.05, "foton": 0.05, "foton-linear": 0.05}
 BATCH = 64
 
 
@@ -52,7 +52,7 @@ def train(name: str, dataset: Dataset, epochs: int, seed: int) -> tuple[float, f
     """Test accuracy in percent at the best epoch, seconds an epoch, and the cosine of each layer at the end."""
     torch.manual_seed(seed)
     rule = RULES[name](network(dataset))
-    optimizer = torch.optim.SGD(rule.parameters(), lr=RATE, momentum=0.9)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=RATES[name], momentum=0.9)
     shape = (1, *dataset.image_shape)
     (x, y), (x_held, y_held), (x_test, y_test) = (
         (part.images.unflatten(1, shape), part.labels) for part in (dataset.train, dataset.validation, dataset.test)

@@ -1,0 +1,46 @@
+"""Feedback alignment: backpropagation through fixed random matrices; see the reference."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from . import backprop
+from ._arrays import Array, Labels
+from .losses import cross_entropy_gradient
+from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward, he_uniform
+
+__all__ = ["random_feedback", "update_factors", "updates"]
+
+
+def random_feedback(
+    widths: tuple[int, ...],
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Array, ...]:
+    """B_1..B_L for layers of these widths, n_0 first, drawn as He draws weights."""
+    shapes = zip(widths[1:], widths[:-1], strict=True)
+    return tuple(he_uniform(shape, generator, device=device, dtype=dtype) for shape in shapes)
+
+
+def update_factors(
+    network: Network, clean: ForwardPass, error: Array, feedback: tuple[Array, ...], masks: Masks = None
+) -> Iterator[tuple[Array, Array]]:
+    """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first."""
+    mirrored = network._replace(weights=feedback)  # what delta goes back through; the clean pass has been made
+    yield from backprop.update_factors(mirrored, clean, error, masks)
+
+
+def updates(
+    network: Network,
+    feedback: tuple[Array, ...],
+    x: Array,
+    labels: Labels,
+    masks: Masks = None,
+    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+) -> Updates:
+    """The updates of all layers."""
+    clean = forward(network, x, masks)
+    error = output_gradient(clean.scores, labels)
+    return batch_mean_updates(network, update_factors(network, clean, error, feedback, masks))

@@ -1,0 +1,114 @@
+"""Forward Target Propagation: targets that run forward; see the reference.
+
+Targets are carried as differences to the clean activations, as in `network.propagated_differences`. Multiplications of
+a step: those of backpropagation without the product that takes e to the last hidden layer, and two products with G.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import torch
+
+from ._arrays import Array, Labels
+from .activations import Activation, identity
+from .losses import cross_entropy_gradient, one_hot
+from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
+from .orthogonality import orthogonal
+
+__all__ = ["FeedbackLaw", "differences", "first_difference", "random_feedback", "update_factors", "updates"]
+
+FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
+"""How G is drawn; its entries have the same mean square under each."""
+
+
+def random_feedback(
+    n: int,
+    num_classes: int,
+    generator: torch.Generator | None = None,
+    scale: float = 0.5,
+    law: FeedbackLaw = "uniform",
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Array:
+    """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square."""
+    bound = scale * (6 / num_classes) ** 0.5
+    match law:
+        case "uniform":
+            empty = torch.empty(n, num_classes, device=device, dtype=dtype)
+            return empty.uniform_(-bound, bound, generator=generator)
+        case "normal":
+            empty = torch.empty(n, num_classes, device=device, dtype=dtype)
+            return empty.normal_(0, bound / 3**0.5, generator=generator)
+        case "orthogonal":
+            gain = bound / 3**0.5 * max(n, num_classes) ** 0.5
+            return orthogonal((n, num_classes), generator, gain, device=device, dtype=dtype)
+    raise ValueError(f"law: {law!r}, expected 'uniform', 'normal' or 'orthogonal'")
+
+
+def first_difference(
+    feedback: Array, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
+) -> Array:
+    """h_j - tau_j, but for the mask: (batch, n_j)."""
+    if phi is identity:
+        return (gain * error) @ feedback.T
+    return gain * phi.difference((targets + error) @ feedback.T, error @ feedback.T)
+
+
+def differences(
+    network: Network, clean: ForwardPass, first: Array, masks: Masks = None, inject: int = 1
+) -> Iterator[Array]:
+    """h_l - tau_l of the layers l = j..L-1 in turn, from h_j - tau_j but for the mask: (batch, n_l) each."""
+    mask = masks[inject - 1] if masks is not None and inject > 0 else None
+    difference = first if mask is None else (mask > 0) * first
+    yield difference
+    for layer in range(inject, len(network.weights) - 1):
+        u = difference @ network.weights[layer].T
+        difference = network.activations[layer].difference(clean.preactivations[layer], u)
+        mask = masks[layer] if masks is not None else None
+        if mask is not None:
+            difference = mask * difference
+        yield difference
+
+
+def update_factors(
+    network: Network,
+    clean: ForwardPass,
+    error: Array,
+    first: Array,
+    masks: Masks = None,
+    inject: int = 1,
+) -> Iterator[tuple[Array, Array]]:
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first.
+
+    `first` is the `first_difference`. Raises ValueError where `inject` is no layer before the output.
+    """
+    if not 0 <= inject < len(network.weights):
+        raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
+    found = differences(network, clean, first, masks, inject)
+    if inject == 0:
+        next(found)
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
+        mask = masks[layer] if masks is not None else None
+        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    yield error, clean.inputs[-1]
+
+
+def updates(
+    network: Network,
+    feedback: Array,
+    x: Array,
+    labels: Labels,
+    masks: Masks = None,
+    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    phi: Activation = identity,
+    gain: float = 1.0,
+    inject: int = 1,
+) -> Updates:
+    """The updates of all layers. Raises ValueError where `inject` is no layer before the output."""
+    clean = forward(network, x, masks)
+    error = output_gradient(clean.scores, labels)
+    targets = one_hot(labels, error.shape[1], dtype=error.dtype)
+    first = first_difference(feedback, targets, error, phi, gain)
+    return batch_mean_updates(network, update_factors(network, clean, error, first, masks, inject))
