@@ -31,6 +31,7 @@ MODULES = (
     "feedback_alignment",
     "direct_feedback_alignment",
     "direct_random_target_projection",
+    "difference_target_propagation",
     "forward_forward",
 )
 OURS = "prograde.accelerated"

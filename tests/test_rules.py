@@ -169,7 +169,7 @@ def test_a_step_lowers_the_loss(rule: str, bias: bool, activation: type[nn.Modul
     built = RULES[rule](small(activation=activation, bias=bias), generator=torch.Generator())
     optimizer = torch.optim.SGD(built.parameters(), lr=0.02)
     losses = []
-    for _ in range(400 if rule in ("ftp", "fa", "dfa", "drtp") else 30):
+    for _ in range(400 if rule in ("ftp", "fa", "dfa", "drtp", "dtp") else 30):
         built.generator.manual_seed(0)  # type: ignore[union-attr]
         losses.append(built.assign_credit(x, y).item())
         optimizer.step()

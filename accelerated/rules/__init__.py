@@ -2,6 +2,7 @@
 
 from .backprop import Backprop
 from .chain import Block, ConvolutionalBlock
+from .difference_target_propagation import DifferenceTargetPropagation
 from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
 from .forward_forward import ForwardForward
 from .foton import Foton
@@ -18,6 +19,7 @@ RULES: dict[str, type[Rule]] = {
     "fa": FeedbackAlignment,
     "dfa": DirectFeedbackAlignment,
     "drtp": DirectRandomTargetProjection,
+    "dtp": DifferenceTargetPropagation,
     "forward-forward": ForwardForward,
 }
 """The rules by the names that the command line uses."""
@@ -29,6 +31,7 @@ __all__ = [
     "BlockUpdate",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
+    "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
     "DirectRandomTargetProjection",
     "FeedbackAlignment",

@@ -12,12 +12,16 @@ from .chain import Block, ConvolutionalBlock, Unit, blocks, convolutional_blocks
 
 
 class BlockUpdate(NamedTuple):
-    """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one."""
+    """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one.
+
+    `own` has what the rule itself learns along with the block: its parameters, and what to subtract from them.
+    """
 
     block: Block
     weight: Tensor
     bias: Tensor | None
     loss: Tensor | None
+    own: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def weights(self) -> list[Tensor]:
@@ -26,8 +30,8 @@ class BlockUpdate(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter of the block, and what is to be subtracted from it."""
-        return _pairs(self)
+        """Each parameter of the block, then those of the rule's own, and what is to be subtracted from it."""
+        return [*_pairs(self), *self.own]
 
 
 class ConvolutionUpdate(NamedTuple):

@@ -77,6 +77,7 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "fa": (RULES["fa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
     "dfa": (RULES["dfa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
     "drtp": (RULES["drtp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.005)),
+    "dtp": (RULES["dtp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
     "pepita": (
         RULES["pepita"],
         Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
@@ -106,6 +107,7 @@ DIGITS: dict[str, dict[str, Any]] = {
     "fa": {"epochs": 30, "learning_rate": 0.05},
     "dfa": {"epochs": 30, "learning_rate": 0.05},
     "drtp": {"epochs": 30, "learning_rate": 0.01},
+    "dtp": {"epochs": 30, "learning_rate": 0.05},
     "pepita": {"epochs": 80, "learning_rate": 0.3},
     "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
 }
