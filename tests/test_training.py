@@ -38,7 +38,7 @@ def digits() -> Dataset:
 
 
 def recipe(method: str, **changes: Any) -> Recipe:
-    dropout = 0.0 if method == "forward-forward" else 0.2
+    dropout = 0.0 if method in ("forward-forward", "dtp") else 0.2
     return default_recipe(method, "digits", **{**SHORT, "dropout": dropout, **changes})
 
 
@@ -175,7 +175,7 @@ def aligned(method: str, dataset: Dataset) -> list[float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_alignment_disturbs_nothing_and_is_1_where_the_update_is_the_gradient(method: str, digits: Dataset) -> None:
     cosines = aligned(method, digits)
-    exact = len(cosines) if method.startswith("backprop") else {"pepita": 0, "foton-linear": 2}.get(method, 1)
+    exact = len(cosines) if method.startswith("backprop") else {"pepita": 0, "foton-linear": 2, "dtp": 2}.get(method, 1)
     assert cosines[len(cosines) - exact :] == pytest.approx([1] * exact, abs=1e-5)
     assert all(abs(cosine) < 0.9999 for cosine in cosines[: len(cosines) - exact])
 
