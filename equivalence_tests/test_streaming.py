@@ -1,17 +1,14 @@
 """FOTON's streams: the same updates when one layer is held at a time, in memory that does not grow with depth."""
 
 import copy
-import weakref
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from prograde.accelerated.rules import Foton
+from prograde.accelerated.training.memory import LiveBytes
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -74,39 +71,6 @@ def test_a_layer_may_be_stepped_before_the_next_update_is_asked_for(recompute: b
             update.block.linear.bias -= 0.5 * update.bias
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-14 * b.abs().max()), "updates of the weights as they were"
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that were made inside and are still referred to; `peak` is their maximum."""
-
-    def __init__(self, known: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
-        self.holders: dict[int, int] = {}
-        self.bytes: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._hold(tensor)
-        return out
-
-    def _hold(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        if key == 0 or key in self.known:
-            return
-        self.holders[key] = self.holders.get(key, 0) + 1
-        self.bytes[key] = storage.nbytes()
-        weakref.finalize(tensor, self._let_go, key)
-        self.peak = max(self.peak, sum(self.bytes.values()))
-
-    def _let_go(self, key: int) -> None:
-        self.holders[key] -= 1
-        if not self.holders[key]:
-            del self.holders[key], self.bytes[key]
 
 
 def peak(depth: int, recompute: bool) -> int:

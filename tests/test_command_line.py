@@ -81,6 +81,8 @@ def assert_refused(result: Result, *words: str) -> None:
         (["benchmark", "--rules", "foton,fotom"], ["'fotom'"]),
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
+        (["costs", "--network", "784"], ["--network: '784'"]),
+        (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
         (["tarin"], ["tarin"]),
@@ -228,6 +230,16 @@ def test_benchmark_prints_ratios_and_a_defect() -> None:
     assert 0 < float(rows["foton"][-1]) < 5e-2
     plain = rows["PyTorch backprop"]
     assert float(plain[-2]) < float(plain[-4])  # it learns
+
+
+def test_costs_are_counted_and_measured() -> None:
+    result = run("costs", "--network", "784-1024-128-10", "--rules", "backprop,ftp", "--steps", "0")
+    assert result.exit_code == 0, result.stderr
+    assert "2,023,178" in result.stdout
+    assert "1.010" in result.stdout
+    measured = run("costs", "--network", "20-16-8-3", "--batch", "4", "--steps", "2")
+    assert measured.exit_code == 0, measured.stderr
+    assert measured.stdout.count("\n") > 10
 
 
 def test_help_names_every_default() -> None:

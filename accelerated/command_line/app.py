@@ -15,6 +15,7 @@ from ..training import UserError
 from .benchmark import benchmark
 from .check import check
 from .compare import compare
+from .costs import costs
 from .evaluate import evaluate
 from .options import recipes_help
 from .train import train
@@ -78,6 +79,7 @@ app.command(epilog=recipes_help())(train)
 app.command(epilog=recipes_help())(compare)
 app.command()(evaluate)
 app.command()(benchmark)
+app.command()(costs)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 
 

@@ -30,6 +30,7 @@ class Contender:
 
     name: str
     step: Callable[[Tensor, Tensor], Tensor]
+    parameters: list[Tensor]
     foton: Foton | None = None
     rounds: list[float] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
@@ -71,16 +72,17 @@ def benchmark(
     if not 0 < learning_rate < float("inf"):
         raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
     where, precision = options.device_and_dtype(device, dtype)
-    batches = _batches(data, widths, batch, seed, where, precision)
-    contenders = [_plain(widths, seed, where, precision, learning_rate)]
-    contenders += [_rule(name, widths, seed, where, precision, learning_rate) for name in names]
-    _run(contenders, batches, steps, min(rounds, steps), where)
+    batches = batches_for(data, widths, batch, seed, where, precision)
+    contenders = [plain_contender(widths, seed, where, precision, learning_rate)]
+    contenders += [rule_contender(name, widths, seed, where, precision, learning_rate) for name in names]
+    take_turns(contenders, batches, steps, min(rounds, steps), where)
     report.console().print(_table(contenders, f"{network}, batch {batch}, SGD {learning_rate:g}, {where}, {dtype}"))
 
 
-def _batches(
+def batches_for(
     data: str | None, widths: tuple[int, ...], batch: int, seed: int, device: torch.device, dtype: torch.dtype
 ) -> list[tuple[Tensor, Tensor]]:
+    """Whole batches, of random clusters where no data are named. Raises UserError where the data do not fit."""
     generator = torch.Generator().manual_seed(seed)
     n_in, num_classes = widths[0], widths[-1]
     if data is None:
@@ -104,16 +106,18 @@ def _batches(
     return whole
 
 
-def _model(widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Sequential:
+def model_for(widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Sequential:
+    """The network that all contenders train."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return mlp(widths[0], widths[1:-1], widths[-1], "relu", 0.0).to(dtype)
 
 
-def _plain(
+def plain_contender(
     widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
 ) -> Contender:
-    model = _model(widths, seed, dtype).to(device)
+    """Backpropagation as one writes it in PyTorch."""
+    model = model_for(widths, seed, dtype).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
@@ -123,14 +127,15 @@ def _plain(
         optimizer.step()
         return loss.detach()
 
-    return Contender(PLAIN, step)
+    return Contender(PLAIN, step, list(model.parameters()))
 
 
-def _rule(
+def rule_contender(
     name: str, widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
 ) -> Contender:
+    """A rule. Raises UserError where it can't train the network."""
     try:
-        rule: Rule = RULES[name](_model(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
+        rule: Rule = RULES[name](model_for(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
     rule.to(device)
@@ -143,10 +148,11 @@ def _rule(
         rule.constrain(optimizer)
         return loss
 
-    return Contender(name, step, rule if isinstance(rule, Foton) else None)
+    parameters = [*rule.parameters(), *rule.buffers()]
+    return Contender(name, step, parameters, rule if isinstance(rule, Foton) else None)
 
 
-def _run(
+def take_turns(
     contenders: list[Contender], batches: list[tuple[Tensor, Tensor]], steps: int, rounds: int, device: torch.device
 ) -> None:
     """Fills in what is seen of the contenders; they change places from round to round."""

@@ -2,6 +2,7 @@
 
 from .alignment import alignment
 from .checkpoint import CheckpointError
+from .costs import Cost, LayerCost, costs, layer_costs
 from .data import DataError, Dataset, Split, load
 from .errors import UserError
 from .loop import Epoch, History, TrainingError, accuracy, fit
@@ -11,10 +12,12 @@ from .restore import Restored, restore
 __all__ = [
     "METHODS",
     "CheckpointError",
+    "Cost",
     "DataError",
     "Dataset",
     "Epoch",
     "History",
+    "LayerCost",
     "Recipe",
     "Restored",
     "Split",
@@ -23,8 +26,10 @@ __all__ = [
     "accuracy",
     "alignment",
     "build",
+    "costs",
     "default_recipe",
     "fit",
+    "layer_costs",
     "load",
     "mlp",
     "restore",

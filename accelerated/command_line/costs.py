@@ -1,0 +1,79 @@
+"""`prograde costs`: what a rule costs, counted and measured."""
+
+import statistics
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from ..rules import RULES
+from ..training import UserError
+from ..training.costs import costs as counted
+from ..training.memory import live_bytes
+from . import options, report
+from .benchmark import PLAIN, Contender, batches_for, model_for, plain_contender, rule_contender, take_turns
+
+COUNTED = ("backprop", "foton", "ftp", "pepita", "forward-forward", "fa", "dfa", "drtp", "dtp")
+
+
+def costs(
+    network: Annotated[str, typer.Option(help="Widths from pixels to classes.", metavar="WIDTHS")] = "784-1024-128-10",
+    batch: Annotated[int, typer.Option(help="Samples in a measured step.", min=1)] = 128,
+    rules: Annotated[str, typer.Option(help="Rules, joined by commas.", metavar="RULES")] = ",".join(COUNTED),
+    steps: Annotated[int, typer.Option(help="Timed steps of each; 0 to count only.", min=0)] = 30,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+) -> None:
+    """Count the multiply-accumulates and activation bytes of each rule, and measure time and memory beside them.
+
+    Counts are for one sample, by the rules of the published table of Forward Target Propagation. Measured are a
+    training step (the median of ratios to plain backpropagation in PyTorch, in turns) and the most bytes of tensors
+    that are alive at one time in it, parameters left out, for the whole batch.
+    """
+    widths = options.widths(network, "--network")
+    if len(widths) < 3:
+        raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
+    names = list(dict.fromkeys(name.strip() for name in rules.split(",")))
+    for name in names:
+        if name not in COUNTED:
+            options.method(name)
+            raise UserError(f"rule: '{name}' is not counted; expected some of {', '.join(COUNTED)}")
+    where, precision = options.device_and_dtype(device, dtype)
+    found = counted(model_for(widths, seed, precision), (widths[0],))
+    contenders = [plain_contender(widths, seed, where, precision, 0.01)]
+    contenders += [rule_contender(name, widths, seed, where, precision, 0.01) for name in names if name in RULES]
+    peaks: dict[str, int] = {}
+    if steps:
+        batches = batches_for(None, widths, batch, seed, where, precision)
+        take_turns(contenders, batches, steps, min(6, steps), where)
+        peaks = {contender.name: _peak(contender, *batches[0]) for contender in contenders}
+    table = Table(title=f"{network}, {dtype}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("rule", no_wrap=True)
+    for heading in ("MACs a sample", "x backprop", "activations, bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if steps:
+        for heading in (f"ms a step of {batch}", "x PyTorch", "peak, MB"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        plain = contenders[0]
+        milliseconds = f"{1000 * statistics.median(plain.rounds):.3g}"
+        table.add_row(PLAIN, "", "", "", milliseconds, "1", f"{peaks[PLAIN] / 1e6:.3g}")
+    for name in names:
+        cost = found[name]
+        cells = [name, f"{cost.macs:,}", f"{cost.macs / found['backprop'].macs:.3f}", f"{cost.activation_bytes:,}"]
+        if steps:
+            contender = next(contender for contender in contenders if contender.name == name)
+            ratios = [a / b for a, b in zip(contender.rounds, contenders[0].rounds, strict=True)]
+            cells += [f"{1000 * statistics.median(contender.rounds):.3g}", f"{statistics.median(ratios):.2f}"]
+            cells.append(f"{peaks[name] / 1e6:.3g}")
+        table.add_row(*cells)
+    report.console().print(table)
+
+
+def _peak(contender: Contender, x: Tensor, y: Tensor) -> int:
+    """Bytes of tensors alive at one time in a step, at most."""
+    with live_bytes([x, y, *contender.parameters]) as live:
+        contender.step(x, y)
+    return live.peak

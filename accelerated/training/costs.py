@@ -1,0 +1,122 @@
+"""What a learning rule costs, counted: multiply-accumulates and bytes of activations for one training sample.
+
+The counts are those of the published table of Forward Target Propagation (arXiv 2506.11030), by the formulas of its
+authors' spreadsheet, which hold for any chain of layers. With F the products of a forward pass, F_1 those up to the
+first layer's activation, U those of the weights' updates, K the classes, n_0 the inputs, n_1 the units of the first
+layer, A the activations:
+
+| rule | multiply-accumulates |
+| --- | --- |
+| backprop, fa | F + (F - F_1) + U + K |
+| ftp | F + (F - F_1) + U + K + 2 K n_1 |
+| pepita | 2 F + U + K + K n_0 |
+| forward-forward | 2 (F + U + 2 A), of the layers with weights |
+| dtp | F + (F - F_1) + 2 U + K |
+
+The table has no FOTON and no direct feedback; these are counted by what they do: foton F + (F - F_1) + U + K + K n_1,
+its projection and constraint being a matter of the batch and not of the sample; dfa and drtp F + U + K + K times the
+hidden units. Biases and batch normalisation are not billed, pooling at its inputs; a product with a one-hot label is
+billed in full.
+
+Bytes are those of activations held until they are used: all for backprop, fa, dfa, ftp, pepita and foton, twice that
+for dtp, the largest neighbouring pair (the input counts) for forward-forward and drtp, whose layers wait for no other.
+"""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..modules import OrthogonalConv2d, ScaledAvgPool2d
+from .errors import UserError
+
+
+class LayerCost(NamedTuple):
+    """A layer's counts for one sample. `update` is 0 without weights; `activations` is how many numbers it gives."""
+
+    name: str
+    forward: int
+    update: int
+    activations: int
+
+
+class Cost(NamedTuple):
+    """A rule's counts for one sample: multiply-accumulates, and bytes of activations that are held."""
+
+    macs: int
+    activation_bytes: int
+
+
+def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]:
+    """The counts of every layer that multiplies, for samples of that shape (without the batch).
+
+    Linear, convolutions (groups, strides and padding included) and pooling are counted, whatever else the model has
+    costs nothing. Nothing is computed. Raises UserError where samples of that shape do not pass through the model.
+    """
+    found: list[LayerCost] = []
+    ghost = copy.deepcopy(model).to("meta").eval()
+
+    def bill(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+        outputs = prod(y.shape[1:])
+        if isinstance(module, nn.Linear):
+            macs = module.in_features * outputs
+        elif isinstance(module, nn.Conv2d):
+            macs = prod(module.kernel_size) * module.in_channels // module.groups * outputs
+        elif isinstance(module, OrthogonalConv2d):
+            macs = module.kernel_size**2 * module.in_channels * outputs
+        elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | ScaledAvgPool2d):
+            found.append(LayerCost(name, prod(x.shape[1:]), 0, outputs))
+            return
+        else:
+            return
+        found.append(LayerCost(name, macs, macs, outputs))
+
+    for name, module in ghost.named_modules():
+        if not list(module.children()) or isinstance(module, OrthogonalConv2d):
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: bill(name, module, inputs[0], output)
+            )
+    try:
+        with torch.no_grad():
+            ghost(torch.empty(1, *image_shape, device="meta", dtype=next(model.parameters()).dtype))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"image_shape: {tuple(image_shape)} does not pass through the model ({error})") from error
+    return found
+
+
+def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None = None) -> dict[str, Cost]:
+    """The counts of every rule on a model, by its name in the command line. Raises UserError as `layer_costs` does.
+
+    `bytes_each` is the size of an activation, that of the model's dtype unless given.
+    """
+    layers = layer_costs(model, image_shape)
+    weighted = [layer for layer in layers if layer.update]
+    if not weighted:
+        raise UserError("model: no layer with weights")
+    size = bytes_each or next(model.parameters()).element_size()
+    n_in, n_1, k = prod(image_shape), weighted[0].activations, weighted[-1].activations
+    forward = sum(layer.forward for layer in layers)
+    first = sum(layer.forward for layer in layers[: layers.index(weighted[0]) + 1])
+    update = sum(layer.update for layer in layers)
+    own = sum(layer.activations for layer in weighted)
+    hidden = own - k
+    held = size * sum(layer.activations for layer in layers)
+    sizes = [n_in, *(layer.activations for layer in layers)]
+    pair = size * max(a + b for a, b in pairwise(sizes))
+    backprop = 2 * forward - first + update + k
+    direct = forward + update + k + k * hidden
+    return {
+        "backprop": Cost(backprop, held),
+        "ftp": Cost(backprop + 2 * k * n_1, held),
+        "foton": Cost(backprop + k * n_1, held),
+        "pepita": Cost(2 * forward + update + k + k * n_in, held),
+        "forward-forward": Cost(2 * (forward + update + 2 * own), pair),
+        "fa": Cost(backprop, held),
+        "dfa": Cost(direct, held),
+        "drtp": Cost(direct, pair),
+        "dtp": Cost(backprop + update, 2 * held),
+    }

@@ -1,0 +1,103 @@
+"""The counter of multiply-accumulates and bytes, held to published totals and to what is measured."""
+
+import pytest
+import torch
+from torch import nn
+
+from prograde.accelerated.modules import OrthogonalConv2d, ScaledAvgPool2d
+from prograde.accelerated.training import UserError, costs, layer_costs, mlp
+from prograde.accelerated.training.memory import live_bytes
+
+
+def dense(n_in: int, classes: int) -> nn.Sequential:
+    return mlp(n_in, (1024, 128), classes, "relu", 0.0)
+
+
+def convolutional(channels: int, pixels: int, classes: int) -> nn.Sequential:
+    """A convolution of 5 x 5 without padding, pooled by 2, and one linear layer."""
+    side = (pixels - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32 * side**2, classes, bias=False),
+    )  # fmt: skip
+
+
+FTP = [
+    (dense(784, 10), (784,), 2_023_178),
+    (dense(3072, 10), (3072,), 6_709_002),
+    (dense(3072, 100), (3072,), 6_927_972),
+    (convolutional(1, 28, 10), (1, 28, 28), 1_465_354),
+    (convolutional(3, 32, 10), (3, 32, 32), 4_503_306),
+    (convolutional(3, 32, 100), (3, 32, 32), 10_712_676),  # published: 10,712,586, with 10 outputs billed for 100
+]
+
+
+@pytest.mark.parametrize(("model", "shape", "macs"), FTP)
+def test_published_totals_of_ftp(model: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    assert costs(model, shape)["ftp"].macs == macs
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "published"),
+    [
+        (dense(784, 10), (784,), {"backprop": 2.003, "dtp": 2.938, "pepita": 2.813, "forward-forward": 3.745}),
+        (dense(3072, 10), (3072,), {"backprop": 6.689, "dtp": 9.967, "pepita": 9.865, "forward-forward": 13.117}),
+        (dense(3072, 100), (3072,), {"backprop": 6.723, "dtp": 10.013, "pepita": 10.176, "forward-forward": 13.163}),
+        (convolutional(1, 28, 10), (1, 28, 28), {"backprop": 1.097, "pepita": 1.565, "forward-forward": 2.138}),
+        (convolutional(3, 32, 10), (3, 32, 32), {"backprop": 4.002, "pepita": 5.914, "forward-forward": 7.928}),
+        (convolutional(3, 32, 100), (3, 32, 32), {"backprop": 5.695, "pepita": 7.884, "forward-forward": 10.186}),
+    ],
+)
+def test_published_totals_of_the_others(model: nn.Module, shape: tuple[int, ...], published: dict[str, float]) -> None:
+    """In millions, to the digits that are printed."""
+    found = costs(model, shape)
+    assert {name: round(found[name].macs / 1e6, 3) for name in published} == published
+
+
+def test_layers_are_counted_one_by_one() -> None:
+    """Strides, padding and groups; the orthogonal convolution; pooling at its inputs; other layers at nothing."""
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2),
+        OrthogonalConv2d(8, 6, 3), ScaledAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5), nn.Linear(5, 3),
+    )  # fmt: skip
+    found = layer_costs(model, (4, 16, 16))
+    assert [(layer.name, layer.forward, layer.update, layer.activations) for layer in found] == [
+        ("0", 9 * 2 * 8 * 64, 9 * 2 * 8 * 64, 8 * 64),
+        ("3", 8 * 64, 0, 8 * 16),
+        ("4", 9 * 8 * 6 * 16, 9 * 8 * 6 * 16, 6 * 16),
+        ("5", 6 * 16, 0, 6 * 4),
+        ("7", 24 * 5, 24 * 5, 5),
+        ("8", 15, 15, 3),
+    ]
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_activation_bytes() -> None:
+    """All of them for rules that go back or make a second pass, a neighbouring pair for those that need not wait."""
+    found = costs(mlp(20, (16, 8), 4, "relu", 0.0).double(), (20,))
+    assert found["backprop"].activation_bytes == found["ftp"].activation_bytes == 8 * (16 + 8 + 4)
+    assert found["dtp"].activation_bytes == 2 * 8 * (16 + 8 + 4)
+    assert found["drtp"].activation_bytes == found["forward-forward"].activation_bytes == 8 * (20 + 16)
+    assert costs(mlp(20, (16, 8), 4, "relu", 0.0), (20,), bytes_each=1)["ftp"].activation_bytes == 28
+
+
+def test_what_cannot_be_counted_is_named() -> None:
+    with pytest.raises(UserError, match=r"image_shape: \(30,\) does not pass through the model"):
+        costs(mlp(20, (16,), 4, "relu", 0.0), (30,))
+    with pytest.raises(UserError, match="model: no layer with weights"):
+        costs(nn.Sequential(nn.MaxPool2d(2), nn.PReLU()), (1, 4, 4))
+
+
+def test_live_bytes_sees_what_autograd_saves() -> None:
+    """Through ten layers of tanh: each result is saved, under no_grad only two are alive."""
+    x = torch.randn(50, 40, requires_grad=True)
+    with live_bytes([x]) as live:
+        y = x
+        for _ in range(10):
+            y = y.tanh()
+    assert live.peak == 10 * 50 * 40 * 4
+    with torch.no_grad(), live_bytes([x]) as live:
+        y = x
+        for _ in range(10):
+            y = y.tanh()
+    assert live.peak == 2 * 50 * 40 * 4
