@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from ._arrays import Array
 
@@ -25,7 +26,8 @@ class Activation(NamedTuple):
 
 
 def _relu_multiply(a: Array, direction: Array) -> Array:
-    return torch.where(a > 0, direction, 0)
+    multiplied: Array = torch.ops.aten.threshold_backward(direction, a, 0)  # ten times as fast as torch.where
+    return multiplied
 
 
 def _relu_difference(a: Array, u: Array) -> Array:
@@ -47,11 +49,12 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 # Functions of modules, not of functions, so that an activation can be pickled.
 def _leaky_multiply(negative_slope: float, a: Array, direction: Array) -> Array:
-    return torch.where(a > 0, direction, negative_slope * direction)
+    multiplied: Array = torch.ops.aten.leaky_relu_backward(direction, a, negative_slope, False)
+    return multiplied
 
 
 def _leaky_value(negative_slope: float, a: Array) -> Array:
-    return _leaky_multiply(negative_slope, a, a)
+    return functional.leaky_relu(a, negative_slope)
 
 
 def _leaky_difference(negative_slope: float, a: Array, u: Array) -> Array:
@@ -67,7 +70,8 @@ def _identity_multiply(a: Array, direction: Array) -> Array:
 
 
 def _tanh_multiply(a: Array, direction: Array) -> Array:
-    return direction * (1 - torch.tanh(a).square())
+    multiplied: Array = torch.ops.aten.tanh_backward(direction, torch.tanh(a))
+    return multiplied
 
 
 def _tanh_difference(a: Array, u: Array) -> Array:
