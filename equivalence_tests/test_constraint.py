@@ -99,6 +99,7 @@ def test_backprop_under_the_same_constraint():
         assert max(defects(rule)) <= LIMIT
 
 
+@pytest.mark.filterwarnings("ignore:Foton. the weights were changed twice")  # the other's are set right by hand
 def test_telling_the_optimizer_gives_the_same_weights():
     """Plain SGD, float64: thin products and the Gram matrix both lead to the polar factor."""
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     again = run("experiments/depth.py", tmp_path, *options)
     assert again.count("accuracy") == 1
     assert log.read_text().count("\n") == 5
-    assert again.split("\n| rule")[1] == first.split("\n| rule")[1]
+    assert again.split("\n| activation")[1] == first.split("\n| activation")[1]
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
 
 

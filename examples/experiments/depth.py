@@ -8,15 +8,15 @@ epoch is chosen on validation data. The rates are those of RATES, also chosen th
 """
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from resumable import Result, Run, accuracies, cell, chosen, run_all
 from torch import nn
 
 from prograde.accelerated.rules import Rule
@@ -52,9 +52,9 @@ PLAIN = {"activation": "tanh", "every": 1, "refresh": 1, "slope": 1.0}
 RELU_SLOPE = 0.7
 
 
-def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[dict[str, Any]]:
+def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[Run]:
     """All runs by what sets them apart, one seed after another, the shortest first."""
-    runs: list[dict[str, Any]] = []
+    runs: list[Run] = []
     for seed in seeds:
         plain = {"data": data, "epochs": epochs, "seed": seed, **PLAIN}
         for depth in depths:
@@ -68,7 +68,7 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
     return runs
 
 
-def train(run: dict[str, Any], data: str) -> dict[str, Any]:
+def train(run: Run, data: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
     options = dict(METHODS[run["rule"]][1].options)
     if run["rule"] == "foton":
@@ -92,9 +92,8 @@ def train(run: dict[str, Any], data: str) -> dict[str, Any]:
             start_orthogonal(rule, run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"])
     except UserError as error:
-        return {"run": run, "accuracy": None, "why": str(error)}
+        return {"accuracy": None, "why": str(error)}
     return {
-        "run": run,
         "accuracy": 100 * history.test_accuracy,
         "validation": 100 * history.best.validation_accuracy,
         "seconds": mean(epoch.seconds for epoch in history.epochs),
@@ -110,42 +109,27 @@ def start_orthogonal(rule: Rule, seed: int) -> None:
             nn.init.orthogonal_(block.linear.weight)
 
 
-def finished(log: Path) -> list[dict[str, Any]]:
-    """The results in the file; a last line that was cut off is taken out of it."""
-    if not log.exists():
-        return []
-    whole, newline, _ = log.read_text().rpartition("\n")
-    log.write_text(whole + newline)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def chosen(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+def of(results: list[Result], **wanted: Any) -> list[Result]:
     """Results of the plain runs, but for what is asked for."""
-    asked = {**PLAIN, **wanted}
-    return [r for r in results if all(r["run"][name] == value for name, value in asked.items())]
+    return chosen(results, **{**PLAIN, **wanted})
 
 
-def accuracies(results: list[dict[str, Any]]) -> list[float]:
-    """A run that broke down counts as chance."""
-    return [10.0 if r["accuracy"] is None else r["accuracy"] for r in results]
-
-
-def draw(results: list[dict[str, Any]], path: Path) -> None:
+def draw(results: list[Result], path: Path) -> None:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     depth, interval, layer, epoch = figure.subplots(2, 2).flatten()
     depths = sorted({r["run"]["depth"] for r in results})
     for rule in RULES:
-        points(depth, {d: accuracies(chosen(results, rule=rule, depth=d)) for d in depths}, rule)
+        points(depth, {d: accuracies(of(results, rule=rule, depth=d)) for d in depths}, rule)
     depth.set(title="Test accuracy against depth", xscale="log", xlabel="layers", ylabel="%")
     depth.set_xticks(depths, [str(d) for d in depths])
     for option, name in (("every", "orthogonality"), ("refresh", "projection")):
-        varied = {n: chosen(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS}
+        varied = {n: of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS}
         points(interval, {n: accuracies(found) for n, found in varied.items()}, name)
     interval.set(title=f"FOTON, {VARIED_DEPTH} layers, renewed every so many steps", xscale="log", xlabel="steps")
     interval.set_xticks(INTERVALS, [str(n) for n in INTERVALS])
     for rule, style in (("foton", "-"), ("foton-linear", "--")):
         for number, d in enumerate(depths):
-            found = [r["cosines"] for r in chosen(results, rule=rule, depth=d) if "cosines" in r]
+            found = [r["cosines"] for r in of(results, rule=rule, depth=d) if "cosines" in r]
             if not found:
                 continue
             look = {"label": f"{rule}, {d} layers", "linestyle": style, "color": f"C{number}"}
@@ -172,28 +156,19 @@ def points(axes: Axes, grouped: dict[int, list[float]], label: str) -> None:
     axes.errorbar(list(grouped), means, yerr=[down, up], marker="o", capsize=3, label=label)
 
 
-def summary(results: list[dict[str, Any]]) -> str:
+def summary(results: list[Result]) -> str:
     """Test accuracy as mean and standard deviation over seeds, in two tables."""
-
-    def cell(found: list[dict[str, Any]]) -> str:
-        if not found:
-            return ""
-        seen = accuracies(found)
-        broken = sum(r["accuracy"] is None for r in found)
-        spread = f" ± {stdev(seen):.1f}" if len(seen) > 1 else ""
-        return f"{mean(seen):.1f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
-
     depths = sorted({r["run"]["depth"] for r in results})
     lines = [f"| activation, rule | {' | '.join(f'{d} layers' for d in depths)} |", "| --- |" + " --- |" * len(depths)]
     for activation, rates in RATES.items():
         for rule in rates:
-            found = [chosen(results, activation=activation, rule=rule, depth=d) for d in depths]
+            found = [of(results, activation=activation, rule=rule, depth=d) for d in depths]
             lines.append(f"| {activation}, {rule} | {' | '.join(map(cell, found))} |")
-    found = [chosen(results, activation="relu", rule="foton", depth=d, slope=RELU_SLOPE) for d in depths]
+    found = [of(results, activation="relu", rule="foton", depth=d, slope=RELU_SLOPE) for d in depths]
     lines.append(f"| relu, foton with slope {RELU_SLOPE} | {' | '.join(map(cell, found))} |")
     lines += ["", f"| renewed every | {' | '.join(map(str, INTERVALS))} |", "| --- |" + " --- |" * len(INTERVALS)]
     for option, name in (("every", "orthogonality"), ("refresh", "projection")):
-        found = [chosen(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
+        found = [of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
         lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
     return "\n".join(lines)
 
@@ -209,17 +184,9 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    log = arguments.folder / "depth.jsonl"
-    results = finished(log)
     name = Path(arguments.data).name
-    for run in wanted(name, arguments.depths, arguments.seeds, arguments.epochs):
-        if any(r["run"] == run for r in results):
-            continue
-        results.append(train(run, arguments.data))
-        with log.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        print(*(f"{name} {value}" for name, value in run.items()), f"accuracy {results[-1]['accuracy']}", flush=True)
-    results = [r for r in results if (r["run"]["data"], r["run"]["epochs"]) == (name, arguments.epochs)]
+    runs = wanted(name, arguments.depths, arguments.seeds, arguments.epochs)
+    every = run_all(runs, lambda run: train(run, arguments.data), arguments.folder / "depth.jsonl")
+    results = chosen(every, data=name, epochs=arguments.epochs)
     draw(results, arguments.folder / "depth.png")
     print(summary(results))

@@ -1,0 +1,111 @@
+"""Forward Target Propagation: against depth, beside its relatives, and by the law and size of its feedback.
+
+Every run is added to FOLDER/ftp.jsonl as it ends. One that stands there already is not repeated, so that the command
+goes on where it was stopped. Last it prints the tables of `ftp.md`.
+
+Networks have hidden layers of 256 units with tanh, and 784-1024-128-10 for the laws; SGD with momentum 0.9 and batch
+128, the rate falling to 0 as a cosine; the epoch is chosen on validation data. Rates and gains are those of RATES and
+SCALES, chosen there with seed 0.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from resumable import Result, Run, cell, chosen, run_all
+
+from prograde.accelerated.training import METHODS, UserError, build, default_recipe, fit, load
+
+RATES = {"backprop": 0.05, "ftp": 0.02, "dfa": 0.02, "fa": 0.02, "drtp": 0.005, "dtp": 0.02, "pepita": 0.02}
+HIDDEN_LAYERS = (2, 3, 5, 8)
+SCALES = {2: 0.5, 3: 0.5, 5: 0.2, 8: 0.1}  # of the feedback, by hidden layers: targets stray further in deep networks
+LAWS = ("uniform", "normal", "orthogonal")
+GAINS = (0.1, 0.25, 0.5, 1.0)
+
+
+def wanted(data: str, seeds: Iterable[int], epochs: int) -> list[Run]:
+    """All runs by what sets them apart, one seed after another."""
+    runs: list[Run] = []
+    for seed in seeds:
+        plain = {"data": data, "epochs": epochs, "seed": seed}
+        runs += [
+            {**plain, "table": "depth", "rule": rule, "hidden": [256] * n, "scale": SCALES[n], "law": "uniform"}
+            for n in HIDDEN_LAYERS
+            for rule in RATES
+        ]
+        runs += [
+            {**plain, "table": "laws", "rule": "ftp", "hidden": [1024, 128], "scale": gain, "law": law}
+            for law in LAWS
+            for gain in GAINS
+        ]
+    return runs
+
+
+def train(run: Run, data: str) -> Result:
+    """Accuracies in percent (None where training breaks down), and each layer's alignment at the last epoch."""
+    options: dict[str, Any] = dict(METHODS[run["rule"]][1].options)
+    if run["rule"] == "ftp":
+        options |= {"scale": run["scale"], "law": run["law"]}
+    dataset = load(data)
+    recipe = default_recipe(
+        run["rule"],
+        data,
+        hidden=tuple(run["hidden"]),
+        activation="tanh",
+        epochs=run["epochs"],
+        learning_rate=RATES[run["rule"]],
+        schedule="cosine",
+        standardise=True,
+        dropout=0.0,
+        options=options,
+    )
+    try:
+        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        history = fit(rule, dataset, recipe, seed=run["seed"])
+    except UserError as error:
+        return {"accuracy": None, "why": str(error)}
+    return {
+        "accuracy": 100 * history.test_accuracy,
+        "validation": 100 * history.best.validation_accuracy,
+        "cosines": list(history.epochs[-1].alignment.values()),
+    }
+
+
+def summary(results: list[Result]) -> str:
+    """Test accuracy against depth, FTP's cosines with backpropagation there, and accuracy by law and scale."""
+    lines = [
+        f"| rule | {' | '.join(f'{n} hidden' for n in HIDDEN_LAYERS)} |",
+        "| --- |" + " --- |" * len(HIDDEN_LAYERS),
+    ]
+    by_depth = {n: chosen(results, table="depth", hidden=[256] * n) for n in HIDDEN_LAYERS}
+    for rule in RATES:
+        lines.append(f"| {rule} | {' | '.join(cell(chosen(found, rule=rule)) for found in by_depth.values())} |")
+    lines += ["", "| hidden layers | cosine of FTP with backpropagation, first hidden layer to last |", "| --- | --- |"]
+    for n, found in by_depth.items():
+        cosines = [result["cosines"] for result in chosen(found, rule="ftp") if "cosines" in result]
+        layers = [f"{mean(layer):.2f}" for layer in zip(*cosines, strict=True)][:-1]
+        lines.append(f"| {n} | {', '.join(layers)} |")
+    lines += ["", f"| law of G | {' | '.join(f'scale {gain}' for gain in GAINS)} |", "| --- |" + " --- |" * len(GAINS)]
+    for law in LAWS:
+        cells = [cell(chosen(results, table="laws", law=law, scale=gain)) for gain in GAINS]
+        lines.append(f"| {law} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    name = Path(arguments.data).name
+    runs = wanted(name, arguments.seeds, arguments.epochs)
+    every = run_all(runs, lambda run: train(run, arguments.data), arguments.folder / "ftp.jsonl")
+    print(summary(chosen(every, data=name, epochs=arguments.epochs)))

@@ -1,0 +1,53 @@
+"""Runs that are noted as they end, so that an experiment goes on where it was stopped."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+Run = dict[str, Any]
+Result = dict[str, Any]
+
+
+def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> list[Result]:
+    """Every run that is not in the file yet, added to it as it ends; then all that is there."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    results = finished(log)
+    for run in runs:
+        if any(result["run"] == run for result in results):
+            continue
+        results.append({"run": run, **train(run)})
+        with log.open("a") as file:
+            file.write(json.dumps(results[-1]) + "\n")
+        print(*(f"{name} {value}" for name, value in run.items()), f"accuracy {results[-1]['accuracy']}", flush=True)
+    return results
+
+
+def finished(log: Path) -> list[Result]:
+    """The results in the file; a last line that was cut off is taken out of it."""
+    if not log.exists():
+        return []
+    whole, newline, _ = log.read_text().rpartition("\n")
+    log.write_text(whole + newline)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def chosen(results: Iterable[Result], **wanted: Any) -> list[Result]:
+    """Those whose runs are as wanted."""
+    return [result for result in results if all(result["run"][name] == value for name, value in wanted.items())]
+
+
+def accuracies(results: Iterable[Result]) -> list[float]:
+    """A run that broke down counts as chance, 10 %."""
+    return [10.0 if result["accuracy"] is None else result["accuracy"] for result in results]
+
+
+def cell(results: list[Result]) -> str:
+    """Mean and standard deviation of the accuracies, for a table."""
+    if not results:
+        return ""
+    seen = accuracies(results)
+    broken = sum(result["accuracy"] is None for result in results)
+    spread = f" ± {stdev(seen):.1f}" if len(seen) > 1 else ""
+    return f"{mean(seen):.1f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
