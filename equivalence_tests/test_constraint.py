@@ -346,6 +346,20 @@ def test_a_weight_that_is_not_finite_is_named():
         rule.constrain()
 
 
+def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyPatch):
+    """It was seen once training had diverged."""
+
+    def fails(*args: object, **options: object) -> None:
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    rule = Foton(model(80, 64, 64, 4))
+    with torch.no_grad():
+        rule.blocks[1].linear.weight.mul_(10)
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    with pytest.raises(FloatingPointError, match=r"weight of layer '2': with no singular value .* lower the learning"):
+        rule.constrain()
+
+
 @pytest.mark.smoke
 def test_updates_follow_the_weights(twin64: TwinSide):
     """F is built from the weights as they are: after steps, .grad still equals the reference's update."""

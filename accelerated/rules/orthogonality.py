@@ -65,7 +65,7 @@ class Orthogonality(nn.Module):
 
     On CUDA, where looking would wait for the device and the Gram matrix is cheap, one step of order 3 follows every
     change, and the check is read when the next one has: more steps then follow where it has asked for them. Raises
-    FloatingPointError, naming the layer and the step, where a weight is no longer finite.
+    FloatingPointError, naming the layer and the step, where a weight is no longer finite or cannot be restored.
     """
 
     def __init__(self, weights: Mapping[str, Held], *, limit: float = 5e-3, every: int = 1) -> None:
@@ -157,8 +157,8 @@ class Orthogonality(nn.Module):
         weight.copy_(bjorck(weight, 3, steps))
         self.checks[name].put(_largest_row(drift(weight, check)))
 
-    def _raise(self, name: str) -> NoReturn:
-        raise FloatingPointError(f"weight of layer '{name}': not finite at step {self.steps}; lower the learning rate")
+    def _raise(self, name: str, what: str = "not finite") -> NoReturn:
+        raise FloatingPointError(f"weight of layer '{name}': {what} at step {self.steps}; lower the learning rate")
 
     def _restore(self, name: str, weight: Tensor) -> None:
         """Brings every entry below the limit, in place, unless all are within a share of it."""
@@ -167,7 +167,10 @@ class Orthogonality(nn.Module):
         if sufficient is None:
             if not torch.isfinite(weight).all():
                 self._raise(name)
-            weight.copy_(polar_factor(weight))
+            try:
+                weight.copy_(polar_factor(weight))
+            except torch.linalg.LinAlgError:  # it happens to weights with entries of very different sizes
+                self._raise(name, "with no singular value decomposition that converges")
             return
         order, steps = sufficient
         if steps:
