@@ -15,7 +15,20 @@ from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
-__all__ = ["FeedbackLaw", "differences", "first_difference", "random_feedback", "update_factors", "updates"]
+__all__ = [
+    "Feedback",
+    "FeedbackLaw",
+    "differences",
+    "first_difference",
+    "low_rank_feedback",
+    "project",
+    "random_feedback",
+    "update_factors",
+    "updates",
+]
+
+Feedback: TypeAlias = Array | tuple[Array, Array]
+"""G, shape (n, K), or the factors of one that has rank r: (n, r) and (r, K)."""
 
 FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
 """How G is drawn; its entries have the same mean square under each."""
@@ -46,13 +59,42 @@ def random_feedback(
     raise ValueError(f"law: {law!r}, expected 'uniform', 'normal' or 'orthogonal'")
 
 
+def low_rank_feedback(
+    n: int,
+    num_classes: int,
+    rank: int,
+    generator: torch.Generator | None = None,
+    scale: float = 0.5,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Array, Array]:
+    """Factors (n, rank) and (rank, num_classes) of a G whose entries have the mean square of `random_feedback`'s.
+
+    Raises ValueError unless 1 <= rank <= num_classes.
+    """
+    if not 1 <= rank <= num_classes:
+        raise ValueError(f"rank: {rank}, expected 1..{num_classes}, the number of classes")
+    left, right = (torch.empty(shape, device=device, dtype=dtype) for shape in ((n, rank), (rank, num_classes)))
+    left.normal_(0, scale * (2 / num_classes) ** 0.5, generator=generator)
+    return left, right.normal_(0, rank**-0.5, generator=generator)
+
+
+def project(feedback: Feedback, v: Array) -> Array:
+    """G v for every sample of v, (batch, K): (batch, n)."""
+    if isinstance(feedback, tuple):
+        left, right = feedback
+        return v @ right.T @ left.T
+    return v @ feedback.T
+
+
 def first_difference(
-    feedback: Array, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
+    feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
     """h_j - tau_j, but for the mask: (batch, n_j)."""
     if phi is identity:
-        return (gain * error) @ feedback.T
-    return gain * phi.difference((targets + error) @ feedback.T, error @ feedback.T)
+        return project(feedback, gain * error)
+    return gain * phi.difference(project(feedback, targets + error), project(feedback, error))
 
 
 def differences(
@@ -97,7 +139,7 @@ def update_factors(
 
 def updates(
     network: Network,
-    feedback: Array,
+    feedback: Feedback,
     x: Array,
     labels: Labels,
     masks: Masks = None,

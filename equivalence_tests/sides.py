@@ -22,12 +22,14 @@ MODULES = (
     "losses",
     "network",
     "convolution",
+    "convolutional_network",
     "backprop",
     "orthogonality",
     "pepita",
     "foton",
     "convolutional_foton",
     "ftp",
+    "convolutional_ftp",
     "feedback_alignment",
     "direct_feedback_alignment",
     "direct_random_target_projection",
@@ -35,7 +37,7 @@ MODULES = (
     "forward_forward",
 )
 OURS = "prograde.accelerated"
-LENT = ("activations", "losses", "network", "convolution")
+LENT = ("activations", "losses", "network", "convolution", "convolutional_network")
 """What algorithms are made of, ours where a package of torch functions lacks it."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,10 +62,21 @@ class Convolution(NamedTuple):
     pool: int
 
 
+class Padded(NamedTuple):
+    """A convolution padded with zeros as plain operands; see `convolutional_network.Convolution`."""
+
+    kernel: Any
+    bias: Any
+    activation: str
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    pool: int
+
+
 class Images(NamedTuple):
     """A convolutional network as plain operands."""
 
-    layers: tuple[Convolution, ...]
+    layers: tuple[Convolution | Padded, ...]
     dense: Dense
 
 
@@ -104,12 +117,18 @@ class Side:
         table = self.activations.ACTIVATIONS
         return self.net.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
 
-    def convolutional_network(self, images: Images) -> Any:
-        """A convolutional network of this side, for its functions."""
+    def image_network(self, images: Images) -> Any:
+        """A network of orthogonal convolutions of this side, for its functions."""
         module, table = self.convolutional_foton, self.activations.ACTIVATIONS
         layers = (
             module.ConvolutionalLayer(*layer._replace(activation=table[layer.activation])) for layer in images.layers
         )
+        return module.ConvolutionalNetwork(tuple(layers), self.network(images.dense))
+
+    def padded_network(self, images: Images) -> Any:
+        """A network of convolutions padded with zeros of this side, for its functions."""
+        module, table = self.module("convolutional_network"), self.activations.ACTIVATIONS
+        layers = (module.Convolution(*layer._replace(activation=table[layer.activation])) for layer in images.layers)
         return module.ConvolutionalNetwork(tuple(layers), self.network(images.dense))
 
     def operands(self, tree: Any) -> Any:

@@ -93,7 +93,7 @@ def image_cases(
 
 def updates(side: Side, images: Any, x: Any, labels: Any, **options: Any) -> Any:
     """`slope` is the options' and that of the network: what every activation multiplies by, if it is given."""
-    network = side.convolutional_network(images)
+    network = side.image_network(images)
     if "slope" in options:
         network = scaled(side, network, options["slope"])
     return side.convolutional_foton.updates(network, x, labels, **options)
@@ -116,7 +116,7 @@ def linear_updates(side: Side, images: Any, x: Any, labels: Any) -> Any:
 
 def parts(side: Side, images: Any, x: Any, labels: Any) -> Any:
     """The projection and the differences, to be named apart."""
-    network, module = side.convolutional_network(images), side.convolutional_foton
+    network, module = side.image_network(images), side.convolutional_foton
     clean = module.forward(network, x)
     error = side.losses.cross_entropy_gradient(clean.dense.scores, labels)
     projection = module.error_projection(network, clean)
@@ -151,7 +151,7 @@ def test_updates_with_kinks(twin: Side, compare: Comparison, activation: str):
 def clearance(case: ImageCase) -> float:
     """How near a pre-activation of the clean or the modulated pass comes to a kink."""
     side = ReferenceSide()
-    network, module = side.convolutional_network(case.images), side.convolutional_foton
+    network, module = side.image_network(case.images), side.convolutional_foton
     clean = module.forward(network, case.x)
     error = side.losses.cross_entropy_gradient(clean.dense.scores, case.labels)
     projected = np.einsum("bk,kchw->bchw", error, module.error_projection(network, clean))
@@ -169,7 +169,7 @@ def backpropagated(case: ImageCase, slope: float = 1.0) -> list[Any]:
     images, x, labels = side.operands(tuple(case))
     kernels = [layer.kernel.requires_grad_() for layer in images.layers]
     weights = [weight.requires_grad_() for weight in images.dense.weights]
-    network = side.convolutional_network(images)
+    network = side.image_network(images)
     clean = side.convolutional_foton.forward(network if slope == 1 else scaled(side, network, slope), x)
     loss = side.losses.cross_entropy(clean.dense.scores, labels).mean()
     return [g.numpy() for g in torch.autograd.grad(loss, [*kernels, *weights])]
@@ -228,7 +228,7 @@ def test_the_projection_is_the_adjoint_of_the_network(side: Side, case: ImageCas
         dense=case.images.dense._replace(biases=(None,) * len(case.images.dense.weights)),
     )
     images, x = side.operands((plain, case.x))
-    network, module = side.convolutional_network(images), side.convolutional_foton
+    network, module = side.image_network(images), side.convolutional_foton
     clean = module.forward(network, x)
     scores, projection = side.results((clean.dense.scores, module.error_projection(network, clean)))
     direct = np.einsum("kchw,bchw->bk", projection, side.results(x))

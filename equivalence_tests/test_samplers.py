@@ -46,6 +46,17 @@ def test_feedback_of_ftp(side: Side):
     assert orthogonality.defect(orthogonal / np.sqrt(300 * bound**2 / 3)) < 1e-12
 
 
+def test_feedback_of_low_rank(side: Side):
+    """Its entries have the mean square of the full one's."""
+    left, right = drawn(side, lambda g, **place: side.ftp.low_rank_feedback(400, 10, 3, g, 0.5, **place))
+    assert left.shape == (400, 3)
+    assert right.shape == (3, 10)
+    assert stats.kstest(left.ravel(), stats.norm(0, 0.5 * np.sqrt(2 / 10)).cdf).pvalue > SIGNIFICANCE
+    assert stats.kstest(right.ravel(), stats.norm(0, 1 / np.sqrt(3)).cdf).pvalue > SIGNIFICANCE
+    with pytest.raises(ValueError, match=r"rank: 11, expected 1\.\.10"):
+        drawn(side, lambda g, **place: side.ftp.low_rank_feedback(400, 10, 11, g, **place))
+
+
 def test_feedback_of_the_relatives(side: Side):
     direct = drawn(side, lambda g, **place: side.direct_feedback_alignment.random_feedback((300, 40), 10, g, **place))
     assert [matrix.shape for matrix in direct] == [(300, 10), (40, 10)]

@@ -43,15 +43,14 @@ from .convolution import (
     shuffle,
     unshuffle,
 )
+from .convolutional_network import ConvolutionalPass, ConvolutionalUpdates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, LayerUpdate, Network, Updates, batch_mean_updates
+from .network import LayerUpdate, Network, batch_mean_updates
 from .network import forward as dense_forward
 
 __all__ = [
     "ConvolutionalLayer",
     "ConvolutionalNetwork",
-    "ConvolutionalPass",
-    "ConvolutionalUpdates",
     "differences",
     "error_projection",
     "forward",
@@ -77,21 +76,6 @@ class ConvolutionalNetwork(NamedTuple):
 
     layers: tuple[ConvolutionalLayer, ...]
     dense: Network
-
-
-class ConvolutionalPass(NamedTuple):
-    """What a forward pass computes: z_l and a_l of the convolutional layers, and the dense network's pass."""
-
-    inputs: tuple[Array, ...]
-    preactivations: tuple[Array, ...]
-    dense: ForwardPass
-
-
-class ConvolutionalUpdates(NamedTuple):
-    """What an optimizer is to subtract: from the kernels and biases of the convolutional layers, and the dense ones."""
-
-    layers: tuple[LayerUpdate, ...]
-    dense: Updates
 
 
 def _affine(layer: ConvolutionalLayer, z: Array) -> Array:

@@ -12,7 +12,7 @@ Assignment via Local Losses", arXiv 2506.11030.
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | y, p | targets, outputs | (batch, K) | the label, one-hot, and what the network says: e = p - y |
-| G | feedback | (n_j, K) | random and fixed |
+| G | feedback | (n_j, K), or its factors | random and fixed |
 | phi | phi | | what the projections go through |
 | gamma | gain | | of the correction |
 | j | inject | | the layer that is given the first target: 1 in the paper, 0 is the input |
@@ -42,7 +42,20 @@ from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
-__all__ = ["FeedbackLaw", "differences", "first_difference", "random_feedback", "update_factors", "updates"]
+__all__ = [
+    "Feedback",
+    "FeedbackLaw",
+    "differences",
+    "first_difference",
+    "low_rank_feedback",
+    "project",
+    "random_feedback",
+    "update_factors",
+    "updates",
+]
+
+Feedback: TypeAlias = Array | tuple[Array, Array]
+"""G, shape (n, K), or the factors of one that has rank r: (n, r) and (r, K)."""
 
 FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
 """How G is drawn; its entries have the same mean square under each."""
@@ -63,12 +76,33 @@ def random_feedback(
     raise ValueError(f"law: {law!r}, expected 'uniform', 'normal' or 'orthogonal'")
 
 
+def low_rank_feedback(
+    n: int, num_classes: int, rank: int, rng: np.random.Generator, scale: float = 0.5
+) -> tuple[Array, Array]:
+    """Factors (n, rank) and (rank, num_classes) of a G whose entries have the mean square of `random_feedback`'s.
+
+    Ours: r (n + K) numbers in place of n K. Raises ValueError unless 1 <= rank <= num_classes.
+    """
+    if not 1 <= rank <= num_classes:
+        raise ValueError(f"rank: {rank}, expected 1..{num_classes}, the number of classes")
+    left = rng.normal(0, scale * np.sqrt(2 / num_classes), (n, rank))
+    return left, rng.normal(0, 1 / np.sqrt(rank), (rank, num_classes))
+
+
+def project(feedback: Feedback, v: Array) -> Array:
+    """G v for every sample of v, (batch, K): (batch, n)."""
+    if isinstance(feedback, tuple):
+        left, right = feedback
+        return v @ right.T @ left.T
+    return v @ feedback.T
+
+
 def first_difference(
-    feedback: Array, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
+    feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
     """h_j - tau_j of equation (2), but for the mask: (batch, n_j)."""
     outputs = targets + error
-    return gain * (phi.value(outputs @ feedback.T) - phi.value(targets @ feedback.T))
+    return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
 
 
 def differences(
@@ -114,7 +148,7 @@ def update_factors(
 
 def updates(
     network: Network,
-    feedback: Array,
+    feedback: Feedback,
     x: Array,
     labels: Labels,
     masks: Masks = None,

@@ -1,12 +1,13 @@
 """Learning rules as modules: `rule.assign_credit(x, y)` in place of `loss.backward()`."""
 
 from .backprop import Backprop
-from .chain import Block, ConvolutionalBlock
+from .chain import Block
 from .difference_target_propagation import DifferenceTargetPropagation
 from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
 from .forward_forward import ForwardForward
 from .foton import Foton
 from .ftp import Ftp
+from .images import Conv2dBlock, ConvolutionalBlock
 from .orthogonality import Orthogonality
 from .pepita import Pepita
 from .rule import BlockUpdate, ConvolutionUpdate, Rule
@@ -29,6 +30,7 @@ __all__ = [
     "Backprop",
     "Block",
     "BlockUpdate",
+    "Conv2dBlock",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
     "DifferenceTargetPropagation",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .chain import Block
+from ..modules import OrthogonalConv2d
+from .images import Conv2dBlock, ConvolutionalBlock
 from .orthogonality import Orthogonality, hidden_weights
 from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 
@@ -18,7 +19,7 @@ class Backprop(OutputErrorRule):
     Dropout draws as nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
     """
 
-    takes_images = True
+    convolution_kinds = (OrthogonalConv2d, nn.Conv2d)
 
     def __init__(
         self,
@@ -32,6 +33,8 @@ class Backprop(OutputErrorRule):
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
+            if any(isinstance(unit, Conv2dBlock) for unit in self.convolutions):
+                raise ValueError("orthogonal: True, with Conv2d, whose kernels are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
 
@@ -44,10 +47,10 @@ class Backprop(OutputErrorRule):
         for unit in self.units:
             found = [next(gradients) for _ in unit.weights]
             bias = None if unit.bias is None else next(gradients)
-            if isinstance(unit, Block):
-                yield BlockUpdate(unit, found[0], bias, loss.detach() if unit is self.blocks[-1] else None)
-            else:
+            if isinstance(unit, ConvolutionalBlock):
                 yield ConvolutionUpdate(unit, found[0], found[1:], bias)
+            else:
+                yield BlockUpdate(unit, found[0], bias, loss.detach() if unit is self.blocks[-1] else None)
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         if self.orthogonality is not None:

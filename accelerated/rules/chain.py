@@ -1,7 +1,7 @@
 """How a rule reads a model: a chain of blocks, each a linear layer with the parameter-free layers that follow it."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,15 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
-from ..modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
+from ..modules import MaxMin
 
 TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
-
-IMAGES = (
-    "PixelUnshuffle, OrthogonalConv2d, each with an activation and ScaledAvgPool2d after it, then Flatten and Linear"
-)
 
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
     "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "Conv": "Foton and Backprop train OrthogonalConv2d of prograde.accelerated.modules; padded with zeros a "
-    "convolution is not orthogonal",
+    "Conv": "Ftp and Backprop train Conv2d, Foton and Backprop OrthogonalConv2d of prograde.accelerated.modules; "
+    "padded with zeros a convolution is not orthogonal",
     "OrthogonalConv": "only Foton and Backprop train it",
     "BatchNorm": "it couples samples and is not part of the rule; remove it",
     "LayerNorm": "it is not part of the rule; remove it",
@@ -67,50 +63,36 @@ class Block(NamedTuple):
         return self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
 
 
-class ConvolutionalBlock(NamedTuple):
-    """A local unit: an orthogonal convolution and its activation, unshuffling by `factor` before, pooling after."""
-
-    name: str
-    convolution: OrthogonalConv2d
-    activation: Activation
-    factor: int
-    pool: int
-
-    @property
-    def held(self) -> dict[str, Held]:
-        """What is orthogonal under FOTON, by its name in the model."""
-        bases = {f"{self.name}.bases.{i}": (self.convolution.bases, str(i)) for i in range(len(self.convolution.bases))}
-        return {f"{self.name}.mixing": (self.convolution, "mixing"), **bases}
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """What the layer is trained by, but for the bias."""
-        return [self.convolution.mixing, *self.convolution.bases]
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        return self.convolution.bias
-
-
-Unit: TypeAlias = Block | ConvolutionalBlock
-
-
-def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of an `nn.Sequential` and of those in it, with their paths in the model."""
     for name, module in model._modules.items():  # unlike named_children, repeats what stands in the model twice
         if module is None:
             continue
-        if _is_plain(module, nn.Sequential):
-            yield from _leaves(module, f"{prefix}{name}.")
+        if is_plain(module, nn.Sequential):
+            yield from leaves(module, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", module
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether the module is of that kind and computes as it does."""
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
-def _check_parameters(name: str, module: nn.Module, before: Sequence["Unit"], rule: str) -> None:
+class Trained(Protocol):
+    """What every local unit has: a name, and the parameters it is trained by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights(self) -> list[Tensor]: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], rule: str) -> None:
     """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
     own = list(module.parameters())
     if is_parametrized(module) or any(is_lazy(p) for p in own):
@@ -131,7 +113,7 @@ def _check_linear(name: str, module: nn.Linear, chain: list["Block"], rule: str)
     """Raises ValueError for a Linear that cannot be trained by setting the gradient of its own weight."""
     if not isinstance(module.weight, nn.Parameter):
         raise ValueError(f"layer '{name}': its weight is computed; {rule} needs a plain Linear")
-    _check_parameters(name, module, chain, rule)
+    check_parameters(name, module, chain, rule)
     if chain and chain[-1].linear.out_features != module.in_features:
         raise ValueError(
             f"layer '{name}': takes {module.in_features} features, "
@@ -139,7 +121,8 @@ def _check_linear(name: str, module: nn.Linear, chain: list["Block"], rule: str)
         )
 
 
-def _activation(module: nn.Module) -> Activation | None:
+def activation_of(module: nn.Module) -> Activation | None:
+    """The activation that a module is, or None."""
     match module:
         case nn.ReLU():
             return relu
@@ -157,68 +140,12 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
 
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
     """
-    if not _is_plain(model, nn.Sequential):
+    if not is_plain(model, nn.Sequential):
         raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
-    return _dense_blocks(list(_leaves(model)), rule)
+    return dense_blocks(list(leaves(model)), rule)
 
 
-def convolutional_blocks(model: nn.Module, rule: str) -> tuple[list[ConvolutionalBlock], list[Block]]:
-    """As `blocks`, for a model that may begin with convolutions: these, and the dense blocks after them."""
-    leaves = list(_leaves(model)) if _is_plain(model, nn.Sequential) else []
-    if not any(isinstance(module, OrthogonalConv2d) for _, module in leaves):
-        return [], blocks(model, rule)
-    end = next((i for i, (_, module) in enumerate(leaves) if isinstance(module, nn.Flatten)), len(leaves))
-    chain: list[ConvolutionalBlock] = []
-    factor, ready = 1, False  # ready: the last block may take an activation
-    for name, module in leaves[:end]:
-        activation = _activation(module)
-        if isinstance(module, OrthogonalConv2d) and _is_plain(module, OrthogonalConv2d):
-            _check_convolution(name, module, chain, factor, rule)
-            chain.append(ConvolutionalBlock(name, module, identity, factor, 1))
-            factor, ready = 1, True
-        elif isinstance(module, nn.PixelUnshuffle):
-            if factor > 1:
-                raise ValueError(f"layer '{name}': a second PixelUnshuffle; use one, of the product of their factors")
-            factor, ready = module.downscale_factor, False
-        elif activation is not None and ready:
-            if activation == maxmin and chain[-1].convolution.out_channels % 2:
-                raise ValueError(
-                    f"layer '{name}': MaxMin pairs channels, but layer '{chain[-1].name}' gives an odd number"
-                )
-            chain[-1] = chain[-1]._replace(activation=activation)
-            ready = False
-        elif _is_plain(module, ScaledAvgPool2d) and chain and factor == 1:
-            assert isinstance(module, ScaledAvgPool2d)
-            chain[-1] = chain[-1]._replace(pool=chain[-1].pool * module.kernel_size)
-            ready = False
-        elif not isinstance(module, nn.Identity):
-            raise _refusal(name, module, rule, IMAGES)
-    if factor > 1:
-        raise ValueError(f"layer '{leaves[end - 1][0]}': PixelUnshuffle; {rule} needs an OrthogonalConv2d behind it")
-    dense = _dense_blocks(leaves[end:], rule)
-    for block in dense:
-        if block.dropout is not None:
-            raise ValueError(
-                f"layer '{block.name}': Dropout after it; {rule} does without in convolutional models, remove it"
-            )
-    return chain, dense
-
-
-def _check_convolution(
-    name: str, module: OrthogonalConv2d, chain: list[ConvolutionalBlock], factor: int, rule: str
-) -> None:
-    """Raises ValueError for a convolution that does not take what the one before gives, or is not to be trained."""
-    _check_parameters(name, module, chain, rule)
-    if module.in_channels % factor**2:
-        raise ValueError(
-            f"layer '{name}': takes {module.in_channels} channels, expected a multiple of {factor**2} after unshuffling"
-        )
-    if chain and chain[-1].convolution.out_channels * factor**2 != module.in_channels:
-        given = chain[-1].convolution.out_channels * factor**2
-        raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
-
-
-def _refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
+def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
     kind = type(module).__name__
     hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
     return ValueError(
@@ -226,11 +153,11 @@ def _refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueEr
     )
 
 
-def _dense_blocks(leaves: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
+def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
     chain: list[Block] = []
-    for name, module in leaves:
-        activation = _activation(module)
-        if isinstance(module, nn.Linear) and _is_plain(module, nn.Linear):
+    for name, module in found:
+        activation = activation_of(module)
+        if isinstance(module, nn.Linear) and is_plain(module, nn.Linear):
             _check_linear(name, module, chain, rule)
             chain.append(Block(name, module, identity, None))
         elif isinstance(module, nn.Identity) or (isinstance(module, nn.Flatten) and not chain):
@@ -251,7 +178,7 @@ def _dense_blocks(leaves: list[tuple[str, nn.Module]], rule: str) -> list[Block]
                 raise ValueError(f"layer '{name}': a second Dropout after layer '{chain[-1].name}'; remove one")
             chain[-1] = chain[-1]._replace(dropout=module)
         else:
-            raise _refusal(name, module, rule, TRAINABLE)
+            raise refusal(name, module, rule, TRAINABLE)
     if not chain:
         raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {TRAINABLE}")
     return chain
@@ -267,31 +194,4 @@ def flat_input(x: Tensor, chain: list[Block]) -> Tensor:
         raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")
     if x.dtype != weight.dtype:
         raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
-    return x
-
-
-def image_input(x: Tensor, chain: list[ConvolutionalBlock], dense: list[Block]) -> Tensor:
-    """x, (batch, c_0, height, width). Raises ValueError for an empty batch, another shape or dtype than the model's."""
-    first = chain[0]
-    channels = first.convolution.in_channels // first.factor**2
-    if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
-        raise ValueError(
-            f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
-        )
-    if x.dtype != first.convolution.mixing.dtype:
-        raise ValueError(f"x: dtype {x.dtype}, expected {first.convolution.mixing.dtype} as the model's weights")
-    sizes = list(x.shape[2:])
-    for block in chain:
-        for name, divisor in (("unshuffled", block.factor), ("pooled", block.pool)):
-            if any(size % divisor for size in sizes):
-                found = f"{sizes[0]} x {sizes[1]}"
-                raise ValueError(f"x: {found} pixels at layer '{block.name}', which can't be {name} by {divisor}")
-            sizes = [size // divisor for size in sizes]
-    channels = chain[-1].convolution.out_channels
-    features = channels * sizes[0] * sizes[1]
-    if features != dense[0].linear.in_features:
-        raise ValueError(
-            f"layer '{dense[0].name}': takes {dense[0].linear.in_features} features, but images of {x.shape[2]} x "
-            f"{x.shape[3]} give {features} ({channels} x {sizes[0]} x {sizes[1]})"
-        )
     return x

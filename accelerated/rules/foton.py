@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from .. import convolutional_foton as images
 from ..convolution import orthogonal_kernel_vjp
 from ..foton import error_projection, recomputed_factors, update_factors
+from ..modules import OrthogonalConv2d
 from ..network import Network, forward, layer_update, scores
 from .chain import Block
+from .images import ConvolutionalBlock
 from .orthogonality import Orthogonality, PlainStep, hidden_weights
 from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 
@@ -33,7 +35,7 @@ class Foton(OutputErrorRule):
     activations does not grow with depth, for a product more a layer.
     """
 
-    takes_images = True
+    convolution_kinds = (OrthogonalConv2d,)
     projection: Tensor
 
     def __init__(
@@ -100,16 +102,17 @@ class Foton(OutputErrorRule):
             yield BlockUpdate(block, *update, self._loss(block, clean.scores, y))
 
     def _stream_images(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        units = [unit for unit in self.convolutions if isinstance(unit, ConvolutionalBlock)]
         layers = tuple(
             images.ConvolutionalLayer(unit.convolution.kernel(), unit.bias, unit.activation, unit.factor, unit.pool)
-            for unit in self.convolutions
+            for unit in units
         )
         network = images.ConvolutionalNetwork(layers, self.network())
         clean = images.forward(network, x)
         error = self.output_gradient(clean.dense.scores, y)
         projection = images.error_projection(network, clean)
         factors = images.update_factors(network, clean, error, projection, self.slope, self.linear)
-        for unit, layer in zip(self.convolutions, layers, strict=True):
+        for unit, layer in zip(units, layers, strict=True):
             kernel, bias = images.layer_update(*next(factors), layer)
             mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), kernel)
             yield ConvolutionUpdate(unit, mixing, bases, bias)

@@ -5,24 +5,36 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .. import convolutional_ftp as images
 from ..activations import ACTIVATIONS, Activation
-from ..ftp import FeedbackLaw, first_difference, random_feedback, update_factors
+from ..convolutional_network import Convolution, ConvolutionalNetwork
+from ..convolutional_network import forward as image_forward
+from ..convolutional_network import layer_update as kernel_layer_update
+from ..ftp import Feedback, FeedbackLaw, first_difference, low_rank_feedback, random_feedback, update_factors
 from ..losses import one_hot
 from ..network import forward, layer_update
+from .images import Conv2dBlock
 from .rule import BlockUpdate, OutputErrorRule, check_place
 
 
 class Ftp(OutputErrorRule):
     """Forward Target Propagation (arXiv 2506.11030): the label's and the output's projections make the first target.
 
-    A reconstruction, see `prograde.reference.ftp`: what is not known of the paper is an option. `feedback`, G, is a
-    buffer drawn once, (n_j, K), by `law` and `scale`. `phi` is the name of the activation that projections go through;
-    None takes tanh where the model has tanh and the identity elsewhere (ReLU on G leaves tanh layers untrained). `gain`
-    multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden one and 0 for the
-    input; layers before it are not trained.
+    A reconstruction, see `prograde.reference.ftp`: what is not known of the paper is an option. `feedback`, G, is drawn
+    once, (n_j, K), by `law` and `scale`, and held as a buffer. `phi` is the name of the activation that projections go
+    through; None takes tanh where the model has tanh and the identity elsewhere (ReLU on G leaves tanh layers
+    untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
+    one and 0 for the input; layers before it are not trained.
+
+    Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
+    `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it
+    a product of two factors, `by_channel` gives all positions of a channel one row, and `seeded` draws it anew at each
+    step from one seed.
     """
 
+    convolution_kinds = (nn.Conv2d,)
     feedback: Tensor
+    feedback_right: Tensor
 
     def __init__(
         self,
@@ -33,40 +45,122 @@ class Ftp(OutputErrorRule):
         scale: float = 0.5,
         law: FeedbackLaw = "uniform",
         inject: int = 1,
+        image_size: tuple[int, int] | None = None,
+        rank: int | None = None,
+        by_channel: bool = False,
+        seeded: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         if phi is None:
-            phi = "tanh" if any(block.activation is ACTIVATIONS["tanh"] for block in self.blocks) else "identity"
+            phi = "tanh" if any(unit.activation is ACTIVATIONS["tanh"] for unit in self.units) else "identity"
         if phi not in ACTIVATIONS:
             raise ValueError(f"phi: {phi!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name, value in {"gain": gain, "scale": scale}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value}, expected a positive number")
-        if not 0 <= inject < len(self.blocks):
-            raise ValueError(f"inject: {inject}, expected 0..{len(self.blocks) - 1}, the input or a hidden layer")
         self.phi: Activation = ACTIVATIONS[phi]
-        self.gain = gain
-        self.inject = inject
-        first = self.blocks[max(inject, 1) - 1].linear
-        n = first.out_features if inject else first.in_features
-        drawn = random_feedback(
-            n, self.num_classes, generator, scale, law, device=first.weight.device, dtype=first.weight.dtype
-        )
-        self.register_buffer("feedback", drawn)
+        self.gain, self.scale, self.inject, self.rank, self.by_channel = gain, scale, inject, rank, by_channel
+        self.law: FeedbackLaw = law
+        self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
+        if rank is not None and law != "uniform":
+            raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
+        if by_channel and not self.convolutions:
+            raise ValueError("by_channel: True, but the model has no convolutions")
+        self.seed: int | None = None
+        drawn = self._drawn(self.generator)
+        if seeded:
+            self.seed = int(torch.randint(2**62, (), generator=generator).item())
+        elif isinstance(drawn, tuple):
+            self.register_buffer("feedback", drawn[0])
+            self.register_buffer("feedback_right", drawn[1])
+        else:
+            self.register_buffer("feedback", drawn)
+
+    def _units(self) -> tuple[int, int]:
+        """n_j, and 1 position. Raises ValueError where no layer has that number."""
+        if not 0 <= self.inject < len(self.blocks):
+            raise ValueError(f"inject: {self.inject}, expected 0..{len(self.blocks) - 1}, the input or a hidden layer")
+        first = self.blocks[max(self.inject, 1) - 1].linear
+        return (first.out_features if self.inject else first.in_features), 1
+
+    def _feature_map(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
+        """Channels and positions of the first feature map. Raises ValueError without a size that fits."""
+        first = self.convolutions[0]
+        assert isinstance(first, Conv2dBlock)
+        if self.inject != 1:
+            raise ValueError(f"inject: {self.inject}, expected 1, the first convolution, in a model for images")
+        if image_size is None:
+            raise ValueError("image_size: None, expected (height, width) of the images for a model with convolutions")
+        shape = (1, first.convolution.in_channels, *image_size)
+        self.checked_input(torch.empty(shape, device=first.weights[0].device, dtype=first.weights[0].dtype))
+        height, width = first.map_size(image_size)
+        self.image_size = (image_size[0], image_size[1])
+        return first.convolution.out_channels, height * width
+
+    def _drawn(self, generator: torch.Generator | None) -> Feedback:
+        """G or its factors, with one row a channel if positions share it."""
+        weight = self.units[0].weights[0]
+        rows = self.rows * (1 if self.by_channel else self.positions)
+        device, dtype = weight.device, weight.dtype
+        if self.rank is not None:
+            return low_rank_feedback(
+                rows, self.num_classes, self.rank, generator, self.scale, device=device, dtype=dtype
+            )
+        return random_feedback(rows, self.num_classes, generator, self.scale, self.law, device=device, dtype=dtype)
+
+    def _feedback(self, x: Tensor) -> Feedback:
+        if self.seed is not None:
+            return self._drawn(torch.Generator(x.device).manual_seed(self.seed))
+        check_place("feedback", self.feedback, x)
+        return self.feedback if self.rank is None else (self.feedback, self.feedback_right)
+
+    def get_extra_state(self) -> int | None:
+        return self.seed
+
+    def set_extra_state(self, state: int | None) -> None:
+        self.seed = state
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
-        check_place("feedback", self.feedback, x)
+        if self.convolutions and tuple(x.shape[2:]) != self.image_size:
+            found, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
+            raise ValueError(f"x: images of {found}, expected {expected}, the image_size")
+        feedback = self._feedback(x)
+        if self.convolutions:
+            yield from self._stream_images(x, y, feedback)
+            return
         network, masks = self.network(), self.masks(x)
         clean = forward(network, x, masks)
         error = self.output_gradient(clean.scores, y)
-        targets = one_hot(y, self.num_classes, self.label_smoothing, dtype=x.dtype)
-        first = first_difference(self.feedback, targets, error, self.phi, self.gain)
+        first = first_difference(feedback, self._targets(x, y), error, self.phi, self.gain)
         factors = update_factors(network, clean, error, first, masks, self.inject)
         for block, (delta, z) in zip(self.blocks, factors, strict=True):
             loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
+            yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)
+
+    def _targets(self, x: Tensor, y: Tensor) -> Tensor:
+        return one_hot(y, self.num_classes, self.label_smoothing, dtype=x.dtype)
+
+    def _stream_images(self, x: Tensor, y: Tensor, feedback: Feedback) -> Iterator[BlockUpdate]:
+        units = [unit for unit in self.convolutions if isinstance(unit, Conv2dBlock)]
+        layers = tuple(
+            Convolution(unit.convolution.weight, unit.bias, unit.activation, unit.stride, unit.padding, unit.pool)
+            for unit in units
+        )
+        network = ConvolutionalNetwork(layers, self.network())
+        clean = image_forward(network, x)
+        error = self.output_gradient(clean.dense.scores, y)
+        shape = clean.preactivations[0].shape[1:]
+        shared = (shape[0], 1, 1) if self.by_channel else shape
+        first = images.first_difference(feedback, self._targets(x, y), error, shared, self.phi, self.gain)
+        factors = images.update_factors(network, clean, error, first.expand(-1, *shape))
+        for unit, layer in zip(units, layers, strict=True):
+            delta, z = next(factors)
+            yield BlockUpdate(unit, *kernel_layer_update(delta, z, layer), None)
+        for block, (delta, z) in zip(self.blocks, factors, strict=True):
+            loss = self.output_loss(clean.dense.scores, y) if block is self.blocks[-1] else None
             yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)

@@ -169,7 +169,7 @@ class Orthogonality(nn.Module):
                 self._raise(name)
             try:
                 weight.copy_(polar_factor(weight))
-            except torch.linalg.LinAlgError:  # it happens to weights with entries of very different sizes
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # seen where training had diverged
                 self._raise(name, "with no singular value decomposition that converges")
             return
         order, steps = sufficient

@@ -1,14 +1,15 @@
 """What all rules share: the face that a training loop talks to."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import losses
 from ..network import Masks, Network
-from .chain import Block, ConvolutionalBlock, Unit, blocks, convolutional_blocks, flat_input, image_input
+from .chain import Block, flat_input
+from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
 
 
 class BlockUpdate(NamedTuple):
@@ -17,7 +18,7 @@ class BlockUpdate(NamedTuple):
     `own` has what the rule itself learns along with the block: its parameters, and what to subtract from them.
     """
 
-    block: Block
+    block: Block | Conv2dBlock
     weight: Tensor
     bias: Tensor | None
     loss: Tensor | None
@@ -84,17 +85,14 @@ class Rule(nn.Module):
     them in a model for images; `num_classes`, K; `generator`, which random draws come from (None: PyTorch's own).
     """
 
-    takes_images = False
-    """Whether models may begin with convolutions."""
+    convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """What convolutions a model may begin with."""
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.model = model
-        self.convolutions: list[ConvolutionalBlock] = []
-        if self.takes_images:
-            self.convolutions, self.blocks = convolutional_blocks(model, type(self).__name__)
-        else:
-            self.blocks = blocks(model, type(self).__name__)
+        self.convolutions: list[ImageBlock]
+        self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds)
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
 

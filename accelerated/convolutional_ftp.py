@@ -1,0 +1,103 @@
+"""Forward Target Propagation through convolutional layers; see the reference.
+
+Targets are carried as differences to the clean activations. A maximum over the target's square lies where it lies, and
+differs from the clean one by what the clean pass loses in going there, and the difference there: neither is lost to
+rounding when targets are near.
+"""
+
+from collections.abc import Callable, Iterator
+
+from torch.nn import functional
+
+from . import ftp
+from ._arrays import Array, Labels
+from .activations import Activation, identity
+from .convolutional_network import (
+    Convolution,
+    ConvolutionalNetwork,
+    ConvolutionalPass,
+    ConvolutionalUpdates,
+    convolve,
+    forward,
+    layer_update,
+)
+from .ftp import Feedback
+from .losses import cross_entropy_gradient, one_hot
+from .network import batch_mean_updates
+
+__all__ = ["differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
+
+
+def feedback_by_channel(feedback: Array, positions: int) -> Array:
+    """G, (channels positions, K), from one row for each channel: (channels, K)."""
+    return feedback.repeat_interleave(positions, dim=0)
+
+
+def first_difference(
+    feedback: Feedback,
+    targets: Array,
+    error: Array,
+    shape: tuple[int, ...],
+    phi: Activation = identity,
+    gain: float = 1.0,
+) -> Array:
+    """g_1 - tau_1: (batch, *shape)."""
+    return ftp.first_difference(feedback, targets, error, phi, gain).reshape(len(error), *shape)
+
+
+def _pooled(layer: Convolution, a: Array, pooled: Array, difference: Array) -> Array:
+    """max_pool(g) - max_pool(g - difference), where `pooled` is max_pool(g) in any shape."""
+    if layer.pool == 1:
+        return difference
+    g = layer.activation.value(a)
+    _, places = functional.max_pool2d(g - difference, layer.pool, return_indices=True)
+    flat = places.flatten(2)
+    there, moved = (array.flatten(2).gather(2, flat) for array in (g, difference))
+    return (pooled.reshape(flat.shape) - there + moved).reshape(places.shape)
+
+
+def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: Array) -> Iterator[Array]:
+    """g_l - tau_l of the convolutional layers, then h_l - tau_l of the dense hidden layers."""
+    difference = first
+    pooled = (*clean.inputs[1:], clean.dense.inputs[0])
+    for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
+        if i > 0:
+            u = convolve(layer.kernel, difference, layer.stride, layer.padding)
+            difference = layer.activation.difference(a, u)
+        yield difference
+        difference = _pooled(layer, a, pooled[i], difference)
+    dense = ftp.differences(network.dense, clean.dense, difference.flatten(1), inject=0)
+    next(dense)
+    yield from dense
+
+
+def update_factors(
+    network: ConvolutionalNetwork, clean: ConvolutionalPass, error: Array, first: Array
+) -> Iterator[tuple[Array, Array]]:
+    """d_l and z_l of the convolutional layers, then d_l and h_(l-1) of the dense ones, e last."""
+    found = differences(network, clean, first)
+    for layer, a, z in zip(network.layers, clean.preactivations, clean.inputs, strict=True):
+        yield layer.activation.vjp(a, next(found)), z
+    dense = zip(network.dense.activations[:-1], clean.dense.preactivations[:-1], clean.dense.inputs[:-1], strict=True)
+    for activation, a, h in dense:
+        yield activation.vjp(a, next(found)), h
+    yield error, clean.dense.inputs[-1]
+
+
+def updates(
+    network: ConvolutionalNetwork,
+    feedback: Feedback,
+    x: Array,
+    labels: Labels,
+    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    phi: Activation = identity,
+    gain: float = 1.0,
+) -> ConvolutionalUpdates:
+    """The updates of all layers."""
+    clean = forward(network, x)
+    error = output_gradient(clean.dense.scores, labels)
+    targets = one_hot(labels, error.shape[1], dtype=error.dtype)
+    first = first_difference(feedback, targets, error, clean.preactivations[0].shape[1:], phi, gain)
+    factors = update_factors(network, clean, error, first)
+    layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
+    return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

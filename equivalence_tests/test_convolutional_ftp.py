@@ -1,0 +1,322 @@
+"""Forward target propagation through convolutions: twin against reference, theorems, and the rule."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
+from prograde.accelerated.rules import Backprop, Foton, Ftp
+from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import Case, cases, seeds
+from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import convolutional_ftp, ftp
+
+pytestmark = pytest.mark.smoke
+projections = st.sampled_from(["identity", "tanh"])
+
+
+def feedback_for(case: PaddedCase, rng: np.random.Generator) -> Any:
+    return ftp.random_feedback(int(np.prod(case.feature_map())), case.num_classes, rng)
+
+
+def updates(side: Side, images: Any, x: Any, labels: Any, feedback: Any, phi: str = "identity", **options: Any) -> Any:
+    activation = side.activations.ACTIVATIONS[phi]
+    network = side.padded_network(images)
+    return side.convolutional_ftp.updates(network, feedback, x, labels, phi=activation, **options)
+
+
+@given(case=padded_cases(), rng=seeds(), phi=projections, gain=st.sampled_from([0.3, 1.0]))
+def test_updates(twin: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator, phi: str, gain: float):
+    def ours(side: Side, *operands: Any) -> Any:
+        return updates(side, *operands, phi=phi, gain=gain)
+
+    compare(twin, "convolutional_ftp.updates", ours, *case, feedback_for(case, rng), depth=6 * case.depth)
+
+
+def parts(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
+    network = side.padded_network(images)
+    clean = side.module("convolutional_network").forward(network, x)
+    error = side.losses.cross_entropy_gradient(clean.dense.scores, labels)
+    module = side.convolutional_ftp
+    first = module.first_difference(feedback, -error, error, tuple(clean.preactivations[0].shape[1:]))
+    found = tuple(module.differences(network, clean, first))
+    return found, tuple(module.update_factors(network, clean, error, first))
+
+
+@given(case=padded_cases(), rng=seeds())
+def test_parts(twin: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator):
+    compare(twin, "parts", parts, *case, feedback_for(case, rng), depth=6 * case.depth)
+
+
+@given(case=padded_cases(), rng=seeds(), phi=projections)
+def test_where_the_output_is_the_label_no_hidden_layer_moves(
+    side: Side, case: PaddedCase, rng: np.random.Generator, phi: str
+):
+    def right(scores: Any, labels: Any) -> Any:
+        return 0 * scores
+
+    operands = side.operands((*case, feedback_for(case, rng)))
+    found = side.results(updates(side, *operands, phi=phi, output_gradient=right))
+    hidden = [*(layer.weight for layer in found.layers), *found.dense.weights]
+    assert all(rms(weight) <= 64 * side.eps for weight in hidden), "a hidden layer moves"
+
+
+@given(case=cases(("identity", "tanh"), dropout=False), rng=seeds())
+def test_on_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    """Hidden layers as convolutions of one tap over one pixel, but for the last, which stays dense."""
+    weights, biases, activations = case.dense
+    kernels = [weight[:, :, None, None] for weight in weights[:-1]]
+    layers = tuple(
+        Padded(kernel, bias, activation, (1, 1), (0, 0), 1)
+        for kernel, bias, activation in zip(kernels, biases, activations, strict=False)
+    )
+    images = Images(layers, Dense(weights[-1:], biases[-1:], activations[-1:]))
+    feedback = ftp.random_feedback(len(weights[0]), case.num_classes, rng)
+
+    def convolved(side: Side, dense: Any, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        found = updates(side, images, x[:, :, None, None], labels, feedback)
+        return (*(layer.weight[:, :, 0, 0] for layer in found.layers), *found.dense.weights)
+
+    def theirs(side: Side, dense: Any, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        return side.ftp.updates(side.network(dense), feedback, x, labels).weights
+
+    operands = (case.dense, images, case.x, case.labels, feedback)
+    compare(side, "as dense", convolved, *operands, expected=theirs, depth=6 * case.depth)
+
+
+@given(case=padded_cases(max_convolutions=1), rng=seeds())
+def test_the_first_convolution_follows_direct_feedback(
+    side: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator
+):
+    """With phi = identity its error is G e at every pixel of the feature map, pooled or not."""
+
+    def theirs(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        module, network = side.module("convolutional_network"), side.padded_network(images)
+        clean = module.forward(network, x)
+        a = clean.preactivations[0]
+        error = side.losses.cross_entropy_gradient(clean.dense.scores, labels)
+        delta = (error @ feedback.T).reshape(a.shape)
+        return module.layer_update(network.layers[0].activation.vjp(a, delta), x, network.layers[0])
+
+    def ours(side: Side, *operands: Any) -> Any:
+        return updates(side, *operands).layers[0]
+
+    compare(side, "first kernel", ours, *case, feedback_for(case, rng), expected=theirs, depth=4 * case.depth)
+
+
+@given(case=padded_cases(), rng=seeds(), rank=st.integers(1, 4))
+def test_low_rank_feedback_is_its_product(
+    side: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator, rank: int
+):
+    n = int(np.prod(case.feature_map()))
+    factors = ftp.low_rank_feedback(n, case.num_classes, rank, rng)
+
+    def product(side: Side, images: Any, x: Any, labels: Any, factors: Any) -> Any:
+        return updates(side, images, x, labels, factors[0] @ factors[1])
+
+    compare(side, "low rank", updates, *case, factors, expected=product, depth=6 * case.depth)
+
+
+def test_feedback_by_channel_is_one_number_for_all_positions(side: Side):
+    rows = np.arange(6.0).reshape(3, 2)
+    feedback = side.results(side.convolutional_ftp.feedback_by_channel(side.operands(rows), 4))
+    assert np.array_equal(feedback.reshape(3, 4, 2), np.broadcast_to(rows[:, None], (3, 4, 2))), "rows of a channel"
+
+
+def model(dtype: torch.dtype = torch.float64, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """For images of 11 x 9 pixels with 2 channels."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, (3, 2), padding="valid"),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 4, 3, stride=(2, 1), padding=(1, 2), bias=False),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(48, 6),
+        activation(),
+        nn.Linear(6, 3),
+    ).to(dtype)
+
+
+def batch(n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 3, (n,), generator=generator)
+    centres = torch.randn(3, 2, 11, 9, generator=generator)
+    return (centres[y] + 0.5 * torch.randn(n, 2, 11, 9, generator=generator)).to(dtype), y
+
+
+@pytest.fixture
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def numpy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().double().numpy()
+
+
+def reference_network(rule: Ftp | Backprop, activation: str = "tanh") -> Any:
+    side = ReferenceSide()
+    layers = tuple(
+        Padded(numpy(unit.weights[0]), numpy(unit.bias), activation, unit.stride, unit.padding, unit.pool)
+        for unit in rule.convolutions
+    )
+    dense = Dense(
+        tuple(numpy(block.linear.weight) for block in rule.blocks),
+        tuple(numpy(block.linear.bias) for block in rule.blocks),
+        (activation,) * (len(rule.blocks) - 1) + ("identity",),
+    )
+    return side.padded_network(Images(layers, dense))
+
+
+@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rank": 2}, {"by_channel": True}, {"by_channel": True, "rank": 1}, {"gain": 0.5, "phi": "identity"}],
+    ids=["plain", "rank", "channel", "both", "gain"],
+)
+def test_gradients_are_the_references(options: Any):
+    rule = Ftp(model(), image_size=(11, 9), **options)
+    x, y = batch()
+    rule.assign_credit(x, y)
+    feedback: Any = numpy(rule.feedback)
+    if options.get("by_channel"):
+        feedback = convolutional_ftp.feedback_by_channel(feedback, 9 * 8)
+    if "rank" in options:
+        feedback = feedback, numpy(rule.feedback_right)
+    table = ReferenceSide().activations.ACTIVATIONS
+    expected = convolutional_ftp.updates(
+        reference_network(rule),
+        feedback,
+        numpy(x),
+        y.numpy(),
+        phi=table[options.get("phi", "tanh")],
+        gain=options.get("gain", 1.0),
+    )
+    weights = [*(layer.weight for layer in expected.layers), *expected.dense.weights]
+    biases = [*(layer.bias for layer in expected.layers), *expected.dense.biases]
+    for unit, weight, bias in zip(rule.units, weights, biases, strict=True):
+        assert rms(numpy(unit.weights[0].grad) - weight) <= 1e-12 * rms(weight), f"weight of {unit.name}"
+        if unit.bias is None:
+            assert bias is None
+        else:
+            assert rms(numpy(unit.bias.grad) - bias) <= 1e-12 * rms(bias), f"bias of {unit.name}"
+
+
+@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.Identity])
+def test_backprop_through_padded_convolutions_is_autograd(activation: type[nn.Module]):
+    rule = Backprop(model(activation=activation))
+    x, y = batch()
+    loss = rule.assign_credit(x, y)
+    ours = {name: p.grad.clone() for name, p in rule.named_parameters() if p.grad is not None}
+    rule.zero_grad()
+    expected = nn.functional.cross_entropy(rule.model(x), y)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for name, parameter in rule.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(ours[name], parameter.grad, rtol=1e-12, atol=1e-14), name
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_a_seed_in_place_of_the_feedback():
+    """Drawn anew at each step, the same each time, nothing held, and kept by a checkpoint."""
+    rule = Ftp(model(), image_size=(11, 9), seeded=True, generator=torch.Generator().manual_seed(3))
+    other = Ftp(model(), image_size=(11, 9), seeded=True, generator=torch.Generator().manual_seed(4))
+    assert "feedback" not in dict(rule.named_buffers())
+    x, y = batch()
+
+    def kernel(rule: Ftp) -> torch.Tensor:
+        rule.assign_credit(x, y)
+        gradient = rule.units[0].weights[0].grad
+        assert gradient is not None
+        return gradient
+
+    first = kernel(rule)
+    assert torch.equal(first, kernel(rule)), "the same feedback at every step"
+    assert not torch.equal(first, kernel(other)), "feedback of its own"
+    other.load_state_dict(copy.deepcopy(rule.state_dict()))
+    assert torch.equal(first, kernel(other)), "the seed is in the checkpoint"
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_training_lowers_the_loss():
+    rule = Ftp(model(torch.float32), image_size=(11, 9), by_channel=True)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
+    x, y = batch(64, torch.float32)
+    losses = []
+    for _ in range(100):
+        losses.append(rule.assign_credit(x, y).item())
+        optimizer.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
+BLOCK = [nn.Conv2d(2, 4, 3), nn.Tanh()]
+END = [nn.Flatten(), nn.Linear(4, 2)]
+
+
+@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([*BLOCK, nn.AvgPool2d(2), *END], "'2': AvgPool2d; Ftp trains"),
+        ([nn.Conv2d(2, 4, 3, groups=2), *END], "'0': Conv2d.*without groups and dilation"),
+        ([nn.Conv2d(2, 4, 3, dilation=2), *END], "'0': Conv2d.*without groups and dilation"),
+        ([nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), *END], "'0': Conv2d.*padded by zeros"),
+        ([nn.Conv2d(2, 4, 4, padding="same"), *END], "'0': Conv2d.*odd kernel_size"),
+        ([*BLOCK, nn.MaxPool2d(3, stride=2), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
+        ([*BLOCK, nn.MaxPool2d((2, 3)), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
+        ([*BLOCK, nn.MaxPool2d(2), nn.MaxPool2d(2), *END], "'3': MaxPool2d; Ftp trains"),
+        ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Tanh(), *END], "'2': Tanh; Ftp trains"),
+        ([nn.Conv2d(2, 3, 3), MaxMin(), *END], "'1': MaxMin pairs channels"),
+        ([*BLOCK, nn.Conv2d(3, 4, 1), *END], "'2': takes 3 channels, but gets 4"),
+        ([*BLOCK, nn.Flatten(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)], "'3': Dropout after it"),
+        ([OrthogonalConv2d(2, 4, 3), ScaledAvgPool2d(2), *END], "'0': OrthogonalConv2d; Ftp trains"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], message: str):
+    with pytest.raises(ValueError, match=message):
+        Ftp(nn.Sequential(*layers), image_size=(8, 8))
+
+
+@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"image_size: None, expected \(height, width\)"),
+        ({"image_size": (8, 8)}, r"layer '6': takes 48 features, but images of 8 x 8 give 40 \(4 x 2 x 5\)"),
+        ({"image_size": (2, 2)}, "x: 2 x 2 pixels are too few for layer '0'"),
+        ({"image_size": (11, 9), "inject": 2}, "inject: 2, expected 1"),
+        ({"image_size": (11, 9), "rank": 4}, "rank: 4, expected 1..3"),
+        ({"image_size": (11, 9), "rank": 2, "law": "normal"}, "law: 'normal', with rank"),
+    ],
+)
+def test_options_that_do_not_fit(options: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        Ftp(model(), **options)
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_options_for_convolutions_only():
+    with pytest.raises(ValueError, match="by_channel: True, but the model has no convolutions"):
+        Ftp(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), by_channel=True)
+    with pytest.raises(ValueError, match="orthogonal: True, with Conv2d"):
+        Backprop(model(), orthogonal=True)
+    with pytest.raises(ValueError, match=r"'0': Conv2d.*padded with zeros"):
+        Foton(model())
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_images_of_another_size_are_refused():
+    rule = Ftp(model(), image_size=(11, 9))
+    with pytest.raises(ValueError, match=r"x: images of 10 x 9, expected 11 x 9"):
+        rule.assign_credit(torch.zeros(2, 2, 10, 9, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))

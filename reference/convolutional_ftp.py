@@ -1,0 +1,106 @@
+"""Forward Target Propagation through convolutional layers.
+
+As-Saquib et al., arXiv 2506.11030; see `ftp` for what is known of the paper. That G reaches the whole feature map of
+the first convolution, before it is pooled, and that the second pass leaves this convolution out, is deduced from its
+counts of multiplications. The local losses, and pooling that follows the targets' own maxima, are inferred.
+
+    (1)  clean pass:        g_l = sigma_l(k_l z_l + b_l),  z_(l+1) = pool(g_l), at last flattened;  e = dLoss/dscores
+    (2)  first target:      tau_1 = g_1 + gamma (phi(G y) - phi(G p)),    p = y + e
+    (3)  its way forward:   tau_l = sigma_l(k_l pool(tau_(l-1)) + b_l), then through the dense layers as in `ftp`
+    (4)  convolutions:      d_l = sigma_l'(a_l)^T (g_l - tau_l),    G_l = 1/B sum_(samples, positions) d_l z_l^T
+    (5)  dense layers:      those of `ftp`
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| G | feedback | (c_1 height_1 width_1, K), or its factors | random and fixed; see `feedback_by_channel` too |
+| g_l - tau_l | differences[l-1] | (batch, c_l, height_l, width_l) | how far a feature map lies from its target |
+
+A full G outgrows the network: for 25,088 units and 100 classes it has four times the numbers of the paper's network.
+`ftp.low_rank_feedback` has fewer, and so has a G that is the same at all positions of a channel (ours).
+
+With one convolution and phi = identity, (4) is direct feedback alignment for the feature map. Pooled units have no loss
+of their own, and a unit that is not the largest of its square has one: it is drawn to a target as well.
+"""
+
+from collections.abc import Callable, Iterator
+
+from . import ftp
+from ._arrays import Array, Labels
+from .activations import Activation, identity
+from .convolutional_network import (
+    ConvolutionalNetwork,
+    ConvolutionalPass,
+    ConvolutionalUpdates,
+    activate,
+    forward,
+    layer_update,
+    max_pool,
+)
+from .ftp import Feedback
+from .losses import cross_entropy_gradient, one_hot
+from .network import batch_mean_updates
+
+__all__ = ["differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
+
+
+def feedback_by_channel(feedback: Array, positions: int) -> Array:
+    """G, (channels positions, K), from one row for each channel: (channels, K)."""
+    return feedback.repeat(positions, axis=0)
+
+
+def first_difference(
+    feedback: Feedback,
+    targets: Array,
+    error: Array,
+    shape: tuple[int, ...],
+    phi: Activation = identity,
+    gain: float = 1.0,
+) -> Array:
+    """g_1 - tau_1 of equation (2): (batch, *shape)."""
+    return ftp.first_difference(feedback, targets, error, phi, gain).reshape(len(error), *shape)
+
+
+def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: Array) -> Iterator[Array]:
+    """g_l - tau_l of the convolutional layers, equation (3), then h_l - tau_l of the dense hidden layers."""
+    target = network.layers[0].activation.value(clean.preactivations[0]) - first
+    yield first
+    for before, layer, a in zip(network.layers, network.layers[1:], clean.preactivations[1:], strict=False):
+        target = layer.activation.value(activate(layer, max_pool(target, before.pool)))
+        yield layer.activation.value(a) - target
+    target = max_pool(target, network.layers[-1].pool)
+    h = clean.dense.inputs[0]
+    dense = ftp.differences(network.dense, clean.dense, h - target.reshape(h.shape), inject=0)
+    next(dense)  # of what enters the dense layers, which is no layer's own
+    yield from dense
+
+
+def update_factors(
+    network: ConvolutionalNetwork, clean: ConvolutionalPass, error: Array, first: Array
+) -> Iterator[tuple[Array, Array]]:
+    """d_l and z_l of the convolutional layers, then d_l and h_(l-1) of the dense ones, e last."""
+    found = differences(network, clean, first)
+    for layer, a, z in zip(network.layers, clean.preactivations, clean.inputs, strict=True):
+        yield layer.activation.vjp(a, next(found)), z
+    dense = zip(network.dense.activations[:-1], clean.dense.preactivations[:-1], clean.dense.inputs[:-1], strict=True)
+    for activation, a, h in dense:
+        yield activation.vjp(a, next(found)), h
+    yield error, clean.dense.inputs[-1]
+
+
+def updates(
+    network: ConvolutionalNetwork,
+    feedback: Feedback,
+    x: Array,
+    labels: Labels,
+    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    phi: Activation = identity,
+    gain: float = 1.0,
+) -> ConvolutionalUpdates:
+    """The updates of equations (4) and (5)."""
+    clean = forward(network, x)
+    error = output_gradient(clean.dense.scores, labels)
+    targets = one_hot(labels, error.shape[1]).astype(error.dtype)
+    first = first_difference(feedback, targets, error, clean.preactivations[0].shape[1:], phi, gain)
+    factors = update_factors(network, clean, error, first)
+    layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
+    return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))
