@@ -53,6 +53,13 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
 
 
+def test_convolutions_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:
+    table = run("experiments/convolutions.py", tmp_path, "digits", "results", "--epochs", "1", "--seeds", "0", "1")
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 8
+    assert all(float(row.split("|")[2].split("±")[0]) > 15 for row in rows), table
+
+
 def test_examples_fit_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 70, path.name

@@ -1,34 +1,34 @@
-"""FOTON through two convolutions on MNIST or a data set in its format, beside backpropagation.
+"""Convolutional networks without a backward pass: FOTON and Forward Target Propagation beside backpropagation.
 
-The network is that of ../images.py: unshuffled by 2, OrthogonalConv2d 4 to 24, tanh, averages of 2 x 2,
-OrthogonalConv2d 24 to 24, tanh, and a linear layer to the scores. SGD with momentum 0.9 and batch 64, the rate, 0.05
-(backprop, whose kernels nothing holds, 0.01), falling to 0 as a cosine; the epoch is chosen on validation data.
+Every run is added to FOLDER/convolutions.jsonl as it ends. One that stands there already is not repeated, so that the
+command goes on where it was stopped. Last it prints the table of `convolutions.md`.
+
+FOTON's network is that of ../images.py: unshuffled by 2, OrthogonalConv2d 4 to 24, tanh, averages of 2 x 2,
+OrthogonalConv2d 24 to 24, tanh, and a linear layer to the scores. That of Forward Target Propagation has the paper's
+shapes: 32 kernels of 5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen" trains that layer alone, on the
+kernels as they were drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine; the epoch is chosen on validation
+data. Rates, and FTP's scales, are those of RULES, chosen there with seed 0.
 """
 
 import argparse
 import copy
 import time
 from collections.abc import Callable
-from statistics import mean, stdev
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
 
 import torch
+from resumable import Result, Run, cell, chosen, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated.modules import OrthogonalConv2d, ScaledAvgPool2d
-from prograde.accelerated.rules import Backprop, Foton
+from prograde.accelerated.rules import Backprop, Foton, Ftp
+from prograde.accelerated.rules.rule import Rule
 from prograde.accelerated.training import Dataset, alignment, load
 
-RULES: dict[str, Callable[[nn.Module], Backprop | Foton]] = {
-    "backprop": Backprop,
-    "backprop-orthogonal": lambda model: Backprop(model, orthogonal=True),
-    "foton": Foton,
-    "foton-linear": lambda model: Foton(model, linear=True),
-}
-RATES = {"backprop": 0.01, "backprop-orthogonal": 0.05, "foton": 0.05, "foton-linear": 0.05}
-BATCH = 64
 
-
-def network(dataset: Dataset) -> nn.Sequential:
+def orthogonal(dataset: Dataset) -> nn.Sequential:
     height, width = dataset.image_shape
     return nn.Sequential(
         nn.PixelUnshuffle(2),
@@ -42,27 +42,65 @@ def network(dataset: Dataset) -> nn.Sequential:
     )
 
 
-def accuracy(rule: Backprop | Foton, images: Tensor, labels: Tensor) -> float:
+def plain(dataset: Dataset) -> nn.Sequential:
+    height, width = ((side - 4) // 2 for side in dataset.image_shape)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * height * width, dataset.num_classes),
+    )
+
+
+class Setting(NamedTuple):
+    """A network, what makes its rule, the learning rate and the batch."""
+
+    network: Callable[[Dataset], nn.Sequential]
+    rule: Callable[[nn.Module, tuple[int, int]], Rule]
+    rate: float
+    batch: int
+
+
+RULES = {
+    "backprop": Setting(orthogonal, lambda model, size: Backprop(model), 0.01, 64),
+    "backprop-orthogonal": Setting(orthogonal, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
+    "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.05, 64),
+    "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.05, 64),
+    "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
+    "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=0.05), 0.02, 128),
+    "ftp, G by channel": Setting(
+        plain, lambda model, size: Ftp(model, image_size=size, scale=0.03, by_channel=True), 0.02, 128
+    ),
+    "ftp-frozen": Setting(plain, lambda model, size: Ftp(model, image_size=size), 0.02, 128),
+}
+
+
+def accuracy(rule: Rule, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         guesses = torch.cat([rule(x).argmax(dim=1) for x in images.split(500)])
     return 100 * (guesses == labels).float().mean().item()
 
 
-def train(name: str, dataset: Dataset, epochs: int, seed: int) -> tuple[float, float, list[float]]:
+def train(run: Run, dataset: Dataset) -> Result:
     """Test accuracy in percent at the best epoch, seconds an epoch, and the cosine of each layer at the end."""
-    torch.manual_seed(seed)
-    rule = RULES[name](network(dataset))
-    optimizer = torch.optim.SGD(rule.parameters(), lr=RATES[name], momentum=0.9)
+    setting, epochs = RULES[run["rule"]], run["epochs"]
+    torch.manual_seed(run["seed"])
+    rule = setting.rule(setting.network(dataset), dataset.image_shape)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=setting.rate, momentum=0.9)
     shape = (1, *dataset.image_shape)
     (x, y), (x_held, y_held), (x_test, y_test) = (
         (part.images.unflatten(1, shape), part.labels) for part in (dataset.train, dataset.validation, dataset.test)
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(y) // BATCH))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(y) // setting.batch))
+    frozen = [p for unit in rule.convolutions for p in (*unit.weights, unit.bias) if run["rule"] == "ftp-frozen"]
     best, state, seconds = -1.0, copy.deepcopy(rule.state_dict()), 0.0
     for _ in range(epochs):
         start = time.perf_counter()
-        for batch in torch.randperm(len(y)).split(BATCH):
+        for batch in torch.randperm(len(y)).split(setting.batch):
             rule.assign_credit(x[batch], y[batch])
+            for parameter in frozen:
+                parameter.grad = None
             optimizer.step()
             rule.constrain(optimizer)
             schedule.step()
@@ -72,24 +110,36 @@ def train(name: str, dataset: Dataset, epochs: int, seed: int) -> tuple[float, f
             best, state = held, copy.deepcopy(rule.state_dict())
     cosines = list(alignment(rule, x[:512], y[:512]).values())
     rule.load_state_dict(state)
-    return accuracy(rule, x_test, y_test), seconds, cosines
+    return {"accuracy": accuracy(rule, x_test, y_test), "validation": best, "seconds": seconds, "cosines": cosines}
+
+
+def summary(results: list[Result]) -> str:
+    lines = ["| rule | test accuracy, % | seconds an epoch | cosine with backprop, layer by layer |"]
+    lines.append("| --- | --- | --- | --- |")
+    for rule in RULES:
+        found = chosen(results, rule=rule)
+        if found:
+            seconds = mean(result["seconds"] for result in found)
+            layers = zip(*(result["cosines"] for result in found), strict=True)
+            cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
+            lines.append(f"| {rule} | {cell(found, digits=2)} | {seconds:.1f} | {cosines} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
-    print("| rule | test accuracy, % | seconds an epoch | cosine with backprop, layer by layer |")
-    print("| --- | --- | --- | --- |", flush=True)
-    for name in RULES:
-        runs = [train(name, dataset, arguments.epochs, seed) for seed in arguments.seeds]
-        accuracies, seconds, cosines = zip(*runs, strict=True)
-        spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
-        layers = ", ".join(f"{mean(layer):.2f}" for layer in zip(*cosines, strict=True))
-        print(f"| {name} | {mean(accuracies):.2f}{spread} | {mean(seconds):.1f} | {layers} |", flush=True)
+    name = Path(arguments.data).name
+    plain_run = {"data": name, "epochs": arguments.epochs}
+    runs = [{**plain_run, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
+    results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "convolutions.jsonl")
+    print(summary(chosen(results, **plain_run)))

@@ -43,11 +43,11 @@ def accuracies(results: Iterable[Result]) -> list[float]:
     return [10.0 if result["accuracy"] is None else result["accuracy"] for result in results]
 
 
-def cell(results: list[Result]) -> str:
+def cell(results: list[Result], digits: int = 1) -> str:
     """Mean and standard deviation of the accuracies, for a table."""
     if not results:
         return ""
     seen = accuracies(results)
     broken = sum(result["accuracy"] is None for result in results)
-    spread = f" ± {stdev(seen):.1f}" if len(seen) > 1 else ""
-    return f"{mean(seen):.1f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
+    spread = f" ± {stdev(seen):.{digits}f}" if len(seen) > 1 else ""
+    return f"{mean(seen):.{digits}f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
