@@ -33,6 +33,9 @@ MODULES = (
     "direct_random_target_projection",
     "difference_target_propagation",
     "forward_forward",
+    "recurrent",
+    "backprop_through_time",
+    "recurrent_ftp",
 )
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "network", "convolution")
