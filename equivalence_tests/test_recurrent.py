@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.sides import Side
 from prograde.equivalence_tests.strategies import BATCHES, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 

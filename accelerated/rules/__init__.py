@@ -9,7 +9,8 @@ from .foton import Foton
 from .ftp import Ftp
 from .orthogonality import Orthogonality
 from .pepita import Pepita
-from .rule import BlockUpdate, ConvolutionUpdate, Rule
+from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule, RecurrentUpdate
+from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
 
 RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
@@ -22,15 +23,17 @@ RULES: dict[str, type[Rule]] = {
     "dtp": DifferenceTargetPropagation,
     "forward-forward": ForwardForward,
 }
-"""The rules by the names that the command line uses."""
+"""The rules for chains of layers by the names that the command line uses."""
 
 __all__ = [
     "RULES",
     "Backprop",
+    "BackpropThroughTime",
     "Block",
     "BlockUpdate",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
+    "CreditAssignment",
     "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
     "DirectRandomTargetProjection",
@@ -40,5 +43,8 @@ __all__ = [
     "Ftp",
     "Orthogonality",
     "Pepita",
+    "RecurrentFtp",
+    "RecurrentRule",
+    "RecurrentUpdate",
     "Rule",
 ]
