@@ -20,6 +20,10 @@ EXACT = 1e-12 / 2.0**-52
 CELLS = ("identity", "tanh", "gru")
 """The GRU, or Elman's cell by its activation."""
 
+KINDS: dict[str, tuple[str, ...]] = {"elman": ("identity", "tanh"), "gru": ("gru",)}
+LIBRARY: dict[str, tuple[str, ...]] = {"elman": ("tanh",), "gru": ("gru",)}
+"""What PyTorch has, too."""
+
 
 class Weights(NamedTuple):
     """A recurrent network as plain operands."""
@@ -104,17 +108,22 @@ def present(parts: Any) -> list[Any]:
     return [part for part in parts if part is not None]
 
 
-@given(case=sequences(lengths=(2, 3, 7)))
-def test_forward(twin: Side, compare: Comparison, case: Sequences):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+    case = data.draw(sequences(KINDS[kind], lengths=(2, 3, 7)), label="case")
+
     def forward(side: Side, weights: Any, x: Any) -> Any:
         return side.recurrent.forward(recurrent(side, case.cell, weights), x)[1:]
 
     compare(twin, "forward", forward, case.weights, case.x, depth=2 * case.length)
 
 
-@given(case=sequences(lengths=(3,)), rng=seeds())
-def test_cell(twin: Side, compare: Comparison, case: Sequences, rng: np.random.Generator):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds())
+def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, rng: np.random.Generator):
     """Its value, its derivative and its difference for a step of any size."""
+    case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
     batch = len(case.x)
     p, q, u = (rng.standard_normal((batch, rows)) for _ in range(3))
@@ -128,9 +137,11 @@ def test_cell(twin: Side, compare: Comparison, case: Sequences, rng: np.random.G
     compare(twin, f"{case.cell} step", step, p, q, h, d, u, v, depth=3)
 
 
-@given(case=sequences(lengths=(3,)), rng=seeds())
-def test_a_cells_derivative_is_that_of_its_value(side: Side, case: Sequences, rng: np.random.Generator):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds())
+def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st.DataObject, rng: np.random.Generator):
     """<d, difference of a small step> / size = <vjp(d), step>, to first order."""
+    case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     if side.eps > 1e-8:
         pytest.skip("a finite difference needs float64")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
@@ -148,9 +159,13 @@ def test_a_cells_derivative_is_that_of_its_value(side: Side, case: Sequences, rn
     assert slope == pytest.approx(expected, rel=1e-6, abs=1e-6), "vjp is no slope"
 
 
-@given(case=sequences(lengths=(3,)), rng=seeds())
-def test_a_cells_difference_is_exact_for_steps_of_any_size(side: Side, case: Sequences, rng: np.random.Generator):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds())
+def test_a_cells_difference_is_exact_for_steps_of_any_size(
+    side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
+):
     """value(p, q, h) - value(p, q - u, h - v)."""
+    case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
     p, q, u = (rng.standard_normal((len(case.x), rows)) for _ in range(3))
     h, v = (rng.standard_normal((len(case.x), n)) for _ in range(2))
@@ -162,9 +177,11 @@ def test_a_cells_difference_is_exact_for_steps_of_any_size(side: Side, case: Seq
     assert np.max(np.abs(found - expected)) <= 64 * side.eps, "difference of two steps"
 
 
-@given(case=sequences(("tanh", "gru")))
-def test_the_pass_is_that_of_pytorch(side: Side, case: Sequences):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject):
     """States and outputs of nn.RNN and nn.GRU with the same parameters."""
+    case = data.draw(sequences(LIBRARY[kind]), label="case")
     weights, x = side.operands((case.weights, case.x))
     found = side.recurrent.forward(recurrent(side, case.cell, weights), x)
     layer, output = library(case.cell, case.weights)
@@ -185,8 +202,13 @@ def updates(side: Side, weights: Any, x: Any, y: Any, cell: str, loss: str = "",
 truncations = st.sampled_from([None, 1, 2, 5, 9])
 
 
-@given(case=sequences(), truncation=truncations, regression=st.booleans())
-def test_updates(twin: Side, compare: Comparison, case: Sequences, truncation: int | None, regression: bool):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), truncation=truncations, regression=st.booleans())
+def test_updates(
+    twin: Side, compare: Comparison, kind: str, data: st.DataObject, truncation: int | None, regression: bool
+):
+    case = data.draw(sequences(KINDS[kind]), label="case")
+
     def ours(side: Side, *operands: Any) -> Any:
         loss = "squared_error" if regression else ""
         found = updates(side, *operands, cell=case.cell, loss=loss, truncation=truncation)
@@ -201,8 +223,11 @@ def without_silent(found: Any, length: int, truncation: int | None = None) -> An
     return found._replace(weight_hh=None) if length == 1 else found
 
 
-@given(case=sequences(), truncation=truncations)
-def test_state_gradients(twin: Side, compare: Comparison, case: Sequences, truncation: int | None):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), truncation=truncations)
+def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.DataObject, truncation: int | None):
+    case = data.draw(sequences(KINDS[kind]), label="case")
+
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
         network = recurrent(side, case.cell, weights)
         clean = side.recurrent.forward(network, x)
@@ -212,9 +237,13 @@ def test_state_gradients(twin: Side, compare: Comparison, case: Sequences, trunc
     compare(twin, "state_gradients", ours, *case.operands, depth=3 * case.length)
 
 
-@given(case=sequences(("tanh", "gru")), truncation=truncations, regression=st.booleans())
-def test_backprop_through_time_is_autograd(side: Side, case: Sequences, truncation: int | None, regression: bool):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), truncation=truncations, regression=st.booleans())
+def test_backprop_through_time_is_autograd(
+    side: Side, kind: str, data: st.DataObject, truncation: int | None, regression: bool
+):
     """Of PyTorch's own modules: whole, or through the last steps from a state that is held fixed."""
+    case = data.draw(sequences(LIBRARY[kind]), label="case")
     layer, output = library(case.cell, case.weights)
     x = torch.tensor(case.x)
     start = 0 if truncation is None else max(case.length - truncation, 0)

@@ -11,6 +11,7 @@ from prograde.equivalence_tests.sides import Dense, Side
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.test_recurrent import (
     EXACT,
+    KINDS,
     Sequences,
     Weights,
     present,
@@ -51,8 +52,9 @@ def updates(
     return side.recurrent_ftp.updates(network, feedback, x, y, gradient, activation, **options)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(
-    case=sequences(),
+    data=st.data(),
     rng=seeds(),
     phi=projections,
     inject=injections,
@@ -63,7 +65,8 @@ def updates(
 def test_updates(
     twin: Side,
     compare: Comparison,
-    case: Sequences,
+    kind: str,
+    data: st.DataObject,
     rng: np.random.Generator,
     phi: str,
     inject: str,
@@ -71,6 +74,7 @@ def test_updates(
     gain: float,
     regression: bool,
 ):
+    case = data.draw(sequences(KINDS[kind]), label="case")
     loss = "squared_error" if regression else ""
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -91,8 +95,19 @@ def parts(side: Side, cell: str, weights: Any, x: Any, y: Any, feedback: Any, in
     return error, first, side.recurrent_ftp.differences(network, clean, first, inject)
 
 
-@given(case=sequences(), rng=seeds(), inject=injections, reduction=reductions)
-def test_parts(twin: Side, compare: Comparison, case: Sequences, rng: np.random.Generator, inject: str, reduction: str):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds(), inject=injections, reduction=reductions)
+def test_parts(
+    twin: Side,
+    compare: Comparison,
+    kind: str,
+    data: st.DataObject,
+    rng: np.random.Generator,
+    inject: str,
+    reduction: str,
+):
+    case = data.draw(sequences(KINDS[kind]), label="case")
+
     def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
         network = recurrent(side, case.cell, weights)
         clean = side.recurrent.forward(network, x)
@@ -216,9 +231,11 @@ def test_an_orthogonal_linear_cell_with_matching_feedback_gives_backprop(
         assert rms(a - b) <= EXACT * length * side.eps * max(rms(b), rms(gradients)), name
 
 
-@given(case=sequences(lengths=(2, 7)), rng=seeds(), inject=injections)
-def test_the_local_losses_are_descended(case: Sequences, rng: np.random.Generator, inject: str):
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds(), inject=injections)
+def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, inject: str):
     """The slope of sum_t 1/2 |h_t - tau_t|^2, tau_t and h_(t-1) held fixed, along any direction of the parameters."""
+    case = data.draw(sequences(KINDS[kind], lengths=(2, 7)), label="case")
     from prograde.equivalence_tests.sides import ReferenceSide
 
     side = ReferenceSide()

@@ -14,12 +14,19 @@ from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import BackpropThroughTime, RecurrentFtp, RecurrentRule
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
-from prograde.equivalence_tests.test_recurrent import Sequences, Weights, recurrent, sequences, without_silent
+from prograde.equivalence_tests.test_recurrent import (
+    KINDS,
+    LIBRARY,
+    Sequences,
+    Weights,
+    recurrent,
+    sequences,
+    without_silent,
+)
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import ftp
 
 pytestmark = pytest.mark.smoke
-TRAINED = sequences(("tanh", "gru"))
 losses = st.sampled_from(["cross_entropy", "squared_error"])
 
 
@@ -62,18 +69,25 @@ def output_gradient(side: Side, loss: str) -> Any:
     return side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(
-    case=TRAINED,
+    data=st.data(),
     rng=seeds(),
     loss=losses,
     inject=st.sampled_from(["first", "every"]),
     reduction=st.sampled_from(["sum", "mean"]),
 )
 def test_recurrent_ftp(
-    twin: TwinSide, compare: Comparison, case: Sequences, rng: np.random.Generator, loss: str, inject: Any,
+    twin: TwinSide,
+    compare: Comparison,
+    kind: str,
+    data: st.DataObject,
+    rng: np.random.Generator,
+    loss: str,
+    inject: Any,
     reduction: Any,
-):  # fmt: skip
-    case = with_biases(case)
+):
+    case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     feedback = ftp.random_feedback(case.weights.weight_hh.shape[1], len(case.weights.weight_out), rng)
     options: dict[str, Any] = {"gain": 0.7, "inject": inject, "reduction": reduction}
 
@@ -92,9 +106,12 @@ def test_recurrent_ftp(
     compare(twin, "RecurrentFtp", ours, case.weights, case.x, y, feedback, depth=4 * case.length)
 
 
-@given(case=TRAINED, loss=losses, truncation=st.sampled_from([None, 1, 2, 5, 9]))
-def test_backprop_through_time(twin: TwinSide, compare: Comparison, case: Sequences, loss: str, truncation: int | None):
-    case = with_biases(case)
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), loss=losses, truncation=st.sampled_from([None, 1, 2, 5, 9]))
+def test_backprop_through_time(
+    twin: TwinSide, compare: Comparison, kind: str, data: st.DataObject, loss: str, truncation: int | None
+):
+    case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
         if isinstance(side, ReferenceSide):

@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..orthogonality import orthogonal
+
 CellName: TypeAlias = Literal["elman", "gru"]
 
 
@@ -37,7 +39,9 @@ class RecurrentNetwork(nn.Module):
         self.recurrent: nn.RNN | nn.GRU = kind(input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
         self.output = nn.Linear(hidden_size, num_outputs, device=device, dtype=dtype)
         if cell == "elman":
-            nn.init.orthogonal_(self.recurrent.get_parameter("weight_hh_l0"))
+            with torch.no_grad():
+                weight = self.recurrent.get_parameter("weight_hh_l0")
+                weight.copy_(orthogonal((hidden_size, hidden_size), device=weight.device, dtype=weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.recurrent(x)
