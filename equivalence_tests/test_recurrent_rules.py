@@ -245,12 +245,16 @@ def test_options_that_make_no_sense_are_refused():
 
 
 def test_models_that_are_not_trained_are_refused():
-    frozen, broken = example()[0], example()[0]
+    frozen, broken, stacked, rectified = (example()[0] for _ in range(4))
+    stacked.recurrent = torch.nn.RNN(4, 6, num_layers=2, batch_first=True, dtype=torch.float64)
+    rectified.recurrent = torch.nn.RNN(4, 6, nonlinearity="relu", batch_first=True, dtype=torch.float64)
     frozen.output.weight.requires_grad_(False)
     torch.nn.init.constant_(broken.output.bias, float("nan"))
     for model, message in (
         (torch.nn.Linear(3, 2), "model: a Linear; BackpropThroughTime trains a RecurrentNetwork"),
         (frozen, r"parameter 'output.weight': frozen \(requires_grad is False\)"),
+        (stacked, r"layer 'recurrent': RNN\(4, 6, num_layers=2, .*BackpropThroughTime trains the one that"),
+        (rectified, r"layer 'recurrent': RNN\(4, 6, .*BackpropThroughTime trains the one that"),
         (broken, "parameter 'output.bias': not all finite"),
     ):
         with pytest.raises(ValueError, match=message):

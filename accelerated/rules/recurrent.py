@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import losses
 from ..activations import ACTIVATIONS, Activation
@@ -48,6 +48,13 @@ class RecurrentRule(CreditAssignment):
             raise ValueError(
                 f"model: a {type(model).__name__}; {rule} trains a RecurrentNetwork of prograde.accelerated.modules"
             )
+        layer = model.recurrent
+        if (
+            not isinstance(layer, nn.RNN if model.cell == "elman" else nn.GRU)
+            or (layer.num_layers, layer.bidirectional, layer.batch_first, layer.bias) != (1, False, True, True)
+            or getattr(layer, "nonlinearity", "tanh") != "tanh"
+        ):
+            raise ValueError(f"layer 'recurrent': {layer}; {rule} trains the one that RecurrentNetwork makes")
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 raise ValueError(f"parameter '{name}': frozen (requires_grad is False); {rule} trains all of its model")

@@ -172,6 +172,7 @@ def wanted(
     lengths: Iterable[int],
     adding_lengths: Iterable[int],
     cells: Iterable[str],
+    rules: Iterable[str],
     seeds: Iterable[int],
     steps: int,
     data: str | None,
@@ -186,7 +187,7 @@ def wanted(
         for seed in seeds
         for problem in problems
         for kind in cells
-        for rule in RULES
+        for rule in rules
         if kind == "elman" or rule != "bptt-identity"
     ]
 
@@ -226,6 +227,7 @@ if __name__ == "__main__":
     parser.add_argument("--lengths", type=int, nargs="*", default=[10, 20, 30, 50, 100], help="of `order`")
     parser.add_argument("--adding-lengths", type=int, nargs="*", default=[10, 30, 50], help="of `adding`")
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--steps", type=int, default=3000, help="batches a run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
@@ -236,6 +238,7 @@ if __name__ == "__main__":
         arguments.lengths,
         arguments.adding_lengths,
         arguments.cells,
+        arguments.rules,
         arguments.seeds,
         arguments.steps,
         arguments.data,
