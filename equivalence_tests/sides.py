@@ -35,6 +35,9 @@ MODULES = (
     "direct_random_target_projection",
     "difference_target_propagation",
     "forward_forward",
+    "recurrent",
+    "backprop_through_time",
+    "recurrent_ftp",
 )
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "network", "convolution", "convolutional_network")

@@ -7,6 +7,7 @@ the order of the equations. Nothing here imports torch.
 from . import (
     activations,
     backprop,
+    backprop_through_time,
     convolution,
     convolutional_foton,
     convolutional_ftp,
@@ -22,11 +23,14 @@ from . import (
     network,
     orthogonality,
     pepita,
+    recurrent,
+    recurrent_ftp,
 )
 
 __all__ = [
     "activations",
     "backprop",
+    "backprop_through_time",
     "convolution",
     "convolutional_foton",
     "convolutional_ftp",
@@ -42,4 +46,6 @@ __all__ = [
     "network",
     "orthogonality",
     "pepita",
+    "recurrent",
+    "recurrent_ftp",
 ]

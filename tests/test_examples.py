@@ -60,6 +60,16 @@ def test_convolutions_experiment_has_a_row_for_every_rule(tmp_path: Path) -> Non
     assert all(float(row.split("|")[2].split("±")[0]) > 15 for row in rows), table
 
 
+def test_recurrent_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options = ["results", "--lengths", "10", "--adding-lengths", "4", "--cells", "elman", "--seeds", "0"]
+    first = run("experiments/recurrent.py", tmp_path, *options, "--steps", "500", "--data", "digits")
+    assert first.count("accuracy") == 15
+    assert re.search(r"elman, bptt \| \d+\.\d \(1 of 1 solved, (250|500) batches\)", first)
+    again = run("experiments/recurrent.py", tmp_path, *options, "--steps", "500", "--data", "digits")
+    assert again.count("accuracy") == 0
+    assert again.strip() == first[first.index("| order") :].strip()
+
+
 def test_examples_fit_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 70, path.name

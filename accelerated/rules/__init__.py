@@ -10,7 +10,8 @@ from .ftp import Ftp
 from .images import Conv2dBlock, ConvolutionalBlock
 from .orthogonality import Orthogonality
 from .pepita import Pepita
-from .rule import BlockUpdate, ConvolutionUpdate, Rule
+from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule, RecurrentUpdate
+from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
 
 RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
@@ -23,16 +24,18 @@ RULES: dict[str, type[Rule]] = {
     "dtp": DifferenceTargetPropagation,
     "forward-forward": ForwardForward,
 }
-"""The rules by the names that the command line uses."""
+"""The rules for chains of layers by the names that the command line uses."""
 
 __all__ = [
     "RULES",
     "Backprop",
+    "BackpropThroughTime",
     "Block",
     "BlockUpdate",
     "Conv2dBlock",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
+    "CreditAssignment",
     "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
     "DirectRandomTargetProjection",
@@ -42,5 +45,8 @@ __all__ = [
     "Ftp",
     "Orthogonality",
     "Pepita",
+    "RecurrentFtp",
+    "RecurrentRule",
+    "RecurrentUpdate",
     "Rule",
 ]

@@ -1,7 +1,7 @@
 """What all rules share: the face that a training loop talks to."""
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +71,62 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
         )
 
 
-class Rule(nn.Module):
-    """A learning rule around a model.
+class Update(Protocol):
+    """What an optimizer is to subtract from a part of a model, and that part's own batch-mean loss if it has one."""
+
+    @property
+    def loss(self) -> Tensor | None: ...
+
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each parameter, and what is to be subtracted from it."""
+
+
+class CreditAssignment(nn.Module):
+    """The face that a training loop talks to, whatever the model is made of.
 
         loss = rule.assign_credit(x, y)    # in place of loss.backward()
         optimizer.step()
         rule.constrain(optimizer)
 
-    The rule owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
-    `rule.state_dict()` to a checkpoint. `rule(x)` gives class scores, (batch, K).
+    It owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
+    `rule.state_dict()` to a checkpoint.
+    """
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[Update]:
+        """The updates of the model's parts in forward order; a part may be stepped before the next is asked for."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
+
+        The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
+        graph is left behind. Shapes and errors as for `stream`.
+        """
+        for parameter in self.parameters():
+            parameter.grad = None  # so that the new gradients take its memory
+        loss = torch.zeros((), device=x.device)
+        for update in self.stream(x, y):
+            for held, gradient in update.pairs:
+                held.grad = gradient
+            if update.loss is not None:
+                loss = loss + update.loss
+        return loss
+
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`.
+
+        The optimizer, where given, may tell the rule how to do it with less work; the weights are the same to rounding.
+        """
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""
+        raise NotImplementedError
+
+
+class Rule(CreditAssignment):
+    """A learning rule around a chain of layers. `rule(x)` gives class scores, (batch, K).
 
     Attributes: `model`; `blocks`, the dense local units in forward order, and `convolutions`, those that come before
     them in a model for images; `num_classes`, K; `generator`, which random draws come from (None: PyTorch's own).
@@ -101,33 +148,6 @@ class Rule(nn.Module):
 
         x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
         """
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
-
-        The loss is the batch mean at the output, or the sum of the blocks' own losses for a rule that has those. No
-        graph is left behind. Shapes and errors as for `stream`.
-        """
-        for parameter in self.parameters():
-            parameter.grad = None  # so that the new gradients take its memory
-        loss = torch.zeros((), device=x.device)
-        for update in self.stream(x, y):
-            for held, gradient in update.pairs:
-                held.grad = gradient
-            if update.loss is not None:
-                loss = loss + update.loss
-        return loss
-
-    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`.
-
-        The optimizer, where given, may tell the rule how to do it with less work; the weights are the same to rounding.
-        """
-
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""
         raise NotImplementedError
 
     def network(self) -> Network:

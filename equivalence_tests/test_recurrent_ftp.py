@@ -1,0 +1,288 @@
+"""Forward target propagation through time: twin against reference, and what follows from its equations."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.test_recurrent import (
+    EXACT,
+    KINDS,
+    Sequences,
+    Weights,
+    present,
+    random_weights,
+    recurrent,
+    sequences,
+    without_silent,
+)
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import ftp, orthogonality
+
+pytestmark = pytest.mark.smoke
+
+injections = st.sampled_from(["first", "every"])
+reductions = st.sampled_from(["sum", "mean"])
+projections = st.sampled_from(["identity", "tanh"])
+
+
+def feedback_for(case: Sequences, rng: np.random.Generator) -> Any:
+    outputs, n = case.weights.weight_out.shape
+    return ftp.random_feedback(n, outputs, rng)
+
+
+def updates(
+    side: Side,
+    weights: Any,
+    x: Any,
+    y: Any,
+    feedback: Any,
+    cell: str,
+    phi: str = "identity",
+    loss: str = "",
+    **options: Any,
+) -> Any:
+    gradient = side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
+    activation = side.activations.ACTIVATIONS[phi]
+    network = recurrent(side, cell, weights)
+    return side.recurrent_ftp.updates(network, feedback, x, y, gradient, activation, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    data=st.data(),
+    rng=seeds(),
+    phi=projections,
+    inject=injections,
+    reduction=reductions,
+    gain=st.sampled_from([0.3, 1.0]),
+    regression=st.booleans(),
+)
+def test_updates(
+    twin: Side,
+    compare: Comparison,
+    kind: str,
+    data: st.DataObject,
+    rng: np.random.Generator,
+    phi: str,
+    inject: str,
+    reduction: str,
+    gain: float,
+    regression: bool,
+):
+    case = data.draw(sequences(KINDS[kind]), label="case")
+    loss = "squared_error" if regression else ""
+
+    def ours(side: Side, *operands: Any) -> Any:
+        options: Any = {"gain": gain, "inject": inject, "reduction": reduction}
+        found = updates(side, *operands, cell=case.cell, phi=phi, loss=loss, **options)
+        return without_silent(found, case.length)
+
+    operands = (case.weights, case.x, case.targets if regression else case.labels, feedback_for(case, rng))
+    compare(twin, "recurrent_ftp.updates", ours, *operands, depth=4 * case.length)
+
+
+def parts(side: Side, cell: str, weights: Any, x: Any, y: Any, feedback: Any, inject: str = "first") -> Any:
+    """e, kappa's negative, and all h_t - tau_t."""
+    network = recurrent(side, cell, weights)
+    clean = side.recurrent.forward(network, x)
+    error = side.losses.cross_entropy_gradient(clean.outputs, y)
+    first = side.ftp.first_difference(feedback, -error, error)  # phi = identity: p = 0 will do
+    return error, first, side.recurrent_ftp.differences(network, clean, first, inject)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds(), inject=injections, reduction=reductions)
+def test_parts(
+    twin: Side,
+    compare: Comparison,
+    kind: str,
+    data: st.DataObject,
+    rng: np.random.Generator,
+    inject: str,
+    reduction: str,
+):
+    case = data.draw(sequences(KINDS[kind]), label="case")
+
+    def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        network = recurrent(side, case.cell, weights)
+        clean = side.recurrent.forward(network, x)
+        error = side.losses.cross_entropy_gradient(clean.outputs, y)
+        first = side.ftp.first_difference(feedback, -error, error, side.activations.tanh, 0.7)
+        module = side.recurrent_ftp
+        found = module.differences(network, clean, first, inject)
+        return found, module.update_factors(network, clean, first, inject, reduction)
+
+    compare(twin, "parts", ours, *case.operands, feedback_for(case, rng), depth=4 * case.length)
+
+
+@given(case=sequences(), rng=seeds(), phi=projections, inject=injections)
+def test_where_the_output_is_the_target_no_state_moves(
+    side: Side, case: Sequences, rng: np.random.Generator, phi: str, inject: str
+):
+    """p = y: both projections are one, and nothing is learnt."""
+    network = recurrent(side, case.cell, side.operands(case.weights))
+    x, feedback = side.operands((case.x, feedback_for(case, rng)))
+    y = side.recurrent.forward(network, x).outputs
+    options: Any = {"inject": inject}
+    found = side.recurrent_ftp.updates(
+        network, feedback, x, y, side.recurrent.residuals, side.activations.ACTIVATIONS[phi], **options
+    )
+    sizes = [rms(part) for part in present(side.results(found))]
+    assert max(sizes) <= 64 * case.length * side.eps, "a parameter moves"
+
+
+@given(case=sequences(("identity", "tanh"), lengths=(1,)), rng=seeds(), gain=st.sampled_from([0.5, 1.0]))
+def test_one_step_is_dense_ftp_and_direct_feedback_alignment(
+    side: Side, compare: Comparison, case: Sequences, rng: np.random.Generator, gain: float
+):
+    """With phi = identity, B_1 = gamma G, and the state's bias a part of the layer's."""
+    weights = case.weights._replace(bias_hh=None if case.weights.bias_hh is None else 0 * case.weights.bias_hh)
+
+    def dense(side: Side, weights: Any) -> Any:
+        biases = (weights.bias_ih, weights.bias_out)
+        return side.network(Dense((weights.weight_ih, weights.weight_out), biases, (case.cell, "identity")))
+
+    def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        found = updates(side, weights, x, y, feedback, case.cell, gain=gain)
+        return (found.weight_ih, found.weight_out), (found.bias_ih, found.bias_out)
+
+    def layered(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        return tuple(side.ftp.updates(dense(side, weights), feedback, x[:, 0], y, gain=gain))
+
+    def direct(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        matrices = (np.asarray(gain, feedback.dtype) * feedback,)
+        return tuple(side.direct_feedback_alignment.updates(dense(side, weights), matrices, x[:, 0], y))
+
+    operands = (weights, case.x, case.labels, feedback_for(case, rng))
+    compare(side, "dense FTP", ours, *operands, expected=layered, depth=3)
+    compare(side, "direct feedback alignment", ours, *operands, expected=direct, depth=3)
+
+
+def linear(rng: np.random.Generator, length: int = 6, n: int = 7, orthogonal: bool = False) -> Sequences:
+    weights = random_weights("identity", 3, n, 4, rng)
+    if orthogonal:
+        weights = weights._replace(weight_hh=orthogonality.orthogonal((n, n), rng))
+    x = rng.standard_normal((5, length, 3))
+    return Sequences("identity", weights, x, rng.integers(0, 4, 5), rng.standard_normal((5, 4)))
+
+
+@given(rng=seeds())
+def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: Side, rng: np.random.Generator):
+    """tau_t - h_t = W_h^(t-1) G (y - p); where every step is corrected, the sum of these up to t."""
+    case = linear(rng)
+    feedback = feedback_for(case, rng)
+    for inject in ("first", "every"):
+        operands = side.operands((*case.operands, feedback))
+        error, first, found = side.results(parts(side, "identity", *operands, inject=inject))
+        carried = -error @ feedback.T
+        assert rms(first + carried) <= EXACT * side.eps * rms(carried), "the correction is G (y - p)"
+        expected = carried
+        for t, difference in enumerate(found):
+            if t > 0:
+                carried = carried @ case.weights.weight_hh.T
+                expected = carried + (expected if inject == "every" else 0)
+            assert rms(difference + expected) <= EXACT * side.eps * rms(expected), f"step {t + 1}, {inject}"
+
+
+@given(rng=seeds())
+def test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop(side: Side, rng: np.random.Generator):
+    """<dLoss/dh_t, h_t - tau_t> = e^T W_o W_h^(T-1) G e of all steps: the sign of one tells whether all descend."""
+    case = linear(rng)
+    feedback = feedback_for(case, rng)
+    weights, x, labels, given_ = side.operands((*case.operands, feedback))
+    error, _, found = side.results(parts(side, "identity", weights, x, labels, given_))
+    gradients = backprop_gradients(side, weights, x, labels)
+    through = case.weights.weight_out @ np.linalg.matrix_power(case.weights.weight_hh, case.length - 1)
+    shared = np.sum(error * (error @ feedback.T @ through.T), axis=1)
+    for t, (gradient, difference) in enumerate(zip(gradients, found, strict=True)):
+        products = np.sum(gradient * difference, axis=1)
+        sizes = np.linalg.norm(gradient, axis=1) * np.linalg.norm(difference, axis=1)
+        assert np.all(np.abs(products - shared) <= EXACT * side.eps * sizes), f"inner product at step {t + 1}"
+
+
+def backprop_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
+    """dLoss/dh_t of all steps, for a linear cell."""
+    network = recurrent(side, "identity", weights)
+    clean = side.recurrent.forward(network, x)
+    error = side.losses.cross_entropy_gradient(clean.outputs, labels)
+    return side.results(side.backprop_through_time.state_gradients(network, clean, error)[0])
+
+
+@given(rng=seeds(), length=st.sampled_from([1, 2, 30]))
+def test_an_orthogonal_linear_cell_with_matching_feedback_gives_backprop(
+    side: Side, rng: np.random.Generator, length: int
+):
+    """G = (W_o W_h^(T-1))^T: each target is displaced by the gradient, through any number of steps."""
+    case = linear(rng, length, orthogonal=True)
+    power = np.linalg.matrix_power(case.weights.weight_hh, length - 1)
+    weights, x, labels, feedback = side.operands((*case.operands, (case.weights.weight_out @ power).T))
+    _, _, found = side.results(parts(side, "identity", weights, x, labels, feedback))
+    gradients = backprop_gradients(side, weights, x, labels)
+    bound = EXACT * length * side.eps * rms(gradients)
+    assert rms(found - gradients) <= bound, "the targets' differences are backpropagation's gradients"
+    ours = side.results(updates(side, weights, x, labels, feedback, "identity"))
+    theirs = side.results(side.backprop_through_time.updates(recurrent(side, "identity", weights), x, labels))
+    for name, a, b in zip(Weights._fields, ours, theirs, strict=True):
+        assert rms(a - b) <= EXACT * length * side.eps * max(rms(b), rms(gradients)), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds(), inject=injections)
+def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, inject: str):
+    """The slope of sum_t 1/2 |h_t - tau_t|^2, tau_t and h_(t-1) held fixed, along any direction of the parameters."""
+    case = data.draw(sequences(KINDS[kind], lengths=(2, 7)), label="case")
+    from prograde.equivalence_tests.sides import ReferenceSide
+
+    side = ReferenceSide()
+    feedback = feedback_for(case, rng)
+    network = recurrent(side, case.cell, case.weights)
+    clean = side.recurrent.forward(network, case.x)
+    _, _, found = parts(side, case.cell, *case.operands, feedback, inject=inject)
+    targets = clean.states[1:] - found
+    names = [name for name in Weights._fields[:4] if getattr(case.weights, name) is not None]
+    direction = {name: rng.standard_normal(getattr(case.weights, name).shape) for name in names}
+
+    def loss(step: float) -> float:
+        w = case.weights._replace(**{k: getattr(case.weights, k) + step * d for k, d in direction.items()})
+        total = 0.0
+        for t, target in enumerate(targets):
+            p, q = case.x[:, t] @ w.weight_ih.T, clean.states[t] @ w.weight_hh.T
+            if w.bias_ih is not None:
+                p, q = p + w.bias_ih, q + w.bias_hh
+            total += 0.5 * np.sum((network.cell.value(p, q, clean.states[t]) - target) ** 2)
+        return total / len(case.x)
+
+    ours = updates(side, *case.operands, feedback, case.cell, inject=inject)
+    expected = sum(np.sum(getattr(ours, name) * d) for name, d in direction.items())
+    size = 1e-6
+    assert (loss(size) - loss(-size)) / (2 * size) == pytest.approx(expected, rel=1e-5, abs=1e-7), "local slope"
+
+
+@given(case=sequences(lengths=(7,)), rng=seeds(), inject=injections)
+def test_the_mean_over_steps_is_the_sum_by_their_number(
+    side: Side, case: Sequences, rng: np.random.Generator, inject: str
+):
+    """The output's update is neither."""
+    operands = side.operands((*case.operands, feedback_for(case, rng)))
+    whole, mean = (
+        side.results(updates(side, *operands, case.cell, inject=inject, reduction=reduction))
+        for reduction in ("sum", "mean")
+    )
+    for name, a, b in zip(Weights._fields, whole, mean, strict=True):
+        if a is not None:
+            share = 1 if name in ("weight_out", "bias_out") else case.length
+            assert rms(a - share * b) <= 64 * side.eps * rms(a), name
+
+
+def test_unknown_options_are_refused(side: Side):
+    case = linear(np.random.default_rng(0))
+    operands = side.operands((*case.operands, np.ones((7, 4))))
+    with pytest.raises(ValueError, match="inject: 'last', expected 'first' or 'every'"):
+        updates(side, *operands, "identity", inject="last")
+    with pytest.raises(ValueError, match="reduction: 'max', expected 'sum' or 'mean'"):
+        updates(side, *operands, "identity", reduction="max")

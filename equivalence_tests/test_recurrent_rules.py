@@ -1,0 +1,287 @@
+"""Through the front door: what rules put into `.grad` of nn.RNN and nn.GRU is the reference's update."""
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.accelerated.modules import RecurrentNetwork
+from prograde.accelerated.rules import BackpropThroughTime, RecurrentFtp, RecurrentRule
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.test_recurrent import (
+    KINDS,
+    LIBRARY,
+    Sequences,
+    Weights,
+    recurrent,
+    sequences,
+    without_silent,
+)
+from prograde.equivalence_tests.tolerance import Comparison
+from prograde.reference import ftp
+
+pytestmark = pytest.mark.smoke
+losses = st.sampled_from(["cross_entropy", "squared_error"])
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def with_biases(case: Sequences) -> Sequences:
+    """The model has biases, always."""
+    rows, outputs = len(case.weights.weight_ih), len(case.weights.weight_out)
+    offsets = [np.linspace(-0.3, 0.4, size) for size in (rows, rows, outputs)]
+    return case._replace(
+        weights=case.weights._replace(bias_ih=offsets[0], bias_hh=offsets[1][::-1].copy(), bias_out=offsets[2])
+    )
+
+
+def model_of(cell: str, weights: Any) -> RecurrentNetwork:
+    """The operands (tensors) as a model."""
+    n_in, n, outputs = weights.weight_ih.shape[1], weights.weight_hh.shape[1], len(weights.weight_out)
+    like = {"device": weights.weight_ih.device, "dtype": weights.weight_ih.dtype}
+    model = RecurrentNetwork(n_in, n, outputs, "gru" if cell == "gru" else "elman", **like)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(value)
+    return model
+
+
+def gradients(rule: RecurrentRule) -> Any:
+    """What the rule left in .grad, shaped like the reference's updates."""
+    from prograde.reference.recurrent import RecurrentUpdates
+
+    found = [p.grad for p in rule.model.parameters()]
+    assert not any(grad.requires_grad for grad in found)
+    return RecurrentUpdates(*found)
+
+
+def output_gradient(side: Side, loss: str) -> Any:
+    return side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    data=st.data(),
+    rng=seeds(),
+    loss=losses,
+    inject=st.sampled_from(["first", "every"]),
+    reduction=st.sampled_from(["sum", "mean"]),
+)
+def test_recurrent_ftp(
+    twin: TwinSide,
+    compare: Comparison,
+    kind: str,
+    data: st.DataObject,
+    rng: np.random.Generator,
+    loss: str,
+    inject: Any,
+    reduction: Any,
+):
+    case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
+    feedback = ftp.random_feedback(case.weights.weight_hh.shape[1], len(case.weights.weight_out), rng)
+    options: dict[str, Any] = {"gain": 0.7, "inject": inject, "reduction": reduction}
+
+    def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            network, phi = recurrent(side, case.cell, weights), side.activations.tanh
+            found = side.recurrent_ftp.updates(network, feedback, x, y, output_gradient(side, loss), phi, **options)
+        else:
+            rule = RecurrentFtp(model_of(case.cell, weights), loss=loss, **options)
+            rule.feedback.copy_(feedback)
+            rule.assign_credit(x, y)
+            found = gradients(rule)
+        return without_silent(found, case.length)
+
+    y = case.targets if loss == "squared_error" else case.labels
+    compare(twin, "RecurrentFtp", ours, case.weights, case.x, y, feedback, depth=4 * case.length)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), loss=losses, truncation=st.sampled_from([None, 1, 2, 5, 9]))
+def test_backprop_through_time(
+    twin: TwinSide, compare: Comparison, kind: str, data: st.DataObject, loss: str, truncation: int | None
+):
+    case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
+
+    def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            network = recurrent(side, case.cell, weights)
+            module = side.backprop_through_time
+            found = module.updates(network, x, y, output_gradient(side, loss), truncation)
+        else:
+            rule = BackpropThroughTime(model_of(case.cell, weights), loss=loss, truncation=truncation)
+            rule.assign_credit(x, y)
+            found = gradients(rule)
+        return without_silent(found, case.length)
+
+    y = case.targets if loss == "squared_error" else case.labels
+    compare(twin, "BackpropThroughTime", ours, case.weights, case.x, y, depth=4 * case.length)
+
+
+RULES = {"ftp": RecurrentFtp, "bptt": BackpropThroughTime}
+
+
+def example(cell: Any = "elman", loss: str = "cross_entropy") -> tuple[RecurrentNetwork, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    model = RecurrentNetwork(4, 6, 3, cell, dtype=torch.float64)
+    x = torch.randn(5, 8, 4, dtype=torch.float64)
+    return model, x, torch.randn(5, 3).double() if loss == "squared_error" else torch.randint(0, 3, (5,))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("name", RULES)
+def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
+    """A scalar without a graph, the batch mean at the output."""
+    model, x, y = example(cell, loss)
+    rule = RULES[name](model, loss=loss)
+    found, whole = rule.assign_credit(x, y), rule.objective(x, y)
+    assert not found.requires_grad
+    assert whole.requires_grad
+    assert found.item() == pytest.approx(whole.item(), rel=1e-12)
+    if loss == "squared_error":
+        assert whole.item() == pytest.approx(0.5 * ((rule(x) - y) ** 2).sum(dim=1).mean().item(), rel=1e-12)
+    else:
+        assert whole.item() == pytest.approx(torch.nn.functional.cross_entropy(rule(x), y).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_stepping_while_streaming_changes_nothing(name: str):
+    """Each part is overwritten before the next update is asked for."""
+    model, x, y = example()
+    rule = RULES[name](model, generator=torch.Generator().manual_seed(1))
+    other = copy.deepcopy(rule)
+    whole = [[update.clone() for update in part.updates] for part in rule.stream(x, y)]
+    for expected, part in zip(whole, other.stream(x, y), strict=True):
+        for a, b in zip(expected, part.updates, strict=True):
+            assert torch.equal(a, b), part.name
+        with torch.no_grad():
+            for parameter in part.parameters:
+                parameter.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_assign_credit_forgets_the_last_step(name: str):
+    model, x, y = example()
+    rule = RULES[name](model)
+    rule.assign_credit(x, y)
+    fresh = [p.grad.clone() for p in rule.parameters()]
+    for p in rule.parameters():
+        p.grad = torch.ones_like(p)
+    rule.assign_credit(x, y)
+    for p, expected in zip(rule.parameters(), fresh, strict=True):
+        assert torch.equal(p.grad, expected), "stale gradient"
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru"])
+def test_a_state_is_saved_whole(cell: Any):
+    """The feedback is in it; copies and pickles learn alike."""
+    model, x, y = example(cell)
+    rule = RecurrentFtp(model)
+    other = RecurrentFtp(example(cell)[0], generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(rule.feedback, other.feedback)
+    other.load_state_dict(rule.state_dict())
+    for copied in (other, pickle.loads(pickle.dumps(rule))):
+        copied.assign_credit(x, y)
+        rule.assign_credit(x, y)
+        for a, b in zip(rule.parameters(), copied.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("module", ["backprop_through_time", "recurrent_ftp"])
+def test_twins_compile_without_a_graph_break(module: str, cell: str, twin64: TwinSide):
+    model, x, y = example(cell)
+    network = RecurrentFtp(model).network()
+    extra = (torch.ones(6, 3, dtype=torch.float64),) if module == "recurrent_ftp" else ()
+    updates = getattr(twin64, module).updates
+    compiled = torch.compile(updates, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        found, eager = compiled(network, *extra, x, y), updates(network, *extra, x, y)
+    for name, a, b in zip(Weights._fields, found, eager, strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_elmans_state_matrix_starts_orthogonal():
+    weight = RecurrentNetwork(3, 40, 2).recurrent.weight_hh_l0
+    assert torch.allclose(weight @ weight.T, torch.eye(40), atol=1e-5)
+
+
+def test_the_model_is_what_it_says():
+    """Its output is the linear map of the last state."""
+    model, x, _ = example("gru")
+    states, last = model.recurrent(x)
+    assert torch.equal(model(x), model.output(states[:, -1]))
+    assert torch.equal(last[0], states[:, -1])
+
+
+def test_options_that_make_no_sense_are_refused():
+    for options, message in (
+        ({"phi": "sine"}, "phi: 'sine', expected one of identity"),
+        ({"gain": 0.0}, "gain: 0.0, expected a positive number"),
+        ({"inject": "last"}, "inject: 'last', expected 'first' or 'every'"),
+        ({"reduction": "max"}, "reduction: 'max', expected 'sum' or 'mean'"),
+        ({"loss": "hinge"}, "loss: 'hinge', expected 'cross_entropy' or 'squared_error'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RecurrentFtp(example()[0], **options)  # type: ignore[arg-type]
+    for truncation in (0, 2.5):
+        with pytest.raises(ValueError, match=f"truncation: {truncation}, expected at least one step"):
+            BackpropThroughTime(example()[0], truncation=truncation)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cell: 'lstm', expected 'elman' or 'gru'"):
+        RecurrentNetwork(3, 4, 2, "lstm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="hidden_size: 0, expected a positive integer"):
+        RecurrentNetwork(3, 0, 2)
+
+
+def test_models_that_are_not_trained_are_refused():
+    frozen, broken, stacked, rectified = (example()[0] for _ in range(4))
+    stacked.recurrent = torch.nn.RNN(4, 6, num_layers=2, batch_first=True, dtype=torch.float64)
+    rectified.recurrent = torch.nn.RNN(4, 6, nonlinearity="relu", batch_first=True, dtype=torch.float64)
+    frozen.output.weight.requires_grad_(False)
+    torch.nn.init.constant_(broken.output.bias, float("nan"))
+    for model, message in (
+        (torch.nn.Linear(3, 2), "model: a Linear; BackpropThroughTime trains a RecurrentNetwork"),
+        (frozen, r"parameter 'output.weight': frozen \(requires_grad is False\)"),
+        (stacked, r"layer 'recurrent': RNN\(4, 6, num_layers=2, .*BackpropThroughTime trains the one that"),
+        (rectified, r"layer 'recurrent': RNN\(4, 6, .*BackpropThroughTime trains the one that"),
+        (broken, "parameter 'output.bias': not all finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BackpropThroughTime(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_data_that_does_not_fit_is_refused(name: str):
+    model, x, y = example()
+    rule = RULES[name](model)
+    for wrong_x, wrong_y, message in (
+        (x[0], y, r"x: shape \(8, 4\), expected \(batch, steps, 4\)"),
+        (x[:, :0], y, r"x: shape \(5, 0, 4\), expected \(batch, steps, 4\), at least one"),
+        (x[:, :, :3], y, r"x: shape \(5, 8, 3\), expected \(batch, steps, 4\)"),
+        (x.float(), y, "x: dtype torch.float32, expected torch.float64"),
+        (x, y[:4], r"y: torch.int64 of shape \(4,\), expected torch.int64 of shape \(5,\)"),
+        (x, y.double(), r"y: torch.float64 of shape \(5,\), expected torch.int64"),
+        (x, y + 3, r"y: labels \d..\d, expected 0..2"),
+        (x.numpy(), y, "x: a ndarray, expected a torch.Tensor"),
+        (x, y.numpy(), "y: a ndarray, expected a torch.Tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rule.assign_credit(wrong_x, wrong_y)
+    regression = RULES[name](model, loss="squared_error")
+    with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(5,\), expected torch.float64 of shape \(5, 3\)"):
+        regression.assign_credit(x, y)
+    if name == "ftp":
+        model.float()
+        with pytest.raises(ValueError, match=r"feedback: torch.float64 .*convert or move the rule"):
+            rule.assign_credit(x.float(), y)
