@@ -15,7 +15,15 @@ from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
-__all__ = ["FeedbackLaw", "differences", "first_difference", "random_feedback", "update_factors", "updates"]
+__all__ = [
+    "FeedbackLaw",
+    "differences",
+    "first_difference",
+    "local_factors",
+    "random_feedback",
+    "update_factors",
+    "updates",
+]
 
 FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
 """How G is drawn; its entries have the same mean square under each."""
@@ -71,6 +79,19 @@ def differences(
         yield difference
 
 
+def local_factors(
+    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first. `found` are the `differences`."""
+    if inject == 0:
+        next(found)
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
+        mask = masks[layer] if masks is not None else None
+        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    yield error, clean.inputs[-1]
+
+
 def update_factors(
     network: Network,
     clean: ForwardPass,
@@ -86,13 +107,7 @@ def update_factors(
     if not 0 <= inject < len(network.weights):
         raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
     found = differences(network, clean, first, masks, inject)
-    if inject == 0:
-        next(found)
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
-    yield error, clean.inputs[-1]
+    yield from local_factors(network, clean, error, found, masks, inject)
 
 
 def updates(

@@ -33,6 +33,7 @@ MODULES = (
     "direct_random_target_projection",
     "difference_target_propagation",
     "forward_forward",
+    "hardware",
 )
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "network", "convolution")

@@ -42,7 +42,15 @@ from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
-__all__ = ["FeedbackLaw", "differences", "first_difference", "random_feedback", "update_factors", "updates"]
+__all__ = [
+    "FeedbackLaw",
+    "differences",
+    "first_difference",
+    "local_factors",
+    "random_feedback",
+    "update_factors",
+    "updates",
+]
 
 FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
 """How G is drawn; its entries have the same mean square under each."""
@@ -88,6 +96,22 @@ def differences(
         yield clean.inputs[layer + 1] - target
 
 
+def local_factors(
+    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+
+    `found` are the `differences`.
+    """
+    if inject == 0:
+        next(found)  # the input has a target, and nothing to be trained
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        difference = next(found) if layer >= inject - 1 else np.zeros_like(a)
+        mask = masks[layer] if masks is not None else None
+        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    yield error, clean.inputs[-1]
+
+
 def update_factors(
     network: Network,
     clean: ForwardPass,
@@ -103,13 +127,7 @@ def update_factors(
     if not 0 <= inject < len(network.weights):
         raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
     found = differences(network, clean, first, masks, inject)
-    if inject == 0:
-        next(found)  # the input has a target, and nothing to be trained
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else np.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
-    yield error, clean.inputs[-1]
+    yield from local_factors(network, clean, error, found, masks, inject)
 
 
 def updates(

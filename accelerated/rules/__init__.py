@@ -7,6 +7,7 @@ from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProje
 from .forward_forward import ForwardForward
 from .foton import Foton
 from .ftp import Ftp
+from .hardware import Hardware
 from .orthogonality import Orthogonality
 from .pepita import Pepita
 from .rule import BlockUpdate, ConvolutionUpdate, Rule
@@ -38,6 +39,7 @@ __all__ = [
     "ForwardForward",
     "Foton",
     "Ftp",
+    "Hardware",
     "Orthogonality",
     "Pepita",
     "Rule",
