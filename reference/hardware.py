@@ -24,9 +24,9 @@ biases included. (1) is the usual symmetric uniform quantiser. (2), (3) and the 
 D is that of a whole tensor: one for a matrix, one for a batch of vectors, one for the batch of their products. The
 largest number is then a level, and there is nothing to clip; a tensor of zeros has no D and stays as it is. Biases are
 added behind the ADC, and are not quantised. Weights are kept in full and quantised when they are read, so that small
-updates add up; where levels alone are stored, an update of less than half a D would be lost. A transposed product, which backpropagation asks for, goes through the
-same crossbar from its other side: `weight.T` takes the place of `weight`. Noise is drawn apart from what it is added
-to, so that the functions have no randomness of their own.
+updates add up; where levels alone are stored, those of less than half a D would be lost. A transposed product, which
+backpropagation asks for, goes through the same crossbar from its other side: `weight.T` takes the place of `weight`.
+Noise is drawn apart from what it is added to, so that the functions have no randomness of their own.
 """
 
 from typing import NamedTuple
