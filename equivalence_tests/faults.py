@@ -513,7 +513,7 @@ FAULTS = [
     Fault("results not converted", "accelerated.hardware",
           "return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)",
           "return driven @ read(crossbar, weight, noise).T",
-          "test_hardware.py::test_product", "product[3]"),
+          "test_hardware.py::test_each_operand_has_a_converter_of_its_own", "its result"),
     Fault("noise shared by all reads", "accelerated.rules.hardware",
           "random_noise(tuple(weight.shape), self.generator,",
           "random_noise(tuple(weight.shape), torch.Generator().manual_seed(0),",
