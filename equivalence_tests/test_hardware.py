@@ -555,7 +555,7 @@ def test_biases_are_added_behind_the_converters(ours: TwinSide):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide, twin64: TwinSide):
+def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide):
     """Biases too, each by its own largest entry; what is not trained, and what is no parameter, is not written to."""
     chip = Hardware(make(name, example()[0]), programming_noise=0.1, weight_range=0.15)
     _, x, y = example()
