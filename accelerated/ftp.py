@@ -20,6 +20,7 @@ __all__ = [
     "FeedbackLaw",
     "differences",
     "first_difference",
+    "local_factors",
     "low_rank_feedback",
     "project",
     "random_feedback",
@@ -113,6 +114,19 @@ def differences(
         yield difference
 
 
+def local_factors(
+    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first. `found` are the `differences`."""
+    if inject == 0:
+        next(found)
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
+        mask = masks[layer] if masks is not None else None
+        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    yield error, clean.inputs[-1]
+
+
 def update_factors(
     network: Network,
     clean: ForwardPass,
@@ -128,13 +142,7 @@ def update_factors(
     if not 0 <= inject < len(network.weights):
         raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
     found = differences(network, clean, first, masks, inject)
-    if inject == 0:
-        next(found)
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
-    yield error, clean.inputs[-1]
+    yield from local_factors(network, clean, error, found, masks, inject)
 
 
 def updates(

@@ -38,6 +38,7 @@ MODULES = (
     "recurrent",
     "backprop_through_time",
     "recurrent_ftp",
+    "hardware",
 )
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "network", "convolution", "convolutional_network")

@@ -47,6 +47,7 @@ __all__ = [
     "FeedbackLaw",
     "differences",
     "first_difference",
+    "local_factors",
     "low_rank_feedback",
     "project",
     "random_feedback",
@@ -122,6 +123,22 @@ def differences(
         yield clean.inputs[layer + 1] - target
 
 
+def local_factors(
+    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+
+    `found` are the `differences`.
+    """
+    if inject == 0:
+        next(found)  # the input has a target, and nothing to be trained
+    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
+        difference = next(found) if layer >= inject - 1 else np.zeros_like(a)
+        mask = masks[layer] if masks is not None else None
+        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    yield error, clean.inputs[-1]
+
+
 def update_factors(
     network: Network,
     clean: ForwardPass,
@@ -137,13 +154,7 @@ def update_factors(
     if not 0 <= inject < len(network.weights):
         raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
     found = differences(network, clean, first, masks, inject)
-    if inject == 0:
-        next(found)  # the input has a target, and nothing to be trained
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else np.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
-    yield error, clean.inputs[-1]
+    yield from local_factors(network, clean, error, found, masks, inject)
 
 
 def updates(

@@ -70,6 +70,19 @@ def test_recurrent_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> No
     assert again.strip() == first[first.index("| order") :].strip()
 
 
+def test_hardware_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options = ["digits", "results", "--epochs", "1", "--seeds", "0", "--hidden", "16", "12"]
+    first = run("experiments/hardware.py", tmp_path, *options)
+    assert first.count("data digits") == 5 * 14
+    log = tmp_path / "results" / "hardware.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
+    again = run("experiments/hardware.py", tmp_path, *options)
+    assert again.count("data digits") == 1
+    assert again.partition("| bits")[2] == first.partition("| bits")[2]
+    assert (tmp_path / "results" / "hardware.png").stat().st_size > 10_000
+
+
 def test_examples_fit_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 70, path.name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from prograde.accelerated.rules import Rule
+from prograde.accelerated.rules import Hardware, Rule
 from prograde.accelerated.training import (
     METHODS,
     CheckpointError,
@@ -97,6 +97,22 @@ def test_resuming_is_exact(method: str, digits: Dataset, tmp_path: Path) -> None
     assert len(checkpoint.load(path)["history"]) == 2
     assert_same(whole, trained(method, digits, resume=path, checkpoint=path))
     assert_same(whole, trained(method, digits, resume=path))  # of a finished training: only the test is repeated
+
+
+def test_resuming_on_noisy_hardware_is_exact(digits: Dataset, tmp_path: Path) -> None:
+    """The rule's generator, which the checkpoint has the state of, is where all noise comes from."""
+    path = tmp_path / "checkpoint"
+
+    def train(**files: Any) -> tuple[Rule, History]:
+        rule = build("ftp", digits, recipe("ftp"), seed=0)
+        chip = Hardware(rule, bits=6, read_noise=0.02, programming_noise=1e-3, weight_range=1.0)
+        return chip, fit(chip, digits, recipe("ftp"), **files)
+
+    whole = train()
+    assert whole[1].best.validation_accuracy > 0.5
+    with pytest.raises(Interrupted):
+        train(checkpoint=path, on_epoch=stop_after(2))
+    assert_same(whole, train(resume=path))
 
 
 def test_another_trainings_checkpoint_is_refused(digits: Dataset, tmp_path: Path) -> None:

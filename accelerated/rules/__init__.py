@@ -7,6 +7,7 @@ from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProje
 from .forward_forward import ForwardForward
 from .foton import Foton
 from .ftp import Ftp
+from .hardware import Hardware
 from .images import Conv2dBlock, ConvolutionalBlock
 from .orthogonality import Orthogonality
 from .pepita import Pepita
@@ -43,6 +44,7 @@ __all__ = [
     "ForwardForward",
     "Foton",
     "Ftp",
+    "Hardware",
     "Orthogonality",
     "Pepita",
     "RecurrentFtp",

@@ -10,11 +10,20 @@ from ..activations import ACTIVATIONS, Activation
 from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..convolutional_network import forward as image_forward
 from ..convolutional_network import layer_update as kernel_layer_update
-from ..ftp import Feedback, FeedbackLaw, first_difference, low_rank_feedback, random_feedback, update_factors
+from ..ftp import (
+    Feedback,
+    FeedbackLaw,
+    differences,
+    first_difference,
+    local_factors,
+    low_rank_feedback,
+    random_feedback,
+)
 from ..losses import one_hot
 from ..network import forward, layer_update
 from .images import Conv2dBlock
 from .rule import BlockUpdate, OutputErrorRule, check_place
+from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
 
 class Ftp(OutputErrorRule):
@@ -24,7 +33,8 @@ class Ftp(OutputErrorRule):
     once, (n_j, K), by `law` and `scale`, and held as a buffer. `phi` is the name of the activation that projections go
     through; None takes tanh where the model has tanh and the identity elsewhere (ReLU on G leaves tanh layers
     untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
-    one and 0 for the input; layers before it are not trained.
+    one and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
+    the layers, in place of their differences to the activations: equal but for rounding, as on `Hardware`.
 
     Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
     `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it
@@ -45,6 +55,7 @@ class Ftp(OutputErrorRule):
         scale: float = 0.5,
         law: FeedbackLaw = "uniform",
         inject: int = 1,
+        second_pass: SecondPass = "difference",
         image_size: tuple[int, int] | None = None,
         rank: int | None = None,
         by_channel: bool = False,
@@ -64,6 +75,10 @@ class Ftp(OutputErrorRule):
         self.phi: Activation = ACTIVATIONS[phi]
         self.gain, self.scale, self.inject, self.rank, self.by_channel = gain, scale, inject, rank, by_channel
         self.law: FeedbackLaw = law
+        self.second_pass: SecondPass = second_pass
+        check_second_pass(second_pass)
+        if self.convolutions and second_pass == "full":
+            raise ValueError("second_pass: 'full', expected 'difference' in a model for images")
         self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
@@ -127,8 +142,8 @@ class Ftp(OutputErrorRule):
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
         if self.convolutions and tuple(x.shape[2:]) != self.image_size:
-            found, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
-            raise ValueError(f"x: images of {found}, expected {expected}, the image_size")
+            came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
+            raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
         feedback = self._feedback(x)
         if self.convolutions:
             yield from self._stream_images(x, y, feedback)
@@ -136,8 +151,11 @@ class Ftp(OutputErrorRule):
         network, masks = self.network(), self.masks(x)
         clean = forward(network, x, masks)
         error = self.output_gradient(clean.scores, y)
-        first = first_difference(feedback, self._targets(x, y), error, self.phi, self.gain)
-        factors = update_factors(network, clean, error, first, masks, self.inject)
+        full = self.second_pass == "full"
+        difference = full_first_difference if full else first_difference
+        first = difference(feedback, self._targets(x, y), error, self.phi, self.gain)
+        found = (full_differences if full else differences)(network, clean, first, masks, self.inject)
+        factors = local_factors(network, clean, error, found, masks, self.inject)
         for block, (delta, z) in zip(self.blocks, factors, strict=True):
             loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
             yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)

@@ -1,0 +1,180 @@
+"""Any rule on low precision and noisy hardware."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..hardware import Crossbar, product, programmed, random_noise
+from .rule import BlockUpdate, ConvolutionUpdate, Rule
+
+aten = torch.ops.aten
+
+
+class Hardware(Rule):
+    """A rule whose products with weights run on crossbars, see `prograde.reference.hardware`; it has the rule's face.
+
+        rule = Hardware(Ftp(model, second_pass="full"), bits=6, read_noise=0.01)
+
+    On crossbars are all matrices of the rule, the weights and its fixed feedback alike (G, F, B_l, learned inverses):
+    every product with one of them, forward or transposed, sees it quantised to `weight_bits`, with noise of its own of
+    `read_noise` times the largest weight; what drives it has `activation_bits`, its result `product_bits`. `bits`
+    stands for all three where they are not given, None for no quantisation. `constrain` writes what the optimizer left:
+    noise of `programming_noise` times the largest weight, for biases too, within -`weight_range`..`weight_range`;
+    parameters without a gradient are not written to, nor fixed feedback. With none of this, results are the bare
+    rule's, bit for bit.
+
+    Digital and exact are products without a matrix of the rule (those that make up the updates), columns that are
+    looked up (Forward-Forward's label), and all that is no product. Of two matrices multiplied with one another, as in
+    FOTON's error projection, the second is the crossbar and the first drives it. A part of a matrix is quantised as a
+    matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate).
+
+    `rule(x)` gives the scores of the hardware, with noise; `objective` is the exact one. Foton and Backprop with
+    `orthogonal` restore orthogonality before the weights are written, whose noise is not undone. Noise comes from the
+    rule's generator, which `generator` replaces where given. Convolutions are refused.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        bits: int | None = None,
+        weight_bits: int | None = None,
+        activation_bits: int | None = None,
+        product_bits: int | None = None,
+        read_noise: float = 0.0,
+        programming_noise: float = 0.0,
+        weight_range: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if isinstance(rule, Hardware) or not isinstance(rule, Rule):
+            raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
+        if rule.convolutions:
+            raise ValueError(
+                f"layer '{rule.convolutions[0].name}': a convolution; Hardware has crossbars for Linear alone"
+            )
+        given = {"bits": bits, "weight_bits": weight_bits, "activation_bits": activation_bits}
+        for name, found in {**given, "product_bits": product_bits}.items():
+            if found is not None and (type(found) is not int or found < 2):
+                raise ValueError(f"{name}: {found!r}, expected an integer of 2 or more, or None")
+        for name, value in {"read_noise": read_noise, "programming_noise": programming_noise}.items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: {value}, expected 0 or a positive number")
+        if weight_range is not None and not 0 < weight_range < float("inf"):
+            raise ValueError(f"weight_range: {weight_range}, expected a positive number or None")
+        nn.Module.__init__(self)
+        self.rule = rule
+        self.__dict__["model"] = rule.model  # not as a module: it is one of the rule's
+        self.convolutions, self.blocks, self.num_classes = [], rule.blocks, rule.num_classes
+        self.crossbar = Crossbar(
+            bits if weight_bits is None else weight_bits,
+            bits if activation_bits is None else activation_bits,
+            bits if product_bits is None else product_bits,
+            read_noise,
+        )
+        self.programming_noise = programming_noise
+        self.weight_range = weight_range
+        if generator is not None:
+            self.generator = generator
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The rule's own."""
+        return self.rule.generator
+
+    @generator.setter
+    def generator(self, generator: torch.Generator | None) -> None:
+        self.rule.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._crossbars():
+            scores: Tensor = self.rule(x)
+        return scores
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        updates = self.rule.stream(x, y)
+        while True:
+            with self._crossbars():  # not around the yield: what is done with an update is no business of theirs
+                update = next(updates, None)
+            if update is None:
+                return
+            yield update
+
+    @torch.no_grad()
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.rule.constrain(optimizer)
+        if not self.programming_noise and self.weight_range is None:
+            return
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                noise = self._noise(parameter) if self.programming_noise else None
+                parameter.copy_(programmed(parameter, noise, self.programming_noise, self.weight_range))
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.rule.objective(x, y)
+
+    def _noise(self, weight: Tensor) -> Tensor:
+        return random_noise(tuple(weight.shape), self.generator, device=weight.device, dtype=weight.dtype)
+
+    def _crossbars(self) -> AbstractContextManager[object]:
+        if self.crossbar == Crossbar():
+            return nullcontext()
+        return _Crossbars(self, [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1])
+
+
+class _Crossbars(TorchDispatchMode):
+    """Inside, products with one of the matrices, or with a view of one, are the hardware's.
+
+    Those of a backward pass too: autograd's own products are dispatched as any others are.
+    """
+
+    def __init__(self, hardware: Hardware, matrices: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.hardware = hardware
+        self.storages = {matrix.untyped_storage().data_ptr() for matrix in matrices}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in COMPOSED:  # as torch.inference_mode dispatches them
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        if func is aten.mm.default and any(map(self.holds, args)):
+            return self.multiply(*args)
+        if func is aten.addmm.default and any(map(self.holds, args[1:])) and not kwargs:
+            return args[0] + self.multiply(*args[1:])
+        if func in PRODUCTS and any(map(self.holds, args)):
+            raise NotImplementedError(f"{func}: Hardware knows no such product with a matrix of its rule")
+        return func(*args, **(kwargs or {}))
+
+    def holds(self, operand: Any) -> bool:
+        """Whether the operand is one of the matrices, or a view of one."""
+        is_matrix = isinstance(operand, Tensor) and operand.dim() > 1
+        return is_matrix and operand.untyped_storage().data_ptr() in self.storages
+
+    def multiply(self, left: Tensor, right: Tensor) -> Tensor:
+        """left @ right, one of which stands on a crossbar: the second, if both are matrices of the rule."""
+        if self.holds(right):
+            return self.drive(left, right.T)
+        return self.drive(right.T, left).T
+
+    def drive(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x @ weight.T by the crossbar."""
+        crossbar = self.hardware.crossbar
+        noise = self.hardware._noise(weight) if crossbar.read_noise else None
+        return product(crossbar, x, weight, noise)
+
+
+COMPOSED = {aten.linear.default, aten.matmul.default}
+PRODUCTS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.mv.default,
+    aten.addmv.default,
+    aten._addmm_activation.default,
+    aten.convolution.default,
+}
+"""Those that could have a matrix of a rule in them."""

@@ -1,0 +1,64 @@
+"""Second passes that are run in full and subtracted from the first, as hardware would.
+
+The twins carry the difference h_l - h~_l through the layers instead, which is equal in exact arithmetic. It is not
+where products are rounded: a difference would be rounded at its own scale, of which an algorithm of two passes knows
+nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from ..activations import Activation
+from ..ftp import Feedback, project
+from ..network import ForwardPass, Masks, Network, affine, forward
+
+SecondPass: TypeAlias = Literal["difference", "full"]
+"""How the second pass is run."""
+
+
+def check_second_pass(second_pass: str) -> None:
+    """Raises ValueError for any other."""
+    if second_pass not in get_args(SecondPass):
+        raise ValueError(f"second_pass: {second_pass!r}, expected 'difference' or 'full'")
+
+
+def full_first_difference(feedback: Feedback, targets: Tensor, error: Tensor, phi: Activation, gain: float) -> Tensor:
+    """`ftp.first_difference` by one product with the outputs and one with the targets: (batch, n_j)."""
+    outputs = targets + error
+    return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
+
+
+def full_differences(
+    network: Network, clean: ForwardPass, first: Tensor, masks: Masks = None, inject: int = 1
+) -> Iterator[Tensor]:
+    """`ftp.differences` by carrying the targets themselves: (batch, n_l) each."""
+    mask = masks[inject - 1] if masks is not None and inject > 0 else None
+    if mask is not None:
+        first = (mask > 0) * first
+    yield first
+    target = clean.inputs[inject] - first
+    for layer in range(inject, len(network.weights) - 1):
+        target = network.activations[layer].value(affine(network.weights[layer], network.biases[layer], target))
+        mask = masks[layer] if masks is not None else None
+        if mask is not None:
+            target = mask * target
+        yield clean.inputs[layer + 1] - target
+
+
+def full_modulated_factors(
+    network: Network,
+    clean: ForwardPass,
+    error: Tensor,
+    projection: Tensor,
+    masks: Masks = None,
+    output_gradient: Callable[[Tensor], Tensor] | None = None,
+    presynaptic: str = "modulated",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`pepita.update_factors` by a modulated pass."""
+    modulated = forward(network, clean.inputs[0] + error @ projection.T, masks)
+    inputs = modulated.inputs if presynaptic == "modulated" else clean.inputs
+    for z, h, h_modulated in zip(inputs[:-1], clean.inputs[1:], modulated.inputs[1:], strict=True):
+        yield h - h_modulated, z
+    yield error if output_gradient is None else output_gradient(modulated.scores), inputs[-1]

@@ -1,0 +1,667 @@
+"""Low precision and noisy hardware: twin against reference, what follows from the equations, and rules on crossbars."""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import nn
+
+from prograde.accelerated.modules import OrthogonalConv2d
+from prograde.accelerated.rules import RULES, Backprop, Ftp, Hardware, Pepita, Rule
+from prograde.accelerated.rules import hardware as rules_hardware
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
+from prograde.equivalence_tests.test_rules import credited, example, gradients, make, sequential
+from prograde.equivalence_tests.test_samplers import SIGNIFICANCE
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import hardware
+
+pytestmark = pytest.mark.smoke
+bits = st.integers(2, 8)
+SEED = 7
+
+
+def levels(b: int) -> int:
+    """The levels above 0."""
+    return int(2 ** (b - 1) - 1)
+
+
+def off_ties(b: int, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
+    """Numbers of up to 1 that (1) moves, none of them near the middle between two of its levels."""
+    steps = rng.integers(-levels(b), levels(b) + 1, shape) + rng.uniform(-0.3, 0.3, shape)
+    steps = np.sign(steps) * np.minimum(np.abs(steps), 2 * levels(b) - np.abs(steps))  # none beyond the last level
+    v = steps / levels(b)
+    v.flat[rng.integers(v.size)] = rng.choice([-1, 1])
+    return v
+
+
+def ties(v: Any, b: int) -> float:
+    """How far the nearest of the numbers is from the middle between two levels, in units of D."""
+    steps = np.abs(v) / np.abs(v).max() * levels(b)
+    return float(np.abs(steps - np.floor(steps) - 0.5).min())
+
+
+def coarse(b: int, twin: TwinSide) -> int:
+    """b, or fewer bits in a precision that cannot tell so many levels apart."""
+    return b if levels(b) * twin.eps < 0.05 else 3
+
+
+@given(b=bits, rng=seeds(), scale=st.sampled_from([1e-3, 1.0, 17.0]))
+def test_quantise(twin: TwinSide, compare: Comparison, b: int, rng: np.random.Generator, scale: float):
+    b = coarse(b, twin)
+    v = scale * off_ties(b, (7, 5), rng)
+    compare(twin, "quantise", lambda side, v: side.hardware.quantise(v, b), v)
+
+
+@given(b=st.one_of(st.none(), bits), rng=seeds(), deviation=st.sampled_from([0.05, 1.0]))
+def test_read(twin: TwinSide, compare: Comparison, b: int | None, rng: np.random.Generator, deviation: float):
+    b = None if b is None else coarse(b, twin)
+    weight = 3 * off_ties(b or 8, (5, 9), rng)
+
+    def read(side: Side, weight: Any, noise: Any) -> Any:
+        crossbar = side.hardware.Crossbar(weight_bits=b, read_noise=deviation)
+        return side.hardware.read(crossbar, weight), side.hardware.read(crossbar, weight, noise)
+
+    compare(twin, "read", read, weight, rng.standard_normal(weight.shape))
+
+
+@given(b=bits, rng=seeds(), n_out=st.sampled_from(WIDTHS), n_in=st.sampled_from(WIDTHS), batch=st.sampled_from(BATCHES))
+def test_product(
+    twin: TwinSide, compare: Comparison, b: int, rng: np.random.Generator, n_out: int, n_in: int, batch: int
+):
+    """Each converter alone, then all of them with noise; results are drawn until none is near a tie of the ADC."""
+    if twin.eps > 1e-4:
+        b = 3
+    for _ in range(300):
+        x, weight = off_ties(b, (batch, n_in), rng), off_ties(b, (n_out, n_in), rng)
+        noise = rng.standard_normal(weight.shape)
+        driven = [hardware.Crossbar(), hardware.Crossbar(b, b, None, 0.1)]
+        if min(ties(hardware.product(crossbar, x, weight, noise), b) for crossbar in driven) > 2e-4:
+            break
+
+    def product(side: Side, x: Any, weight: Any, noise: Any) -> Any:
+        run = side.hardware.product
+        crossbars = [side.hardware.Crossbar(b), side.hardware.Crossbar(None, b)]
+        found = [run(crossbar, x, weight) for crossbar in crossbars]
+        found.append(run(side.hardware.Crossbar(b, b, None, 0.1), x, weight, noise))
+        if twin.eps < 1e-4:  # results are no exact numbers, and their ties not far enough in coarser precisions
+            converted = run(side.hardware.Crossbar(product_bits=b), x, weight)
+            found += [steps(side, converted), steps(side, run(side.hardware.Crossbar(b, b, b, 0.1), x, weight, noise))]
+        return tuple(found)
+
+    def steps(side: Side, result: Any) -> Any:
+        """How many D a result is: D itself has the error of the one largest result, which the others' do not bound."""
+        result = side.results(result)
+        return np.round(result / np.abs(result).max() * levels(b)).astype(int)
+
+    compare(twin, "product", product, x, weight, noise, depth=2)
+
+
+@given(b=bits, rng=seeds())
+def test_each_operand_has_a_converter_of_its_own(side: Side, b: int, rng: np.random.Generator):
+    """Bit for bit what quantising it beforehand gives, or the result afterwards."""
+    x, weight = side.operands((rng.standard_normal((5, 6)), rng.standard_normal((7, 6))))
+    run, quantise = side.hardware.product, side.hardware.quantise
+    exact = side.hardware.Crossbar()
+    for crossbar, expected, name in (
+        (exact._replace(weight_bits=b), run(exact, x, quantise(weight, b)), "weights"),
+        (exact._replace(activation_bits=b), run(exact, quantise(x, b), weight), "what drives it"),
+        (exact._replace(product_bits=b), quantise(run(exact, x, weight), b), "its result"),
+    ):
+        assert np.array_equal(side.results(run(crossbar, x, weight)), side.results(expected)), name
+
+
+@given(rng=seeds(), limit=st.sampled_from([None, 0.4, 1.5]))
+def test_programmed(twin: TwinSide, compare: Comparison, rng: np.random.Generator, limit: float | None):
+    weight, noise = rng.standard_normal((5, 9)), rng.standard_normal((5, 9))
+
+    def programmed(side: Side, weight: Any, noise: Any) -> Any:
+        run = side.hardware.programmed
+        return run(weight, None, 0.2, limit), run(weight, noise, 0.2, limit)
+
+    compare(twin, "programmed", programmed, weight, noise)
+
+
+@given(b=bits, rng=seeds())
+def test_quantising_leaves_few_levels_near_the_numbers(side: Side, b: int, rng: np.random.Generator):
+    """At most 2^b - 1 of them, symmetric about 0, none farther off than D / 2, the largest number being one."""
+    v = side.operands(rng.standard_normal((40, 50)))
+    found = side.results(side.hardware.quantise(v, b))
+    v = side.results(v)
+    step = np.abs(v).max() / levels(b)
+    assert len(np.unique(found)) <= 2**b - 1, "too many levels"
+    assert np.abs(found - v).max() <= (0.5 + 4 * side.eps * levels(b)) * step, "farther off than half a level"
+    assert np.abs(found).max() == np.abs(v).max(), "the largest number is no level"
+
+
+@given(b=bits, rng=seeds())
+def test_quantising_is_idempotent_and_odd(side: Side, b: int, rng: np.random.Generator):
+    v = side.operands(rng.standard_normal((6, 7)))
+    once = side.hardware.quantise(v, b)
+    if levels(b) * side.eps < 0.1:  # else the precision itself cannot tell the levels apart
+        assert np.array_equal(side.results(side.hardware.quantise(once, b)), side.results(once)), "not idempotent"
+    assert np.array_equal(side.results(side.hardware.quantise(-v, b)), -side.results(once)), "not odd"
+
+
+@given(b=bits, rng=seeds(), power=st.integers(-20, 20))
+def test_quantising_does_not_depend_on_the_scale(side: Side, b: int, rng: np.random.Generator, power: int):
+    """Bit for bit for powers of two, which round nothing."""
+    v = side.operands(rng.standard_normal((6, 7)))
+    scaled = side.results(side.hardware.quantise(v * 2.0**power, b))
+    assert np.array_equal(scaled, 2.0**power * side.results(side.hardware.quantise(v, b)))
+
+
+def test_quantising_with_many_bits_changes_nothing(side: Side):
+    v = side.operands(np.random.default_rng(0).standard_normal((6, 7)))
+    many = side.hardware.quantise(v, 60)
+    assert rms(side.results(many) - side.results(v)) <= 2 * side.eps * rms(side.results(v))
+    assert side.hardware.quantise(v, None) is v
+
+
+def test_zeros_stay_zeros(side: Side):
+    """They have no D. A read of them has no noise either: it is scaled by the largest weight."""
+    zeros, noise = side.operands((np.zeros((3, 4)), np.ones((3, 4))))
+    x = side.operands(np.ones((2, 4)))
+    crossbar = side.hardware.Crossbar(4, 4, 4, 0.5)
+    for found in (
+        side.hardware.quantise(zeros, 4),
+        side.hardware.product(crossbar, x, zeros, noise),
+        side.hardware.product(crossbar, 0 * x, zeros + 1, noise),
+        side.hardware.programmed(zeros, noise, 0.5),
+    ):
+        assert not side.results(found).any(), "zeros do not stay zeros"
+
+
+def test_less_than_two_bits_are_refused(side: Side):
+    v = side.operands(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="bits: 1, expected 2 or more"):
+        side.hardware.quantise(v, 1)
+
+
+def test_noise_is_scaled_by_the_largest_weight(side: Side):
+    """Of a matrix whose largest entry is far above the others', and negative: its spread would give another noise."""
+    weight = np.full((4, 5), 0.125)
+    weight[1, 2] = -2.0
+    noise = np.random.default_rng(0).standard_normal((4, 5))
+    ours, drawn = side.operands((weight, noise))
+    read = side.results(side.hardware.read(side.hardware.Crossbar(read_noise=0.25), ours, drawn))
+    written = side.results(side.hardware.programmed(ours, drawn, 0.25))
+    limit = 8 * side.eps * rms(noise)
+    assert rms(read - weight - 0.5 * noise) <= limit, "read noise"
+    assert rms(written - weight - 0.5 * noise) <= limit, "programming noise"
+
+
+def test_what_is_written_is_within_the_range(side: Side):
+    """Noise does not carry a weight out of it; without noise a weight in it stays as it is."""
+    weight, noise = side.operands(tuple(np.random.default_rng(0).standard_normal((2, 30, 40))))
+    written = side.results(side.hardware.programmed(weight, noise, 0.5, 0.75))
+    assert np.abs(written).max() == 0.75, "out of range"
+    assert np.mean(np.abs(written) == 0.75) > 0.2
+    small = weight / 8
+    assert np.array_equal(side.results(side.hardware.programmed(small, None, 0.5, 0.75)), side.results(small))
+    assert side.hardware.clipped(small, None) is small
+
+
+def test_random_noise(side: Side):
+    if isinstance(side, ReferenceSide):
+        drawn = side.hardware.random_noise((300, 40), np.random.default_rng(1))
+    else:
+        generator = torch.Generator().manual_seed(1)
+        drawn = side.hardware.random_noise((300, 40), generator, dtype=torch.float64).numpy()
+    assert drawn.shape == (300, 40)
+    assert stats.kstest(drawn.ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE
+
+
+# Rules on crossbars
+
+
+@pytest.fixture
+def ours(twin: TwinSide) -> TwinSide:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+    return twin
+
+
+@pytest.fixture
+def ours64(ours: TwinSide, twin64: TwinSide) -> TwinSide:
+    """For what hangs on a rounding that a coarser precision may turn: results on the hardware of a whole network."""
+    if twin64.device.type != "cpu":
+        pytest.skip("the reference is given the draws of a generator of the CPU")
+    return twin64
+
+
+Multiply = Callable[[Any, Any], Any]
+
+
+def crossbars(converters: Any, read_noise: float, margins: list[float]) -> Multiply:
+    """(x, W) -> x W^T by the reference, every product with the noise that the rule's generator draws for it.
+
+    What the converters are given adds its distance from their ties to `margins`.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    crossbar = hardware.Crossbar(*converters, read_noise)
+
+    def multiply(x: Any, weight: Any) -> Any:
+        noise = None
+        if read_noise:
+            noise = torch.empty(weight.shape, dtype=torch.float64).normal_(generator=generator).numpy().astype(x.dtype)
+        result = hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
+        given = zip((weight, x, result), converters, strict=True)
+        margins.extend(ties(v, b) for v, b in given if b is not None and v.any())
+        return hardware.product(crossbar, x, weight, noise)
+
+    return multiply
+
+
+def forward_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any) -> list[Any]:
+    """h_0..h_L; biases are added to what the crossbar gives."""
+    activities = [x]
+    for weight, bias, name in zip(*dense, strict=True):
+        a = multiply(activities[-1], weight)
+        activities.append(side.activations.ACTIVATIONS[name].value(a if bias is None else a + bias))
+    return activities
+
+
+def mean_updates(side: Side, dense: Dense, deltas: list[Any], activities: list[Any]) -> Any:
+    """1/B delta^T h of every weight, exactly: products without a weight are digital."""
+    factors = zip(deltas, activities[:-1], strict=True)
+    return side.net.batch_mean_updates(side.network(dense), factors).weights
+
+
+def ftp_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
+    """Both passes in full on the crossbars, G on one as well."""
+    (feedback,) = fixed
+    h = forward_by_hand(side, multiply, dense, x)
+    error = side.losses.cross_entropy_gradient(h[-1], labels)
+    targets = side.losses.one_hot(labels, error.shape[1]).astype(x.dtype)
+    target = h[1] - (np.tanh(multiply(targets + error, feedback)) - np.tanh(multiply(targets, feedback)))
+    deltas = [(h[1] - target) * (1 - h[1] ** 2)]
+    for layer in range(1, len(dense.weights) - 1):
+        target = multiply(target, dense.weights[layer])
+        target = np.tanh(target if dense.biases[layer] is None else target + dense.biases[layer])
+        deltas.append((h[layer + 1] - target) * (1 - h[layer + 1] ** 2))
+    return mean_updates(side, dense, [*deltas, error], h)
+
+
+def pepita_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
+    (projection,) = fixed
+    h = forward_by_hand(side, multiply, dense, x)
+    error = side.losses.cross_entropy_gradient(h[-1], labels)
+    modulated = forward_by_hand(side, multiply, dense, x + multiply(error, projection))
+    deltas = [clean - other for clean, other in zip(h[1:-1], modulated[1:-1], strict=True)]
+    return mean_updates(side, dense, [*deltas, error], modulated)
+
+
+def backprop_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, _: Any) -> Any:
+    """W^T delta is the same crossbar's, driven from its other side."""
+    h = forward_by_hand(side, multiply, dense, x)
+    deltas = [side.losses.cross_entropy_gradient(h[-1], labels)]
+    for layer in reversed(range(1, len(dense.weights))):
+        deltas.append(multiply(deltas[-1], dense.weights[layer].T) * (1 - h[layer] ** 2))
+    return mean_updates(side, dense, deltas[::-1], h)
+
+
+def direct_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, feedback: Any) -> Any:
+    h = forward_by_hand(side, multiply, dense, x)
+    error = side.losses.cross_entropy_gradient(h[-1], labels)
+    deltas = [multiply(error, matrix) * (1 - h[layer] ** 2) for layer, matrix in enumerate(feedback, 1)]
+    return mean_updates(side, dense, [*deltas, error], h)
+
+
+BY_HAND: dict[str, Any] = {
+    "backprop": backprop_by_hand,
+    "ftp": ftp_by_hand,
+    "pepita": pepita_by_hand,
+    "dfa": direct_by_hand,
+}
+
+
+def off_all_ties(name: str, case: Case, converters: Any, read_noise: float, rng: np.random.Generator) -> Any:
+    """Weights, a batch and the rule's fixed matrices: no number near a converter's tie, and no update that cancels."""
+    rows = {"ftp": [len(case.dense.weights[0])], "pepita": [case.x.shape[1]], "backprop": []}
+    for _ in range(200):
+        weights = tuple(rng.standard_normal(weight.shape) / np.sqrt(weight.shape[1]) for weight in case.dense.weights)
+        dense, x = case.dense._replace(weights=weights), rng.standard_normal(case.x.shape)
+        hidden = [len(weight) for weight in case.dense.weights[:-1]]
+        fixed = tuple(rng.uniform(-1, 1, (n, case.num_classes)) for n in rows.get(name, hidden))
+        margins: list[float] = []
+        multiply = crossbars(converters, read_noise, margins)
+        found = BY_HAND[name](ReferenceSide(), multiply, dense, x, case.labels, fixed)
+        if min(margins, default=1.0) > 1e-6 and min(map(rms, found)) > 1e-6:
+            return dense, x, fixed
+    raise RuntimeError("no network off all ties in 200 draws")
+
+
+some = st.integers(3, 8)
+PAIRS = st.tuples(some, some, st.integers(0, 2)).map(lambda drawn: (*drawn[: drawn[2]], None, *drawn[drawn[2] : 2]))
+"""Two converters of three: sums of levels stand on ties of the third, unless there is noise between them."""
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@given(
+    case=cases(("tanh",), dropout=False),
+    rng=seeds(),
+    setting=st.one_of(
+        st.tuples(PAIRS, st.just(0.0)), st.tuples(st.tuples(*[st.one_of(st.none(), some)] * 3), st.just(0.02))
+    ),
+)
+def test_a_rules_gradient_is_the_reference_by_hand(
+    name: str, ours64: TwinSide, compare: Comparison, case: Case, rng: np.random.Generator, setting: Any
+):
+    """Forward and backward products, second passes and projections, each with a converter and a noise of its own."""
+    converters, read_noise = setting
+    dense, x, fixed = off_all_ties(name, case, converters, read_noise, rng)
+
+    def updates(side: Side, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return BY_HAND[name](side, crossbars(converters, read_noise, []), dense, x, labels, fixed)
+        options = {"second_pass": "full"} if name in ("ftp", "pepita") else {}
+        rule = RULES[name](sequential(dense), **options)
+        for buffer, matrix in zip(rule.buffers(), fixed, strict=True):
+            buffer.copy_(matrix)
+        names = ("weight_bits", "activation_bits", "product_bits")
+        chip = Hardware(rule, **dict(zip(names, converters, strict=True)), read_noise=read_noise)
+        chip.generator = torch.Generator().manual_seed(SEED)
+        return credited(chip, x, labels).weights
+
+    compare(ours64, f"{name} on hardware", updates, dense, x, case.labels, fixed, depth=4 * case.depth)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
+    """Updates, scores, and weights after three steps with momentum."""
+    bare, chip = (make(name, example()[0], torch.Generator().manual_seed(1)) for _ in range(2))
+    chip.load_state_dict(bare.state_dict())
+    chip = Hardware(chip)
+    _, x, y = example()
+    optimizers = [torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9) for rule in (bare, chip)]
+    for _ in range(3):
+        assert torch.equal(bare.assign_credit(x, y), chip.assign_credit(x, y))
+        for one, other in zip(bare.parameters(), chip.parameters(), strict=True):
+            assert (one.grad is None) == (other.grad is None)
+            assert one.grad is None or torch.equal(one.grad, other.grad), "exact hardware changes a gradient"
+        for rule, optimizer in zip((bare, chip), optimizers, strict=True):
+            optimizer.step()
+            rule.constrain(optimizer)
+        assert all(torch.equal(*pair) for pair in zip(bare.parameters(), chip.parameters(), strict=True))
+    assert torch.equal(bare(x), chip(x))
+
+
+PRODUCTS = {
+    "backprop": 3 + 2,
+    "foton": 3 + 2 + 2,  # F by two products, and its way through W_1 and W_2
+    "ftp": 3 + 2 + 1,
+    "pepita": 3 + 1 + 2,
+    "fa": 3 + 2,
+    "dfa": 3 + 2,
+    "drtp": 3 + 2,
+    "dtp": 3 + 1 + 1 + 1 + 2,
+    "forward-forward": 2,
+}
+"""With a matrix of the rule, through the three layers of `example`: forward, and the rule's own."""
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of the weights of all products on crossbars from here on."""
+    shapes: list[tuple[int, ...]] = []
+    run = rules_hardware.product
+
+    def product(crossbar: Any, x: Any, weight: Any, noise: Any = None) -> Any:
+        shapes.append(tuple(weight.shape))
+        return run(crossbar, x, weight, noise)
+
+    monkeypatch.setattr(rules_hardware, "product", product)
+    return shapes
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    shapes = counted(monkeypatch)
+    model, x, y = example()
+    Hardware(make(name, model), bits=8).assign_credit(x, y)
+    assert len(shapes) == PRODUCTS[name], f"products on crossbars: {shapes}"
+
+
+def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    """They are dispatched below autograd; scores, in any mode, have the forward ones alone."""
+    shapes = counted(monkeypatch)
+    model, x, y = example()
+    chip = Hardware(Backprop(model), bits=8)
+    forward = [(16, 20), (12, 16), (4, 12)]
+    chip.assign_credit(x, y)
+    assert shapes == [*forward, (12, 4), (16, 12)], "products seen"
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        shapes.clear()
+        with mode():
+            chip(x)
+        assert shapes == forward, "products seen"
+    assert not torch.equal(chip(x), model(x)), "scores are not the hardware's"
+
+
+def full_and_difference(name: str, model: nn.Module, **options: Any) -> Iterator[Rule]:
+    """The rule in its two forms, with one matrix."""
+    generator = torch.Generator().manual_seed(3)
+    kind: Any = {"ftp": Ftp, "pepita": Pepita}[name]
+    rules = [kind(copy.deepcopy(model), second_pass=form, generator=generator) for form in ("full", "difference")]
+    rules[1].load_state_dict(rules[0].state_dict())
+    for rule in rules:
+        rule.generator = torch.Generator().manual_seed(5)
+        yield Hardware(rule, **options) if options else rule
+
+
+@given(
+    case=cases(("tanh", "identity"), dropout=False),
+    rng=seeds(),
+    inject=st.integers(0, 1),
+    phi=st.sampled_from(["identity", "tanh"]),
+)
+def test_ftp_in_full(
+    twin64: Side, compare: Comparison, ours: Side, case: Case, rng: np.random.Generator, inject: int, phi: str
+):
+    """The reference subtracts two passes, as the paper does, and so does this form."""
+    n = len(case.dense.weights[0]) if inject else case.x.shape[1]
+    feedback = 0.5 * rng.standard_normal((n, case.num_classes))
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            activation = side.activations.ACTIVATIONS[phi]
+            return side.ftp.updates(side.network(dense), feedback, x, labels, phi=activation, gain=0.7, inject=inject)
+        rule = Ftp(sequential(dense), phi=phi, gain=0.7, inject=inject, second_pass="full")
+        rule.feedback.copy_(feedback)
+        return credited(rule, x, labels)
+
+    compare(twin64, "Ftp in full", updates, *case[:3], feedback, depth=4 * case.depth)
+
+
+@given(case=cases(dropout=False), rng=seeds(), forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2))
+def test_pepita_in_full(
+    twin64: Side, compare: Comparison, ours: Side, case: Case, rng: np.random.Generator, forms: Any
+):
+    options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
+    projection = 0.5 * rng.standard_normal((case.x.shape[1], case.num_classes))
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, projection: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return side.pepita.updates(side.network(dense), projection, x, labels, **options)
+        rule = Pepita(sequential(dense), second_pass="full", **options)
+        rule.projection.copy_(projection)
+        return credited(rule, x, labels)
+
+    compare(twin64, "Pepita in full", updates, *case[:3], projection, depth=3 * case.depth)
+
+
+@pytest.mark.parametrize("name", ["ftp", "pepita"])
+def test_both_forms_share_their_masks(name: str, ours: TwinSide):
+    """With dropout too the forms are one algorithm: equal to rounding."""
+    torch.manual_seed(0)
+    widths = [(20, 16), (16, 12), (12, 10)]
+    layers = [layer for n in widths for layer in (nn.Linear(*n), nn.Tanh(), nn.Dropout(0.4))]
+    model = nn.Sequential(*layers, nn.Linear(10, 4)).double()
+    x, y = torch.randn(9, 20, dtype=torch.float64), torch.randint(0, 4, (9,))
+    found = []
+    for rule in full_and_difference(name, model):
+        rule.assign_credit(x, y)
+        found.append([weight.numpy() for weight in gradients(rule).weights])
+    for layer, (one, other) in enumerate(zip(*found, strict=True)):
+        assert rms(one - other) <= 1e-12 * rms(other), f"weights[{layer}]"
+
+
+@pytest.mark.parametrize("name", ["ftp", "pepita"])
+def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide):
+    """Two passes that differ by less than a level differ by what rounding makes of it; a difference keeps its digits.
+
+    Small as it is, it is the same but for a factor in the limit, so that the exact rule tells what is left of it.
+    """
+    model, x, y = example()
+    found = []
+    for options in ({}, {"activation_bits": 6}):
+        for rule in full_and_difference(name, model, **options):
+            for buffer in rule.buffers():
+                buffer.mul_(1e-4)
+            rule.assign_credit(x, y)
+            found.append(rule.blocks[1].linear.weight.grad.numpy())
+    exact, other, full, difference = found
+    assert rms(exact - other) <= 1e-9 * rms(exact), "the forms are two algorithms"
+    assert rms(full - exact) > 0.5 * rms(exact), "the full pass carries what is below its levels"
+    assert rms(difference - exact) < 0.2 * rms(exact), "the difference is lost"
+
+
+def test_the_two_passes_read_with_noise_of_their_own(ours: TwinSide):
+    """G = 0: nothing is to be learned, and a second pass would repeat the first if it read the same weights."""
+    model, x, y = example()
+    for chip, moves in zip(full_and_difference("ftp", model, read_noise=0.1), (True, False), strict=True):
+        for buffer in chip.buffers():
+            buffer.zero_()
+        chip.assign_credit(x, y)
+        grad = chip.blocks[1].linear.weight.grad
+        assert bool(grad.any()) == moves, "noise of the two passes"
+        assert not chip.blocks[0].linear.weight.grad.any()
+        assert not torch.equal(chip(x), chip(x)), "noise of two reads"
+
+
+def test_biases_are_added_behind_the_converters(ours: TwinSide):
+    """Weights of 0: the scores are the bias, to the last bit."""
+    model = nn.Sequential(nn.Linear(6, 5, dtype=torch.float64))
+    nn.init.zeros_(model[0].weight)
+    found = Hardware(Backprop(model), bits=2)(torch.ones(3, 6, dtype=torch.float64))
+    assert torch.equal(found, model[0].bias.expand(3, 5)), "the bias is quantised"
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide):
+    """Biases too, each by its own largest entry; what is not trained, and what is no parameter, is not written to."""
+    chip = Hardware(make(name, example()[0]), programming_noise=0.1, weight_range=0.15)
+    _, x, y = example()
+    optimizer = torch.optim.SGD(chip.parameters(), lr=0.5)
+    chip.generator = torch.Generator().manual_seed(2)
+    chip.assign_credit(x, y)
+    optimizer.step()
+    bare = copy.deepcopy(chip.rule)
+    bare.constrain(optimizer)
+    buffers = [buffer.clone() for buffer in chip.buffers()]
+    chip.generator = torch.Generator().manual_seed(SEED)
+    chip.constrain(optimizer)
+    draws = torch.Generator().manual_seed(SEED)
+    for (label, parameter), before in zip(chip.named_parameters(), bare.parameters(), strict=True):
+        expected = before.detach()
+        if parameter.grad is not None:
+            noise = torch.empty_like(expected).normal_(generator=draws)
+            target = expected.clamp(-0.15, 0.15)
+            expected = (target + 0.1 * target.abs().max() * noise).clamp(-0.15, 0.15)
+        assert torch.allclose(parameter, expected, rtol=1e-12, atol=0), f"{label} as written"
+    assert all(torch.equal(*pair) for pair in zip(chip.buffers(), buffers, strict=True))
+
+
+def test_the_objective_is_exact(ours: TwinSide):
+    model, x, y = example()
+    rule = Backprop(model)
+    assert torch.equal(Hardware(rule, bits=2, read_noise=0.5).objective(x, y), rule.objective(x, y))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide):
+    """Three noisy steps; one generator is all the randomness that there is."""
+    options: Any = {"bits": 6, "read_noise": 0.02, "programming_noise": 1e-3, "weight_range": 2.0}
+    original = Hardware(make(name, example()[0]), **options)
+    loaded = Hardware(make(name, example()[0]), **options)
+    loaded.load_state_dict(original.state_dict())
+    chips = [original, copy.deepcopy(original), pickle.loads(pickle.dumps(original)), loaded]
+    _, x, y = example(torch.float32)
+    for chip in chips:
+        chip.float()
+        chip.generator = torch.Generator().manual_seed(4)
+        optimizer = torch.optim.SGD(chip.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(3):
+            chip.assign_credit(x, y)
+            optimizer.step()
+            chip.constrain(optimizer)
+    for other in chips[1:]:
+        for one, two in zip(original.parameters(), other.parameters(), strict=True):
+            assert one is not two
+            assert torch.equal(one, two)
+
+
+def test_the_hardware_has_the_rules_face(ours: TwinSide):
+    model, x, y = example()
+    generator = torch.Generator().manual_seed(1)
+    rule = Ftp(model)
+    chip = Hardware(rule, bits=4, generator=generator)
+    assert rule.generator is chip.generator is generator
+    assert chip.blocks is rule.blocks
+    assert (chip.model, chip.num_classes, chip.units) == (model, 4, rule.units)
+    assert [id(p) for p in chip.parameters()] == [id(p) for p in rule.parameters()]
+    assert set(chip.state_dict()) == {f"rule.{name}" for name in rule.state_dict()}
+    assert Hardware(rule).generator is generator
+    updates = chip.stream(x, y)
+    next(updates)
+    assert torch.equal(x.flatten(1) @ model[1].weight.T, x.flatten(1).matmul(model[1].weight.T.clone()))
+    assert len(list(updates)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 1}, "bits: 1, expected an integer of 2 or more, or None"),
+        ({"weight_bits": 4.0}, "weight_bits: 4.0, expected an integer"),
+        ({"activation_bits": 0}, "activation_bits: 0, expected an integer"),
+        ({"product_bits": True}, "product_bits: True, expected an integer"),
+        ({"read_noise": -0.1}, "read_noise: -0.1, expected 0 or a positive number"),
+        ({"programming_noise": float("nan")}, "programming_noise: nan, expected 0 or a positive number"),
+        ({"weight_range": 0.0}, "weight_range: 0.0, expected a positive number or None"),
+    ],
+)
+def test_impossible_hardware_is_refused(options: Any, message: str, ours: TwinSide):
+    with pytest.raises(ValueError, match=message):
+        Hardware(Backprop(example()[0]), **options)
+
+
+def test_what_has_no_crossbar_is_refused(ours: TwinSide):
+    images = nn.Sequential(OrthogonalConv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 4))
+    with pytest.raises(ValueError, match="layer '0': a convolution; Hardware has crossbars for Linear alone"):
+        Hardware(Backprop(images))
+    rule = Hardware(Backprop(example()[0]))
+    for wrong in (rule, rule.model):
+        with pytest.raises(ValueError, match=f"rule: a {type(wrong).__name__}, expected a learning rule"):
+            Hardware(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="second_pass: 'half', expected 'difference' or 'full'"):
+        Ftp(example()[0], second_pass="half")  # type: ignore[arg-type]
+
+
+def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):
+    """Nothing passes by the crossbars unseen."""
+    model, x, _ = example()
+    rule = Backprop(model)
+    chip = Hardware(rule, bits=4)
+    with chip._crossbars(), torch.no_grad():
+        batches = model[1].weight.expand(2, 16, 20)
+        with pytest.raises(NotImplementedError, match="Hardware knows no such product"):
+            torch.bmm(batches, torch.ones(2, 20, 3, dtype=x.dtype))
+        left = model[1].weight @ x.flatten(1).T
+    assert not torch.equal(left, model[1].weight @ x.flatten(1).T), "a matrix on the left is seen"

@@ -1,0 +1,155 @@
+"""Learning on low precision and noisy hardware: accuracy against bits, read noise and programming noise.
+
+Every run is added to FOLDER/hardware.jsonl as it ends. One that stands there already is not repeated, so that the
+command goes on where it was stopped. Last it draws FOLDER/hardware.png and prints the tables of `hardware.md`.
+
+The rules train equal networks, 784-1024-128-10 with tanh, by SGD with momentum 0.9 and batch 128, the rate falling to 0
+as a cosine; the epoch is chosen on validation data. Training, validation and test all run on the hardware: `bits` are
+those of weights, of what drives a product and of its result; one thing is varied at a time. Rates are those of RATES,
+chosen on validation data at full precision with seed 0, and are not tuned to the hardware.
+
+FTP and PEPITA run their second pass in full and subtract it, as an algorithm of two passes has to. `ftp-difference`
+is ours: it carries the differences themselves, which hardware then rounds at their own scale.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from resumable import Result, Run, accuracies, cell, chosen, run_all
+
+from prograde.accelerated.rules import Hardware
+from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
+
+RULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "backprop": ("backprop", {}),
+    "ftp": ("ftp", {"second_pass": "full"}),
+    "ftp-difference": ("ftp", {"second_pass": "difference"}),
+    "dfa": ("dfa", {}),
+    "pepita": ("pepita", {"second_pass": "full"}),
+}
+"""The rule and its options, by the name in the tables."""
+
+RATES = {"backprop": 0.05, "ftp": 0.02, "dfa": 0.02, "pepita": 0.02}
+EXACT = {"bits": None, "read_noise": 0.0, "programming_noise": 0.0}
+VARIED: dict[str, tuple[Any, ...]] = {
+    "bits": (2, 3, 4, 5, 6, 7, 8),
+    "read_noise": (0.01, 0.03, 0.1),
+    "programming_noise": (1e-4, 1e-3, 1e-2),  # the range of the group's own memristor experiments
+}
+NAMES = {"bits": "bits", "read_noise": "read noise / max|W|", "programming_noise": "programming noise / max|W|"}
+
+
+def settings() -> list[dict[str, Any]]:
+    """The hardware of every run: the exact one, then one thing varied at a time."""
+    return [EXACT, *({**EXACT, name: value} for name, values in VARIED.items() for value in values)]
+
+
+def wanted(data: str, seeds: Iterable[int], hidden: list[int], epochs: int) -> list[Run]:
+    """All runs by what sets them apart, one seed after another."""
+    plain = {"data": data, "hidden": hidden, "epochs": epochs}
+    return [{**plain, "seed": seed, "rule": rule, **found} for seed in seeds for found in settings() for rule in RULES]
+
+
+def train(run: Run, dataset: Dataset) -> Result:
+    """Accuracies in percent (None where training breaks down), and each layer's alignment at the last epoch."""
+    name, options = RULES[run["rule"]]
+    recipe = default_recipe(
+        name,
+        run["data"],
+        hidden=tuple(run["hidden"]),
+        activation="tanh",
+        epochs=run["epochs"],
+        learning_rate=RATES[name],
+        schedule="cosine",
+        standardise=True,
+        dropout=0.0,
+        options=options,
+    )
+    try:
+        rule = Hardware(build(name, dataset, recipe, seed=run["seed"]), **{setting: run[setting] for setting in EXACT})
+        history = fit(rule, dataset, recipe, seed=run["seed"])
+    except UserError as error:
+        return {"accuracy": None, "why": str(error)}
+    return {
+        "accuracy": 100 * history.test_accuracy,
+        "validation": 100 * history.best.validation_accuracy,
+        "seconds": mean(epoch.seconds for epoch in history.epochs),
+        "cosines": list(history.epochs[-1].alignment.values()),
+    }
+
+
+def table(results: list[Result], varied: str, fill: Callable[[list[Result]], str]) -> list[str]:
+    """A row a rule, a column a value of what is varied, the exact hardware last."""
+    values = (*VARIED[varied], EXACT[varied])
+    heads = ["exact" if value == EXACT[varied] else f"{value:g}" for value in values]
+    lines = [f"| {NAMES[varied]} | {' | '.join(heads)} |", "| --- |" + " --- |" * len(values)]
+    for rule in RULES:
+        cells = [fill(chosen(results, rule=rule, **{**EXACT, varied: value})) for value in values]
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return lines
+
+
+def cosines(results: list[Result]) -> str:
+    """Of the hidden layers' updates with the exact network's gradient at the last epoch, first hidden layer to last."""
+    found = [result["cosines"][:-1] for result in results if "cosines" in result]
+    return ", ".join(f"{mean(layer):.2f}" for layer in zip(*found, strict=True))
+
+
+def summary(results: list[Result]) -> str:
+    """Test accuracy against all that is varied, and the cosines against bits."""
+    tables = [table(results, varied, cell) for varied in VARIED]
+    return "\n\n".join("\n".join(lines) for lines in (*tables, table(results, "bits", cosines)))
+
+
+def draw(results: list[Result], path: Path) -> None:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, varied in zip(figure.subplots(1, 3), VARIED, strict=True):
+        for rule in RULES:
+            line(axes, results, rule, varied)
+        axes.set(title=f"Test accuracy against {NAMES[varied].partition(' /')[0]}", xlabel=NAMES[varied], ylabel="%")
+        axes.grid(alpha=0.3)
+        if varied != "bits":
+            axes.set_xscale("log")
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def line(axes: Axes, results: list[Result], rule: str, varied: str) -> None:
+    """Means over seeds with bars from the least to the greatest, and dotted what exact hardware gives."""
+    grouped = {value: accuracies(chosen(results, rule=rule, **{**EXACT, varied: value})) for value in VARIED[varied]}
+    grouped = {value: found for value, found in grouped.items() if found}
+    if not grouped:
+        return
+    means = [mean(found) for found in grouped.values()]
+    down = [m - min(found) for m, found in zip(means, grouped.values(), strict=True)]
+    up = [max(found) - m for m, found in zip(means, grouped.values(), strict=True)]
+    drawn = axes.errorbar(list(grouped), means, yerr=[down, up], marker="o", capsize=3, label=rule)
+    exact = accuracies(chosen(results, rule=rule, **EXACT))
+    if exact:
+        axes.axhline(mean(exact), color=drawn.lines[0].get_color(), linestyle=":", linewidth=0.8)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[1024, 128], help="widths of the hidden layers")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    name = Path(arguments.data).name
+    runs = wanted(name, arguments.seeds, arguments.hidden, arguments.epochs)
+    dataset = load(arguments.data)
+    every = run_all(runs, lambda run: train(run, dataset), arguments.folder / "hardware.jsonl")
+    results = chosen(every, data=name, hidden=arguments.hidden, epochs=arguments.epochs)
+    draw(results, arguments.folder / "hardware.png")
+    print(summary(results))

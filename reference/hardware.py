@@ -1,0 +1,92 @@
+"""Low precision and noisy hardware: what becomes of weights and of products with them.
+
+    (1)  q_b(v) = D round(v / D),    D = max|v| / (2^(b-1) - 1);    q_b(0) = 0
+    (2)  a read of W:        R(W) = q_w(W) + sigma_r max|W| N
+    (3)  a product:          W x becomes q_p(R(W) q_a(x)),    and W^T d becomes q_p(R(W)^T q_a(d))
+    (4)  a write of W_new:   W = clip(V + sigma_p max|V| N),    V = clip(W_new),    clip to -r..r
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| v | v | any | a tensor: a weight matrix, what drives a product, or its result |
+| b | bits | | bits of a number, sign included: 2^b - 1 levels, symmetric about 0 |
+| q_w, q_a, q_p | Crossbar | | (1) with the bits of weights, of what drives a product (DAC), of its result (ADC) |
+| W | weight | (n_out, n_in) | weights, or a fixed feedback matrix |
+| x, d | x | (batch, n_in) | what drives the product |
+| N | noise | as W | standard normal numbers, drawn afresh for every read and every write |
+| sigma_r, sigma_p | read_noise, deviation | | noise of a read, and of a write |
+| r | weight_range | | what a conductance can hold: -r..r |
+
+The write's noise in (4) is the programming error of the memristor model in the public code of As-Saquib, an author of
+Forward Target Propagation (arXiv 2506.11030), who tests that algorithm on such hardware without its model being public.
+There it is scaled by max(W); by max|W| here, so that a matrix and its negative err alike. It strikes every parameter,
+biases included. (1) is the usual symmetric uniform quantiser. (2), (3) and the clipping in (4) are ours.
+
+D is that of a whole tensor: one for a matrix, one for a batch of vectors, one for the batch of their products. The
+largest number is then a level, and there is nothing to clip; a tensor of zeros has no D and stays as it is. Biases are
+added behind the ADC, and are not quantised. Weights are kept in full and quantised when they are read, so that small
+updates add up; where levels alone are stored, those of less than half a D would be lost. A transposed product, which
+backpropagation asks for, goes through the same crossbar from its other side: `weight.T` takes the place of `weight`.
+Noise is drawn apart from what it is added to, so that the functions have no randomness of their own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_noise", "read"]
+
+
+class Crossbar(NamedTuple):
+    """How exact products are: the bits of q_w, q_a and q_p (None: not quantised), and sigma_r."""
+
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    product_bits: int | None = None
+    read_noise: float = 0.0
+
+
+def quantise(v: Array, bits: int | None) -> Array:
+    """q_b(v) of equation (1), v itself for None. Raises ValueError for less than 2 bits: no level but 0 is left."""
+    if bits is None:
+        return v
+    if bits < 2:
+        raise ValueError(f"bits: {bits}, expected 2 or more")
+    steps = 2 ** (bits - 1) - 1
+    largest = np.max(np.abs(v))
+    if largest == 0:
+        return v
+    return np.round(v / largest * steps) / steps * largest
+
+
+def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array:
+    """R(W) of equation (2), shape as weight; without its noise for None."""
+    weight = quantise(weight, crossbar.weight_bits)
+    return weight if noise is None else weight + crossbar.read_noise * np.max(np.abs(weight)) * noise
+
+
+def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = None) -> Array:
+    """Equation (3) for every sample: (batch, n_out). `noise` is shaped as the weight."""
+    driven = quantise(x, crossbar.activation_bits)
+    return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)
+
+
+def clipped(weight: Array, weight_range: float | None) -> Array:
+    """The weight within -r..r, or as it is for None."""
+    return weight if weight_range is None else np.clip(weight, -weight_range, weight_range)
+
+
+def programmed(
+    weight: Array, noise: Array | None = None, deviation: float = 0.0, weight_range: float | None = None
+) -> Array:
+    """What equation (4) leaves in the place of a new weight, or of any parameter: shape as weight."""
+    target = clipped(weight, weight_range)
+    if noise is None:
+        return target
+    return clipped(target + deviation * np.max(np.abs(target)) * noise, weight_range)
+
+
+def random_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """N, of that shape."""
+    return rng.standard_normal(shape)
