@@ -180,12 +180,14 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, choices=DEPTHS)
+    parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     name = Path(arguments.data).name
     runs = wanted(name, arguments.depths, arguments.seeds, arguments.epochs)
+    runs = [run for run in runs if run["rule"] in arguments.rules]
     every = run_all(runs, lambda run: train(run, arguments.data), arguments.folder / "depth.jsonl")
     results = chosen(every, data=name, epochs=arguments.epochs)
     draw(results, arguments.folder / "depth.png")
