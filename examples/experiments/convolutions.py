@@ -3,8 +3,8 @@
 Every run is added to FOLDER/convolutions.jsonl as it ends. One that stands there already is not repeated, so that the
 command goes on where it was stopped. Last it prints the table of `convolutions.md`.
 
-FOTON's network is that of ../images.py: unshuffled by 2, OrthogonalConv2d 4 to 24, tanh, averages of 2 x 2,
-OrthogonalConv2d 24 to 24, tanh, and a linear layer to the scores. That of Forward Target Propagation has the paper's
+FOTON's network is unshuffled by 2, OrthogonalConv2d 4 to 24, MaxMin, averages of 2 x 2, OrthogonalConv2d 24 to 24,
+MaxMin, and a linear layer to the scores. That of Forward Target Propagation has the paper's
 shapes: 32 kernels of 5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen" trains that layer alone, on the
 kernels as they were drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine; the epoch is chosen on validation
 data. Rates, and FTP's scales, are those of RULES, chosen there with seed 0.
@@ -22,7 +22,7 @@ import torch
 from resumable import Result, Run, cell, chosen, run_all
 from torch import Tensor, nn
 
-from prograde.accelerated.modules import OrthogonalConv2d, ScaledAvgPool2d
+from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
 from prograde.accelerated.rules import Backprop, Foton, Ftp
 from prograde.accelerated.rules.rule import Rule
 from prograde.accelerated.training import Dataset, alignment, load
@@ -33,10 +33,10 @@ def orthogonal(dataset: Dataset) -> nn.Sequential:
     return nn.Sequential(
         nn.PixelUnshuffle(2),
         OrthogonalConv2d(4, 24, 3),
-        nn.Tanh(),
+        MaxMin(),
         ScaledAvgPool2d(2),
         OrthogonalConv2d(24, 24, 3),
-        nn.Tanh(),
+        MaxMin(),
         nn.Flatten(),
         nn.Linear(24 * (height // 4) * (width // 4), dataset.num_classes),
     )
@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 RULES = {
     "backprop": Setting(orthogonal, lambda model, size: Backprop(model), 0.01, 64),
     "backprop-orthogonal": Setting(orthogonal, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
-    "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.05, 64),
+    "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.03, 64),
     "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.05, 64),
     "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
     "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=0.05), 0.02, 128),
