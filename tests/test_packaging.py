@@ -26,7 +26,17 @@ EQUIVALENCE_TESTS = "prograde.equivalence_tests"
 UNSHIPPED = (".*", "*.egg-info", "__pycache__", "build", "dist", "runs")
 """Left out of the copy that is built: what a fresh clone does not have, and hidden folders."""
 
-MATH = {"_arrays", "activations", "convolution", "goodness", "losses", "network", "orthogonality", "recurrent"}
+MATH = {
+    "_arrays",
+    "activations",
+    "convolution",
+    "convolutional_network",
+    "goodness",
+    "losses",
+    "network",
+    "orthogonality",
+    "recurrent",
+}
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
 LAYERS = ["math", "algorithms", "modules", "rules", "training", "command_line"]
