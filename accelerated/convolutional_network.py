@@ -59,18 +59,22 @@ class ConvolutionalUpdates(NamedTuple):
 
 def convolve(kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)) -> Array:
     """The convolution without bias. Raises ValueError for another number of channels, or too small an image."""
+    _check_fit(kernel, z, padding)
+    return functional.conv2d(z, kernel, stride=stride, padding=padding)
+
+
+def _check_fit(kernel: Array, z: Array, padding: tuple[int, int]) -> None:
     if z.shape[1] != kernel.shape[1]:
         raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
     for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
         if of_image + 2 * around < of_kernel:
             raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
-    return functional.conv2d(z, kernel, stride=stride, padding=padding)
 
 
 def activate(layer: Convolution, z: Array) -> Array:
     """a, the convolution with its bias: (batch, c_out, height, width)."""
-    a = convolve(layer.kernel, z, layer.stride, layer.padding)
-    return a if layer.bias is None else a + layer.bias[:, None, None]
+    _check_fit(layer.kernel, z, layer.padding)
+    return functional.conv2d(z, layer.kernel, layer.bias, layer.stride, layer.padding)
 
 
 def max_pool(g: Array, size: int) -> Array:
@@ -98,7 +102,7 @@ def kernel_update(
     padding: tuple[int, int] = (0, 0),
 ) -> Array:
     """1/B sum over samples and positions of delta z^T for a kernel of that size: (c_out, c_in, *size)."""
-    return conv2d_weight(z, (delta.shape[1], z.shape[1], *size), delta / len(z), stride=stride, padding=padding)
+    return conv2d_weight(z, (delta.shape[1], z.shape[1], *size), delta, stride=stride, padding=padding) / len(z)
 
 
 def layer_update(delta: Array, z: Array, layer: Convolution) -> LayerUpdate:
