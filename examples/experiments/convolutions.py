@@ -4,10 +4,10 @@ Every run is added to FOLDER/convolutions.jsonl as it ends. One that stands ther
 command goes on where it was stopped. Last it prints the table of `convolutions.md`.
 
 FOTON's network is unshuffled by 2, OrthogonalConv2d 4 to 24, MaxMin, averages of 2 x 2, OrthogonalConv2d 24 to 24,
-MaxMin, and a linear layer to the scores. That of Forward Target Propagation has the paper's
-shapes: 32 kernels of 5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen" trains that layer alone, on the
-kernels as they were drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine; the epoch is chosen on validation
-data. Rates, and FTP's scales, are those of RULES, chosen there with seed 0.
+MaxMin, and a linear layer to the scores. That of Forward Target Propagation has the paper's shapes: 32 kernels of
+5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen" trains that layer alone, on the kernels as they were
+drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine; the epoch is chosen on validation data. Rates, and
+FTP's scales, are those of RULES, chosen there with seed 0.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 RULES = {
     "backprop": Setting(orthogonal, lambda model, size: Backprop(model), 0.01, 64),
     "backprop-orthogonal": Setting(orthogonal, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
-    "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.03, 64),
+    "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.02, 64),
     "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.05, 64),
     "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
     "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=0.05), 0.02, 128),
@@ -83,7 +83,7 @@ def accuracy(rule: Rule, images: Tensor, labels: Tensor) -> float:
 
 
 def train(run: Run, dataset: Dataset) -> Result:
-    """Test accuracy in percent at the best epoch, seconds an epoch, and the cosine of each layer at the end."""
+    """Test accuracy in percent at the best epoch (None where training breaks down), seconds, and cosines at the end."""
     setting, epochs = RULES[run["rule"]], run["epochs"]
     torch.manual_seed(run["seed"])
     rule = setting.rule(setting.network(dataset), dataset.image_shape)
@@ -102,7 +102,10 @@ def train(run: Run, dataset: Dataset) -> Result:
             for parameter in frozen:
                 parameter.grad = None
             optimizer.step()
-            rule.constrain(optimizer)
+            try:
+                rule.constrain(optimizer)
+            except FloatingPointError as error:
+                return {"accuracy": None, "why": str(error)}
             schedule.step()
         seconds += (time.perf_counter() - start) / epochs
         held = accuracy(rule, x_held, y_held)
@@ -118,9 +121,10 @@ def summary(results: list[Result]) -> str:
     lines.append("| --- | --- | --- | --- |")
     for rule in RULES:
         found = chosen(results, rule=rule)
-        if found:
-            seconds = mean(result["seconds"] for result in found)
-            layers = zip(*(result["cosines"] for result in found), strict=True)
+        whole = [result for result in found if result["accuracy"] is not None]
+        if whole:
+            seconds = mean(result["seconds"] for result in whole)
+            layers = zip(*(result["cosines"] for result in whole), strict=True)
             cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
             lines.append(f"| {rule} | {cell(found, digits=2)} | {seconds:.1f} | {cosines} |")
     return "\n".join(lines)
