@@ -69,14 +69,17 @@ def _identity_multiply(a: Array, direction: Array) -> Array:
     return direction
 
 
+# With s(a) = 1 / (1 + exp(-2a)), which costs a third of tanh: tanh'(a) = 4 s(a) s(-a), and
+# tanh(a) - tanh(a - u) = 2 (1 - exp(-2u)) s(a) s(u - a), which for u < 0 is -2 (1 - exp(2u)) s(-a) s(a - u).
 def _tanh_multiply(a: Array, direction: Array) -> Array:
-    multiplied: Array = torch.ops.aten.tanh_backward(direction, torch.tanh(a))
+    multiplied: Array = torch.ops.aten.sigmoid_backward(4 * direction, torch.sigmoid(2 * a))
     return multiplied
 
 
 def _tanh_difference(a: Array, u: Array) -> Array:
-    # tanh(a) - tanh(a - u) = tanh(u) (1 - tanh(a) tanh(a - u)), the addition theorem.
-    return torch.tanh(u) * (1 - torch.tanh(a) * torch.tanh(a - u))
+    twice = torch.sign(u).mul_(2)
+    lost = torch.expm1(u.abs().mul_(-2)).mul_(-twice)
+    return lost.mul_(torch.sigmoid(twice * a)).mul_(torch.sigmoid((u - a).mul_(twice)))
 
 
 identity = Activation(_identity_value, _identity_multiply, _identity_multiply, _identity_multiply)

@@ -93,7 +93,7 @@ def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
     """h_j - tau_j, but for the mask: (batch, n_j)."""
-    if phi is identity:
+    if phi == identity:  # by value: a copy of a rule has a copy of it
         return project(feedback, gain * error)
     return gain * phi.difference(project(feedback, targets + error), project(feedback, error))
 

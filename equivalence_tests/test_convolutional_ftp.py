@@ -227,6 +227,18 @@ def test_backprop_through_padded_convolutions_is_autograd(activation: type[nn.Mo
         assert torch.allclose(ours[name], parameter.grad, rtol=1e-12, atol=1e-14), name
 
 
+def kernel_of(rule: Ftp) -> torch.Tensor:
+    """The first kernel's gradient, with the output layer put back to what it started from."""
+    twin = copy.deepcopy(rule)
+    with torch.no_grad():
+        for parameter, start in zip(twin.parameters(), model().parameters(), strict=True):
+            parameter.copy_(start)
+    twin.assign_credit(*batch())
+    gradient = twin.units[0].weights[0].grad
+    assert gradient is not None
+    return gradient
+
+
 @pytest.mark.usefixtures("_ours_only")
 def test_a_seed_in_place_of_the_feedback():
     """Drawn anew at each step, the same each time, nothing held, and kept by a checkpoint."""
@@ -246,6 +258,15 @@ def test_a_seed_in_place_of_the_feedback():
     assert not torch.equal(first, kernel(other)), "feedback of its own"
     other.load_state_dict(copy.deepcopy(rule.state_dict()))
     assert torch.equal(first, kernel(other)), "the seed is in the checkpoint"
+    x = x.float()
+    rule.float()
+    assert torch.allclose(first.float(), kernel(rule), rtol=1e-3, atol=1e-5), "the same feedback in another precision"
+    held = Ftp(model(), image_size=(11, 9))
+    for one, another in ((held, other), (other, held)):
+        before = kernel_of(one)
+        with pytest.raises(ValueError, match=r"seeded: .*, but the state was saved by a rule with"):
+            one.load_state_dict(another.state_dict())
+        assert torch.equal(before, kernel_of(one)), "a state that does not fit changes no feedback"
 
 
 @pytest.mark.usefixtures("_ours_only")
@@ -258,6 +279,22 @@ def test_training_lowers_the_loss():
         losses.append(rule.assign_credit(x, y).item())
         optimizer.step()
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_the_scores_that_are_trained_are_the_models():
+    """Padding that keeps the size, an uneven kernel, and pixels left over in pooling."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, (3, 5), padding="same"), nn.ReLU(), nn.MaxPool2d(3, padding=(0, 0), dilation=(1, 1))]
+    rule = Ftp(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3)).double(), image_size=(11, 9))
+    x, y = batch()
+    assert rule.assign_credit(x, y).item() == pytest.approx(rule.objective(x, y).item(), rel=1e-12), "loss"
+
+
+class LeakyPool(nn.MaxPool2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = super().forward(x) - 0.1
+        return pooled
 
 
 BLOCK = [nn.Conv2d(2, 4, 3), nn.Tanh()]
@@ -277,6 +314,8 @@ END = [nn.Flatten(), nn.Linear(4, 2)]
         ([*BLOCK, nn.MaxPool2d((2, 3)), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
         ([*BLOCK, nn.MaxPool2d(2), nn.MaxPool2d(2), *END], "'3': MaxPool2d; Ftp trains"),
         ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Tanh(), *END], "'2': Tanh; Ftp trains"),
+        ([*BLOCK, LeakyPool(2), *END], "'2': LeakyPool; Ftp trains"),
+        ([*BLOCK, nn.Flatten(2), nn.Linear(4, 2)], "'2': Flatten.*flattened whole"),
         ([nn.Conv2d(2, 3, 3), MaxMin(), *END], "'1': MaxMin pairs channels"),
         ([*BLOCK, nn.Conv2d(3, 4, 1), *END], "'2': takes 3 channels, but gets 4"),
         ([*BLOCK, nn.Flatten(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)], "'3': Dropout after it"),
@@ -293,6 +332,11 @@ def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], mess
     ("options", "message"),
     [
         ({}, r"image_size: None, expected \(height, width\)"),
+        ({"image_size": 8}, r"image_size: 8, expected \(height, width\)"),
+        ({"image_size": (8.0, 8.0)}, r"image_size: \(8.0, 8.0\), expected"),
+        ({"image_size": (1, 8, 8)}, r"image_size: \(1, 8, 8\), expected"),
+        ({"image_size": (11, 9), "rank": True}, "rank: True, expected 1..3"),
+        ({"image_size": (11, 9), "law": "cauchy"}, "law: 'cauchy', expected one of uniform"),
         ({"image_size": (8, 8)}, r"layer '6': takes 48 features, but images of 8 x 8 give 40 \(4 x 2 x 5\)"),
         ({"image_size": (2, 2)}, "x: 2 x 2 pixels are too few for layer '0'"),
         ({"image_size": (11, 9), "inject": 2}, "inject: 2, expected 1"),
@@ -307,8 +351,12 @@ def test_options_that_do_not_fit(options: Any, message: str):
 
 @pytest.mark.usefixtures("_ours_only")
 def test_options_for_convolutions_only():
-    with pytest.raises(ValueError, match="by_channel: True, but the model has no convolutions"):
-        Ftp(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), by_channel=True)
+    dense = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    for options in ({"by_channel": True}, {"image_size": (2, 2)}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: the model has no convolutions"):
+            Ftp(dense, **options)
+    with pytest.raises(ValueError, match="phi: 'maxmin' pairs units, but the first target has 3"):
+        Ftp(dense, phi="maxmin")
     with pytest.raises(ValueError, match="orthogonal: True, with Conv2d"):
         Backprop(model(), orthogonal=True)
     with pytest.raises(ValueError, match=r"'0': Conv2d.*padded with zeros"):

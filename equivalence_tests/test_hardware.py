@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from prograde.accelerated.modules import OrthogonalConv2d
-from prograde.accelerated.rules import RULES, Backprop, Ftp, Hardware, Pepita, Rule
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
+from prograde.accelerated.rules import RULES, Backprop, Foton, Ftp, Hardware, Pepita, RecurrentFtp, Rule
 from prograde.accelerated.rules import hardware as rules_hardware
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
@@ -665,3 +665,55 @@ def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):
             torch.bmm(batches, torch.ones(2, 20, 3, dtype=x.dtype))
         left = model[1].weight @ x.flatten(1).T
     assert not torch.equal(left, model[1].weight @ x.flatten(1).T), "a matrix on the left is seen"
+
+
+def test_updates_that_are_streamed_are_written_too(ours: TwinSide):
+    """Without any gradient left behind; and a second `constrain` writes nothing."""
+    model, x, y = example()
+    chip = Hardware(Backprop(model), weight_range=0.05)
+    for update in chip.stream(x, y):
+        with torch.no_grad():
+            for parameter, gradient in update.pairs:
+                parameter -= 0.1 * gradient
+    chip.constrain()
+    assert max(parameter.abs().max() for parameter in chip.parameters()) <= 0.05, "written"
+    with torch.no_grad():
+        chip.blocks[0].linear.weight.fill_(1)
+    chip.constrain()
+    assert torch.all(chip.blocks[0].linear.weight == 1)
+
+
+def test_layers_before_the_first_target_are_neither_trained_nor_written(ours: TwinSide):
+    model, x, y = example()
+    chip = Hardware(Ftp(model, inject=2), programming_noise=0.1)
+    first, second = (list(block.linear.parameters()) for block in chip.blocks[:2])
+    before = [parameter.clone() for parameter in first]
+    optimizer = torch.optim.SGD(chip.parameters(), lr=0.1, weight_decay=0.1)
+    chip.assign_credit(x, y)
+    optimizer.step()
+    chip.constrain(optimizer)
+    assert all(torch.equal(*pair) for pair in zip(before, first, strict=True)), "trained"
+    assert all(parameter.grad is not None for parameter in second)
+
+
+def test_foton_on_hardware_is_restored_from_its_weights(ours: TwinSide):
+    """Its factors are noisy there: they tell no step that could be taken back, even where the optimizer is known."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 96), nn.Tanh(), nn.Linear(96, 4)]
+    chips = [Hardware(Foton(copy.deepcopy(nn.Sequential(*layers))), bits=4) for _ in range(2)]
+    chips[1].load_state_dict(chips[0].state_dict())
+    x, y = torch.randn(16, 128), torch.randint(0, 4, (16,))
+    for chip, told in zip(chips, (True, False), strict=True):
+        optimizer = torch.optim.SGD(chip.parameters(), lr=0.1)
+        chip.assign_credit(x, y)
+        optimizer.step()
+        chip.constrain(optimizer if told else None)
+    assert all(torch.equal(*pair) for pair in zip(*(chip.parameters() for chip in chips), strict=True)), "told"
+
+
+def test_rules_that_hardware_has_nothing_for(ours: TwinSide):
+    with pytest.raises(ValueError, match="rule: a RecurrentFtp; Hardware has no crossbars for recurrent networks"):
+        Hardware(RecurrentFtp(RecurrentNetwork(3, 4, 2)))
+    dropped = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match=r"read_noise: 0\.1, with recompute and Dropout"):
+        Hardware(Foton(dropped, recompute=True), read_noise=0.1)

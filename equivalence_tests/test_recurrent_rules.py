@@ -245,7 +245,12 @@ def test_options_that_make_no_sense_are_refused():
 
 
 def test_models_that_are_not_trained_are_refused():
-    frozen, broken, stacked, rectified = (example()[0] for _ in range(4))
+    frozen, broken, stacked, rectified, unbiased, narrow, computed, tied, mixed = (example()[0] for _ in range(9))
+    unbiased.output = torch.nn.Linear(6, 2, bias=False, dtype=torch.float64)
+    narrow.output = torch.nn.Linear(5, 2, dtype=torch.float64)
+    torch.nn.utils.parametrizations.orthogonal(computed.recurrent, "weight_hh_l0")
+    tied.recurrent.bias_hh_l0 = tied.recurrent.bias_ih_l0
+    mixed.recurrent.float()
     stacked.recurrent = torch.nn.RNN(4, 6, num_layers=2, batch_first=True, dtype=torch.float64)
     rectified.recurrent = torch.nn.RNN(4, 6, nonlinearity="relu", batch_first=True, dtype=torch.float64)
     frozen.output.weight.requires_grad_(False)
@@ -256,6 +261,11 @@ def test_models_that_are_not_trained_are_refused():
         (stacked, r"layer 'recurrent': RNN\(4, 6, num_layers=2, .*BackpropThroughTime trains the one that"),
         (rectified, r"layer 'recurrent': RNN\(4, 6, .*BackpropThroughTime trains the one that"),
         (broken, "parameter 'output.bias': not all finite"),
+        (unbiased, "layer 'output': Linear.*bias=False"),
+        (narrow, r"layer 'output': Linear\(in_features=5"),
+        (computed, "model: a parameter is computed"),
+        (tied, "model: parameters shared, missing or of several dtypes"),
+        (mixed, "model: parameters shared, missing or of several dtypes"),
     ):
         with pytest.raises(ValueError, match=message):
             BackpropThroughTime(model)  # type: ignore[arg-type]

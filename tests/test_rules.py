@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prograde.accelerated.modules import MaxMin
 from prograde.accelerated.network import forward
-from prograde.accelerated.rules import RULES, Backprop, ForwardForward, Foton, Pepita, Rule
+from prograde.accelerated.rules import RULES, Backprop, ForwardForward, Foton, Ftp, Pepita, Rule
 
 
 def small(*, activation: type[nn.Module] = nn.ReLU, bias: bool = True) -> nn.Sequential:
@@ -206,6 +206,19 @@ def test_a_copy_and_a_loaded_state_learn_the_same(rule: str) -> None:
         assert a is not b
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+def test_a_copy_of_ftp_takes_its_projections_as_the_original_does() -> None:
+    """Through the identity, for which one product does."""
+    x, y = data()
+    original = Ftp(small(), phi="identity", gain=0.7)
+    twin = copy.deepcopy(original)
+    for built in (original, twin):
+        built.assign_credit(x, y)
+    for a, b in zip(original.parameters(), twin.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad)
 
 
 @pytest.mark.parametrize("rule", RULES)

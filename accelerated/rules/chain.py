@@ -1,5 +1,6 @@
 """How a rule reads a model: a chain of blocks, each a linear layer with the parameter-free layers that follow it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -135,6 +136,15 @@ def activation_of(module: nn.Module) -> Activation | None:
     return None
 
 
+def _is_whole_flatten(name: str, module: nn.Module, rule: str) -> bool:
+    """Whether it is a Flatten. Raises ValueError for one that leaves more than one axis of a sample."""
+    if not isinstance(module, nn.Flatten):
+        return False
+    if (module.start_dim, module.end_dim) != (1, -1):
+        raise ValueError(f"layer '{name}': {module}; {rule} wants samples flattened whole, as Flatten() does")
+    return True
+
+
 def blocks(model: nn.Module, rule: str) -> list[Block]:
     """The blocks of an `nn.Sequential` (nested ones included), first layer first.
 
@@ -147,7 +157,8 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
 
 def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
     kind = type(module).__name__
-    hint = next((text for start, text in INSTEAD.items() if kind.startswith(start)), None)
+    named = re.findall(r"\w+", trainable)
+    hint = next((text for start, text in INSTEAD.items() if kind.startswith(start) and kind not in named), None)
     return ValueError(
         f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {trainable}" + (f" ({hint})" if hint else "")
     )
@@ -160,7 +171,7 @@ def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
         if isinstance(module, nn.Linear) and is_plain(module, nn.Linear):
             _check_linear(name, module, chain, rule)
             chain.append(Block(name, module, identity, None))
-        elif isinstance(module, nn.Identity) or (isinstance(module, nn.Flatten) and not chain):
+        elif isinstance(module, nn.Identity) or (_is_whole_flatten(name, module, rule) and not chain):
             continue
         elif activation is not None and chain:
             block = chain[-1]

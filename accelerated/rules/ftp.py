@@ -1,6 +1,7 @@
 """Forward Target Propagation as a rule."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ class Ftp(OutputErrorRule):
 
     Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
     `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it
-    a product of two factors, `by_channel` gives all positions of a channel one row, and `seeded` draws it anew at each
-    step from one seed.
+    a product of two factors, `by_channel` gives all positions of a channel one row, and `seeded` keeps a seed in its
+    place, from which it is drawn anew at each step, on the CPU, the same on every device and in every precision.
     """
 
     convolution_kinds = (nn.Conv2d,)
@@ -79,16 +80,25 @@ class Ftp(OutputErrorRule):
         check_second_pass(second_pass)
         if self.convolutions and second_pass == "full":
             raise ValueError("second_pass: 'full', expected 'difference' in a model for images")
-        self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
+        if law not in get_args(FeedbackLaw):
+            raise ValueError(f"law: {law!r}, expected one of {', '.join(get_args(FeedbackLaw))}")
+        if rank is not None and (type(rank) is not int or not 1 <= rank <= self.num_classes):
+            raise ValueError(f"rank: {rank!r}, expected 1..{self.num_classes}, the number of classes, or None")
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
-        if by_channel and not self.convolutions:
-            raise ValueError("by_channel: True, but the model has no convolutions")
+        if not self.convolutions and (by_channel or image_size is not None):
+            raise ValueError(f"by_channel={by_channel}, image_size={image_size}: the model has no convolutions")
+        self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
+        if phi == "maxmin" and self.rows * self.positions % 2:
+            raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {self.rows * self.positions}")
         self.seed: int | None = None
-        drawn = self._drawn(self.generator)
         if seeded:
-            self.seed = int(torch.randint(2**62, (), generator=generator).item())
-        elif isinstance(drawn, tuple):
+            place = None if generator is None else generator.device
+            self.seed = int(torch.randint(2**62, (), generator=generator, device=place).item())
+            return
+        weight = self.units[0].weights[0]
+        drawn = self._drawn(generator, device=weight.device, dtype=weight.dtype)
+        if isinstance(drawn, tuple):
             self.register_buffer("feedback", drawn[0])
             self.register_buffer("feedback_right", drawn[1])
         else:
@@ -107,19 +117,22 @@ class Ftp(OutputErrorRule):
         assert isinstance(first, Conv2dBlock)
         if self.inject != 1:
             raise ValueError(f"inject: {self.inject}, expected 1, the first convolution, in a model for images")
-        if image_size is None:
-            raise ValueError("image_size: None, expected (height, width) of the images for a model with convolutions")
+        is_size = isinstance(image_size, Sequence) and len(image_size) == 2
+        if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
+            raise ValueError(
+                f"image_size: {image_size!r}, expected (height, width) of the images for a model with convolutions"
+            )
         shape = (1, first.convolution.in_channels, *image_size)
         self.checked_input(torch.empty(shape, device=first.weights[0].device, dtype=first.weights[0].dtype))
         height, width = first.map_size(image_size)
         self.image_size = (image_size[0], image_size[1])
         return first.convolution.out_channels, height * width
 
-    def _drawn(self, generator: torch.Generator | None) -> Feedback:
+    def _drawn(
+        self, generator: torch.Generator | None, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Feedback:
         """G or its factors, with one row a channel if positions share it."""
-        weight = self.units[0].weights[0]
         rows = self.rows * (1 if self.by_channel else self.positions)
-        device, dtype = weight.device, weight.dtype
         if self.rank is not None:
             return low_rank_feedback(
                 rows, self.num_classes, self.rank, generator, self.scale, device=device, dtype=dtype
@@ -128,7 +141,8 @@ class Ftp(OutputErrorRule):
 
     def _feedback(self, x: Tensor) -> Feedback:
         if self.seed is not None:
-            return self._drawn(torch.Generator(x.device).manual_seed(self.seed))
+            drawn = self._drawn(torch.Generator().manual_seed(self.seed), dtype=torch.float32)
+            return tuple(part.to(x) for part in drawn) if isinstance(drawn, tuple) else drawn.to(x)  # type: ignore[return-value]
         check_place("feedback", self.feedback, x)
         return self.feedback if self.rank is None else (self.feedback, self.feedback_right)
 
@@ -136,6 +150,10 @@ class Ftp(OutputErrorRule):
         return self.seed
 
     def set_extra_state(self, state: int | None) -> None:
+        if (state is None) != (self.seed is None):
+            raise ValueError(
+                f"seeded: {self.seed is not None}, but the state was saved by a rule with {state is not None}"
+            )
         self.seed = state
 
     @torch.no_grad()
@@ -156,7 +174,10 @@ class Ftp(OutputErrorRule):
         first = difference(feedback, self._targets(x, y), error, self.phi, self.gain)
         found = (full_differences if full else differences)(network, clean, first, masks, self.inject)
         factors = local_factors(network, clean, error, found, masks, self.inject)
-        for block, (delta, z) in zip(self.blocks, factors, strict=True):
+        for index, (block, (delta, z)) in enumerate(zip(self.blocks, factors, strict=True)):
+            if index < self.inject - 1:
+                yield BlockUpdate(block, torch.zeros_like(block.linear.weight), None, None, trained=False)
+                continue
             loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
             yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)
 

@@ -1,4 +1,4 @@
-"""Any rule on low precision and noisy hardware."""
+"""Rules for dense networks on low precision and noisy hardware."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, product, programmed, random_noise
-from .rule import BlockUpdate, ConvolutionUpdate, Rule
+from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ class Hardware(Rule):
     `read_noise` times the largest weight; what drives it has `activation_bits`, its result `product_bits`. `bits`
     stands for all three where they are not given, None for no quantisation. `constrain` writes what the optimizer left:
     noise of `programming_noise` times the largest weight, for biases too, within -`weight_range`..`weight_range`;
-    parameters without a gradient are not written to, nor fixed feedback. With none of this, results are the bare
+    parameters that had no update are not written to, nor fixed feedback. With none of this, results are the bare
     rule's, bit for bit.
 
     Digital and exact are products without a matrix of the rule (those that make up the updates), columns that are
@@ -32,9 +32,13 @@ class Hardware(Rule):
     FOTON's error projection, the second is the crossbar and the first drives it. A part of a matrix is quantised as a
     matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate).
 
+    A batch that shares memory with a weight is taken for one.
+
     `rule(x)` gives the scores of the hardware, with noise; `objective` is the exact one. Foton and Backprop with
     `orthogonal` restore orthogonality before the weights are written, whose noise is not undone. Noise comes from the
-    rule's generator, which `generator` replaces where given. Convolutions are refused.
+    rule's generator, which `generator` replaces where given. Convolutions and recurrent networks are refused, and noise
+    between the sweeps of Foton with `recompute` and Dropout, whose masks would differ. What else the rule has, such as
+    its `loss`, is asked of `rule.rule`.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Hardware(Rule):
         weight_range: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        if isinstance(rule, CreditAssignment) and not isinstance(rule, Rule):
+            raise ValueError(f"rule: a {type(rule).__name__}; Hardware has no crossbars for recurrent networks")
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
         if rule.convolutions:
@@ -65,8 +71,11 @@ class Hardware(Rule):
                 raise ValueError(f"{name}: {value}, expected 0 or a positive number")
         if weight_range is not None and not 0 < weight_range < float("inf"):
             raise ValueError(f"weight_range: {weight_range}, expected a positive number or None")
+        if read_noise and getattr(rule, "recompute", False) and any(block.dropout is not None for block in rule.blocks):
+            raise ValueError(f"read_noise: {read_noise}, with recompute and Dropout, whose masks are drawn twice")
         nn.Module.__init__(self)
         self.rule = rule
+        self._trained: set[int] = set()  # parameters that had an update, by identity
         self.__dict__["model"] = rule.model  # not as a module: it is one of the rule's
         self.convolutions, self.blocks, self.num_classes = [], rule.blocks, rule.num_classes
         self.crossbar = Crossbar(
@@ -96,22 +105,24 @@ class Hardware(Rule):
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         updates = self.rule.stream(x, y)
+        self._trained.clear()
         while True:
             with self._crossbars():  # not around the yield: what is done with an update is no business of theirs
                 update = next(updates, None)
             if update is None:
                 return
+            self._trained |= {id(parameter) for parameter, _ in update.pairs}
             yield update
 
     @torch.no_grad()
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        self.rule.constrain(optimizer)
-        if not self.programming_noise and self.weight_range is None:
-            return
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                noise = self._noise(parameter) if self.programming_noise else None
-                parameter.copy_(programmed(parameter, noise, self.programming_noise, self.weight_range))
+        self.rule.constrain(optimizer if self.crossbar == Crossbar() else None)  # noisy factors tell no step
+        if self.programming_noise or self.weight_range is not None:
+            for parameter in self.parameters():
+                if id(parameter) in self._trained:
+                    noise = self._noise(parameter) if self.programming_noise else None
+                    parameter.copy_(programmed(parameter, noise, self.programming_noise, self.weight_range))
+        self._trained.clear()
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self.rule.objective(x, y)

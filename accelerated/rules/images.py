@@ -178,7 +178,7 @@ def _plain_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Conv2dB
             _check_maxmin(name, activation, chain[-1])
             chain[-1] = chain[-1]._replace(activation=activation)
             ready = False
-        elif isinstance(module, nn.MaxPool2d) and chain and chain[-1].pool == 1:
+        elif isinstance(module, nn.MaxPool2d) and is_plain(module, nn.MaxPool2d) and chain and chain[-1].pool == 1:
             chain[-1] = chain[-1]._replace(pool=_pool_size(name, module, rule))
             ready = False
         elif not isinstance(module, nn.Identity):
@@ -215,12 +215,12 @@ def _check_maxmin(name: str, activation: Activation, block: ImageBlock) -> None:
 
 def _pool_size(name: str, module: nn.MaxPool2d, rule: str) -> int:
     """The side of the squares. Raises ValueError for windows that are no squares side by side."""
-    sides = {(side, side) if isinstance(side, int) else tuple(side) for side in (module.kernel_size, module.stride)}
-    rows, columns = next(iter(sides))
-    rest = (module.padding, module.dilation, module.ceil_mode, module.return_indices)
-    if len(sides) > 1 or rows != columns or rest != (0, 1, False, False):
+    given = (module.kernel_size, module.stride, module.padding, module.dilation)
+    size, stride, padding, dilation = ({side} if isinstance(side, int) else set(side) for side in given)
+    whole = len(size) == 1 and size == stride and (padding, dilation) == ({0}, {1})
+    if not whole or module.ceil_mode or module.return_indices:
         raise ValueError(f"layer '{name}': {module}; {rule} trains MaxPool2d(n) with squares side by side only")
-    return int(rows)
+    return int(size.pop())
 
 
 def image_input(x: Tensor, chain: list[ImageBlock], dense: list[Block]) -> Tensor:

@@ -1,10 +1,12 @@
 """Rules for recurrent networks: forward target propagation and backpropagation through time."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .. import losses
 from ..activations import ACTIVATIONS, Activation
@@ -13,6 +15,7 @@ from ..losses import one_hot
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
 from ..recurrent_ftp import Injection, Reduction, update_factors
+from .chain import is_plain
 from .rule import CreditAssignment, check_place
 
 
@@ -55,6 +58,13 @@ class RecurrentRule(CreditAssignment):
             or getattr(layer, "nonlinearity", "tanh") != "tanh"
         ):
             raise ValueError(f"layer 'recurrent': {layer}; {rule} trains the one that RecurrentNetwork makes")
+        output = model.output
+        if not is_plain(output, nn.Linear) or output.bias is None or output.in_features != layer.hidden_size:
+            raise ValueError(f"layer 'output': {output}; {rule} trains the one that RecurrentNetwork makes")
+        if any(is_parametrized(part) for part in (layer, output)):
+            raise ValueError(f"model: a parameter is computed; {rule} needs plain ones")
+        if len({id(p) for p in model.parameters()}) != 6 or len({p.dtype for p in model.parameters()}) != 1:
+            raise ValueError(f"model: parameters shared, missing or of several dtypes; {rule} needs six of its own")
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 raise ValueError(f"parameter '{name}': frozen (requires_grad is False); {rule} trains all of its model")
@@ -82,7 +92,12 @@ class RecurrentRule(CreditAssignment):
         return residuals(outputs, y) if self.loss == "squared_error" else losses.cross_entropy_gradient(outputs, y)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output_loss(self(x), y)
+        with self.differentiable():
+            return self.output_loss(self(x), y)
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        """Where the model can be differentiated: cuDNN refuses it in evaluation mode."""
+        return nullcontext() if self.training else torch.backends.cudnn.flags(enabled=False)
 
     def network(self) -> RecurrentParameters:
         """The model as the functions of this package take it; the tensors are the parameters themselves."""
@@ -211,7 +226,7 @@ class BackpropThroughTime(RecurrentRule):
         if start:
             with torch.no_grad():
                 _, state = self.model.recurrent(x[:, :start])
-        with torch.enable_grad():
+        with torch.enable_grad(), self.differentiable():
             states, _ = self.model.recurrent(x[:, start:], state)
             loss = self.output_loss(self.model.output(states[:, -1]), y)
             gradients = torch.autograd.grad(loss, self.trained)

@@ -15,7 +15,8 @@ from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blo
 class BlockUpdate(NamedTuple):
     """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one.
 
-    `own` has what the rule itself learns along with the block: its parameters, and what to subtract from them.
+    `own` has what the rule itself learns along with the block: its parameters, and what to subtract from them. A block
+    that is not `trained` is left as it is, and its update is 0.
     """
 
     block: Block | Conv2dBlock
@@ -23,6 +24,7 @@ class BlockUpdate(NamedTuple):
     bias: Tensor | None
     loss: Tensor | None
     own: tuple[tuple[Tensor, Tensor], ...] = ()
+    trained: bool = True
 
     @property
     def weights(self) -> list[Tensor]:
@@ -32,7 +34,7 @@ class BlockUpdate(NamedTuple):
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter of the block, then those of the rule's own, and what is to be subtracted from it."""
-        return [*_pairs(self), *self.own]
+        return [*(_pairs(self) if self.trained else ()), *self.own]
 
 
 class ConvolutionUpdate(NamedTuple):

@@ -66,7 +66,7 @@ RULES = {
     "backprop": Setting(orthogonal, lambda model, size: Backprop(model), 0.01, 64),
     "backprop-orthogonal": Setting(orthogonal, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
     "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.02, 64),
-    "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.05, 64),
+    "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.03, 64),
     "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
     "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=0.05), 0.02, 128),
     "ftp, G by channel": Setting(

@@ -28,8 +28,11 @@ def finished(log: Path) -> list[Result]:
     """The results in the file; a last line that was cut off is taken out of it."""
     if not log.exists():
         return []
-    whole, newline, _ = log.read_text().rpartition("\n")
-    log.write_text(whole + newline)
+    whole, newline, cut = log.read_text().rpartition("\n")
+    if cut:
+        mended = log.with_suffix(".partial")
+        mended.write_text(whole + newline)
+        mended.replace(log)
     return [json.loads(line) for line in whole.splitlines()]
 
 
