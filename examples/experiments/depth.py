@@ -139,11 +139,14 @@ def draw(results: list[Result], path: Path) -> None:
             epoch.plot(range(1, len(means) + 1), means, **look)
     layer.set(title="Cosine with backpropagation, last epoch", xlabel="layer / layers")
     epoch.set(title="The same over training, mean over layers", xlabel="epoch")
+    epoch.xaxis.get_major_locator().set_params(integer=True)
     for axes in (depth, interval, layer, epoch):
         axes.grid(alpha=0.3)
         axes.minorticks_off()
-        if axes is not epoch:  # the colours are those beside it
-            axes.legend(frameon=False, fontsize="small")
+    for axes in (depth, interval):
+        axes.legend(frameon=False, fontsize="small")
+    handles, labels = layer.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
 
 
