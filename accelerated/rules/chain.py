@@ -156,6 +156,7 @@ def blocks(model: nn.Module, rule: str) -> list[Block]:
 
 
 def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
+    """The error for a layer that the rule can't train, with what to use instead."""
     kind = type(module).__name__
     named = re.findall(r"\w+", trainable)
     hint = next((text for start, text in INSTEAD.items() if kind.startswith(start) and kind not in named), None)
@@ -165,6 +166,7 @@ def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueErr
 
 
 def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
+    """The blocks of layers with their names. Raises ValueError as `blocks` does."""
     chain: list[Block] = []
     for name, module in found:
         activation = activation_of(module)
