@@ -331,7 +331,7 @@ def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"image_size: None, expected \(height, width\)"),
+        ({}, r"image_size: None, expected \(height, width\) of the images"),
         ({"image_size": 8}, r"image_size: 8, expected \(height, width\)"),
         ({"image_size": (8.0, 8.0)}, r"image_size: \(8.0, 8.0\), expected"),
         ({"image_size": (1, 8, 8)}, r"image_size: \(1, 8, 8\), expected"),
@@ -353,8 +353,10 @@ def test_options_that_do_not_fit(options: Any, message: str):
 def test_options_for_convolutions_only():
     dense = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     for options in ({"by_channel": True}, {"image_size": (2, 2)}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: the model has no convolutions"):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: .*, but the model has no convolutions"):
             Ftp(dense, **options)
+    with pytest.raises(ValueError, match="model: no hidden layer; Ftp needs one"):
+        Ftp(nn.Sequential(nn.Linear(4, 2)))
     with pytest.raises(ValueError, match="phi: 'maxmin' pairs units, but the first target has 3"):
         Ftp(dense, phi="maxmin")
     with pytest.raises(ValueError, match="orthogonal: True, with Conv2d"):

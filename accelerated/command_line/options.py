@@ -22,7 +22,8 @@ Hidden: TypeAlias = Annotated[
     str | None, typer.Option(help="Widths of the hidden layers.", metavar="512-256", show_default=OWN)
 ]
 Activation: TypeAlias = Annotated[
-    str | None, typer.Option(help="relu, leaky_relu, tanh, identity or maxmin.", metavar="NAME", show_default="relu")
+    str | None,
+    typer.Option(help="relu, leaky_relu, tanh, identity or maxmin.", metavar="NAME", show_default="the rule's own"),
 ]
 Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Passes over the training data.", show_default=OWN)]
 Batch: TypeAlias = Annotated[int | None, typer.Option(help="Samples in a step.", show_default="128")]
@@ -81,6 +82,7 @@ def recipes_help() -> str:
     for method, (_, recipe) in METHODS.items():
         digits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in DIGITS[method].items())
         extras = [
+            recipe.activation,
             f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
             f"dropout {recipe.dropout:g}" if recipe.dropout else "",
             "standardised pixels" if recipe.standardise else "raw pixels",

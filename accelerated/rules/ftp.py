@@ -36,6 +36,7 @@ class Ftp(OutputErrorRule):
     untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
     one and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
     the layers, in place of their differences to the activations: equal but for rounding, as on `Hardware`.
+    Rates are smaller than backpropagation's, 0.02 to 0.05 with tanh and less with ReLU: beyond, it ends at chance.
 
     Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
     `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it
@@ -87,7 +88,8 @@ class Ftp(OutputErrorRule):
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
         if not self.convolutions and (by_channel or image_size is not None):
-            raise ValueError(f"by_channel={by_channel}, image_size={image_size}: the model has no convolutions")
+            given = f"image_size: {image_size}" if image_size is not None else "by_channel: True"
+            raise ValueError(f"{given}, but the model has no convolutions")
         self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
         if phi == "maxmin" and self.rows * self.positions % 2:
             raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {self.rows * self.positions}")
@@ -106,6 +108,8 @@ class Ftp(OutputErrorRule):
 
     def _units(self) -> tuple[int, int]:
         """n_j, and 1 position. Raises ValueError where no layer has that number."""
+        if len(self.blocks) == 1:
+            raise ValueError("model: no hidden layer; Ftp needs one to have a target")
         if not 0 <= self.inject < len(self.blocks):
             raise ValueError(f"inject: {self.inject}, expected 0..{len(self.blocks) - 1}, the input or a hidden layer")
         first = self.blocks[max(self.inject, 1) - 1].linear
@@ -120,7 +124,7 @@ class Ftp(OutputErrorRule):
         is_size = isinstance(image_size, Sequence) and len(image_size) == 2
         if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
             raise ValueError(
-                f"image_size: {image_size!r}, expected (height, width) of the images for a model with convolutions"
+                f"image_size: {image_size!r}, expected (height, width) of the images, for a model with convolutions"
             )
         shape = (1, first.convolution.in_channels, *image_size)
         self.checked_input(torch.empty(shape, device=first.weights[0].device, dtype=first.weights[0].dtype))

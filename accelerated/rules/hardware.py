@@ -17,7 +17,7 @@ aten = torch.ops.aten
 class Hardware(Rule):
     """A rule whose products with weights run on crossbars, see `prograde.reference.hardware`; it has the rule's face.
 
-        rule = Hardware(Ftp(model, second_pass="full"), bits=6, read_noise=0.01)
+        rule = Hardware(Ftp(model, second_pass="full"), bits=6, read_noise=0.01)    # two real passes, as hardware has
 
     On crossbars are all matrices of the rule, the weights and its fixed feedback alike (G, F, B_l, learned inverses):
     every product with one of them, forward or transposed, sees it quantised to `weight_bits`, with noise of its own of
@@ -32,9 +32,10 @@ class Hardware(Rule):
     FOTON's error projection, the second is the crossbar and the first drives it. A part of a matrix is quantised as a
     matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate).
 
-    A batch that shares memory with a weight is taken for one.
+    A batch that is a view of a weight is taken for the weight.
 
-    `rule(x)` gives the scores of the hardware, with noise; `objective` is the exact one. Foton and Backprop with
+    The hardware's settings are no part of the state. `rule(x)` gives the scores of the hardware, with noise in
+    evaluation mode too; `objective` is the exact one. Foton and Backprop with
     `orthogonal` restore orthogonality before the weights are written, whose noise is not undone. Noise comes from the
     rule's generator, which `generator` replaces where given. Convolutions and recurrent networks are refused, and noise
     between the sweeps of Foton with `recompute` and Dropout, whose masks would differ. What else the rule has, such as
@@ -97,6 +98,9 @@ class Hardware(Rule):
     @generator.setter
     def generator(self, generator: torch.Generator | None) -> None:
         self.rule.generator = generator
+
+    def extra_repr(self) -> str:
+        return f"{self.crossbar}, programming_noise={self.programming_noise}, weight_range={self.weight_range}"
 
     def forward(self, x: Tensor) -> Tensor:
         with self._crossbars():

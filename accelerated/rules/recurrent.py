@@ -151,7 +151,8 @@ class RecurrentFtp(RecurrentRule):
 
     `feedback`, G, is a buffer drawn once, (n, K). `phi` is the name of the activation that projections go through.
     `inject` is "first", a target for the first step that runs on from there, or "every", which corrects it again at
-    each step. `reduction` is "sum" or "mean", of the updates of all steps.
+    each step: "first" is the paper's as most directly read and learns little beyond a few steps, "every" is ours.
+    `reduction` is "sum" or "mean", of the updates of all steps.
     """
 
     feedback: Tensor
