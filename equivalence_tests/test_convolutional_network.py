@@ -51,7 +51,7 @@ def padded_cases(draw: st.DrawFn, activations: tuple[str, ...] = SMOOTH, max_con
         kernel = [draw(st.integers(1, 3), label="kernel") for _ in range(2)]
         stride = (draw(st.integers(1, 2), label="stride"), 1)
         padding = (draw(st.integers(0, 1), label="padding"), draw(st.integers(0, 1), label="padding"))
-        c_out = draw(st.integers(1, 4), label="channels")
+        c_out = draw(st.integers(2, 4), label="channels")
         weights = rng.standard_normal((c_out, channels, *kernel)) / np.sqrt(channels * np.prod(kernel))
         sides = zip(size, kernel, stride, padding, strict=True)
         size = [(n + 2 * around - k) // step + 1 for n, k, step, around in sides]
