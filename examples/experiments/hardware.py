@@ -42,7 +42,7 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "read_noise": (0.01, 0.03, 0.1),
     "programming_noise": (1e-4, 1e-3, 1e-2),  # the range of the group's own memristor experiments
 }
-NAMES = {"bits": "bits", "read_noise": "read noise / max|W|", "programming_noise": "programming noise / max|W|"}
+NAMES = {"bits": "bits", "read_noise": "read noise / largest weight", "programming_noise": "programming noise / largest weight"}
 
 
 def settings() -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def draw(results: list[Result], path: Path) -> None:
     for axes, varied in zip(figure.subplots(1, 3), VARIED, strict=True):
         for rule in RULES:
             line(axes, results, rule, varied)
-        axes.set(title=f"Test accuracy against {NAMES[varied].partition(' /')[0]}", xlabel=NAMES[varied], ylabel="%")
+        axes.set(title=f"Accuracy against {NAMES[varied].partition(' /')[0]}", xlabel=NAMES[varied], ylabel="%")
         axes.grid(alpha=0.3)
         if varied != "bits":
             axes.set_xscale("log")
