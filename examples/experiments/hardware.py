@@ -42,7 +42,11 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "read_noise": (0.01, 0.03, 0.1),
     "programming_noise": (1e-4, 1e-3, 1e-2),  # the range of the group's own memristor experiments
 }
-NAMES = {"bits": "bits", "read_noise": "read noise / largest weight", "programming_noise": "programming noise / largest weight"}
+NAMES = {
+    "bits": "bits",
+    "read_noise": "read noise / largest weight",
+    "programming_noise": "programming noise / largest weight",
+}
 
 
 def settings() -> list[dict[str, Any]]:
