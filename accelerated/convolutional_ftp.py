@@ -78,10 +78,7 @@ def update_factors(
     found = differences(network, clean, first)
     for layer, a, z in zip(network.layers, clean.preactivations, clean.inputs, strict=True):
         yield layer.activation.vjp(a, next(found)), z
-    dense = zip(network.dense.activations[:-1], clean.dense.preactivations[:-1], clean.dense.inputs[:-1], strict=True)
-    for activation, a, h in dense:
-        yield activation.vjp(a, next(found)), h
-    yield error, clean.dense.inputs[-1]
+    yield from ftp.local_factors(network.dense, clean.dense, error, found)
 
 
 def updates(

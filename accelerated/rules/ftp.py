@@ -36,7 +36,7 @@ class Ftp(OutputErrorRule):
     untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
     one and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
     the layers, in place of their differences to the activations: equal but for rounding, as on `Hardware`.
-    Rates are smaller than backpropagation's, 0.02 to 0.05 with tanh and less with ReLU: beyond, it ends at chance.
+    With ReLU a rate that suits backpropagation may be too large: training then ends at chance, without a message.
 
     Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
     `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it

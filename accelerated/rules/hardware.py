@@ -30,16 +30,15 @@ class Hardware(Rule):
     Digital and exact are products without a matrix of the rule (those that make up the updates), columns that are
     looked up (Forward-Forward's label), and all that is no product. Of two matrices multiplied with one another, as in
     FOTON's error projection, the second is the crossbar and the first drives it. A part of a matrix is quantised as a
-    matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate).
-
-    A batch that is a view of a weight is taken for the weight.
+    matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate). A batch that
+    is a view of a weight is taken for the weight.
 
     The hardware's settings are no part of the state. `rule(x)` gives the scores of the hardware, with noise in
-    evaluation mode too; `objective` is the exact one. Foton and Backprop with
-    `orthogonal` restore orthogonality before the weights are written, whose noise is not undone. Noise comes from the
-    rule's generator, which `generator` replaces where given. Convolutions and recurrent networks are refused, and noise
-    between the sweeps of Foton with `recompute` and Dropout, whose masks would differ. What else the rule has, such as
-    its `loss`, is asked of `rule.rule`.
+    evaluation mode too; `objective` is the exact one. Foton and Backprop with `orthogonal` restore orthogonality before
+    the weights are written, whose noise is not undone. Noise comes from the rule's generator, which `generator`
+    replaces where given. Convolutions and recurrent networks are refused, and noise between the sweeps of Foton with
+    `recompute` and Dropout, whose masks would differ. What else the rule has, such as its `loss`, is asked of
+    `rule.rule`.
     """
 
     def __init__(
