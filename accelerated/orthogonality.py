@@ -12,6 +12,7 @@ import torch
 from ._arrays import Array
 
 __all__ = [
+    "basis",
     "bjorck",
     "bjorck_factor",
     "convergence_limit",
@@ -57,19 +58,23 @@ def polar_factor(weight: Array) -> Array:
     return (u @ vt).to(weight.dtype)
 
 
-def polar_within(weight: Array, rows: Array, *, out: Array | None = None) -> Array:
-    """The polar factor in the span of rows (p, n) alone, by two products with p rows; `out` may be `weight`.
+def basis(rows: Array) -> Array:
+    """Orthonormal rows with the span of the given ones: (p, n), p <= n."""
+    return torch.linalg.qr(rows.T.to(_decomposable(rows.dtype)))[0].T.to(rows.dtype)
 
-    Directions in which the weight is 0 to rounding stay as they are.
+
+def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> Array:
+    """The polar factor in the span of q (p, n) alone, whose rows are orthonormal: same shape; `out` may be `weight`.
+
+    By two products with p rows. Directions in which the weight is 0 to rounding stay as they are.
     """
-    dtype = _decomposable(rows.dtype)
-    q = torch.linalg.qr(rows.T.to(dtype))[0].T.to(rows.dtype)  # (p, n)
+    dtype = _decomposable(q.dtype)
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)
     eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
     rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
     factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1
-    change = ((vectors * factors) @ vectors.T).to(rows.dtype)
+    change = ((vectors * factors) @ vectors.T).to(q.dtype)
     if wide:
         return torch.addmm(weight, q.T, change @ image, out=out)
     return torch.addmm(weight, image.T, change @ q, out=out)

@@ -40,6 +40,18 @@ def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Gene
     compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows, depth=3)
 
 
+@given(weight=near_orthogonal(), rng=seeds())
+def test_basis(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+    """Up to the signs of the rows: by the projection on their span."""
+    rows = rng.standard_normal((1 + min(weight.shape) // 2, min(weight.shape)))
+
+    def projection(side: Side, rows: Any) -> Any:
+        q = side.orthogonality.basis(rows)
+        return q.T @ q
+
+    compare(twin, "basis", projection, rows, depth=2 * len(rows))
+
+
 @given(weight=near_orthogonal(), rng=seeds(), share=st.floats(0, 1))
 def test_polar_within(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator, share: float):
     small = min(weight.shape)
@@ -61,7 +73,7 @@ def test_a_drift_in_few_directions_is_found_and_undone(
     weight = stretch @ polar if shape[0] <= shape[1] else polar @ stretch
     ours, start = side.operands((weight, rng.standard_normal((8, small))))
     rows = side.orthogonality.drift(ours, side.orthogonality.drift(ours, start))
-    found = side.results(side.orthogonality.polar_within(ours, rows))
+    found = side.results(side.orthogonality.polar_within(ours, side.orthogonality.basis(rows)))
     assert np.abs(found - polar).max() <= 4000 * side.eps, "polar factor of the drifted directions"
 
 
@@ -228,7 +240,7 @@ def test_directions_without_a_weight_stay_as_they_are(side: Side):
     """A weight of rank one: what is 0 to rounding is not blown up to a direction of norm 1."""
     rng = np.random.default_rng(0)
     weight = np.ones((128, 128)) / 128**0.5
-    rows = rng.standard_normal((24, 128))
-    ours = side.results(side.orthogonality.polar_within(*side.operands((weight, rows))))
+    weight, rows = side.operands((weight, rng.standard_normal((24, 128))))
+    ours = side.results(side.orthogonality.polar_within(weight, side.orthogonality.basis(rows)))
     singular = np.linalg.svd(ours, compute_uv=False)
     assert singular[1] <= 1e5 * side.eps, f"expected the others to stay, found {singular[:3]}"

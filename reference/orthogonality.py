@@ -33,6 +33,7 @@ import numpy as np
 from ._arrays import Array
 
 __all__ = [
+    "basis",
     "bjorck",
     "bjorck_factor",
     "convergence_limit",
@@ -71,14 +72,18 @@ def polar_factor(weight: Array) -> Array:
     return u @ vt
 
 
-def polar_within(weight: Array, rows: Array) -> Array:
-    """Equation (5) in the span of rows (p, n), p <= n: same shape as the weight.
+def basis(rows: Array) -> Array:
+    """Q, orthonormal rows with the span of the given ones: (p, n), p <= n."""
+    return np.linalg.qr(rows.T)[0].T
 
-    With rows = drift(weight, drift(weight, v)) for random v (p, n), these are the directions in which the weight is
+
+def polar_within(weight: Array, q: Array) -> Array:
+    """Equation (5) in the span of q (p, n), whose rows are orthonormal: same shape as the weight.
+
+    With q = basis(drift(weight, drift(weight, v))) for random v (p, n), these are the directions in which the weight is
     farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
     Directions in which the weight is 0 to rounding stay as they are.
     """
-    q = np.linalg.qr(rows.T)[0].T  # (p, n)
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
     eigenvalues, vectors = np.linalg.eigh(image @ image.T)

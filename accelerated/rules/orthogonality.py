@@ -7,18 +7,18 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..orthogonality import bjorck, bjorck_factor, drift, gram, polar_factor, polar_within, retract
+from ..orthogonality import basis, bjorck, bjorck_factor, drift, gram, polar_factor, polar_within, retract
 from .chain import Held
 from .rule import Rule
 
-CHECKS, DIRECTIONS = 8, 24
-"""Random sign vectors by which a weight is checked, and those among whose images its largest drift is sought."""
+CHECKS, DIRECTIONS = 8, 16
+"""Random sign vectors by which a weight is checked, and directions in which its largest drift is sought."""
 
-SHARE = 0.5
+SHARE = 0.6
 """Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
 
 PROBABLE = 0.7
-"""The share that the largest entry may be expected to have of the limit, from the largest norm of a row."""
+"""The share that the largest entry outside of those rows may be expected to have of the limit, from their norms."""
 
 ROWS = 16
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
@@ -58,8 +58,9 @@ class Orthogonality(nn.Module):
     weights, all entries are looked at. Where one exceeds half the limit, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
-    2. The directions of the largest drift are found by products with few sign vectors, and set right; others then tell
-       whether that will do. Training drifts in few directions, whatever the optimizer is, so that it mostly will.
+    2. The directions of the largest drift are found by products with few vectors, at first those found last time, then
+       random signs, and set right; the check then tells whether that will do. Training drifts in few directions, much
+       the same from step to step, whatever the optimizer is, so that it mostly will.
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
@@ -84,6 +85,7 @@ class Orthogonality(nn.Module):
         self.every = every
         self.steps = 0
         self.checks = {name: _Check() for name in weights}
+        self.directions: dict[str, Tensor] = {}
 
     def weights(self) -> dict[str, Tensor]:
         """The parameters that are held, by their names in the model."""
@@ -118,7 +120,7 @@ class Orthogonality(nn.Module):
             if plain is not None and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
             whole = min(weight.shape) < WHOLE or (self.steps + index) % WHOLE == 0
-            if whole or not self._is_kept(weight, signs):
+            if whole or not self._is_kept(name, weight, signs):
                 self._restore(name, weight)
 
     def _signs(self, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -128,25 +130,37 @@ class Orthogonality(nn.Module):
         signs = torch.empty(CHECKS + DIRECTIONS, widest, device=device, dtype=dtype)
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
-    def _is_kept(self, weight: Tensor, signs: Tensor) -> bool:
+    def _is_kept(self, name: str, weight: Tensor, signs: Tensor) -> bool:
         """Whether the limit is kept, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
+        directions = self._directions(name, weight, signs)
         for left in reversed(range(rounds + 1)):
-            drifts = drift(weight, signs if left else signs[:CHECKS])  # all at once: reading W is what it costs
+            # All at once: reading W is what it costs.
+            drifts = drift(weight, torch.cat([signs[:CHECKS], directions]) if left else signs[:CHECKS])
             squares = drifts[:CHECKS].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
             if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
                 if largest <= (SHARE * self.limit) ** 2:
                     return True
-                evenly = (largest * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries with such rows
-                rows = squares.topk(ROWS).indices
-                if evenly <= PROBABLE * self.limit and _largest_entry(weight, rows) <= SHARE * self.limit:
+                *_, other = (rows := squares.topk(ROWS + 1)).values.tolist()
+                evenly = (other * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries with such rows
+                if evenly <= PROBABLE * self.limit and _largest_entry(weight, rows.indices[:-1]) <= SHARE * self.limit:
                     return True
             if not left or not total < MUCH:
                 return False
-            polar_within(weight, drift(weight, drifts[CHECKS:]), out=weight)
+            found = basis(drift(weight, drifts[CHECKS:]))
+            if left == rounds:
+                self.directions[name] = found
+            polar_within(weight, found, out=weight)
+            directions = signs[CHECKS:]
         return False
+
+    def _directions(self, name: str, weight: Tensor, signs: Tensor) -> Tensor:
+        """Those of the last step that had to look for them, or random signs: (DIRECTIONS, n)."""
+        held = self.directions.get(name)
+        fits = held is not None and (held.dtype, held.device) == (weight.dtype, weight.device)
+        return held if held is not None and fits else signs[CHECKS:]
 
     def _restore_unseen(self, name: str, weight: Tensor, check: Tensor) -> None:
         """A step of order 3, and more of them where the check of the step before has asked for them."""
@@ -204,12 +218,14 @@ class Orthogonality(nn.Module):
         return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.limit * (1 - left) else None
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "unread": {name: check.unread() for name, check in self.checks.items()}}
+        unread = {name: check.unread() for name, check in self.checks.items()}
+        return {"steps": self.steps, "unread": unread, "directions": dict(self.directions)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
         for name, value in state["unread"].items():
             self.checks[name] = _Check(value)
+        self.directions = dict(state["directions"])
 
 
 def resolution(weight: Tensor) -> float:
