@@ -5,6 +5,7 @@ Nothing here waits for the device.
 """
 
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ import torch
 from ._arrays import Array
 
 __all__ = [
+    "PolarStep",
     "basis",
     "bjorck",
     "bjorck_factor",
     "convergence_limit",
     "defect",
     "drift",
+    "drift_after",
     "gram",
     "orthogonal",
     "polar_factor",
@@ -63,21 +66,35 @@ def basis(rows: Array) -> Array:
     return torch.linalg.qr(rows.T.to(_decomposable(rows.dtype)))[0].T.to(rows.dtype)
 
 
-def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> Array:
-    """The polar factor in the span of q (p, n) alone, whose rows are orthonormal: same shape; `out` may be `weight`.
+class PolarStep(NamedTuple):
+    """What `polar_within` gives: the new weight, what it adds in the span (p, p), and I - G of q before (p, n)."""
 
-    By two products with p rows. Directions in which the weight is 0 to rounding stay as they are.
+    weight: Array
+    change: Array
+    drift: Array
+
+
+def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> PolarStep:
+    """The polar factor in the span of q (p, n) alone, whose rows are orthonormal; `out` may be `weight`.
+
+    By three products with p rows. Directions in which the weight is 0 to rounding stay as they are.
     """
     dtype = _decomposable(q.dtype)
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)
+    found = torch.addmm(q, image, weight.T if wide else weight, alpha=-1)
     eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
     rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
     factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1
     change = ((vectors * factors) @ vectors.T).to(q.dtype)
-    if wide:
-        return torch.addmm(weight, q.T, change @ image, out=out)
-    return torch.addmm(weight, image.T, change @ q, out=out)
+    left, right = (q.T, change @ image) if wide else (image.T, change @ q)
+    return PolarStep(torch.addmm(weight, left, right, out=out), change, found)
+
+
+def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
+    """I - G of rows after a step within q, from what it was of them before, the weight unread: (rows, n)."""
+    through = torch.addmm(rows - drifts, rows @ q.T @ step.change, q - step.drift)
+    return rows - through - through @ q.T @ step.change @ q
 
 
 def _decomposable(dtype: torch.dtype) -> torch.dtype:

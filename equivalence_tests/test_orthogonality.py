@@ -40,25 +40,70 @@ def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Gene
     compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows, depth=3)
 
 
-@given(weight=near_orthogonal(), rng=seeds())
-def test_basis(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+spans = st.sampled_from([(1, 3), (2, 5), (4, 17), (20, 33)])
+"""Rows and their width: fewer rows, so that their span is not the whole space."""
+
+
+@given(rng=seeds(), span=spans)
+def test_basis(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int]):
     """Up to the signs of the rows: by the projection on their span."""
-    rows = rng.standard_normal((1 + min(weight.shape) // 2, min(weight.shape)))
+    rows = np.tril(np.ones((span[0], span[0]))) @ orthogonality.orthogonal(span, rng)
 
-    def projection(side: Side, rows: Any) -> Any:
+    def projection(side: Side, rows: Any, columns: Any) -> Any:
         q = side.orthogonality.basis(rows)
-        return q.T @ q
+        return q.T @ (q @ columns)
 
-    compare(twin, "basis", projection, rows, depth=2 * len(rows))
+    compare(twin, "basis", projection, rows, rng.standard_normal((span[1], 2)), depth=4)
 
 
-@given(weight=near_orthogonal(), rng=seeds(), share=st.floats(0, 1))
-def test_polar_within(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator, share: float):
-    small = min(weight.shape)
-    rows = orthogonality.orthogonal((1 + round(share * (small - 1)), small), rng)
-    compare(
-        twin, "polar_within", lambda side, *o: side.orthogonality.polar_within(*o), weight, rows, depth=2 + len(rows)
-    )
+@given(rng=seeds(), span=spans)
+def test_a_basis_is_orthonormal_and_spans_its_rows(side: Side, rng: np.random.Generator, span: tuple[int, int]):
+    rows = np.tril(np.ones((span[0], span[0]))) @ orthogonality.orthogonal(span, rng)
+    q = side.results(side.orthogonality.basis(side.operands(rows)))
+    assert np.abs(q @ q.T - np.eye(len(q))).max() <= 64 * side.eps, "orthonormal"
+    assert np.abs(rows - rows @ q.T @ q).max() <= 256 * side.eps, "span"
+
+
+def near_orthogonal_with_span(rng: np.random.Generator, span: tuple[int, int], other: int) -> tuple[Any, Any]:
+    """A matrix (other, n) with singular values from 0.6 to 1.3, and orthonormal rows (p, n)."""
+    u, _, vt = np.linalg.svd(rng.standard_normal((other, span[1])), full_matrices=False)
+    return (u * rng.uniform(0.6, 1.3, len(vt))) @ vt, orthogonality.orthogonal(span, rng)
+
+
+@given(rng=seeds(), span=spans, wide=st.booleans())
+def test_polar_within(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool):
+    weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
+
+    def step(side: Side, weight: Any, q: Any) -> Any:
+        found = side.orthogonality.polar_within(weight, q)
+        return found.weight, found.change @ q, found.drift
+
+    compare(twin, "polar_within", step, weight.T if wide else weight, q, depth=2 + len(q))
+
+
+@given(rng=seeds(), span=spans, wide=st.booleans())
+def test_drift_after(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool):
+    weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
+
+    def after(side: Side, weight: Any, q: Any, rows: Any) -> Any:
+        module = side.orthogonality
+        return module.drift_after(rows, module.drift(weight, rows), q, module.polar_within(weight, q))
+
+    rows = rng.standard_normal((2, span[1]))
+    compare(twin, "drift_after", after, weight.T if wide else weight, q, rows, depth=4 + len(q))
+
+
+@given(rng=seeds(), span=spans, wide=st.booleans())
+def test_the_drift_after_a_step_is_that_of_the_new_weight(
+    side: Side, rng: np.random.Generator, span: tuple[int, int], wide: bool
+):
+    weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
+    rows = rng.standard_normal((2, span[1]))
+    module = side.orthogonality
+    weight, q, rows = side.operands((weight.T if wide else weight, q, rows))
+    step = module.polar_within(weight, q)
+    known = side.results(module.drift_after(rows, module.drift(weight, rows), q, step))
+    assert rms(known - side.results(module.drift(step.weight, rows))) <= 256 * side.eps, "drift of the new weight"
 
 
 @given(rng=seeds(), shape=st.sampled_from([(40, 60), (60, 40), (50, 50)]), kept=st.sampled_from([1, 4, 8]))
@@ -73,7 +118,7 @@ def test_a_drift_in_few_directions_is_found_and_undone(
     weight = stretch @ polar if shape[0] <= shape[1] else polar @ stretch
     ours, start = side.operands((weight, rng.standard_normal((8, small))))
     rows = side.orthogonality.drift(ours, side.orthogonality.drift(ours, start))
-    found = side.results(side.orthogonality.polar_within(ours, side.orthogonality.basis(rows)))
+    found = side.results(side.orthogonality.polar_within(ours, side.orthogonality.basis(rows)).weight)
     assert np.abs(found - polar).max() <= 4000 * side.eps, "polar factor of the drifted directions"
 
 
@@ -83,7 +128,7 @@ def test_within_a_span_nothing_else_changes(side: Side, weight: Any, rng: np.ran
     small = min(weight.shape)
     turn = orthogonality.orthogonal((small, small), rng)
     inside, outside = turn[: small // 2 + 1], turn[small // 2 + 1 :]
-    ours = side.results(side.orthogonality.polar_within(*side.operands((weight, inside))))
+    ours = side.results(side.orthogonality.polar_within(*side.operands((weight, inside))).weight)
     before, after = (w if w.shape[0] <= w.shape[1] else w.T for w in (weight, ours))
     gram = inside @ after @ after.T @ inside.T
     assert np.abs(gram - np.eye(len(inside))).max() <= 256 * side.eps, "orthonormal in the span"
@@ -241,6 +286,6 @@ def test_directions_without_a_weight_stay_as_they_are(side: Side):
     rng = np.random.default_rng(0)
     weight = np.ones((128, 128)) / 128**0.5
     weight, rows = side.operands((weight, rng.standard_normal((24, 128))))
-    ours = side.results(side.orthogonality.polar_within(weight, side.orthogonality.basis(rows)))
+    ours = side.results(side.orthogonality.polar_within(weight, side.orthogonality.basis(rows)).weight)
     singular = np.linalg.svd(ours, compute_uv=False)
     assert singular[1] <= 1e5 * side.eps, f"expected the others to stay, found {singular[:3]}"

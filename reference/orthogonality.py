@@ -10,7 +10,8 @@
          tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,           r = delta W
 
     (5)  the polar factor in the span of a few orthonormal rows Q alone:
-         W <- W + Q^T (C - I) Q W (wide),  W + W Q^T (C - I) Q (tall),    C = (Q G Q^T)^(-1/2)
+         W <- A W (wide),  W A (tall),    A = I + Q^T C Q,  C = (Q G Q^T)^(-1/2) - I
+    (6)  which leaves  E' = I - A G A:   v E' = v - (v A G) A,   v A G = v G + v Q^T C Q G
 
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
@@ -23,22 +24,26 @@ anywhere in (0, `convergence_limit(p)`).
 | E | residual | (n, n) | I - G |
 | delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
 | a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
-| Q | | (p, n) | orthonormal basis of the span of `rows` |
+| Q | q | (p, n) | orthonormal rows |
+| C | change | (p, p) | what is to be added in their span |
 """
 
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 
 from ._arrays import Array
 
 __all__ = [
+    "PolarStep",
     "basis",
     "bjorck",
     "bjorck_factor",
     "convergence_limit",
     "defect",
     "drift",
+    "drift_after",
     "gram",
     "orthogonal",
     "polar_factor",
@@ -77,8 +82,16 @@ def basis(rows: Array) -> Array:
     return np.linalg.qr(rows.T)[0].T
 
 
-def polar_within(weight: Array, q: Array) -> Array:
-    """Equation (5) in the span of q (p, n), whose rows are orthonormal: same shape as the weight.
+class PolarStep(NamedTuple):
+    """What `polar_within` gives: the new weight, C of equation (5), (p, p), and E of q before (p, n)."""
+
+    weight: Array
+    change: Array
+    drift: Array
+
+
+def polar_within(weight: Array, q: Array) -> PolarStep:
+    """Equation (5), the polar factor in the span of q (p, n), whose rows are orthonormal.
 
     With q = basis(drift(weight, drift(weight, v))) for random v (p, n), these are the directions in which the weight is
     farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
@@ -89,7 +102,15 @@ def polar_within(weight: Array, q: Array) -> Array:
     eigenvalues, vectors = np.linalg.eigh(image @ image.T)
     rank = eigenvalues > len(q) * np.finfo(q.dtype).eps * eigenvalues[-1]
     change = (vectors * (1 / np.sqrt(np.where(rank, eigenvalues, 1)) - 1)) @ vectors.T
-    return weight + (q.T @ change @ image if wide else image.T @ change @ q)
+    new = weight + (q.T @ change @ image if wide else image.T @ change @ q)
+    return PolarStep(new, change, drift(weight, q))
+
+
+def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
+    """Equation (6): E' of rows after a step within q, from their E before, the weight unread: (rows, n)."""
+    a = np.eye(q.shape[1], dtype=q.dtype) + q.T @ step.change @ q
+    through = rows - drifts + rows @ q.T @ step.change @ (q - step.drift)  # v A G
+    return rows - through @ a
 
 
 def _coefficients(order: int) -> list[float]:

@@ -7,12 +7,25 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..orthogonality import basis, bjorck, bjorck_factor, drift, gram, polar_factor, polar_within, retract
+from ..orthogonality import (
+    basis,
+    bjorck,
+    bjorck_factor,
+    drift,
+    drift_after,
+    gram,
+    polar_factor,
+    polar_within,
+    retract,
+)
 from .chain import Held
 from .rule import Rule
 
-CHECKS, DIRECTIONS = 8, 16
-"""Random sign vectors by which a weight is checked, and directions in which its largest drift is sought."""
+CHECKS = 8
+"""Random sign vectors by which a weight is checked."""
+
+NEW, HELD = 4, 16
+"""Directions in which its largest drift is sought: random ones, and those found last."""
 
 SHARE = 0.6
 """Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
@@ -32,6 +45,9 @@ of width that is once: the Gram matrix of a narrow weight costs little more."""
 
 MUCH = 1e6
 """A squared norm of I - G beyond which directions are not sought: rounding would be all that is left of the others."""
+
+NEAR = 0.5
+"""A squared norm of I - G up to which rounding leaves what is computed of the next I - G without reading W."""
 
 
 def hidden_weights(rule: Rule) -> dict[str, Held]:
@@ -58,9 +74,9 @@ class Orthogonality(nn.Module):
     weights, all entries are looked at. Where one exceeds half the limit, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
-    2. The directions of the largest drift are found by products with few vectors, at first those found last time, then
-       random signs, and set right; the check then tells whether that will do. Training drifts in few directions, much
-       the same from step to step, whatever the optimizer is, so that it mostly will.
+    2. The directions of the largest drift are found by products with few vectors, those found last and some random
+       ones, and set right; the check then tells whether that will do. Training drifts in few directions, much the same
+       from step to step, whatever the optimizer is, so that it mostly will.
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
@@ -124,43 +140,45 @@ class Orthogonality(nn.Module):
                 self._restore(name, weight)
 
     def _signs(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Sign vectors of this step, as wide as the widest weight needs: (CHECKS + DIRECTIONS, n)."""
+        """Sign vectors of this step, as wide as the widest weight needs: (CHECKS + NEW, n)."""
         widest = max(min(weight.shape) for weight in self.weights().values())
         generator = torch.Generator(device).manual_seed(self.steps)
-        signs = torch.empty(CHECKS + DIRECTIONS, widest, device=device, dtype=dtype)
+        signs = torch.empty(CHECKS + NEW, widest, device=device, dtype=dtype)
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
     def _is_kept(self, name: str, weight: Tensor, signs: Tensor) -> bool:
         """Whether the limit is kept, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
-        directions = self._directions(name, weight, signs)
+        check = signs[:CHECKS]
+        found = drift(weight, torch.cat([signs, self._held_directions(name, weight)]))  # reading W is what it costs
+        drifts, directions = found[:CHECKS], found[CHECKS:]
         for left in reversed(range(rounds + 1)):
-            # All at once: reading W is what it costs.
-            drifts = drift(weight, torch.cat([signs[:CHECKS], directions]) if left else signs[:CHECKS])
-            squares = drifts[:CHECKS].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
+            squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
             if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
                 if largest <= (SHARE * self.limit) ** 2:
                     return True
-                *_, other = (rows := squares.topk(ROWS + 1)).values.tolist()
-                evenly = (other * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries with such rows
-                if evenly <= PROBABLE * self.limit and _largest_entry(weight, rows.indices[:-1]) <= SHARE * self.limit:
+                norms, indices = squares.topk(ROWS + 1)
+                evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
+                if evenly <= PROBABLE * self.limit and _largest_entry(weight, indices[:-1]) <= SHARE * self.limit:
                     return True
             if not left or not total < MUCH:
                 return False
-            found = basis(drift(weight, drifts[CHECKS:]))
+            q = basis(directions if left == rounds else drift(weight, directions))
+            step = polar_within(weight, q, out=weight)
+            drifts = drift_after(check, drifts, q, step) if total <= NEAR else drift(weight, check)
+            directions = step.drift
             if left == rounds:
-                self.directions[name] = found
-            polar_within(weight, found, out=weight)
-            directions = signs[CHECKS:]
+                self.directions[name] = directions[:HELD]  # the new ones first: they have the most of the drift
         return False
 
-    def _directions(self, name: str, weight: Tensor, signs: Tensor) -> Tensor:
-        """Those of the last step that had to look for them, or random signs: (DIRECTIONS, n)."""
+    def _held_directions(self, name: str, weight: Tensor) -> Tensor:
+        """Those that the drift was last found in: (HELD, n), or fewer in the first steps."""
         held = self.directions.get(name)
-        fits = held is not None and (held.dtype, held.device) == (weight.dtype, weight.device)
-        return held if held is not None and fits else signs[CHECKS:]
+        if held is not None and (held.dtype, held.device) == (weight.dtype, weight.device):
+            return held
+        return weight.new_empty(0, min(weight.shape))
 
     def _restore_unseen(self, name: str, weight: Tensor, check: Tensor) -> None:
         """A step of order 3, and more of them where the check of the step before has asked for them."""
