@@ -24,16 +24,16 @@ from .rule import Rule
 CHECKS = 8
 """Random sign vectors by which a weight is checked."""
 
-NEW, HELD = 4, 16
+NEW, HELD = 8, 16
 """Directions in which its largest drift is sought: random ones, and those found last."""
 
 SHARE = 0.6
 """Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
 
-PROBABLE = 0.7
+PROBABLE = 0.8
 """The share that the largest entry outside of those rows may be expected to have of the limit, from their norms."""
 
-ROWS = 16
+ROWS = 32
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
 
 WHOLE = 64
