@@ -21,6 +21,8 @@ MODULES = (
     "activations",
     "losses",
     "network",
+    "goodness",
+    "stream_losses",
     "convolution",
     "convolutional_network",
     "backprop",

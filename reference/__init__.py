@@ -19,6 +19,7 @@ from . import (
     forward_forward,
     foton,
     ftp,
+    goodness,
     hardware,
     losses,
     network,
@@ -26,6 +27,7 @@ from . import (
     pepita,
     recurrent,
     recurrent_ftp,
+    stream_losses,
 )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "forward_forward",
     "foton",
     "ftp",
+    "goodness",
     "hardware",
     "losses",
     "network",
@@ -50,4 +53,5 @@ __all__ = [
     "pepita",
     "recurrent",
     "recurrent_ftp",
+    "stream_losses",
 ]

@@ -36,6 +36,7 @@ MATH = {
     "network",
     "orthogonality",
     "recurrent",
+    "stream_losses",
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
