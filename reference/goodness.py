@@ -1,11 +1,55 @@
-"""Goodness: how active a layer is, the one number by which it tells positive from negative data."""
+"""Goodness: how active a layer is, the one number by which it tells positive from negative data.
 
+    (1)  sum of squares:  sum_j h_j^2                                                scale n
+    (2)  mean square:     1/n sum_j h_j^2                                            scale 1
+    (3)  mean activity:   1/n sum_j h_j                                              scale 1
+    (4)  top k:           sum of the k largest h_j^2, k = ceil(share n)              scale k
+    (5)  maximum:         (4) with k = 1                                             scale 1
+    (6)  entmax:          sum_j w_j h_j^2,  w_j = s_j^2,  s_j = max(h_j^2 / 2 - t, 0),  t such that sum_j w_j = 1
+                          gradient 2 h_j w_j for constant w,                         scale 1
+                          else 2 h_j (w_j + s_j (h_j^2 - sum_i s_i h_i^2 / sum_i s_i))
+    (7)  kurtosis:        1/n sum_j u_j^4 - 3,  u_j = (h_j - mean h) / sqrt(v + eps),  v = mean (h - mean h)^2
+                          gradient 4/n (u_j^3 - mean u^3 - u_j mean u^4) / sqrt(v + eps),   scale 1
+
+| field | meaning | shape |
+| --- | --- | --- |
+| value | the goodness of activities h | (batch, ...) to (batch,); all axes but the first are units |
+| gradient | its derivative by h | as h |
+| scale | what n units of activity 1 amount to; threshold times scale is a layer's theta | n to a number |
+
+(1) is Hinton's (arXiv 2212.13345); (2) that of SymBa (arXiv 2303.08418), and of many implementations of the former;
+(3) that of DeeperForward (Sun et al., ICLR 2025), which asks for activities that are not negative, and for a
+normalisation that removes their mean. (4) to (7) are ours, after "Selectivity and Shape in the Design of
+Forward-Forward Goodness Functions" (arXiv 2604.13081), of which no more than the abstract and a summary of its first
+version were to be had. By that summary the paper takes the mean of the k largest h_j, k = max(5, 0.02 n), where (4) has
+the sum of squares, and the entmax of h, where (6) has that of h^2. The 1.5-entmax is that of Peters et al. (arXiv
+1905.05702). The paper's kurtosis and its eps are not known to us. Kurtosis does not change with the scale of
+activities, so its theta is the threshold itself; n equal units have no spread, which gives -3. Of 2 units it is always
+-2 and of 3 always -1.5, but for eps: there is nothing to learn below 4.
+
+Which units are the largest in (4) and (5) is a constant to the gradient. Where two are equal, either may be taken.
+"""
+
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from ._arrays import Array
 
-__all__ = ["Goodness"]
+__all__ = [
+    "GOODNESS",
+    "Goodness",
+    "entmax_weighted",
+    "excess_kurtosis",
+    "maximum",
+    "mean_activation",
+    "mean_square",
+    "negated",
+    "sum_of_squares",
+    "top_k",
+]
 
 
 class Goodness(NamedTuple):
@@ -14,3 +58,132 @@ class Goodness(NamedTuple):
     value: Callable[[Array], Array]
     gradient: Callable[[Array], Array]
     scale: Callable[[int], float]
+
+
+def _rows(h: Array) -> Array:
+    return h.reshape(len(h), -1)  # (batch, n)
+
+
+sum_of_squares = Goodness(
+    value=lambda h: np.sum(_rows(h) ** 2, axis=1),
+    gradient=lambda h: 2 * h,
+    scale=lambda n: float(n),
+)
+mean_square = Goodness(
+    value=lambda h: np.mean(_rows(h) ** 2, axis=1),
+    gradient=lambda h: 2 * h / _rows(h).shape[1],
+    scale=lambda n: 1.0,
+)
+mean_activation = Goodness(
+    value=lambda h: np.mean(_rows(h), axis=1),
+    gradient=lambda h: np.full_like(h, 1 / _rows(h).shape[1]),
+    scale=lambda n: 1.0,
+)
+
+
+def _largest(count: Callable[[int], int]) -> Goodness:
+    """The sum of the count(n) largest squares."""
+
+    def chosen(h: Array) -> Array:
+        squares = _rows(h) ** 2
+        largest = np.argsort(-squares, axis=1, kind="stable")[:, : count(squares.shape[1])]
+        mask = np.zeros_like(squares)
+        np.put_along_axis(mask, largest, 1, axis=1)
+        return mask.reshape(h.shape)
+
+    return Goodness(
+        value=lambda h: np.sum(_rows(chosen(h) * h**2), axis=1),
+        gradient=lambda h: chosen(h) * 2 * h,
+        scale=lambda n: float(count(n)),
+    )
+
+
+def top_k(share: float = 0.02) -> Goodness:
+    """Equation (4). Raises ValueError unless 0 < share <= 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share: {share}, expected more than 0 and at most 1")
+    return _largest(lambda n: math.ceil(share * n * (1 - 1e-12)))  # 0.07 of 100 is 7, not 7.000000000000001
+
+
+maximum = _largest(lambda n: 1)
+"""Equation (5)."""
+
+
+def _entmax_root(z: Array) -> Array:
+    """s of equation (6), the square root of the 1.5-entmax of every row: (batch, n).
+
+    Units more than 1 below the largest z / 2 have no part in it, whatever they are: they are lifted to there, so that
+    their squares stay finite. With the k largest alone, t is their mean - sqrt((1 - sum of their squared deviations)
+    / k); the largest k for which the k-th is above its t is the right one.
+    """
+    x = np.maximum((z - np.max(z, axis=1, keepdims=True)) / 2, -1)
+    descending = -np.sort(-x, axis=1)
+    k = np.arange(1, x.shape[1] + 1, dtype=x.dtype)
+    mean = np.cumsum(descending, axis=1) / k
+    deviation = np.cumsum(descending**2, axis=1) - k * mean**2
+    t = mean - np.sqrt(np.maximum(1 - deviation, 0) / k)  # (batch, n), one for every k
+    support = np.sum(t < descending, axis=1, keepdims=True)
+    return np.maximum(x - np.take_along_axis(t, support - 1, axis=1), 0)
+
+
+def entmax_weighted(stop_gradient: bool = True) -> Goodness:
+    """Equation (6); with stop_gradient, the weights are constants to the gradient."""
+
+    def gradient(h: Array) -> Array:
+        z = _rows(h) ** 2
+        s = _entmax_root(z)
+        by_z = s**2
+        if not stop_gradient:
+            by_z = by_z + s * (z - np.sum(s * z, axis=1, keepdims=True) / np.sum(s, axis=1, keepdims=True))
+        return 2 * h * by_z.reshape(h.shape)
+
+    return Goodness(
+        value=lambda h: np.sum(_entmax_root(_rows(h) ** 2) ** 2 * _rows(h) ** 2, axis=1),
+        gradient=gradient,
+        scale=lambda n: 1.0,
+    )
+
+
+def excess_kurtosis(eps: float = 1e-6) -> Goodness:
+    """Equation (7)."""
+
+    def standardised(h: Array) -> tuple[Array, Array]:
+        centred = _rows(h) - np.mean(_rows(h), axis=1, keepdims=True)
+        deviation = np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + eps)
+        return centred / deviation, deviation
+
+    def gradient(h: Array) -> Array:
+        u, deviation = standardised(h)
+        cubed, fourth = np.mean(u**3, axis=1, keepdims=True), np.mean(u**4, axis=1, keepdims=True)
+        return (4 / u.shape[1] * (u**3 - cubed - fourth * u) / deviation).reshape(h.shape)
+
+    return Goodness(
+        value=lambda h: np.mean(standardised(h)[0] ** 4, axis=1) - 3,
+        gradient=gradient,
+        scale=lambda n: 1.0,
+    )
+
+
+def negated(goodness: Goodness) -> Goodness:
+    """The goodness of a layer that is to be quiet on positive data: -g, with a theta of -threshold * scale.
+
+    The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g, and the best score is
+    that of the smallest g.
+    """
+    return Goodness(
+        value=lambda h: -goodness.value(h),
+        gradient=lambda h: -goodness.gradient(h),
+        scale=lambda n: -goodness.scale(n),
+    )
+
+
+GOODNESS = {
+    "sum-of-squares": sum_of_squares,
+    "mean-square": mean_square,
+    "mean": mean_activation,
+    "top-k": top_k(),
+    "max": maximum,
+    "entmax": entmax_weighted(),
+    "kurtosis": excess_kurtosis(),
+}
+"""Every goodness by the name that the command line uses."""
