@@ -1,11 +1,27 @@
-"""Losses on the goodness of a layer for a positive and a negative stream. See the reference."""
+"""Losses of a layer on its goodness for a positive and a negative stream; see the reference.
+
+softplus(u) is -logsigmoid(-u): one kernel, and exact where functional.softplus drops what lies below 2e-9.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
+
+import torch
+from torch.nn.functional import logsigmoid
 
 from ._arrays import Array
 
-__all__ = ["LayerCredit", "LayerGoodness", "LayerLoss"]
+__all__ = [
+    "LayerCredit",
+    "LayerGoodness",
+    "LayerLoss",
+    "collaboration",
+    "smoothed_triplet",
+    "symba",
+    "threshold",
+    "two_thresholds",
+]
 
 
 class LayerGoodness(NamedTuple):
@@ -21,7 +37,7 @@ class LayerGoodness(NamedTuple):
 
 
 class LayerCredit(NamedTuple):
-    """The loss of each sample and its derivatives by the two goodnesses of the layer itself: (batch,) each."""
+    """The loss of each sample, in nats, and its derivatives by the layer's own two goodnesses: (batch,) each."""
 
     loss: Array
     positive: Array
@@ -30,3 +46,64 @@ class LayerCredit(NamedTuple):
 
 LayerLoss: TypeAlias = Callable[[LayerGoodness], LayerCredit]
 """A loss of one layer."""
+
+
+def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_negative: float) -> LayerCredit:
+    above, below = positive - theta_positive, theta_negative - negative
+    return LayerCredit(-logsigmoid(above) - logsigmoid(below), -torch.sigmoid(-above), torch.sigmoid(-below))
+
+
+# Functions of the module, not of functions, so that a loss can be pickled.
+def _threshold(threshold: float, layer: LayerGoodness) -> LayerCredit:
+    theta = threshold * layer.scale
+    return _two_sided(layer.positive, layer.negative, theta, theta)
+
+
+def threshold(threshold: float = 1.0) -> LayerLoss:
+    """softplus(theta - g^+) + softplus(g^- - theta)."""
+    return partial(_threshold, threshold)
+
+
+def _symba(alpha: float, layer: LayerGoodness) -> LayerCredit:
+    u = alpha * (layer.negative - layer.positive)
+    slope = alpha * torch.sigmoid(u)
+    return LayerCredit(-logsigmoid(-u), -slope, slope)
+
+
+def symba(alpha: float = 4.0) -> LayerLoss:
+    """softplus(-alpha (g^+ - g^-))."""
+    return partial(_symba, alpha)
+
+
+def _smoothed_triplet(beta: float, margin: float, layer: LayerGoodness) -> LayerCredit:
+    u = beta * (layer.negative - layer.positive + margin)
+    slope = torch.sigmoid(u)
+    return LayerCredit(-logsigmoid(-u) / beta, -slope, slope)
+
+
+def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
+    """1/beta softplus(beta (g^- - g^+ + margin))."""
+    return partial(_smoothed_triplet, beta, margin)
+
+
+def _two_thresholds(positive: float, negative: float, penalty: float, layer: LayerGoodness) -> LayerCredit:
+    credit = _two_sided(layer.positive, layer.negative, positive * layer.scale, negative * layer.scale)
+    return credit._replace(
+        loss=credit.loss + penalty * layer.positive.abs(),
+        positive=credit.positive + penalty * layer.positive.sign(),
+    )
+
+
+def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
+    """softplus(theta^+ - g^+) + softplus(g^- - theta^-) + penalty |g^+|; both thresholds are times the scale."""
+    return partial(_two_thresholds, positive, negative, penalty)
+
+
+def _collaboration(threshold: float, layer: LayerGoodness) -> LayerCredit:
+    theta = threshold * layer.scale
+    return _two_sided(layer.positive + layer.prior_positive, layer.negative + layer.prior_negative, theta, theta)
+
+
+def collaboration(threshold: float = 1.0) -> LayerLoss:
+    """The threshold loss at the goodness of the layer and of those that count beside it."""
+    return partial(_collaboration, threshold)

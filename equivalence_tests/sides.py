@@ -23,6 +23,7 @@ MODULES = (
     "network",
     "goodness",
     "stream_losses",
+    "cumulative_goodness",
     "convolution",
     "convolutional_network",
     "backprop",

@@ -1,11 +1,50 @@
-"""Losses on the goodness of a layer for a positive and a negative stream."""
+"""Losses of a layer on its goodness for a positive and a negative stream.
+
+With softplus(u) = log(1 + e^u), sigma its derivative, and theta a threshold times the layer's scale:
+
+    (1)  threshold:         softplus(theta - g^+) + softplus(g^- - theta)
+    (2)  SymBa:             softplus(-alpha (g^+ - g^-))
+    (3)  smoothed triplet:  1/beta softplus(beta (g^- - g^+ + margin))
+    (4)  two thresholds:    softplus(theta^+ - g^+) + softplus(g^- - theta^-) + lambda |g^+|
+    (5)  collaboration:     (1) with g^+ + P^+ and g^- + P^- for g^+ and g^-
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| | layer, depth | | index of the layer, from 0, and number of layers |
+| | scale | | what the layer's units amount to at activity 1: `Goodness.scale` of their number |
+| g^+, g^- | positive, negative | (batch,) | the layer's own goodness for paired samples |
+| P^+, P^- | prior_positive, prior_negative | (batch,) | the sum of the goodness of other layers that counts |
+
+The sums P are constants: zeros, those of the layers before, or those of all others, as the rule has it. Only (5) and
+the losses of `cumulative_goodness` ask for them.
+
+(1) is Hinton's (arXiv 2212.13345). (2) is SymBa (arXiv 2303.08418), alpha = 4 for a mean of squares; its two
+derivatives are opposite, where one side of (1) may be settled while the other is not. (3) is named by a public
+comparison of losses on MNIST, beside max(0, g^- - g^+ + 0.5), its limit for a large beta. That comparison describes a
+SiLU of beta (g^- - g^+) and runs a softplus of it, which is (2) with alpha = beta = 5; (3) with the margin is ours. (4)
+is SCFF (arXiv 2409.11593), whose (theta^+, theta^-) are (0, 1), (5, 9) and (6, 10) in layers 1 to 3; there lambda
+weighs a norm of g^+, which is taken of every sample alone here. (5) is layer collaboration (arXiv 2305.12393); theta
+stays that of one layer, since the paper's notes name no other.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from scipy.special import expit
+
 from ._arrays import Array
 
-__all__ = ["LayerCredit", "LayerGoodness", "LayerLoss"]
+__all__ = [
+    "LayerCredit",
+    "LayerGoodness",
+    "LayerLoss",
+    "collaboration",
+    "smoothed_triplet",
+    "symba",
+    "threshold",
+    "two_thresholds",
+]
 
 
 class LayerGoodness(NamedTuple):
@@ -21,7 +60,7 @@ class LayerGoodness(NamedTuple):
 
 
 class LayerCredit(NamedTuple):
-    """The loss of each sample and its derivatives by the two goodnesses of the layer itself: (batch,) each."""
+    """The loss of each sample, in nats, and its derivatives by the layer's own two goodnesses: (batch,) each."""
 
     loss: Array
     positive: Array
@@ -30,3 +69,64 @@ class LayerCredit(NamedTuple):
 
 LayerLoss: TypeAlias = Callable[[LayerGoodness], LayerCredit]
 """A loss of one layer."""
+
+
+def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_negative: float) -> LayerCredit:
+    return LayerCredit(
+        np.logaddexp(0, theta_positive - positive) + np.logaddexp(0, negative - theta_negative),
+        -expit(theta_positive - positive),
+        expit(negative - theta_negative),
+    )
+
+
+def threshold(threshold: float = 1.0) -> LayerLoss:
+    """Equation (1)."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        theta = threshold * layer.scale
+        return _two_sided(layer.positive, layer.negative, theta, theta)
+
+    return loss
+
+
+def symba(alpha: float = 4.0) -> LayerLoss:
+    """Equation (2)."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        u = alpha * (layer.negative - layer.positive)
+        return LayerCredit(np.logaddexp(0, u), -alpha * expit(u), alpha * expit(u))
+
+    return loss
+
+
+def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
+    """Equation (3)."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        u = beta * (layer.negative - layer.positive + margin)
+        return LayerCredit(np.logaddexp(0, u) / beta, -expit(u), expit(u))
+
+    return loss
+
+
+def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
+    """Equation (4): thresholds of the two streams, both times the scale, and lambda = penalty."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        credit = _two_sided(layer.positive, layer.negative, positive * layer.scale, negative * layer.scale)
+        return credit._replace(
+            loss=credit.loss + penalty * np.abs(layer.positive),
+            positive=credit.positive + penalty * np.sign(layer.positive),
+        )
+
+    return loss
+
+
+def collaboration(threshold: float = 1.0) -> LayerLoss:
+    """Equation (5)."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        theta = threshold * layer.scale
+        return _two_sided(layer.positive + layer.prior_positive, layer.negative + layer.prior_negative, theta, theta)
+
+    return loss

@@ -31,6 +31,7 @@ MATH = {
     "activations",
     "convolution",
     "convolutional_network",
+    "cumulative_goodness",
     "goodness",
     "losses",
     "network",

@@ -1,0 +1,240 @@
+"""Cumulative goodness: what it takes away from a layer's gradient, and what gives it back.
+
+Yousefiramandi, "Cumulative-Goodness Free-Riding in Forward-Forward Networks: Real, Repairable, but Not
+Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigmoid(-beta u), and all of P constant:
+
+    (1)  loss of layer d:   l(M),   M = m + gamma P;          its derivative by m is -beta s(M)
+    (2)  attenuation:       R = s(M) / s(m) = (1 + e^(beta m)) / (1 + e^(beta M))
+    (3)  bounds:            min(1, e^(-beta gamma P)) <= R <= max(1, e^(-beta gamma P))
+                            R <= 2 e^(-beta gamma P)   for m >= 0 and P >= 0
+                            beta s(M) <= beta min(1, e^(-beta M))
+    (4)  free riding:       F = mean max(0, 1 - R); starved: share of R <= 0.01; covered: share of m >= 0 and P >= 0
+    (5)  separation:        mean (g^+ - g^-)
+    Remedies, in the place of (1):
+    (6)  per block:         l(m): gamma = 0, hence R = 1
+    (7)  hardness-gated:    l(m + gamma^+ P^+ - gamma^- P^-),   gamma^(+-) = gamma sigmoid(tau (kappa - P^(+-)))
+    (8)  depth-scaled:      l(M) + weight (1 + growth d / (L - 1)) w l(m),   w = s(P) / mean s(P), and 1 for d = 0
+    (9)  compensated:       l(M) + lambda l(m),   lambda = [c_d - s(M) / (s(m) + eps)]_+ constant,
+                            c_d = c (1 + rho d / (L - 1)); for d = 0, where M = m, lambda = [c - 1]_+
+    (10) squared hinge:     max(0, target - M)^2
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| d, L | layer, depth | | index of the layer, number of layers |
+| m | margin | (batch,) | g^+ - g^-, the layer's own |
+| P | prior | (batch,) | P^+ - P^-, the margin of the layers before: the sum of theirs |
+| M | cumulative margin | (batch,) | what the loss sees |
+
+Proof of (3): R is monotone in m, from 1 for m to -infinity to e^(-beta gamma P) for m to infinity; 1 + e^a <= 2 e^a for
+a >= 0, and 1 + e^b >= e^b; s(M) <= e^(-beta M). So a layer behind others that tell the streams apart learns next to
+nothing, and one behind others that err learns more, which hides it in a batch's mean.
+
+(9) leaves -beta (c_d s(m) + s(M) eps / (s(m) + eps)) where the bracket is positive: the local gradient for c = 1 and
+eps = 0, but up to twice that for the eps of 1e-6 where m > 3.5 and P is small. At d = 0 the published code has the
+limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that are all told apart below;
+the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not softplus's alone; that is no
+remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.
+
+beta = 4 is the paper's, for margins of about 1; gamma is 1 (cumulative), 0.7 (its default) or 0.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit, log_expit, log_softmax
+
+from ._arrays import Array
+from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, symba
+
+__all__ = [
+    "REMEDIES",
+    "attenuation",
+    "attenuation_bounds",
+    "compensated",
+    "coverage",
+    "cumulative",
+    "decay_bound",
+    "depth_scaled_auxiliary",
+    "free_riding_fraction",
+    "gate_gradient",
+    "gradient_bound",
+    "hardness_gated",
+    "layer_separation",
+    "log_attenuation",
+    "per_block",
+    "squared_hinge",
+    "starved_fraction",
+]
+
+
+def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
+    """log R of equation (2): (batch,). Finite, where R itself leaves the range of numbers."""
+    return log_expit(-beta * (margin + gamma * prior)) - log_expit(-beta * margin)
+
+
+def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
+    """R of equation (2): (batch,); infinite above the largest number."""
+    with np.errstate(over="ignore"):
+        return np.exp(log_attenuation(margin, prior, beta, gamma))
+
+
+def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, Array]:
+    """What R is between for this prior, whatever the margin, equation (3): (batch,) each."""
+    with np.errstate(over="ignore"):
+        limit = np.exp(-beta * gamma * prior)
+    return np.minimum(1, limit), np.maximum(1, limit)
+
+
+def decay_bound(prior: Array, beta: float, gamma: float) -> Array:
+    """What R is at most where neither the margin nor the prior is negative, equation (3): (batch,)."""
+    return 2 * np.exp(-beta * gamma * np.maximum(prior, 0))
+
+
+def gradient_bound(cumulative_margin: Array, beta: float) -> Array:
+    """What the derivative of (1) is at most in magnitude, equation (3): (batch,)."""
+    return beta * np.exp(-beta * np.maximum(cumulative_margin, 0))
+
+
+def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
+    """F of equation (4), and half its 95 % confidence interval. Raises ValueError for less than 2 samples."""
+    if len(attenuation) < 2:
+        raise ValueError(f"attenuation: {len(attenuation)} samples, expected 2 or more")
+    lost = 1 - np.minimum(1, attenuation)
+    return np.mean(lost), 1.96 * np.std(lost, ddof=1) / np.sqrt(lost.dtype.type(len(lost)))
+
+
+def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
+    """Share of samples whose R is at most the limit, equation (4)."""
+    return np.mean((attenuation <= limit).astype(attenuation.dtype))
+
+
+def coverage(margin: Array, prior: Array) -> Array:
+    """Share of samples to which the decay bound applies, equation (4)."""
+    return np.mean(((margin >= 0) & (prior >= 0)).astype(margin.dtype))
+
+
+def layer_separation(positive: Array, negative: Array) -> Array:
+    """Mean margin of a layer's own goodness, equation (5)."""
+    return np.mean(positive - negative)
+
+
+def _margins(layer: LayerGoodness) -> tuple[Array, Array]:
+    return layer.positive - layer.negative, layer.prior_positive - layer.prior_negative
+
+
+def _ranked(margin: Array, beta: float) -> LayerCredit:
+    """l of a margin that rises by 1 with g^+ and falls by 1 with g^-."""
+    slope = beta * expit(-beta * margin)
+    return LayerCredit(np.logaddexp(0, -beta * margin), -slope, slope)
+
+
+def _plus(first: LayerCredit, weight: Array | float, second: LayerCredit) -> LayerCredit:
+    """The sum of two losses; the weight of the second is a constant to the derivatives."""
+    return LayerCredit(*(a + weight * b for a, b in zip(first, second, strict=True)))
+
+
+def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
+    """Equation (1)."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        margin, prior = _margins(layer)
+        return _ranked(margin + gamma * prior, beta)
+
+    return loss
+
+
+def per_block(beta: float = 4.0) -> LayerLoss:
+    """Equation (6): SymBa with alpha = beta."""
+    return symba(beta)
+
+
+def _gate(prior: Array, tau: float | Array, kappa: float | Array) -> Array:
+    return expit(tau * (kappa - prior))
+
+
+def hardness_gated(
+    gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
+) -> LayerLoss:
+    """Equation (7): samples that the layers before find hard keep the cumulative term, easy ones lose it."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        positive = layer.positive + gamma * _gate(layer.prior_positive, tau, kappa) * layer.prior_positive
+        negative = layer.negative + gamma * _gate(layer.prior_negative, tau, kappa) * layer.prior_negative
+        return _ranked(positive - negative, beta)
+
+    return loss
+
+
+def gate_gradient(
+    layer: LayerGoodness, raw_tau: float | Array, kappa: float | Array, gamma: float = 0.7, beta: float = 4.0
+) -> tuple[Array, Array]:
+    """Derivatives of (7) by raw_tau and kappa where both are learnt, tau = softplus(raw_tau): (batch,) each."""
+    tau = np.logaddexp(0, raw_tau)
+    by_margin = hardness_gated(gamma, tau, kappa, beta)(layer).positive
+    by_tau, by_kappa = np.zeros_like(by_margin), np.zeros_like(by_margin)
+    for sign, prior in ((1, layer.prior_positive), (-1, layer.prior_negative)):
+        slope = sign * gamma * prior * _gate(prior, tau, kappa) * _gate(prior, -tau, kappa)
+        by_tau = by_tau + slope * (kappa - prior)
+        by_kappa = by_kappa + slope * tau
+    return by_margin * by_tau * expit(raw_tau), by_margin * by_kappa
+
+
+def _grown(base: float, growth: float, layer: LayerGoodness) -> float:
+    return base * (1 + growth * layer.layer / max(layer.depth - 1, 1))
+
+
+def depth_scaled_auxiliary(
+    gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
+) -> LayerLoss:
+    """Equation (8): a loss of the layer's own, on the samples that the layers before leave over."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        margin, prior = _margins(layer)
+        residual = len(prior) * np.exp(log_softmax(log_expit(-beta * prior)))  # s(P) / mean s(P), of any size
+        scale = _grown(weight, growth, layer) * (residual if layer.layer else 1)
+        return _plus(_ranked(margin + gamma * prior, beta), scale, _ranked(margin, beta))
+
+    return loss
+
+
+def compensated(
+    gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
+) -> LayerLoss:
+    """Equation (9), missing-gradient compensation. Raises ValueError unless c > 0 and eps >= 0."""
+    if not c > 0:
+        raise ValueError(f"c: {c}, expected more than 0")
+    if not eps >= 0:
+        raise ValueError(f"eps: {eps}, expected 0 or more")
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        margin, prior = _margins(layer)
+        target = _grown(c, rho, layer)
+        log_own = log_expit(-beta * margin)
+        floor = np.full_like(margin, np.log(eps) if eps and layer.layer else -np.inf)
+        log_ratio = log_expit(-beta * (margin + gamma * prior)) - np.logaddexp(log_own, floor)
+        missing = -target * np.expm1(np.minimum(log_ratio - np.log(target), 0))  # target - ratio, not below 0
+        return _plus(_ranked(margin + gamma * prior, beta), missing, _ranked(margin, beta))
+
+    return loss
+
+
+def squared_hinge(target: float = 2.0, gamma: float = 0.7) -> LayerLoss:
+    """Equation (10), on each sample's cumulative margin."""
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        margin, prior = _margins(layer)
+        short = np.maximum(target - (margin + gamma * prior), 0)
+        return LayerCredit(short**2, -2 * short, 2 * short)
+
+    return loss
+
+
+REMEDIES: dict[str, Callable[..., LayerLoss]] = {
+    "cumulative": cumulative,
+    "per-block": per_block,
+    "hardness-gated": hardness_gated,
+    "depth-scaled": depth_scaled_auxiliary,
+    "compensated": compensated,
+    "squared-hinge": squared_hinge,
+}
+"""The cumulative loss and what may take its place, by the names that the command line uses."""
