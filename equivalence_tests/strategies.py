@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from prograde.reference import activations, forward_forward, network, orthogonality
+from prograde.reference import activations, forward_forward, network, orthogonality, stream_losses
 
 from .sides import Dense
 
@@ -212,3 +212,23 @@ def opposite_pairs(shape: tuple[int, int], rng: np.random.Generator) -> Any:
     """Weights (n_out, n_in) whose second half of rows is the negative of the first."""
     half = rng.standard_normal((shape[0] // 2, shape[1])) * np.sqrt(1.5 / shape[1])
     return np.concatenate([half, -half])
+
+
+@st.composite
+def layer_goodness(draw: st.DrawFn) -> stream_losses.LayerGoodness:
+    """A layer's goodness on two streams; the first sample is told wrongly, by this layer and by the others."""
+    layer = draw(st.integers(0, 3), label="layer")
+    depth = layer + draw(st.integers(1, 3), label="layers from this one on")
+    batch = draw(st.sampled_from(BATCHES), label="batch")
+    scale = draw(st.sampled_from([1.0, 3.0, -2.0]), label="scale")
+    spread = draw(st.sampled_from([0.3, 2.0, 20.0]), label="spread")
+    rng = draw(seeds())
+    positive, negative, prior_positive, prior_negative = scale + spread * rng.standard_normal((4, batch))
+    positive[0], negative[0] = scale - 1 - spread, scale + 1 + spread
+    prior_positive[0], prior_negative[0] = -0.2 * spread, 0.3 * spread
+    return stream_losses.LayerGoodness(layer, depth, scale, positive, negative, prior_positive, prior_negative)
+
+
+def size_of(layer: stream_losses.LayerGoodness) -> float:
+    """How large the numbers of a layer's goodness are, at least 1: what rounding errors are a share of."""
+    return max(1.0, *(float(np.abs(array).max()) for array in layer[3:]), abs(layer.scale))
