@@ -1,20 +1,28 @@
 """Forward-Forward: every layer tells positive from negative data by its own goodness; see the reference.
 
-Multiplications of a step: both streams go through one product of twice the batch. At the first layer they share the
-product but for the K label columns, since they differ in those pixels only and have the same norm: one forward and one
-update product for both. So a step takes four products a layer (two at the first) to backpropagation's three.
+Multiplications of a step: both streams go through one product of twice the batch. At the first layer labelled streams
+share the product but for the K label columns, since they differ in those pixels only and have the same norm: one
+forward and one update product for both. So a step takes four products a layer (two at the first) to backpropagation's
+three. Candidate labels share the first product in the same way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
 from ._arrays import Array, Labels
+from .activations import Activation
+from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
 from .network import LayerUpdate, Network, Updates, affine, collect
+from .stream_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
-    "goodness",
+    "Prior",
+    "features",
     "label_scores",
     "local_updates",
     "neutral_features",
@@ -22,21 +30,37 @@ __all__ = [
     "overlay",
     "overlay_neutral",
     "readout_update",
-    "threshold_loss",
-    "threshold_loss_gradient",
+    "stream_goodness",
+    "stream_updates",
     "updates",
     "wrong_labels",
 ]
 
+Prior: TypeAlias = Literal["none", "before", "others"]
+"""Which layers' goodness the loss of a layer is told beside its own."""
+
+UNIT_THRESHOLD = threshold(1.0)
+"""The loss unless another is given: theta_l is 1 for each unit."""
+
+CANDIDATES = 4096
+"""Samples with a candidate label that pass through the layers at one time, where a batch is no larger."""
+
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
-    """Samples divided by their root mean square: (batch, n). The mean square becomes 1; 0 stays 0."""
-    return h / (_root_mean_square(h.square().mean(dim=1, keepdim=True), eps))
+    """Samples divided by their root mean square: (batch, ...). The mean square becomes 1; 0 stays 0."""
+    flat = h.flatten(1)
+    size = torch.linalg.vector_norm(flat, dim=1) / flat.shape[1] ** 0.5  # one pass over h
+    return h / per_sample(size + floor(h.dtype, eps), h)
 
 
-def _root_mean_square(mean_square: Array, eps: float = 1e-8) -> Array:
-    """Its root plus eps, or plus the smallest number where half precision has no eps that small."""
-    return mean_square.sqrt() + max(eps, torch.finfo(mean_square.dtype).tiny)
+def floor(dtype: torch.dtype, eps: float = 1e-8) -> float:
+    """eps, or the smallest number where half precision has no eps that small."""
+    return max(eps, torch.finfo(dtype).tiny)
+
+
+def per_sample(values: Array, like: Array) -> Array:
+    """(batch,) as (batch, 1, ...), to be multiplied with an array of samples."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
@@ -55,20 +79,136 @@ def wrong_labels(labels: Labels, num_classes: int, generator: torch.Generator | 
     return (labels + offsets) % num_classes
 
 
-def goodness(h: Array) -> Array:
-    """Sum of squares: (batch,)."""
-    return h.square().sum(dim=1)
+class PlainInput(NamedTuple):
+    """The normalised input of a layer: (samples, n_in)."""
+
+    z: Array
+
+    def affine(self, weight: Array, bias: Array | None) -> Array:
+        """The layer's pre-activations: (samples, n_out)."""
+        return affine(weight, bias, self.z)
+
+    def correlate(self, d: Array) -> Array:
+        """sum_samples d z^T: (n_out, n_in)."""
+        return d.T @ self.z
 
 
-def threshold_loss(positive: Array, negative: Array, theta: float) -> Array:
-    """softplus(theta - g^+) + softplus(g^- - theta): (batch,), in nats. Finite for any finite goodness."""
-    zero = torch.zeros_like(positive)  # functional.softplus drops what lies below 2e-9
-    return torch.logaddexp(theta - positive, zero) + torch.logaddexp(negative - theta, zero)
+class LabelledInput(NamedTuple):
+    """The same for samples that differ in their labels alone, never formed: they share all but K columns.
+
+    `labels` may have several for each sample, all samples of one set after another. `product` is the part of the
+    pre-activations that all sets share, where it is known already.
+    """
+
+    pixels: Array  # (batch, n_0 - K)
+    scale: Array  # (batch, 1)
+    labels: Labels  # (sets * batch,)
+    num_classes: int
+    amplitude: float
+    product: Array | None = None
+
+    def shared(self, weight: Array) -> Array:
+        """The pixels' part of the product: (batch, n_1)."""
+        return self.pixels @ weight[:, self.num_classes :].T
+
+    def affine(self, weight: Array, bias: Array | None) -> Array:
+        """The layer's pre-activations: (sets * batch, n_1)."""
+        shared = self.shared(weight) if self.product is None else self.product
+        label_columns = self.amplitude * weight[:, : self.num_classes].T  # (K, n_1)
+        a = (shared + label_columns[self.labels].unflatten(0, (-1, len(shared)))) * self.scale
+        return (a if bias is None else a + bias).flatten(0, 1)
+
+    def correlate(self, d: Array) -> Array:
+        """sum_samples d z^T over all label sets: (n_1, n_0)."""
+        d = d.unflatten(0, (-1, len(self.pixels))) * self.scale
+        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype)
+        return torch.cat([self.amplitude * (d.flatten(0, 1).T @ targets), d.sum(dim=0).T @ self.pixels], dim=1)
 
 
-def threshold_loss_gradient(positive: Array, negative: Array, theta: float) -> tuple[Array, Array]:
-    """Derivatives of the threshold loss by the two goodnesses: -sigmoid(theta - g^+), sigmoid(g^- - theta)."""
-    return -torch.sigmoid(theta - positive), torch.sigmoid(negative - theta)
+def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> LabelledInput:
+    """x with one or more sets of labels over its first pixels."""
+    pixels = x[:, num_classes:]
+    mean_square = (pixels.square().sum(dim=1) + amplitude**2) / x.shape[1]  # of x with any one label
+    scale = 1 / (mean_square.sqrt() + floor(x.dtype))
+    return LabelledInput(pixels, scale[:, None], labels, num_classes, amplitude)
+
+
+class LayerPass(NamedTuple):
+    """The activity of a layer for both streams, and its update from the loss's gradient by that activity."""
+
+    h: Array
+    update: Callable[[Array], LayerUpdate]
+
+
+def _update(source: PlainInput | LabelledInput, activation: Activation, a: Array, bias: bool, g: Array) -> LayerUpdate:
+    d = activation.vjp(a, g)
+    return LayerUpdate(source.correlate(d), d.sum(dim=0) if bias else None)
+
+
+def layer_passes(network: Network, first: PlainInput | LabelledInput) -> Iterator[LayerPass]:
+    """Of every layer in turn, each run when it is asked for."""
+    source = first
+    for weight, bias, activation in zip(*network, strict=True):
+        a = source.affine(weight, bias)
+        h = activation.value(a)
+        yield LayerPass(h, partial(_update, source, activation, a, bias is not None))
+        source = PlainInput(normalise(h))
+
+
+def credited(
+    passes: Iterable[LayerPass], depth: int, goodness: Goodness, prior: Prior
+) -> Iterator[tuple[LayerPass, LayerGoodness]]:
+    """Each layer's pass with what its loss is computed from, in turn. For prior "others" all layers are run first.
+
+    Raises ValueError for another prior than there is.
+    """
+    if prior not in get_args(Prior):
+        raise ValueError(f"prior: {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    held = list(passes) if prior == "others" else []
+    values = [goodness.value(found.h) for found in held]
+    before: Array | None = None
+    for layer, found in enumerate(held or passes):
+        own = values[layer] if held else goodness.value(found.h)
+        told = sum(values[layer + 1 :], torch.zeros_like(own) if before is None else before)
+        scale = goodness.scale(found.h[0].numel())
+        yield found, LayerGoodness(layer, depth, scale, *own.chunk(2), *told.chunk(2))
+        if prior != "none":
+            before = own if before is None else before + own
+
+
+def credit(
+    passes: Iterable[LayerPass], depth: int, goodness: Goodness, loss: LayerLoss, prior: Prior
+) -> Iterator[tuple[LayerUpdate, Array]]:
+    """Each layer's update and batch-mean loss."""
+    for layer, found in credited(passes, depth, goodness, prior):
+        credit = loss(found)
+        slope = torch.cat([credit.positive, credit.negative]) / len(credit.loss)
+        yield layer.update(goodness.gradient(layer.h) * per_sample(slope, layer.h)), credit.loss.mean()
+
+
+def stream_goodness(
+    network: Network, positive: Array, negative: Array, goodness: Goodness = sum_of_squares, prior: Prior = "before"
+) -> list[LayerGoodness]:
+    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each."""
+    passes = layer_passes(network, PlainInput(normalise(torch.cat([positive, negative]))))
+    return [found for _, found in credited(passes, len(network.weights), goodness, prior)]
+
+
+def stream_updates(
+    network: Network,
+    positive: Array,
+    negative: Array,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
+) -> Iterator[tuple[LayerUpdate, Array]]:
+    """Each layer's update and its batch-mean loss, in forward order.
+
+    positive and negative are (batch, n_0). A layer's outputs are computed before its update is handed over, so that it
+    may be applied at once.
+    """
+    passes = layer_passes(network, PlainInput(normalise(torch.cat([positive, negative]))))
+    return credit(passes, len(network.weights), goodness, loss, prior)
 
 
 def local_updates(
@@ -77,56 +217,14 @@ def local_updates(
     labels: Labels,
     negative_labels: Labels,
     num_classes: int,
-    threshold: float = 1.0,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
     amplitude: float = 1.0,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update and its batch-mean loss, in forward order.
-
-    A layer's outputs are computed before its update is handed over, so it may be applied at once.
-    """
-    batch = len(x)
-    both = torch.cat([labels, negative_labels])
-    first_input = _LabelledInput(x, num_classes, amplitude)
-    h = None
-    for weight, bias, activation in zip(*network, strict=True):
-        z = None if h is None else normalise(h)  # (2 batch, n_(l-1)), positive samples first
-        a = first_input.affine(weight, bias, both) if z is None else affine(weight, bias, z)
-        h = activation.value(a)
-        theta = threshold * len(weight)
-        g_positive, g_negative = goodness(h).chunk(2)
-        slope = torch.cat(threshold_loss_gradient(g_positive, g_negative, theta))
-        d = activation.vjp(a, h * (slope * (2 / batch))[:, None])
-        update = LayerUpdate(
-            first_input.correlate(d, both) if z is None else d.T @ z,
-            None if bias is None else d.sum(dim=0),
-        )
-        yield update, threshold_loss(g_positive, g_negative, theta).mean()
-
-
-class _LabelledInput:
-    """The normalised, label-overlaid input of the first layer, never formed: its samples share all but K columns."""
-
-    def __init__(self, x: Array, num_classes: int, amplitude: float) -> None:
-        self.pixels = x[:, num_classes:]
-        self.num_classes = num_classes
-        self.amplitude = amplitude
-        # overlay() of any one label has this square sum.
-        mean_square = (self.pixels.square().sum(dim=1) + amplitude**2) / x.shape[1]
-        self.scale = (1 / _root_mean_square(mean_square))[:, None]
-
-    def affine(self, weight: Array, bias: Array | None, labels: Labels) -> Array:
-        """Pre-activations for one or more sets of labels, all samples of a set after another: (len(labels), n_1)."""
-        label_columns = self.amplitude * weight[:, : self.num_classes].T  # (K, n_1)
-        shared = self.pixels @ weight[:, self.num_classes :].T  # (batch, n_1)
-        a = shared + label_columns[labels].unflatten(0, (-1, len(shared)))  # (sets, batch, n_1)
-        a = a * self.scale
-        return (a if bias is None else a + bias).flatten(0, 1)
-
-    def correlate(self, d: Array, labels: Labels) -> Array:
-        """sum_samples d z^T over all label sets: (n_1, n_0)."""
-        d = d.unflatten(0, (-1, len(self.pixels))) * self.scale
-        targets = one_hot(labels, self.num_classes, dtype=d.dtype)
-        return torch.cat([self.amplitude * (d.flatten(0, 1).T @ targets), d.sum(dim=0).T @ self.pixels], dim=1)
+    """`stream_updates` for x with right and with wrong labels."""
+    first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude)
+    return credit(layer_passes(network, first), len(network.weights), goodness, loss, prior)
 
 
 def updates(
@@ -135,50 +233,60 @@ def updates(
     labels: Labels,
     negative_labels: Labels,
     num_classes: int,
-    threshold: float = 1.0,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
     amplitude: float = 1.0,
 ) -> Updates:
     """The updates of all layers; every layer of the network is hidden and has its own loss."""
-    layers = local_updates(network, x, labels, negative_labels, num_classes, threshold, amplitude)
+    layers = local_updates(network, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude)
     return collect(update for update, _ in layers)
 
 
-def _check_first_layer(network: Network, first_layer: int) -> None:
-    if not 0 <= first_layer < len(network.weights):
-        raise ValueError(f"first_layer: {first_layer}, expected 0..{len(network.weights) - 1}")
+def check_first_layer(depth: int, first_layer: int) -> None:
+    """Raises ValueError where there is no first_layer."""
+    if not 0 <= first_layer < depth:
+        raise ValueError(f"first_layer: {first_layer}, expected 0..{depth - 1}")
 
 
-def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
-    """Accumulated goodness of every candidate label, all labels in one pass: (batch, K).
+def label_scores(
+    network: Network,
+    x: Array,
+    num_classes: int,
+    goodness: Goodness = sum_of_squares,
+    amplitude: float = 1.0,
+    first_layer: int = 0,
+) -> Array:
+    """Accumulated goodness of every candidate label, as many labels in one pass as CANDIDATES allows: (batch, K).
 
     Raises ValueError where there is no first_layer.
     """
-    _check_first_layer(network, first_layer)
-    labels = torch.arange(num_classes, device=x.device).repeat_interleave(len(x))
-    first_input = _LabelledInput(x, num_classes, amplitude)
-    scores = torch.zeros(len(labels), device=x.device, dtype=x.dtype)
-    h = None
-    for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):
-        h = activation.value(
-            first_input.affine(weight, bias, labels) if h is None else affine(weight, bias, normalise(h))
-        )
-        if layer >= first_layer:
-            scores = scores + goodness(h)
-    return scores.unflatten(0, (num_classes, -1)).T
+    check_first_layer(len(network.weights), first_layer)
+    first = labelled(x, torch.arange(num_classes, device=x.device), num_classes, amplitude)
+    first = first._replace(product=first.shared(network.weights[0]))
+    scores = []
+    for labels in first.labels.split(max(1, CANDIDATES // len(x))):
+        source = first._replace(labels=labels.repeat_interleave(len(x)))
+        found = [goodness.value(layer.h) for layer in islice(layer_passes(network, source), first_layer, None)]
+        scores.append(torch.stack(found).sum(dim=0).unflatten(0, (len(labels), -1)))
+    return torch.cat(scores).T
+
+
+def features(network: Network, x: Array, first_layer: int = 1) -> Array:
+    """Normalised activities of the layers from first_layer on: (batch, sum of their widths).
+
+    Raises ValueError where there is no first_layer.
+    """
+    check_first_layer(len(network.weights), first_layer)
+    passes = layer_passes(network, PlainInput(normalise(x)))
+    return torch.cat([normalise(layer.h) for layer in islice(passes, first_layer, None)], dim=1)
 
 
 def neutral_features(
     network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
 ) -> Array:
-    """Normalised activities of the layers from first_layer on, of the neutral pass: (batch, sum of their widths)."""
-    _check_first_layer(network, first_layer)
-    features = []
-    h = normalise(overlay_neutral(x, num_classes, amplitude))
-    for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):
-        h = normalise(activation.value(affine(weight, bias, h)))
-        if layer >= first_layer:
-            features.append(h)
-    return torch.cat(features, dim=1)
+    """Those of the neutral pass."""
+    return features(network, overlay_neutral(x, num_classes, amplitude), first_layer)
 
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:

@@ -38,6 +38,7 @@ MODULES = (
     "direct_random_target_projection",
     "difference_target_propagation",
     "forward_forward",
+    "convolutional_forward_forward",
     "recurrent",
     "backprop_through_time",
     "recurrent_ftp",

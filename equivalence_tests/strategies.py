@@ -186,13 +186,13 @@ class Streams(NamedTuple):
 
 
 @st.composite
-def streams(draw: st.DrawFn, num_classes: int = 5) -> Streams:
-    """1 to 3 hidden layers on inputs of 11 to 24 pixels, the first five of them for the label.
+def streams(draw: st.DrawFn, num_classes: int = 5, min_layers: int = 1) -> Streams:
+    """1 to 3 hidden layers, or no fewer than told, on inputs of 11 to 24 pixels, the first five of them for the label.
 
     Units come in pairs of opposite weights, so that no sample silences a layer; goodness has no kinks.
     """
     name = draw(st.sampled_from([n for n in NETWORK_ACTIVATIONS if n != "identity"]), label="activation")
-    hidden = draw(st.lists(st.sampled_from([4, 6, 16, 22]), min_size=1, max_size=3), label="hidden")
+    hidden = draw(st.lists(st.sampled_from([4, 6, 16, 22]), min_size=min_layers, max_size=3), label="hidden")
     n_in = draw(st.sampled_from([11, 16, 24]), label="n_in")
     batch = draw(st.sampled_from(BATCHES), label="batch")
     with_bias = draw(st.booleans(), label="biases")

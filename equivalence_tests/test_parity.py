@@ -49,18 +49,15 @@ def parameters(function: object) -> list[tuple[str, object, object]]:
         if parameter.name in ("rng", "generator"):
             out.append(("generator", parameter.kind, None))
         elif not (parameter.kind is parameter.KEYWORD_ONLY and parameter.name in ONLY_ACCELERATED):
-            default = parameter.default
-            if type(default).__name__ == "Activation":
-                default = activation_name(default)
-            default = getattr(default, "__name__", default)
-            out.append((parameter.name, parameter.kind, default))
+            out.append((parameter.name, parameter.kind, comparable(parameter.default, function)))
     return out
 
 
-def activation_name(activation: object) -> str:
-    """In the table of either side."""
-    tables = (reference.activations.ACTIVATIONS, accelerated.activations.ACTIVATIONS)
-    return next(name for table in tables for name, found in table.items() if found is activation)
+def comparable(default: object, function: object) -> object:
+    """A number, text or none as it is, anything else by the name that the function's module has for it."""
+    if default is inspect.Parameter.empty or type(default) in (bool, int, float, str, tuple, type(None)):
+        return default
+    return next(name for name, found in vars(inspect.getmodule(function)).items() if found is default)
 
 
 @pytest.mark.parametrize("module", MODULES)

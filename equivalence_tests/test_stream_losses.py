@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import Side
 from prograde.equivalence_tests.strategies import layer_goodness, size_of
@@ -107,18 +106,6 @@ def test_far_tails(side: Side, u: float):
     slope = np.exp(min(u, 0)) / (1 + np.exp(-abs(u)))
     assert abs(credit.negative[0] - slope) <= 8 * side.eps * slope + smallest, "its slope"
     assert credit.positive[0] == -credit.negative[0]
-
-
-@given(layer=layer_goodness(), threshold=st.sampled_from([0.5, 1.0]))
-def test_the_threshold_loss_is_that_of_forward_forward(side: Side, layer: Any, threshold: float):
-    credit = on(side, side.stream_losses.threshold(threshold), layer)
-    module, operands = side.forward_forward, side.operands((layer.positive, layer.negative))
-    theta = threshold * layer.scale
-    loss = side.results(module.threshold_loss(*operands, theta))
-    slopes = side.results(module.threshold_loss_gradient(*operands, theta))
-    limit = 16 * side.eps * size_of(layer)
-    for name, ours, theirs in zip(credit._fields, credit, (loss, *slopes), strict=True):
-        assert np.allclose(ours, theirs, rtol=0, atol=limit), name
 
 
 @given(layer=layer_goodness())

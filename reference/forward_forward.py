@@ -4,37 +4,46 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
 
     (1)  input:      x^+ = x with its first K pixels replaced by v onehot(label); x^- the same with a wrong label
     (2)  layer l:    x^_l = z / (sqrt(mean z^2) + eps) with z = h_(l-1), h_0 = x^+ or x^-;   h_l = sigma(W_l x^_l + b_l)
-    (3)  goodness:   g_l = sum_j h_lj^2
-    (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l),   theta_l = threshold * n_l
-    (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  d_l = 2 sigma'(a_l)^T h_l,
-                     s_l^+ = -sigmoid(theta_l - g_l^+),  s_l^- = sigmoid(g_l^- - theta_l);  without x^ for biases
+    (3)  goodness:   g_l = sum_j h_lj^2, or another of `goodness`
+    (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or another of `stream_losses`;
+                     theta_l = threshold * n_l
+    (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  and without x^ for biases;
+                     d_l = sigma'(a_l)^T dg_l/dh_l,  s_l^+ = dloss_l/dg_l^+,  s_l^- = dloss_l/dg_l^-
     (6)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input;
                      or a linear read-out of the neutral pass (each label pixel v/K), trained by its own cross-entropy
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | v | amplitude | | brightness of a label pixel |
-| theta_l | threshold * n_l | | goodness at which a sample is as likely positive as negative |
 | x^_l | normalise(h) | (batch, n_(l-1)) | the direction of the activity below: its goodness is hidden |
-| g_l | goodness(h) | (batch,) | goodness |
+| g_l | goodness.value(h) | (batch,) | goodness |
+| P_l | prior_positive, prior_negative | (batch,) | what the loss of layer l may know of the goodness of other layers |
+| s_l | positive, negative | (batch,) | the loss's derivatives by the layer's own goodness, P_l held constant |
 
-The input of a layer is a constant to it: no gradient crosses layers. Sources differ in the normalisation (root mean
-square, here; or Euclidean norm), in the goodness (sum, here; or mean) and in which layers score (all, or all but
-the first). A sum over streams and a mean over samples is taken, as in the paper's description; averaging over the 2B
-samples of both streams halves every update. Masks are not part of the method.
+P_l is 0 (`prior="none"`), the sum of g_t over the layers before l ("before"), or over all layers but l ("others");
+losses of one layer alone do not look at it. The input of a layer and P_l are constants to it: no gradient crosses
+layers.
+
+Positive and negative data need not be labelled images: `stream_updates` takes any two streams. Sources differ in the
+normalisation (root mean square, here; or Euclidean norm) and in which layers score (all, or all but the first). A sum
+over streams and a mean over samples is taken, as in the paper's description; averaging over the 2B samples of both
+streams halves every update. Masks are not part of the method.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
-from scipy.special import expit
 
 from ._arrays import Array, Labels
+from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
-from .network import LayerUpdate, Network, Updates, affine, collect
+from .network import LayerUpdate, Network, Updates, affine, collect, layer_update
+from .stream_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
-    "goodness",
+    "Prior",
+    "features",
     "label_scores",
     "local_updates",
     "neutral_features",
@@ -42,16 +51,23 @@ __all__ = [
     "overlay",
     "overlay_neutral",
     "readout_update",
-    "threshold_loss",
-    "threshold_loss_gradient",
+    "stream_goodness",
+    "stream_updates",
     "updates",
     "wrong_labels",
 ]
 
+Prior: TypeAlias = Literal["none", "before", "others"]
+"""Which layers' goodness the loss of a layer is told beside its own."""
+
+UNIT_THRESHOLD = threshold(1.0)
+"""The loss unless another is given: theta_l is 1 for each unit."""
+
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
-    """Samples divided by their root mean square, equation (2): (batch, n). The mean square becomes 1; 0 stays 0."""
-    return h / (np.sqrt(np.mean(h**2, axis=1, keepdims=True)) + eps)
+    """Samples divided by their root mean square, equation (2): (batch, ...). The mean square becomes 1; 0 stays 0."""
+    axes = tuple(range(1, h.ndim))
+    return h / (np.sqrt(np.mean(h**2, axis=axes, keepdims=True)) + eps)
 
 
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
@@ -69,19 +85,104 @@ def wrong_labels(labels: Labels, num_classes: int, rng: np.random.Generator) -> 
     return (labels + rng.integers(1, num_classes, labels.shape)) % num_classes
 
 
-def goodness(h: Array) -> Array:
-    """Sum of squares, equation (3): (batch,)."""
-    return np.sum(h**2, axis=1)
+class LayerPass(NamedTuple):
+    """What one stream leaves in a layer: its normalised input x^, pre-activation a and activity h."""
+
+    z: Array
+    a: Array
+    h: Array
 
 
-def threshold_loss(positive: Array, negative: Array, theta: float) -> Array:
-    """Equation (4) for the goodness of paired samples: (batch,), in nats. Finite for any finite goodness."""
-    return np.logaddexp(0, theta - positive) + np.logaddexp(0, negative - theta)
+def layer_passes(network: Network, x: Array) -> Iterator[LayerPass]:
+    """Of every layer in turn, equation (2)."""
+    h = x
+    for weight, bias, activation in zip(*network, strict=True):
+        z = normalise(h)
+        a = affine(weight, bias, z)
+        h = activation.value(a)
+        yield LayerPass(z, a, h)
 
 
-def threshold_loss_gradient(positive: Array, negative: Array, theta: float) -> tuple[Array, Array]:
-    """Derivatives of the threshold loss by the two goodnesses: -sigmoid(theta - g^+), sigmoid(g^- - theta)."""
-    return -expit(theta - positive), expit(negative - theta)
+Streams: TypeAlias = tuple[Sequence[LayerPass], Sequence[LayerPass]]
+"""All layers' passes of the positive and of the negative stream."""
+
+
+def prior_layers(layer: int, depth: int, prior: Prior) -> list[int]:
+    """The layers whose goodness P_l is made of. Raises ValueError for another prior than there is."""
+    if prior not in get_args(Prior):
+        raise ValueError(f"prior: {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    return {"none": [], "before": list(range(layer)), "others": [t for t in range(depth) if t != layer]}[prior]
+
+
+def layer_goodness(streams: Streams, goodness: Goodness, prior: Prior) -> list[LayerGoodness]:
+    """g_l and P_l of every layer, equation (3)."""
+    positive, negative = ([goodness.value(found.h) for found in stream] for stream in streams)
+    depth = len(positive)
+    found = []
+    for layer, own in enumerate(zip(positive, negative, strict=True)):
+        chosen = prior_layers(layer, depth, prior)
+        told_positive, told_negative = (
+            sum((g[t] for t in chosen), np.zeros_like(g[layer])) for g in (positive, negative)
+        )
+        scale = goodness.scale(streams[0][layer].h[0].size)
+        found.append(LayerGoodness(layer, depth, scale, *own, told_positive, told_negative))
+    return found
+
+
+def stream_goodness(
+    network: Network, positive: Array, negative: Array, goodness: Goodness = sum_of_squares, prior: Prior = "before"
+) -> list[LayerGoodness]:
+    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each."""
+    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    return layer_goodness(streams, goodness, prior)
+
+
+def per_sample(values: Array, like: Array) -> Array:
+    """(batch,) as (batch, 1, ...), to be multiplied with an array of samples."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def credited(
+    streams: Streams, goodness: Goodness, loss: LayerLoss, prior: Prior
+) -> Iterator[tuple[list[tuple[LayerPass, Array]], Array]]:
+    """Of every layer: both streams' passes, each with s_l dg_l/dh_l, and the batch-mean loss, equation (4)."""
+    for found, *both in zip(layer_goodness(streams, goodness, prior), *streams, strict=True):
+        credit = loss(found)
+        slopes = (credit.positive, credit.negative)
+        gradients = [per_sample(s, p.h) * goodness.gradient(p.h) for s, p in zip(slopes, both, strict=True)]
+        yield list(zip(both, gradients, strict=True)), np.asarray(np.mean(credit.loss))
+
+
+def added(positive: LayerUpdate, negative: LayerUpdate) -> LayerUpdate:
+    """The sum over both streams of equation (5)."""
+    bias = None if positive.bias is None or negative.bias is None else positive.bias + negative.bias
+    return LayerUpdate(positive.weight + negative.weight, bias)
+
+
+def dense_updates(
+    network: Network, layers: Iterable[tuple[list[tuple[LayerPass, Array]], Array]]
+) -> Iterator[tuple[LayerUpdate, Array]]:
+    """Each layer's update, equation (5), and its loss."""
+    for bias, activation, (both, loss) in zip(network.biases, network.activations, layers, strict=True):
+        parts = [layer_update(activation.vjp(a, gradient), z, bias) for (z, a, _), gradient in both]
+        yield added(*parts), loss
+
+
+def stream_updates(
+    network: Network,
+    positive: Array,
+    negative: Array,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
+) -> Iterator[tuple[LayerUpdate, Array]]:
+    """Each layer's update and its batch-mean loss, in forward order.
+
+    positive and negative are (batch, n_0). All that is needed is computed before the first update is handed over, so
+    that each may be applied at once.
+    """
+    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    return dense_updates(network, credited(streams, goodness, loss, prior))
 
 
 def local_updates(
@@ -90,30 +191,14 @@ def local_updates(
     labels: Labels,
     negative_labels: Labels,
     num_classes: int,
-    threshold: float = 1.0,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
     amplitude: float = 1.0,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update, equation (5), and its batch-mean loss, equation (4), in forward order.
-
-    A layer's outputs are computed before its update is handed over, so it may be applied at once.
-    """
-    h_positive = overlay(x, labels, num_classes, amplitude)
-    h_negative = overlay(x, negative_labels, num_classes, amplitude)
-    for weight, bias, activation in zip(*network, strict=True):
-        z_positive, z_negative = normalise(h_positive), normalise(h_negative)
-        a_positive, a_negative = affine(weight, bias, z_positive), affine(weight, bias, z_negative)
-        h_positive, h_negative = activation.value(a_positive), activation.value(a_negative)
-
-        theta = threshold * len(weight)
-        g_positive, g_negative = goodness(h_positive), goodness(h_negative)
-        slope_positive, slope_negative = threshold_loss_gradient(g_positive, g_negative, theta)
-        d_positive = slope_positive[:, None] * activation.vjp(a_positive, 2 * h_positive)  # (batch, n_l)
-        d_negative = slope_negative[:, None] * activation.vjp(a_negative, 2 * h_negative)
-        update = LayerUpdate(
-            (d_positive.T @ z_positive + d_negative.T @ z_negative) / len(x),
-            None if bias is None else d_positive.mean(axis=0) + d_negative.mean(axis=0),
-        )
-        yield update, np.asarray(np.mean(threshold_loss(g_positive, g_negative, theta)))
+    """`stream_updates` for x with right and with wrong labels, equation (1)."""
+    positive, negative = (overlay(x, of, num_classes, amplitude) for of in (labels, negative_labels))
+    return stream_updates(network, positive, negative, goodness, loss, prior)
 
 
 def updates(
@@ -122,47 +207,57 @@ def updates(
     labels: Labels,
     negative_labels: Labels,
     num_classes: int,
-    threshold: float = 1.0,
+    goodness: Goodness = sum_of_squares,
+    loss: LayerLoss = UNIT_THRESHOLD,
+    prior: Prior = "before",
     amplitude: float = 1.0,
 ) -> Updates:
     """The updates of all layers; every layer of the network is hidden and has its own loss."""
-    layers = local_updates(network, x, labels, negative_labels, num_classes, threshold, amplitude)
+    layers = local_updates(network, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude)
     return collect(update for update, _ in layers)
 
 
-def _hidden(network: Network, x: Array) -> list[Array]:
-    hidden = []
-    for weight, bias, activation in zip(*network, strict=True):
-        x = activation.value(affine(weight, bias, normalise(x)))
-        hidden.append(x)
-    return hidden
+def check_first_layer(depth: int, first_layer: int) -> None:
+    """Raises ValueError where there is no first_layer."""
+    if not 0 <= first_layer < depth:
+        raise ValueError(f"first_layer: {first_layer}, expected 0..{depth - 1}")
 
 
-def _check_first_layer(network: Network, first_layer: int) -> None:
-    if not 0 <= first_layer < len(network.weights):
-        raise ValueError(f"first_layer: {first_layer}, expected 0..{len(network.weights) - 1}")
-
-
-def label_scores(network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 0) -> Array:
+def label_scores(
+    network: Network,
+    x: Array,
+    num_classes: int,
+    goodness: Goodness = sum_of_squares,
+    amplitude: float = 1.0,
+    first_layer: int = 0,
+) -> Array:
     """Accumulated goodness of every candidate label, equation (6): (batch, K).
 
     Raises ValueError where there is no first_layer.
     """
-    _check_first_layer(network, first_layer)
+    check_first_layer(len(network.weights), first_layer)
     scores = []
     for k in range(num_classes):
         candidate = overlay(x, np.full(len(x), k), num_classes, amplitude)
-        scores.append(sum(goodness(h) for h in _hidden(network, candidate)[first_layer:]))
+        found = list(layer_passes(network, candidate))[first_layer:]
+        scores.append(sum(goodness.value(layer.h) for layer in found))
     return np.stack(scores, axis=1)
+
+
+def features(network: Network, x: Array, first_layer: int = 1) -> Array:
+    """Normalised activities of the layers from first_layer on: (batch, sum of their widths).
+
+    Raises ValueError where there is no first_layer.
+    """
+    check_first_layer(len(network.weights), first_layer)
+    return np.concatenate([normalise(layer.h) for layer in list(layer_passes(network, x))[first_layer:]], axis=1)
 
 
 def neutral_features(
     network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
 ) -> Array:
-    """Normalised activities of the layers from first_layer on, of the neutral pass: (batch, sum of their widths)."""
-    _check_first_layer(network, first_layer)
-    hidden = _hidden(network, overlay_neutral(x, num_classes, amplitude))[first_layer:]
-    return np.concatenate([normalise(h) for h in hidden], axis=1)
+    """Those of the neutral pass, equation (6)."""
+    return features(network, overlay_neutral(x, num_classes, amplitude), first_layer)
 
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:

@@ -17,7 +17,8 @@ TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
     "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "Conv": "Ftp and Backprop train Conv2d, Foton and Backprop OrthogonalConv2d of prograde.accelerated.modules; "
+    "Conv": "Ftp, ForwardForward and Backprop train Conv2d, Foton and Backprop OrthogonalConv2d of "
+    "prograde.accelerated.modules; "
     "padded with zeros a convolution is not orthogonal",
     "OrthogonalConv": "only Foton and Backprop train it",
     "BatchNorm": "it couples samples and is not part of the rule; remove it",
@@ -197,9 +198,9 @@ def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
     return chain
 
 
-def flat_input(x: Tensor, chain: list[Block]) -> Tensor:
-    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the model's."""
-    weight = chain[0].linear.weight
+def flat_input(x: Tensor, first: Block) -> Tensor:
+    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first layer's."""
+    weight = first.linear.weight
     if x.dim() < 2 or len(x) == 0:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
     x = x.flatten(1)

@@ -1,25 +1,25 @@
 """Forward-Forward as a rule."""
 
 from collections.abc import Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .. import convolutional_forward_forward, forward_forward
 from ..activations import identity
-from ..forward_forward import (
-    goodness,
-    label_scores,
-    local_updates,
-    neutral_features,
-    normalise,
-    overlay,
-    readout_update,
-    threshold_loss,
-    wrong_labels,
-)
+from ..convolutional_forward_forward import Place
+from ..convolutional_network import ConvolutionalNetwork
+from ..forward_forward import Prior, readout_update, wrong_labels
+from ..goodness import GOODNESS, Goodness
 from ..losses import cross_entropy
-from ..network import affine
-from .chain import Block, flat_input
+from ..network import Network, affine
+from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss
+from ..stream_losses import threshold as threshold_loss
+from .chain import Block
+from .images import ConvolutionalBlock
 from .rule import BlockUpdate, Rule
 
 
@@ -30,24 +30,35 @@ class ForwardForward(Rule):
     otherwise left out: neither trained nor used, since every hidden layer is trained by its own goodness. A model
     that ends with an activation needs `num_classes`. Dropout is not part of the rule and is refused.
 
-    `threshold` is theta per unit; `amplitude` the brightness of a label pixel; scores are the goodness of the layers
-    from `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come instead
-    from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
+    `goodness` is one of `prograde.accelerated.goodness`, or its name there. `loss` is one of `stream_losses` or
+    `cumulative_goodness`, by default the threshold loss, whose theta per unit is `threshold`; it is told the goodness
+    of other layers that `prior` chooses. `amplitude` is the brightness of a label pixel; scores are the goodness of the
+    layers from `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come
+    instead from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
+
+    Models for images may begin with Conv2d, each with an activation and MaxPool2d. With `labels="planes"` the label is
+    not written over pixels: the first convolution takes K channels more than the images have, one for each label.
     """
+
+    convolution_kinds = (nn.Conv2d,)
 
     def __init__(
         self,
         model: nn.Module,
         *,
         num_classes: int | None = None,
-        threshold: float = 1.0,
+        goodness: str | Goodness = "sum-of-squares",
+        loss: LayerLoss | None = None,
+        threshold: float | None = None,
+        prior: Prior = "before",
+        labels: Place = "pixels",
         amplitude: float = 4.0,
         first_layer: int = 0,
         readout: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, generator=generator)
-        last = self.blocks[-1]
+        last, dense = self.blocks[-1], self.blocks
         if last.is_linear:
             if num_classes not in (None, last.linear.out_features):
                 raise ValueError(f"num_classes: {num_classes}, but layer '{last.name}' has {last.linear.out_features}")
@@ -55,57 +66,149 @@ class ForwardForward(Rule):
             self.blocks = self.blocks[:-1]
         if num_classes is None:
             raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
-        if not self.blocks:
-            raise ValueError("model: no hidden layer; ForwardForward trains Linear layers that an activation follows")
+        if not self.units:
+            raise ValueError(
+                f"model: no hidden layer; {type(self).__name__} trains Linear layers that an activation follows"
+            )
         for block in self.blocks:
             if block.dropout is not None:
-                raise ValueError(f"layer '{block.name}': Dropout after it; ForwardForward does without, remove it")
-        first = self.blocks[0].linear
-        if not 2 <= num_classes <= first.in_features:
-            raise ValueError(f"num_classes: {num_classes}, expected 2..{first.in_features}, the pixels of the input")
-        if not 0 <= first_layer < len(self.blocks):
-            raise ValueError(f"first_layer: {first_layer}, expected 0..{len(self.blocks) - 1}")
+                raise ValueError(
+                    f"layer '{block.name}': Dropout after it; {type(self).__name__} does without, remove it"
+                )
+        if not 0 <= first_layer < len(self.units):
+            raise ValueError(f"first_layer: {first_layer}, expected 0..{len(self.units) - 1}")
         self.num_classes = num_classes
-        self.threshold = threshold
+        self.goodness = named_goodness(goodness)
+        if loss is not None and threshold is not None:
+            raise ValueError(f"threshold: {threshold}, but a loss is given, which has its own if any")
+        self.loss = threshold_loss(1.0 if threshold is None else threshold) if loss is None else loss
+        for name, value, kind in (("prior", prior, Prior), ("labels", labels, Place)):
+            if value not in get_args(kind):
+                raise ValueError(f"{name}: {value!r}, expected one of {', '.join(get_args(kind))}")
+        self.prior: Prior = prior
         self.amplitude = amplitude
         self.first_layer = first_layer
+        self.labels: Place = labels
+        self._check_room()
         self.readout: nn.Linear | None = None
         if readout:
-            width = sum(block.linear.out_features for block in self.blocks[first_layer:])
-            weight = first.weight
+            weight = self.units[0].weights[0]
+            width = self._width(dense[0].linear.in_features)
             self.readout = nn.Linear(width, num_classes, bias=False, device=weight.device, dtype=weight.dtype)
             nn.init.zeros_(self.readout.weight)
 
+    def _check_room(self) -> None:
+        """Raises ValueError where the input has no room for K labels."""
+        if self.labels == "planes":
+            if not self.convolutions:
+                raise ValueError("labels: 'planes', but the model has no convolutions")
+            channels = self.convolutions[0].image_channels
+            if not 2 <= self.num_classes < channels:
+                raise ValueError(
+                    f"layer '{self.convolutions[0].name}': takes {channels} channels, expected those of the images "
+                    f"and {self.num_classes} more, a plane for each label"
+                )
+            self.label_planes = self.num_classes
+        elif not self.convolutions:
+            pixels = self.blocks[0].linear.in_features
+            if not 2 <= self.num_classes <= pixels:
+                raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")
+
+    def _width(self, flattened: int) -> int:
+        """Features of the read-out; `flattened` are those of the last feature map."""
+        first_dense = self.first_layer - len(self.convolutions)
+        if first_dense < -1:
+            raise ValueError(
+                f"first_layer: {self.first_layer}, expected {len(self.convolutions) - 1} or more with readout, since "
+                "the size of earlier feature maps is not known"
+            )
+        own = sum(block.linear.out_features for block in self.blocks[max(0, first_dense) :])
+        return own + (flattened if first_dense < 0 else 0)
+
+    @property
+    def math(self) -> ModuleType:
+        """The twin that the model needs."""
+        return convolutional_forward_forward if self.convolutions else forward_forward
+
+    @property
+    def _placed(self) -> dict[str, Any]:
+        return {"place": self.labels} if self.convolutions else {}
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        x = super().checked_input(x)
+        if self.labels == "pixels" and x[0].numel() < self.num_classes:
+            raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
-        x = flat_input(x, self.blocks)
+        x = self.checked_input(x)
         if self.readout is not None:
             return affine(self.readout.weight, None, self._features(x))
-        return label_scores(self.network(), x, self.num_classes, self.amplitude, self.first_layer)
+        return self.math.label_scores(
+            self.trained(), x, self.num_classes, self.goodness, self.amplitude, self.first_layer, **self._placed
+        )
+
+    def trained(self) -> Network | ConvolutionalNetwork:
+        """The hidden layers as the functions of this package take them."""
+        return self.image_network() if self.convolutions else self.network()
 
     def _features(self, x: Tensor) -> Tensor:
-        return neutral_features(self.network(), x, self.num_classes, self.amplitude, self.first_layer)
+        return self.math.neutral_features(
+            self.trained(), x, self.num_classes, self.amplitude, self.first_layer, **self._placed
+        )
+
+    def negative_labels(self, x: Tensor, y: Tensor) -> Tensor:
+        """One draw of a wrong label for each sample: (batch,)."""
+        return wrong_labels(y, self.num_classes, self.generator)
+
+    def layer_loss(self, layer: LayerGoodness) -> LayerCredit:
+        """The loss of a layer and its derivatives by that layer's goodness."""
+        return self.loss(layer)
+
+    def own_updates(self, layer: LayerGoodness) -> tuple[tuple[Tensor, Tensor], ...]:
+        """What is to be subtracted from parameters that the loss itself has."""
+        return ()
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
-        negative = wrong_labels(y, self.num_classes, self.generator)
+        negative = self.negative_labels(x, y)
         features = self._features(x) if self.readout is not None else None
-        layers = local_updates(self.network(), x, y, negative, self.num_classes, self.threshold, self.amplitude)
-        for block, (update, loss) in zip(self.blocks, layers, strict=True):
-            yield BlockUpdate(block, *update, loss)
+        own: list[tuple[tuple[Tensor, Tensor], ...]] = []
+
+        def credit(layer: LayerGoodness) -> LayerCredit:
+            own.append(self.own_updates(layer))
+            return self.layer_loss(layer)
+
+        layers = self.math.local_updates(
+            self.trained(), x, y, negative, self.num_classes,
+            self.goodness, credit, self.prior, self.amplitude, **self._placed,
+        )  # fmt: skip
+        for unit, (update, loss) in zip(self.units, layers, strict=True):
+            assert not isinstance(unit, ConvolutionalBlock)
+            yield BlockUpdate(unit, update.weight, update.bias, loss, own.pop())
         if self.readout is not None and features is not None:
             loss = cross_entropy(affine(self.readout.weight, None, features), y).mean()
             gradient = readout_update(self.readout.weight, features, y)
             yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
 
+    def layer_goodness(self, x: Tensor, y: Tensor) -> list[LayerGoodness]:
+        """What the loss of every layer is computed from, for one draw of wrong labels."""
+        x = self.checked(x, y)
+        labels = y, self.negative_labels(x, y)
+        overlay = partial(self.math.overlay, num_classes=self.num_classes, amplitude=self.amplitude, **self._placed)
+        return self.math.stream_goodness(self.trained(), *(overlay(x, of) for of in labels), self.goodness, self.prior)
+
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
-        x = self.checked(x, y)
-        negative = wrong_labels(y, self.num_classes, self.generator)
-        h = torch.cat([overlay(x, labels, self.num_classes, self.amplitude) for labels in (y, negative)])
-        total = torch.zeros((), device=x.device, dtype=x.dtype)
-        for weight, bias, activation in zip(*self.network(), strict=True):
-            h = activation.value(affine(weight, bias, normalise(h)))
-            positive, negative = goodness(h).chunk(2)
-            total = total + threshold_loss(positive, negative, self.threshold * len(weight)).mean()
-        return total
+        losses = [self.layer_loss(layer).loss.mean() for layer in self.layer_goodness(x, y)]
+        return torch.stack(losses).sum()
+
+
+def named_goodness(goodness: str | Goodness) -> Goodness:
+    """One of GOODNESS by its name, or the goodness itself. Raises ValueError for another name."""
+    if isinstance(goodness, Goodness):
+        return goodness
+    if goodness not in GOODNESS:
+        raise ValueError(f"goodness: {goodness!r}, expected one of {', '.join(GOODNESS)}")
+    return GOODNESS[goodness]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from .. import convolutional_ftp as images
 from ..activations import ACTIVATIONS, Activation
-from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..convolutional_network import forward as image_forward
 from ..convolutional_network import layer_update as kernel_layer_update
 from ..ftp import (
@@ -189,20 +188,16 @@ class Ftp(OutputErrorRule):
         return one_hot(y, self.num_classes, self.label_smoothing, dtype=x.dtype)
 
     def _stream_images(self, x: Tensor, y: Tensor, feedback: Feedback) -> Iterator[BlockUpdate]:
-        units = [unit for unit in self.convolutions if isinstance(unit, Conv2dBlock)]
-        layers = tuple(
-            Convolution(unit.convolution.weight, unit.bias, unit.activation, unit.stride, unit.padding, unit.pool)
-            for unit in units
-        )
-        network = ConvolutionalNetwork(layers, self.network())
+        network = self.image_network()
         clean = image_forward(network, x)
         error = self.output_gradient(clean.dense.scores, y)
         shape = clean.preactivations[0].shape[1:]
         shared = (shape[0], 1, 1) if self.by_channel else shape
         first = images.first_difference(feedback, self._targets(x, y), error, shared, self.phi, self.gain)
         factors = images.update_factors(network, clean, error, first.expand(-1, *shape))
-        for unit, layer in zip(units, layers, strict=True):
+        for unit, layer in zip(self.convolutions, network.layers, strict=True):
             delta, z = next(factors)
+            assert isinstance(unit, Conv2dBlock)
             yield BlockUpdate(unit, *kernel_layer_update(delta, z, layer), None)
         for block, (delta, z) in zip(self.blocks, factors, strict=True):
             loss = self.output_loss(clean.dense.scores, y) if block is self.blocks[-1] else None

@@ -223,10 +223,13 @@ def _pool_size(name: str, module: nn.MaxPool2d, rule: str) -> int:
     return int(size.pop())
 
 
-def image_input(x: Tensor, chain: list[ImageBlock], dense: list[Block]) -> Tensor:
-    """x, (batch, c_0, height, width). Raises ValueError for an empty batch, another shape or dtype than the model's."""
+def image_input(x: Tensor, chain: list[ImageBlock], dense: Block, planes: int) -> Tensor:
+    """x, (batch, c_0, height, width), where the first convolution takes c_0 + planes channels and `dense` what is left.
+
+    Raises ValueError for an empty batch, another shape or dtype than the model's.
+    """
     first = chain[0]
-    channels = first.image_channels
+    channels = first.image_channels - planes
     if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
         raise ValueError(
             f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
@@ -238,9 +241,9 @@ def image_input(x: Tensor, chain: list[ImageBlock], dense: list[Block]) -> Tenso
         size = block.output_size(size)
     channels = chain[-1].convolution.out_channels
     features = channels * size[0] * size[1]
-    if features != dense[0].linear.in_features:
+    if features != dense.linear.in_features:
         raise ValueError(
-            f"layer '{dense[0].name}': takes {dense[0].linear.in_features} features, but images of {x.shape[2]} x "
+            f"layer '{dense.name}': takes {dense.linear.in_features} features, but images of {x.shape[2]} x "
             f"{x.shape[3]} give {features} ({channels} x {size[0]} x {size[1]})"
         )
     return x

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import losses
+from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..network import Masks, Network
 from .chain import Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
@@ -136,12 +137,15 @@ class Rule(CreditAssignment):
 
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions a model may begin with."""
+    label_planes = 0
+    """How many channels of the first convolution are not the images'."""
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.model = model
         self.convolutions: list[ImageBlock]
         self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds)
+        self.first_dense = self.blocks[0]
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
 
@@ -159,6 +163,15 @@ class Rule(CreditAssignment):
             tuple(block.linear.bias for block in self.blocks),
             tuple(block.activation for block in self.blocks),
         )
+
+    def image_network(self) -> ConvolutionalNetwork:
+        """The same of a model that begins with Conv2d."""
+        layers = tuple(
+            Convolution(unit.convolution.weight, unit.bias, unit.activation, unit.stride, unit.padding, unit.pool)
+            for unit in self.convolutions
+            if isinstance(unit, Conv2dBlock)
+        )
+        return ConvolutionalNetwork(layers, self.network())
 
     def masks(self, x: Tensor) -> Masks:
         """One draw of the blocks' dropout masks for the batch x, or None where nothing is dropped."""
@@ -195,7 +208,9 @@ class Rule(CreditAssignment):
         """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
-        return image_input(x, self.convolutions, self.blocks) if self.convolutions else flat_input(x, self.blocks)
+        if self.convolutions:
+            return image_input(x, self.convolutions, self.first_dense, self.label_planes)
+        return flat_input(x, self.first_dense)
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
