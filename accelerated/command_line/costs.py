@@ -15,7 +15,7 @@ from ..training.memory import live_bytes
 from . import options, report
 from .benchmark import PLAIN, Contender, batches_for, model_for, plain_contender, rule_contender, take_turns
 
-COUNTED = ("backprop", "foton", "ftp", "pepita", "forward-forward", "fa", "dfa", "drtp", "dtp")
+COUNTED = tuple(RULES)
 
 
 def costs(

@@ -5,6 +5,7 @@ from .chain import Block
 from .difference_target_propagation import DifferenceTargetPropagation
 from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
 from .forward_forward import ForwardForward
+from .forward_forward_losses import CumulativeForwardForward, LayerCollaboration, SymBa
 from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
@@ -24,6 +25,9 @@ RULES: dict[str, type[Rule]] = {
     "drtp": DirectRandomTargetProjection,
     "dtp": DifferenceTargetPropagation,
     "forward-forward": ForwardForward,
+    "symba": SymBa,
+    "layer-collaboration": LayerCollaboration,
+    "cumulative": CumulativeForwardForward,
 }
 """The rules for chains of layers by the names that the command line uses."""
 
@@ -37,6 +41,7 @@ __all__ = [
     "ConvolutionUpdate",
     "ConvolutionalBlock",
     "CreditAssignment",
+    "CumulativeForwardForward",
     "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
     "DirectRandomTargetProjection",
@@ -45,10 +50,12 @@ __all__ = [
     "Foton",
     "Ftp",
     "Hardware",
+    "LayerCollaboration",
     "Orthogonality",
     "Pepita",
     "RecurrentFtp",
     "RecurrentRule",
     "RecurrentUpdate",
     "Rule",
+    "SymBa",
 ]

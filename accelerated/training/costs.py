@@ -10,7 +10,7 @@ layer, A the activations:
 | backprop, fa | F + (F - F_1) + U + K |
 | ftp | F + (F - F_1) + U + K + 2 K n_1 |
 | pepita | 2 F + U + K + K n_0 |
-| forward-forward | 2 (F + U + 2 A), of the layers with weights |
+| forward-forward, symba, layer-collaboration, cumulative | 2 (F + U + 2 A), of the layers with weights |
 | dtp | F + (F - F_1) + 2 U + K |
 
 The table has no FOTON and no direct feedback; these are counted by what they do: foton F + (F - F_1) + U + K + K n_1,
@@ -18,8 +18,9 @@ its projection and constraint being a matter of the batch and not of the sample;
 hidden units. Biases and batch normalisation are not billed, pooling at its inputs; a product with a one-hot label is
 billed in full.
 
-Bytes are those of activations held until they are used: all for backprop, fa, dfa, ftp, pepita and foton, twice that
-for dtp, the largest neighbouring pair (the input counts) for forward-forward and drtp, whose layers wait for no other.
+Bytes are those of activations held until they are used: all for backprop, fa, dfa, ftp, pepita, foton and
+layer-collaboration, twice that for dtp, the largest neighbouring pair (the input counts) for the others, whose layers
+wait for none behind them.
 """
 
 import copy
@@ -109,12 +110,16 @@ def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None =
     pair = size * max(a + b for a, b in pairwise(sizes))
     backprop = 2 * forward - first + update + k
     direct = forward + update + k + k * hidden
+    streams = 2 * (forward + update + 2 * own)
     return {
         "backprop": Cost(backprop, held),
         "ftp": Cost(backprop + 2 * k * n_1, held),
         "foton": Cost(backprop + k * n_1, held),
         "pepita": Cost(2 * forward + update + k + k * n_in, held),
-        "forward-forward": Cost(2 * (forward + update + 2 * own), pair),
+        "forward-forward": Cost(streams, pair),
+        "symba": Cost(streams, pair),
+        "layer-collaboration": Cost(streams, held),
+        "cumulative": Cost(streams, pair),
         "fa": Cost(backprop, held),
         "dfa": Cost(direct, held),
         "drtp": Cost(direct, pair),

@@ -68,6 +68,17 @@ class Recipe:
             raise UserError(f"weight decay: {self.weight_decay}, expected 0 or a positive number")
 
 
+FORWARD_FORWARD = Recipe(
+    hidden=(1000, 1000, 1000),
+    epochs=20,
+    optimizer="adam",
+    learning_rate=1e-3,
+    momentum=0.0,
+    schedule="linear-tail",
+    standardise=False,
+    options={"amplitude": 4.0},
+)
+
 METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
     "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
@@ -82,19 +93,10 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
         RULES["pepita"],
         Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
     ),
-    "forward-forward": (
-        RULES["forward-forward"],
-        Recipe(
-            hidden=(1000, 1000, 1000),
-            epochs=20,
-            optimizer="adam",
-            learning_rate=1e-3,
-            momentum=0.0,
-            schedule="linear-tail",
-            standardise=False,
-            options={"amplitude": 4.0},
-        ),
-    ),
+    "forward-forward": (RULES["forward-forward"], FORWARD_FORWARD),
+    "symba": (RULES["symba"], FORWARD_FORWARD),
+    "layer-collaboration": (RULES["layer-collaboration"], FORWARD_FORWARD),
+    "cumulative": (RULES["cumulative"], FORWARD_FORWARD),
 }
 """What can be trained, by the names that the command line uses: a rule and its recipe."""
 
@@ -110,6 +112,9 @@ DIGITS: dict[str, dict[str, Any]] = {
     "dtp": {"epochs": 30, "learning_rate": 0.05},
     "pepita": {"epochs": 80, "learning_rate": 0.3},
     "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
+    "symba": {"epochs": 60, "learning_rate": 1e-2},
+    "layer-collaboration": {"epochs": 60, "learning_rate": 1e-2},
+    "cumulative": {"epochs": 60, "learning_rate": 1e-2},
 }
 """What the digits, small and few, are trained with instead; chosen on their validation samples."""
 

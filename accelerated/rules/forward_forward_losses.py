@@ -1,0 +1,100 @@
+"""Forward-Forward with other losses, as rules."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ..cumulative_goodness import REMEDIES, gate_gradient, hardness_gated
+from ..forward_forward import Prior
+from ..goodness import Goodness
+from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
+from .forward_forward import ForwardForward
+
+GATED = "hardness-gated"
+
+
+class SymBa(ForwardForward):
+    """SymBa (arXiv 2303.08418): softplus(-alpha (g^+ - g^-)) of the mean square, whose two slopes are always opposite.
+
+    The label's carrier is `ForwardForward`'s, where the paper adds an image for each class. `options` are those of
+    `ForwardForward`.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, alpha: float = 4.0, goodness: str | Goodness = "mean-square", **options: Any
+    ) -> None:
+        super().__init__(model, goodness=goodness, loss=symba(alpha), **options)
+
+
+class LayerCollaboration(ForwardForward):
+    """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness and, constant, that of others.
+
+    These are all other layers, or with `prior="before"` those before it. Theta is `threshold` for each unit of the
+    layer alone. The paper takes layers in turn; here all are stepped by one pass. `options` are those of
+    `ForwardForward`.
+    """
+
+    def __init__(self, model: nn.Module, *, threshold: float = 1.0, prior: Prior = "others", **options: Any) -> None:
+        super().__init__(model, loss=collaboration(threshold), prior=prior, **options)
+
+
+class CumulativeForwardForward(ForwardForward):
+    """Cumulative goodness (arXiv 2605.06240): softplus(-beta M), M the layer's margin and gamma times those before it.
+
+    `remedy` is a name in `prograde.accelerated.cumulative_goodness.REMEDIES`, "cumulative" for none, or a loss made
+    there with settings of your own; `gamma` and `beta` are the remedy's own unless given. With `learn_gate`, for
+    "hardness-gated", every layer but the first learns its gate's tau, as `raw_tau` with tau = softplus(raw_tau), and
+    `kappa`. `options` are those of `ForwardForward`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        remedy: str | LayerLoss = "cumulative",
+        gamma: float | None = None,
+        beta: float | None = None,
+        learn_gate: bool = False,
+        goodness: str | Goodness = "mean-square",
+        **options: Any,
+    ) -> None:
+        given = {name: value for name, value in {"gamma": gamma, "beta": beta}.items() if value is not None}
+        loss = remedy if callable(remedy) else _remedy(remedy, given)
+        super().__init__(model, goodness=goodness, loss=loss, **options)
+        if callable(remedy) and given:
+            raise ValueError(f"{' and '.join(given)}: given, but the remedy is a loss with settings of its own")
+        if learn_gate and remedy != GATED:
+            raise ValueError(f"learn_gate: True, expected remedy {GATED!r}, got {remedy!r}")
+        self.gate = given
+        self.raw_tau, self.kappa = nn.ParameterList(), nn.ParameterList()
+        if learn_gate:
+            like = self.units[0].weights[0]
+            for _ in self.units[1:]:
+                self.raw_tau.append(nn.Parameter(torch.full_like(like.flatten()[0], math.log(math.expm1(1)))))
+                self.kappa.append(nn.Parameter(torch.zeros_like(like.flatten()[0])))
+
+    def layer_loss(self, layer: LayerGoodness) -> LayerCredit:
+        if not layer.layer or not self.raw_tau:
+            return super().layer_loss(layer)
+        raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
+        return hardness_gated(tau=softplus(raw_tau), kappa=kappa, **self.gate)(layer)
+
+    def own_updates(self, layer: LayerGoodness) -> tuple[tuple[Tensor, Tensor], ...]:
+        if not layer.layer or not self.raw_tau:
+            return ()
+        gate = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
+        gradients = gate_gradient(layer, *gate, **self.gate)
+        return tuple((held, gradient.mean()) for held, gradient in zip(gate, gradients, strict=True))
+
+
+def _remedy(name: str, given: dict[str, float]) -> LayerLoss:
+    """The remedy with these settings. Raises ValueError for a name that is none, or a setting that it lacks."""
+    if name not in REMEDIES:
+        raise ValueError(f"remedy: {name!r}, expected one of {', '.join(REMEDIES)}, or a loss")
+    try:
+        return REMEDIES[name](**given)
+    except TypeError as error:
+        raise ValueError(f"remedy: {name!r} does not take {' and '.join(given)} ({error})") from error
