@@ -1,6 +1,6 @@
 """Cumulative goodness: what it takes away from a layer's gradient, and what gives it back; see the reference.
 
-log R is computed without subtracting two large numbers, so that it keeps its digits for large margins in low precision.
+log R is computed without subtracting two nearly equal numbers: it keeps its digits for small priors and large margins.
 Nothing waits for the device: tau and kappa may be tensors.
 """
 
@@ -41,9 +41,14 @@ def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> A
 
 
 def _log_ratio(x: Array, d: Array) -> Array:
-    """softplus(x) - softplus(x + d): the difference of max(0, .), and that of what softplus adds to it."""
+    """softplus(x) - softplus(x + d): -log(1 + sigmoid(x) (e^d - 1)) for small d.
+
+    For large d the difference of max(0, .), and that of what softplus adds to it.
+    """
+    near = -(torch.sigmoid(x) * torch.expm1(d.clamp(-1, 1))).log1p()
     whole = torch.where(x > 0, torch.minimum(-d, x), -(x + d).clamp(min=0))
-    return whole + ((-x.abs()).exp().log1p() - (-(x + d).abs()).exp().log1p())
+    far = whole + ((-x.abs()).exp().log1p() - (-(x + d).abs()).exp().log1p())
+    return torch.where(d.abs() <= 1, near, far)
 
 
 def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:

@@ -38,6 +38,7 @@ remedy. Its (7) and (10) keep the second term of (8) beside them; here each stan
 beta = 4 is the paper's, for margins of about 1; gamma is 1 (cumulative), 0.7 (its default) or 0.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -210,9 +211,9 @@ def compensated(
         margin, prior = _margins(layer)
         target = _grown(c, rho, layer)
         log_own = log_expit(-beta * margin)
-        floor = np.full_like(margin, np.log(eps) if eps and layer.layer else -np.inf)
+        floor = np.full_like(margin, math.log(eps) if eps and layer.layer else -math.inf)
         log_ratio = log_expit(-beta * (margin + gamma * prior)) - np.logaddexp(log_own, floor)
-        missing = -target * np.expm1(np.minimum(log_ratio - np.log(target), 0))  # target - ratio, not below 0
+        missing = -target * np.expm1(np.minimum(log_ratio - math.log(target), 0))  # target - ratio, not below 0
         return _plus(_ranked(margin + gamma * prior, beta), missing, _ranked(margin, beta))
 
     return loss
