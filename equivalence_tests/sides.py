@@ -24,6 +24,7 @@ MODULES = (
     "goodness",
     "stream_losses",
     "cumulative_goodness",
+    "negatives",
     "convolution",
     "convolutional_network",
     "backprop",

@@ -34,6 +34,7 @@ MATH = {
     "cumulative_goodness",
     "goodness",
     "losses",
+    "negatives",
     "network",
     "orthogonality",
     "recurrent",

@@ -1,0 +1,100 @@
+"""Negative data: what a layer is to be quiet on.
+
+    (1)  hard labels:     P(k) proportional to sqrt(max(0, score_k)), or to e^(score_k), for k other than the label
+    (2)  hybrid images:   x^- = mask x_1 + (1 - mask) x_2
+    (3)  their masks:     a random bit image, `passes` times blurred with [1/4, 1/2, 1/4] along both axes; 1 where > 1/2
+    (4)  pairs:           x^+ = [x_i, x_i],  x^- = [x_i, x_j] with j other than i
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| score | scores | (batch, K) | goodness of every label, or scores of a read-out of the neutral pass |
+| | labels | (batch,) | the right ones |
+| mask | mask | (batch, height, width) | large regions of 0 and 1 |
+| j | partner | (batch,) | for every sample the other one |
+
+The root in (1) is that of a public comparison of losses on MNIST; the softmax is Hinton's, from a read-out (arXiv
+2212.13345). (2) and (3) are Hinton's for learning without labels; the paper gives neither the number of passes nor what
+is beyond the border, which is the border's own pixel here. (4) is SCFF (arXiv 2409.11593), channels side by side.
+
+Along a row, values of a mask last for pi sqrt(passes) pixels in the mean, far from the border: the blurred bits are
+nearly normal, with a correlation of e^(-distance^2 / (2 passes)), and cross their mean as often as Rice's formula says.
+Exact ties with 1/2, which few passes leave, count as 0.
+"""
+
+import numpy as np
+from scipy.special import softmax
+
+from ._arrays import Array, Labels
+
+__all__ = [
+    "blurred_masks",
+    "hard_wrong_labels",
+    "hybrid_images",
+    "random_masks",
+    "random_partners",
+    "self_supervised_pairs",
+    "wrong_label_probabilities",
+]
+
+
+def wrong_label_probabilities(scores: Array, labels: Labels, law: str = "root") -> Array:
+    """Equation (1), law `root` or `softmax`: (batch, K), 0 at the label. Where all wrong roots are 0, they are equal.
+
+    Raises ValueError for another law, and for fewer than 2 classes.
+    """
+    if law not in ("root", "softmax"):
+        raise ValueError(f"law: '{law}', expected 'root' or 'softmax'")
+    if scores.shape[1] < 2:
+        raise ValueError(f"scores: {scores.shape[1]} classes, expected 2 or more")
+    wrong = np.arange(scores.shape[1]) != labels[:, None]  # (batch, K)
+    if law == "softmax":
+        return softmax(np.where(wrong, scores, -np.inf).astype(scores.dtype), axis=1)
+    roots = np.sqrt(np.maximum(scores, 0)) * wrong
+    roots = np.where(np.sum(roots, axis=1, keepdims=True) > 0, roots, wrong.astype(scores.dtype))
+    return roots / np.sum(roots, axis=1, keepdims=True)
+
+
+def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, law: str = "root") -> Labels:
+    """Wrong labels drawn by equation (1): (batch,)."""
+    probabilities = wrong_label_probabilities(scores, labels, law)
+    # The first of independent events with these rates; one of rate 0 never happens.
+    return np.argmax(probabilities / rng.exponential(size=probabilities.shape), axis=1)
+
+
+def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
+    """Equation (2), of any shape that the mask's broadcasts to."""
+    return mask * x1 + (1 - mask) * x2
+
+
+def blurred_masks(noise: Array, passes: int) -> Array:
+    """Equation (3) from bits 0 and 1: (batch, height, width) of 0 and 1, as is the noise."""
+    blurred = noise
+    for _ in range(passes):
+        for axis in (1, 2):
+            padded = np.pad(blurred, [(0, 0), *((1, 1) if axis == a else (0, 0) for a in (1, 2))], mode="edge")
+            before, at, after = (np.take(padded, np.arange(i, i + noise.shape[axis]), axis) for i in range(3))
+            blurred = before / 4 + at / 2 + after / 4
+    return (blurred > 0.5).astype(noise.dtype)
+
+
+def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Generator) -> Array:
+    """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances."""
+    return blurred_masks(rng.integers(0, 2, shape).astype(np.float64), passes)
+
+
+def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
+    """Equation (4): positive and negative pairs side by side along axis 1, (batch, 2 n, ...) each."""
+    return np.concatenate([x, x], axis=1), np.concatenate([x, x[partner]], axis=1)
+
+
+def random_partners(batch: int, rng: np.random.Generator) -> Labels:
+    """For every sample another one, each taken once: (batch,). Raises ValueError for a batch of less than 2.
+
+    The samples in a random order, each followed by its partner, the last by the first.
+    """
+    if batch < 2:
+        raise ValueError(f"batch: {batch}, expected 2 or more")
+    order = rng.permutation(batch)
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, -1)
+    return partner
