@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from functools import partial
+from math import isqrt
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,19 @@ from ..convolutional_network import ConvolutionalNetwork
 from ..forward_forward import Prior, readout_update, wrong_labels
 from ..goodness import GOODNESS, Goodness
 from ..losses import cross_entropy
+from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_partners
 from ..network import Network, affine
 from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..stream_losses import threshold as threshold_loss
 from .chain import Block
 from .images import ConvolutionalBlock
 from .rule import BlockUpdate, Rule
+
+Negatives: TypeAlias = Literal["wrong", "hard", "hybrid", "pairs"]
+"""What the negative data are."""
+
+MASK_PASSES = 6
+"""Blurs of the masks of hybrid images: regions of about 8 pixels, by `negatives`."""
 
 
 class ForwardForward(Rule):
@@ -35,6 +43,11 @@ class ForwardForward(Rule):
     of other layers that `prior` chooses. `amplitude` is the brightness of a label pixel; scores are the goodness of the
     layers from `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come
     instead from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
+
+    `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by the root of their own score. Or the layers
+    learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are two samples cut
+    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are SCFF's,
+    [x_i, x_i] against [x_i, x_j] through the same first weights, whose product is that of x_i + x_j.
 
     Models for images may begin with Conv2d, each with an activation and MaxPool2d. With `labels="planes"` the label is
     not written over pixels: the first convolution takes K channels more than the images have, one for each label.
@@ -51,6 +64,7 @@ class ForwardForward(Rule):
         loss: LayerLoss | None = None,
         threshold: float | None = None,
         prior: Prior = "before",
+        negatives: Negatives = "wrong",
         labels: Place = "pixels",
         amplitude: float = 4.0,
         first_layer: int = 0,
@@ -82,13 +96,21 @@ class ForwardForward(Rule):
         if loss is not None and threshold is not None:
             raise ValueError(f"threshold: {threshold}, but a loss is given, which has its own if any")
         self.loss = threshold_loss(1.0 if threshold is None else threshold) if loss is None else loss
-        for name, value, kind in (("prior", prior, Prior), ("labels", labels, Place)):
+        for name, value, kind in (
+            ("prior", prior, Prior),
+            ("labels", labels, Place),
+            ("negatives", negatives, Negatives),
+        ):
             if value not in get_args(kind):
                 raise ValueError(f"{name}: {value!r}, expected one of {', '.join(get_args(kind))}")
         self.prior: Prior = prior
+        self.negatives: Negatives = negatives
         self.amplitude = amplitude
         self.first_layer = first_layer
         self.labels: Place = labels
+        if self.unlabelled and (not readout or labels == "planes"):
+            came = "labels: 'planes'" if readout else "readout: False"
+            raise ValueError(f"{came}, but negatives {negatives!r} have no labels; expected readout=True and no planes")
         self._check_room()
         self.readout: nn.Linear | None = None
         if readout:
@@ -109,7 +131,7 @@ class ForwardForward(Rule):
                     f"and {self.num_classes} more, a plane for each label"
                 )
             self.label_planes = self.num_classes
-        elif not self.convolutions:
+        elif not self.convolutions and not self.unlabelled:
             pixels = self.blocks[0].linear.in_features
             if not 2 <= self.num_classes <= pixels:
                 raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")
@@ -136,7 +158,7 @@ class ForwardForward(Rule):
 
     def checked_input(self, x: Tensor) -> Tensor:
         x = super().checked_input(x)
-        if self.labels == "pixels" and x[0].numel() < self.num_classes:
+        if self.labels == "pixels" and not self.unlabelled and x[0].numel() < self.num_classes:
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")
         return x
 
@@ -152,14 +174,41 @@ class ForwardForward(Rule):
         """The hidden layers as the functions of this package take them."""
         return self.image_network() if self.convolutions else self.network()
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the layers learn without labels."""
+        return self.negatives in ("hybrid", "pairs")
+
     def _features(self, x: Tensor) -> Tensor:
+        if self.unlabelled:
+            return self.math.features(self.trained(), x, self.first_layer)
         return self.math.neutral_features(
             self.trained(), x, self.num_classes, self.amplitude, self.first_layer, **self._placed
         )
 
     def negative_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """One draw of a wrong label for each sample: (batch,)."""
-        return wrong_labels(y, self.num_classes, self.generator)
+        if self.negatives == "wrong":
+            return wrong_labels(y, self.num_classes, self.generator)
+        scores = self.math.label_scores(
+            self.trained(), x, self.num_classes, self.goodness, self.amplitude, self.first_layer, **self._placed
+        )
+        return hard_wrong_labels(scores, y, self.generator)
+
+    def negative_images(self, x: Tensor) -> Tensor:
+        """One draw of negatives without labels: shaped like x. Raises ValueError for a batch of one sample."""
+        other = x[random_partners(len(x), self.generator, device=x.device)]
+        if self.negatives == "pairs":
+            return x + other
+        side = isqrt(x.shape[1])
+        if x.dim() == 2 and side**2 != x.shape[1]:
+            raise ValueError(
+                f"x: {x.shape[1]} pixels, expected a square number for negatives 'hybrid', or convolutions"
+            )
+        images = x.unflatten(1, (1, side, side)) if x.dim() == 2 else x
+        size = (len(x), images.shape[2], images.shape[3])
+        mask = random_masks(size, MASK_PASSES, self.generator, device=x.device, dtype=x.dtype)
+        return hybrid_images(images, other.view_as(images), mask[:, None]).view_as(x)
 
     def layer_loss(self, layer: LayerGoodness) -> LayerCredit:
         """The loss of a layer and its derivatives by that layer's goodness."""
@@ -172,7 +221,7 @@ class ForwardForward(Rule):
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         x = self.checked(x, y)
-        negative = self.negative_labels(x, y)
+        network = self.trained()
         features = self._features(x) if self.readout is not None else None
         own: list[tuple[tuple[Tensor, Tensor], ...]] = []
 
@@ -180,10 +229,13 @@ class ForwardForward(Rule):
             own.append(self.own_updates(layer))
             return self.layer_loss(layer)
 
-        layers = self.math.local_updates(
-            self.trained(), x, y, negative, self.num_classes,
-            self.goodness, credit, self.prior, self.amplitude, **self._placed,
-        )  # fmt: skip
+        if self.unlabelled:
+            layers = self.math.stream_updates(network, x, self.negative_images(x), self.goodness, credit, self.prior)
+        else:
+            layers = self.math.local_updates(
+                network, x, y, self.negative_labels(x, y), self.num_classes,
+                self.goodness, credit, self.prior, self.amplitude, **self._placed,
+            )  # fmt: skip
         for unit, (update, loss) in zip(self.units, layers, strict=True):
             assert not isinstance(unit, ConvolutionalBlock)
             yield BlockUpdate(unit, update.weight, update.bias, loss, own.pop())
@@ -193,11 +245,14 @@ class ForwardForward(Rule):
             yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
 
     def layer_goodness(self, x: Tensor, y: Tensor) -> list[LayerGoodness]:
-        """What the loss of every layer is computed from, for one draw of wrong labels."""
+        """What the loss of every layer is computed from, for one draw of negatives."""
         x = self.checked(x, y)
-        labels = y, self.negative_labels(x, y)
         overlay = partial(self.math.overlay, num_classes=self.num_classes, amplitude=self.amplitude, **self._placed)
-        return self.math.stream_goodness(self.trained(), *(overlay(x, of) for of in labels), self.goodness, self.prior)
+        if self.unlabelled:
+            streams = x, self.negative_images(x)
+        else:
+            streams = overlay(x, y), overlay(x, self.negative_labels(x, y))
+        return self.math.stream_goodness(self.trained(), *streams, self.goodness, self.prior)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""

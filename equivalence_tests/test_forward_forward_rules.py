@@ -1,0 +1,421 @@
+"""Forward-Forward and its relatives through the front door: `.grad` of one's own model is the reference's update."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from prograde.accelerated.cumulative_goodness import compensated
+from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
+from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import Streams, streams
+from prograde.equivalence_tests.test_rules import credited, sequential
+from prograde.equivalence_tests.tolerance import Comparison, rms
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+    if twin.device.type != "cpu":
+        pytest.skip("the reference is given the draws of a generator of the CPU")
+
+
+CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], Any], str, str]] = {
+    "goodness": (
+        lambda model: ForwardForward(model, num_classes=5, goodness="kurtosis", threshold=0.5),
+        lambda side: side.stream_losses.threshold(0.5), "kurtosis", "none",
+    ),
+    "SymBa": (
+        lambda model: SymBa(model, num_classes=5, alpha=0.7),
+        lambda side: side.stream_losses.symba(0.7), "mean-square", "none",
+    ),
+    "LayerCollaboration": (
+        lambda model: LayerCollaboration(model, num_classes=5, threshold=2.0),
+        lambda side: side.stream_losses.collaboration(2.0), "sum-of-squares", "others",
+    ),
+    "LayerCollaboration with the layers before": (
+        lambda model: LayerCollaboration(model, num_classes=5, prior="before"),
+        lambda side: side.stream_losses.collaboration(1.0), "sum-of-squares", "before",
+    ),
+    "CumulativeForwardForward": (
+        lambda model: CumulativeForwardForward(model, num_classes=5, gamma=0.7, beta=2.0),
+        lambda side: side.cumulative_goodness.cumulative(0.7, 2.0), "mean-square", "before",
+    ),
+    **{
+        remedy: (
+            lambda model, remedy=remedy: CumulativeForwardForward(model, num_classes=5, remedy=remedy),
+            lambda side, remedy=remedy: side.cumulative_goodness.REMEDIES[remedy](), "mean-square", "before",
+        )
+        for remedy in ("per-block", "hardness-gated", "depth-scaled", "compensated")
+    },
+}  # fmt: skip
+"""A rule, and the reference's loss, goodness and prior for it."""
+
+
+@pytest.mark.parametrize("name", CASES)
+@given(case=streams())
+def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams):
+    build, loss, goodness, prior = CASES[name]
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            draw = torch.Generator().manual_seed(7)
+            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).numpy()) % 5
+            return side.forward_forward.updates(
+                side.network(dense), x, labels, negative, 5,
+                side.goodness.GOODNESS[goodness], loss(side), prior, amplitude=4.0,
+            )  # fmt: skip
+        rule = build(sequential(dense))
+        rule.generator = torch.Generator().manual_seed(7)
+        return credited(rule, x, labels)
+
+    compare(twin, name, updates, *case[:3], depth=4 * case.depth)
+
+
+def dense_model(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 4)
+    ).to(dtype)
+
+
+def image_model(planes: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """For images of 11 x 9 pixels with 2 channels."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2 + planes, 6, (3, 2)), nn.Tanh(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 4, 3, stride=(2, 1), padding=(1, 2), bias=False), nn.Tanh(),
+        nn.Flatten(), nn.Linear(48, 6), nn.Tanh(), nn.Linear(6, 4),
+    ).to(dtype)  # fmt: skip
+
+
+def batch(shape: tuple[int, ...], n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 4, (n,), generator=generator)
+    centres = torch.randn(4, *shape, generator=generator)
+    return (centres[y] + 0.5 * torch.randn(n, *shape, generator=generator)).to(dtype), y
+
+
+def numpy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().double().numpy()
+
+
+def reference_network(rule: ForwardForward) -> Any:
+    """The hidden layers, all with tanh."""
+    side = ReferenceSide()
+    dense = Dense(
+        tuple(numpy(block.linear.weight) for block in rule.blocks),
+        tuple(numpy(block.linear.bias) for block in rule.blocks),
+        ("tanh",) * len(rule.blocks),
+    )
+    if not rule.convolutions:
+        return side.network(dense)
+    layers = tuple(
+        Padded(numpy(unit.weights[0]), numpy(unit.bias), "tanh", unit.stride, unit.padding, unit.pool)  # type: ignore[union-attr]
+        for unit in rule.convolutions
+    )
+    return side.padded_network(Images(layers, dense))
+
+
+def same(name: str, ours: Any, theirs: Any) -> None:
+    if theirs is None:
+        assert ours is None, name
+    else:
+        assert rms(numpy(ours) - theirs) <= 1e-11 * rms(theirs), name
+
+
+@pytest.mark.parametrize("labels", ["pixels", "planes"])
+@pytest.mark.parametrize("kind", [ForwardForward, SymBa, LayerCollaboration])
+def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any):
+    rule = kind(image_model(4 if labels == "planes" else 0), labels=labels, generator=torch.Generator().manual_seed(3))
+    x, y = batch((2, 11, 9))
+    negative = rule.negative_labels(x, y)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    loss = rule.assign_credit(x, y)
+    side = ReferenceSide()
+    losses = {
+        ForwardForward: (side.goodness.sum_of_squares, side.stream_losses.threshold(1.0), "before"),
+        SymBa: (side.goodness.mean_square, side.stream_losses.symba(4.0), "before"),
+        LayerCollaboration: (side.goodness.sum_of_squares, side.stream_losses.collaboration(1.0), "others"),
+    }
+    module, network, goodness = side.convolutional_forward_forward, reference_network(rule), losses[kind][0]
+    expected = list(
+        module.local_updates(
+            network, numpy(x), y.numpy(), negative.numpy(), 4, *losses[kind], amplitude=4.0, place=labels
+        )
+    )
+    for unit, (update, _) in zip(rule.units, expected, strict=True):
+        same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
+        same(f"bias of {unit.name}", None if unit.bias is None else unit.bias.grad, update.bias)
+    assert loss.item() == pytest.approx(sum(float(loss) for _, loss in expected), rel=1e-11), "loss"
+    scores = module.label_scores(network, numpy(x), 4, goodness, 4.0, 0, labels)
+    same("scores", rule(x), scores)
+    assert rule.objective(x, y).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
+def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, ...]):
+    model = dense_model() if len(shape) == 1 else image_model()
+    rule = ForwardForward(model, negatives="hard", generator=torch.Generator().manual_seed(3))
+    x, y = batch(shape, 200)
+    scores = rule(x)
+    draws = torch.stack([rule.negative_labels(x, y) for _ in range(20)])
+    assert not (draws == y).any(), "hard negatives are wrong"
+    wrong = scores.scatter(1, y[:, None], 0)
+    drawn = wrong.gather(1, draws.T).mean()
+    assert drawn > wrong.sum(dim=1).mean() / 3, "hard negatives score higher than the mean of wrong labels"
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    negative = rule.negative_labels(x, y)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
+    network = reference_network(rule)
+    update, _ = next(iter(module.local_updates(network, numpy(x), y.numpy(), negative.numpy(), 4, amplitude=4.0)))
+    same("weight for hard negatives", rule.units[0].weights[0].grad, update.weight)
+
+
+@pytest.mark.parametrize("negatives", ["hybrid", "pairs"])
+@pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
+def test_without_labels(negatives: Any, shape: tuple[int, ...]):
+    """x against negatives made of two samples each; the read-out learns from features of x as it is."""
+    model = dense_model() if len(shape) == 1 else image_model()
+    rule = ForwardForward(
+        model, negatives=negatives, readout=True, first_layer=1, generator=torch.Generator().manual_seed(3)
+    )
+    x, y = batch(shape)
+    negative = rule.negative_images(x)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
+    network = reference_network(rule)
+    expected = list(module.stream_updates(network, numpy(x), numpy(negative)))
+    for unit, (update, _) in zip(rule.units, expected, strict=True):
+        same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
+    features = module.features(network, numpy(x), 1)
+    readout = np.zeros((4, features.shape[1]))
+    assert rule.readout is not None
+    same("read-out", rule.readout.weight.grad, module_of_readout()(readout, features, y.numpy()))
+    flat_x, flat = x.flatten(1), negative.flatten(1)
+    if negatives == "pairs":
+        others = flat - flat_x
+        distances = torch.cdist(others, flat_x)
+        assert distances.min(dim=1).values.max() < 1e-6, "x_i + x_j"
+        assert (distances.argmin(dim=1) != torch.arange(len(x))).all(), "of another sample"
+    else:
+        own = flat == flat_x
+        assert 0 < own.double().mean() < 1, "parts of the sample and of another"
+        pixels = own.view(len(x), *(shape if len(shape) == 3 else (1, 4, 4)))
+        assert (pixels == pixels[:, :1]).all(), "a mask for all channels"
+        assert all(
+            any((row[~mine] == other[~mine]).all() for other in flat_x) for row, mine in zip(flat, own, strict=True)
+        )
+
+
+def module_of_readout() -> Any:
+    return ReferenceSide().forward_forward.readout_update
+
+
+def test_a_gate_learns_its_own_parameters():
+    """Their gradients are autograd's of the layers' losses, and the first layer has no gate."""
+    rule = CumulativeForwardForward(
+        dense_model(), remedy="hardness-gated", learn_gate=True, generator=torch.Generator().manual_seed(3)
+    )
+    assert {name for name, _ in rule.named_parameters()} >= {"raw_tau.0", "raw_tau.1", "kappa.0", "kappa.1"}
+    plain = CumulativeForwardForward(dense_model(), remedy="hardness-gated", generator=torch.Generator().manual_seed(3))
+    x, y = batch((16,))
+    assert rule.assign_credit(x, y).item() == pytest.approx(plain.assign_credit(x, y).item(), rel=1e-12), (
+        "tau 1, kappa 0"
+    )
+    for ours, theirs in zip(rule.blocks, plain.blocks, strict=True):
+        same("tau 1, kappa 0", ours.linear.weight.grad, numpy(theirs.linear.weight.grad))
+    with torch.no_grad():
+        for i, (raw_tau, kappa) in enumerate(zip(rule.raw_tau, rule.kappa, strict=True)):
+            raw_tau.fill_(0.3 - i)
+            kappa.fill_(0.2 + i)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    told = rule.layer_goodness(x, y)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    loss = rule.assign_credit(x, y)
+    total = torch.log1p(torch.exp(-4 * (told[0].positive - told[0].negative))).mean()
+    for i, layer in enumerate(told[1:]):
+        raw_tau, kappa = (held[i].detach().clone().requires_grad_() for held in (rule.raw_tau, rule.kappa))
+        tau = torch.log1p(raw_tau.exp())
+        gated = [
+            own.detach() + 0.7 * torch.sigmoid(tau * (kappa - prior.detach())) * prior.detach()
+            for own, prior in ((layer.positive, layer.prior_positive), (layer.negative, layer.prior_negative))
+        ]
+        own_loss = torch.log1p(torch.exp(-4 * (gated[0] - gated[1]))).mean()
+        own_loss.backward()
+        total = total + own_loss
+        for name, held, own in (("raw_tau", rule.raw_tau[i], raw_tau), ("kappa", rule.kappa[i], kappa)):
+            assert held.grad is not None
+            assert own.grad is not None
+            assert held.grad.item() == pytest.approx(own.grad.item(), rel=1e-9), f"{name} of layer {i + 1}"
+    assert loss.item() == pytest.approx(total.item(), rel=1e-9), "loss of every layer's own gate"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
+def test_gamma_leaves_the_forward_pass_alone(gamma: float):
+    """It changes what layers learn from, not what they compute."""
+    x, y = batch((16,))
+    rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=torch.Generator()) for g in (1.0, gamma)]
+    for rule in rules:
+        rule.generator.manual_seed(3)  # type: ignore[union-attr]
+        rule.assign_credit(x, y)
+    assert torch.equal(rules[0](x), rules[1](x)), "scores"
+    first, *_, last = [
+        torch.equal(*(block.linear.weight.grad for block in blocks))
+        for blocks in zip(*(rule.blocks for rule in rules), strict=True)
+    ]
+    assert first, "the first layer has no layers before it"
+    assert last == (gamma == 1.0), "gamma counts at later layers"
+
+
+def test_no_rule_leaves_a_graph_or_asks_for_one():
+    x, y = batch((2, 11, 9))
+    rule = LayerCollaboration(image_model())
+    with torch.autograd.graph.saved_tensors_hooks(forbidden, forbidden):
+        rule.assign_credit(x, y)
+    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
+
+
+def forbidden(tensor: Any) -> Any:
+    raise AssertionError("a tensor is saved for a backward pass")
+
+
+def test_training_on_images_tells_classes_apart():
+    for labels in ("pixels", "planes"):
+        planes = 4 if labels == "planes" else 0
+        rule = SymBa(image_model(planes, torch.float32), labels=labels, generator=torch.Generator().manual_seed(0))
+        optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+        x, y = batch((2, 11, 9), 64, torch.float32)
+        for _ in range(150):
+            rule.assign_credit(x, y)
+            optimizer.step()
+        assert (rule(x).argmax(dim=1) == y).float().mean() > 0.75, f"{labels}: three times chance"
+
+
+@pytest.mark.parametrize("labels", ["pixels", "planes"])
+def test_saved_and_loaded_rules_go_on_alike(labels: Any):
+    rules = [
+        LayerCollaboration(image_model(4 if labels == "planes" else 0), labels=labels, generator=torch.Generator())
+        for _ in range(2)
+    ]
+    with torch.no_grad():
+        for parameter in rules[0].parameters():
+            parameter.mul_(1.1)
+    x, y = batch((2, 11, 9))
+    rules[1].load_state_dict(copy.deepcopy(rules[0].state_dict()))
+    for rule in rules:
+        rule.generator.manual_seed(1)  # type: ignore[union-attr]
+    assert torch.equal(rules[0](x), rules[1](x))
+    assert torch.equal(*(rule.assign_credit(x, y) for rule in rules))
+
+
+def test_the_read_out_on_images():
+    """From the last feature map on, whose size the dense layers tell."""
+    rule = ForwardForward(image_model(), readout=True, first_layer=1)
+    assert rule.readout is not None
+    assert rule.readout.in_features == 48 + 6
+    assert rule(batch((2, 11, 9))[0]).shape == (16, 4)
+    only = ForwardForward(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), readout=True)
+    assert only.readout is not None
+    assert only.readout.in_features == 8
+    assert [update.block.name for update in only.stream(torch.rand(5, 1, 4, 4), torch.arange(5) % 3)] == [
+        "0",
+        "readout",
+    ]
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "goodness": (
+        lambda: ForwardForward(dense_model(), goodness="energy"),
+        "goodness: 'energy', expected one of sum-of-squares",
+    ),
+    "two thresholds": (
+        lambda: ForwardForward(dense_model(), loss=compensated(), threshold=2.0),
+        "threshold: 2.0, but a loss is given",
+    ),
+    "prior": (lambda: LayerCollaboration(dense_model(), prior="after"), "prior: 'after', expected one of none, before"),  # type: ignore[arg-type]
+    "negatives": (lambda: SymBa(dense_model(), negatives="soft"), "negatives: 'soft', expected one of wrong, hard"),
+    "labels": (lambda: SymBa(dense_model(), labels="edges"), "labels: 'edges', expected one of pixels, planes"),
+    "planes without images": (
+        lambda: ForwardForward(dense_model(), labels="planes"),
+        "labels: 'planes', but the model has no convolutions",
+    ),
+    "too few channels for planes": (
+        lambda: ForwardForward(image_model(2), labels="planes"),
+        "layer '0': takes 4 channels, expected .* 4 more",
+    ),
+    "no labels and no read-out": (
+        lambda: ForwardForward(dense_model(), negatives="hybrid"),
+        "readout: False, but negatives 'hybrid'",
+    ),
+    "no labels on planes": (
+        lambda: ForwardForward(image_model(4), negatives="pairs", readout=True, labels="planes"),
+        "labels: 'planes', but negatives 'pairs' have no labels",
+    ),
+    "read-out of early feature maps": (
+        lambda: ForwardForward(image_model(), readout=True),
+        "first_layer: 0, expected 1 or more with readout",
+    ),
+    "remedy": (
+        lambda: CumulativeForwardForward(dense_model(), remedy="none"),
+        "remedy: 'none', expected one of cumulative",
+    ),
+    "a setting that the remedy lacks": (
+        lambda: CumulativeForwardForward(dense_model(), remedy="per-block", gamma=1.0),
+        "'per-block' does not take gamma",
+    ),
+    "settings twice": (
+        lambda: CumulativeForwardForward(dense_model(), remedy=compensated(), beta=1.0),
+        "beta: given, but the remedy",
+    ),
+    "a gate without a gate": (
+        lambda: CumulativeForwardForward(dense_model(), learn_gate=True),
+        "learn_gate: True, expected .*'hardness-gated'",
+    ),
+    "no hidden layer": (
+        lambda: SymBa(nn.Sequential(nn.Linear(4, 2))),
+        "model: no hidden layer; SymBa trains Linear layers",
+    ),
+    "dropout": (
+        lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Dropout(), nn.Linear(2, 2))),
+        "layer '0': Dropout after it; SymBa does without",
+    ),
+    "images of another size": (
+        lambda: ForwardForward(image_model()).assign_credit(*batch((2, 13, 9))),
+        "layer '6': takes 48 features",
+    ),
+    "images with planes of their own": (
+        lambda: ForwardForward(image_model(4), labels="planes").assign_credit(*batch((6, 11, 9))),
+        r"x: shape \(16, 6, 11, 9\), expected \(batch, 2, height, width\)",
+    ),
+    "fewer pixels than labels": (
+        lambda: ForwardForward(
+            nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 4)).double()
+        ).assign_credit(*batch((1, 1, 1))),
+        "x: 1 pixels, expected at least 4, one for each label",
+    ),
+    "flat images that are not square": (
+        lambda: ForwardForward(
+            nn.Sequential(nn.Linear(15, 4), nn.ReLU(), nn.Linear(4, 4)).double(), negatives="hybrid", readout=True
+        ).assign_credit(*batch((15,))),
+        "x: 15 pixels, expected a square number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused(name: str):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        make()
