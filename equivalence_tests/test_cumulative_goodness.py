@@ -179,22 +179,33 @@ def test_attenuation_and_its_bounds(twin: Side, compare: Comparison, case: Any, 
     compare(twin, "attenuation", call, margin, prior, depth=3)
 
 
-@given(case=margins(), rng=seeds())
-def test_metrics(twin: Side, compare: Comparison, case: Any, rng: np.random.Generator):
-    """R away from the limit, margins away from 0: which side they are on is no chance."""
-    attenuation = np.append(np.exp(rng.uniform(-3, 1, 20)), 1e-3)
-    margin, prior = (np.append(np.sign(x) * (0.1 + np.abs(x)), 1.0) for x in case)
+@given(rng=seeds())
+def test_metrics(twin: Side, compare: Comparison, rng: np.random.Generator):
+    """Of seven batches at once, since one number can be near by chance.
 
-    def call(side: Side, r: Any, m: Any, p: Any) -> Any:
+    R is away from the limit and margins are away from 0: which side they are on is no chance.
+    """
+    attenuation = np.exp(rng.uniform(-3, 1, (7, 21)))
+    attenuation[:, 0] = 1e-3
+    margin, prior = rng.uniform(0.2, 2, (2, 7, 21)) * rng.choice([-1, 1, 1], (2, 7, 21))
+    margin[:, 0] = prior[:, 0] = 1
+
+    def call(side: Side, r: Any, m: Any, p: Any, places: Any) -> Any:
         module = side.cumulative_goodness
-        return (
-            module.free_riding_fraction(r),
-            module.starved_fraction(r),
-            module.coverage(m, p),
-            module.layer_separation(m + 2, p),
+        batches = [
+            (
+                *module.free_riding_fraction(r[i]),
+                module.starved_fraction(r[i]),
+                module.coverage(m[i], p[i]),
+                module.layer_separation(m[i] + 2, p[i]),
+            )
+            for i in range(7)
+        ]
+        return tuple(
+            sum(metric * place for metric, place in zip(of, places, strict=True)) for of in zip(*batches, strict=True)
         )
 
-    compare(twin, "metrics", call, attenuation, margin, prior, depth=8)
+    compare(twin, "metrics", call, attenuation, margin, prior, np.eye(7), depth=8)
 
 
 @given(case=margins(), beta=betas, gamma=gammas)

@@ -149,14 +149,14 @@ def test_entmax_by_hand(side: Side):
 def test_number_of_units_of_the_top(side: Side, share: float, n: int, k: int):
     h = side.operands(np.arange(1.0, n + 1)[None])
     goodness = side.goodness.top_k(share)
-    assert goodness.scale(n) == k
+    assert goodness.scale(n) == k, "units in the top"
     assert (side.results(goodness.gradient(h)) != 0).sum() == k, "units in the top"
 
 
 def test_the_top_is_that_of_squares(side: Side):
     """A unit at -3 is more active than one at 2."""
     h = side.operands(np.array([[2.0, -3.0, 1.0]]))
-    assert side.results(side.goodness.maximum.value(h)) == 9
+    assert side.results(side.goodness.maximum.value(h)) == 9, "largest square"
     assert np.array_equal(side.results(side.goodness.maximum.gradient(h)), [[0, -6, 0]])
     assert side.results(side.goodness.top_k(0.5).value(h)) == 13
 

@@ -94,7 +94,7 @@ def test_finite_for_any_goodness(side: Side, name: str, size: float):
     assert credit.loss.max() >= size / 4, "a stream on the wrong side costs what it is off by"
 
 
-@pytest.mark.parametrize("u", [-200.0, -50.0, -20.0, 20.0, 200.0])
+@pytest.mark.parametrize("u", [-200.0, -50.0, -25.0, 25.0, 200.0])
 def test_far_tails(side: Side, u: float):
     """softplus(u) and its slope to relative precision, where log(1 + e^u) by its letter is 0 or not finite."""
     zero = np.zeros(1)
