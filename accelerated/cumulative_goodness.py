@@ -145,10 +145,9 @@ def hardness_gated(
 
 
 def gate_gradient(
-    layer: LayerGoodness, raw_tau: float | Array, kappa: float | Array, gamma: float = 0.7, beta: float = 4.0
+    layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
     """Derivatives of the gated loss by raw_tau and kappa, both learnt, tau = softplus(raw_tau): (batch,) each."""
-    raw_tau = torch.as_tensor(raw_tau, dtype=layer.positive.dtype, device=layer.positive.device)
     tau = -logsigmoid(-raw_tau)
     by_margin = _hardness_gated(gamma, tau, kappa, beta, layer).positive
     priors = torch.stack([layer.prior_positive, layer.prior_negative])  # (2, batch)

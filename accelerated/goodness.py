@@ -52,7 +52,7 @@ def _mean_square(h: Array) -> Array:
 
 
 def _twice_by_width(h: Array) -> Array:
-    return h * (2 / h[0].numel())
+    return h * (2 / math.prod(h.shape[1:]))
 
 
 def _mean(h: Array) -> Array:
@@ -60,7 +60,7 @@ def _mean(h: Array) -> Array:
 
 
 def _one_by_width(h: Array) -> Array:
-    return torch.full_like(h, 1 / h[0].numel())
+    return torch.full_like(h, 1 / math.prod(h.shape[1:]))
 
 
 sum_of_squares = Goodness(_sum_of_squares, _twice, float)

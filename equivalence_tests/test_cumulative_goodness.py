@@ -369,10 +369,12 @@ def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: floa
     layer = layer._replace(**{field: 2 * getattr(layer, field) / size_of(layer) for field in layer._fields[3:]})
     layer = side.results(side.operands(layer))
     operand = side.stream_losses.LayerGoodness(*side.operands(layer))
-    ours = side.results(side.cumulative_goodness.gate_gradient(operand, raw_tau, kappa, 0.5, 1.0))
+    learnt = side.operands((np.array(raw_tau), np.array(kappa)))
+    kept = side.results(learnt)
+    ours = side.results(side.cumulative_goodness.gate_gradient(operand, *learnt, 0.5, 1.0))
     tensors = layer._replace(**{field: torch.tensor(getattr(layer, field)) for field in layer._fields[3:]})
     for b in range(len(layer.positive)):
-        raw, threshold = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (raw_tau, kappa))
+        raw, threshold = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in kept)
         sample = tensors._replace(**{field: getattr(tensors, field)[b] for field in layer._fields[3:]})
         gated(sample.positive - sample.negative, sample, 0.5, torch.log1p(raw.exp()), threshold, 1.0).backward()
         assert abs(ours[0][b] - raw.grad) <= 256 * side.eps, "by tau"

@@ -167,7 +167,7 @@ def hardness_gated(
 
 
 def gate_gradient(
-    layer: LayerGoodness, raw_tau: float | Array, kappa: float | Array, gamma: float = 0.7, beta: float = 4.0
+    layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
     """Derivatives of (7) by raw_tau and kappa where both are learnt, tau = softplus(raw_tau): (batch,) each."""
     tau = np.logaddexp(0, raw_tau)
