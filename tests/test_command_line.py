@@ -160,6 +160,18 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert "\x1b" not in result.stdout
 
 
+def test_margins_are_drawn_where_goodness_is_a_mean_square() -> None:
+    rules = ["backprop", "cumulative", "symba"]
+    result = run("compare", *rules, "--hidden", "16-12", "--epochs", "2", "--seeds", "1", "--output", "out/margins")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "out/margins/margins.png"
+    assert Path("out/margins/margins.png").read_bytes().startswith(b"\x89PNG")
+    epochs = [record for record in lines(Path("out/margins/log.jsonl")) if record["kind"] == "epoch"]
+    measured = {record["rule"]: list(record["measured"]) for record in epochs}
+    assert measured == {"backprop": [], "cumulative": ["0", "2"], "symba": ["0", "2"]}
+    assert epochs[-1]["measured"]["0"]["free_riding"] == 0
+
+
 def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_runs() -> None:
     def results(*more: str) -> list[Any]:
         arguments = ["compare", "foton", "pepita", "--epochs", "2", "--seeds", "1", *more]

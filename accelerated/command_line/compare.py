@@ -36,7 +36,7 @@ def compare(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for log.jsonl, results.json and curves.png, replaced there.", show_default="runs/<data>-<time>"
+            help="Folder for log.jsonl, results.json and pictures, replaced there.", show_default="runs/<data>-<time>"
         ),
     ] = None,
 ) -> None:

@@ -51,6 +51,54 @@ def curves(runs: Sequence[Run], dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
+MEASURED = {
+    "separation": "separation (mean margin)",
+    "free_riding": "free riding",
+    "starved": "starved samples",
+    "coverage": "covered by the bound",
+}
+"""What `margin_summary` gives and a picture shows, and what it is called there."""
+
+
+def margin_curves(runs: Sequence[Run]) -> bytes | None:
+    """A PNG of the layers' margins over epochs, a row for every rule that they were measured of; None for no rule."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = [group for group in _groups(runs) if group.runs[0].history.epochs[0].measured]
+    if not groups:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.6 + LINE_HEIGHT * len(groups)), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(groups), len(MEASURED), squeeze=False)
+    for row, group in zip(rows, groups, strict=True):
+        epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
+        layers = list(group.runs[0].history.epochs[0].measured)
+        colours = _from_dark_to_light(len(layers))
+        for panel, (name, title) in zip(row, MEASURED.items(), strict=True):
+            for number, (layer, colour) in enumerate(zip(layers, colours, strict=True), 1):
+                seen = np.array([[e.measured[layer][name] for e in run.history.epochs] for run in group.runs])
+                _line(panel, epochs, seen, colour, f"layer {number}")
+            _plain(panel)
+            panel.set_title(title, fontsize=LABEL, loc="left")
+            panel.set_xlabel("epoch", fontsize=LABEL)
+            if name != "separation":
+                panel.set_ylim(-0.03, 1.03)
+        row[0].set_ylabel(group.label, fontsize=LABEL)
+        row[-1].legend(frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle("Margins of the layers on training data", fontsize=TITLE, x=0.01, ha="left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _from_dark_to_light(layers: int) -> list[tuple[float, float, float, float]]:
+    """A colour for each layer, first to last."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.88 * i / max(1, layers - 1)) for i in range(layers)]
+
+
 def _groups(runs: Sequence[Run]) -> list[_Group]:
     """The runs by job; a job is called by its rule, and by its widths too where the rule was run with several."""
     by_job: dict[str, list[Run]] = {}
@@ -108,10 +156,8 @@ def _errors(axes: "Axes", groups: Sequence[_Group], dataset: Dataset) -> None:
 
 def _alignments(figure: "SubFigure", groups: Sequence[_Group]) -> None:
     """One small panel a rule; layers from dark (first) to light (last), in the same colours in all panels."""
-    from matplotlib import colormaps
-
     deepest = max(len(_layers(group)) for group in groups)
-    colours = [colormaps["viridis"](0.88 * i / max(1, deepest - 1)) for i in range(deepest)]
+    colours = _from_dark_to_light(deepest)
     lines = -(-len(groups) // COLUMNS)
     panels = figure.subplots(lines, min(COLUMNS, len(groups)), sharey=True, squeeze=False).flatten()
     for panel in panels[len(groups) :]:

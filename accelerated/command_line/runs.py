@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..training import Dataset, Epoch, History, UserError, build, fit
+from ..rules import CumulativeForwardForward, SymBa
+from ..training import Dataset, Epoch, History, UserError, build, fit, margin_summary
 from .options import Job
 
 Advance = Callable[[str], None]
@@ -75,7 +76,10 @@ def train_all(
     checkpoint: Path | None = None,
     resume: Path | None = None,
 ) -> list[Run]:
-    """Every job from every seed. `checkpoint` and `resume` are for `fit`. Raises UserError."""
+    """Every job from every seed. `checkpoint` and `resume` are for `fit`. Raises UserError.
+
+    Margins are measured of rules whose goodness is a mean square, for which their summary is meant.
+    """
     runs: list[Run] = []
     with progress(len(seeds) * sum(job.recipe.epochs for job in jobs)) as advance:
         for seed in seeds:
@@ -93,6 +97,7 @@ def train_all(
                     seed=seed,
                     device=device,
                     on_epoch=on_epoch,
+                    measure=margin_summary if isinstance(rule, CumulativeForwardForward | SymBa) else None,
                     checkpoint=checkpoint,
                     resume=resume,
                 )

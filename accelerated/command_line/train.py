@@ -28,7 +28,7 @@ def train(
     validation: options.Validation = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for log.jsonl, results.json and curves.png.", show_default="none written"),
+        typer.Option(help="Folder for log.jsonl, results.json and pictures.", show_default="none written"),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Checkpoint file, replaced after every epoch.", show_default="none written")

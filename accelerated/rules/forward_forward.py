@@ -244,15 +244,15 @@ class ForwardForward(Rule):
             gradient = readout_update(self.readout.weight, features, y)
             yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
 
-    def layer_goodness(self, x: Tensor, y: Tensor) -> list[LayerGoodness]:
-        """What the loss of every layer is computed from, for one draw of negatives."""
+    def layer_goodness(self, x: Tensor, y: Tensor, prior: Prior | None = None) -> list[LayerGoodness]:
+        """What the loss of every layer is computed from, for one draw of negatives; with another prior if given."""
         x = self.checked(x, y)
         overlay = partial(self.math.overlay, num_classes=self.num_classes, amplitude=self.amplitude, **self._placed)
         if self.unlabelled:
             streams = x, self.negative_images(x)
         else:
             streams = overlay(x, y), overlay(x, self.negative_labels(x, y))
-        return self.math.stream_goodness(self.trained(), *streams, self.goodness, self.prior)
+        return self.math.stream_goodness(self.trained(), *streams, self.goodness, prior or self.prior)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""

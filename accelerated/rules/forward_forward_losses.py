@@ -33,8 +33,8 @@ class LayerCollaboration(ForwardForward):
     """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness and, constant, that of others.
 
     These are all other layers, or with `prior="before"` those before it. Theta is `threshold` for each unit of the
-    layer alone. The paper takes layers in turn; here all are stepped by one pass. `options` are those of
-    `ForwardForward`.
+    layer alone, and had better grow with the number of layers that are added up. The paper takes layers in turn; here
+    all are stepped by one pass. `options` are those of `ForwardForward`.
     """
 
     def __init__(self, model: nn.Module, *, threshold: float = 1.0, prior: Prior = "others", **options: Any) -> None:

@@ -6,6 +6,7 @@ from .costs import Cost, LayerCost, costs, layer_costs
 from .data import DataError, Dataset, Split, load
 from .errors import UserError
 from .loop import Epoch, History, TrainingError, accuracy, fit
+from .margins import LayerMargins, margin_summary, margins
 from .recipes import METHODS, Recipe, build, default_recipe, mlp
 from .restore import Restored, restore
 
@@ -18,6 +19,7 @@ __all__ = [
     "Epoch",
     "History",
     "LayerCost",
+    "LayerMargins",
     "Recipe",
     "Restored",
     "Split",
@@ -31,6 +33,8 @@ __all__ = [
     "fit",
     "layer_costs",
     "load",
+    "margin_summary",
+    "margins",
     "mlp",
     "restore",
 ]

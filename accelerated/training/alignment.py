@@ -16,9 +16,9 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     Shapes and errors as for `rule.assign_credit`.
     """
     weights = [weight for unit in rule.units for weight in unit.weights]
-    with _undisturbed(rule, x):
+    with undisturbed(rule, x):
         updates = {update.block.name: _flat(update.weights) for update in rule.stream(x, y)}
-    with _undisturbed(rule, x), torch.enable_grad():
+    with undisturbed(rule, x), torch.enable_grad():
         gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
     names = [unit.name for unit in rule.units]
     backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in rule.units]
@@ -37,7 +37,7 @@ def _unit(a: Tensor) -> Tensor:
 
 
 @contextmanager
-def _undisturbed(rule: Rule, x: Tensor) -> Iterator[None]:
+def undisturbed(rule: Rule, x: Tensor) -> Iterator[None]:
     """Evaluation mode inside; modes and generators as before afterwards."""
     modes = [(module, module.training) for module in rule.modules()]
     state = None if rule.generator is None else rule.generator.get_state()

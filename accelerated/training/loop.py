@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from .recipes import Recipe
 from .schedules import SCHEDULES
 
 EVALUATION_BATCH = 1000
-ALIGNMENT_BATCH = 512
+MEASURED_BATCH = 512
+
+Measure: TypeAlias = Callable[[Rule, Tensor, Tensor], dict[str, Any]]
+"""What is seen of a rule on a batch, x and y."""
 
 
 class TrainingError(UserError):
@@ -30,13 +33,14 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. `alignment` has a cosine by block, and is empty where it was not measured."""
+    """What one epoch gave. `alignment` has a cosine by block, `measured` what else was asked for; empty where not."""
 
     epoch: int
     loss: float
     validation_accuracy: float
     seconds: float
     alignment: dict[str, float]
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,21 +77,25 @@ def fit(
     device: torch.device | str = "cpu",
     on_epoch: Callable[[Epoch], None] | None = None,
     alignment_every: int = 1,
+    measure: Measure | None = None,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
 ) -> History:
     """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
 
-    `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is
-    measured every so many epochs, 0 for never. `checkpoint` is a file written after every epoch; `resume` one to go on
-    from, exactly as if there had been no interruption: `on_epoch` is given its epochs too. Raises TrainingError for a
-    loss that is not finite, CheckpointError for a checkpoint of another training.
+    `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is measured every
+    so many epochs, 0 for never. `measure` is called after each, with the rule and the first samples of the training
+    data; what it gives, plain numbers in dicts and lists, is kept with the epoch. `checkpoint` is a file written after
+    every epoch; `resume` one to go on from, exactly as if there had been no interruption: `on_epoch` is given its
+    epochs too. Raises TrainingError for a loss that is not finite, CheckpointError for a checkpoint of another
+    training.
     """
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
     epochs = recipe.epochs if epochs is None else epochs
     with _seeded(seed, device):
-        run = _Run(rule, dataset.to(device, dtype, recipe.standardise), recipe, epochs, seed, device, alignment_every)
+        moved = dataset.to(device, dtype, recipe.standardise)
+        run = _Run(rule, moved, recipe, epochs, seed, device, alignment_every, measure)
         if resume is not None:
             run.resume(resume)
             if on_epoch is not None:
@@ -122,9 +130,10 @@ class _Run:
         seed: int,
         device: torch.device,
         alignment_every: int,
+        measure: Measure | None,
     ) -> None:
         self.rule, self.dataset, self.recipe = rule, dataset, recipe
-        self.device, self.alignment_every = device, alignment_every
+        self.device, self.alignment_every, self.measure = device, alignment_every, measure
         self.shuffling = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(rule, recipe)
         total = epochs * ceil(len(dataset.train.labels) / recipe.batch)
@@ -159,11 +168,12 @@ class _Run:
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
         self._check_parameters(where)
         validation = accuracy(self.rule, self.dataset.validation)
+        first = self.dataset.train.images[:MEASURED_BATCH], self.dataset.train.labels[:MEASURED_BATCH]
         cosines: dict[str, float] = {}
         if self.alignment_every and (number - 1) % self.alignment_every == 0:
-            first = slice(ALIGNMENT_BATCH)
-            cosines = alignment(self.rule, self.dataset.train.images[first], self.dataset.train.labels[first])
-        epoch = Epoch(number, loss, validation, seconds, cosines)
+            cosines = alignment(self.rule, *first)
+        measured = {} if self.measure is None else self.measure(self.rule, *first)
+        epoch = Epoch(number, loss, validation, seconds, cosines, measured)
         self.history.epochs.append(epoch)
         if self.history.best is epoch:
             self.best_state = _copy(self.rule.state_dict())

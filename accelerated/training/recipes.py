@@ -95,7 +95,10 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     ),
     "forward-forward": (RULES["forward-forward"], FORWARD_FORWARD),
     "symba": (RULES["symba"], FORWARD_FORWARD),
-    "layer-collaboration": (RULES["layer-collaboration"], FORWARD_FORWARD),
+    "layer-collaboration": (
+        RULES["layer-collaboration"],
+        replace(FORWARD_FORWARD, options={"amplitude": 4.0, "threshold": 2.0}),
+    ),
     "cumulative": (RULES["cumulative"], FORWARD_FORWARD),
 }
 """What can be trained, by the names that the command line uses: a rule and its recipe."""
