@@ -186,6 +186,9 @@ def softplus(u: Any) -> Any:
 TORCH_LOSSES: dict[str, Any] = {
     "threshold": lambda theta, p, n, before_p, before_n: softplus(0.5 * theta - p) + softplus(n - 0.5 * theta),
     "symba": lambda theta, p, n, before_p, before_n: softplus(-0.7 * (p - n)),
+    "collaboration": lambda theta, p, n, before_p, before_n: (
+        softplus(1.2 * theta - p - before_p) + softplus(n + before_n - 1.2 * theta)
+    ),
     "cumulative": lambda theta, p, n, before_p, before_n: softplus(-0.2 * (p + 0.7 * before_p - n - 0.7 * before_n)),
 }
 """Written once more, in torch, for autograd to differentiate."""
@@ -199,6 +202,7 @@ TORCH_GOODNESS: dict[str, Any] = {
 REFERENCE_LOSSES: dict[str, Any] = {
     "threshold": lambda: stream_losses.threshold(0.5),
     "symba": lambda: stream_losses.symba(0.7),
+    "collaboration": lambda: stream_losses.collaboration(1.2),
     "cumulative": lambda: cumulative_goodness.cumulative(gamma=0.7, beta=0.2),
 }
 

@@ -83,6 +83,22 @@ def test_hardware_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> Non
     assert (tmp_path / "results" / "hardware.png").stat().st_size > 10_000
 
 
+def test_free_riding_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options = ["digits", "results", "--epochs", "3", "--seeds", "0", "--depths", "3", "--width", "24"]
+    first = run("experiments/free_riding.py", tmp_path, *options)
+    assert first.count("data digits") == 7
+    log = tmp_path / "results" / "free_riding.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
+    again = run("experiments/free_riding.py", tmp_path, *options)
+    assert again.count("data digits") == 1
+    assert again.partition("| 3 layers")[2] == first.partition("| 3 layers")[2]
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in again.splitlines() if line.startswith("| ")}
+    assert rows["per-block"][2].strip() == "0.00, 0.00, 0.00", "a loss of the layer alone rides free of nothing"
+    assert float(rows["cumulative, gamma 1"][2].split(",")[1]) > 0.3
+    assert (tmp_path / "results" / "free_riding.png").stat().st_size > 10_000
+
+
 def test_examples_fit_on_a_page() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 70, path.name
