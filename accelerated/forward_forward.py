@@ -9,6 +9,7 @@ three. Candidate labels share the first product in the same way.
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from math import prod
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -170,7 +171,7 @@ def credited(
     for layer, found in enumerate(held or passes):
         own = values[layer] if held else goodness.value(found.h)
         told = sum(values[layer + 1 :], torch.zeros_like(own) if before is None else before)
-        scale = goodness.scale(found.h[0].numel())
+        scale = goodness.scale(prod(found.h.shape[1:]))
         yield found, LayerGoodness(layer, depth, scale, *own.chunk(2), *told.chunk(2))
         if prior != "none":
             before = own if before is None else before + own

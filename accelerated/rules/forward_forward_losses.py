@@ -85,8 +85,8 @@ class CumulativeForwardForward(ForwardForward):
     def own_updates(self, layer: LayerGoodness) -> tuple[tuple[Tensor, Tensor], ...]:
         if not layer.layer or not self.raw_tau:
             return ()
-        gate = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
-        gradients = gate_gradient(layer, *gate, **self.gate)
+        gate = raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
+        gradients = gate_gradient(layer, raw_tau, kappa, **self.gate)
         return tuple((held, gradient.mean()) for held, gradient in zip(gate, gradients, strict=True))
 
 
