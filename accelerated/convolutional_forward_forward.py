@@ -24,7 +24,8 @@ from .forward_forward import (
     check_first_layer,
     credit,
     credited,
-    floor,
+    divided,
+    norm,
     normalise,
     per_sample,
 )
@@ -92,36 +93,39 @@ def _correlate(layer: Convolution, z: Array, d: Array) -> Array:
 class LabelledPlanes(NamedTuple):
     """The same for images with planes of labels, never formed: samples of all label sets share the image.
 
-    `labels` may have several for each image, all images of one set after another. `product` is the image's part of the
-    pre-activations, where it is known already.
+    `labels` may have several for each image, all images of one set after another. `product` is the part of the
+    pre-activations that all sets share, where it is known already.
     """
 
-    images: Array  # (batch, c_0, height, width)
-    plane: Array  # (1, 1, height, width), the amplitude
-    scale: Array  # (batch, 1, 1, 1)
+    images: Array  # (batch, c_0, height, width), normalised
+    brightness: Array  # (batch, 1, 1, 1), of the label's plane, normalised
     labels: Labels  # (sets * batch,)
     num_classes: int
     product: Array | None = None
 
     def shared(self, layer: Convolution) -> Array:
-        """The images' part of the convolution: (batch, c_1, height_1, width_1)."""
-        return convolve(layer.kernel[:, : self.images.shape[1]], self.images, layer.stride, layer.padding)
+        """The images' part of the pre-activations: (batch, c_1, height_1, width_1)."""
+        return activate(layer._replace(kernel=layer.kernel[:, : self.images.shape[1]]), self.images)
 
     def activate(self, layer: Convolution) -> Array:
         """The first convolution's pre-activations: (sets * batch, c_1, height_1, width_1)."""
         shared = self.shared(layer) if self.product is None else self.product
         of_planes = layer.kernel[:, self.images.shape[1] :].transpose(0, 1).flatten(0, 1)[:, None]  # (K c_1, 1, ...)
-        maps = convolve(of_planes, self.plane, layer.stride, layer.padding).unflatten(1, (self.num_classes, -1))[0]
-        a = (shared + maps[self.labels].unflatten(0, (-1, len(shared)))) * self.scale
-        return (a if layer.bias is None else a + layer.bias[:, None, None]).flatten(0, 1)
+        maps = convolve(of_planes, self._ones(), layer.stride, layer.padding).unflatten(1, (self.num_classes, -1))[0]
+        of_labels = maps[self.labels].unflatten(0, (-1, len(shared)))
+        return torch.addcmul(shared, of_labels, self.brightness).flatten(0, 1)
 
     def correlate(self, layer: Convolution, d: Array) -> Array:
         """sum over samples and positions of d z^T: shaped like the first kernel."""
-        d = d.unflatten(0, (-1, len(self.images))) * self.scale
-        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype)
-        by_label = (targets.T @ d.flatten(2).flatten(0, 1)).view(1, -1, *d.shape[3:])  # (1, K c_1, height_1, width_1)
-        of_planes = _correlate(layer, self.plane, by_label).view(self.num_classes, -1, *layer.kernel.shape[2:])
-        return torch.cat([_correlate(layer, self.images, d.sum(dim=0)), of_planes.transpose(0, 1)], dim=1)
+        sets = len(self.labels) // len(self.images)
+        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype) * self.brightness.flatten(1).repeat(sets, 1)
+        by_label = (targets.T @ d.flatten(1)).view(1, -1, *d.shape[2:])  # (1, K c_1, height_1, width_1)
+        of_planes = _correlate(layer, self._ones(), by_label).view(self.num_classes, -1, *layer.kernel.shape[2:])
+        of_images = _correlate(layer, self.images, d.unflatten(0, (sets, -1)).sum(dim=0))
+        return torch.cat([of_images, of_planes.transpose(0, 1)], dim=1)
+
+    def _ones(self) -> Array:
+        return torch.ones_like(self.images[:1, :1])
 
 
 def labelled(
@@ -132,10 +136,9 @@ def labelled(
         sets = len(labels) // len(x)
         return PlainImages(normalise(overlay(x.repeat(sets, 1, 1, 1), labels, num_classes, amplitude)))
     channels, height, width = x.shape[1:]
-    total = x.square().sum(dim=(1, 2, 3)) + amplitude**2 * height * width
-    scale = 1 / ((total / ((channels + num_classes) * height * width)).sqrt() + floor(x.dtype))
-    plane = torch.full_like(x[:1, :1], amplitude)
-    return LabelledPlanes(x, plane, per_sample(scale, x), labels, num_classes)
+    total = norm(x.flatten(1)).square() + amplitude**2 * height * width
+    size = per_sample((total / ((channels + num_classes) * height * width)).sqrt() + 1e-8, x)
+    return LabelledPlanes(divided(x, size), (amplitude / size).to(x.dtype), labels, num_classes)
 
 
 def _update(source: PlainImages | LabelledPlanes, layer: Convolution, a: Array, gradient: Array) -> LayerUpdate:

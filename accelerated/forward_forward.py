@@ -49,14 +49,18 @@ CANDIDATES = 4096
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square: (batch, ...). The mean square becomes 1; 0 stays 0."""
-    flat = h.flatten(1)
-    size = torch.linalg.vector_norm(flat, dim=1) / flat.shape[1] ** 0.5  # one pass over h
-    return h / per_sample(size + floor(h.dtype, eps), h)
+    size = norm(h.flatten(1)) / prod(h.shape[1:]) ** 0.5  # one pass over h
+    return divided(h, per_sample(size + eps, h))
 
 
-def floor(dtype: torch.dtype, eps: float = 1e-8) -> float:
-    """eps, or the smallest number where half precision has no eps that small."""
-    return max(eps, torch.finfo(dtype).tiny)
+def norm(h: Array) -> Array:
+    """Euclidean norms of samples, (batch,), of half precision in float32: rounding would scale a whole sample."""
+    return torch.linalg.vector_norm(h, dim=1, dtype=torch.float32 if h.element_size() < 4 else None)
+
+
+def divided(h: Array, size: Array) -> Array:
+    """h / size in h's precision, whatever that of the size is."""
+    return (h / size).to(h.dtype)
 
 
 def per_sample(values: Array, like: Array) -> Array:
@@ -101,37 +105,34 @@ class LabelledInput(NamedTuple):
     pre-activations that all sets share, where it is known already.
     """
 
-    pixels: Array  # (batch, n_0 - K)
-    scale: Array  # (batch, 1)
+    pixels: Array  # (batch, n_0 - K), normalised
+    brightness: Array  # (batch, 1), of the label's pixel, normalised
     labels: Labels  # (sets * batch,)
     num_classes: int
-    amplitude: float
     product: Array | None = None
 
-    def shared(self, weight: Array) -> Array:
-        """The pixels' part of the product: (batch, n_1)."""
-        return self.pixels @ weight[:, self.num_classes :].T
+    def shared(self, weight: Array, bias: Array | None) -> Array:
+        """The pixels' part of the pre-activations: (batch, n_1)."""
+        return affine(weight[:, self.num_classes :], bias, self.pixels)
 
     def affine(self, weight: Array, bias: Array | None) -> Array:
         """The layer's pre-activations: (sets * batch, n_1)."""
-        shared = self.shared(weight) if self.product is None else self.product
-        label_columns = self.amplitude * weight[:, : self.num_classes].T  # (K, n_1)
-        a = (shared + label_columns[self.labels].unflatten(0, (-1, len(shared)))) * self.scale
-        return (a if bias is None else a + bias).flatten(0, 1)
+        shared = self.shared(weight, bias) if self.product is None else self.product
+        of_labels = weight[:, : self.num_classes].T[self.labels].unflatten(0, (-1, len(shared)))  # (sets, batch, n_1)
+        return torch.addcmul(shared, of_labels, self.brightness).flatten(0, 1)
 
     def correlate(self, d: Array) -> Array:
         """sum_samples d z^T over all label sets: (n_1, n_0)."""
-        d = d.unflatten(0, (-1, len(self.pixels))) * self.scale
-        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype)
-        return torch.cat([self.amplitude * (d.flatten(0, 1).T @ targets), d.sum(dim=0).T @ self.pixels], dim=1)
+        sets = len(self.labels) // len(self.pixels)
+        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype) * self.brightness.repeat(sets, 1)
+        return torch.cat([d.T @ targets, d.unflatten(0, (sets, -1)).sum(dim=0).T @ self.pixels], dim=1)
 
 
 def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> LabelledInput:
     """x with one or more sets of labels over its first pixels."""
     pixels = x[:, num_classes:]
-    mean_square = (pixels.square().sum(dim=1) + amplitude**2) / x.shape[1]  # of x with any one label
-    scale = 1 / (mean_square.sqrt() + floor(x.dtype))
-    return LabelledInput(pixels, scale[:, None], labels, num_classes, amplitude)
+    size = ((norm(pixels).square() + amplitude**2) / x.shape[1]).sqrt()[:, None] + 1e-8  # of x with any one label
+    return LabelledInput(divided(pixels, size), (amplitude / size).to(x.dtype), labels, num_classes)
 
 
 class LayerPass(NamedTuple):
@@ -264,7 +265,7 @@ def label_scores(
     """
     check_first_layer(len(network.weights), first_layer)
     first = labelled(x, torch.arange(num_classes, device=x.device), num_classes, amplitude)
-    first = first._replace(product=first.shared(network.weights[0]))
+    first = first._replace(product=first.shared(network.weights[0], network.biases[0]))
     scores = []
     for labels in first.labels.split(max(1, CANDIDATES // len(x))):
         source = first._replace(labels=labels.repeat_interleave(len(x)))
