@@ -404,6 +404,9 @@ PRODUCTS = {
     "drtp": 3 + 2,
     "dtp": 3 + 1 + 1 + 1 + 2,
     "forward-forward": 2,
+    "symba": 2,
+    "layer-collaboration": 2,
+    "cumulative": 2,
 }
 """With a matrix of the rule, through the three layers of `example`: forward, and the rule's own."""
 
