@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(name: str, folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -97,6 +97,19 @@ def test_free_riding_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> 
     assert rows["per-block"][2].strip() == "0.00, 0.00, 0.00", "a loss of the layer alone rides free of nothing"
     assert float(rows["cumulative, gamma 1"][2].split(",")[1]) > 0.3
     assert (tmp_path / "results" / "free_riding.png").stat().st_size > 10_000
+
+
+def test_two_streams_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    options = ["digits", "results", "--epochs", "10", "--seeds", "0", "--hidden", "32", "24"]
+    first = run("experiments/two_streams.py", tmp_path, *options)
+    assert first.count("data digits") == 4
+    log = tmp_path / "results" / "two_streams.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]) + '{"run": {"rule')
+    again = run("experiments/two_streams.py", tmp_path, *options)
+    assert again.count("data digits") == 1
+    rows = [line for line in again.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 4
+    assert all(float(row.split("|")[2]) > 30 for row in rows), again
 
 
 def test_examples_fit_on_a_page() -> None:

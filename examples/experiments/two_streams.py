@@ -1,0 +1,72 @@
+"""Forward-Forward and its relatives of two streams on equal networks: Hinton's loss, SymBa, collaboration, cumulation.
+
+Every run is added to FOLDER/two_streams.jsonl as it ends. One that stands there already is not repeated, so that the
+command goes on where it was stopped. Last it prints the table of `two_streams.md`.
+
+Settings are those of the command line for each method, but for hidden layers, epochs, and AdamW with a weight decay of
+0.1 in the place of Adam, chosen with seed 0 on validation data, on which the epoch is chosen too. `free_riding.py` has
+more on the cumulative loss.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from resumable import Result, Run, cell, chosen, run_all
+
+from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
+
+RULES = ("forward-forward", "symba", "layer-collaboration", "cumulative")
+DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
+
+
+def train(run: Run, dataset: Dataset) -> Result:
+    """Accuracies in percent (None where training breaks down), seconds an epoch, and the epoch that was chosen."""
+    recipe = default_recipe(run["rule"], run["data"], hidden=tuple(run["hidden"]), epochs=run["epochs"])
+    recipe = replace(recipe, **DECAY)
+    try:
+        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        history = fit(rule, dataset, recipe, seed=run["seed"], alignment_every=0)
+    except UserError as error:
+        return {"accuracy": None, "why": str(error)}
+    return {
+        "accuracy": 100 * history.test_accuracy,
+        "validation": 100 * history.best.validation_accuracy,
+        "epoch": history.best.epoch,
+        "seconds": mean(epoch.seconds for epoch in history.epochs),
+    }
+
+
+def summary(results: list[Result], rules: list[str]) -> str:
+    lines = ["| rule | test accuracy, % | test error, % | seconds an epoch |", "| --- | --- | --- | --- |"]
+    for rule in rules:
+        found = chosen(results, rule=rule)
+        whole = [result for result in found if result["accuracy"] is not None]
+        if whole:
+            error = 100 - mean(result["accuracy"] for result in whole)
+            seconds = mean(result["seconds"] for result in whole)
+            lines.append(f"| {rule} | {cell(found, digits=2)} | {error:.2f} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[1000] * 4, help="widths of the hidden layers")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES, metavar="RULE", help=", ".join(RULES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    name = Path(arguments.data).name
+    plain = {"data": name, "hidden": arguments.hidden, "epochs": arguments.epochs}
+    runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
+    dataset = load(arguments.data)
+    results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")
+    print(summary(chosen(results, **plain), arguments.rules))
