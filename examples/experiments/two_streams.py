@@ -1,11 +1,10 @@
-"""Forward-Forward and its relatives of two streams on equal networks: Hinton's loss, SymBa, collaboration, cumulation.
+"""Forward-Forward and two of its relatives on equal networks: Hinton's loss, SymBa, and layer collaboration.
 
 Every run is added to FOLDER/two_streams.jsonl as it ends. One that stands there already is not repeated, so that the
 command goes on where it was stopped. Last it prints the table of `two_streams.md`.
 
-Settings are those of the command line for each method, but for hidden layers, epochs, and AdamW with a weight decay of
-0.1 in the place of Adam, chosen with seed 0 on validation data, on which the epoch is chosen too. `free_riding.py` has
-more on the cumulative loss.
+Settings are those of the command line for each method, but for hidden layers, epochs, AdamW with a weight decay of 0.1
+in the place of Adam, and SymBa's rate: chosen with seed 0 on validation data, on which the epoch is chosen too.
 """
 
 import argparse
@@ -19,14 +18,16 @@ from resumable import Result, Run, cell, chosen, run_all
 
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
 
-RULES = ("forward-forward", "symba", "layer-collaboration", "cumulative")
+RULES = ("forward-forward", "symba", "layer-collaboration")
 DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
+RATES = {"symba": 4.0}  # times the method's own
 
 
 def train(run: Run, dataset: Dataset) -> Result:
     """Accuracies in percent (None where training breaks down), seconds an epoch, and the epoch that was chosen."""
     recipe = default_recipe(run["rule"], run["data"], hidden=tuple(run["hidden"]), epochs=run["epochs"])
-    recipe = replace(recipe, **DECAY)
+    rate = RATES.get(run["rule"], 1.0) * recipe.learning_rate
+    recipe = replace(recipe, learning_rate=rate, **DECAY)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"], alignment_every=0)
