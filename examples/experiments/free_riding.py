@@ -121,9 +121,10 @@ def draw(results: list[Result], depths: list[int], path: Path) -> None:
     rows = figure.subplots(len(depths), 3, squeeze=False)
     for row, depth in zip(rows, depths, strict=True):
         for axes, name in zip(row, ("separation", "free_riding"), strict=False):
-            for loss in LOSSES:
+            for loss, marker in zip(LOSSES, "o^sDvxP", strict=True):
                 values = by_layer(chosen(results, depth=depth, loss=loss), name)
-                axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=loss)
+                line = "--" if loss in ("hardness-gated", "compensated") else "-"  # these hide what lies below them
+                axes.plot(range(1, len(values) + 1), values, line, marker=marker, fillstyle="none", label=loss)
             axes.set(title=f"{name.replace('_', ' ').capitalize()}, {depth} layers", xlabel="layer")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
@@ -133,7 +134,7 @@ def draw(results: list[Result], depths: list[int], path: Path) -> None:
 
 
 def decay(axes: Axes, results: list[Result]) -> None:
-    """Medians of R of all layers but the first against the prior margin, and e^(-beta gamma P)."""
+    """Medians of R of all layers but the first against the prior margin; e^(-beta gamma P), and dashed twice that."""
     highest = 0.0
     for loss, colour in zip(list(LOSSES)[:2], ("#0b6fb8", "#d9611e"), strict=True):
         layers = [layer for r in chosen(results, loss=loss) for layer in r.get("layers", [])]
@@ -142,7 +143,9 @@ def decay(axes: Axes, results: list[Result]) -> None:
         highest = max(highest, *(prior for prior, _ in points))
         ends = [0.0, max(prior for prior, _ in points)]
         gamma = LOSSES[loss]["gamma"]
-        axes.plot(ends, [exp(-BETA * gamma * prior) for prior in ends], color=colour, label=f"e^(-4 · {gamma:g} P)")
+        bound = [exp(-BETA * gamma * prior) for prior in ends]
+        axes.plot(ends, bound, color=colour, label=f"e^(-4 · {gamma:g} P), and twice that")
+        axes.plot(ends, [2 * limit for limit in bound], "--", color=colour, linewidth=1)
     axes.set(title="R against the margin of the layers before", xlabel="P", yscale="log", xlim=(-0.2, highest + 0.2))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
