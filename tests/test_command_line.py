@@ -304,7 +304,9 @@ def test_check_says_what_of_another_package_it_tested() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_in_a_line() -> None:
     arguments = [*COMMAND, "train", "foton", "--epochs", "100000", "--output", "out", "--save", "half"]
+    default = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started without
     process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, default)
     log = Path("out/log.jsonl.partial")
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
