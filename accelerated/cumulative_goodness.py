@@ -106,6 +106,7 @@ def _ranked(margin: Array, beta: float) -> LayerCredit:
 
 
 def _plus(first: LayerCredit, weight: Array | float, second: LayerCredit) -> LayerCredit:
+    # The weight is a constant to autograd too, where a rule's objective is differentiated.
     return LayerCredit(*(a + weight * b for a, b in zip(first, second, strict=True)))
 
 
@@ -166,7 +167,7 @@ def _depth_scaled_auxiliary(
     margin, prior = _margins(layer)
     scale: float | Array = _grown(weight, growth, layer)
     if layer.layer:
-        scale = scale * len(prior) * logsigmoid(-beta * prior).softmax(dim=0)
+        scale = scale * len(prior) * logsigmoid(-beta * prior).softmax(dim=0).detach()
     return _plus(_ranked(margin + gamma * prior, beta), scale, _ranked(margin, beta))
 
 
@@ -184,7 +185,7 @@ def _compensated(gamma: float, beta: float, c: float, rho: float, eps: float, la
     if eps and layer.layer:  # s(M) / (s(m) + eps) is R / (1 + eps / s(m))
         log_ratio = log_ratio + logsigmoid(logsigmoid(-beta * margin) - math.log(eps))
     missing = -target * torch.expm1((log_ratio - math.log(target)).clamp(max=0))
-    return _plus(_ranked(margin + gamma * prior, beta), missing, _ranked(margin, beta))
+    return _plus(_ranked(margin + gamma * prior, beta), missing.detach(), _ranked(margin, beta))
 
 
 def compensated(
@@ -217,4 +218,4 @@ REMEDIES: dict[str, Callable[..., LayerLoss]] = {
     "compensated": compensated,
     "squared-hinge": squared_hinge,
 }
-"""The cumulative loss and what may take its place, by the names that the command line uses."""
+"""The cumulative loss and what may take its place, by the names that `CumulativeForwardForward` takes."""

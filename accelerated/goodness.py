@@ -114,7 +114,7 @@ def _entmax_root(z: Array) -> Array:
     mean = descending.cumsum(dim=1) / k
     deviation = descending.square().cumsum(dim=1) - k * mean.square()
     t = mean - ((1 - deviation).clamp(min=0) / k).sqrt()
-    support = (t < descending).sum(dim=1, keepdim=True)
+    support = (t < descending).sum(dim=1, keepdim=True).clamp(min=1)  # none where activities are not finite
     s = (x - t.gather(1, support - 1)).clamp(min=0)
     # One Newton step towards sum s^2 = 1 gives back the digits that the sums of squares, subtracted, have lost.
     excess = (s.square().sum(dim=1, keepdim=True) - 1) / (2 * s.sum(dim=1, keepdim=True))
@@ -126,9 +126,10 @@ def _wide_squares(h: Array) -> Array:
     return (rows.float() if rows.element_size() < 4 else rows).square()
 
 
-def _entmax_value(h: Array) -> Array:
+def _entmax_value(stop_gradient: bool, h: Array) -> Array:
     z = _wide_squares(h)
-    return (_entmax_root(z).square() * z).sum(dim=1).to(h.dtype)
+    weights = _entmax_root(z).square()
+    return ((weights.detach() if stop_gradient else weights) * z).sum(dim=1).to(h.dtype)
 
 
 def _entmax_gradient(stop_gradient: bool, h: Array) -> Array:
@@ -142,7 +143,7 @@ def _entmax_gradient(stop_gradient: bool, h: Array) -> Array:
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:
     """The squares' mean weighted by their 1.5-entmax; with stop_gradient, weights are constants to the gradient."""
-    return Goodness(_entmax_value, partial(_entmax_gradient, stop_gradient), _one)
+    return Goodness(partial(_entmax_value, stop_gradient), partial(_entmax_gradient, stop_gradient), _one)
 
 
 def _centred(h: Array) -> Array:
@@ -194,4 +195,4 @@ GOODNESS = {
     "entmax": entmax_weighted(),
     "kurtosis": excess_kurtosis(),
 }
-"""Every goodness by the name that the command line uses."""
+"""Every goodness by the name that rules take."""

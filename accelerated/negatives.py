@@ -41,7 +41,9 @@ def hard_wrong_labels(
     scores: Array, labels: Labels, generator: torch.Generator | None = None, law: str = "root"
 ) -> Labels:
     """Wrong labels drawn by these probabilities: (batch,)."""
-    return torch.multinomial(wrong_label_probabilities(scores, labels, law), 1, generator=generator)[:, 0]
+    probabilities = wrong_label_probabilities(scores, labels, law)
+    # p / e is largest at each label as often as p says, for e exponential; multinomial would wait for the device.
+    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=1)
 
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:

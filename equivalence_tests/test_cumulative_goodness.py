@@ -340,7 +340,6 @@ def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side)
         arrays = (np.array([x]) for x in (0.25, 0.0, prior_positive, prior_negative))
         return float(on(side, loss, (1, 2, 1.0, *arrays)).negative[0])
 
-    gate = 1 / (1 + math.exp(-4))  # for a prior of 0, kappa = 1
     for positive, negative, margin in (
         (20.0, 0.0, 0.25),  # the positive stream is easy
         (0.0, 20.0, 0.25),  # the negative stream is
@@ -350,7 +349,6 @@ def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side)
         (0.0, 1.0, 0.25 - 0.5 / 2),
     ):
         assert abs(slope(positive, negative) - 1 / (1 + math.exp(margin))) < 1e-5 + 16 * side.eps, "gate"
-    assert 0.98 < gate < 1
 
 
 @given(layer=layer_goodness(), raw_tau=st.sampled_from([-1.0, 0.5, 3.0]), kappa=st.sampled_from([-0.5, 0.3]))

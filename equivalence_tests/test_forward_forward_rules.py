@@ -11,6 +11,8 @@ from hypothesis import given
 from torch import nn
 
 from prograde.accelerated.cumulative_goodness import compensated
+from prograde.accelerated.goodness import entmax_weighted
+from prograde.accelerated.negatives import hard_wrong_labels
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
@@ -147,16 +149,17 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
         LayerCollaboration: (side.goodness.sum_of_squares, side.stream_losses.collaboration(1.0), "others"),
     }
     module, network, goodness = side.convolutional_forward_forward, reference_network(rule), losses[kind][0]
+    amplitude = 1.0 if labels == "planes" else 4.0
     expected = list(
         module.local_updates(
-            network, numpy(x), y.numpy(), negative.numpy(), 4, *losses[kind], amplitude=4.0, place=labels
+            network, numpy(x), y.numpy(), negative.numpy(), 4, *losses[kind], amplitude=amplitude, place=labels
         )
     )
     for unit, (update, _) in zip(rule.units, expected, strict=True):
         same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
         same(f"bias of {unit.name}", None if unit.bias is None else unit.bias.grad, update.bias)
     assert loss.item() == pytest.approx(sum(float(loss) for _, loss in expected), rel=1e-11), "loss"
-    scores = module.label_scores(network, numpy(x), 4, goodness, 4.0, 0, labels)
+    scores = module.label_scores(network, numpy(x), 4, goodness, amplitude, 0, labels)
     same("scores", rule(x), scores)
     assert rule.objective(x, y).requires_grad
 
@@ -180,6 +183,17 @@ def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, 
     network = reference_network(rule)
     update, _ = next(iter(module.local_updates(network, numpy(x), y.numpy(), negative.numpy(), 4, amplitude=4.0)))
     same("weight for hard negatives", rule.units[0].weights[0].grad, update.weight)
+
+
+def test_hard_negatives_are_drawn_by_the_rules_own_scores():
+    """Of the layers that it scores by, and the brightness that it has."""
+    rule = ForwardForward(
+        dense_model(), negatives="hard", amplitude=0.5, first_layer=1, generator=torch.Generator().manual_seed(3)
+    )
+    x, y = batch((16,), 500)
+    drawn = rule.negative_labels(x, y)
+    expected = hard_wrong_labels(rule(x), y, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, expected), "drawn by the rule's own scores"
 
 
 @pytest.mark.parametrize("negatives", ["hybrid", "pairs"])
@@ -230,12 +244,21 @@ def test_a_gate_learns_its_own_parameters():
     )
     assert {name for name, _ in rule.named_parameters()} >= {"raw_tau.0", "raw_tau.1", "kappa.0", "kappa.1"}
     plain = CumulativeForwardForward(dense_model(), remedy="hardness-gated", generator=torch.Generator().manual_seed(3))
+    other = [
+        CumulativeForwardForward(
+            dense_model(), remedy="hardness-gated", learn_gate=learn, gamma=0.3, beta=2.0,
+            generator=torch.Generator().manual_seed(3),
+        )
+        for learn in (True, False)
+    ]  # fmt: skip
     x, y = batch((16,))
     assert rule.assign_credit(x, y).item() == pytest.approx(plain.assign_credit(x, y).item(), rel=1e-12), (
         "tau 1, kappa 0"
     )
     for ours, theirs in zip(rule.blocks, plain.blocks, strict=True):
         same("tau 1, kappa 0", ours.linear.weight.grad, numpy(theirs.linear.weight.grad))
+    losses = [each.assign_credit(x, y).item() for each in other]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12), "gamma and beta of a gate that learns"
     with torch.no_grad():
         for i, (raw_tau, kappa) in enumerate(zip(rule.raw_tau, rule.kappa, strict=True)):
             raw_tau.fill_(0.3 - i)
@@ -263,20 +286,36 @@ def test_a_gate_learns_its_own_parameters():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
-def test_gamma_leaves_the_forward_pass_alone(gamma: float):
-    """It changes what layers learn from, not what they compute."""
+def test_gamma_counts_from_the_second_layer_on(gamma: float):
     x, y = batch((16,))
-    rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=torch.Generator()) for g in (1.0, gamma)]
+    rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=torch.Generator()) for g in (0.5, gamma)]
     for rule in rules:
         rule.generator.manual_seed(3)  # type: ignore[union-attr]
         rule.assign_credit(x, y)
-    assert torch.equal(rules[0](x), rules[1](x)), "scores"
     first, *_, last = [
         torch.equal(*(block.linear.weight.grad for block in blocks))
         for blocks in zip(*(rule.blocks for rule in rules), strict=True)
     ]
     assert first, "the first layer has no layers before it"
-    assert last == (gamma == 1.0), "gamma counts at later layers"
+    assert not last, "gamma counts at later layers"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*({"remedy": remedy} for remedy in ("cumulative", "per-block", "hardness-gated", "depth-scaled", "compensated")),
+     {"goodness": "entmax"}, {"goodness": entmax_weighted(stop_gradient=False)}, {"goodness": "top-k"}],
+    ids=str,
+)  # fmt: skip
+def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[str, Any]):
+    """What the method holds constant is constant to autograd too."""
+    rule = CumulativeForwardForward(dense_model(), generator=torch.Generator().manual_seed(3), **options)
+    x, y = batch((16,))
+    state = rule.generator.get_state()  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    rule.generator.set_state(state)  # type: ignore[union-attr]
+    weight = rule.blocks[-1].linear.weight
+    (gradient,) = torch.autograd.grad(rule.objective(x, y), weight)
+    same("weight of the last layer", weight.grad, numpy(gradient))
 
 
 def test_no_rule_leaves_a_graph_or_asks_for_one():
@@ -358,6 +397,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no labels and no read-out": (
         lambda: ForwardForward(dense_model(), negatives="hybrid"),
         "readout: False, but negatives 'hybrid'",
+    ),
+    "loss by name": (lambda: ForwardForward(dense_model(), loss="symba"), "loss: 'symba', expected a loss"),  # type: ignore[arg-type]
+    "no brightness": (lambda: SymBa(dense_model(), amplitude=0.0), "amplitude: 0.0, expected a positive number"),
+    "brightness that is none": (lambda: SymBa(dense_model(), amplitude=float("nan")), "amplitude: nan"),
+    "uphill": (lambda: SymBa(dense_model(), alpha=-4.0), "alpha: -4.0, expected a positive number"),
+    "uphill by beta": (lambda: CumulativeForwardForward(dense_model(), beta=-4.0), "beta: -4.0, expected a positive"),
+    "collaboration with none": (lambda: LayerCollaboration(dense_model(), prior="none"), "prior: 'none', expected"),
+    "cumulative goodness of others": (
+        lambda: CumulativeForwardForward(dense_model(), prior="others"),
+        "prior: 'others', expected 'before'",
+    ),
+    "one class": (
+        lambda: ForwardForward(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))),
+        "num_classes: 1, expected 2 or more",
     ),
     "no labels on planes": (
         lambda: ForwardForward(image_model(4), negatives="pairs", readout=True, labels="planes"),

@@ -238,4 +238,4 @@ REMEDIES: dict[str, Callable[..., LayerLoss]] = {
     "compensated": compensated,
     "squared-hinge": squared_hinge,
 }
-"""The cumulative loss and what may take its place, by the names that the command line uses."""
+"""The cumulative loss and what may take its place, by the names that the rule takes."""

@@ -186,4 +186,4 @@ GOODNESS = {
     "entmax": entmax_weighted(),
     "kurtosis": excess_kurtosis(),
 }
-"""Every goodness by the name that the command line uses."""
+"""Every goodness by the name that rules take."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.rules import ForwardForward, Hardware, Rule
 from prograde.accelerated.training import (
     METHODS,
@@ -126,6 +127,16 @@ def test_another_trainings_checkpoint_is_refused(digits: Dataset, tmp_path: Path
         trained("pepita", digits, resume=path)
 
 
+def test_options_that_a_checkpoint_could_not_give_back_are_refused_before_training(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    own = recipe("cumulative", options={"remedy": compensated(rho=0.5)})
+    rule = build("cumulative", digits, own, seed=0)
+    with pytest.raises(UserError, match="options: remedy is a partial, expected a name or a number"):
+        fit(rule, digits, own, checkpoint=tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     checkpoint.save(path, {"weight": torch.zeros(1000)})
@@ -206,10 +217,14 @@ def test_the_best_epoch_is_chosen_by_validation_and_its_weights_are_kept(digits:
     assert accuracy(rule, digits.to("cpu", torch.float32, standardise=True).test) == history.test_accuracy
 
 
-@pytest.mark.parametrize("method", ["backprop", "foton"])
-def test_divergence_is_named(method: str, digits: Dataset) -> None:
-    wild = recipe(method, learning_rate=1e20, schedule="constant")
-    with pytest.raises(TrainingError, match=r"(Backprop|Foton), epoch 1: .*lower the learning rate"):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("backprop", {}), ("foton", {}), ("forward-forward", {"goodness": "entmax"}),
+     ("forward-forward", {"negatives": "hard"})],
+)  # fmt: skip
+def test_divergence_is_named(method: str, options: dict[str, Any], digits: Dataset) -> None:
+    wild = recipe(method, learning_rate=1e20, schedule="constant", options=options)
+    with pytest.raises(TrainingError, match=r"(Backprop|Foton|ForwardForward), epoch 1: .*lower the learning rate"):
         fit(build(method, digits, wild, seed=0), digits, wild)
 
 

@@ -40,14 +40,16 @@ class ForwardForward(Rule):
 
     `goodness` is one of `prograde.accelerated.goodness`, or its name there. `loss` is one of `stream_losses` or
     `cumulative_goodness`, by default the threshold loss, whose theta per unit is `threshold`; it is told the goodness
-    of other layers that `prior` chooses. `amplitude` is the brightness of a label pixel; scores are the goodness of the
-    layers from `first_layer` on (0: all) over candidate labels, K passes in one batch. With `readout=True` they come
-    instead from a linear map of one neutral pass, `rule.readout`, trained beside the layers by its own cross-entropy.
+    of other layers that `prior` chooses. `amplitude` is the brightness of a label pixel, by default 4, or 1 of a plane;
+    scores are the goodness of the layers from `first_layer` on (0: all) over candidate labels, K passes in one batch.
+    With `readout=True` they come instead from a linear map of one neutral pass, `rule.readout`, trained beside the
+    layers by its own cross-entropy.
 
     `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by the root of their own score. Or the layers
     learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are two samples cut
-    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are SCFF's,
-    [x_i, x_i] against [x_i, x_j] through the same first weights, whose product is that of x_i + x_j.
+    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are after
+    SCFF's [x_i, x_i] against [x_i, x_j], whose product with the same first weights is that of x_i + x_j. That sum is
+    normalised as any input is, not as the pair would be: what remains is its direction.
 
     Models for images may begin with Conv2d, each with an activation and MaxPool2d. With `labels="planes"` the label is
     not written over pixels: the first convolution takes K channels more than the images have, one for each label.
@@ -66,7 +68,7 @@ class ForwardForward(Rule):
         prior: Prior = "before",
         negatives: Negatives = "wrong",
         labels: Place = "pixels",
-        amplitude: float = 4.0,
+        amplitude: float | None = None,
         first_layer: int = 0,
         readout: bool = False,
         generator: torch.Generator | None = None,
@@ -96,6 +98,8 @@ class ForwardForward(Rule):
         if loss is not None and threshold is not None:
             raise ValueError(f"threshold: {threshold}, but a loss is given, which has its own if any")
         self.loss = threshold_loss(1.0 if threshold is None else threshold) if loss is None else loss
+        if not callable(self.loss):
+            raise ValueError(f"loss: {loss!r}, expected a loss, as stream_losses and cumulative_goodness make them")
         for name, value, kind in (
             ("prior", prior, Prior),
             ("labels", labels, Place),
@@ -105,7 +109,9 @@ class ForwardForward(Rule):
                 raise ValueError(f"{name}: {value!r}, expected one of {', '.join(get_args(kind))}")
         self.prior: Prior = prior
         self.negatives: Negatives = negatives
-        self.amplitude = amplitude
+        self.amplitude = {"pixels": 4.0, "planes": 1.0}[labels] if amplitude is None else amplitude
+        if not 0 < self.amplitude < float("inf"):
+            raise ValueError(f"amplitude: {amplitude}, expected a positive number, without which streams are equal")
         self.first_layer = first_layer
         self.labels: Place = labels
         if self.unlabelled and (not readout or labels == "planes"):
@@ -120,7 +126,9 @@ class ForwardForward(Rule):
             nn.init.zeros_(self.readout.weight)
 
     def _check_room(self) -> None:
-        """Raises ValueError where the input has no room for K labels."""
+        """Raises ValueError where there is no wrong label, or the input has no room for K labels."""
+        if self.num_classes < 2 and not self.unlabelled:
+            raise ValueError(f"num_classes: {self.num_classes}, expected 2 or more, since negatives have a wrong label")
         if self.labels == "planes":
             if not self.convolutions:
                 raise ValueError("labels: 'planes', but the model has no convolutions")
@@ -133,7 +141,7 @@ class ForwardForward(Rule):
             self.label_planes = self.num_classes
         elif not self.convolutions and not self.unlabelled:
             pixels = self.blocks[0].linear.in_features
-            if not 2 <= self.num_classes <= pixels:
+            if self.num_classes > pixels:
                 raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")
 
     def _width(self, flattened: int) -> int:
@@ -255,7 +263,10 @@ class ForwardForward(Rule):
         return self.math.stream_goodness(self.trained(), *streams, self.goodness, prior or self.prior)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
+        """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out.
+
+        Without the read-out's loss, which reaches no layer.
+        """
         losses = [self.layer_loss(layer).loss.mean() for layer in self.layer_goodness(x, y)]
         return torch.stack(losses).sum()
 

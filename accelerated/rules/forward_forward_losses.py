@@ -26,6 +26,7 @@ class SymBa(ForwardForward):
     def __init__(
         self, model: nn.Module, *, alpha: float = 4.0, goodness: str | Goodness = "mean-square", **options: Any
     ) -> None:
+        check_positive("alpha", alpha)
         super().__init__(model, goodness=goodness, loss=symba(alpha), **options)
 
 
@@ -38,6 +39,8 @@ class LayerCollaboration(ForwardForward):
     """
 
     def __init__(self, model: nn.Module, *, threshold: float = 1.0, prior: Prior = "others", **options: Any) -> None:
+        if prior == "none":
+            raise ValueError("prior: 'none', expected 'before' or 'others', which are what layers collaborate by")
         super().__init__(model, loss=collaboration(threshold), prior=prior, **options)
 
 
@@ -47,7 +50,7 @@ class CumulativeForwardForward(ForwardForward):
     `remedy` is a name in `prograde.accelerated.cumulative_goodness.REMEDIES`, "cumulative" for none, or a loss made
     there with settings of your own; `gamma` and `beta` are the remedy's own unless given. With `learn_gate`, for
     "hardness-gated", every layer but the first learns its gate's tau, as `raw_tau` with tau = softplus(raw_tau), and
-    `kappa`. `options` are those of `ForwardForward`.
+    `kappa`; in the published code tau is one for all layers. `options` are those of `ForwardForward`.
     """
 
     def __init__(
@@ -63,6 +66,10 @@ class CumulativeForwardForward(ForwardForward):
     ) -> None:
         given = {name: value for name, value in {"gamma": gamma, "beta": beta}.items() if value is not None}
         loss = remedy if callable(remedy) else _remedy(remedy, given)
+        if beta is not None:
+            check_positive("beta", beta)
+        if options.setdefault("prior", "before") != "before":
+            raise ValueError(f"prior: {options['prior']!r}, expected 'before': goodness is accumulated over layers")
         super().__init__(model, goodness=goodness, loss=loss, **options)
         if callable(remedy) and given:
             raise ValueError(f"{' and '.join(given)}: given, but the remedy is a loss with settings of its own")
@@ -88,6 +95,12 @@ class CumulativeForwardForward(ForwardForward):
         gate = raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
         gradients = gate_gradient(layer, raw_tau, kappa, **self.gate)
         return tuple((held, gradient.mean()) for held, gradient in zip(gate, gradients, strict=True))
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError unless the value is positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: {value}, expected a positive number")
 
 
 def _remedy(name: str, given: dict[str, float]) -> LayerLoss:

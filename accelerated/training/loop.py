@@ -88,11 +88,13 @@ def fit(
     data; what it gives, plain numbers in dicts and lists, is kept with the epoch. `checkpoint` is a file written after
     every epoch; `resume` one to go on from, exactly as if there had been no interruption: `on_epoch` is given its
     epochs too. Raises TrainingError for a loss that is not finite, CheckpointError for a checkpoint of another
-    training.
+    training, UserError for options of the recipe that are no plain values where there is a checkpoint to write.
     """
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
     epochs = recipe.epochs if epochs is None else epochs
+    if checkpoint is not None:
+        _check_plain(recipe)
     with _seeded(seed, device):
         moved = dataset.to(device, dtype, recipe.standardise)
         run = _Run(rule, moved, recipe, epochs, seed, device, alignment_every, measure)
@@ -108,6 +110,14 @@ def fit(
             if on_epoch is not None:
                 on_epoch(epoch)
         return run.finish()
+
+
+def _check_plain(recipe: Recipe) -> None:
+    """Raises UserError for options that a checkpoint could not give back."""
+    for name, value in recipe.options.items():
+        if not isinstance(value, str | int | float | tuple | None):
+            kind = type(value).__name__
+            raise UserError(f"options: {name} is a {kind}, expected a name or a number where a checkpoint is written")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
 from prograde.accelerated.rules import CumulativeForwardForward, Rule
+from prograde.accelerated.stream_losses import LayerGoodness
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
 
 BETA = 4.0
@@ -61,7 +62,8 @@ def measured(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
     told = rule.layer_goodness(x, y)
     rule.generator.set_state(state)
     found: dict[str, Any] = {}
-    for unit, layer in zip(rule.units, told, strict=True):
+    for unit, single in zip(rule.units, told, strict=True):
+        layer = LayerGoodness(*(part.double() if isinstance(part, Tensor) else part for part in single))
         margin, prior = layer.positive - layer.negative, layer.prior_positive - layer.prior_negative
         ratio = rule.layer_loss(layer).negative / per_block(BETA)(layer).negative
         parts = prior.argsort().chunk(BINS) if layer.layer else ()
@@ -139,6 +141,8 @@ def decay(axes: Axes, results: list[Result]) -> None:
     for loss, colour in zip(list(LOSSES)[:2], ("#0b6fb8", "#d9611e"), strict=True):
         layers = [layer for r in chosen(results, loss=loss) for layer in r.get("layers", [])]
         points = [point for layer in layers for point in layer["decay"]]
+        if not points:
+            continue
         axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=3, alpha=0.6, label=loss)
         highest = max(highest, *(prior for prior, _ in points))
         ends = [0.0, max(prior for prior, _ in points)]
@@ -167,6 +171,6 @@ if __name__ == "__main__":
     runs = wanted(name, arguments.seeds, arguments.depths, arguments.width, arguments.epochs)
     dataset = load(arguments.data)
     every = run_all(runs, lambda run: train(run, dataset), arguments.folder / "free_riding.jsonl")
-    results = chosen(every, data=name, width=arguments.width, epochs=arguments.epochs)
+    results = [result for result in every if result["run"] in runs]
     draw(results, arguments.depths, arguments.folder / "free_riding.png")
     print(summary(results, arguments.depths))

@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, run_all
 
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
 
@@ -45,11 +45,9 @@ def summary(results: list[Result], rules: list[str]) -> str:
     lines = ["| rule | test accuracy, % | test error, % | seconds an epoch |", "| --- | --- | --- | --- |"]
     for rule in rules:
         found = chosen(results, rule=rule)
-        whole = [result for result in found if result["accuracy"] is not None]
-        if whole:
-            error = 100 - mean(result["accuracy"] for result in whole)
-            seconds = mean(result["seconds"] for result in whole)
-            lines.append(f"| {rule} | {cell(found, digits=2)} | {error:.2f} | {seconds:.0f} |")
+        error = 100 - mean(accuracies(found))
+        seconds = [result["seconds"] for result in found if "seconds" in result]
+        lines.append(f"| {rule} | {cell(found, digits=2)} | {error:.2f} | {mean(seconds or [0]):.0f} |")
     return "\n".join(lines)
 
 
@@ -70,4 +68,4 @@ if __name__ == "__main__":
     runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
     dataset = load(arguments.data)
     results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")
-    print(summary(chosen(results, **plain), arguments.rules))
+    print(summary([result for result in results if result["run"] in runs], arguments.rules))
