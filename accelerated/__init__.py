@@ -22,6 +22,7 @@ from . import (
     foton,
     ftp,
     goodness,
+    grids,
     hardware,
     losses,
     negatives,
@@ -30,6 +31,7 @@ from . import (
     pepita,
     recurrent,
     recurrent_ftp,
+    scores,
     stream_losses,
 )
 
@@ -51,6 +53,7 @@ __all__ = [
     "foton",
     "ftp",
     "goodness",
+    "grids",
     "hardware",
     "losses",
     "negatives",
@@ -59,5 +62,6 @@ __all__ = [
     "pepita",
     "recurrent",
     "recurrent_ftp",
+    "scores",
     "stream_losses",
 ]

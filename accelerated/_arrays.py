@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Array: TypeAlias = Tensor
@@ -9,3 +10,13 @@ Array: TypeAlias = Tensor
 
 Labels: TypeAlias = Tensor
 """Integers 0..K-1, shape (batch,), dtype int64."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32 at least: half precision has too few digits for some sums and exponentials."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(x: Array) -> Array:
+    """x in float32 at least."""
+    return x.to(wide(x.dtype))

@@ -25,6 +25,8 @@ MODULES = (
     "stream_losses",
     "cumulative_goodness",
     "negatives",
+    "grids",
+    "scores",
     "convolution",
     "convolutional_network",
     "backprop",

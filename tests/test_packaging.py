@@ -33,11 +33,13 @@ MATH = {
     "convolutional_network",
     "cumulative_goodness",
     "goodness",
+    "grids",
     "losses",
     "negatives",
     "network",
     "orthogonality",
     "recurrent",
+    "scores",
     "stream_losses",
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""

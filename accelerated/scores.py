@@ -1,0 +1,198 @@
+"""Scores: what a layer by itself says of the K classes, made from its activities; see the reference.
+
+Squares of activities are reduced without being written out where no grid asks for them, and the derivative of a mean is
+a view that repeats one number for each group. Nothing builds a graph of its own; call them without one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import NamedTuple, TypeAlias
+
+import torch
+
+from ._arrays import Array, wide, widened
+from .grids import Pooling, grid_pool, grid_pool_adjoint
+
+__all__ = [
+    "Grid",
+    "Score",
+    "ScoreCredit",
+    "features",
+    "features_adjoint",
+    "group_mean",
+    "group_mean_square",
+    "linear_map",
+    "no_penalty",
+    "patch_energy",
+    "random_projection",
+    "random_readout",
+]
+
+Grid: TypeAlias = tuple[int, int] | None
+"""Rows and columns of cells that maps are pooled to; None for activities as they are."""
+
+
+class ScoreCredit(NamedTuple):
+    """A loss's derivatives by the activities, shaped like them, and by learned parameters, summed over the batch."""
+
+    activities: Array
+    parameters: tuple[Array, ...]
+
+
+def no_penalty(parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    """The penalty of a score without one: 0, and zeros for gradients."""
+    zero = parameters[0].new_zeros(()) if parameters else torch.zeros(())
+    return zero, tuple(torch.zeros_like(p) for p in parameters)
+
+
+class Score(NamedTuple):
+    """A score by its three functions; see the reference."""
+
+    value: Callable[[Array, tuple[Array, ...]], Array]
+    credit: Callable[[Array, tuple[Array, ...], Array], ScoreCredit]
+    penalty: Callable[[tuple[Array, ...]], tuple[Array, tuple[Array, ...]]] = no_penalty
+
+
+# Functions of the module, not of functions, so that a score can be pickled.
+def _groups(h: Array, num_classes: int) -> Array:
+    """The activities of each group, a view: (batch, K, C / K, ...)."""
+    if h.shape[1] % num_classes:
+        raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of the {num_classes} classes")
+    return h.unflatten(1, (num_classes, -1))
+
+
+def _units(groups: Array) -> tuple[int, ...]:
+    """The axes of a group's units."""
+    return tuple(range(2, groups.dim()))
+
+
+def _group_mean(num_classes: int, h: Array, parameters: tuple[Array, ...]) -> Array:
+    groups = _groups(h, num_classes)
+    return groups.mean(dim=_units(groups))
+
+
+def _group_mean_credit(num_classes: int, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+    channels = _groups(h, num_classes).shape[2]
+    of_channels = (gradient / prod([channels, *h.shape[2:]])).repeat_interleave(channels, dim=1)  # (batch, C)
+    return ScoreCredit(of_channels.view(*of_channels.shape, *[1] * (h.dim() - 2)).expand_as(h), ())
+
+
+def group_mean(num_classes: int) -> Score:
+    """Means of a class's channels, without parameters. Its functions raise ValueError unless K divides the channels."""
+    return Score(partial(_group_mean, num_classes), partial(_group_mean_credit, num_classes))
+
+
+def _group_mean_square(num_classes: int, h: Array, parameters: tuple[Array, ...]) -> Array:
+    groups = _groups(h, num_classes)
+    norm = torch.linalg.vector_norm(groups, dim=_units(groups), dtype=wide(h.dtype))
+    return (norm.square() / prod(groups.shape[2:])).to(h.dtype)
+
+
+def _group_mean_square_credit(
+    num_classes: int, h: Array, parameters: tuple[Array, ...], gradient: Array
+) -> ScoreCredit:
+    groups = _groups(h, num_classes)
+    factor = gradient * (2 / prod(groups.shape[2:]))
+    return ScoreCredit((groups * factor.view(*factor.shape, *[1] * (groups.dim() - 2))).flatten(1, 2), ())
+
+
+def group_mean_square(num_classes: int) -> Score:
+    """Means of the squares. Its functions raise ValueError unless K divides the channels."""
+    return Score(partial(_group_mean_square, num_classes), partial(_group_mean_square_credit, num_classes))
+
+
+def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
+    """Activities pooled to the grid and flattened: (batch, m). Raises ValueError for a grid of anything but maps."""
+    return (h if grid is None else grid_pool(h, grid, pooling)).flatten(1)
+
+
+def features_adjoint(gradient: Array, shape: tuple[int, ...], grid: Grid = None, pooling: Pooling = "mean") -> Array:
+    """The adjoint of `features` for activities of that shape."""
+    if grid is None:
+        return gradient.view(shape)
+    return grid_pool_adjoint(gradient.view(*shape[:2], *grid), (shape[2], shape[3]), pooling)
+
+
+def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
+    (matrix,) = parameters
+    return features(h, grid) @ matrix.T
+
+
+def _linear_map_credit(grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+    (matrix,) = parameters
+    return ScoreCredit(features_adjoint(gradient @ matrix, h.shape, grid), (gradient.T @ features(h, grid),))
+
+
+def linear_map(grid: Grid = None) -> Score:
+    """A learned linear map of activities, of parameters (M,)."""
+    return Score(partial(_linear_map, grid), partial(_linear_map_credit, grid))
+
+
+def random_projection(
+    num_features: int,
+    num_classes: int,
+    generator: torch.Generator | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[Array, Array]:
+    """R, (num_features, K), and b, (K,), from N(0, 1 / K)."""
+    deviation = num_classes**-0.5
+    projection = deviation * torch.randn(num_features, num_classes, generator=generator, dtype=dtype, device=device)
+    return projection, deviation * torch.randn(num_classes, generator=generator, dtype=dtype, device=device)
+
+
+class _Readout(NamedTuple):
+    """What a fixed read-out is made of."""
+
+    projection: Array
+    offset: Array
+    grid: Grid
+    lowest: float = 1.0
+    highest: float = 1.0
+
+    def temperature(self, alpha: Array) -> Array:
+        return self.lowest + (self.highest - self.lowest) * torch.sigmoid(widened(alpha))
+
+    def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
+        """2 h times what the gradient by a cell, (batch, m), is to its pixels."""
+        return features_adjoint(gradient, h.shape, self.grid, pooling).mul(h).mul_(2)
+
+
+def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
+    (alpha,) = parameters
+    product = features(h.square(), readout.grid) @ readout.projection
+    return (product / readout.temperature(alpha)).to(h.dtype) + readout.offset
+
+
+def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+    (alpha,) = parameters
+    temperature, share = readout.temperature(alpha), torch.sigmoid(widened(alpha))
+    slope = (readout.highest - readout.lowest) * share * (1 - share)
+    product = features(h.square(), readout.grid) @ readout.projection
+    of_temperature = -(widened(gradient) * product).sum() / temperature.square()
+    cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
+    return ScoreCredit(readout.of_squares(h, cells, "mean"), ((of_temperature * slope).to(alpha.dtype),))
+
+
+def random_readout(
+    projection: Array, offset: Array, grid: Grid = None, lowest: float = 0.5, highest: float = 2.0
+) -> Score:
+    """A fixed read-out of pooled squares at a learned temperature, of parameters (alpha,)."""
+    readout = _Readout(projection, offset, grid, lowest, highest)
+    return Score(partial(_random_readout, readout), partial(_random_readout_credit, readout))
+
+
+def _patch_energy(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
+    return torch.addmm(readout.offset, features(h.square(), readout.grid, "sum"), readout.projection)
+
+
+def _patch_energy_credit(readout: _Readout, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+    return ScoreCredit(readout.of_squares(h, gradient @ readout.projection.T, "sum"), ())
+
+
+def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
+    """A fixed read-out of the cells' sums of squares, without parameters."""
+    readout = _Readout(projection, offset, grid)
+    return Score(partial(_patch_energy, readout), partial(_patch_energy_credit, readout))
