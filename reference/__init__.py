@@ -6,6 +6,7 @@ the order of the equations. Nothing here imports torch.
 
 from . import (
     activations,
+    aggregation,
     backprop,
     backprop_through_time,
     convolution,
@@ -27,16 +28,19 @@ from . import (
     losses,
     negatives,
     network,
+    normalisations,
     orthogonality,
     pepita,
     recurrent,
     recurrent_ftp,
+    score_losses,
     scores,
     stream_losses,
 )
 
 __all__ = [
     "activations",
+    "aggregation",
     "backprop",
     "backprop_through_time",
     "convolution",
@@ -58,10 +62,12 @@ __all__ = [
     "losses",
     "negatives",
     "network",
+    "normalisations",
     "orthogonality",
     "pepita",
     "recurrent",
     "recurrent_ftp",
+    "score_losses",
     "scores",
     "stream_losses",
 ]

@@ -29,6 +29,7 @@ UNSHIPPED = (".*", "*.egg-info", "__pycache__", "build", "dist", "runs")
 MATH = {
     "_arrays",
     "activations",
+    "aggregation",
     "convolution",
     "convolutional_network",
     "cumulative_goodness",
@@ -37,8 +38,10 @@ MATH = {
     "losses",
     "negatives",
     "network",
+    "normalisations",
     "orthogonality",
     "recurrent",
+    "score_losses",
     "scores",
     "stream_losses",
 }

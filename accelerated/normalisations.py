@@ -1,0 +1,115 @@
+"""Normalisations of what a layer passes on, by PyTorch's own kernels where it has them; see the reference.
+
+Statistics of half precision are those of float32, as the kernels have them.
+"""
+
+from math import prod, sqrt
+
+import torch
+from torch.nn import functional
+
+from ._arrays import Array, wide, widened
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_vjp",
+    "channel_norm",
+    "direction",
+    "direction_vjp",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
+    "unit_sphere",
+]
+
+
+def _check(name: str, count: int) -> None:
+    if count < 2:
+        raise ValueError(f"h: {name} has {count} number, whose deviation from its mean is always 0; expected 2 or more")
+
+
+def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
+    """Over each group of channels of a sample. Raises ValueError unless groups divide them, and for groups of one."""
+    if h.shape[1] % groups:
+        raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
+    _check("a group", prod(h.shape[1:]) // groups)
+    return functional.group_norm(h, groups, eps=eps)
+
+
+def instance_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Over each channel of a sample. Raises ValueError where a channel has one position."""
+    _check("a channel", prod(h.shape[2:]))
+    return functional.group_norm(h, h.shape[1], eps=eps)
+
+
+def channel_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Over the channels at each position; maps come out with channels last. Raises ValueError for one channel."""
+    _check("a position", h.shape[1])
+    return functional.layer_norm(h.movedim(1, -1), h.shape[1:2], eps=eps).movedim(-1, 1)
+
+
+def layer_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Over each sample. Raises ValueError where it has one number."""
+    _check("a sample", prod(h.shape[1:]))
+    return functional.layer_norm(h, h.shape[1:], eps=eps)
+
+
+def _batch_axes(h: Array) -> tuple[int, ...]:
+    """The axes that a channel's statistics are taken over."""
+    _check("a channel of the batch", h.numel() // h.shape[1])
+    return (0, *range(2, h.dim()))
+
+
+def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
+    """Over each channel of the batch, or with the statistics given, (C,) each.
+
+    Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
+    """
+    if (mean is None) != (variance is None):
+        raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is None:
+        _batch_axes(h)
+    return functional.batch_norm(h, mean, variance, training=mean is None, eps=eps)
+
+
+def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """The gradient through the statistics of the batch."""
+    axes = _batch_axes(h)
+    variance, mean = torch.var_mean(widened(h), dim=axes, correction=0, keepdim=True)
+    rate = (variance + eps).rsqrt()
+    y, g = (h - mean) * rate, widened(gradient)
+    across = g.mean(dim=axes, keepdim=True) + y * (g * y).mean(dim=axes, keepdim=True)
+    return ((g - across) * rate).to(h.dtype)
+
+
+def rms_norm(h: Array, eps: float = 1e-8) -> Array:
+    """Samples divided by their root mean square: it becomes 1; 0 stays 0."""
+    size = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=wide(h.dtype)) / sqrt(prod(h.shape[1:]))
+    return (h / (size + eps).view(-1, *[1] * (h.dim() - 1))).to(h.dtype)
+
+
+def _length(v: Array) -> Array:
+    return torch.linalg.vector_norm(v, dim=-1, keepdim=True, dtype=wide(v.dtype))
+
+
+def direction(v: Array, eps: float = 1e-12) -> Array:
+    """v / |v| along the last axis, and 0 where |v| <= eps."""
+    length = _length(v)
+    return torch.where(length > eps, v / length.clamp(min=eps), 0).to(v.dtype)
+
+
+def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
+    """Its derivative: orthogonal to v."""
+    length, g = _length(v), widened(gradient)
+    u = v / length.clamp(min=eps)
+    tangential = g - (g * u).sum(dim=-1, keepdim=True) * u
+    return torch.where(length > eps, tangential / length.clamp(min=eps), 0).to(v.dtype)
+
+
+def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
+    """Samples of length 1, or of mean square 1 if scaled."""
+    rows = h.flatten(1)
+    length = _length(rows)
+    factor = torch.where(length > eps, (sqrt(rows.shape[1]) if scaled else 1.0) / length.clamp(min=eps), 0)
+    return (rows * factor).to(h.dtype).view_as(h)

@@ -1,0 +1,72 @@
+"""One class score from those of all layers.
+
+    (1)  last:     s_(L-1)
+    (2)  total:    sum_l s_l
+    (3)  range:    sum_(l = first..last) s_l;  first and last are those of the most right answers on held-out data
+    (4)  weights:  sum_l w_l s_l,  w = softmax(-loss)
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| s | scores | (L, batch, K) | class scores of all layers, of one pass |
+| | losses | (L,) | mean loss of each layer, in nats |
+| w | weights | (L,) | of the layers, sum 1 |
+
+(2) is the logit sum of DTG-FF (arXiv 2606.06539), (3) the layer selection of DeeperForward (Sun et al., ICLR 2025), (4)
+the layer contribution of CAW-Conv (arXiv 2606.09928), of losses on held-out data in its text, on training data in its
+code. Of two ranges with as many right answers (3) takes the one with the earlier first layer, and then the shorter one.
+For a linear read-out of all layers' activities see `local_classifiers`.
+"""
+
+import numpy as np
+from scipy.special import softmax
+
+from ._arrays import Array, Labels
+
+__all__ = ["best_range", "last", "loss_weights", "range_hits", "range_total", "total", "weighted"]
+
+
+def last(scores: Array) -> Array:
+    """Equation (1): (batch, K)."""
+    return scores[-1]
+
+
+def total(scores: Array) -> Array:
+    """Equation (2): (batch, K)."""
+    return scores.sum(axis=0)
+
+
+def range_total(scores: Array, first: int, last: int) -> Array:
+    """Equation (3), both ends included: (batch, K). Raises ValueError unless 0 <= first <= last < L."""
+    if not 0 <= first <= last < len(scores):
+        raise ValueError(f"first, last: {first}, {last}, expected 0 <= first <= last < {len(scores)} layers")
+    return scores[first : last + 1].sum(axis=0)
+
+
+def range_hits(scores: Array, labels: Labels) -> Array:
+    """How many samples every range has right: (L, L) integers by first and last layer, 0 for last before first.
+
+    Counts of parts of the data add up. The best of equal scores is the first.
+    """
+    depth = len(scores)
+    hits = np.zeros((depth, depth), np.int64)
+    for first in range(depth):
+        for end in range(first, depth):
+            hits[first, end] = np.sum(range_total(scores, first, end).argmax(axis=1) == labels)
+    return hits
+
+
+def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
+    """The first and the last layer of equation (3); see the module's docstring for ties."""
+    found = range_hits(scores, labels)
+    first, end = np.unravel_index(found.argmax(), found.shape)  # the first of equals, row by row
+    return int(first), int(end)
+
+
+def loss_weights(losses: Array) -> Array:
+    """w of equation (4): (L,)."""
+    return softmax(-losses)
+
+
+def weighted(scores: Array, weights: Array) -> Array:
+    """Equation (4): (batch, K)."""
+    return np.einsum("l,lbk->bk", weights, scores)

@@ -1,0 +1,132 @@
+"""Normalisations of what a layer passes on: what they take away, the next layer has to find anew.
+
+    (1)  y = (h - mu) / sqrt(v + eps),    mu, v: mean and mean squared deviation over a set of numbers S
+
+             group_norm       the units of each group of channels, at all positions, of a sample
+             instance_norm    the positions of each channel of a sample
+             channel_norm     the channels at each position of a sample
+             layer_norm       all of a sample
+             batch_norm       the samples and positions of each channel; or mu and v are given
+
+    (2)  of (1) for a batch:  dL/dh = (g - mean_S g - y mean_S (g y)) / sqrt(v + eps),    g = dL/dy
+    (3)  rms_norm:            y = h / (sqrt(mean h^2) + eps), over all of a sample; the mean stays
+    (4)  direction:           u = v / |v|, and 0 for |v| <= eps;    dL/dv = (g - (g . u) u) / |v|, and 0
+    (5)  unit_sphere:         (4) of all of a sample, times sqrt(n) if scaled
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| h, y | h | (batch, C, H, W) or (batch, n) | activities, and what is passed on |
+| v | v | (..., d) | vectors |
+
+After group_norm by classes the mean of every group is 0: no linear read-out of group means, score (1) of `scores`, has
+anything left to read. Their trace stays: a ReLU's zeros become -mu / sqrt(v), which can be read by other means. No
+normalisation here has learned parameters. A set S of one number has no deviation, whatever it is: it is refused. A
+vector of length eps or less has no direction: 0 is chosen for it and for its derivative, which would be 1 / eps.
+"""
+
+import math
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_vjp",
+    "channel_norm",
+    "direction",
+    "direction_vjp",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
+    "unit_sphere",
+]
+
+
+def _check(name: str, count: int) -> None:
+    if count < 2:
+        raise ValueError(f"h: {name} has {count} number, whose deviation from its mean is always 0; expected 2 or more")
+
+
+def _standardised(h: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """Equation (1) over the axes."""
+    centred = h - h.mean(axis=axes, keepdims=True)
+    return centred / np.sqrt(np.mean(centred**2, axis=axes, keepdims=True) + eps)
+
+
+def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
+    """Equation (1), contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+    if h.shape[1] % groups:
+        raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
+    _check("a group", math.prod(h.shape[1:]) // groups)
+    return _standardised(h.reshape(len(h), groups, -1), (2,), eps).reshape(h.shape)
+
+
+def instance_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Equation (1) for each channel. Raises ValueError where a channel has one position."""
+    _check("a channel", math.prod(h.shape[2:]))
+    return _standardised(h, tuple(range(2, h.ndim)), eps)
+
+
+def channel_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Equation (1) at each position. Raises ValueError for one channel."""
+    _check("a position", h.shape[1])
+    return _standardised(h, (1,), eps)
+
+
+def layer_norm(h: Array, eps: float = 1e-5) -> Array:
+    """Equation (1) for each sample. Raises ValueError where it has one number."""
+    _check("a sample", math.prod(h.shape[1:]))
+    return _standardised(h, tuple(range(1, h.ndim)), eps)
+
+
+def _batch_axes(h: Array) -> tuple[int, ...]:
+    """The axes that a channel's statistics are taken over."""
+    _check("a channel of the batch", h.size // h.shape[1])
+    return (0, *range(2, h.ndim))
+
+
+def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
+    """Equation (1) for each channel, with the batch's mu and v or with those given, (C,) each.
+
+    Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
+    """
+    if (mean is None) != (variance is None):
+        raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is None or variance is None:
+        return _standardised(h, _batch_axes(h), eps)
+    shape = (-1, *[1] * (h.ndim - 2))
+    return (h - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + eps)
+
+
+def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """Equation (2), mu and v being those of the batch."""
+    axes = _batch_axes(h)
+    y = _standardised(h, axes, eps)
+    across = gradient.mean(axis=axes, keepdims=True) + y * np.mean(gradient * y, axis=axes, keepdims=True)
+    return (gradient - across) / np.sqrt(h.var(axis=axes, keepdims=True) + eps)
+
+
+def rms_norm(h: Array, eps: float = 1e-8) -> Array:
+    """Equation (3): the mean square of a sample becomes 1; 0 stays 0."""
+    return h / (np.sqrt(np.mean(h**2, axis=tuple(range(1, h.ndim)), keepdims=True)) + eps)
+
+
+def direction(v: Array, eps: float = 1e-12) -> Array:
+    """Equation (4), along the last axis."""
+    length = np.linalg.norm(v, axis=-1, keepdims=True)
+    return np.where(length > eps, v / np.maximum(length, eps), 0)
+
+
+def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
+    """The derivative of equation (4): orthogonal to v."""
+    length, u = np.linalg.norm(v, axis=-1, keepdims=True), direction(v, eps)
+    tangential = gradient - np.sum(gradient * u, axis=-1, keepdims=True) * u
+    return np.where(length > eps, tangential / np.maximum(length, eps), 0)
+
+
+def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
+    """Equation (5): samples of length 1, or of mean square 1 if scaled."""
+    rows = direction(h.reshape(len(h), -1), eps)
+    return (math.sqrt(rows.shape[1]) * rows if scaled else rows).reshape(h.shape)

@@ -1,0 +1,118 @@
+"""Losses of a layer on its own class scores.
+
+With softplus(u) = log(1 + e^u), sigma its derivative, and s^- a sample's scores but for its label's:
+
+    (1)  cross entropy:               that of `losses`, of s / T with smoothed labels
+    (2)  positive versus negative:    1/2 softplus(theta - s_y) + 1/2 softplus(mean s^- - theta)
+    (3)  mixed:                       share (1) + (1 - share) (2)
+    (4)  cosine margin:               (1) of S (s - delta onehot(y))
+    (5)  smooth margin:               1/beta softplus(beta (delta + log sum exp s^- - s_y))
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| s | scores | (batch, K) | class scores of one layer |
+| y | labels | (batch,) | integers 0..K-1 |
+| theta | threshold | | what the label's score has to exceed, and the others' mean to stay below |
+| S, delta | scale, margin | | factor of cosines, and by how much the label's has to be the best |
+
+(2) and (3) are those of CwComp (arXiv 2312.12668), which calls them PvN and CWG; it adds 1e-9 to the exponentials and
+clamps scores at 50, which (1) has no need of. (4) and (5) are a reading of HFF (arXiv 2605.00082), whose text was not
+to be had. Cosines differ by 2 at most: of them (1) stays above log(1 + (K - 1) e^-2), which is what S is for, and (5)
+above 1/beta softplus(beta (delta + log(K - 1) - 2)). (5) at beta = 1 is (4) at S = 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from scipy.special import expit, logsumexp, softmax
+
+from . import losses
+from ._arrays import Array, Labels
+
+__all__ = [
+    "ScoreLoss",
+    "ScoreLossCredit",
+    "cosine_margin",
+    "cross_entropy",
+    "mixed",
+    "positive_versus_negative",
+    "smooth_margin",
+]
+
+
+class ScoreLossCredit(NamedTuple):
+    """The loss of each sample, (batch,), in nats, and its derivative by the scores, (batch, K), not divided by B."""
+
+    loss: Array
+    scores: Array
+
+
+ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
+"""A loss of one layer, of its scores and the labels."""
+
+
+def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
+    """Equation (1)."""
+
+    def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
+        return ScoreLossCredit(
+            losses.cross_entropy(scores, labels, temperature, label_smoothing),
+            losses.cross_entropy_gradient(scores, labels, temperature, label_smoothing),
+        )
+
+    return loss
+
+
+def _hot(scores: Array, labels: Labels) -> Array:
+    """1 at the label, (batch, K). Raises ValueError for one class, which has no others."""
+    if scores.shape[1] < 2:
+        raise ValueError(f"scores: {scores.shape[1]} class, expected 2 or more")
+    return losses.one_hot(labels, scores.shape[1]).astype(scores.dtype)
+
+
+def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
+    """Equation (2)."""
+
+    def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
+        hot = _hot(scores, labels)
+        others = (1 - hot) / np.asarray(scores.shape[1] - 1, scores.dtype)  # the weights of a mean over them
+        short = threshold - np.sum(hot * scores, axis=1)
+        above = np.sum(others * scores, axis=1) - threshold
+        slope = others * expit(above)[:, None] - hot * expit(short)[:, None]
+        return ScoreLossCredit((np.logaddexp(0, short) + np.logaddexp(0, above)) / 2, slope / 2)
+
+    return loss
+
+
+def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
+    """Equation (3)."""
+    one, other = cross_entropy(), positive_versus_negative(threshold)
+
+    def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
+        a, b = one(scores, labels), other(scores, labels)
+        return ScoreLossCredit(
+            share * a.loss + (1 - share) * b.loss,
+            share * a.scores + (1 - share) * b.scores,
+        )
+
+    return loss
+
+
+def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
+    """Equation (4)."""
+    scaled = cross_entropy(temperature=1 / scale)
+    return lambda scores, labels: scaled(scores - margin * _hot(scores, labels), labels)
+
+
+def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
+    """Equation (5)."""
+
+    def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
+        hot = _hot(scores, labels)
+        rest = np.where(hot == 1, -np.inf, scores)
+        u = beta * (margin + logsumexp(rest, axis=1) - np.sum(hot * scores, axis=1))
+        slope = expit(u)[:, None] * (softmax(rest, axis=1) - hot)
+        return ScoreLossCredit(np.logaddexp(0, u) / beta, slope)
+
+    return loss
