@@ -27,6 +27,7 @@ MODULES = (
     "negatives",
     "grids",
     "scores",
+    "learned_scores",
     "score_losses",
     "normalisations",
     "aggregation",

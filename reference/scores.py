@@ -157,7 +157,7 @@ def random_readout(
         slope = (highest - lowest) * expit(alpha) * expit(-alpha)
         of_squares = features_adjoint(gradient @ projection.T / temperature, h.shape, grid)
         of_temperature = -np.sum(gradient * (features(h**2, grid) @ projection)) / temperature**2
-        return ScoreCredit(2 * h * of_squares, (of_temperature * slope,))
+        return ScoreCredit(2 * h * of_squares, (np.asarray(of_temperature * slope, alpha.dtype),))
 
     return Score(value, credit)
 

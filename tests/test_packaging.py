@@ -35,6 +35,7 @@ MATH = {
     "cumulative_goodness",
     "goodness",
     "grids",
+    "learned_scores",
     "losses",
     "negatives",
     "network",

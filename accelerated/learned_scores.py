@@ -1,0 +1,170 @@
+"""Scores with learned anchors: channels that are assigned to classes, and prototypes on a sphere; see the reference.
+
+Of half precision, what is computed from the parameters alone and from (batch, C) numbers is computed in float32.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from ._arrays import Array, widened
+from .normalisations import direction, direction_vjp
+from .scores import Grid, Score, ScoreCredit, features, features_adjoint
+
+__all__ = ["assignment", "channel_class", "prototype_cosine", "random_logits", "random_prototypes"]
+
+COLDEST, HOTTEST = 0.1, 100.0
+"""Bounds of e^tau, in the paper's code."""
+
+
+def random_logits(
+    channels: int,
+    num_classes: int,
+    generator: torch.Generator | None = None,
+    deviation: float = 0.5,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Array:
+    """Omega, (C, K), from N(0, deviation^2)."""
+    return deviation * torch.randn(channels, num_classes, generator=generator, dtype=dtype, device=device)
+
+
+def _temperature(log_temperature: Array, cooling: float) -> Array:
+    return cooling * widened(log_temperature).exp().clamp(COLDEST, HOTTEST)
+
+
+def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> Array:
+    """Every channel's distribution over the classes: (C, K)."""
+    return (logits / _temperature(log_temperature, cooling)).softmax(dim=1).to(logits.dtype)
+
+
+def _by_logits(m: Array, gradient: Array) -> Array:
+    """The derivative by Omega / T of what has this one by M."""
+    return m * (gradient - (m * gradient).sum(dim=1, keepdim=True))
+
+
+def _by_parameters(parameters: tuple[Array, ...], gradient: Array, cooling: float) -> tuple[Array, ...]:
+    """The derivatives by Omega and tau of what has this one by Omega / T."""
+    logits, log_temperature = parameters
+    temperature = _temperature(log_temperature, cooling)
+    hot = widened(log_temperature).exp()
+    by_tau = (gradient * logits).sum() * ((hot >= COLDEST) & (hot <= HOTTEST)) / -temperature
+    return (gradient / temperature).to(logits.dtype), by_tau.to(log_temperature.dtype)
+
+
+# Functions of the module, not of functions, so that a score can be pickled.
+class _Assignment(NamedTuple):
+    """The settings of a channel-class score, and its functions."""
+
+    pooling: tuple[float, float, float]
+    entropy: float
+    orthogonality: float
+    scaled: bool
+    cooling: float
+
+    def assigned(self, parameters: tuple[Array, ...]) -> Array:
+        """M, in float32 at least."""
+        return assignment(widened(parameters[0]), parameters[1], self.cooling)
+
+    def pooled(self, h: Array) -> Array:
+        """(batch, C), in float32 at least."""
+        if h.dim() == 2:
+            return widened(h) * sum(self.pooling)
+        positions = tuple(range(2, h.dim()))
+        parts = h.mean(dim=positions), h.amax(dim=positions), h.amin(dim=positions)
+        mean, largest, smallest = (weight * widened(part) for weight, part in zip(self.pooling, parts, strict=True))
+        return mean + largest + smallest
+
+    def pooled_credit(self, h: Array, gradient: Array) -> Array:
+        """The derivative by h of what has this one by the pooled activities."""
+        if h.dim() == 2:
+            return (gradient * sum(self.pooling)).to(h.dtype)
+        positions, gradient = h.flatten(2), gradient[:, :, None].to(h.dtype)
+        at_most, at_least = positions.argmax(dim=2, keepdim=True), positions.argmin(dim=2, keepdim=True)
+        even, more, less = (weight * gradient for weight in (self.pooling[0] / positions.shape[2], *self.pooling[1:]))
+        found = even.repeat(1, 1, positions.shape[2]).scatter_(2, at_most, even + more)
+        return found.scatter_(2, at_least, found.gather(2, at_least) + less).view(h.shape)
+
+    def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
+        return (self.pooled(h) @ self.assigned(parameters)).to(h.dtype)
+
+    def credit(self, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+        m, gradient = self.assigned(parameters), widened(gradient)
+        by_logits = _by_logits(m, self.pooled(h).T @ gradient)
+        by_activities = self.pooled_credit(h, gradient @ m.T)
+        return ScoreCredit(by_activities, _by_parameters(parameters, by_logits, self.cooling))
+
+    def penalty(self, parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        logits, log_temperature = parameters
+        channels, num_classes = logits.shape
+        m = self.assigned(parameters)
+        log_m = (logits / _temperature(log_temperature, self.cooling)).log_softmax(dim=1)
+        entropies = -(m * log_m).sum(dim=1, keepdim=True)  # (C, 1)
+        columns = direction(m.T)  # (K, C)
+        off = columns @ columns.T - torch.eye(num_classes, dtype=m.dtype, device=m.device)
+        weight = self.orthogonality * (1 if self.scaled else 1 / (num_classes**2 * channels)) / num_classes**2
+        cost = self.entropy / num_classes * entropies.sum() + weight * off.square().sum()
+        by_logits = -self.entropy / num_classes * m * (log_m + entropies)
+        by_logits = by_logits + _by_logits(m, direction_vjp(m.T, 4 * weight * off @ columns).T)
+        return cost.to(logits.dtype), _by_parameters(parameters, by_logits, self.cooling)
+
+
+def channel_class(
+    pooling: tuple[float, float, float] = (0.94, 0.06, -0.05),
+    entropy: float = 1e-2,
+    orthogonality: float = 1e-3,
+    scaled: bool = False,
+    cooling: float = 1.0,
+) -> Score:
+    """Channels assigned to classes, of parameters (Omega, tau)."""
+    made = _Assignment(pooling, entropy, orthogonality, scaled, cooling)
+    return Score(made.value, made.credit, made.penalty)
+
+
+def random_prototypes(
+    num_classes: int,
+    per_class: int,
+    size: int,
+    generator: torch.Generator | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Array:
+    """Prototypes, (K, per_class, size), from N(0, 1 / size): lengths near 1."""
+    return torch.randn(num_classes, per_class, size, generator=generator, dtype=dtype, device=device) / math.sqrt(size)
+
+
+def _cosines(grid: Grid, h: Array, prototypes: Array) -> tuple[Array, Array, Array]:
+    """Cosines (batch, K, m), in float32 at least, and the two directions: (batch, d), (K m, d)."""
+    u, p = direction(features(h, grid)), direction(prototypes.flatten(0, 1))
+    return widened(functional.linear(u, p)).unflatten(1, prototypes.shape[:2]), u, p
+
+
+def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
+    (prototypes,) = parameters
+    c, _, _ = _cosines(grid, h, prototypes)
+    if c.shape[2] == 1:
+        return c.squeeze(2).to(h.dtype)
+    return (((sharpness * c).logsumexp(dim=2) - math.log(c.shape[2])) / sharpness).to(h.dtype)
+
+
+def _prototype_cosine_credit(
+    sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array
+) -> ScoreCredit:
+    (prototypes,) = parameters
+    c, u, p = _cosines(grid, h, prototypes)
+    by_cosine = (gradient[:, :, None] * (sharpness * c).softmax(dim=2)).flatten(1).to(h.dtype)  # (batch, K m)
+    by_features = direction_vjp(features(h, grid), by_cosine @ p)
+    by_prototypes = direction_vjp(prototypes, (by_cosine.T @ u).view_as(prototypes))
+    return ScoreCredit(features_adjoint(by_features, h.shape, grid), (by_prototypes,))
+
+
+def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
+    """Cosines to prototypes on the sphere, of parameters (v,). Raises ValueError unless the sharpness is above 0."""
+    if not sharpness > 0:
+        raise ValueError(f"sharpness: {sharpness}, expected more than 0")
+    return Score(partial(_prototype_cosine, sharpness, grid), partial(_prototype_cosine_credit, sharpness, grid))
