@@ -84,28 +84,21 @@ def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
     return partial(_mixed, share, threshold)
 
 
-def _cosine_margin(scale: float, margin: float, scores: Array, labels: Labels) -> ScoreLossCredit:
-    label, wide = _column(scores, labels), widened(scores)
-    if margin:
-        wide = wide.scatter(1, label, wide.gather(1, label) - margin)
-    found = _cross_entropy(0.0, 1 / scale, wide, labels)
-    return ScoreLossCredit(found.loss.to(scores.dtype), found.scores.to(scores.dtype))
-
-
-def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
-    """Cross entropy of S (s - delta onehot(y))."""
-    return partial(_cosine_margin, scale, margin)
-
-
-def _smooth_margin(beta: float, margin: float, scores: Array, labels: Labels) -> ScoreLossCredit:
-    label, wide = _column(scores, labels), widened(scores)
+def _margin(scale: float, beta: float, margin: float, scores: Array, labels: Labels) -> ScoreLossCredit:
+    """1/beta softplus(beta u), u = log sum exp of S s^- - S (s_y - delta), which keeps the digits of a small loss."""
+    label, wide = _column(scores, labels), scale * widened(scores)
     rest = wide.scatter(1, label, -torch.inf)
-    u = beta * (margin + rest.logsumexp(dim=1, keepdim=True) - wide.gather(1, label))
-    weight = torch.sigmoid(u)
+    u = beta * (rest.logsumexp(dim=1, keepdim=True) - wide.gather(1, label) + scale * margin)
+    weight = scale * torch.sigmoid(u)
     slope = (weight * rest.softmax(dim=1)).scatter(1, label, -weight)
     return ScoreLossCredit((logsigmoid(-u).squeeze(1) / -beta).to(scores.dtype), slope.to(scores.dtype))
 
 
+def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
+    """Cross entropy of S (s - delta onehot(y))."""
+    return partial(_margin, scale, 1.0, margin)
+
+
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
     """1/beta softplus(beta (delta + log sum exp of the others - s_y))."""
-    return partial(_smooth_margin, beta, margin)
+    return partial(_margin, 1.0, beta, margin)
