@@ -40,7 +40,8 @@ def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over each channel of a sample. Raises ValueError where a channel has one position."""
     _check("a channel", prod(h.shape[2:]))
-    return functional.group_norm(h, h.shape[1], eps=eps)
+    # With channels last, so many groups are slow on a CPU.
+    return functional.group_norm(h.contiguous(), h.shape[1], eps=eps)
 
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:

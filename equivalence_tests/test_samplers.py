@@ -68,6 +68,26 @@ def test_feedback_of_the_relatives(side: Side):
     assert stats.kstest(chain[1].ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
 
 
+def test_read_outs_of_scores(side: Side):
+    """A variance of 1 / K, whatever the number of features is."""
+    projection, offset = drawn(side, side.scores.random_projection, 400, 9)
+    assert (projection.shape, offset.shape) == ((400, 9), (9,))
+    assert stats.kstest(projection.ravel(), stats.norm(0, 1 / 3).cdf).pvalue > SIGNIFICANCE
+    _, offset = drawn(side, side.scores.random_projection, 1, 900)
+    assert stats.kstest(offset, stats.norm(0, 1 / 30).cdf).pvalue > SIGNIFICANCE
+
+
+def test_anchors_of_scores(side: Side):
+    logits = drawn(side, lambda g, **place: side.learned_scores.random_logits(300, 10, g, 0.2, **place))
+    assert logits.shape == (300, 10)
+    assert stats.kstest(logits.ravel(), stats.norm(0, 0.2).cdf).pvalue > SIGNIFICANCE
+    standard = drawn(side, side.learned_scores.random_logits, 300, 10)
+    assert stats.kstest(standard.ravel(), stats.norm(0, 0.5).cdf).pvalue > SIGNIFICANCE
+    prototypes = drawn(side, side.learned_scores.random_prototypes, 10, 3, 64)
+    assert prototypes.shape == (10, 3, 64)
+    assert stats.kstest(prototypes.ravel(), stats.norm(0, 1 / 8).cdf).pvalue > SIGNIFICANCE
+
+
 def test_dropout_masks(side: Side):
     masks = drawn(side, side.net.dropout_masks, [40, 30, 10], 100, 0.25)
     assert [None if mask is None else mask.shape for mask in masks] == [(100, 40), (100, 30), None]
