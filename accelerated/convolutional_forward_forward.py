@@ -86,8 +86,8 @@ class PlainImages(NamedTuple):
 
 
 def _correlate(layer: Convolution, z: Array, d: Array) -> Array:
-    size = (d.shape[1], z.shape[1], *layer.kernel.shape[2:])
-    return conv2d_weight(z, size, d, stride=layer.stride, padding=layer.padding)
+    size = (d.shape[1], z.shape[1] // layer.groups, *layer.kernel.shape[2:])
+    return conv2d_weight(z, size, d, stride=layer.stride, padding=layer.padding, groups=layer.groups)
 
 
 class LabelledPlanes(NamedTuple):

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Convolution(NamedTuple):
-    """A convolution, its bias (c_out,) or None, its activation, and the side of its max pooling."""
+    """A convolution, its bias (c_out,) or None, its activation, the side of its max pooling, and its groups."""
 
     kernel: Array
     bias: Array | None
@@ -33,6 +33,7 @@ class Convolution(NamedTuple):
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     pool: int = 1
+    groups: int = 1
 
 
 class ConvolutionalNetwork(NamedTuple):
@@ -57,15 +58,17 @@ class ConvolutionalUpdates(NamedTuple):
     dense: Updates
 
 
-def convolve(kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)) -> Array:
+def convolve(
+    kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> Array:
     """The convolution without bias. Raises ValueError for another number of channels, or too small an image."""
-    _check_fit(kernel, z, padding)
-    return functional.conv2d(z, kernel, stride=stride, padding=padding)
+    _check_fit(kernel, z, padding, groups)
+    return functional.conv2d(z, kernel, stride=stride, padding=padding, groups=groups)
 
 
-def _check_fit(kernel: Array, z: Array, padding: tuple[int, int]) -> None:
-    if z.shape[1] != kernel.shape[1]:
-        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
+def _check_fit(kernel: Array, z: Array, padding: tuple[int, int], groups: int) -> None:
+    if z.shape[1] != kernel.shape[1] * groups:
+        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
     for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
         if of_image + 2 * around < of_kernel:
             raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
@@ -73,8 +76,8 @@ def _check_fit(kernel: Array, z: Array, padding: tuple[int, int]) -> None:
 
 def activate(layer: Convolution, z: Array) -> Array:
     """a, the convolution with its bias: (batch, c_out, height, width)."""
-    _check_fit(layer.kernel, z, layer.padding)
-    return functional.conv2d(z, layer.kernel, layer.bias, layer.stride, layer.padding)
+    _check_fit(layer.kernel, z, layer.padding, layer.groups)
+    return functional.conv2d(z, layer.kernel, layer.bias, layer.stride, layer.padding, groups=layer.groups)
 
 
 def max_pool(g: Array, size: int) -> Array:
@@ -100,13 +103,15 @@ def kernel_update(
     size: tuple[int, int],
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
 ) -> Array:
-    """1/B sum over samples and positions of delta z^T for a kernel of that size: (c_out, c_in, *size)."""
-    return conv2d_weight(z, (delta.shape[1], z.shape[1], *size), delta, stride=stride, padding=padding) / len(z)
+    """1/B sum over samples and positions of delta z^T for a kernel of that size: (c_out, c_in / groups, *size)."""
+    shape = (delta.shape[1], z.shape[1] // groups, *size)
+    return conv2d_weight(z, shape, delta, stride=stride, padding=padding, groups=groups) / len(z)
 
 
 def layer_update(delta: Array, z: Array, layer: Convolution) -> LayerUpdate:
     """The update of one convolution, and its bias's where it has one."""
     rows, columns = layer.kernel.shape[2:]
-    kernel = kernel_update(delta, z, (rows, columns), layer.stride, layer.padding)
+    kernel = kernel_update(delta, z, (rows, columns), layer.stride, layer.padding, layer.groups)
     return LayerUpdate(kernel, None if layer.bias is None else delta.sum(dim=(2, 3)).mean(dim=0))

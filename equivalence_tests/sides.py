@@ -86,6 +86,7 @@ class Padded(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int]
     pool: int
+    groups: int = 1
 
 
 class Images(NamedTuple):

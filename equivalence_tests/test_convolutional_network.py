@@ -91,6 +91,59 @@ def test_layer_update(twin: Side, compare: Comparison, case: PaddedCase, rng: np
     compare(twin, "convolutional_network.layer_update", ours, case.images, delta, case.x)
 
 
+class Grouped(NamedTuple):
+    """A convolution in groups, its input and a delta of its output."""
+
+    layer: Padded
+    z: Any
+    delta: Any
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> Grouped:
+    """1 to 3 groups of 1 to 3 channels each way."""
+    groups, c_in, c_out = (draw(st.integers(1, 3), label=label) for label in ("groups", "c_in", "c_out"))
+    rng = draw(seeds())
+    kernel = rng.standard_normal((groups * c_out, c_in, 3, 2))
+    layer = Padded(kernel, rng.standard_normal(groups * c_out), "tanh", (2, 1), (1, 0), 1, groups)
+    z = rng.standard_normal((3, groups * c_in, 6, 5))
+    return Grouped(layer, z, rng.standard_normal((3, groups * c_out, 3, 4)))
+
+
+@given(case=grouped())
+def test_grouped_convolutions(twin: Side, compare: Comparison, case: Grouped):
+    def found(side: Side, images: Any, z: Any, delta: Any) -> Any:
+        module, layer = side.module("convolutional_network"), side.padded_network(images).layers[0]
+        kernel, *rest = layer.kernel, layer.stride, layer.padding, layer.groups
+        convolved = module.convolve(kernel, z, *rest)
+        updates = module.kernel_update(delta, z, (3, 2), *rest), module.layer_update(delta, z, layer)
+        return convolved, module.activate(layer, z), updates
+
+    images = Images((case.layer,), Dense((), (), ()))
+    compare(twin, "layer_update", found, images, case.z, case.delta)
+
+
+@given(case=grouped())
+def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
+    """A kernel without groups whose blocks off the diagonal are 0; of its update, the blocks on it."""
+    groups = case.layer.groups
+    c_out, c_in = (n // (groups if i == 0 else 1) for i, n in enumerate(case.layer.kernel.shape[:2]))
+    whole = np.zeros((groups * c_out, groups * c_in, 3, 2))
+    for n in range(groups):
+        rows = slice(n * c_out, (n + 1) * c_out)
+        whole[rows, n * c_in : (n + 1) * c_in] = case.layer.kernel[rows]
+    module, place = side.module("convolutional_network"), (case.layer.stride, case.layer.padding)
+    kernel, z, delta, blocks = side.operands((case.layer.kernel, case.z, case.delta, whole))
+    ours, theirs = side.results((module.convolve(kernel, z, *place, groups), module.convolve(blocks, z, *place)))
+    assert rms(ours - theirs) <= 64 * side.eps * rms(theirs), "blocks of the kernel"
+    ours = side.results(module.kernel_update(delta, z, (3, 2), *place, groups))
+    theirs = side.results(module.kernel_update(delta, z, (3, 2), *place))
+    for n in range(groups):
+        rows = slice(n * c_out, (n + 1) * c_out)
+        block = theirs[rows, n * c_in : (n + 1) * c_in]
+        assert rms(ours[rows] - block) <= 64 * side.eps * rms(block), "blocks of the update"
+
+
 @given(case=padded_cases(max_convolutions=1))
 def test_the_reference_convolves_as_scipy_does(case: PaddedCase):
     layer = case.images.layers[0]

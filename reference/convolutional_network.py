@@ -1,13 +1,14 @@
 """Convolutional networks of the usual kind: convolutions padded with zeros, max pooling, and a dense network.
 
-    (1)  a[o, i] = sum_(c, p) k[o, c, p] z[c, s i + p - q] + b[o],    z = 0 outside of the image
+    (1)  a[o, i] = sum_(c, p) k[o, c, p] z[c, s i + p - q] + b[o],    z = 0 outside of the image;
+         with groups, the n-th part of the outputs o sees the n-th part of the inputs c alone
     (2)  g = sigma(a),    h[c, i] = max_(0 <= p < n) g[c, n i + p];    h is the next layer's z, at last flattened
     (3)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, s i + p - q],    and for the bias the same without z
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | z_l | inputs[l-1] | (batch, c_(l-1), height, width) | a convolution's input |
-| k_l, b_l | kernel, bias | (c_l, c_(l-1), rows, columns), (c_l,) | kernel and bias; i, p, q, s are pairs |
+| k_l, b_l | kernel, bias | (c_l, c_(l-1) / groups, rows, columns), (c_l,) | kernel and bias; i, p, q, s are pairs |
 | s, q | stride, padding | (2,) | steps between outputs; rows and columns of zeros put around the image |
 | n | pool | | side of the squares that max pooling takes one of, 1 for none; what is left at the border is lost |
 | a_l | preactivations[l-1] | (batch, c_l, height_l, width_l) | pre-activation, before pooling |
@@ -41,7 +42,7 @@ __all__ = [
 
 
 class Convolution(NamedTuple):
-    """A convolution, its bias (c_out,) or None, its activation, and the side of its max pooling."""
+    """A convolution, its bias (c_out,) or None, its activation, the side of its max pooling, and its groups."""
 
     kernel: Array
     bias: Array | None
@@ -49,6 +50,7 @@ class Convolution(NamedTuple):
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     pool: int = 1
+    groups: int = 1
 
 
 class ConvolutionalNetwork(NamedTuple):
@@ -80,19 +82,23 @@ def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: 
     return found[:, :, :: stride[0], :: stride[1]]
 
 
-def convolve(kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)) -> Array:
+def convolve(
+    kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> Array:
     """Equation (1) without the bias. Raises ValueError for another number of channels, or too small an image."""
-    if z.shape[1] != kernel.shape[1]:
-        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
+    if z.shape[1] != kernel.shape[1] * groups:
+        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
     for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
         if of_image + 2 * around < of_kernel:
             raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
-    return np.einsum("ocpq,bchwpq->bohw", kernel, _windows(z, kernel.shape[2:], stride, padding))
+    windows = np.split(_windows(z, kernel.shape[2:], stride, padding), groups, axis=1)
+    found = [np.einsum("ocpq,bchwpq->bohw", k, seen) for k, seen in zip(np.split(kernel, groups), windows, strict=True)]
+    return np.concatenate(found, axis=1)
 
 
 def activate(layer: Convolution, z: Array) -> Array:
     """a of equation (1): (batch, c_out, height, width)."""
-    a = convolve(layer.kernel, z, layer.stride, layer.padding)
+    a = convolve(layer.kernel, z, layer.stride, layer.padding, layer.groups)
     return a if layer.bias is None else a + layer.bias[:, None, None]
 
 
@@ -122,13 +128,16 @@ def kernel_update(
     size: tuple[int, int],
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
 ) -> Array:
-    """G of equation (3) for a kernel of that size: (c_out, c_in, *size)."""
-    windows = _windows(z, size, stride, padding)
-    return np.einsum("bohw,bchwpq->ocpq", delta, windows) / np.asarray(len(z), z.dtype)
+    """G of equation (3) for a kernel of that size: (c_out, c_in / groups, *size)."""
+    windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
+    deltas = np.split(delta, groups, axis=1)
+    found = [np.einsum("bohw,bchwpq->ocpq", d, seen) for d, seen in zip(deltas, windows, strict=True)]
+    return np.concatenate(found) / np.asarray(len(z), z.dtype)
 
 
 def layer_update(delta: Array, z: Array, layer: Convolution) -> LayerUpdate:
     """G of equation (3) for one convolution, and its bias's where it has one."""
-    kernel = kernel_update(delta, z, layer.kernel.shape[2:], layer.stride, layer.padding)
+    kernel = kernel_update(delta, z, layer.kernel.shape[2:], layer.stride, layer.padding, layer.groups)
     return LayerUpdate(kernel, None if layer.bias is None else delta.sum(axis=(2, 3)).mean(axis=0))
