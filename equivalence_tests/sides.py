@@ -46,6 +46,7 @@ MODULES = (
     "difference_target_propagation",
     "forward_forward",
     "convolutional_forward_forward",
+    "local_classifiers",
     "recurrent",
     "backprop_through_time",
     "recurrent_ftp",

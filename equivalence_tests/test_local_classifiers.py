@@ -1,0 +1,399 @@
+"""Every layer a classifier: twin against reference, autograd of each layer's own loss, and what locality means."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from prograde.equivalence_tests.sides import Images, Padded, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import local_classifiers
+
+pytestmark = pytest.mark.smoke
+STEPS = 5
+"""What rounding errors pass through in a layer: normalisation, windows of a convolution, score, loss, update."""
+
+K = 4
+GRID = (2, 2)
+
+
+class Local(NamedTuple):
+    """Layers with a read-out each, (K, m) of the cells' means or of all units, a batch and a mask of the first layer's.
+
+    `temper` are the alphas of random read-outs.
+    """
+
+    images: Images
+    readouts: tuple[Any, ...]
+    temper: tuple[Any, ...]
+    x: Any
+    labels: Any
+    mask: Any
+
+    @property
+    def depth(self) -> int:
+        return len(self.readouts)
+
+
+@st.composite
+def locals_(draw: st.DrawFn) -> Local:
+    """One or two convolutions and one or two dense layers, all of them hidden."""
+    case: PaddedCase = draw(padded_cases(activations=("tanh",)))
+    rng = draw(seeds())
+    images = case.images._replace(dense=case.images.dense._replace(activations=("tanh",) * len(case.images.dense[0])))
+    widths = [4 * len(layer.kernel) for layer in images.layers] + [len(weight) for weight in images.dense.weights]
+    readouts = tuple(rng.standard_normal((K, m)) / np.sqrt(m) for m in widths)
+    temper = tuple(rng.standard_normal(()) for _ in widths)
+    mask = (rng.random((len(case.x), *case.feature_map())) < 0.7) / 0.7
+    mask[:, 0] = 1
+    return Local(images, readouts, temper, case.x, case.labels, mask)
+
+
+def halved_squares(parameters: Any) -> Any:
+    return sum((p * p).sum() for p in parameters) / 2, parameters
+
+
+Make = Callable[[Side, Local], Any]
+
+
+def layers_of(side: Side, case: Local) -> list[Any]:
+    """The layers as this side's functions take them, without their pooling."""
+    network, module = side.padded_network(case.images), side.local_classifiers
+    convolutions = [layer._replace(pool=1) for layer in network.layers]
+    return [*convolutions, *(module.DenseLayer(*layer) for layer in zip(*network.dense, strict=True))]
+
+
+def pools(case: Local) -> list[int]:
+    return [layer.pool for layer in case.images.layers]
+
+
+def mapped(side: Side, case: Local) -> Any:
+    """Learned maps, with a penalty; a mask before the first, maps pooled by maximum inside and averaged outside."""
+    module, scores = side.local_classifiers, side.scores
+    found = []
+    for i, (layer, readout) in enumerate(zip(layers_of(side, case), case.readouts, strict=True)):
+        pool = pools(case)[i] if i < len(pools(case)) else None
+        inside = (module.masked(case.mask),) if i == 0 else ()
+        if pool is not None:
+            inside = (*inside, module.max_pooling(pool))
+        score = scores.linear_map(None if pool is None else GRID)._replace(penalty=halved_squares)
+        found.append(module.LocalLayer(layer, score, (readout,), inside))
+    return tuple(found)
+
+
+def drawn(side: Side, case: Local) -> Any:
+    """Fixed read-outs of squares; layers normalised, and pooled by averages, on the way to the next."""
+    module, norms = side.local_classifiers, side.normalisations
+    found = []
+    for i, (layer, readout, alpha) in enumerate(zip(layers_of(side, case), case.readouts, case.temper, strict=True)):
+        pool = pools(case)[i] if i < len(pools(case)) else None
+        score = side.scores.random_readout(readout.T, readout[:, 0], None if pool is None else GRID)
+        outside = (norms.layer_norm,)
+        if pool is not None:
+            outside = (norms.channel_norm, lambda h, pool=pool: module.average_pool(h, pool))
+        found.append(module.LocalLayer(layer, score, (alpha,), (), outside))
+    return tuple(found)
+
+
+MAKERS: dict[str, Make] = {"mapped": mapped, "drawn": drawn}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@given(case=locals_(), smoothing=st.sampled_from([0.0, 0.1]))
+def test_updates(twin: Side, compare: Comparison, maker: str, case: Local, smoothing: float):
+    def updates(side: Side, *fields: Any) -> Any:
+        local = Local(*fields)
+        loss = side.score_losses.cross_entropy(smoothing)
+        return side.local_classifiers.updates(MAKERS[maker](side, local), local.x, local.labels, loss)
+
+    compare(twin, "local_classifiers.updates", updates, *case, depth=STEPS * case.depth)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@given(case=locals_())
+def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: Local):
+    def found(side: Side, *fields: Any) -> Any:
+        local, module = Local(*fields), side.local_classifiers
+        layers = MAKERS[maker](side, local)
+        passes = list(module.layer_passes(layers, local.x))
+        return passes, module.layer_scores(layers, local.x), module.concatenated(p.inside[-1] for p in passes)
+
+    compare(twin, "layer_scores", found, *case, depth=STEPS * case.depth)
+
+
+class Wired(NamedTuple):
+    """Four convolutions that halve an image once, with what three shortcuts ask of their channels."""
+
+    kernels: tuple[Any, ...]
+    readouts: tuple[Any, ...]
+    x: Any
+    labels: Any
+
+
+WIRES = [(0, 1, "add"), (1, 2, "concatenate"), (0, 2, "concatenate"), (2, 3, "add", 2)]
+"""From layer, to layer, how, and pooled by what."""
+
+
+@st.composite
+def wired(draw: st.DrawFn) -> Wired:
+    rng = draw(seeds())
+    channels = draw(st.integers(1, 3), label="channels")
+    size = [2 * draw(st.integers(2, 4), label="pixels") for _ in range(2)]
+    shapes = [(channels, 2), (channels, channels), (channels, channels), (3 * channels, 3 * channels)]
+    kernels = tuple(rng.standard_normal((*shape, 3, 3)) / np.sqrt(4 * shape[1]) for shape in shapes)
+    readouts = tuple(rng.standard_normal((K, 4 * shape[0])) for shape in shapes)
+    return Wired(kernels, readouts, rng.standard_normal((3, 2, *size)), rng.integers(0, K, 3))
+
+
+def wired_layers(side: Side, case: Wired) -> tuple[Any, ...]:
+    """The last has a stride of 2."""
+    convolution, tanh = side.module("convolutional_network").Convolution, side.activations.ACTIVATIONS["tanh"]
+    score, norm = side.scores.linear_map(GRID), side.normalisations.rms_norm
+    return tuple(
+        side.local_classifiers.LocalLayer(
+            convolution(kernel, None, tanh, (2, 2) if i == 3 else (1, 1), (1, 1)), score, (readout,), (), (norm,)
+        )
+        for i, (kernel, readout) in enumerate(zip(case.kernels, case.readouts, strict=True))
+    )
+
+
+def shortcuts(side: Side) -> list[Any]:
+    return [side.local_classifiers.Shortcut(*wire) for wire in WIRES]
+
+
+@given(case=wired())
+def test_shortcuts(twin: Side, compare: Comparison, case: Wired):
+    def found(side: Side, *fields: Any) -> Any:
+        local, module = Wired(*fields), side.local_classifiers
+        layers, loss = wired_layers(side, local), side.score_losses.cross_entropy()
+        scores = module.layer_scores(layers, local.x, shortcuts(side))
+        return module.updates(layers, local.x, local.labels, loss, shortcuts(side)), scores
+
+    compare(twin, "with shortcuts", found, *case, depth=STEPS * 4)
+
+
+@given(case=wired())
+def test_where_shortcuts_lead(side: Side, case: Wired):
+    """Each layer's input, put together from what the others pass on."""
+    module, operands = side.local_classifiers, Wired(*side.operands(tuple(case)))
+    layers = wired_layers(side, operands)
+    inputs, own = [], []
+    for layer, p in zip(layers, module.layer_passes(layers, operands.x, shortcuts(side)), strict=True):
+        inputs.append(side.results(p.z))
+        own.append(side.results(layer.outside[0](p.inside[-1])))
+    x = inputs[0]
+    assert np.array_equal(x, side.results(operands.x)), "the input"
+    assert np.array_equal(inputs[1], own[0]), "no shortcut ends at the first layer"
+    second = own[1] + own[0]
+    assert rms(inputs[2] - second) <= side.eps * rms(second), "added"
+    assert inputs[3].shape[1] == 3 * own[0].shape[1], "channels of three layers"
+    third = np.concatenate([own[2], second, own[0]], axis=1)
+    assert rms(inputs[3] - third) <= side.eps * rms(third), "concatenated, with the source's own shortcuts"
+
+
+@given(case=wired())
+def test_shortcuts_change_no_layers_own_gradient(side: Side, case: Wired):
+    """Bit for bit: given its input, a layer learns as it would with nothing before or beside it."""
+    module, operands = side.local_classifiers, Wired(*side.operands(tuple(case)))
+    layers, loss = wired_layers(side, operands), side.score_losses.cross_entropy()
+    inputs = [p.z for p in module.layer_passes(layers, operands.x, shortcuts(side))]
+    found = list(module.local_updates(layers, operands.x, operands.labels, loss, shortcuts(side)))
+    for index, (layer, z, update) in enumerate(zip(layers, inputs, found, strict=True)):
+        (alone,) = module.updates([layer], z, operands.labels, loss)
+        for ours, theirs in zip((update.layer.weight, *update.parameters), (alone[0].weight, *alone[1]), strict=True):
+            assert np.array_equal(side.results(ours), side.results(theirs)), f"layer {index} alone"
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@given(case=locals_())
+def test_layers_are_local(side: Side, maker: str, case: Local):
+    """Bit for bit: a layer's update depends neither on layers above it nor on other layers' scores."""
+    module, operands = side.local_classifiers, Local(*side.operands(tuple(case)))
+    layers, loss = MAKERS[maker](side, operands), side.score_losses.cross_entropy()
+
+    def weights(layers: Any) -> list[Any]:
+        return [
+            side.results(update.layer.weight) for update in module.updates(layers, operands.x, operands.labels, loss)
+        ]
+
+    whole = weights(layers)
+    for depth in range(1, len(layers)):
+        for layer, part in enumerate(weights(layers[:depth])):
+            assert np.array_equal(whole[layer], part), f"layer {layer} below layer {depth}"
+    for changed in range(len(layers)):
+        other = [
+            layer._replace(parameters=tuple(2 * p for p in layer.parameters)) if i == changed else layer
+            for i, layer in enumerate(layers)
+        ]
+        for layer, found in enumerate(weights(other)):
+            assert np.array_equal(whole[layer], found) == (layer != changed), f"layer {layer}, score {changed}"
+
+
+def by_autograd(case: Local, maker: str) -> list[tuple[Any, ...]]:
+    """Each layer's gradients and loss. An independent forward pass in torch; inputs of layers are detached."""
+    z = torch.tensor(case.x)
+    found = []
+    for i, layer in enumerate([*case.images.layers, *zip(*case.images.dense, strict=True)]):
+        parameters = [None if p is None else torch.tensor(p, requires_grad=True) for p in layer[:2]]
+        kernel, bias = parameters
+        readout, alpha = (torch.tensor(p[i], requires_grad=True) for p in (case.readouts, case.temper))
+        z = z.detach()
+        if isinstance(layer, Padded):
+            h = torch.tanh(functional.conv2d(z, kernel, bias, layer.stride, layer.padding))
+        else:
+            h = torch.tanh(functional.linear(z.flatten(1), kernel, bias))
+        if maker == "mapped":
+            h = h * torch.tensor(case.mask) if i == 0 else h
+            h = functional.max_pool2d(h, layer.pool) if isinstance(layer, Padded) else h
+            seen = functional.adaptive_avg_pool2d(h, GRID).flatten(1) if h.dim() == 4 else h
+            scores, penalty = seen @ readout.T, readout.pow(2).sum() / 2
+            z = h
+        else:
+            squares = functional.adaptive_avg_pool2d(h**2, GRID).flatten(1) if h.dim() == 4 else h**2
+            temperature = 0.5 + 1.5 * torch.sigmoid(alpha)
+            scores, penalty = squares @ readout.detach().T / temperature + readout.detach()[:, 0], torch.zeros(())
+            centred = h - h.mean(dim=1, keepdim=True)
+            z = centred / (centred.pow(2).mean(dim=1, keepdim=True) + 1e-5).sqrt()
+            z = functional.avg_pool2d(z, layer.pool) if isinstance(layer, Padded) else z
+        loss = functional.cross_entropy(scores, torch.tensor(case.labels)) + penalty
+        learned = readout if maker == "mapped" else alpha
+        wanted = [p for p in (kernel, bias, learned) if p is not None]
+        gradients = iter(g.numpy() for g in torch.autograd.grad(loss, wanted))
+        found.append((next(gradients), None if bias is None else next(gradients), next(gradients), loss.item()))
+    return found
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@given(case=locals_())
+def test_the_reference_is_autograd_of_each_layers_own_loss(maker: str, case: Local):
+    side = ReferenceSide()
+    layers = MAKERS[maker](side, case)
+    ours = local_classifiers.updates(layers, case.x, case.labels, side.score_losses.cross_entropy())
+    for i, (update, expected) in enumerate(zip(ours, by_autograd(case, maker), strict=True)):
+        found = (update.layer.weight, update.layer.bias, update.parameters[0], update.loss)
+        for name, one, other in zip(("weight", "bias", "score", "loss"), found, expected, strict=True):
+            if other is not None:
+                assert np.allclose(one, other, rtol=0, atol=1e-12), f"{name} of layer {i}"
+
+
+def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side):
+    """Batch normalisation inside: no change of the kernel's scale or of the bias changes the loss."""
+    rng = np.random.default_rng(0)
+    kernel, bias, readout = rng.standard_normal((4, 2, 3, 3)), rng.standard_normal(4), rng.standard_normal((K, 16))
+    x, labels = rng.standard_normal((5, 2, 8, 8)), rng.integers(0, K, 5)
+    kernel, bias, readout, x, labels = side.operands((kernel, bias, readout, x, labels))
+    module, norms = side.local_classifiers, side.normalisations
+    identity = side.activations.ACTIVATIONS["identity"]
+    layer = side.module("convolutional_network").Convolution(kernel, bias, identity)
+    norm = module.Differentiable(norms.batch_norm, norms.batch_norm_vjp)
+    local = module.LocalLayer(layer, side.scores.linear_map(GRID), (readout,), (norm,))
+    (inside,) = module.updates([local], x, labels, side.score_losses.cross_entropy())
+    (after,) = module.updates([local._replace(inside=())], x, labels, side.score_losses.cross_entropy())
+    update, kernel, bias_update, free = side.results((inside.layer.weight, kernel, inside.layer.bias, after.layer.bias))
+    along = np.sum(update * kernel, axis=(1, 2, 3)) / np.sqrt(np.sum(update**2, axis=(1, 2, 3)) * np.sum(kernel**2))
+    assert np.abs(along).max() < max(1e3 * side.eps, 1e-4), "the kernel's scale"
+    assert rms(bias_update) < 1e3 * side.eps * rms(free), "the bias"
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_length_is_not_passed_on(side: Side, scaled: bool):
+    """A first layer twice as active: later layers see the same, and score the same."""
+    rng = np.random.default_rng(1)
+    weights = [rng.standard_normal(shape) for shape in ((8, 6), (7, 8), (5, 7))]
+    readouts = [rng.standard_normal((K, len(weight))) for weight in weights]
+    weights, readouts, x = side.operands((weights, readouts, rng.standard_normal((9, 6))))
+    module, relu = side.local_classifiers, side.activations.ACTIVATIONS["relu"]
+    norm = partial(side.normalisations.unit_sphere, scaled=scaled)
+    told = []
+    for factor in (1.0, 2.0):
+        first = weights[0] * factor
+        layers = [
+            module.LocalLayer(
+                module.DenseLayer(weight, None, relu), side.scores.linear_map(), (readout,), (),
+                (norm,),
+            )
+            for weight, readout in zip((first, *weights[1:]), readouts, strict=True)
+        ]  # fmt: skip
+        told.append(side.results(module.layer_scores(layers, x)))
+    assert rms(told[1][0] - 2 * told[0][0]) <= 4 * side.eps * rms(told[0][0]), "its own score sees it"
+    assert rms(told[1][1:] - told[0][1:]) <= 64 * side.eps * rms(told[0][1:]), "no other does"
+
+
+def test_max_pooling_and_averages_by_hand(side: Side):
+    """Of 5 x 4 pixels the last row is lost; of equal ones the first has the gradient."""
+    image = np.arange(20.0).reshape(1, 1, 5, 4)
+    image[0, 0, 0, 0] = image[0, 0, 1, 1]
+    h, gradient = side.operands((image, np.array([[[[1.0, 2.0], [3.0, 4.0]]]])))
+    module = side.local_classifiers
+    step = module.max_pooling(2)
+    assert side.results(step.value(h)).tolist() == [[[[5, 7], [13, 15]]]], "maxima"
+    spread = side.results(step.vjp(h, gradient))
+    assert spread.tolist() == [[[[1, 0, 0, 0], [0, 0, 0, 2], [0, 0, 0, 0], [0, 3, 0, 4], [0, 0, 0, 0]]]], "its gradient"
+    assert side.results(module.average_pool(h, 2)).tolist() == [[[[3.75, 4.5], [10.5, 12.5]]]], "averages"
+    masked = module.masked(side.operands(np.array([0.0, 2.0, 0.0, 2.0])))
+    assert side.results(masked.value(h))[0, 0, 4].tolist() == [0, 34, 0, 38], "masked"
+    assert side.results(masked.vjp(h, h))[0, 0, 4].tolist() == [0, 34, 0, 38], "masked"
+
+
+def test_what_does_not_fit_is_named(side: Side):
+    rng = np.random.default_rng(0)
+    case = Wired(*side.operands((
+        tuple(rng.standard_normal((2, 2, 3, 3)) for _ in range(4)),
+        tuple(rng.standard_normal((K, 8)) for _ in range(4)), rng.standard_normal((3, 2, 6, 6)), np.zeros(3, int),
+    )))  # fmt: skip
+    module, layers = side.local_classifiers, wired_layers(side, case)
+    shortcut = module.Shortcut
+    for source, target in ((1, 1), (2, 1), (-1, 2), (0, 4)):
+        with pytest.raises(ValueError, match=r"Shortcut\(source=.*expected 0 <= source < target < 4"):
+            list(module.layer_passes(layers, case.x, [shortcut(source, target, "add")]))
+    for join, pool in (("add", 2), ("concatenate", 3)):
+        with pytest.raises(ValueError, match=r"pool=\d\): brings \(3, 2, \d, \d\), but layer 1 has \(3, 2, 6, 6\)"):
+            list(module.layer_passes(layers, case.x, [shortcut(0, 1, join, pool)]))
+    dense = module.DenseLayer(*side.operands((np.ones((3, 5)), None)), side.activations.ACTIVATIONS["relu"])
+    with pytest.raises(ValueError, match="layer 0: takes 5 features, but gets 72"):
+        list(module.layer_passes([layers[0]._replace(layer=dense)], case.x))
+    pooled = layers[0]._replace(layer=layers[0].layer._replace(pool=2))
+    with pytest.raises(ValueError, match="layer 0: pool 2, expected 1, and pooling inside or outside"):
+        list(module.layer_passes([pooled], case.x))
+
+
+def test_what_is_passed_on_is_not_kept(twin: TwinSide):
+    """Only what a later shortcut begins with."""
+    if not twin.is_ours:
+        pytest.skip("how a package holds its memory is its own matter")
+    module = twin.local_classifiers
+    ahead = [module.Shortcut(0, 2, "add"), module.Shortcut(2, 3, "add"), module.Shortcut(0, 1, "add")]
+    saved: dict[int, Any] = {}
+    kept = []
+    for layer in range(4):
+        module.wired(torch.ones(1, 1, 2, 2), layer, ahead, saved)
+        kept.append(sorted(saved))
+    assert kept == [[0], [0], [2], []], "kept"
+
+
+def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
+    if not twin64.is_ours:
+        pytest.skip("how a package is compiled is its own matter")
+    rng = np.random.default_rng(0)
+    case = Wired(*twin64.operands((
+        tuple(rng.standard_normal(shape) for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2, 3, 3), (6, 6, 3, 3))),
+        tuple(rng.standard_normal((K, 4 * n)) for n in (2, 2, 2, 6)),
+        rng.standard_normal((3, 2, 6, 6)), np.array([0, 1, 2]),
+    )))  # fmt: skip
+    layers, loss, ahead = wired_layers(twin64, case), twin64.score_losses.cross_entropy(), shortcuts(twin64)
+    updates = twin64.local_classifiers.updates
+
+    def weights(x: Any, labels: Any) -> Any:
+        return [update.layer.weight for update in updates(layers, x, labels, loss, ahead)]
+
+    compiled = torch.compile(weights, fullgraph=True, backend="eager")
+    for ours, eager in zip(compiled(case.x, case.labels), weights(case.x, case.labels), strict=True):
+        assert torch.equal(ours, eager)
