@@ -1,7 +1,23 @@
-"""Layers that PyTorch lacks, to be put into a model like any other, and the recurrent model that rules train."""
+"""Layers that PyTorch lacks, to be put into a model like any other, and networks that rules train."""
 
+from .channel_norm import ChannelNorm
 from .maxmin import MaxMin
+from .networks import cfse, resnet17, small_cnn, tiny_cnn, vgg8, vgg11
 from .orthogonal_conv import OrthogonalConv2d, ScaledAvgPool2d
 from .recurrent import RecurrentNetwork
+from .shortcuts import ShortcutNetwork
 
-__all__ = ["MaxMin", "OrthogonalConv2d", "RecurrentNetwork", "ScaledAvgPool2d"]
+__all__ = [
+    "ChannelNorm",
+    "MaxMin",
+    "OrthogonalConv2d",
+    "RecurrentNetwork",
+    "ScaledAvgPool2d",
+    "ShortcutNetwork",
+    "cfse",
+    "resnet17",
+    "small_cnn",
+    "tiny_cnn",
+    "vgg8",
+    "vgg11",
+]

@@ -10,6 +10,18 @@ from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
 from .images import Conv2dBlock, ConvolutionalBlock
+from .local_blocks import LocalBlock
+from .local_classifiers import LocalClassifiers
+from .local_controls import BackpropDeepSupervision, BackpropEndToEnd, BackpropEnsemble
+from .local_methods import (
+    ChannelClassAssignment,
+    ChannelCompetition,
+    DeeperForward,
+    DynamicTemperature,
+    Hyperspherical,
+    MonoForward,
+    PatchEnergy,
+)
 from .orthogonality import Orthogonality
 from .pepita import Pepita
 from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule, RecurrentUpdate
@@ -34,24 +46,36 @@ RULES: dict[str, type[Rule]] = {
 __all__ = [
     "RULES",
     "Backprop",
+    "BackpropDeepSupervision",
+    "BackpropEndToEnd",
+    "BackpropEnsemble",
     "BackpropThroughTime",
     "Block",
     "BlockUpdate",
+    "ChannelClassAssignment",
+    "ChannelCompetition",
     "Conv2dBlock",
     "ConvolutionUpdate",
     "ConvolutionalBlock",
     "CreditAssignment",
     "CumulativeForwardForward",
+    "DeeperForward",
     "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
     "DirectRandomTargetProjection",
+    "DynamicTemperature",
     "FeedbackAlignment",
     "ForwardForward",
     "Foton",
     "Ftp",
     "Hardware",
+    "Hyperspherical",
     "LayerCollaboration",
+    "LocalBlock",
+    "LocalClassifiers",
+    "MonoForward",
     "Orthogonality",
+    "PatchEnergy",
     "Pepita",
     "RecurrentFtp",
     "RecurrentRule",

@@ -198,9 +198,8 @@ def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
     return chain
 
 
-def flat_input(x: Tensor, first: Block) -> Tensor:
-    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first layer's."""
-    weight = first.linear.weight
+def flat_input(x: Tensor, weight: Tensor) -> Tensor:
+    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first weight's."""
     if x.dim() < 2 or len(x) == 0:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
     x = x.flatten(1)

@@ -127,6 +127,10 @@ class Hardware(Rule):
                     parameter.copy_(programmed(parameter, noise, self.programming_noise, self.weight_range))
         self._trained.clear()
 
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        with self._crossbars():
+            self.rule.calibrate(batches)
+
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self.rule.objective(x, y)
 

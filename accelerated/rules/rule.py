@@ -1,6 +1,6 @@
 """What all rules share: the face that a training loop talks to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..network import Masks, Network
 from .chain import Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
+from .local_blocks import LocalBlock
 
 
 class BlockUpdate(NamedTuple):
@@ -20,7 +21,7 @@ class BlockUpdate(NamedTuple):
     that is not `trained` is left as it is, and its update is 0.
     """
 
-    block: Block | Conv2dBlock
+    block: Block | Conv2dBlock | LocalBlock
     weight: Tensor
     bias: Tensor | None
     loss: Tensor | None
@@ -123,6 +124,12 @@ class CreditAssignment(nn.Module):
         The optimizer, where given, may tell the rule how to do it with less work; the weights are the same to rounding.
         """
 
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Chooses what the rule chooses on held-out data, x and y by batches; to be called after every epoch.
+
+        What is chosen is part of the state. For most rules there is nothing.
+        """
+
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""
         raise NotImplementedError
@@ -210,7 +217,7 @@ class Rule(CreditAssignment):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         if self.convolutions:
             return image_input(x, self.convolutions, self.first_dense, self.label_planes)
-        return flat_input(x, self.first_dense)
+        return flat_input(x, self.first_dense.linear.weight)
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""

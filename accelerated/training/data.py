@@ -23,7 +23,7 @@ DIGITS_SPLIT_SEED = 1797
 
 
 class Split(NamedTuple):
-    """Flat images (n, features), and labels (n,) int64, 0..K-1."""
+    """Images, flat (n, features) unless asked for otherwise, and labels (n,) int64, 0..K-1."""
 
     images: Tensor
     labels: Tensor
@@ -53,6 +53,20 @@ class Dataset(NamedTuple):
             return Split((images - self.mean) / (self.std or 1) if standardise else images, split.labels.to(device))
 
         return self._replace(train=move(self.train), validation=move(self.validation), test=move(self.test))
+
+    def as_images(self) -> "Dataset":
+        """With images (n, channels, height, width) in place of flat ones; of two axes there is one channel.
+
+        Raises DataError for samples that are no images.
+        """
+        shape = (1, *self.image_shape) if len(self.image_shape) == 2 else self.image_shape
+        if len(shape) != 3:
+            raise DataError(f"{self.name}: samples of shape {self.image_shape}, expected images for convolutions")
+
+        def reshape(split: Split) -> Split:
+            return Split(split.images.unflatten(1, shape), split.labels)
+
+        return self._replace(train=reshape(self.train), validation=reshape(self.validation), test=reshape(self.test))
 
 
 class _Arrays(NamedTuple):

@@ -61,10 +61,14 @@ def accuracy(rule: Rule, split: Split) -> float:
     was_training = rule.training
     rule.eval()
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    for x, y in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
+    for x, y in _batches(split):
         correct += (rule(x).argmax(dim=1) == y).sum()
     rule.train(was_training)
     return correct.item() / len(split.labels)
+
+
+def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True)
 
 
 def fit(
@@ -83,6 +87,8 @@ def fit(
 ) -> History:
     """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
 
+    A rule with convolutions is given images, others pixels in a row. What the rule itself chooses on held-out data
+    (`calibrate`) it chooses on the validation data, after every epoch and before its accuracy there is taken.
     `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is measured every
     so many epochs, 0 for never. `measure` is called after each, with the rule and the first samples of the training
     data; what it gives, plain numbers in dicts and lists, is kept with the epoch. `checkpoint` is a file written after
@@ -97,6 +103,8 @@ def fit(
         _check_plain(recipe)
     with _seeded(seed, device):
         moved = dataset.to(device, dtype, recipe.standardise)
+        if rule.convolutions:
+            moved = moved.as_images()
         run = _Run(rule, moved, recipe, epochs, seed, device, alignment_every, measure)
         if resume is not None:
             run.resume(resume)
@@ -177,6 +185,7 @@ class _Run:
         if not abs(loss) < float("inf"):
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
         self._check_parameters(where)
+        self.rule.calibrate(_batches(self.dataset.validation))
         validation = accuracy(self.rule, self.dataset.validation)
         first = self.dataset.train.images[:MEASURED_BATCH], self.dataset.train.labels[:MEASURED_BATCH]
         cosines: dict[str, float] = {}

@@ -1,0 +1,157 @@
+"""Convolutional classifiers of papers on local learning, for images (batch, image_channels, height, width).
+
+Ordinary modules that end with a linear layer to the scores: plain backpropagation trains them whole. Under a local rule
+every convolution is a layer that learns for itself, and the last linear layer is left out. What follows a convolution
+is its activation, dropout where the paper has it there, and then normalisation and pooling of what is passed on.
+Convolutions have no bias and start as Kaiming's normal weights for the number of outputs, as DeeperForward's do.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from torch import nn
+
+from ..local_classifiers import Shortcut
+from .channel_norm import ChannelNorm
+from .shortcuts import ShortcutNetwork
+
+Normalisation = Callable[[int], nn.Module]
+"""What makes the normalisation of so many channels."""
+
+
+def _channel_norm(channels: int) -> nn.Module:
+    return ChannelNorm()
+
+
+def _convolution(n_in: int, n_out: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Padded so that the size of images is kept, but for the stride."""
+    layer = nn.Conv2d(n_in, n_out, size, stride, size // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def _head(channels: int, num_classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+
+
+def _dropout(rate: float) -> list[nn.Module]:
+    return [nn.Dropout(rate)] if rate else []
+
+
+def small_cnn(
+    channels: Sequence[int] = (32, 64, 128, 128),
+    num_classes: int = 10,
+    image_channels: int = 1,
+    pool_after: Collection[int] = (0, 2),
+    normalisation: Normalisation = _channel_norm,
+) -> nn.Sequential:
+    """3 x 3 convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU."""
+    layers: list[nn.Module] = []
+    for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
+        layers += [_convolution(n_in, n_out), nn.ReLU(), normalisation(n_out)]
+        if index in pool_after:
+            layers.append(nn.AvgPool2d(2))
+    return nn.Sequential(*layers, *_head(channels[-1], num_classes))
+
+
+def _vgg(
+    channels: Sequence[int], pool_after: Collection[int], num_classes: int, image_channels: int, dropout: float
+) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
+        layers += [_convolution(n_in, n_out), nn.ReLU(), ChannelNorm()]
+        if index in pool_after:
+            layers.append(nn.AvgPool2d(2))
+        layers += _dropout(dropout)
+    return nn.Sequential(*layers, *_head(channels[-1], num_classes))
+
+
+def vgg8(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
+    """That of DTG-FF (arXiv 2606.06539): 9.15 million weights in seven convolutions, for images of 32 x 32.
+
+    Dropout acts on what is passed on; where it stands beside the pooling the text does not say.
+    """
+    return _vgg((128, 256, 256, 512, 512, 512, 512), (1, 3, 4, 5), num_classes, image_channels, dropout)
+
+
+def vgg11(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
+    """That of DTG-FF, of which no more is told than eight convolutions from 64 channels on and an early pooling.
+
+    The widths and the pooling are those of VGG11 elsewhere: 9.22 million weights.
+    """
+    return _vgg((64, 128, 256, 256, 512, 512, 512, 512), (0, 1, 3, 5, 7), num_classes, image_channels, dropout)
+
+
+def cfse(
+    channels: Sequence[int] = (20, 80, 240, 480), num_classes: int = 10, image_channels: int = 3, dropout: float = 0.0
+) -> nn.Sequential:
+    """That of CwComp (arXiv 2312.12668): convolutions of all channels and of each class's own by turns.
+
+    The latter are pooled; batch normalisation stands last, and the score after it. The channels are those for ten
+    classes. Channels are multiples of the classes.
+    """
+    layers: list[nn.Module] = []
+    for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
+        own = index % 2 == 1
+        layers += [*_dropout(dropout), _convolution(n_in, n_out, groups=num_classes if own else 1), nn.ReLU()]
+        if own:
+            layers.append(nn.MaxPool2d(2))
+        layers.append(nn.BatchNorm2d(n_out, eps=1e-4))
+    return nn.Sequential(*layers, *_head(channels[-1], num_classes))
+
+
+def _by_classes(num_classes: int, channels: int) -> nn.Module:
+    return nn.GroupNorm(num_classes, channels, affine=False)
+
+
+def _deeper(normalisation: Normalisation | None, num_classes: int) -> Normalisation:
+    return partial(_by_classes, num_classes) if normalisation is None else normalisation
+
+
+def tiny_cnn(
+    num_classes: int = 10,
+    image_channels: int = 3,
+    dropout: float = 0.2,
+    normalisation: Normalisation | None = None,
+) -> nn.Sequential:
+    """The smallest of DeeperForward (Sun et al., ICLR 2025): 2.67 million weights in four convolutions.
+
+    Images are normalised as a whole; so are the channels of each class, unless another normalisation is given.
+    """
+    norm = _deeper(normalisation, num_classes)
+    layers: list[nn.Module] = [nn.GroupNorm(1, image_channels, affine=False)]
+    for n_in, n_out, size, pool in ((image_channels, 100, 5, 2), (100, 200, 5, 2), (200, 400, 3, 1), (400, 400, 3, 1)):
+        layers += [_convolution(n_in, n_out, size), nn.ReLU(), *_dropout(dropout), norm(n_out)]
+        if pool > 1:
+            layers.append(nn.AvgPool2d(pool))
+    return nn.Sequential(*layers, *_head(400, num_classes))
+
+
+def resnet17(
+    num_classes: int = 10,
+    image_channels: int = 3,
+    dropout: float = 0.2,
+    normalisation: Normalisation | None = None,
+    planes: Sequence[int] = (100, 200, 400, 800),
+) -> ShortcutNetwork:
+    """That of DeeperForward, CAW-Conv's too: 30.6 million weights in 17 convolutions, for images of 32 x 32.
+
+    A shortcut after every second layer adds, or at the end of a stage of four concatenates, which doubles the channels;
+    the stages after the first halve the image. `planes` are the channels of the stages, each twice those before it.
+    """
+    norm = _deeper(normalisation, num_classes)
+    blocks = [_block(image_channels, planes[0], 1, dropout, norm)]
+    for stage, width in enumerate(planes):
+        blocks += [_block(width, width, 2 if stage and not i else 1, dropout, norm) for i in range(4)]
+    shortcuts = [
+        Shortcut(
+            target - 2, target, "concatenate" if target % 4 == 0 else "add", 2 if target % 4 == 2 and target > 2 else 1
+        )
+        for target in range(2, len(blocks), 2)
+    ]
+    stem = nn.GroupNorm(1, image_channels, affine=False)
+    return ShortcutNetwork(stem, blocks, shortcuts, nn.Sequential(*_head(2 * planes[-1], num_classes)))
+
+
+def _block(n_in: int, n_out: int, stride: int, dropout: float, normalisation: Normalisation) -> nn.Sequential:
+    return nn.Sequential(_convolution(n_in, n_out, 3, stride), nn.ReLU(), *_dropout(dropout), normalisation(n_out))

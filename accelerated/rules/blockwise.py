@@ -1,0 +1,59 @@
+"""What rules share whose models may have whatever follows a layer, in chains and with shortcuts."""
+
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from .chain import flat_input
+from .local_blocks import LocalBlock, ScoreAfter, check_sizes, read
+from .rule import Rule
+
+
+class BlockwiseRule(Rule):
+    """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `local_blocks.read` into `local`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        score_after: ScoreAfter = "activation",
+        num_classes: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if score_after not in get_args(ScoreAfter):
+            raise ValueError(f"score_after: {score_after!r}, expected one of {', '.join(get_args(ScoreAfter))}")
+        self.model, self.generator = model, generator
+        self.local = read(model, type(self).__name__, score_after)
+        self.convolutions = [block for block in self.units if block.has_maps]  # type: ignore[misc]
+        self.blocks = [block for block in self.units if not block.has_maps]  # type: ignore[misc]
+        given = self.local.num_classes
+        if given is not None and num_classes not in (None, given):
+            raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
+        classes = num_classes if given is None else given
+        if classes is None:
+            raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
+        self.num_classes = classes
+        self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
+
+    @property
+    def units(self) -> list[LocalBlock]:  # type: ignore[override]
+        """All local units in forward order."""
+        return self.local.blocks
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        """x as the model takes it. Raises ValueError unless it fits."""
+        first, stem = self.units[0], self.local.stem
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
+        if not first.has_maps and all(isinstance(module, nn.Flatten | nn.Identity) for module in stem):
+            x = flat_input(x, first.layer.weight)
+        if x.dim() < 2 or len(x) == 0:
+            raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+        if x.dtype != first.layer.weight.dtype:
+            raise ValueError(f"x: dtype {x.dtype}, expected {first.layer.weight.dtype} as the model's weights")
+        if x.shape[1:] not in self._fitting:
+            check_sizes(self.local, x.shape[1:], x.dtype)
+            self._fitting.add(x.shape[1:])
+        return x

@@ -1,0 +1,109 @@
+"""One class score from those of all layers, with what is chosen or learned for it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..activations import identity
+from ..aggregation import loss_weights, range_hits, weighted
+from ..local_classifiers import concatenated
+from ..score_losses import ScoreLoss
+from .chain import Block
+from .rule import BlockUpdate
+
+Aggregation: TypeAlias = Literal["last", "sum", "range", "validation-loss", "training-loss", "readout"]
+"""How one score is made; `LocalClassifiers` says what they are."""
+
+
+class LayerAggregation(nn.Module):
+    """Weights of the layers, which `forward` multiplies their scores with; or a read-out of their activities."""
+
+    weights: Tensor
+    loss_total: Tensor
+    loss_count: Tensor
+
+    def __init__(
+        self,
+        kind: Aggregation,
+        widths: Sequence[int],
+        num_classes: int,
+        *,
+        first_layer: int | None,
+        dropout: float,
+        smoothing: float,
+        like: Tensor,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Aggregation):
+            raise ValueError(f"aggregation: {kind!r}, expected one of {', '.join(get_args(Aggregation))}")
+        if first_layer is None:
+            first_layer = 1 if kind == "range" and len(widths) > 1 else 0
+        if not 0 <= first_layer < len(widths):
+            raise ValueError(f"first_layer: {first_layer}, expected 0..{len(widths) - 1}")
+        self.kind, self.first_layer, self.smoothing = kind, first_layer, smoothing
+        weights = torch.zeros(len(widths), device=like.device, dtype=like.dtype)
+        for name in ("loss_total", "loss_count"):  # of every layer since the last epoch
+            self.register_buffer(name, weights.clone())
+        if kind == "last":
+            weights[-1] = 1
+        elif kind in ("validation-loss", "training-loss"):
+            weights += 1 / len(widths)
+        else:
+            weights[first_layer:] = 1
+        self.register_buffer("weights", weights)
+        self.readout: nn.Sequential | None = None
+        if kind == "readout":
+            width = sum(widths[first_layer:])
+            layers = nn.BatchNorm1d(width), nn.Dropout(dropout), nn.Linear(width, num_classes)
+            self.readout = nn.Sequential(*layers).to(like.device, like.dtype)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(layers, batch, K) to (batch, K)."""
+        return weighted(scores, self.weights)
+
+    def note(self, layer: int, loss: Tensor, samples: int) -> None:
+        """Takes down a layer's mean loss in training."""
+        if self.kind == "training-loss" and self.training:
+            self.loss_total[layer] += loss * samples
+            self.loss_count[layer] += samples
+
+    @torch.no_grad()
+    def choose(
+        self, layer_scores: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], loss: ScoreLoss
+    ) -> None:
+        """Sets the weights that held-out data, or the noted losses, ask for."""
+        if self.kind == "range":
+            hits = sum(range_hits(layer_scores(x), y) for x, y in batches)
+            if isinstance(hits, Tensor):
+                first, last = divmod(int(hits.argmax()), len(self.weights))  # the first of equals, row by row
+                layers = torch.arange(len(self.weights), device=self.weights.device)
+                self.weights.copy_((layers >= first) & (layers <= last))
+            return
+        if self.kind == "validation-loss":
+            for x, y in batches:
+                self.loss_total += torch.stack([loss(scores, y).loss.sum() for scores in layer_scores(x)])
+                self.loss_count += len(x)
+        if self.kind in ("validation-loss", "training-loss") and self.loss_count.all():
+            self.weights.copy_(loss_weights(self.loss_total / self.loss_count))
+        self.loss_total.zero_()
+        self.loss_count.zero_()
+
+    def features(self, activities: Iterable[Tensor]) -> Tensor:
+        """What the read-out sees of all layers' activities: (batch, sum of widths)."""
+        return concatenated(list(activities)[self.first_layer :])
+
+    def readout_updates(self, features: list[Tensor], y: Tensor) -> Iterator[BlockUpdate]:
+        """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""
+        if self.readout is None:
+            return
+        norm, _, linear = self.readout
+        assert isinstance(linear, nn.Linear)
+        trained = [linear.weight, linear.bias, *norm.parameters()]
+        with torch.enable_grad():
+            scores = self.readout(torch.cat(features[self.first_layer :], dim=1))
+            loss = nn.functional.cross_entropy(scores, y, label_smoothing=self.smoothing)
+        weight, bias, *own = torch.autograd.grad(loss, trained)
+        block = Block("readout", linear, identity, None)
+        yield BlockUpdate(block, weight, bias, loss.detach(), tuple(zip(norm.parameters(), own, strict=True)))

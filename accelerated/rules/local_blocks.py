@@ -1,0 +1,213 @@
+"""How a local rule reads a model: every Conv2d or Linear with what follows it, cut where its score is taken."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..local_classifiers import Shortcut, wired
+from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
+from .chain import Held, check_parameters, is_plain, leaves, refusal
+
+ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
+"""What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
+
+ACTIVATIONS = (
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+    nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, MaxMin,
+)  # fmt: skip
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+NORMALISATIONS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm,
+    nn.LocalResponseNorm, ChannelNorm,
+)  # fmt: skip
+SHAPES = (
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d, ScaledAvgPool2d,
+)  # fmt: skip
+TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation and pooling after it"
+
+
+class LocalBlock(NamedTuple):
+    """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
+
+    Its loss trains the layer and the modules inside; whatever the modules outside have learned stays as it is.
+    """
+
+    name: str
+    layer: nn.Conv2d | nn.Linear
+    inside: tuple[nn.Module, ...] = ()
+    outside: tuple[nn.Module, ...] = ()
+
+    @property
+    def linear(self) -> nn.Conv2d | nn.Linear:
+        """The layer."""
+        return self.layer
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """Nothing: no weight is orthogonal."""
+        return {}
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias."""
+        return [self.layer.weight]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
+    @property
+    def is_linear(self) -> bool:
+        return False
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether it gives (batch, channels, height, width)."""
+        return isinstance(self.layer, nn.Conv2d)
+
+    @property
+    def width(self) -> int:
+        """Channels or units that it gives."""
+        return self.layer.out_channels if isinstance(self.layer, nn.Conv2d) else self.layer.out_features
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """What its loss trains: weight, bias if there is one, and then `inner`."""
+        return [*self.weights, *([] if self.bias is None else [self.bias]), *self.inner]
+
+    @property
+    def inner(self) -> list[nn.Parameter]:
+        """The parameters of the modules inside."""
+        return [parameter for module in self.inside for parameter in module.parameters()]
+
+    def activities(self, x: Tensor) -> Tensor:
+        """What the score is made from."""
+        x = self.layer(x)
+        for module in self.inside:
+            x = module(x)
+        return x
+
+    def pass_on(self, h: Tensor) -> Tensor:
+        """What the next block gets, but for shortcuts."""
+        for module in self.outside:
+            h = module(h)
+        return h
+
+
+class LocalNetwork(NamedTuple):
+    """A model as a local rule sees it; `num_classes` where a last Linear gives them, which is left out."""
+
+    stem: tuple[nn.Module, ...]
+    blocks: list[LocalBlock]
+    shortcuts: tuple[Shortcut, ...]
+    num_classes: int | None
+
+    def begin(self, x: Tensor) -> Tensor:
+        """What the first block gets."""
+        for module in self.stem:
+            x = module(x)
+        return x
+
+
+Found: TypeAlias = list[tuple[str, nn.Module]]
+
+
+def read(model: nn.Module, rule: str, score_after: ScoreAfter = "activation") -> LocalNetwork:
+    """The blocks of an `nn.Sequential` (nested ones included) or of a `ShortcutNetwork`, first layer first.
+
+    Raises ValueError, with the layer's name and what to use instead, for a model that is no such network.
+    """
+    shortcuts: tuple[Shortcut, ...] = ()
+    if isinstance(model, ShortcutNetwork):
+        last, shortcuts = _last_linear(_leaves(model.head, "head")), model.shortcuts
+        stem, blocks = _cut(_leaves(model.stem, "stem"), rule, score_after, [])
+        for index, block in enumerate(model.blocks):
+            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, blocks)
+            if before or len(found) != 1:
+                raise ValueError(f"block 'blocks.{index}': {len(found)} layers, expected one, and first in it")
+            blocks = [*blocks, *found]
+        if len(blocks) > len(model.blocks):
+            raise ValueError(f"layer '{blocks[0].name}': in the stem; {rule} trains the layers of blocks")
+    elif is_plain(model, nn.Sequential):
+        last = _last_linear(list(leaves(model)))
+        stem, blocks = _cut(list(leaves(model)), rule, score_after, [])
+        blocks = blocks if last is None else blocks[:-1]
+    else:
+        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
+    if not blocks:
+        raise ValueError(f"model: no hidden layer; {rule} trains an nn.Sequential of {TRAINABLE}")
+    return LocalNetwork(stem, blocks, shortcuts, None if last is None else last.out_features)
+
+
+def _leaves(module: nn.Module, name: str) -> Found:
+    return list(leaves(module, f"{name}.")) if is_plain(module, nn.Sequential) else [(name, module)]
+
+
+def _last_linear(found: Found) -> nn.Linear | None:
+    """The Linear that the layers end with, if they do."""
+    for _, module in reversed(found):
+        if not isinstance(module, nn.Identity):
+            return module if isinstance(module, nn.Linear) and is_plain(module, nn.Linear) else None
+    return None
+
+
+def _cut(
+    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalBlock]
+) -> tuple[tuple[nn.Module, ...], list[LocalBlock]]:
+    """What comes before the first layer, and the blocks."""
+    stem: list[nn.Module] = []
+    blocks: list[LocalBlock] = []
+    after: list[list[nn.Module]] = []
+    for name, module in found:
+        if isinstance(module, nn.Linear | nn.Conv2d) and (is_plain(module, nn.Linear) or is_plain(module, nn.Conv2d)):
+            check_parameters(name, module, [*before, *blocks], rule)
+            blocks.append(LocalBlock(name, module))
+            after.append([])
+        elif isinstance(module, (*ACTIVATIONS, *DROPOUTS, *NORMALISATIONS, *SHAPES)):
+            (after[-1] if after else stem).append(module)
+        else:
+            raise refusal(name, module, rule, TRAINABLE)
+    for index, modules in enumerate(after):
+        inside = _before_score(modules, score_after)
+        blocks[index] = blocks[index]._replace(inside=tuple(modules[:inside]), outside=tuple(modules[inside:]))
+    return tuple(stem), blocks
+
+
+def _before_score(modules: list[nn.Module], score_after: ScoreAfter) -> int:
+    """How many of a block's modules come before its score."""
+    norms = [i for i, module in enumerate(modules) if isinstance(module, NORMALISATIONS)]
+    if score_after == "normalisation" and norms:
+        return norms[-1] + 1
+    end = next((i + 1 for i, module in enumerate(modules) if isinstance(module, ACTIVATIONS)), 0)
+    while end < len(modules) and isinstance(modules[end], DROPOUTS):
+        end += 1
+    return end
+
+
+def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype) -> None:
+    """Raises ValueError, with the layer's name, where samples of that shape do not pass. Nothing is computed."""
+    x = torch.empty(2, *sample, device="meta", dtype=dtype)
+    saved: dict[int, Tensor] = {}
+    name = network.blocks[0].name
+    try:
+        for module in network.stem:
+            x = _ghost(module, x)
+        for index, block in enumerate(network.blocks):
+            name = block.name
+            if block.has_maps and x.dim() != 4:
+                raise ValueError(f"takes (batch, channels, height, width), but gets {tuple(x.shape)}")
+            for module in (block.layer, *block.inside, *block.outside):
+                x = _ghost(module, x)
+            x = wired(x, index, network.shortcuts, saved)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"x: samples of shape {tuple(sample)} do not pass layer '{name}' ({error})") from error
+
+
+def _ghost(module: nn.Module, x: Tensor) -> Tensor:
+    """What the module gives, on the meta device."""
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+    y: Tensor = functional_call(module, state, (x,))
+    return y

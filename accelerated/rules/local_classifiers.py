@@ -1,0 +1,182 @@
+"""Networks of layers that are classifiers each, as rules."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..local_classifiers import concatenated, wired
+from ..score_losses import ScoreLoss, cross_entropy
+from .blockwise import BlockwiseRule
+from .layer_aggregation import Aggregation, LayerAggregation
+from .local_blocks import LocalBlock, ScoreAfter
+from .rule import BlockUpdate
+from .score_heads import Heads, LinearHead, ScoreHead, gridded, head_credit, head_loss
+
+LINEAR_MAPS = gridded(LinearHead, 4)
+"""Learned maps of the averages of 4 x 4 cells, or of all units of a dense layer."""
+
+
+class LocalClassifiers(BlockwiseRule):
+    """Every layer a classifier: it learns from a loss on class scores of its own, and no gradient leaves it.
+
+    The model is an `nn.Sequential` of Conv2d and Linear, each with an activation, Dropout, normalisation and pooling of
+    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. A layer and its
+    activation learn. What it passes on is normalised and pooled without a gradient, and what these modules may have
+    learned stays as it is; with `score_after="normalisation"` they belong to the layer, and learn with it. A last
+    Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
+
+    `score` makes a module for every block, from its activities to (batch, K); for one of your own write
+    `lambda blocks, classes: [nn.Linear(block.width, classes) for block in blocks]`. `loss` is one of
+    `prograde.accelerated.score_losses`.
+
+    Scores come from one pass, and `aggregation` says how: of the "last" layer; the "sum" of those from `first_layer`
+    on, by default all; a "range" of layers, the one with the most right answers on held-out data, till then those from
+    `first_layer` on, by default the second; weighted by softmax(-loss), the "validation-loss" or the "training-loss" of
+    an epoch, till then evenly; or from a "readout", batch normalisation, `readout_dropout` and a linear map of the
+    activities from `first_layer` on, maps averaged over positions, trained beside the layers by a cross-entropy with
+    `readout_smoothing` of the labels. Held-out data come with `calibrate`.
+
+    `detach=False` makes it a control: the sum of the losses, by backpropagation through all layers. Dropout draws as
+    nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        score: Heads = LINEAR_MAPS,
+        loss: ScoreLoss | None = None,
+        aggregation: Aggregation = "sum",
+        first_layer: int | None = None,
+        score_after: ScoreAfter = "activation",
+        num_classes: int | None = None,
+        readout_dropout: float = 0.0,
+        readout_smoothing: float = 0.0,
+        detach: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, score_after=score_after, num_classes=num_classes, generator=generator)
+        chain = self.units
+        self.heads = nn.ModuleList(score(chain, self.num_classes))
+        if len(self.heads) != len(chain):
+            raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(chain)} layers")
+        self.loss = cross_entropy() if loss is None else loss
+        self.detach = detach
+        self.aggregation = LayerAggregation(
+            aggregation,
+            [block.width for block in chain],
+            self.num_classes,
+            first_layer=first_layer,
+            dropout=readout_dropout,
+            smoothing=readout_smoothing,
+            like=chain[0].layer.weight,
+        )
+
+    def _passes(self, x: Tensor) -> Iterator[Tensor]:
+        """Every block's activities."""
+        saved: dict[int, Tensor] = {}
+        x = self.local.begin(x)
+        for index, block in enumerate(self.units):
+            h = block.activities(x)
+            yield h
+            x = self._passed_on(index, h, saved)
+
+    def _passed_on(self, index: int, h: Tensor, saved: dict[int, Tensor]) -> Tensor:
+        """What the next block gets; of the last one nothing is asked."""
+        if index + 1 == len(self.units):
+            return h
+        return wired(self.units[index].pass_on(h), index, self.local.shortcuts, saved)
+
+    def _scored(self, activities: Iterable[Tensor]) -> Tensor:
+        return torch.stack([head(h) for head, h in zip(self.heads, activities, strict=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        passes = self._passes(self.checked_input(x))
+        scores: Tensor
+        if self.aggregation.readout is None:
+            scores = self.aggregation(self._scored(passes))
+        else:
+            scores = self.aggregation.readout(self.aggregation.features(passes))
+        return scores
+
+    @torch.no_grad()
+    def layer_scores(self, x: Tensor) -> Tensor:
+        """The class scores of every layer, of one pass: (layers, batch, K)."""
+        return self._scored(self._passes(self.checked_input(x)))
+
+    @torch.no_grad()
+    def layer_features(self, x: Tensor) -> list[Tensor]:
+        """What every layer's score is made from: (batch, channels, height, width) or (batch, units) each."""
+        return list(self._passes(self.checked_input(x)))
+
+    @torch.no_grad()
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+        x = self.checked(x, y)
+        if not self.detach:
+            yield from self._backpropagated(x, y)
+            return
+        seen: list[Tensor] = []
+        saved: dict[int, Tensor] = {}
+        x = self.local.begin(x)
+        for index in range(len(self.units)):
+            h, update = self._local_update(index, x, y)
+            if self.aggregation.readout is not None:
+                seen.append(concatenated([h]))
+            x = self._passed_on(index, h, saved)
+            del h
+            yield update
+        yield from self.aggregation.readout_updates(seen, y)
+
+    def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, BlockUpdate]:
+        """A block's activities, and its update. The graph is that of this block, and is freed here."""
+        block = self.units[index]
+        with torch.enable_grad():
+            h = block.activities(x)
+        found = head_credit(self.heads[index], h.detach(), y, self.loss)
+        self.aggregation.note(index, found.loss, len(x))
+        gradients = torch.autograd.grad(h, block.trained, found.activities)
+        return h.detach(), _block_update(block, gradients, found.own, found.loss + found.penalty)
+
+    def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Every layer's activities and mean loss, in one graph."""
+        activities = list(self._passes(x))
+        return activities, [head_loss(*pair, y, self.loss) for pair in zip(self.heads, activities, strict=True)]
+
+    def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+        """The updates by the sum of all losses."""
+        trained: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            activities, losses = self._losses(x, y)
+            found = torch.autograd.grad(torch.stack(losses).sum(), trained, allow_unused=True)
+        gradients = dict(zip(trained, found, strict=True))
+        for index, (block, head) in enumerate(zip(self.units, self.heads, strict=True)):
+            self.aggregation.note(index, losses[index].detach(), len(x))
+            around = (*self.local.stem, *block.outside) if index == 0 else block.outside
+            others = [p for module in (*around, head) for p in module.parameters()]
+            own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
+            yield _block_update(block, [gradients[p] for p in block.trained], own, losses[index].detach())
+        yield from self.aggregation.readout_updates([concatenated([h.detach()]) for h in activities], y)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        was_training = self.training
+        self.eval()
+        self.aggregation.choose(self.layer_scores, batches, self.loss)
+        self.train(was_training)
+        for head in self.heads:
+            if isinstance(head, ScoreHead):
+                head.end_epoch()
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
+        return torch.stack(self._losses(self.checked(x, y), y)[1]).sum()
+
+
+def _block_update(
+    block: LocalBlock, gradients: Sequence[Tensor], own: Iterable[tuple[Tensor, Tensor]], loss: Tensor
+) -> BlockUpdate:
+    """From the gradients of what is trained in a block, its weight and bias first."""
+    weight, *rest = gradients
+    bias = None if block.bias is None else rest.pop(0)
+    return BlockUpdate(block, weight, bias, loss, (*zip(block.inner, rest, strict=True), *own))

@@ -1,0 +1,115 @@
+"""Backpropagation on the networks of local rules: what they are compared with."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import cross_entropy
+from .blockwise import BlockwiseRule
+from .local_blocks import LocalBlock
+from .local_classifiers import LocalClassifiers
+from .rule import BlockUpdate, Rule
+from .score_heads import Heads
+
+
+def linear_classifiers(blocks: Sequence[LocalBlock], num_classes: int) -> list[nn.Module]:
+    """A Linear for each layer; maps are averaged over positions before it."""
+    heads: list[nn.Module] = []
+    for block in blocks:
+        linear = nn.Linear(block.width, num_classes).to(block.layer.weight)
+        heads.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear) if block.has_maps else linear)
+    return heads
+
+
+class BackpropDeepSupervision(LocalClassifiers):
+    """Control: a classifier at every layer, and the sum of their losses by backpropagation through all layers.
+
+    It matches a local rule of the same `score`, `loss` and `aggregation`, as does that rule itself with `detach=False`.
+    `detach=True` cuts the layers apart: each learns from its own classifier alone. `options` are those of
+    `LocalClassifiers`.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, score: Heads = linear_classifiers, detach: bool = False, **options: Any
+    ) -> None:
+        super().__init__(model, score=score, detach=detach, **options)
+
+
+class BackpropEndToEnd(BlockwiseRule):
+    """Control: backpropagation of one cross-entropy at the end of a network such as `LocalClassifiers` trains.
+
+    The model ends with a Linear to the scores. Where `Backprop` trains the model too, it gives the same.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(model, generator=generator)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(self.checked_input(x))
+        return scores
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self(self.checked(x, y)), y, label_smoothing=self.label_smoothing).mean()
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+        with torch.enable_grad():
+            loss = self.objective(x, y)
+        trained = list(self.parameters())
+        gradients: dict[Tensor, Tensor] = dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
+        own = {id(p) for block in self.units for p in (block.layer.weight, block.bias)}
+        for index, block in enumerate(self.units):
+            last = index + 1 == len(self.units)
+            others = [(p, g) for p, g in gradients.items() if last and id(p) not in own]
+            bias = None if block.bias is None else gradients[block.bias]
+            yield BlockUpdate(
+                block, gradients[block.layer.weight], bias, loss.detach() if last else None, tuple(others)
+            )
+
+
+class BackpropEnsemble(Rule):
+    """Control: several networks, each trained by backpropagation alone; scores are the log of their mean probability.
+
+    All see the same batches. Give them weights of their own.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
+    ) -> None:
+        nn.Module.__init__(self)
+        if not models:
+            raise ValueError("models: none, expected one or more")
+        made = [BackpropEndToEnd(m, label_smoothing=label_smoothing, generator=generator) for m in models]
+        if len({member.num_classes for member in made}) > 1:
+            raise ValueError(f"models: {[member.num_classes for member in made]} classes, expected as many of each")
+        self.members = nn.ModuleList(made)
+        self.num_classes, self.generator = made[0].num_classes, generator
+        self.convolutions = list(chain.from_iterable(member.convolutions for member in made))
+        self.blocks = list(chain.from_iterable(member.blocks for member in made))
+
+    def _members(self) -> Iterator[tuple[int, BackpropEndToEnd]]:
+        return enumerate(cast(Iterable[BackpropEndToEnd], self.members))
+
+    @property
+    def units(self) -> list[LocalBlock]:  # type: ignore[override]
+        """Those of every member in turn, the member's number before their names."""
+        return [block._replace(name=f"{i}.{block.name}") for i, member in self._members() for block in member.units]
+
+    def forward(self, x: Tensor) -> Tensor:
+        log_probabilities = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
+        return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the members' losses."""
+        return torch.stack([member.objective(x, y) for _, member in self._members()]).sum()
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+        for i, member in self._members():
+            for update in member.stream(x, y):
+                yield update._replace(block=update.block._replace(name=f"{i}.{update.block.name}"))

@@ -1,0 +1,144 @@
+"""Methods of which every layer is a classifier, as rules. `options` are those of `LocalClassifiers`."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+from torch import nn
+
+from ..score_losses import ScoreLoss, cosine_margin, cross_entropy, mixed, positive_versus_negative
+from .layer_aggregation import Aggregation
+from .local_classifiers import LocalClassifiers
+from .score_heads import (
+    Assignment,
+    ChannelHead,
+    GroupHead,
+    LinearHead,
+    PatchHead,
+    PrototypeHead,
+    ReadoutHead,
+    Sides,
+    each,
+    gridded,
+)
+
+Competition: TypeAlias = Literal["cwc", "pvn", "mixed"]
+"""CwComp's losses: cross-entropy, positive versus negative, and .28 of the one with .72 of the other."""
+
+
+class MonoForward(LocalClassifiers):
+    """Mono-Forward (arXiv 2501.09238): a learned linear map of each layer's activities, and its cross-entropy.
+
+    That is local cross-entropy with a learned head, and the plainest of these rules. The paper maps all units of a
+    convolution; here they are averaged over `grid` x `grid` cells. Its scores are the sum's or the last layer's.
+    """
+
+    def __init__(self, model: nn.Module, *, grid: Sides = 4, **options: Any) -> None:
+        super().__init__(model, score=gridded(LinearHead, grid, generator=options.get("generator")), **options)
+
+
+class Hyperspherical(LocalClassifiers):
+    """Hyperspherical Forward-Forward (arXiv 2605.00082), as its summaries are read: cosines to learned prototypes.
+
+    Of each class there are `per_class`, joined by a soft maximum of that `sharpness`. The loss is a cross-entropy of
+    `scale` times the cosines, the label's reduced by `margin`; another is given as `loss`. Layers should pass on their
+    direction alone: put nn.RMSNorm or another normalisation behind each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: float = 20.0,
+        margin: float = 0.0,
+        per_class: int = 1,
+        sharpness: float = 10.0,
+        grid: Sides = 4,
+        loss: ScoreLoss | None = None,
+        **options: Any,
+    ) -> None:
+        generator = options.get("generator")
+        score = gridded(PrototypeHead, grid, per_class=per_class, sharpness=sharpness, generator=generator)
+        super().__init__(model, score=score, loss=loss or cosine_margin(scale, margin), **options)
+
+
+class DynamicTemperature(LocalClassifiers):
+    """DTG-FF (arXiv 2606.06539): squares averaged over cells, by a fixed random read-out at a learned temperature.
+
+    `grid` are the cells a side, of all layers or of each; None for fewer the more channels a layer has. A dense layer
+    has all its squares read out, as in the paper's synthetic experiment; its other dense form has a head that is not
+    local, and is `HybridDynamicTemperature`. Layers should pass on what is normalised over channels: `ChannelNorm`.
+    Its other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`, `readout_smoothing=0.1`.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, grid: Sides = None, lowest: float = 0.5, highest: float = 2.0, **options: Any
+    ) -> None:
+        generator = options.get("generator")
+        score = gridded(ReadoutHead, grid, lowest=lowest, highest=highest, generator=generator)
+        super().__init__(model, score=score, **options)
+
+
+class PatchEnergy(LocalClassifiers):
+    """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out; its text does not say its law.
+
+    `grid` are the patches a side, by default the paper's: fewer the more channels a layer has.
+    """
+
+    def __init__(self, model: nn.Module, *, grid: Sides = None, **options: Any) -> None:
+        super().__init__(model, score=gridded(PatchHead, grid, generator=options.get("generator")), **options)
+
+
+class DeeperForward(LocalClassifiers):
+    """DeeperForward (Sun et al., ICLR 2025): mean activities of the channels of each class.
+
+    Layers should pass on what is normalised by the same groups: nn.GroupNorm(num_classes, channels, affine=False).
+    """
+
+    def __init__(self, model: nn.Module, *, aggregation: Aggregation = "range", **options: Any) -> None:
+        super().__init__(model, score=each(GroupHead), aggregation=aggregation, **options)
+
+
+class ChannelCompetition(LocalClassifiers):
+    """CwComp (arXiv 2312.12668): mean squares of the channels of each class, after batch normalisation.
+
+    Normalisation, and pooling before it, are part of the layer that learns. Scores are the last layer's, unless
+    `aggregation` says otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Competition | ScoreLoss = "cwc",
+        aggregation: Aggregation = "last",
+        **options: Any,
+    ) -> None:
+        losses = dict(zip(get_args(Competition), (cross_entropy, positive_versus_negative, mixed), strict=True))
+        if isinstance(loss, str) and loss not in losses:
+            raise ValueError(f"loss: {loss!r}, expected one of {', '.join(losses)}, or a loss")
+        found = losses[loss]() if isinstance(loss, str) else loss
+        options = {"score_after": "normalisation", **options}
+        super().__init__(model, score=each(GroupHead, square=True), loss=found, aggregation=aggregation, **options)
+
+
+class ChannelClassAssignment(LocalClassifiers):
+    """CAW-Conv (arXiv 2606.09928): pooled channels, each with a learned distribution over the classes.
+
+    `assignment` is "learned" from noise, or for comparison "static", contiguous groups, or "frozen" as drawn. Layers
+    are weighted by their losses, on held-out data as in the paper's text, or with `aggregation="training-loss"` as in
+    its code; "sum" leaves the weights out. `settings` are those of `ChannelHead`, by name. The paper's instance
+    normalisation is nn.InstanceNorm2d; it clips the gradient of each layer at a norm of 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        assignment: Assignment = "learned",
+        label_smoothing: float = 0.1,
+        aggregation: Aggregation = "validation-loss",
+        settings: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        score = each(ChannelHead, assignment=assignment, generator=options.get("generator"), **(settings or {}))
+        options = {"loss": cross_entropy(label_smoothing), **options}
+        super().__init__(model, score=score, aggregation=aggregation, **options)

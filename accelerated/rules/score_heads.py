@@ -1,0 +1,303 @@
+"""Scores of layers as modules: what a score learns is a parameter of it, what is fixed a buffer."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
+from ..score_losses import ScoreLoss
+from ..scores import (
+    Grid,
+    Score,
+    group_mean,
+    group_mean_square,
+    linear_map,
+    no_penalty,
+    patch_energy,
+    random_projection,
+    random_readout,
+)
+from .local_blocks import LocalBlock
+
+Heads: TypeAlias = Callable[[Sequence[LocalBlock], int], Sequence[nn.Module]]
+"""What makes the scores of a network's blocks for so many classes: modules from activities to (batch, K)."""
+
+Assignment: TypeAlias = Literal["learned", "static", "frozen"]
+"""Of channels to classes: learned, contiguous groups, or left as drawn."""
+
+UNASSIGNED = -1e30
+"""A logit that any temperature leaves without a share; infinity times 0 would be none."""
+
+
+class HeadCredit(NamedTuple):
+    """A layer's mean loss, what its score's parameters cost, the gradient of both by the activities, and pairs of a
+    parameter and what to subtract from it.
+    """
+
+    loss: Tensor
+    penalty: Tensor
+    activities: Tensor
+    own: tuple[tuple[Tensor, Tensor], ...]
+
+
+class ScoreHead(nn.Module):
+    """A score with its gradient in closed form, without a graph."""
+
+    def score(self) -> Score:
+        """As `prograde.accelerated.scores` has it."""
+        raise NotImplementedError
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        """Its learned arrays; those that are buffers here stay as they are."""
+        return ()
+
+    def end_epoch(self) -> None:
+        """Moves on what changes from epoch to epoch."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.score().value(h, self.arrays())
+
+
+def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadCredit:
+    """What a layer learns from its loss; of a module that is no ScoreHead by autograd."""
+    if isinstance(head, ScoreHead):
+        score, arrays = head.score(), head.arrays()
+        losses, e = loss(score.value(h, arrays), y)
+        activities, gradients = score.credit(h, arrays, e / len(h))
+        penalty, of_penalty = score.penalty(arrays)
+        own = [(p, g + more) for p, g, more in zip(arrays, gradients, of_penalty, strict=True) if p.requires_grad]
+        return HeadCredit(losses.mean(), penalty, activities, tuple(own))
+    learned = [p for p in head.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        seen = h.detach().requires_grad_()
+        scores = head(seen)
+    losses, e = loss(scores.detach(), y)
+    activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h))
+    return HeadCredit(
+        losses.mean(), torch.zeros((), device=h.device), activities, tuple(zip(learned, found, strict=True))
+    )
+
+
+def head_loss(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> Tensor:
+    """The layer's mean loss, with its graph where there is one."""
+    mean = loss(head(h), y).loss.mean()
+    return mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
+
+
+def size_of(block: LocalBlock, grid: Grid) -> tuple[int, Grid]:
+    """How many numbers a score sees of a block, and the grid, which a dense block has none of.
+
+    Raises ValueError for maps without a grid, whose size is not known.
+    """
+    if not block.has_maps:
+        return block.width, None
+    if grid is None:
+        raise ValueError(f"layer '{block.name}': grid: None, expected the cells that its maps are pooled to")
+    return block.width * grid[0] * grid[1], grid
+
+
+Sides: TypeAlias = int | Sequence[int] | None
+"""Cells a side of square grids: of all layers, or of each; None for fewer the more channels a layer has."""
+
+
+def grids(blocks: Sequence[LocalBlock], sides: Sides) -> list[tuple[int, int]]:
+    """The grid of each block; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394).
+
+    Raises ValueError for another number of them.
+    """
+    if sides is None:
+        sides = [max(1, blocks[-1].width // block.width) for block in blocks]
+    found = [sides] * len(blocks) if isinstance(sides, int) else list(sides)
+    if len(found) != len(blocks) or min(found) < 1:
+        raise ValueError(f"grid: {sides}, expected a positive integer, or one for each of {len(blocks)} layers")
+    return [(side, side) for side in found]
+
+
+def each(head: Callable[..., nn.Module], **settings: Any) -> Heads:
+    """That head for every block."""
+    return lambda blocks, num_classes: [head(block, num_classes, **settings) for block in blocks]
+
+
+def gridded(head: Callable[..., nn.Module], sides: Sides, **settings: Any) -> Heads:
+    """That head for every block, on a grid where the block gives maps."""
+    return lambda blocks, num_classes: [
+        head(block, num_classes, grid=grid, **settings)
+        for block, grid in zip(blocks, grids(blocks, sides), strict=True)
+    ]
+
+
+def like(block: LocalBlock) -> dict[str, Any]:
+    """Where and in what precision a block's score has its arrays."""
+    return {"device": block.layer.weight.device, "dtype": block.layer.weight.dtype}
+
+
+class GroupHead(ScoreHead):
+    """Means of the channels of each class, or of their squares, contiguous groups in turn."""
+
+    def __init__(self, block: LocalBlock, num_classes: int, *, square: bool = False) -> None:
+        super().__init__()
+        if block.width % num_classes:
+            raise ValueError(
+                f"layer '{block.name}': {block.width} channels, expected a multiple of the {num_classes} classes"
+            )
+        self.num_classes, self.square = num_classes, square
+
+    def score(self) -> Score:
+        return group_mean_square(self.num_classes) if self.square else group_mean(self.num_classes)
+
+
+class LinearHead(ScoreHead):
+    """A learned linear map without bias, of the cells' means where the block gives maps; nn.Linear's first weights."""
+
+    def __init__(
+        self, block: LocalBlock, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        size, self.grid = size_of(block, grid)
+        weight = torch.empty(num_classes, size, **like(block))
+        self.matrix = nn.Parameter(weight.uniform_(-(size**-0.5), size**-0.5, generator=generator))
+
+    def score(self) -> Score:
+        return linear_map(self.grid)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        return (self.matrix,)
+
+
+class ReadoutHead(ScoreHead):
+    """A fixed random read-out of pooled squares, at a temperature learned between `lowest` and `highest`."""
+
+    def __init__(
+        self,
+        block: LocalBlock,
+        num_classes: int,
+        *,
+        grid: Grid = None,
+        lowest: float = 0.5,
+        highest: float = 2.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < lowest <= highest < float("inf"):
+            raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
+        size, self.grid = size_of(block, grid)
+        self.lowest, self.highest = lowest, highest
+        self.alpha = nn.Parameter(torch.zeros((), **like(block)))
+        self.projection: Tensor
+        self.offset: Tensor
+        projection, offset = random_projection(size, num_classes, generator, **like(block))
+        self.register_buffer("projection", projection)
+        self.register_buffer("offset", offset)
+
+    def score(self) -> Score:
+        return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        return (self.alpha,)
+
+
+class PatchHead(ScoreHead):
+    """A fixed random read-out of the patches' energies; the law of its weights is `random_projection`'s."""
+
+    def __init__(
+        self, block: LocalBlock, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        size, self.grid = size_of(block, grid)
+        self.projection: Tensor
+        self.offset: Tensor
+        projection, offset = random_projection(size, num_classes, generator, **like(block))
+        self.register_buffer("projection", projection)
+        self.register_buffer("offset", offset)
+
+    def score(self) -> Score:
+        return patch_energy(self.projection, self.offset, self.grid)
+
+
+class PrototypeHead(ScoreHead):
+    """Cosines to learned prototypes, `per_class` of each class, joined by their soft maximum of that sharpness."""
+
+    def __init__(
+        self,
+        block: LocalBlock,
+        num_classes: int,
+        *,
+        grid: Grid = None,
+        per_class: int = 1,
+        sharpness: float = 10.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if per_class < 1:
+            raise ValueError(f"per_class: {per_class}, expected a positive integer")
+        size, self.grid = size_of(block, grid)
+        self.sharpness = sharpness
+        self.prototypes = nn.Parameter(random_prototypes(num_classes, per_class, size, generator, **like(block)))
+        self.score()
+
+    def score(self) -> Score:
+        return prototype_cosine(self.sharpness, self.grid)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        return (self.prototypes,)
+
+
+class ChannelHead(ScoreHead):
+    """Channels assigned to classes: learned from noise on; or fixed, as contiguous groups or as drawn.
+
+    `cooling` multiplies the temperature after every epoch, and the weight of orthogonality grows over the first `ramp`
+    epochs; both begin anew with the module, and are part of its state.
+    """
+
+    def __init__(
+        self,
+        block: LocalBlock,
+        num_classes: int,
+        *,
+        assignment: Assignment = "learned",
+        pooling: tuple[float, float, float] = (0.94, 0.06, -0.05),
+        temperature: float = 1.0,
+        entropy: float = 1e-2,
+        orthogonality: float = 1e-3,
+        scaled: bool = False,
+        cooling: float = 0.995,
+        ramp: int = 50,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if assignment not in get_args(Assignment):
+            raise ValueError(f"assignment: {assignment!r}, expected one of {', '.join(get_args(Assignment))}")
+        if block.width < num_classes:
+            raise ValueError(f"layer '{block.name}': {block.width} channels, expected one for each class at least")
+        self.pooling, self.entropy, self.orthogonality, self.scaled = pooling, entropy, orthogonality, scaled
+        self.cooling, self.ramp = cooling, ramp
+        logits = random_logits(block.width, num_classes, generator, **like(block))
+        if assignment == "static":
+            groups = torch.arange(block.width, device=logits.device) * num_classes // block.width
+            logits = torch.full_like(logits, UNASSIGNED).scatter_(1, groups[:, None], 0)
+        log_temperature = torch.full((), math.log(temperature), **like(block))
+        for name, array in (("logits", logits), ("log_temperature", log_temperature)):
+            if assignment == "learned":
+                self.register_parameter(name, nn.Parameter(array))
+            else:
+                self.register_buffer(name, array)
+        self.fixed = assignment != "learned"
+        self.epochs: Tensor
+        self.register_buffer("epochs", torch.zeros((), **like(block)))
+
+    def score(self) -> Score:
+        # Both numbers are tensors, so that no step waits for the device to tell the epoch.
+        cooling: Any = self.cooling**self.epochs
+        orthogonality: Any = self.orthogonality * (self.epochs / self.ramp).clamp(max=1)
+        score = channel_class(self.pooling, self.entropy, orthogonality, self.scaled, cooling)
+        return score._replace(penalty=no_penalty) if self.fixed else score
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        logits, log_temperature = (getattr(self, name) for name in ("logits", "log_temperature"))
+        return logits, log_temperature
+
+    def end_epoch(self) -> None:
+        self.epochs += 1
