@@ -85,6 +85,7 @@ def recipes_help() -> str:
             recipe.activation,
             f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
             f"dropout {recipe.dropout:g}" if recipe.dropout else "",
+            f"{recipe.normalisation} normalisation" if recipe.normalisation != "none" else "",
             "standardised pixels" if recipe.standardise else "raw pixels",
         ]
         lines.append(

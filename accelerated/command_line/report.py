@@ -66,7 +66,7 @@ def _seconds(group: Sequence[Run]) -> list[float]:
 
 def _yardstick(job: Job, jobs: Sequence[Job]) -> Job | None:
     """Backprop with the same network, if it ran: other ratios would compare networks, not rules."""
-    same = ("hidden", "activation", "batch")
+    same = ("hidden", "activation", "normalisation", "batch")
     for other in jobs:
         if other.method == "backprop" and all(getattr(other.recipe, n) == getattr(job.recipe, n) for n in same):
             return other

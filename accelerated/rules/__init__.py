@@ -40,6 +40,10 @@ RULES: dict[str, type[Rule]] = {
     "symba": SymBa,
     "layer-collaboration": LayerCollaboration,
     "cumulative": CumulativeForwardForward,
+    "mono-forward": MonoForward,
+    "hyperspherical": Hyperspherical,
+    "dynamic-temperature": DynamicTemperature,
+    "backprop-deep-supervision": BackpropDeepSupervision,
 }
 """The rules for chains of layers by the names that the command line uses."""
 

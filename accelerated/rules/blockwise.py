@@ -42,6 +42,11 @@ class BlockwiseRule(Rule):
         """All local units in forward order."""
         return self.local.blocks
 
+    @property
+    def wants_images(self) -> bool:
+        """Whether x is (batch, channels, height, width); not so where the model begins with nn.Unflatten."""
+        return self.units[0].has_maps and not any(isinstance(module, nn.Unflatten) for module in self.local.stem)
+
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the model takes it. Raises ValueError unless it fits."""
         first, stem = self.units[0], self.local.stem

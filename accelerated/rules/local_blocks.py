@@ -32,13 +32,15 @@ TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation 
 class LocalBlock(NamedTuple):
     """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
 
-    Its loss trains the layer and the modules inside; whatever the modules outside have learned stays as it is.
+    Its loss trains the layer and `inner`, the parameters of the modules inside; whatever the modules outside have
+    learned stays as it is.
     """
 
     name: str
     layer: nn.Conv2d | nn.Linear
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
+    inner: tuple[nn.Parameter, ...] = ()
 
     @property
     def linear(self) -> nn.Conv2d | nn.Linear:
@@ -76,12 +78,8 @@ class LocalBlock(NamedTuple):
     @property
     def trained(self) -> list[Tensor]:
         """What its loss trains: weight, bias if there is one, and then `inner`."""
-        return [*self.weights, *([] if self.bias is None else [self.bias]), *self.inner]
-
-    @property
-    def inner(self) -> list[nn.Parameter]:
-        """The parameters of the modules inside."""
-        return [parameter for module in self.inside for parameter in module.parameters()]
+        weight, bias = self.layer.weight, self.layer.bias
+        return [weight, *self.inner] if bias is None else [weight, bias, *self.inner]
 
     def activities(self, x: Tensor) -> Tensor:
         """What the score is made from."""
@@ -171,8 +169,10 @@ def _cut(
         else:
             raise refusal(name, module, rule, TRAINABLE)
     for index, modules in enumerate(after):
-        inside = _before_score(modules, score_after)
-        blocks[index] = blocks[index]._replace(inside=tuple(modules[:inside]), outside=tuple(modules[inside:]))
+        end = _before_score(modules, score_after)
+        inside, outside = tuple(modules[:end]), tuple(modules[end:])
+        inner = tuple(parameter for module in inside for parameter in module.parameters())
+        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, inner=inner)
     return tuple(stem), blocks
 
 
@@ -199,6 +199,8 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype) -
             name = block.name
             if block.has_maps and x.dim() != 4:
                 raise ValueError(f"takes (batch, channels, height, width), but gets {tuple(x.shape)}")
+            if isinstance(block.layer, nn.Linear) and x.shape[-1] != block.layer.in_features:
+                raise ValueError(f"takes {block.layer.in_features} features, but gets {x.shape[-1]}")
             for module in (block.layer, *block.inside, *block.outside):
                 x = _ghost(module, x)
             x = wired(x, index, network.shortcuts, saved)

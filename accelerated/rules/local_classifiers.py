@@ -136,10 +136,10 @@ class LocalClassifiers(BlockwiseRule):
         found = head_credit(self.heads[index], h.detach(), y, self.loss)
         self.aggregation.note(index, found.loss, len(x))
         gradients = torch.autograd.grad(h, block.trained, found.activities)
-        return h.detach(), _block_update(block, gradients, found.own, found.loss + found.penalty)
+        return h.detach(), _block_update(block, gradients, found.own, found.cost)
 
-    def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Every layer's activities and mean loss, in one graph."""
+    def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
         activities = list(self._passes(x))
         return activities, [head_loss(*pair, y, self.loss) for pair in zip(self.heads, activities, strict=True)]
 
@@ -148,14 +148,16 @@ class LocalClassifiers(BlockwiseRule):
         trained: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
             activities, losses = self._losses(x, y)
-            found = torch.autograd.grad(torch.stack(losses).sum(), trained, allow_unused=True)
+            total = torch.stack([cost for _, cost in losses]).sum()
+        found = torch.autograd.grad(total, trained, allow_unused=True)
         gradients = dict(zip(trained, found, strict=True))
         for index, (block, head) in enumerate(zip(self.units, self.heads, strict=True)):
-            self.aggregation.note(index, losses[index].detach(), len(x))
+            loss, cost = (part.detach() for part in losses[index])
+            self.aggregation.note(index, loss, len(x))
             around = (*self.local.stem, *block.outside) if index == 0 else block.outside
             others = [p for module in (*around, head) for p in module.parameters()]
             own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
-            yield _block_update(block, [gradients[p] for p in block.trained], own, losses[index].detach())
+            yield _block_update(block, [gradients[p] for p in block.trained], own, cost)
         yield from self.aggregation.readout_updates([concatenated([h.detach()]) for h in activities], y)
 
     @torch.no_grad()
@@ -170,7 +172,7 @@ class LocalClassifiers(BlockwiseRule):
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
-        return torch.stack(self._losses(self.checked(x, y), y)[1]).sum()
+        return torch.stack([cost for _, cost in self._losses(self.checked(x, y), y)[1]]).sum()
 
 
 def _block_update(

@@ -101,6 +101,11 @@ class BackpropEnsemble(Rule):
         """Those of every member in turn, the member's number before their names."""
         return [block._replace(name=f"{i}.{block.name}") for i, member in self._members() for block in member.units]
 
+    @property
+    def wants_images(self) -> bool:
+        """As the first member has it."""
+        return next(self._members())[1].wants_images
+
     def forward(self, x: Tensor) -> Tensor:
         log_probabilities = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))

@@ -211,6 +211,11 @@ class Rule(CreditAssignment):
         """All local units in forward order."""
         return [*self.convolutions, *self.blocks]
 
+    @property
+    def wants_images(self) -> bool:
+        """Whether x is (batch, channels, height, width)."""
+        return bool(self.convolutions)
+
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
         if not isinstance(x, Tensor):

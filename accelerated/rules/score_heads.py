@@ -33,12 +33,12 @@ UNASSIGNED = -1e30
 
 
 class HeadCredit(NamedTuple):
-    """A layer's mean loss, what its score's parameters cost, the gradient of both by the activities, and pairs of a
-    parameter and what to subtract from it.
+    """What a layer learns from its loss: the mean, that of the score's parameters with it; the gradient by the
+    activities; and pairs of a parameter of the score and what to subtract from it.
     """
 
     loss: Tensor
-    penalty: Tensor
+    cost: Tensor
     activities: Tensor
     own: tuple[tuple[Tensor, Tensor], ...]
 
@@ -62,29 +62,35 @@ class ScoreHead(nn.Module):
 
 
 def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadCredit:
-    """What a layer learns from its loss; of a module that is no ScoreHead by autograd."""
-    if isinstance(head, ScoreHead):
-        score, arrays = head.score(), head.arrays()
-        losses, e = loss(score.value(h, arrays), y)
-        activities, gradients = score.credit(h, arrays, e / len(h))
+    """By the score's closed form; of a module that is no ScoreHead by autograd."""
+    if not isinstance(head, ScoreHead):
+        return _by_autograd(head, h, y, loss)
+    score, arrays = head.score(), head.arrays()
+    losses, e = loss(score.value(h, arrays), y)
+    activities, gradients = score.credit(h, arrays, e / len(h))
+    mean = cost = losses.mean()
+    if score.penalty is not no_penalty:
         penalty, of_penalty = score.penalty(arrays)
-        own = [(p, g + more) for p, g, more in zip(arrays, gradients, of_penalty, strict=True) if p.requires_grad]
-        return HeadCredit(losses.mean(), penalty, activities, tuple(own))
+        cost, gradients = mean + penalty, tuple(g + p for g, p in zip(gradients, of_penalty, strict=True))
+    own = tuple((p, g) for p, g in zip(arrays, gradients, strict=True) if p.requires_grad)
+    return HeadCredit(mean, cost, activities, own)
+
+
+def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadCredit:
     learned = [p for p in head.parameters() if p.requires_grad]
     with torch.enable_grad():
         seen = h.detach().requires_grad_()
         scores = head(seen)
     losses, e = loss(scores.detach(), y)
     activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h))
-    return HeadCredit(
-        losses.mean(), torch.zeros((), device=h.device), activities, tuple(zip(learned, found, strict=True))
-    )
+    mean = losses.mean()
+    return HeadCredit(mean, mean, activities, tuple(zip(learned, found, strict=True)))
 
 
-def head_loss(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> Tensor:
-    """The layer's mean loss, with its graph where there is one."""
+def head_loss(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> tuple[Tensor, Tensor]:
+    """The layer's mean loss and what its score's parameters cost with it, with their graph where there is one."""
     mean = loss(head(h), y).loss.mean()
-    return mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
+    return mean, mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
 
 
 def size_of(block: LocalBlock, grid: Grid) -> tuple[int, Grid]:

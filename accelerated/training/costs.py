@@ -12,11 +12,15 @@ layer, A the activations:
 | pepita | 2 F + U + K + K n_0 |
 | forward-forward, symba, layer-collaboration, cumulative | 2 (F + U + 2 A), of the layers with weights |
 | dtp | F + (F - F_1) + 2 U + K |
+| mono-forward, hyperspherical | F' + U' + 3 K A' |
+| dynamic-temperature | F' + U' + 2 K A' |
+| backprop-deep-supervision | F' + (F' - F_1) + U' + 3 K A' |
 
 The table has no FOTON and no direct feedback; these are counted by what they do: foton F + (F - F_1) + U + K + K n_1,
 its projection and constraint being a matter of the batch and not of the sample; dfa and drtp F + U + K + K times the
-hidden units. Biases and batch normalisation are not billed, pooling at its inputs; a product with a one-hot label is
-billed in full.
+hidden units. Nor has it rules whose layers are classifiers: F', U' and A' leave the last layer out, as they do; each
+layer's scores are K products an activation, their gradient as many, and as many that of what they have learned. Biases
+and batch normalisation are not billed, pooling at its inputs; a product with a one-hot label is billed in full.
 
 Bytes are those of activations held until they are used: all for backprop, fa, dfa, ftp, pepita, foton and
 layer-collaboration, twice that for dtp, the largest neighbouring pair (the input counts) for the others, whose layers
@@ -111,6 +115,8 @@ def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None =
     backprop = 2 * forward - first + update + k
     direct = forward + update + k + k * hidden
     streams = 2 * (forward + update + 2 * own)
+    last = weighted[-1]
+    local = forward - last.forward + update - last.update
     return {
         "backprop": Cost(backprop, held),
         "ftp": Cost(backprop + 2 * k * n_1, held),
@@ -124,4 +130,8 @@ def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None =
         "dfa": Cost(direct, held),
         "drtp": Cost(direct, pair),
         "dtp": Cost(backprop + update, 2 * held),
+        "mono-forward": Cost(local + 3 * k * hidden, pair),
+        "hyperspherical": Cost(local + 3 * k * hidden, pair),
+        "dynamic-temperature": Cost(local + 2 * k * hidden, pair),
+        "backprop-deep-supervision": Cost(local + forward - last.forward - first + 3 * k * hidden, held),
     }

@@ -103,7 +103,7 @@ def fit(
         _check_plain(recipe)
     with _seeded(seed, device):
         moved = dataset.to(device, dtype, recipe.standardise)
-        if rule.convolutions:
+        if rule.wants_images:
             moved = moved.as_images()
         run = _Run(rule, moved, recipe, epochs, seed, device, alignment_every, measure)
         if resume is not None:

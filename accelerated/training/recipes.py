@@ -1,6 +1,8 @@
 """What each rule is trained with unless told otherwise, and how a network and its rule are made from that."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,13 @@ MODULES: dict[str, type[nn.Module]] = {
 }
 """The activations' modules; the names are those of `ACTIVATIONS`."""
 
+NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "direction": partial(nn.RMSNorm, elementwise_affine=False),
+    "layer": partial(nn.LayerNorm, elementwise_affine=False),
+}
+"""What makes the normalisation of so many units: nothing learned; a mean square of 1, or a mean of 0 besides."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -42,6 +51,7 @@ class Recipe:
     standardise: bool = True
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
+    normalisation: str = "none"
 
     def __post_init__(self) -> None:
         """Raises UserError for what no network or optimizer could be made from."""
@@ -55,6 +65,8 @@ class Recipe:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)}, expected at least 1")
+        if self.normalisation not in NORMALISATIONS:
+            raise UserError(f"normalisation: '{self.normalisation}', expected one of {', '.join(NORMALISATIONS)}")
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f"optimizer: '{self.optimizer}', expected one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
@@ -79,6 +91,15 @@ FORWARD_FORWARD = Recipe(
     options={"amplitude": 4.0},
 )
 
+LOCAL = Recipe(
+    hidden=(1000, 1000, 1000),
+    epochs=8,
+    optimizer="adam",
+    learning_rate=1e-3,
+    momentum=0.0,
+    dropout=0.1,
+)
+
 METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
     "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
@@ -100,6 +121,10 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
         replace(FORWARD_FORWARD, options={"amplitude": 4.0, "threshold": 2.0}),
     ),
     "cumulative": (RULES["cumulative"], FORWARD_FORWARD),
+    "mono-forward": (RULES["mono-forward"], LOCAL),
+    "hyperspherical": (RULES["hyperspherical"], replace(LOCAL, normalisation="direction")),
+    "dynamic-temperature": (RULES["dynamic-temperature"], replace(LOCAL, normalisation="layer")),
+    "backprop-deep-supervision": (RULES["backprop-deep-supervision"], LOCAL),
 }
 """What can be trained, by the names that the command line uses: a rule and its recipe."""
 
@@ -118,6 +143,10 @@ DIGITS: dict[str, dict[str, Any]] = {
     "symba": {"epochs": 60, "learning_rate": 1e-2},
     "layer-collaboration": {"epochs": 60, "learning_rate": 1e-2},
     "cumulative": {"epochs": 60, "learning_rate": 1e-2},
+    "mono-forward": {"epochs": 30, "learning_rate": 3e-3},
+    "hyperspherical": {"epochs": 30, "learning_rate": 3e-3},
+    "dynamic-temperature": {"epochs": 30, "learning_rate": 3e-3},
+    "backprop-deep-supervision": {"epochs": 30, "learning_rate": 3e-3},
 }
 """What the digits, small and few, are trained with instead; chosen on their validation samples."""
 
@@ -138,8 +167,15 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
     return replace(recipe, **changes)
 
 
-def mlp(features: int, hidden: tuple[int, ...], num_classes: int, activation: str, dropout: float) -> nn.Sequential:
-    """Linear, activation and, where the rate is not 0, Dropout for each hidden layer; then a Linear to the scores.
+def mlp(
+    features: int,
+    hidden: tuple[int, ...],
+    num_classes: int,
+    activation: str,
+    dropout: float,
+    normalisation: str = "none",
+) -> nn.Sequential:
+    """Linear, activation, Dropout where its rate is not 0, and a normalisation if any; then a Linear to the scores.
 
     He's initial weights, zero biases: PEPITA and Forward-Forward learn much worse from PyTorch's smaller weights.
     """
@@ -148,6 +184,9 @@ def mlp(features: int, hidden: tuple[int, ...], num_classes: int, activation: st
         layers += [_linear(n_in, n_out), MODULES[activation]()]
         if dropout:
             layers.append(nn.Dropout(dropout))
+        normalise = NORMALISATIONS[normalisation]
+        if normalise is not None:
+            layers.append(normalise(n_out))
     return nn.Sequential(*layers, _linear((features, *hidden)[-1], num_classes))
 
 
@@ -157,6 +196,11 @@ def _linear(n_in: int, n_out: int) -> nn.Linear:
     with torch.no_grad():
         linear.weight.copy_(he_uniform((n_out, n_in)))
     return linear
+
+
+def network(recipe: Recipe, features: int, num_classes: int) -> nn.Sequential:
+    """The network that a recipe names."""
+    return mlp(features, tuple(recipe.hidden), num_classes, recipe.activation, recipe.dropout, recipe.normalisation)
 
 
 def build(
@@ -176,7 +220,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = mlp(dataset.features, recipe.hidden, dataset.num_classes, recipe.activation, recipe.dropout)
+            model = network(recipe, dataset.features, dataset.num_classes)
             rule = rule_class(model.to(dtype), **recipe.options)
         except ValueError as error:
             raise UserError(f"{method}: {error}") from error

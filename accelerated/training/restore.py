@@ -7,7 +7,7 @@ import torch
 
 from ..rules import RULES, Rule
 from . import checkpoint
-from .recipes import Recipe, mlp
+from .recipes import Recipe, network
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -47,7 +47,7 @@ def restore(path: str | Path) -> Restored:
         shape = tuple(settings["image_shape"])
         features = torch.Size(shape).numel()
         with torch.random.fork_rng(devices=[]):
-            model = mlp(features, tuple(recipe.hidden), settings["num_classes"], recipe.activation, recipe.dropout)
+            model = network(recipe, features, settings["num_classes"])
             rule = rule_class(model.to(DTYPES[settings["dtype"]]), **recipe.options)
         rule.load_state_dict(state["best"])
         mean, std = (settings["mean"], settings["std"] or 1) if recipe.standardise else (0.0, 1.0)
