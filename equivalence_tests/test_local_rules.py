@@ -1,0 +1,787 @@
+"""Rules whose layers are classifiers, through the front door: against the reference, and against autograd."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from prograde.accelerated.local_classifiers import Shortcut
+from prograde.accelerated.modules import (
+    ChannelNorm,
+    MaxMin,
+    ShortcutNetwork,
+    cfse,
+    resnet17,
+    small_cnn,
+    tiny_cnn,
+    vgg8,
+    vgg11,
+)
+from prograde.accelerated.rules import (
+    BackpropDeepSupervision,
+    BackpropEndToEnd,
+    BackpropEnsemble,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    DeeperForward,
+    DynamicTemperature,
+    Hyperspherical,
+    LocalClassifiers,
+    MonoForward,
+    PatchEnergy,
+)
+from prograde.accelerated.rules.score_heads import head_loss
+from prograde.accelerated.score_losses import smooth_margin
+from prograde.accelerated.training.memory import LiveBytes
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import Case, cases
+from prograde.equivalence_tests.test_rules import sequential
+from prograde.equivalence_tests.tolerance import Comparison, rms
+
+pytestmark = pytest.mark.smoke
+K = 4
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def dense(norm: Callable[[int], nn.Module] | None = None, dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise((11, 16, 12, 8)):
+        layers += [nn.Linear(n_in, n_out), nn.Tanh(), *([nn.Dropout(dropout)] if dropout else [])]
+        layers += [] if norm is None else [norm(n_out)]
+    return nn.Sequential(*layers, nn.Linear(8, K)).double()
+
+
+def images(
+    norm: Callable[[int], nn.Module], pool: nn.Module | None = None, activation: type[nn.Module] = nn.Tanh
+) -> nn.Sequential:
+    """For images of 8 x 8 pixels with 2 channels."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), activation(), *([nn.AvgPool2d(2)] if pool is None else [pool]), norm(8),
+        nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False), activation(), norm(12), nn.AvgPool2d(2),
+        nn.Conv2d(12, 8, (3, 2), stride=(2, 1), padding=1), activation(), nn.Flatten(),
+        nn.Linear(24, 8), activation(), nn.Linear(8, K),
+    ).double()  # fmt: skip
+
+
+def channel_norm(channels: int) -> nn.Module:
+    return ChannelNorm()
+
+
+group_norm = partial(nn.GroupNorm, K, affine=False)
+batch_norm = partial(nn.BatchNorm2d, affine=False)
+layer_norm = partial(nn.LayerNorm, elementwise_affine=False)
+RULES: dict[str, Callable[[], LocalClassifiers]] = {
+    "MonoForward": lambda: MonoForward(images(channel_norm), grid=2),
+    "MonoForward, dense": lambda: MonoForward(dense(layer_norm), aggregation="last"),
+    "Hyperspherical": lambda: Hyperspherical(images(channel_norm), grid=(3, 2, 1, 1), margin=0.2, scale=10),
+    "Hyperspherical, dense": lambda: Hyperspherical(dense(layer_norm), per_class=3, sharpness=4, loss=smooth_margin()),
+    "DynamicTemperature": lambda: DynamicTemperature(images(channel_norm)),
+    "DynamicTemperature, dense": lambda: DynamicTemperature(dense(layer_norm), lowest=0.1, first_layer=1),
+    "PatchEnergy": lambda: PatchEnergy(images(channel_norm), grid=2),
+    "DeeperForward": lambda: DeeperForward(images(group_norm)),
+    "ChannelCompetition": lambda: ChannelCompetition(images(batch_norm, nn.MaxPool2d(2))),
+    "ChannelCompetition, PvN": lambda: ChannelCompetition(images(batch_norm), loss="pvn"),
+    "ChannelCompetition, mixed": lambda: ChannelCompetition(images(batch_norm), loss="mixed"),
+    "ChannelClassAssignment": lambda: ChannelClassAssignment(images(nn.InstanceNorm2d)),
+    "ChannelClassAssignment, static": lambda: ChannelClassAssignment(images(group_norm), assignment="static"),
+    "ChannelClassAssignment, frozen": lambda: ChannelClassAssignment(dense(), assignment="frozen"),
+}
+
+
+def batch(rule: LocalClassifiers | None = None, n: int = 14) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rule's model takes; images without one."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (11,) if rule is not None and not rule.convolutions else (2, 8, 8)
+    y = torch.randint(0, K, (n,), generator=generator)
+    centres = torch.randn(K, *shape, generator=generator, dtype=torch.float64)
+    return centres[y] + 0.5 * torch.randn(n, *shape, generator=generator, dtype=torch.float64), y
+
+
+def numpy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().double().numpy()
+
+
+def score_of(side: ReferenceSide, head: nn.Module) -> tuple[Any, tuple[Any, ...]]:
+    """The reference's score and parameters for a head."""
+    scores, learned, name = side.scores, side.learned_scores, type(head).__name__
+    h: Any = head
+    if name == "LinearHead":
+        return scores.linear_map(h.grid), (numpy(h.matrix),)
+    if name == "GroupHead":
+        return (scores.group_mean_square if h.square else scores.group_mean)(K), ()
+    if name == "ReadoutHead":
+        fixed = numpy(h.projection), numpy(h.offset)
+        return scores.random_readout(*fixed, h.grid, h.lowest, h.highest), (numpy(h.alpha),)
+    if name == "PatchHead":
+        return scores.patch_energy(numpy(h.projection), numpy(h.offset), h.grid), ()
+    if name == "PrototypeHead":
+        return learned.prototype_cosine(h.sharpness, h.grid), (numpy(h.prototypes),)
+    epochs = int(h.epochs)
+    score = learned.channel_class(h.pooling, h.entropy, h.orthogonality * min(1, epochs / 50), False, 0.995**epochs)
+    return score if not h.fixed else score._replace(penalty=scores.no_penalty), tuple(numpy(p) for p in h.arrays())
+
+
+def outside_of(side: ReferenceSide, module: nn.Module) -> Any:
+    norms = side.normalisations
+    match module:
+        case ChannelNorm():
+            return norms.channel_norm
+        case nn.GroupNorm():
+            return partial(norms.group_norm, groups=module.num_groups)
+        case nn.InstanceNorm2d():
+            return norms.instance_norm
+        case nn.LayerNorm():
+            return norms.layer_norm
+        case nn.BatchNorm2d():
+            return norms.batch_norm
+        case nn.AvgPool2d():
+            return partial(side.local_classifiers.average_pool, size=module.kernel_size)
+        case nn.MaxPool2d():
+            return side.local_classifiers.max_pooling(module.kernel_size).value
+    return lambda h: h
+
+
+def inside_of(side: ReferenceSide, module: nn.Module) -> Any:
+    local, norms = side.local_classifiers, side.normalisations
+    match module:
+        case nn.BatchNorm2d():
+            return local.Differentiable(norms.batch_norm, norms.batch_norm_vjp)
+        case nn.MaxPool2d():
+            return local.max_pooling(module.kernel_size)
+        case nn.AvgPool2d():
+            size = module.kernel_size
+            return local.Differentiable(
+                partial(local.average_pool, size=size),
+                lambda h, g: np.repeat(np.repeat(g, size, 2), size, 3) / size**2,
+            )
+    raise AssertionError(module)
+
+
+def reference_layers(rule: LocalClassifiers) -> list[Any]:
+    """All activations are tanh."""
+    side = ReferenceSide()
+    local, tanh = side.local_classifiers, side.activations.ACTIVATIONS["tanh"]
+    found = []
+    for block, head in zip(rule.units, rule.heads, strict=True):
+        weight, bias = numpy(block.layer.weight), numpy(block.bias)
+        if isinstance(block.layer, nn.Conv2d):
+            place = block.layer.stride, block.layer.padding, 1, block.layer.groups
+            layer = side.module("convolutional_network").Convolution(weight, bias, tanh, *place)
+        else:
+            layer = local.DenseLayer(weight, bias, tanh)
+        inside = tuple(inside_of(side, module) for module in block.inside[1:])
+        outside = tuple(outside_of(side, module) for module in block.outside)
+        found.append(local.LocalLayer(layer, *score_of(side, head), inside, outside))
+    return found
+
+
+def same(name: str, ours: Any, theirs: Any) -> None:
+    if theirs is None:
+        assert ours is None, name
+    else:
+        assert rms(theirs) > 0, f"{name}: vacuous"
+        assert rms(numpy(ours) - theirs) <= 1e-10 * rms(theirs), name
+
+
+def loss_of(rule: LocalClassifiers) -> Any:
+    """The reference's loss for the rule's."""
+    side = ReferenceSide()
+    made: Any = rule.loss
+    return getattr(side.score_losses, made.func.__name__[1:])(*made.args)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_and_scores(name: str):
+    """.grad of weights, biases and what scores learn is the reference's update; one pass gives all layers' scores."""
+    rule = RULES[name]()
+    rule.calibrate([batch(rule)])  # moves on what changes with epochs
+    x, y = batch(rule)
+    layers, side = reference_layers(rule), ReferenceSide()
+    loss = rule.assign_credit(x, y)
+    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
+    expected = side.local_classifiers.updates(layers, numpy(x), y.numpy(), loss_of(rule))
+    for block, head, update in zip(rule.units, rule.heads, expected, strict=True):
+        same(f"weight of {block.name}", block.layer.weight.grad, update.layer.weight)
+        if not any(isinstance(module, nn.BatchNorm2d) for module in block.inside):  # before it a bias has no gradient
+            same(f"bias of {block.name}", None if block.bias is None else block.bias.grad, update.layer.bias)
+        for parameter, theirs in zip(head.parameters(), update.parameters, strict=False):
+            same(f"score of {block.name}", parameter.grad, theirs)
+    assert loss.item() == pytest.approx(sum(float(update.loss) for update in expected), rel=1e-10), "loss"
+    scores = side.local_classifiers.layer_scores(layers, numpy(x))
+    same("layer_scores", rule.layer_scores(x), scores)
+    same("scores", rule(x), np.einsum("l,lbk->bk", numpy(rule.aggregation.weights), scores))
+    for ours, p in zip(rule.layer_features(x), side.local_classifiers.layer_passes(layers, numpy(x)), strict=True):
+        same("layer_features", ours, p.inside[-1])
+
+
+@given(case=cases(dropout=False))
+def test_dense_gradients(twin: Side, compare: Comparison, case: Case):
+    """In every precision. The last layer is no hidden one, and has no part."""
+    rng = np.random.default_rng(0)
+    k = case.num_classes
+    maps = tuple(rng.standard_normal((k, len(w))) / np.sqrt(len(w)) for w in case.dense.weights[:-1])
+
+    def updates(side: Side, dense: Any, x: Any, labels: Any, maps: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            module, network = side.local_classifiers, side.network(dense)
+            layers = [
+                module.LocalLayer(module.DenseLayer(*layer), side.scores.linear_map(), (matrix,))
+                for layer, matrix in zip(list(zip(*network, strict=True))[:-1], maps, strict=True)
+            ]
+            found = module.updates(layers, x, labels, side.score_losses.cross_entropy())
+            scores = module.layer_scores(layers, x).sum(axis=0)
+            return [(u.layer.weight, u.layer.bias, *u.parameters) for u in found], scores
+        rule = MonoForward(sequential(dense))
+        for head, matrix in zip(rule.heads, maps, strict=True):
+            with torch.no_grad():
+                head.matrix.copy_(matrix)
+        rule.assign_credit(x.unflatten(1, (1, -1)), labels)
+        assert all(p.grad is None for p in rule.model[-2].parameters()), "the last layer"
+        found = [
+            (b.layer.weight.grad, None if b.bias is None else b.bias.grad, h.matrix.grad)
+            for b, h in zip(rule.units, rule.heads, strict=True)
+        ]
+        return found, rule(x)
+
+    compare(twin, "MonoForward", updates, *case[:3], maps, depth=4 * case.depth)
+
+
+def by_autograd(rule: LocalClassifiers, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each parameter's gradient by the one loss that it has a part in; no loss reaches what is not its own."""
+    names = {id(p): name for name, p in rule.named_parameters()}
+    found: dict[str, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
+    x = rule.local.begin(x)
+    for index, (block, head) in enumerate(zip(rule.units, rule.heads, strict=True)):
+        h = block.activities(x.detach())
+        loss = head_loss(head, h, y, rule.loss)[1]
+        own = {id(p) for p in (*block.trained, *head.parameters())}
+        for p, g in zip(
+            rule.parameters(), torch.autograd.grad(loss, list(rule.parameters()), allow_unused=True), strict=True
+        ):
+            assert (g is not None) == (id(p) in own), f"the loss of {block.name} and {names[id(p)]}"
+            if g is not None:
+                found[names[id(p)]] = g
+        x = wire(rule, index, block.pass_on(h).detach(), saved)
+    return found
+
+
+def wire(rule: LocalClassifiers, index: int, x: torch.Tensor, saved: dict[int, torch.Tensor]) -> torch.Tensor:
+    for shortcut in rule.local.shortcuts:
+        if shortcut.target == index:
+            other = nn.functional.avg_pool2d(saved[shortcut.source], shortcut.pool)
+            x = x + other if shortcut.join == "add" else torch.cat([x, other], dim=1)
+    saved[index] = x
+    return x
+
+
+def own_score(blocks: Any, classes: int) -> list[nn.Module]:
+    """A score of a user's own, of modules that no twin has."""
+    return [
+        nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(block.width, classes)).double()
+        if block.has_maps
+        else nn.Linear(block.width, classes).double()
+        for block in blocks
+    ]
+
+
+def odd(activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    """What the reference has no word for: other activations, learned normalisation, dropout, nested and unflattened."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 8, 8)),
+        nn.Sequential(nn.Conv2d(2, 6, 3, padding="same", padding_mode="reflect"), nn.BatchNorm2d(6), nn.PReLU()),
+        nn.Dropout(0.3), nn.LayerNorm([8, 8]), nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, dilation=2, padding=2), activation(), nn.BatchNorm2d(8), nn.Dropout2d(0.2), nn.Flatten(),
+        nn.Linear(128, 6), activation(),
+    ).double()  # fmt: skip
+
+
+MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
+    "own score": lambda: (LocalClassifiers(odd(), score=own_score, num_classes=K), (128,)),
+    "after normalisation": lambda: (
+        LocalClassifiers(odd(nn.SiLU), score=own_score, score_after="normalisation", num_classes=K), (128,),
+    ),
+    "ResNet-17": lambda: (
+        DeeperForward(resnet17(K, 2, 0.1, planes=(4, 8, 16, 32)).double()), (2, 16, 16),
+    ),
+    "TinyCNN": lambda: (ChannelClassAssignment(tiny_cnn(K, 2).double()), (2, 8, 8)),
+    "CFSE": lambda: (ChannelCompetition(cfse((4, 8, 12, 16), K, 2, 0.1).double()), (2, 8, 8)),
+    "MaxMin": lambda: (Hyperspherical(images(channel_norm, activation=MaxMin)), (2, 8, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_loss_is_its_layers_own(name: str):
+    """On networks of all kinds: .grad is autograd's of each layer's own loss, which reaches nothing else."""
+    rule, shape = MODELS[name]()
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(6, *shape, generator=generator, dtype=torch.float64), torch.arange(6) % K
+    torch.manual_seed(5)
+    rule.assign_credit(x, y)
+    torch.manual_seed(5)  # the same dropout
+    expected = by_autograd(rule, x, y)
+    for name, parameter in rule.named_parameters():
+        if name in expected:
+            theirs = expected[name]
+            assert parameter.grad is not None, name
+            assert rms(numpy(parameter.grad - theirs)) <= 1e-9 * rms(numpy(theirs)) + 1e-15, name
+        else:
+            assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stepping_while_streaming_changes_nothing(name: str):
+    """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
+    rule, shape = MODELS[name]()
+    other = copy.deepcopy(rule)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(6, *shape, generator=generator, dtype=torch.float64), torch.arange(6) % K
+    torch.manual_seed(5)
+    whole = [[gradient.clone() for _, gradient in update.pairs] for update in list(rule.stream(x, y))]
+    torch.manual_seed(5)
+    for expected, update in zip(whole, other.stream(x, y), strict=True):
+        for (parameter, gradient), theirs in zip(update.pairs, expected, strict=True):
+            assert torch.equal(gradient, theirs), update.block.name
+            with torch.no_grad():
+                parameter.fill_(float("nan"))
+
+
+def deep(depth: int, shortcuts: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    widths = [20] + [32] * depth
+    blocks = [nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh(), nn.LayerNorm(n_out)) for n_in, n_out in pairwise(widths)]
+    if not shortcuts:
+        return nn.Sequential(*blocks, nn.Linear(32, K))
+    shortcuts_ = [Shortcut(target - 2, target, "add") for target in range(2, depth, 2)]
+    return ShortcutNetwork(nn.Identity(), blocks, shortcuts_, nn.Linear(32, K))
+
+
+def peak(depth: int, shortcuts: bool = False, detach: bool = True) -> int:
+    """Bytes alive in a training step that takes each layer's update as it comes."""
+    rule = MonoForward(deep(depth, shortcuts), detach=detach)
+    x, y = torch.randn(24, 20), torch.arange(24) % K
+    with LiveBytes([x, y, *rule.parameters(), *rule.buffers()]) as live:
+        for update in rule.stream(x, y):
+            with torch.no_grad():
+                for parameter, gradient in update.pairs:
+                    parameter.sub_(gradient, alpha=0.1)
+            del update
+    return live.peak
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_memory_does_not_grow_with_depth(shortcuts: bool):
+    """At most a tenth more at depth 64 than at depth 4, in bytes of live tensors. Backpropagation's does grow."""
+    shallow, depth64 = peak(4, shortcuts), peak(64, shortcuts)
+    assert depth64 <= 1.1 * shallow, f"live bytes: {shallow} at depth 4, {depth64} at depth 64"
+    assert peak(64, shortcuts, detach=False) > 5 * peak(4, shortcuts, detach=False), "the count sees what is held"
+
+
+def test_scores_hold_one_layer_at_a_time():
+    peaks = []
+    for depth in (4, 64):
+        rule, x = MonoForward(deep(depth)), torch.randn(24, 20)
+        with torch.no_grad(), LiveBytes([x, *rule.parameters(), *rule.buffers()]) as live:
+            rule(x)
+        peaks.append(live.peak - depth * 24 * K * 4)  # the scores of all layers
+    assert peaks[1] <= 1.1 * peaks[0] + 64 * 24 * K * 4, f"live bytes: {peaks}"
+
+
+KINDS: list[Callable[..., LocalClassifiers]] = [MonoForward, DynamicTemperature, BackpropDeepSupervision]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("detach", [False, True])
+def test_deep_supervision_is_the_gradient_of_the_sum(kind: Callable[..., LocalClassifiers], detach: bool):
+    """With detach=False of the same network and heads; only the last layer learns the same without."""
+    rule = kind(images(channel_norm), detach=detach)
+    x, y = batch()
+    loss = rule.assign_credit(x, y)
+    ours = {name: p.grad.clone() for name, p in rule.named_parameters() if p.grad is not None}
+    rule.zero_grad()
+    objective = rule.objective(x, y)
+    objective.backward()
+    assert loss.item() == pytest.approx(objective.item(), rel=1e-12), "the sum of the losses"
+    assert set(ours) == {name for name, p in rule.named_parameters() if p.grad is not None}
+    alike = {name for name, p in rule.named_parameters() if name in ours and torch.allclose(ours[name], p.grad, 1e-9)}
+    if not detach:
+        assert alike == set(ours), "backpropagated"
+    else:
+        heads = {name for name in ours if name.startswith("heads.")}
+        assert alike == heads | {"model.11.weight", "model.11.bias"}, "detached"
+
+
+def test_learned_normalisation_learns_under_backpropagation_alone():
+    """A local rule leaves what stands outside of its layers as it is."""
+    make = partial(small_cnn, (8, 8), K, 2, (0,), lambda channels: nn.GroupNorm(1, channels))
+    x, y = batch()
+    for kind, learns in ((MonoForward, False), (BackpropDeepSupervision, True), (BackpropEndToEnd, True)):
+        rule = kind(make().double())
+        rule.assign_credit(x, y)
+        assert (rule.get_parameter("model.2.weight").grad is not None) == learns, kind.__name__
+
+
+def test_end_to_end_is_autograd_and_backprop():
+    model = images(channel_norm)
+    x, y = batch()
+    rule = BackpropEndToEnd(model, label_smoothing=0.1)
+    loss = rule.assign_credit(x, y)
+    ours = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    expected = nn.functional.cross_entropy(model(x), y, label_smoothing=0.1)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for grad, p in zip(ours, model.parameters(), strict=True):
+        assert p.grad is not None
+        assert torch.allclose(grad, p.grad, rtol=1e-12, atol=1e-15), "end to end"
+    assert torch.equal(rule(x), model(x))
+
+
+def test_an_ensemble_is_its_members_apart():
+    models = [dense(layer_norm), dense(layer_norm)]
+    with torch.no_grad():
+        for p in models[1].parameters():
+            p.mul_(1.5)
+    rule, members = BackpropEnsemble(models), [BackpropEndToEnd(copy.deepcopy(model)) for model in models]
+    x, y = batch(members[0])  # type: ignore[arg-type]
+    loss = rule.assign_credit(x, y)
+    assert loss.item() == pytest.approx(sum(member.assign_credit(x, y).item() for member in members), rel=1e-12)
+    expected = [p.grad for member in members for p in member.model.parameters()]
+    for p, theirs in zip(rule.parameters(), expected, strict=True):
+        assert p.grad is not None
+        assert torch.equal(p.grad, theirs), "members apart"
+    probability = sum(member(x).softmax(dim=1) for member in members) / 2
+    assert torch.allclose(rule(x).exp(), probability, rtol=1e-12), "mean probability"
+    assert [unit.name for unit in rule.units] == ["0.0", "0.3", "0.6", "1.0", "1.3", "1.6"]
+
+
+def test_learnable_parameters_are_those_of_the_published_comparison():
+    """DTG-FF's synthetic experiment: 4 layers of 128 on 50 inputs, 10 classes."""
+
+    def student() -> nn.Sequential:
+        layers = [m for n in (50, 128, 128, 128) for m in (nn.Linear(n, 128), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(128, 10))
+
+    def learned(rule: Any) -> int:
+        rule.assign_credit(torch.randn(4, 50), torch.arange(4))
+        return sum(p.numel() for p in rule.parameters() if p.grad is not None)
+
+    assert learned(DynamicTemperature(student())) == 56_068
+    assert learned(BackpropDeepSupervision(student())) == 61_224
+    assert learned(BackpropEndToEnd(student())) == 57_354
+    assert learned(BackpropEnsemble([student() for _ in range(4)])) == 229_416
+
+
+def held_out(rule: LocalClassifiers) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x, y = batch(rule, 40)
+    return list(zip(x.split(15), y.split(15), strict=True))
+
+
+def test_a_range_is_chosen_on_held_out_data():
+    """The reference's on all of the data at once; till then all layers but the first."""
+    rule = DeeperForward(images(group_norm))
+    assert rule.aggregation.weights.tolist() == [0, 1, 1, 1]
+    rule.calibrate(held_out(rule))
+    x, y = batch(rule, 40)
+    scores = numpy(rule.layer_scores(x))
+    side = ReferenceSide()
+    first, last = side.aggregation.best_range(scores, y.numpy())
+    expected = [float(first <= layer <= last) for layer in range(4)]
+    assert rule.aggregation.weights.tolist() == expected, "range"
+    same("scores of the range", rule(x), side.aggregation.range_total(scores, first, last))
+    other = DeeperForward(images(group_norm))
+    other.load_state_dict(rule.state_dict())
+    assert torch.equal(other(x), rule(x)), "part of the state"
+    one = DeeperForward(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), num_classes=2)
+    assert one.aggregation.weights.tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["validation-loss", "training-loss"])
+def test_layers_are_weighted_by_their_losses(kind: Any):
+    """Mean losses of the held-out samples, or of the training samples since the last time; evenly till then."""
+    rule = ChannelClassAssignment(images(nn.InstanceNorm2d), aggregation=kind, label_smoothing=0.0)
+    assert rule.aggregation.weights.tolist() == [0.25] * 4
+    x, y = batch(rule, 40)
+    if kind == "training-loss":
+        rule.calibrate(held_out(rule))
+        assert rule.aggregation.weights.tolist() == [0.25] * 4, "nothing noted yet"
+        for part in held_out(rule):
+            rule.assign_credit(*part)
+        rule.eval()
+        rule.assign_credit(x[:3], y[:3])  # looked at, not trained on
+        rule.train()
+    scores = rule.layer_scores(x)
+    rule.calibrate(held_out(rule) if kind == "validation-loss" else [])
+    losses = torch.stack([nn.functional.cross_entropy(s, y) for s in scores])
+    assert torch.allclose(rule.aggregation.weights, (-losses).softmax(dim=0), rtol=1e-12), "softmax(-loss)"
+    assert not rule.aggregation.loss_count.any(), "begun anew"
+    assert not rule.aggregation.loss_total.any(), "begun anew"
+
+
+def test_calibration_is_in_evaluation_mode_and_leaves_modes_alone():
+    rule = MonoForward(dense(dropout=0.5), aggregation="validation-loss")
+    state = torch.get_rng_state()
+    rule.calibrate(held_out(rule))
+    assert rule.training
+    assert torch.equal(torch.get_rng_state(), state), "nothing is dropped"
+    rule.eval()
+    rule.calibrate(held_out(rule))
+    assert not rule.training
+    plain = MonoForward(dense())
+    plain.calibrate(iter([]))
+    assert plain.aggregation.weights.tolist() == [1, 1, 1], "nothing to choose"
+
+
+def test_the_read_out_learns_from_all_layers_beside_them():
+    """Autograd's gradient of its cross-entropy on activities that are constants; layers learn as without it."""
+    options: Any = {"first_layer": 1, "readout_smoothing": 0.1}
+    rule = DynamicTemperature(images(channel_norm), aggregation="readout", **options)
+    without = DynamicTemperature(images(channel_norm))
+    without.load_state_dict({n: p for n, p in rule.state_dict().items() if "readout" not in n}, strict=False)
+    x, y = batch()
+    readout = copy.deepcopy(rule.aggregation.readout)
+    assert readout is not None
+    rule.assign_credit(x, y)
+    without.assign_credit(x, y)
+    features = torch.cat([h.mean(dim=(2, 3)) if h.dim() == 4 else h for h in rule.layer_features(x)[1:]], dim=1)
+    assert features.shape == (14, 12 + 8 + 8)
+    nn.functional.cross_entropy(readout(features), y, label_smoothing=0.1).backward()
+    for ours, theirs in zip(rule.aggregation.readout.parameters(), readout.parameters(), strict=True):  # type: ignore[union-attr]
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14), "read-out"  # type: ignore[arg-type]
+    for ours, theirs in zip(rule.heads.parameters(), without.heads.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), "scores"  # type: ignore[arg-type]
+    for block, other in zip(rule.units, without.units, strict=True):
+        assert torch.equal(block.layer.weight.grad, other.layer.weight.grad), block.name  # type: ignore[arg-type]
+    rule.eval()
+    assert torch.equal(rule(x), rule.aggregation.readout(features)), "scores"  # type: ignore[misc]
+
+
+def test_channels_cool_and_are_regularised_with_the_epochs():
+    rule = ChannelClassAssignment(images(nn.InstanceNorm2d), settings={"cooling": 0.5, "ramp": 4})
+    x, y = batch()
+    first = rule.layer_scores(x)
+    for _ in range(2):
+        rule.calibrate([(x, y)])
+    head: Any = rule.heads[0]
+    assert head.epochs == 2
+    other = ChannelClassAssignment(images(nn.InstanceNorm2d), settings={"temperature": 0.25})
+    other.heads[0].logits.data.copy_(head.logits)  # type: ignore[union-attr, operator]
+    assert torch.allclose(rule.layer_scores(x)[0], other.layer_scores(x)[0], rtol=1e-10), "a quarter of the temperature"
+    assert not torch.allclose(rule.layer_scores(x)[0], first[0], rtol=1e-3)
+    loaded = ChannelClassAssignment(images(nn.InstanceNorm2d), settings={"cooling": 0.5, "ramp": 4})
+    loaded.load_state_dict(rule.state_dict())
+    assert torch.equal(loaded.layer_scores(x), rule.layer_scores(x)), "the epoch is part of the state"
+    costs = []
+    for epochs in (0, 2, 4, 8):
+        head.epochs.fill_(epochs)
+        head.cooling = 1.0
+        costs.append(head.score().penalty(head.arrays())[0].item())
+    assert costs[2] == costs[3], "grown"
+    assert costs[1] - costs[0] == pytest.approx(costs[3] - costs[1], rel=1e-6), "evenly"
+
+
+def test_static_and_frozen_assignments():
+    """Contiguous groups, each summed; or a draw that stays; neither learns."""
+    x, y = batch()
+    static = ChannelClassAssignment(images(group_norm), assignment="static", aggregation="sum")
+    h = static.layer_features(x)[0]
+    pooled = 0.94 * h.mean(dim=(2, 3)) + 0.06 * h.amax(dim=(2, 3)) - 0.05 * h.amin(dim=(2, 3))
+    groups = pooled.unflatten(1, (K, -1)).sum(dim=2)
+    assert torch.allclose(static.layer_scores(x)[0], groups, rtol=1e-12), "contiguous groups"
+    for assignment in ("static", "frozen"):
+        rule = ChannelClassAssignment(images(group_norm), assignment=assignment)  # type: ignore[arg-type]
+        before = copy.deepcopy(rule.heads.state_dict())
+        assert not list(rule.heads.parameters())
+        rule.assign_credit(x, y)
+        assert all(torch.equal(before[name], value) for name, value in rule.heads.state_dict().items())
+    drawn = [
+        ChannelClassAssignment(dense(), assignment="frozen", generator=torch.Generator().manual_seed(i))
+        for i in (1, 1, 2)
+    ]
+    logits = [rule.heads[0].logits for rule in drawn]
+    assert torch.equal(logits[0], logits[1])  # type: ignore[arg-type]
+    assert not torch.equal(logits[0], logits[2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [*RULES, *MODELS])
+def test_copies_and_pickles_learn_the_same(name: str):
+    rule = RULES[name]() if name in RULES else MODELS[name]()[0]
+    shape = batch(rule)[0].shape[1:] if name in RULES else MODELS[name]()[1]
+    x, y = torch.randn(6, *shape, dtype=torch.float64), torch.arange(6) % K
+    twins = [rule, copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))]
+    for other in twins:
+        other.float()
+        optimizer = torch.optim.AdamW(other.parameters(), lr=1e-2)
+        torch.manual_seed(2)
+        for _ in range(2):
+            other.assign_credit(x.float(), y)
+            optimizer.step()
+        other.calibrate([(x.float(), y)])
+    for other in twins[1:]:
+        assert torch.equal(rule.eval()(x.float()), other.eval()(x.float())), "copied"
+        assert all(a is not b for a, b in zip(rule.parameters(), other.parameters(), strict=True))
+
+
+def test_training_tells_classes_apart():
+    """Every method, in few steps on few images; chance is a quarter."""
+    for name, make in RULES.items():
+        rule = make().float()
+        x, y = batch(rule, 64)
+        optimizer = torch.optim.AdamW(rule.parameters(), lr=1e-2)
+        for _ in range(40):
+            rule.assign_credit(x.float(), y)
+            optimizer.step()
+        rule.calibrate([(x.float(), y)])
+        assert (rule.eval()(x.float()).argmax(dim=1) == y).double().mean() > 0.9, name
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a module that is no network": (lambda: MonoForward(nn.Linear(3, 2)), "model: a Linear; MonoForward trains an nn"),
+    "no hidden layer": (lambda: MonoForward(nn.Sequential(nn.Flatten(), nn.Linear(3, 2))), "model: no hidden layer"),
+    "an unknown layer": (
+        lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.Bilinear(2, 2, 2))), "layer '1': Bilinear; MonoForward",
+    ),
+    "softmax": (
+        lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1))), "layer '1': Softmax.*the loss contains it",
+    ),
+    "a layer twice": (
+        lambda: (lambda m: MonoForward(nn.Sequential(m, nn.ReLU(), m, nn.ReLU()), num_classes=2))(nn.Linear(3, 3)),
+        "layer '2': shares a parameter with layer '0'",
+    ),
+    "no classes": (lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), "num_classes: missing"),
+    "other classes": (lambda: MonoForward(dense(), num_classes=3), "num_classes: 3, but the model's last layer has 4"),
+    "groups": (lambda: DeeperForward(dense(), num_classes=None, first_layer=3), r"first_layer: 3, expected 0\.\.2"),
+    "classes that do not divide": (
+        lambda: DeeperForward(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))),
+        "layer '0': 6 channels, expected a multiple of the 4 classes",
+    ),
+    "too few channels": (
+        lambda: ChannelClassAssignment(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 4))),
+        "layer '0': 3 channels, expected one for each class",
+    ),
+    "grids": (lambda: MonoForward(images(channel_norm), grid=(2, 2)), r"grid: \(2, 2\), expected .* each of 4 layers"),
+    "aggregation": (lambda: MonoForward(dense(), aggregation="mean"), "aggregation: 'mean', expected one of last, sum"),
+    "score_after": (lambda: MonoForward(dense(), score_after="pool"), "score_after: 'pool', expected one of"),
+    "scores": (lambda: LocalClassifiers(dense(), score=lambda b, k: []), "score: 0 modules, expected one for each"),
+    "loss": (lambda: ChannelCompetition(images(batch_norm), loss="ff"), "loss: 'ff', expected one of cwc, pvn, mixed"),
+    "assignment": (lambda: ChannelClassAssignment(dense(), assignment="drawn"), "assignment: 'drawn', expected one of"),
+    "temperatures": (lambda: DynamicTemperature(dense(), lowest=0), "lowest, highest: 0, 2.0, expected 0 < lowest"),
+    "prototypes": (lambda: Hyperspherical(dense(), per_class=0), "per_class: 0, expected a positive integer"),
+    "sharpness": (lambda: Hyperspherical(dense(), sharpness=0), "sharpness: 0, expected more than 0"),
+    "no members": (lambda: BackpropEnsemble([]), "models: none, expected one or more"),
+    "members": (
+        lambda: BackpropEnsemble([dense(), nn.Sequential(nn.Linear(11, 3), nn.ReLU(), nn.Linear(3, 3))]),
+        r"models: \[4, 3\] classes, expected as many",
+    ),
+    "two layers in a block": (
+        lambda: MonoForward(
+            ShortcutNetwork(
+                nn.Identity(), [nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))], [], nn.Sequential(nn.Linear(3, 2))
+            )
+        ),
+        "block 'blocks.0': 2 layers, expected one",
+    ),
+    "a layer in the stem": (
+        lambda: MonoForward(
+            ShortcutNetwork(
+                nn.Sequential(nn.Linear(3, 3)), [nn.Sequential(nn.Linear(3, 3))], [], nn.Sequential(nn.Linear(3, 2))
+            )
+        ),
+        r"layer 'stem\.0': in the stem",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_refused(name: str):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+BATCHES: dict[str, tuple[torch.Tensor, str]] = {
+    "flat": (torch.ones(2, 128), r"x: samples of shape \(128,\) do not pass layer '0' \(takes \(batch, channels"),
+    "without a batch": (torch.ones(2, 8, 8), r"x: samples of shape \(8, 8\) do not pass layer '0'"),
+    "channels": (torch.ones(2, 3, 8, 8), r"x: samples of shape \(3, 8, 8\) do not pass layer '0'"),
+    "size": (torch.ones(2, 2, 12, 12), r"x: samples of shape \(2, 12, 12\) do not pass layer '11' \(takes 24"),
+    "too small": (torch.ones(2, 2, 2, 2), r"x: samples of shape \(2, 2, 2\) do not pass layer '4'"),
+    "no sample": (torch.ones(0, 2, 8, 8), r"x: shape \(0, 2, 8, 8\), expected .* at least one sample"),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_images_that_do_not_fit_are_refused_before_anything_is_done(name: str):
+    x, message = BATCHES[name]
+    rule = MonoForward(images(channel_norm))
+    y = torch.zeros(len(x), dtype=torch.int64)
+    for run in (lambda: rule(x.double()), lambda: next(rule.stream(x.double(), y))):
+        with pytest.raises(ValueError, match=message):
+            run()
+    with pytest.raises(ValueError, match=r"x: dtype torch.float32, expected torch.float64"):
+        rule(torch.ones(2, 2, 8, 8))
+    with pytest.raises(ValueError, match=r"x: a list, expected a torch\.Tensor"):
+        rule([1.0])
+
+
+@pytest.mark.parametrize("planes", [(4, 8, 16, 32)])
+def test_resnet_17_is_wired_as_published(planes: Any):
+    """By its description: saved after layers 0, 2, 4, ..., added at 2, 6, 10, 14, concatenated at 4, 8, 12, 16."""
+    torch.manual_seed(0)
+    network = resnet17(K, 3, 0.0, planes=planes).double()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    features = network.stem(x)
+    saved = None
+    for index, block in enumerate(network.blocks):
+        features = block(features)
+        if index in (2, 6, 10, 14):
+            features = features + saved
+        elif index in (4, 8, 12, 16):
+            features = torch.cat([features, saved], dim=1)
+        if index % 2 == 0:
+            saved = nn.functional.avg_pool2d(features, 2) if index in (4, 8, 12) else features
+    assert features.shape == (2, 2 * planes[-1], 2, 2)
+    assert torch.equal(network(x), network.head(features)), "wiring"
+
+
+def test_sizes_are_those_published():
+    """Weights of convolutions, in millions."""
+
+    def kernels(network: nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters() if p.dim() == 4)
+
+    assert kernels(resnet17()) == 30_602_700
+    assert round(kernels(tiny_cnn()) / 1e6, 2) == 2.67
+    assert round(kernels(vgg8()) / 1e6, 2) == 9.15
+    assert kernels(vgg11()) == 9_217_728
+    assert [b.layer.groups for b in ChannelCompetition(cfse()).units] == [1, 10, 1, 10]  # type: ignore[union-attr]
+    assert len(DeeperForward(resnet17()).units) == 17
+    assert len(DynamicTemperature(vgg8()).units) == 7
+    assert [head.grid for head in DynamicTemperature(vgg8()).heads] == [(g, g) for g in (4, 2, 2, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "make", [partial(small_cnn, (8, 12)), tiny_cnn, cfse, partial(resnet17, planes=(20, 40, 80, 160))]
+)
+def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., nn.Module]):
+    """Its scores and gradients need no rule."""
+    torch.manual_seed(0)
+    network = make(num_classes=10, image_channels=1)
+    x, y = torch.randn(4, 1, 16, 16), torch.arange(4)
+    nn.functional.cross_entropy(network(x), y).backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), "trained whole"
