@@ -130,7 +130,7 @@ def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: 
 
 
 class Wired(NamedTuple):
-    """Four convolutions that halve an image once, with what three shortcuts ask of their channels."""
+    """Four convolutions, the third of which halves the image, with the channels that three shortcuts ask for."""
 
     kernels: tuple[Any, ...]
     readouts: tuple[Any, ...]
@@ -138,7 +138,7 @@ class Wired(NamedTuple):
     labels: Any
 
 
-WIRES = [(0, 1, "add"), (1, 2, "concatenate"), (0, 2, "concatenate"), (2, 3, "add", 2)]
+WIRES = [(0, 1, "add"), (0, 1, "concatenate"), (1, 2, "add", 2)]
 """From layer, to layer, how, and pooled by what."""
 
 
@@ -147,19 +147,19 @@ def wired(draw: st.DrawFn) -> Wired:
     rng = draw(seeds())
     channels = draw(st.integers(1, 3), label="channels")
     size = [2 * draw(st.integers(2, 4), label="pixels") for _ in range(2)]
-    shapes = [(channels, 2), (channels, channels), (channels, channels), (3 * channels, 3 * channels)]
+    shapes = [(channels, 2), (channels, channels), (2 * channels, 2 * channels), (3, 2 * channels)]
     kernels = tuple(rng.standard_normal((*shape, 3, 3)) / np.sqrt(4 * shape[1]) for shape in shapes)
     readouts = tuple(rng.standard_normal((K, 4 * shape[0])) for shape in shapes)
     return Wired(kernels, readouts, rng.standard_normal((3, 2, *size)), rng.integers(0, K, 3))
 
 
 def wired_layers(side: Side, case: Wired) -> tuple[Any, ...]:
-    """The last has a stride of 2."""
+    """The third has a stride of 2."""
     convolution, tanh = side.module("convolutional_network").Convolution, side.activations.ACTIVATIONS["tanh"]
     score, norm = side.scores.linear_map(GRID), side.normalisations.rms_norm
     return tuple(
         side.local_classifiers.LocalLayer(
-            convolution(kernel, None, tanh, (2, 2) if i == 3 else (1, 1), (1, 1)), score, (readout,), (), (norm,)
+            convolution(kernel, None, tanh, (2, 2) if i == 2 else (1, 1), (1, 1)), score, (readout,), (), (norm,)
         )
         for i, (kernel, readout) in enumerate(zip(case.kernels, case.readouts, strict=True))
     )
@@ -192,11 +192,11 @@ def test_where_shortcuts_lead(side: Side, case: Wired):
     x = inputs[0]
     assert np.array_equal(x, side.results(operands.x)), "the input"
     assert np.array_equal(inputs[1], own[0]), "no shortcut ends at the first layer"
-    second = own[1] + own[0]
-    assert rms(inputs[2] - second) <= side.eps * rms(second), "added"
-    assert inputs[3].shape[1] == 3 * own[0].shape[1], "channels of three layers"
-    third = np.concatenate([own[2], second, own[0]], axis=1)
-    assert rms(inputs[3] - third) <= side.eps * rms(third), "concatenated, with the source's own shortcuts"
+    second = np.concatenate([own[1] + own[0], own[0]], axis=1)
+    assert rms(inputs[2] - second) <= side.eps * rms(second), "added, then concatenated"
+    rows, columns = (n // 2 for n in second.shape[2:])
+    pooled = second.reshape(*second.shape[:2], rows, 2, columns, 2).mean(axis=(3, 5))
+    assert rms(inputs[3] - own[2] - pooled) <= 4 * side.eps * rms(inputs[3]), "pooled, with the source's own shortcuts"
 
 
 @given(case=wired())
@@ -384,8 +384,8 @@ def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
         pytest.skip("how a package is compiled is its own matter")
     rng = np.random.default_rng(0)
     case = Wired(*twin64.operands((
-        tuple(rng.standard_normal(shape) for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2, 3, 3), (6, 6, 3, 3))),
-        tuple(rng.standard_normal((K, 4 * n)) for n in (2, 2, 2, 6)),
+        tuple(rng.standard_normal(shape) for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (4, 4, 3, 3), (3, 4, 3, 3))),
+        tuple(rng.standard_normal((K, 4 * n)) for n in (2, 2, 4, 3)),
         rng.standard_normal((3, 2, 6, 6)), np.array([0, 1, 2]),
     )))  # fmt: skip
     layers, loss, ahead = wired_layers(twin64, case), twin64.score_losses.cross_entropy(), shortcuts(twin64)

@@ -198,11 +198,16 @@ def same(name: str, ours: Any, theirs: Any) -> None:
         assert rms(numpy(ours) - theirs) <= 1e-10 * rms(theirs), name
 
 
-def loss_of(rule: LocalClassifiers) -> Any:
-    """The reference's loss for the rule's."""
-    side = ReferenceSide()
-    made: Any = rule.loss
-    return getattr(side.score_losses, made.func.__name__[1:])(*made.args)
+LOSSES: dict[str, Callable[[Side], Any]] = {
+    "Hyperspherical": lambda side: side.score_losses.cosine_margin(10, 0.2),
+    "Hyperspherical, dense": lambda side: side.score_losses.smooth_margin(),
+    "ChannelCompetition, PvN": lambda side: side.score_losses.positive_versus_negative(),
+    "ChannelCompetition, mixed": lambda side: side.score_losses.mixed(),
+    **dict.fromkeys(
+        [name for name in RULES if name.startswith("ChannelClass")], lambda side: side.score_losses.cross_entropy(0.1)
+    ),
+}
+"""The reference's, where it is not the plain cross-entropy."""
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -212,9 +217,10 @@ def test_gradients_and_scores(name: str):
     rule.calibrate([batch(rule)])  # moves on what changes with epochs
     x, y = batch(rule)
     layers, side = reference_layers(rule), ReferenceSide()
+    loss_of = LOSSES.get(name, lambda side: side.score_losses.cross_entropy())
     loss = rule.assign_credit(x, y)
     assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
-    expected = side.local_classifiers.updates(layers, numpy(x), y.numpy(), loss_of(rule))
+    expected = side.local_classifiers.updates(layers, numpy(x), y.numpy(), loss_of(side))
     for block, head, update in zip(rule.units, rule.heads, expected, strict=True):
         same(f"weight of {block.name}", block.layer.weight.grad, update.layer.weight)
         if not any(isinstance(module, nn.BatchNorm2d) for module in block.inside):  # before it a bias has no gradient
@@ -227,6 +233,31 @@ def test_gradients_and_scores(name: str):
     same("scores", rule(x), np.einsum("l,lbk->bk", numpy(rule.aggregation.weights), scores))
     for ours, p in zip(rule.layer_features(x), side.local_classifiers.layer_passes(layers, numpy(x)), strict=True):
         same("layer_features", ours, p.inside[-1])
+
+
+def kinds(modules: Any) -> list[str]:
+    return [type(module).__name__ for module in modules]
+
+
+def test_where_scores_are_taken():
+    """Behind an activation and the dropout of its own; or behind normalisation, with all that comes before it."""
+    layers = [
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Dropout2d(), nn.GroupNorm(2, 4),
+        nn.Dropout(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(),
+    ]  # fmt: skip
+    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2).units
+    assert kinds(block.inside) == ["BatchNorm2d", "ReLU", "Dropout", "Dropout2d"], (
+        "after the activation and its dropout"
+    )
+    assert kinds(block.outside) == ["GroupNorm", "Dropout", "MaxPool2d", "BatchNorm2d", "Dropout", "Flatten"]
+    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2, score_after="normalisation").units
+    assert len(block.inside) == 8, "after the last normalisation"
+    assert kinds(block.outside) == ["Dropout", "Flatten"], "after the last normalisation"
+    competing = ChannelCompetition(images(batch_norm)).units[0]
+    assert kinds(competing.inside) == ["Tanh", "AvgPool2d", "BatchNorm2d"], "CwComp's after batch normalisation"
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Flatten())
+    (block,) = MonoForward(plain, num_classes=2, score_after="normalisation").units
+    assert (kinds(block.inside), kinds(block.outside)) == ([], ["Flatten"])
 
 
 @given(case=cases(dropout=False))
@@ -579,7 +610,7 @@ def test_channels_cool_and_are_regularised_with_the_epochs():
     for _ in range(2):
         rule.calibrate([(x, y)])
     head: Any = rule.heads[0]
-    assert head.epochs == 2
+    assert head.epochs.item() == 2, "epochs counted"
     other = ChannelClassAssignment(images(nn.InstanceNorm2d), settings={"temperature": 0.25})
     other.heads[0].logits.data.copy_(head.logits)  # type: ignore[union-attr, operator]
     assert torch.allclose(rule.layer_scores(x)[0], other.layer_scores(x)[0], rtol=1e-10), "a quarter of the temperature"
@@ -592,7 +623,7 @@ def test_channels_cool_and_are_regularised_with_the_epochs():
         head.epochs.fill_(epochs)
         head.cooling = 1.0
         costs.append(head.score().penalty(head.arrays())[0].item())
-    assert costs[2] == costs[3], "grown"
+    assert costs[0] < costs[1] < costs[2] == costs[3], "grown"
     assert costs[1] - costs[0] == pytest.approx(costs[3] - costs[1], rel=1e-6), "evenly"
 
 

@@ -9,6 +9,7 @@ from .forward_forward_losses import CumulativeForwardForward, LayerCollaboration
 from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
+from .hybrid_dynamic_temperature import HybridDynamicTemperature
 from .images import Conv2dBlock, ConvolutionalBlock
 from .local_blocks import LocalBlock
 from .local_classifiers import LocalClassifiers
@@ -73,6 +74,7 @@ __all__ = [
     "Foton",
     "Ftp",
     "Hardware",
+    "HybridDynamicTemperature",
     "Hyperspherical",
     "LayerCollaboration",
     "LocalBlock",
