@@ -65,7 +65,7 @@ def margin_curves(runs: Sequence[Run]) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    groups = [group for group in _groups(runs) if group.runs[0].history.epochs[0].measured]
+    groups = [group for group in _groups(runs) if _is_measured(group) and not _is_studied(group)]
     if not groups:
         return None
     figure = Figure(figsize=(WIDTH, 0.6 + LINE_HEIGHT * len(groups)), dpi=150, layout="constrained", facecolor="white")
@@ -90,6 +90,84 @@ def margin_curves(runs: Sequence[Run]) -> bytes | None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def layer_curves(runs: Sequence[Run]) -> bytes | None:
+    """A PNG of what layers that guess labels add to one another, a row for every rule that `layer_summary` was kept of.
+
+    Accuracy over epochs of each layer, of all together and if any is right; the pairs' disagreement after the last
+    epoch, mean over seeds; information in the layers' scalar goodness, dashed under permuted labels. None for no rule.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = [group for group in _groups(runs) if _is_measured(group) and _is_studied(group)]
+    if not groups:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.6 + LINE_HEIGHT * len(groups)), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for row, group in zip(figure.subplots(len(groups), 3, squeeze=False), groups, strict=True):
+        _layer_accuracies(row[0], group)
+        _disagreements(row[1], group)
+        _information(row[2], group)
+        row[0].set_ylabel(group.label, fontsize=LABEL)
+        row[-1].legend(frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle("Layers that guess labels, on training data", fontsize=TITLE, x=0.01, ha="left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _is_measured(group: _Group) -> bool:
+    return bool(group.runs[0].history.epochs[0].measured)
+
+
+def _is_studied(group: _Group) -> bool:
+    """Whether what was measured is a `layer_summary`."""
+    return "pairwise" in group.runs[0].history.epochs[0].measured
+
+
+def _over_epochs(group: _Group, name: str) -> NDArray[np.float64]:
+    """What was measured under that name: (seeds, epochs, ...)."""
+    return np.array([[epoch.measured[name] for epoch in run.history.epochs] for run in group.runs])
+
+
+def _layer_accuracies(axes: "Axes", group: _Group) -> None:
+    epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
+    layers = _over_epochs(group, "accuracies")
+    for number, colour in enumerate(_from_dark_to_light(layers.shape[2])):
+        _line(axes, epochs, 100 * layers[:, :, number], colour, f"layer {number + 1}")
+    _line(axes, epochs, 100 * _over_epochs(group, "accuracy"), COLOURS[0], "all")
+    axes.plot(epochs, 100 * _over_epochs(group, "oracle").mean(axis=0), "--", color=COLOURS[0], linewidth=1.2)
+    _plain(axes)
+    axes.set_title("accuracy, % (black: all; dashed: any)", fontsize=LABEL, loc="left")
+    axes.set_xlabel("epoch", fontsize=LABEL)
+
+
+def _disagreements(axes: "Axes", group: _Group) -> None:
+    pairs = 100 * _over_epochs(group, "pairwise")[:, -1].mean(axis=0)
+    axes.imshow(pairs, cmap="Blues", vmin=0, vmax=max(1, pairs.max()))
+    for (i, j), value in np.ndenumerate(pairs):
+        if i != j and len(pairs) <= 10:
+            colour = "white" if value > 0.5 * pairs.max() else "black"
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=SMALL, color=colour)
+    mean = 100 * _over_epochs(group, "disagreement")[:, -1].mean()
+    axes.set_title(f"disagreement, %; mean {mean:.1f}", fontsize=LABEL, loc="left")
+    ticks = range(len(pairs))
+    axes.set_xticks(ticks, [str(i + 1) for i in ticks], fontsize=SMALL)
+    axes.set_yticks(ticks, [str(i + 1) for i in ticks], fontsize=SMALL)
+    axes.set_xlabel("layer", fontsize=LABEL)
+
+
+def _information(axes: "Axes", group: _Group) -> None:
+    epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
+    found, permuted = _over_epochs(group, "information"), _over_epochs(group, "permuted").mean(axis=0)
+    for number, colour in enumerate(_from_dark_to_light(found.shape[2])):
+        _line(axes, epochs, found[:, :, number], colour, f"layer {number + 1}")
+        axes.plot(epochs, permuted[:, number], "--", color=colour, linewidth=1)
+    _plain(axes)
+    axes.set_title("bits in scalar goodness (dashed: permuted)", fontsize=LABEL, loc="left")
+    axes.set_xlabel("epoch", fontsize=LABEL)
 
 
 def _from_dark_to_light(layers: int) -> list[tuple[float, float, float, float]]:

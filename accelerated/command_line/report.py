@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..training import Dataset, files
 from .options import Job
-from .pictures import curves, margin_curves
+from .pictures import curves, layer_curves, margin_curves
 from .runs import Log, Run
 from .versions import version
 
@@ -144,14 +144,15 @@ def finish(folder: Path | None, settings: dict[str, Any], runs: Sequence[Run], d
 def write(
     folder: Path, settings: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run], dataset: Dataset
 ) -> list[Path]:
-    """`results.json`, `curves.png` and `margins.png`, each whole or not at all; their paths. Raises OSError."""
+    """`results.json` and pictures of what was measured, each whole or not at all; their paths. Raises OSError."""
     results = {**settings, "kind": "results", "results": [asdict(row) for row in rows]}
     contents = {
         "results.json": (json.dumps(results, indent=2, allow_nan=False) + "\n").encode(),
         "curves.png": curves(runs, dataset),
     }
-    if (measured := margin_curves(runs)) is not None:
-        contents["margins.png"] = measured
+    for name, picture in {"margins.png": margin_curves(runs), "layers.png": layer_curves(runs)}.items():
+        if picture is not None:
+            contents[name] = picture
     for name, content in contents.items():
         files.write(folder / name, content)
     return [folder / name for name in contents]

@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..rules import CumulativeForwardForward, SymBa
-from ..training import Dataset, Epoch, History, UserError, build, fit, margin_summary
+from ..rules import CumulativeForwardForward, Rule, SymBa
+from ..training import Dataset, Epoch, History, UserError, build, fit, layer_summary, margin_summary
+from ..training.loop import Measure
 from .options import Job
 
 Advance = Callable[[str], None]
@@ -78,7 +79,8 @@ def train_all(
 ) -> list[Run]:
     """Every job from every seed. `checkpoint` and `resume` are for `fit`. Raises UserError.
 
-    Margins are measured of rules whose goodness is a mean square, for which their summary is meant.
+    Margins are measured of rules whose goodness is a mean square, for which their summary is meant, and layers of rules
+    that score by layer.
     """
     runs: list[Run] = []
     with progress(len(seeds) * sum(job.recipe.epochs for job in jobs)) as advance:
@@ -97,12 +99,18 @@ def train_all(
                     seed=seed,
                     device=device,
                     on_epoch=on_epoch,
-                    measure=margin_summary if isinstance(rule, CumulativeForwardForward | SymBa) else None,
+                    measure=_measure(rule),
                     checkpoint=checkpoint,
                     resume=resume,
                 )
                 runs.append(Run(job, seed, history))
     return runs
+
+
+def _measure(rule: Rule) -> Measure | None:
+    if hasattr(rule, "layer_scores"):
+        return layer_summary
+    return margin_summary if isinstance(rule, CumulativeForwardForward | SymBa) else None
 
 
 def try_all(jobs: Sequence[Job], dataset: Dataset, device: torch.device, dtype: torch.dtype) -> None:

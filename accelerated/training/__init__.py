@@ -5,6 +5,7 @@ from .checkpoint import CheckpointError
 from .costs import Cost, LayerCost, costs, layer_costs
 from .data import DataError, Dataset, Split, load
 from .errors import UserError
+from .layer_study import layer_study, layer_summary
 from .loop import Epoch, History, TrainingError, accuracy, fit
 from .margins import LayerMargins, margin_summary, margins
 from .recipes import METHODS, Recipe, build, default_recipe, mlp
@@ -32,6 +33,8 @@ __all__ = [
     "default_recipe",
     "fit",
     "layer_costs",
+    "layer_study",
+    "layer_summary",
     "load",
     "margin_summary",
     "margins",
