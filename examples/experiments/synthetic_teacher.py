@@ -1,0 +1,290 @@
+"""Layers that guess labels beside backpropagation, on labels of a random network: the synthetic study of DTG-FF.
+
+Every run is added to FOLDER/synthetic_teacher.jsonl as it ends. One that stands there already is not repeated, so that
+the command goes on where it was stopped. Last it draws FOLDER/synthetic_teacher.png and prints tables.
+
+Known of the study (arXiv 2606.06539): a teacher of three layers with ReLU, 50 Gaussian inputs, hidden widths of 128;
+20,000 samples to train, 5,000 to test; students of four layers of 128; Adam at 1e-3, batches of 256, 8000 steps; five
+seeds; 5 to 50 classes. Four methods: "dtg", a fixed random read-out of every layer's squares at a learned temperature,
+the layers apart; "deep supervision", a linear map at every layer, the sum of the losses by backpropagation; "backprop",
+one linear map behind the last layer; "ensemble", four of these. The first two add up the scores of all layers.
+
+Not known, and chosen here:
+- The teacher: 50-128-128-K, He's normal weights, no biases, and the label is the greatest of the K outputs. These have
+  means of their own, so that classes are of very different sizes, and some are empty: the table says how much.
+  `--teacher centred` takes each output's mean over the samples off, after which classes are about equal; `--teacher
+  pytorch` has the weights and biases of nn.Linear.
+- A seed's inputs and hidden layers are the same for every K; the first 20,000 samples are for training. Its students
+  start from nn.Linear's weights drawn from the same seed, and all see the same batches: each epoch in a new order,
+  without the incomplete batch. Nets of the ensemble differ in their first weights alone; their probabilities are
+  averaged.
+- Temperatures lie between 0.1 and 2, as is published for dense networks. What a layer of "dtg" passes on is normalised
+  over its units, as in the paper's convolutional networks; the other students have no normalisation, unless
+  `--normalise all` gives it to them too, or `--normalise none` takes it from "dtg".
+- Accuracies are those after the last step, on all samples of a part; nothing is chosen on the test samples.
+
+The difference between dtg and deep supervision is paired: same K and seed. Its mean over the three greatest K less that
+over the three smallest has two 95 % bootstrap intervals. One resamples the seeds, each with all of its K, which are no
+independent runs; of five there are 3125 resamples, and all are taken. The other resamples the seeds of each K apart
+from those of the others, 10,000 times. Which of them is published is not known; five seeds are few for either.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from resumable import Result, Run, cell, chosen, run_all
+from torch import Tensor, nn
+
+from prograde.accelerated.modules import ChannelNorm
+from prograde.accelerated.rules import (
+    BackpropDeepSupervision,
+    BackpropEndToEnd,
+    BackpropEnsemble,
+    DynamicTemperature,
+    Rule,
+)
+
+INPUTS, WIDTH, DEPTH = 50, 128, 4
+TRAIN, TEST, BATCH, RATE = 20_000, 5_000, 256, 1e-3
+NETS = 4
+SEEDS = [42, 123, 456, 789, 1024]
+CLASSES = [5, 10, 15, 20, 30, 50]
+LOW, HIGH = CLASSES[:3], CLASSES[3:]
+METHODS = {"dtg": "#d9611e", "deep supervision": "#0b6fb8", "backprop": "#222222", "ensemble": "#9a9a9a"}
+"""With their colours."""
+PUBLISHED = {5: -0.23, 10: 0.84, 50: 2.00}
+"""Points by which dtg is above deep supervision."""
+PUBLISHED_MEANS = "+0.41 at low K, +1.78 at high K; +1.37 [0.59, 2.15]"
+MEASURED_EVERY = 1000
+RESAMPLES = 10_000
+
+
+class Data(NamedTuple):
+    """The first TRAIN samples, and the others."""
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+
+def teacher_data(classes: int, seed: int, teacher: str) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    h = x = torch.randn(TRAIN + TEST, INPUTS, generator=generator)
+    for n_in, n_out in ((INPUTS, WIDTH), (WIDTH, WIDTH), (WIDTH, classes)):
+        if teacher == "pytorch":
+            weight, bias = ((2 * torch.rand(n_out, n, generator=generator) - 1) * n_in**-0.5 for n in (n_in, 1))
+            h = h @ weight.T + bias.T
+        else:
+            h = h @ torch.randn(n_out, n_in, generator=generator).T * (2 / n_in) ** 0.5
+        h = h.relu() if n_out == WIDTH else h
+    y = (h - h.mean(dim=0) if teacher == "centred" else h).argmax(dim=1)
+    return Data(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:])
+
+
+def hidden(normalised: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in in (INPUTS, *[WIDTH] * (DEPTH - 1)):
+        layers += [nn.Linear(n_in, WIDTH), nn.ReLU()]
+        if normalised:
+            layers.append(ChannelNorm())
+    return nn.Sequential(*layers[: len(layers) - normalised])
+
+
+def student(method: str, classes: int, normalise: str) -> Rule:
+    """Weights are drawn from PyTorch's generator."""
+
+    def whole() -> nn.Sequential:
+        return nn.Sequential(*hidden(normalise == "all"), nn.Linear(WIDTH, classes))
+
+    match method:
+        case "dtg":
+            return DynamicTemperature(hidden(normalise != "none"), lowest=0.1, highest=2.0, num_classes=classes)
+        case "deep supervision":
+            return BackpropDeepSupervision(hidden(normalise == "all"), num_classes=classes)
+        case "backprop":
+            return BackpropEndToEnd(whole())
+        case _:
+            return BackpropEnsemble([whole() for _ in range(NETS)])
+
+
+def batches(seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(TRAIN, generator=generator)[: TRAIN // BATCH * BATCH].split(BATCH)
+
+
+@torch.no_grad()
+def accuracy(rule: Rule, x: Tensor, y: Tensor) -> float:
+    guesses = torch.cat([rule(part).argmax(dim=1) for part in x.split(1000)])
+    return 100 * (guesses == y).double().mean().item()
+
+
+def train(run: Run) -> Result:
+    """Accuracies in percent on test and training samples, every so many steps too, and what the labels are like."""
+    data = teacher_data(run["classes"], run["seed"], run["teacher"])
+    torch.manual_seed(run["seed"])
+    rule = student(run["method"], run["classes"], run["normalise"])
+    optimizer = torch.optim.Adam(rule.parameters(), lr=RATE, fused=True)
+    curve, seconds, start = [], 0.0, time.perf_counter()
+    for step, batch in zip(range(1, run["steps"] + 1), batches(run["seed"]), strict=False):
+        rule.assign_credit(data.x[batch], data.y[batch])
+        optimizer.step()
+        if step % MEASURED_EVERY == 0 or step == run["steps"]:
+            seconds += time.perf_counter() - start
+            curve.append([step, accuracy(rule, data.x, data.y), accuracy(rule, data.x_test, data.y_test)])
+            start = time.perf_counter()
+    shares = torch.bincount(data.y, minlength=run["classes"]) / TRAIN
+    return {
+        "accuracy": curve[-1][2],
+        "train": curve[-1][1],
+        "curve": curve,
+        "parameters": sum(parameter.numel() for parameter in rule.parameters()),
+        "milliseconds": 1e3 * seconds / run["steps"],
+        "largest": shares.max().item(),
+        "empty": int((shares == 0).sum()),
+        "equal": torch.special.entr(shares).sum().exp().item(),
+    }
+
+
+def differences(results: Sequence[Result], other: str = "deep supervision") -> dict[int, dict[int, float]]:
+    """By K and seed, in points of test accuracy, where both have run."""
+    found: dict[int, dict[int, float]] = {}
+    for result in chosen(results, method="dtg"):
+        classes, seed = result["run"]["classes"], result["run"]["seed"]
+        for control in chosen(results, method=other, classes=classes, seed=seed):
+            found.setdefault(classes, {})[seed] = result["accuracy"] - control["accuracy"]
+    return found
+
+
+def high_less_low(by_class: NDArray[np.float64], high: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(..., classes) to (...)."""
+    return by_class[..., high].mean(axis=-1) - by_class[..., ~high].mean(axis=-1)
+
+
+def intervals(table: NDArray[np.float64], high: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals of the means' difference, of (seeds, classes), by what is resampled."""
+    seeds, classes = table.shape
+    together = np.array([table[list(drawn)].mean(axis=0) for drawn in product(range(seeds), repeat=seeds)])
+    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds, classes))
+    apart = np.take_along_axis(table[None], drawn, axis=1).mean(axis=1)
+    resampled = {"seeds": together, "runs of each K": apart}
+    return {
+        name: (float(low), float(top))
+        for name, values in resampled.items()
+        for low, top in [np.percentile(high_less_low(values, high), [2.5, 97.5])]
+    }
+
+
+def signed(values: Sequence[float]) -> str:
+    return f"{mean(values):+.2f} ({sum(value > 0 for value in values)} of {len(values)} above)"
+
+
+def summary(results: list[Result]) -> str:
+    """What is compared by K; then the labels, the sizes and times of the students; then high K against low."""
+    used = [k for k in CLASSES if chosen(results, classes=k)]
+    found = {other: differences(results, other) for other in METHODS if other != "dtg"}
+    heads = ["K", *(f"{method}, %" for method in METHODS), "dtg less deep supervision", "published"]
+    heads += ["dtg less backprop", "dtg less ensemble", "train less test: dtg", "deep supervision", "backprop"]
+    rows = [heads]
+    for k in used:
+        row = [str(k), *(cell(chosen(results, classes=k, method=method), 2) for method in METHODS)]
+        for other, by_class in found.items():
+            row.append(signed(list(by_class[k].values())) if k in by_class else "")
+            if other == "deep supervision":
+                row.append(f"{PUBLISHED[k]:+.2f}" if k in PUBLISHED else "")
+        for method in ("dtg", "deep supervision", "backprop"):
+            gaps = [r["train"] - r["accuracy"] for r in chosen(results, classes=k, method=method)]
+            row.append(f"{mean(gaps):.1f}" if gaps else "")
+        rows.append(row)
+    tables = [markdown(rows)]
+    heads = ["K", "largest class, %", "empty classes", "classes, if equal", *(f"{m}, parameters" for m in METHODS)]
+    rows = [[*heads, *(f"{method}, ms a step" for method in METHODS)]]
+    for k in used:
+        here = chosen(results, classes=k)
+        row = [str(k), f"{100 * mean(r['largest'] for r in here):.0f}"]
+        row += [f"{mean(r[name] for r in here):.1f}" for name in ("empty", "equal")]
+        of_methods = [chosen(here, method=method) for method in METHODS]
+        row += [f"{runs[0]['parameters']:,}" if runs else "" for runs in of_methods]
+        row += [f"{mean(r['milliseconds'] for r in runs):.2f}" if runs else "" for runs in of_methods]
+        rows.append(row)
+    tables.append(markdown(rows))
+    by_class = found["deep supervision"]
+    complete = [k for k in used if by_class.get(k, {}).keys() == by_class.get(used[0], {}).keys() != set()]
+    if any(k in LOW for k in complete) and any(k in HIGH for k in complete):
+        table = np.array([[by_class[k][seed] for k in complete] for seed in sorted(by_class[complete[0]])])
+        high = np.array([k in HIGH for k in complete])
+        low_mean, high_mean = table[:, ~high].mean(), table[:, high].mean()
+        text = f"dtg less deep supervision: {low_mean:+.2f} at low K, {high_mean:+.2f} at high K; "
+        text += f"{high_mean - low_mean:+.2f}"
+        for name, (low, top) in intervals(table, high).items():
+            text += f" [{low:.2f}, {top:.2f}] resampling {name},"
+        tables.append(f"{text.rstrip(',')} (published: {PUBLISHED_MEANS})")
+    return "\n\n".join(tables)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "| --- |" + " --- |" * (len(rows[0]) - 1), *lines[1:]])
+
+
+def draw(results: list[Result], path: Path) -> None:
+    """The paired differences by K, seed by seed; test accuracy; and by how much it is below that in training."""
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    first, second, third = figure.subplots(1, 3)
+    found = differences(results)
+    used = [k for k in CLASSES if k in found]
+    for k in used:
+        first.plot([k] * len(found[k]), list(found[k].values()), "o", color=METHODS["dtg"], markersize=4, alpha=0.5)
+    first.plot(used, [mean(found[k].values()) for k in used], color=METHODS["dtg"], label="mean; points are seeds")
+    first.plot(list(PUBLISHED), list(PUBLISHED.values()), "D", color="#222222", markersize=6, label="published")
+    first.axhline(0, color="#888888", linewidth=0.8)
+    first.set(title="dtg less deep supervision, points", xlabel="classes")
+    for method, colour in METHODS.items():
+        runs = {k: chosen(results, method=method, classes=k) for k in CLASSES}
+        seen = [k for k, of_class in runs.items() if of_class]
+        values = [[r["accuracy"] for r in runs[k]] for k in seen]
+        second.errorbar(seen, [mean(v) for v in values], np.std(values, axis=1), color=colour, label=method, capsize=2)
+        gaps = [mean(r["train"] - r["accuracy"] for r in runs[k]) for k in seen]
+        third.plot(seen, gaps, color=colour, marker="o", markersize=3, label=method)
+    second.set(title="Test accuracy, %", xlabel="classes")
+    third.set(title="Training less test accuracy, points", xlabel="classes")
+    for axes in (first, second, third):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES, choices=CLASSES, metavar="K")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--teacher", default="he", choices=["he", "centred", "pytorch"])
+    parser.add_argument("--normalise", default="dtg", choices=["dtg", "all", "none"])
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("teacher", "normalise", "steps")}
+    runs = [
+        {**settings, "seed": seed, "classes": classes, "method": method}
+        for seed in arguments.seeds
+        for classes in arguments.classes
+        for method in arguments.methods
+    ]
+    every = run_all(runs, train, arguments.folder / "synthetic_teacher.jsonl")
+    results = chosen(every, **settings)
+    draw(results, arguments.folder / "synthetic_teacher.png")
+    print(summary(results))
