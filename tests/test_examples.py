@@ -1,11 +1,16 @@
 """Every example runs as it stands, offline, and prints what its first lines promise."""
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -110,6 +115,85 @@ def test_two_streams_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> 
     rows = [line for line in again.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 3
     assert all(float(row.split("|")[2]) > 30 for row in rows), again
+
+
+def test_synthetic_teacher_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """The learnable parameters at ten classes are those published."""
+    options = ["results", "--classes", "10", "20", "--seeds", "42", "123", "--steps", "30"]
+    first = run("experiments/synthetic_teacher.py", tmp_path, *options)
+    assert first.count("teacher he") == 16
+    log = tmp_path / "results" / "synthetic_teacher.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
+    again = run("experiments/synthetic_teacher.py", tmp_path, *options)
+    assert again.count("teacher he") == 1
+    assert again.partition("| K")[2].partition("ms a step")[0] == first.partition("| K")[2].partition("ms a step")[0]
+    sizes = next(line for line in again.splitlines() if line.startswith("| 10 |") and "," in line)
+    assert re.findall(r"\d+,\d+", sizes) == ["56,068", "61,224", "57,354", "229,416"]
+    interval = r"\[-?\d+\.\d\d, -?\d+\.\d\d\]"
+    assert re.search(rf"at high K; [-+]\d+\.\d\d {interval} resampling seeds, {interval} resampling runs", again)
+    assert (tmp_path / "results" / "synthetic_teacher.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def synthetic_teacher(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    return importlib.import_module("synthetic_teacher")
+
+
+def test_synthetic_teachers_differ_in_their_classes_alone(synthetic_teacher: ModuleType) -> None:
+    few, many = (synthetic_teacher.teacher_data(k, 42, "he") for k in (5, 50))
+    assert torch.equal(few.x, many.x)
+    assert (few.x.shape, few.x_test.shape, few.y_test.shape) == ((20_000, 50), (5_000, 50), (5_000,))
+    assert abs(few.x.mean()) < 4e-3 > abs(few.x.var() - 1) / 2
+    assert not torch.equal(few.x, synthetic_teacher.teacher_data(5, 123, "he").x)
+    centred = torch.bincount(synthetic_teacher.teacher_data(5, 42, "centred").y, minlength=5)
+    assert centred.max() < 2 * centred.min() < torch.bincount(few.y, minlength=5).max()
+    assert synthetic_teacher.teacher_data(50, 42, "pytorch").y.max() < 50
+
+
+def test_synthetic_differences_are_paired(synthetic_teacher: ModuleType) -> None:
+    def result(method: str, classes: int, seed: int, accuracy: float) -> dict[str, Any]:
+        return {"run": {"method": method, "classes": classes, "seed": seed}, "accuracy": accuracy}
+
+    results = [result("dtg", 5, 1, 70.0), result("deep supervision", 5, 1, 69.0), result("dtg", 5, 2, 80.0)]
+    results += [result("deep supervision", 10, 2, 50.0), result("backprop", 5, 1, 72.0), result("dtg", 10, 2, 52.5)]
+    assert synthetic_teacher.differences(results) == {5: {1: 1.0}, 10: {2: 2.5}}
+    assert synthetic_teacher.differences(results, "backprop") == {5: {1: -2.0}}
+
+
+def test_synthetic_intervals(synthetic_teacher: ModuleType) -> None:
+    """Two seeds with 1 and 3: resampled together, 1, 2, 2 or 3; apart, low K may be of another seed than high K."""
+    high = np.array([False, True])
+    found = synthetic_teacher.intervals(np.array([[0.0, 1.0], [0.0, 3.0]]), high)
+    assert found["seeds"] == pytest.approx((1.075, 2.925))
+    assert found["runs of each K"] == (1, 3)
+    found = synthetic_teacher.intervals(np.array([[-1.0, 1.0], [1.0, 3.0]]), high)
+    assert found["seeds"] == (2, 2)
+    assert found["runs of each K"] == (0, 4)
+
+
+def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    rules = ["hyperspherical", "deeper-forward", "assignment", "channel competition", "backprop"]
+    options = ["digits", "results", "--epochs", "2", "--seeds", "0", "--rules", *rules]
+    first = run("experiments/local_classifiers.py", tmp_path, *options)
+    assert first.count("data digits") == 10
+    log = tmp_path / "results" / "local_classifiers.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
+    again = run("experiments/local_classifiers.py", tmp_path, *options)
+    assert again.count("data digits") == 1
+    kinds = re.findall(r"\| (convolutional|dense) \|(.*?)(?:\n\n|\Z)", again, re.DOTALL)
+    assert [kind for kind, _ in kinds] == ["convolutional", "dense"]
+    for kind, table in kinds:
+        rows = {row.split("|")[1].strip(): row.split("|")[2:] for row in table.splitlines()[2:]}
+        assert sorted(rows) == sorted(rules)
+        assert float(rows["hyperspherical"][1].split("±")[0]) > 80, kind
+        layers = rows["hyperspherical"][4].split(",")
+        assert len(layers) == {"convolutional": 4, "dense": 3}[kind]
+        assert float(rows["hyperspherical"][6]) >= max(map(float, layers))
+        assert rows["backprop"][4].strip() == "", "backpropagation has one guess"
+    assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
 
 
 def test_examples_fit_on_a_page() -> None:

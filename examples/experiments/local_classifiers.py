@@ -1,0 +1,263 @@
+"""Rules whose layers are classifiers, beside backpropagation on the same networks, convolutional and dense.
+
+Every run is added to FOLDER/local_classifiers.jsonl as it ends. One that stands there already is not repeated, so that
+the command goes on where it was stopped. Last it draws FOLDER/local_classifiers.png and prints tables.
+
+"convolutional": four layers of 3 x 3 with ReLU, of 32, 64, 128 and 128 channels, or 40, 80, 120 and 120 where channels
+belong to classes; averages of 2 x 2 after the first and the third. "dense": three layers of 1000 with ReLU. Behind each
+layer but the last stands the normalisation of the rule's paper, without a parameter of its own; batch normalisation,
+which has some, stands behind the last as well, since its rule's scores come after it. Backpropagation trains each of
+these networks with a linear layer at its end, after averages over positions: of what is normalised for each channel
+they would be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is chosen on validation data, and
+so are the layers that are added up, or their weights, where a rule chooses. Rates stand in RULES.
+
+After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
+layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
+goodness vector, by a linear probe and Fano's bound; `layer_study` in `prograde.accelerated.training` says how.
+Published figures are those of larger networks and longer training, as a rule with augmentation: the table names them.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from resumable import Result, Run, accuracies, cell, chosen, run_all
+from torch import nn
+
+from prograde.accelerated.modules import ChannelNorm, small_cnn
+from prograde.accelerated.rules import (
+    BackpropDeepSupervision,
+    BackpropEndToEnd,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    DeeperForward,
+    DynamicTemperature,
+    Hyperspherical,
+    MonoForward,
+    PatchEnergy,
+    Rule,
+)
+from prograde.accelerated.training import Dataset, Recipe, UserError, fit, layer_study, load
+
+PLAIN, BY_CLASS = (32, 64, 128, 128), (40, 80, 120, 120)
+DENSE = (1000, 1000, 1000)
+GRID = (4, 4, 2, 2)
+"""Cells a side of the convolutional layers' scores, where they have any."""
+
+
+def group_norm(classes: int, width: int) -> nn.Module:
+    return nn.GroupNorm(classes, width, affine=False)
+
+
+NORMALISATIONS: dict[str, tuple[Callable[[int, int], nn.Module], Callable[[int, int], nn.Module]]] = {
+    "over channels": (lambda classes, width: ChannelNorm(), lambda classes, width: ChannelNorm()),
+    "in groups": (group_norm, group_norm),
+    "of each channel": (lambda classes, width: nn.InstanceNorm2d(width), lambda classes, width: ChannelNorm()),
+    "over the batch": (
+        lambda classes, width: nn.BatchNorm2d(width, eps=1e-4),
+        lambda classes, width: nn.BatchNorm1d(width, eps=1e-4),
+    ),
+}
+"""Behind convolutions, and behind dense layers, whose units have one value each."""
+
+
+class Setting(NamedTuple):
+    """What makes a rule of a model, told whether it has convolutions; its networks; rates, convolutional and dense."""
+
+    rule: Callable[[nn.Module, bool], Rule]
+    normalisation: str
+    channels: tuple[int, ...]
+    rates: tuple[float, float]
+    decay: float = 0.0
+    published: dict[str, str] = {}  # noqa: RUF012 (never changed)
+
+
+def assignment(published: dict[str, str] | None = None, regularised: bool = False, **options: Any) -> Setting:
+    """Channels assigned to classes; without the published regularisers unless asked for."""
+    if not regularised:
+        options |= {"label_smoothing": 0.0, "settings": {"entropy": 0.0, "orthogonality": 0.0}}
+    return Setting(
+        lambda model, images: ChannelClassAssignment(model, **options),
+        "of each channel",
+        BY_CLASS,
+        (0.01, 1e-3),
+        published=published or {},
+    )
+
+
+def plain(rule: Callable[[nn.Module, bool], Rule], rate: float, **published: str) -> Setting:
+    return Setting(rule, "over channels", PLAIN, (rate, 1e-3), published=published)
+
+
+def backprop(normalisation: str, channels: tuple[int, ...]) -> Setting:
+    return Setting(lambda model, images: BackpropEndToEnd(model), normalisation, channels, (3e-3, 1e-3))
+
+
+RULES = {
+    "hyperspherical": plain(lambda model, images: Hyperspherical(model, grid=4), 3e-3),
+    "dynamic temperature": plain(lambda model, images: DynamicTemperature(model, grid=GRID if images else None), 2e-3),
+    "patch energy": plain(lambda model, images: PatchEnergy(model), 2e-3, mnist="99.65", fashion="93.41"),
+    "mono-forward": plain(
+        lambda model, images: MonoForward(model, grid=GRID if images else 1), 2e-3, fashion="93.98 (dense: 90.5)"
+    ),
+    "deep supervision": plain(lambda model, images: BackpropDeepSupervision(model), 2e-3),
+    "backprop": backprop("over channels", PLAIN),
+    "deeper-forward": Setting(
+        lambda model, images: DeeperForward(model), "in groups", BY_CLASS, (0.01, 1e-3), 5e-4,
+        {"mnist": "99.50 (TinyCNN), 99.63 (ResNet17)", "fashion": "91.83 (TinyCNN), 93.13 (ResNet17)"},
+    ),
+    "backprop, in groups": backprop("in groups", BY_CLASS),
+    "assignment": assignment({"mnist": "99.74 (ResNet17)", "fashion": "94.55 (ResNet17)"}),
+    "assignment, regularised": assignment(regularised=True),
+    "assignment, layers even": assignment(aggregation="sum"),
+    "assignment, static": assignment(assignment="static"),
+    "assignment, frozen": assignment(assignment="frozen"),
+    "backprop, each channel": backprop("of each channel", BY_CLASS),
+    "channel competition": Setting(
+        lambda model, images: ChannelCompetition(model), "over the batch", BY_CLASS, (0.01, 1e-3),
+        published={"mnist": "99.42", "fashion": "92.31"},
+    ),
+    "backprop, over the batch": backprop("over the batch", BY_CLASS),
+}  # fmt: skip
+
+
+def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
+    """Ends with a linear layer to the scores, which local rules leave out."""
+    of_maps, of_vectors = NORMALISATIONS[setting.normalisation]
+    if kind == "convolutional":
+        norm = partial(of_maps, dataset.num_classes)
+        model = small_cnn(setting.channels, dataset.num_classes, normalisation=norm)
+        last = len(model) - 4  # before average, Flatten and Linear
+    else:
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip((dataset.features, *DENSE), DENSE, strict=False):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(), of_vectors(dataset.num_classes, n_out)]
+        model = nn.Sequential(*layers, nn.Linear(DENSE[-1], dataset.num_classes))
+        last = len(model) - 2
+    if setting.normalisation != "over the batch":
+        del model[last]
+    return model
+
+
+def train(run: Run, dataset: Dataset, device: str) -> Result:
+    """Test accuracy in percent at the best epoch (None where training breaks down), seconds, the layers' study."""
+    setting, images = RULES[run["rule"]], run["network"] == "convolutional"
+    torch.manual_seed(run["seed"])
+    rule = setting.rule(network(setting, run["network"], dataset), images).to(device)
+    rate = setting.rates[0 if images else 1]
+    recipe = Recipe(
+        epochs=run["epochs"], optimizer="adamw", learning_rate=rate, weight_decay=setting.decay, standardise=True
+    )
+    try:
+        history = fit(rule, dataset, recipe, seed=run["seed"], device=device, alignment_every=0)
+    except UserError as error:
+        return {"accuracy": None, "why": str(error)}
+    result = {
+        "accuracy": 100 * history.test_accuracy,
+        "validation": 100 * history.best.validation_accuracy,
+        "seconds": mean(epoch.seconds for epoch in history.epochs),
+    }
+    if hasattr(rule, "layer_scores"):
+        seen = dataset.to(device, torch.float32, standardise=True)
+        result["study"] = layer_study(rule, (seen.as_images() if images else seen).test, seed=run["seed"])
+    return result
+
+
+def of_layers(results: list[Result], value: Callable[[dict[str, Any]], list[float]], digits: int) -> str:
+    """The mean over seeds, first layer to last."""
+    studies = [value(result["study"]) for result in results if "study" in result]
+    return ", ".join(f"{mean(layer):.{digits}f}" for layer in zip(*studies, strict=True))
+
+
+def summary(results: list[Result], data: str) -> str:
+    """For each kind of network a table: a row for each rule, with layers first to last in a cell."""
+    known = "fashion" if "fashion" in data else "mnist"
+    tables = []
+    for kind in ("convolutional", "dense"):
+        heads = [kind, "normalised", "test accuracy, %", "published, %", "s an epoch", "layers alone, %"]
+        heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least"]
+        lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
+        for rule, setting in RULES.items():
+            found = chosen(results, rule=rule, network=kind)
+            whole = [result for result in found if result["accuracy"] is not None]
+            if not whole:
+                continue
+            row = [rule, setting.normalisation, cell(found, 2), setting.published.get(known, "")]
+            row += [f"{mean(result['seconds'] for result in whole):.1f}"]
+            row += [of_layers(whole, lambda study: [100 * accuracy for accuracy in study["accuracies"]], 1)]
+            row += [of_layers(whole, lambda study: [100 * study["disagreement"]], 1)]
+            row += [of_layers(whole, lambda study: [100 * study["oracle"]], 1)]
+            row += [
+                of_layers(whole, lambda s: [x["goodness"]["nearest neighbours"]["bits"] for x in s["layers"]], 2),
+                of_layers(whole, lambda s: [x["vector"]["bits"] for x in s["layers"]], 2),
+            ]
+            lines.append(f"| {' | '.join(row)} |")
+        if len(lines) > 2:
+            tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def draw(results: list[Result], path: Path) -> None:
+    """For each kind of network, each rule's layers alone, dark to light, all together, and what any layer guesses."""
+    kinds = [kind for kind in ("convolutional", "dense") if chosen(results, network=kind)]
+    figure = Figure(figsize=(7 * len(kinds), 5.5), layout="constrained")
+    shades = colormaps["viridis"]
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        names = [rule for rule in RULES if chosen(results, network=kind, rule=rule)]
+        for place, rule in enumerate(names):
+            found = chosen(results, network=kind, rule=rule)
+            studies = [result["study"] for result in found if "study" in result]
+            errors = {
+                f"layer {number}": (100 - 100 * mean(layer), "o", shades(0.28 * number - 0.28))
+                for number, layer in enumerate(zip(*(s["accuracies"] for s in studies), strict=True), 1)
+            }
+            if studies:
+                errors["any layer"] = (100 - 100 * mean(s["oracle"] for s in studies), "<", "#222222")
+            errors["the rule"] = (100 - mean(accuracies(found)), "D", "#d9611e")
+            for label, (error, marker, colour) in errors.items():
+                axes.plot(error, place, marker, color=colour, label=label)
+        handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        axes.legend(handles.values(), handles.keys(), frameon=False, fontsize="small")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(title=f"Test error, %, {kind}", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--networks", nargs="+", default=["convolutional", "dense"], choices=["convolutional", "dense"])
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
+    parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    dataset = load(arguments.data)
+    settings = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
+    runs = [
+        {**settings, "seed": seed, "network": kind, "rule": rule}
+        for seed in arguments.seeds
+        for kind in arguments.networks
+        for rule in arguments.rules
+    ]
+    log = arguments.folder / "local_classifiers.jsonl"
+    every = run_all(runs, lambda run: train(run, dataset, arguments.device), log)
+    results = chosen(every, **settings)
+    draw(results, arguments.folder / "local_classifiers.png")
+    print(summary(results, settings["data"]))
