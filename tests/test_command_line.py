@@ -160,6 +160,16 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert "\x1b" not in result.stdout
 
 
+def test_layers_are_drawn_where_each_guesses() -> None:
+    rules = "backprop", "hyperspherical"
+    result = run("compare", *rules, "--hidden", "16-12", "--epochs", "2", "--seeds", "1", "--output", "out/layers")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "out/layers/layers.png"
+    assert Path("out/layers/layers.png").read_bytes().startswith(b"\x89PNG")
+    epochs = [record for record in lines(Path("out/layers/log.jsonl")) if record["kind"] == "epoch"]
+    assert [len(record["measured"].get("accuracies", [])) for record in epochs] == [0, 0, 2, 2]
+
+
 def test_margins_are_drawn_where_goodness_is_a_mean_square() -> None:
     rules = ["backprop", "cumulative", "symba"]
     result = run("compare", *rules, "--hidden", "16-12", "--epochs", "2", "--seeds", "1", "--output", "out/margins")

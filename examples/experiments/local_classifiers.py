@@ -4,17 +4,18 @@ Every run is added to FOLDER/local_classifiers.jsonl as it ends. One that stands
 the command goes on where it was stopped. Last it draws FOLDER/local_classifiers.png and prints tables.
 
 "convolutional": four layers of 3 x 3 with ReLU, of 32, 64, 128 and 128 channels, or 40, 80, 120 and 120 where channels
-belong to classes; averages of 2 x 2 after the first and the third. "dense": three layers of 1000 with ReLU. Behind each
-layer but the last stands the normalisation of the rule's paper, without a parameter of its own; batch normalisation,
-which has some, stands behind the last as well, since its rule's scores come after it. Backpropagation trains each of
-these networks with a linear layer at its end, after averages over positions: of what is normalised for each channel
-they would be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is chosen on validation data, and
-so are the layers that are added up, or their weights, where a rule chooses. Rates stand in RULES.
+belong to classes; averages of 2 x 2 after the first and the third. "dense": three layers of 1000 with ReLU and dropout
+of 0.1. Behind each layer but the last stands the normalisation of the rule's paper, without a parameter of its own;
+batch normalisation, which has some, stands behind the last as well, since its rule's scores come after it.
+Backpropagation trains each of these networks with a linear layer at its end, behind averages over positions: of maps
+normalised one by one these would all be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is
+chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses. Rates stand
+in RULES.
 
 After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
 layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
 goodness vector, by a linear probe and Fano's bound; `layer_study` in `prograde.accelerated.training` says how.
-Published figures are those of larger networks and longer training, as a rule with augmentation: the table names them.
+Published figures are those of larger networks and longer training.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from prograde.accelerated.rules import (
 from prograde.accelerated.training import Dataset, Recipe, UserError, fit, layer_study, load
 
 PLAIN, BY_CLASS = (32, 64, 128, 128), (40, 80, 120, 120)
-DENSE = (1000, 1000, 1000)
+DENSE, DROPOUT = (1000, 1000, 1000), 0.1
 GRID = (4, 4, 2, 2)
 """Cells a side of the convolutional layers' scores, where they have any."""
 
@@ -132,13 +133,14 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
     """Ends with a linear layer to the scores, which local rules leave out."""
     of_maps, of_vectors = NORMALISATIONS[setting.normalisation]
     if kind == "convolutional":
-        norm = partial(of_maps, dataset.num_classes)
-        model = small_cnn(setting.channels, dataset.num_classes, normalisation=norm)
+        by_width = partial(of_maps, dataset.num_classes)
+        model = small_cnn(setting.channels, dataset.num_classes, normalisation=by_width)
         last = len(model) - 4  # before average, Flatten and Linear
     else:
         layers: list[nn.Module] = []
         for n_in, n_out in zip((dataset.features, *DENSE), DENSE, strict=False):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU(), of_vectors(dataset.num_classes, n_out)]
+            norm = of_vectors(dataset.num_classes, n_out)
+            layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(DROPOUT), norm]
         model = nn.Sequential(*layers, nn.Linear(DENSE[-1], dataset.num_classes))
         last = len(model) - 2
     if setting.normalisation != "over the batch":
