@@ -353,6 +353,16 @@ MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
     ),
     "TinyCNN": lambda: (ChannelClassAssignment(tiny_cnn(K, 2).double()), (2, 8, 8)),
     "CFSE": lambda: (ChannelCompetition(cfse((4, 8, 12, 16), K, 2, 0.1).double()), (2, 8, 8)),
+    "LeakyReLU": lambda: (MonoForward(images(channel_norm, activation=nn.LeakyReLU)), (2, 8, 8)),
+    "three axes": lambda: (
+        LocalClassifiers(
+            nn.Sequential(
+                nn.Unflatten(1, (3, 5)), nn.Linear(5, 6), nn.ReLU(), nn.Flatten(), nn.Linear(18, 6), nn.ReLU()
+            ).double(),
+            score=lambda b, k: [nn.Sequential(nn.Flatten(), nn.Linear(n, k)).double() for n in (18, 6)], num_classes=K,
+        ),
+        (15,),
+    ),
     "MaxMin": lambda: (Hyperspherical(images(channel_norm, activation=MaxMin)), (2, 8, 8)),
 }  # fmt: skip
 

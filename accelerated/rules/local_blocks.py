@@ -5,7 +5,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.grad import conv2d_weight
 
+from ..activations import Activation, leaky_relu, relu
 from ..local_classifiers import Shortcut, wired
 from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
 from .chain import Held, check_parameters, is_plain, leaves, refusal
@@ -33,7 +35,8 @@ class LocalBlock(NamedTuple):
     """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
 
     Its loss trains the layer and `inner`, the parameters of the modules inside; whatever the modules outside have
-    learned stays as it is.
+    learned stays as it is. `rectifier` is what stands inside, where that is a ReLU or LeakyReLU alone: their derivative
+    can be told from their value, and a step needs no graph.
     """
 
     name: str
@@ -41,6 +44,7 @@ class LocalBlock(NamedTuple):
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
     inner: tuple[nn.Parameter, ...] = ()
+    rectifier: Activation | None = None
 
     @property
     def linear(self) -> nn.Conv2d | nn.Linear:
@@ -87,6 +91,17 @@ class LocalBlock(NamedTuple):
         for module in self.inside:
             x = module(x)
         return x
+
+    def rectified_gradients(self, x: Tensor, h: Tensor, gradient: Tensor) -> list[Tensor]:
+        """Of what is `trained` in a block with a rectifier, from its input, activities and a gradient by these."""
+        assert self.rectifier is not None
+        delta, layer = self.rectifier.vjp(h, gradient), self.layer
+        if isinstance(layer, nn.Conv2d):
+            place = layer.stride, layer.padding, layer.dilation, layer.groups
+            weight = conv2d_weight(x, layer.weight.shape, delta, *place)
+        else:
+            weight = delta.T @ x
+        return [weight] if self.bias is None else [weight, delta.sum(dim=(0, *range(2, delta.dim())))]
 
     def pass_on(self, h: Tensor) -> Tensor:
         """What the next block gets, but for shortcuts."""
@@ -172,8 +187,20 @@ def _cut(
         end = _before_score(modules, score_after)
         inside, outside = tuple(modules[:end]), tuple(modules[end:])
         inner = tuple(parameter for module in inside for parameter in module.parameters())
-        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, inner=inner)
+        rectifier = _rectifier(blocks[index].layer, inside)
+        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, inner=inner, rectifier=rectifier)
     return tuple(stem), blocks
+
+
+def _rectifier(layer: nn.Conv2d | nn.Linear, inside: tuple[nn.Module, ...]) -> Activation | None:
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        return None
+    match inside:
+        case (nn.ReLU(),):
+            return relu
+        case (nn.LeakyReLU() as module,) if module.negative_slope > 0:
+            return leaky_relu(module.negative_slope)
+    return None
 
 
 def _before_score(modules: list[nn.Module], score_after: ScoreAfter) -> int:

@@ -129,13 +129,18 @@ class LocalClassifiers(BlockwiseRule):
         yield from self.aggregation.readout_updates(seen, y)
 
     def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, BlockUpdate]:
-        """A block's activities, and its update. The graph is that of this block, and is freed here."""
+        """A block's activities, and its update. A graph, where one is needed, is of this block, and is freed here."""
         block = self.units[index]
-        with torch.enable_grad():
+        closed = block.rectifier is not None and (block.has_maps or x.dim() == 2)
+        with torch.set_grad_enabled(not closed):
             h = block.activities(x)
         found = head_credit(self.heads[index], h.detach(), y, self.loss)
         self.aggregation.note(index, found.loss, len(x))
-        gradients = torch.autograd.grad(h, block.trained, found.activities)
+        gradients: Sequence[Tensor]
+        if closed:
+            gradients = block.rectified_gradients(x, h, found.activities)
+        else:
+            gradients = torch.autograd.grad(h, block.trained, found.activities)
         return h.detach(), _block_update(block, gradients, found.own, found.cost)
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
