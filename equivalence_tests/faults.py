@@ -970,10 +970,10 @@ FAULTS = [
           "test_negatives.py::test_self_supervised_pairs", "self_supervised_pairs[0]"),
     # Scores of local classifiers, their losses, normalisations and aggregation
     Fault("means for a cell's sums", "accelerated.grids",
-          'return means if pooling == "mean" else', "return means if True else",
+          '    if pooling == "mean":\n        rows,', "    if True:\n        rows,",
           "test_grids.py::test_twin", "grid_pool"),
     Fault("a cell's sums spread for its means", "accelerated.grids",
-          "y = (y / pixels_of(size, grid, y)).to(y.dtype)", "y = 1 * y",
+          "(y.shape[2], y.shape[3]), pooling, y)", '(y.shape[2], y.shape[3]), "sum", y)',
           "test_grids.py::test_twin", "grid_pool_adjoint"),
     Fault("cells that do not overlap", "accelerated.grids",
           "-((cell + 1) * size // -count)", "(cell + 1) * size // count",
