@@ -10,11 +10,14 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, widened
+from ._arrays import Array, wide, widened
 from .normalisations import direction, direction_vjp
 from .scores import Grid, Score, ScoreCredit, features, features_adjoint
 
 __all__ = ["assignment", "channel_class", "prototype_cosine", "random_logits", "random_prototypes"]
+
+SHORTEST = 1e-12
+"""Of what has a direction, as in `normalisations.direction`."""
 
 COLDEST, HOTTEST = 0.1, 100.0
 """Bounds of e^tau, in the paper's code."""
@@ -138,15 +141,25 @@ def random_prototypes(
     return torch.randn(num_classes, per_class, size, generator=generator, dtype=dtype, device=device) / math.sqrt(size)
 
 
-def _cosines(grid: Grid, h: Array, prototypes: Array) -> tuple[Array, Array, Array]:
-    """Cosines (batch, K, m), in float32 at least, and the two directions: (batch, d), (K m, d)."""
-    u, p = direction(features(h, grid)), direction(prototypes.flatten(0, 1))
-    return widened(functional.linear(u, p)).unflatten(1, prototypes.shape[:2]), u, p
+class _Cosines(NamedTuple):
+    """Cosines and what they are made of: z is never divided by its length, which (batch, K m) numbers are instead."""
+
+    c: Array  # (batch, K m), in float32 at least
+    z: Array  # (batch, d)
+    p: Array  # (K m, d), directions
+    rate: Array  # (batch, 1), 1 / |z|, or 0 where z has no direction
+
+
+def _cosines(grid: Grid, h: Array, prototypes: Array) -> _Cosines:
+    z, p = features(h, grid), direction(prototypes.flatten(0, 1))
+    length = torch.linalg.vector_norm(z, dim=1, keepdim=True, dtype=wide(z.dtype))
+    rate = torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0)
+    return _Cosines(widened(functional.linear(z, p)) * rate, z, p, rate)
 
 
 def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
     (prototypes,) = parameters
-    c, _, _ = _cosines(grid, h, prototypes)
+    c = _cosines(grid, h, prototypes).c.unflatten(1, prototypes.shape[:2])
     if c.shape[2] == 1:
         return c.squeeze(2).to(h.dtype)
     return (((sharpness * c).logsumexp(dim=2) - math.log(c.shape[2])) / sharpness).to(h.dtype)
@@ -156,11 +169,15 @@ def _prototype_cosine_credit(
     sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array
 ) -> ScoreCredit:
     (prototypes,) = parameters
-    c, u, p = _cosines(grid, h, prototypes)
-    by_cosine = (gradient[:, :, None] * (sharpness * c).softmax(dim=2)).flatten(1).to(h.dtype)  # (batch, K m)
-    by_features = direction_vjp(features(h, grid), by_cosine @ p)
-    by_prototypes = direction_vjp(prototypes, (by_cosine.T @ u).view_as(prototypes))
-    return ScoreCredit(features_adjoint(by_features, h.shape, grid), (by_prototypes,))
+    c, z, p, rate = _cosines(grid, h, prototypes)
+    by_cosine = widened(gradient)
+    if prototypes.shape[1] > 1:
+        shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
+        by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
+    by_product = (by_cosine * rate).to(h.dtype)
+    along = ((by_cosine * c).sum(dim=1, keepdim=True) * -rate.square()).to(h.dtype)
+    by_prototypes = direction_vjp(prototypes, (by_product.T @ z).view_as(prototypes))
+    return ScoreCredit(features_adjoint(torch.addmm(along * z, by_product, p), h.shape, grid), (by_prototypes,))
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:

@@ -157,7 +157,7 @@ class _Readout(NamedTuple):
 
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
         """2 h times what the gradient by a cell, (batch, m), is to its pixels."""
-        return features_adjoint(gradient, h.shape, self.grid, pooling).mul(h).mul_(2)
+        return h * features_adjoint(2 * gradient, h.shape, self.grid, pooling)  # in h's memory format
 
 
 def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
