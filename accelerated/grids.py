@@ -17,6 +17,16 @@ Pooling: TypeAlias = Literal["mean", "sum"]
 """What a cell has of its pixels."""
 
 
+def channels_last(h: Array) -> bool:
+    """Whether a position's channels are neighbours in memory, which convolutions and pooling of a CPU prefer."""
+    return h.is_contiguous(memory_format=torch.channels_last) and not h.is_contiguous()
+
+
+def _by_channel(h: Array) -> Array:
+    """A view of channels last: (batch, height width, c)."""
+    return h.movedim(1, 3).flatten(1, 2)
+
+
 def _members(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Array:
     """1 where a pixel of `size` belongs to a cell of `count`: (count, size), in float32 at least."""
     cell, pixel = (torch.arange(n, device=device) for n in (count, size))
@@ -52,10 +62,14 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
     if h.dim() != 4:
         raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, channels, height, width) for a grid of cells")
     cells = _cells((h.shape[2], h.shape[3]), grid, pooling, h)
+    if channels_last(h):
+        return (cells @ _by_channel(h)).unflatten(1, grid).movedim(3, 1)
     return (h.flatten(2) @ cells.T).unflatten(2, grid)
 
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
-    """The adjoint for maps of that height and width: (batch, c, *size)."""
+    """The adjoint for maps of that height and width: (batch, c, *size), in the memory format of y."""
     cells = _cells(size, (y.shape[2], y.shape[3]), pooling, y)
+    if channels_last(y):
+        return (cells.T @ _by_channel(y)).unflatten(1, size).movedim(3, 1)
     return (y.flatten(2) @ cells).unflatten(2, size)

@@ -45,6 +45,13 @@ def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> A
     return (logits / _temperature(log_temperature, cooling)).softmax(dim=1).to(logits.dtype)
 
 
+def _log_softmax(x: Array) -> Array:
+    """Along the classes, with the digits of what is nearly 0: of a channel that is almost of one class."""
+    largest, at = x.max(dim=1, keepdim=True)
+    x = x - largest
+    return x - x.exp().scatter(1, at, 0).sum(dim=1, keepdim=True).log1p()
+
+
 def _by_logits(m: Array, gradient: Array) -> Array:
     """The derivative by Omega / T of what has this one by M."""
     return m * (gradient - (m * gradient).sum(dim=1, keepdim=True))
@@ -105,7 +112,7 @@ class _Assignment(NamedTuple):
         logits, log_temperature = parameters
         channels, num_classes = logits.shape
         m = self.assigned(parameters)
-        log_m = (logits / _temperature(log_temperature, self.cooling)).log_softmax(dim=1)
+        log_m = _log_softmax(logits / _temperature(log_temperature, self.cooling))
         entropies = -(m * log_m).sum(dim=1, keepdim=True)  # (C, 1)
         columns = direction(m.T)  # (K, C)
         off = columns @ columns.T - torch.eye(num_classes, dtype=m.dtype, device=m.device)
@@ -177,7 +184,7 @@ def _prototype_cosine_credit(
     by_product = (by_cosine * rate).to(h.dtype)
     along = ((by_cosine * c).sum(dim=1, keepdim=True) * -rate.square()).to(h.dtype)
     by_prototypes = direction_vjp(prototypes, (by_product.T @ z).view_as(prototypes))
-    return ScoreCredit(features_adjoint(torch.addmm(along * z, by_product, p), h.shape, grid), (by_prototypes,))
+    return ScoreCredit(features_adjoint(torch.addmm(along * z, by_product, p), h, grid), (by_prototypes,))
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:

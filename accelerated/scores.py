@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from ._arrays import Array, wide, widened
-from .grids import Pooling, grid_pool, grid_pool_adjoint
+from .grids import Pooling, channels_last, grid_pool, grid_pool_adjoint
 
 __all__ = [
     "Grid",
@@ -107,11 +107,14 @@ def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
     return (h if grid is None else grid_pool(h, grid, pooling)).flatten(1)
 
 
-def features_adjoint(gradient: Array, shape: tuple[int, ...], grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """The adjoint of `features` for activities of that shape."""
+def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
+    """The adjoint of `features`, shaped like h, and in its memory format where there is a grid."""
     if grid is None:
-        return gradient.view(shape)
-    return grid_pool_adjoint(gradient.view(*shape[:2], *grid), (shape[2], shape[3]), pooling)
+        return gradient.view(h.shape)
+    cells = gradient.view(*h.shape[:2], *grid)
+    if channels_last(h):
+        cells = cells.contiguous(memory_format=torch.channels_last)
+    return grid_pool_adjoint(cells, (h.shape[2], h.shape[3]), pooling)
 
 
 def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -121,7 +124,7 @@ def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
 
 def _linear_map_credit(grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
     (matrix,) = parameters
-    return ScoreCredit(features_adjoint(gradient @ matrix, h.shape, grid), (gradient.T @ features(h, grid),))
+    return ScoreCredit(features_adjoint(gradient @ matrix, h, grid), (gradient.T @ features(h, grid),))
 
 
 def linear_map(grid: Grid = None) -> Score:
@@ -157,7 +160,7 @@ class _Readout(NamedTuple):
 
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
         """2 h times what the gradient by a cell, (batch, m), is to its pixels."""
-        return h * features_adjoint(2 * gradient, h.shape, self.grid, pooling)  # in h's memory format
+        return h * features_adjoint(2 * gradient, h, self.grid, pooling)
 
 
 def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -170,10 +173,11 @@ def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array,
     (alpha,) = parameters
     temperature, share = readout.temperature(alpha), torch.sigmoid(widened(alpha))
     slope = (readout.highest - readout.lowest) * share * (1 - share)
-    product = features(h.square(), readout.grid) @ readout.projection
-    of_temperature = -(widened(gradient) * product).sum() / temperature.square()
     cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
-    return ScoreCredit(readout.of_squares(h, cells, "mean"), ((of_temperature * slope).to(alpha.dtype),))
+    activities = readout.of_squares(h, cells, "mean")
+    # Of degree 2 in h and -1 in T: the sum of e times u R is told by the gradient, without the product once more.
+    of_temperature = (h * activities).sum(dtype=slope.dtype) / (-2 * temperature)
+    return ScoreCredit(activities, ((of_temperature * slope).to(alpha.dtype),))
 
 
 def random_readout(

@@ -409,7 +409,7 @@ PRODUCTS = {
     "cumulative": 2,
     "mono-forward": 2 * (1 + 2),  # the layer's, its scores, and their way back; the last layer has no part
     "hyperspherical": 2,  # prototypes are normalised, which makes other matrices of them
-    "dynamic-temperature": 2 * (1 + 3),
+    "dynamic-temperature": 2 * (1 + 2),
     "backprop-deep-supervision": 2 * (1 + 2) + 1,
 }
 """With a matrix of the rule, through the three layers of `example`: forward, and the rule's own."""

@@ -159,6 +159,6 @@ def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
         by_cosine = gradient[:, :, None] * softmax(sharpness * c, axis=2)
         by_features = direction_vjp(features(h, grid), np.einsum("bkm,kmd->bd", by_cosine, p))
         by_prototypes = direction_vjp(prototypes, np.einsum("bkm,bd->kmd", by_cosine, u))
-        return ScoreCredit(features_adjoint(by_features, h.shape, grid), (by_prototypes,))
+        return ScoreCredit(features_adjoint(by_features, h, grid), (by_prototypes,))
 
     return Score(value, credit)

@@ -114,11 +114,11 @@ def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
     return (h if grid is None else grid_pool(h, grid, pooling)).reshape(len(h), -1)
 
 
-def features_adjoint(gradient: Array, shape: tuple[int, ...], grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """The adjoint of `features` for activities of that shape."""
+def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
+    """The adjoint of `features`, shaped like h."""
     if grid is None:
-        return gradient.reshape(shape)
-    return grid_pool_adjoint(gradient.reshape(*shape[:2], *grid), (shape[2], shape[3]), pooling)
+        return gradient.reshape(h.shape)
+    return grid_pool_adjoint(gradient.reshape(*h.shape[:2], *grid), (h.shape[2], h.shape[3]), pooling)
 
 
 def linear_map(grid: Grid = None) -> Score:
@@ -130,7 +130,7 @@ def linear_map(grid: Grid = None) -> Score:
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
         (matrix,) = parameters
-        return ScoreCredit(features_adjoint(gradient @ matrix, h.shape, grid), (gradient.T @ features(h, grid),))
+        return ScoreCredit(features_adjoint(gradient @ matrix, h, grid), (gradient.T @ features(h, grid),))
 
     return Score(value, credit)
 
@@ -155,7 +155,7 @@ def random_readout(
         (alpha,) = parameters
         temperature = lowest + (highest - lowest) * expit(alpha)
         slope = (highest - lowest) * expit(alpha) * expit(-alpha)
-        of_squares = features_adjoint(gradient @ projection.T / temperature, h.shape, grid)
+        of_squares = features_adjoint(gradient @ projection.T / temperature, h, grid)
         of_temperature = -np.sum(gradient * (features(h**2, grid) @ projection)) / temperature**2
         return ScoreCredit(2 * h * of_squares, (np.asarray(of_temperature * slope, alpha.dtype),))
 
@@ -166,6 +166,6 @@ def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
     """Equation (5), W being the projection, without parameters."""
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-        return ScoreCredit(2 * h * features_adjoint(gradient @ projection.T, h.shape, grid, "sum"), ())
+        return ScoreCredit(2 * h * features_adjoint(gradient @ projection.T, h, grid, "sum"), ())
 
     return Score(lambda h, parameters: features(h**2, grid, "sum") @ projection + offset, credit)

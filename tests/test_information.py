@@ -253,7 +253,11 @@ def test_a_probe_reads_what_is_linear() -> None:
     found = probe(features, y, 4)
     assert (found.accuracy, found.samples) == (1, 200)
     assert found.bits == pytest.approx(2, abs=0.03)
-    assert probe(1e3 * features - 5, y, 4) == found
+    noisy = features + torch.randn(1000, 6, generator=generator) / 2
+    assert 0.4 < probe(noisy, y, 4).accuracy < 0.9
+    assert probe(torch.logspace(-3, 3, 6) * noisy - 5, y, 4).accuracy == pytest.approx(
+        probe(noisy, y, 4).accuracy, abs=0.01
+    )
     chance = probe(features, y[torch.randperm(1000, generator=generator)], 4)
     assert chance.accuracy == pytest.approx(0.25, abs=0.12)
     assert chance.bits < 0.05

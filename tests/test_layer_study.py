@@ -1,5 +1,6 @@
 """The diagnostics of layers that each guess the label: by hand on small arrays, and on a rule that is made for it."""
 
+import importlib
 import json
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_the_study_of_layers_that_are_known() -> None:
     """Over more than one batch: a line through its activities finds the silence of the first layer, nearly."""
     rule, data = columns(2300)
     found = layer_study(rule, data)
-    assert (found["accuracy"], found["gap"]) == (1, 0)
+    assert (found["accuracy"], found["gap"], found["accuracies"][0]) == (1, 0, 1)
     first, second = found["layers"]
     assert first["features"]["samples"] == 460
     assert first["features"]["bits"] > 0.6
@@ -139,6 +140,23 @@ def test_the_study_of_layers_that_are_known() -> None:
     assert all(set(e) == {"bits", "permuted", "spread", "bias"} for e in first["goodness"].values())
     assert second["goodness"]["nearest neighbours"]["bits"] == pytest.approx(0, abs=0.06)
     assert first["goodness"]["nearest neighbours"]["bits"] == pytest.approx(1, abs=0.01)
+
+
+def test_goodness_vectors_of_layers_are_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More parts a side, the fewer channels a layer has."""
+
+    class Maps(Columns):
+        def layer_features(self, x: Tensor) -> list[Tensor]:
+            return [torch.ones(len(x), channels, side, side) for channels, side in ((2, 8), (4, 8), (9, 2))]
+
+    seen: list[tuple[int, ...]] = []
+    module = importlib.import_module("prograde.accelerated.training.layer_study")
+    probe = module.linear_probe
+    monkeypatch.setattr(module, "linear_probe", lambda x, *rest: (seen.append(tuple(x.shape)), probe(x, *rest))[1])
+    layer_study(Maps(nn.Sequential(nn.Linear(4, 2))), columns(40)[1])
+    vectors, means = seen[::4], seen[2::4]
+    assert vectors == [(40, 2 * 4 * 4), (40, 4 * 2 * 2), (40, 9)]
+    assert means == [(40, 2), (40, 4), (40, 9)]
 
 
 def test_a_rule_whose_layers_do_not_guess_is_refused() -> None:

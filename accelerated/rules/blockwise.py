@@ -5,7 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from .chain import flat_input
+from .chain import channels_last, flat_input
 from .local_blocks import LocalBlock, ScoreAfter, check_sizes, read
 from .rule import Rule
 
@@ -61,4 +61,4 @@ class BlockwiseRule(Rule):
         if x.shape[1:] not in self._fitting:
             check_sizes(self.local, x.shape[1:], x.dtype)
             self._fitting.add(x.shape[1:])
-        return x
+        return channels_last(x)

@@ -208,3 +208,14 @@ def flat_input(x: Tensor, weight: Tensor) -> Tensor:
     if x.dtype != weight.dtype:
         raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
     return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Maps with the channels of a position side by side where x is on a CPU, which convolves and pools these faster.
+
+    What follows keeps to the format. Strides tell it, of a single channel too, for which PyTorch's `contiguous` does
+    nothing and its first convolution takes ten times as long.
+    """
+    if x.dim() != 4 or x.device.type != "cpu" or x.stride(1) == 1:
+        return x
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)

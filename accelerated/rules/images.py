@@ -7,7 +7,18 @@ from torch import Tensor, nn
 
 from ..activations import Activation, identity, maxmin
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
-from .chain import Block, Held, activation_of, blocks, check_parameters, dense_blocks, is_plain, leaves, refusal
+from .chain import (
+    Block,
+    Held,
+    activation_of,
+    blocks,
+    channels_last,
+    check_parameters,
+    dense_blocks,
+    is_plain,
+    leaves,
+    refusal,
+)
 
 ORTHOGONAL = (
     "PixelUnshuffle, OrthogonalConv2d, each with an activation and ScaledAvgPool2d after it, then Flatten and Linear"
@@ -246,4 +257,4 @@ def image_input(x: Tensor, chain: list[ImageBlock], dense: Block, planes: int) -
             f"layer '{dense.name}': takes {dense.linear.in_features} features, but images of {x.shape[2]} x "
             f"{x.shape[3]} give {features} ({channels} x {size[0]} x {size[1]})"
         )
-    return x
+    return channels_last(x)

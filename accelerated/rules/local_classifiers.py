@@ -132,8 +132,11 @@ class LocalClassifiers(BlockwiseRule):
         """A block's activities, and its update. A graph, where one is needed, is of this block, and is freed here."""
         block = self.units[index]
         closed = block.rectifier is not None and (block.has_maps or x.dim() == 2)
-        with torch.set_grad_enabled(not closed):
-            h = block.activities(x)
+        if closed:
+            h = block.rectified(x)
+        else:
+            with torch.enable_grad():
+                h = block.activities(x)
         found = head_credit(self.heads[index], h.detach(), y, self.loss)
         self.aggregation.note(index, found.loss, len(x))
         gradients: Sequence[Tensor]
