@@ -160,7 +160,14 @@ class _Readout(NamedTuple):
 
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
         """2 h times what the gradient by a cell, (batch, m), is to its pixels."""
-        return h * features_adjoint(2 * gradient, h, self.grid, pooling)
+        return features_adjoint(2 * gradient, h, self.grid, pooling).mul_(h)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    """sum a b of two arrays in the same memory format, without their product."""
+    if channels_last(a):
+        a, b = a.movedim(1, 3), b.movedim(1, 3)
+    return a.flatten() @ b.flatten()
 
 
 def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -176,7 +183,7 @@ def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array,
     cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
     activities = readout.of_squares(h, cells, "mean")
     # Of degree 2 in h and -1 in T: the sum of e times u R is told by the gradient, without the product once more.
-    of_temperature = (h * activities).sum(dtype=slope.dtype) / (-2 * temperature)
+    of_temperature = widened(_inner(h, activities)) / (-2 * temperature)
     return ScoreCredit(activities, ((of_temperature * slope).to(alpha.dtype),))
 
 

@@ -8,7 +8,6 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from ..activations import Activation, leaky_relu, relu
 from ..local_classifiers import Shortcut, wired
 from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
 from .chain import Held, check_parameters, is_plain, leaves, refusal
@@ -45,7 +44,7 @@ class LocalBlock(NamedTuple):
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
     inner: tuple[nn.Parameter, ...] = ()
-    rectifier: Activation | None = None
+    rectifier: nn.ReLU | nn.LeakyReLU | None = None
 
     @property
     def linear(self) -> nn.Conv2d | nn.Linear:
@@ -95,16 +94,22 @@ class LocalBlock(NamedTuple):
 
     def rectified(self, x: Tensor) -> Tensor:
         """The same in a block with a rectifier, without a graph: written over what the layer gave."""
-        (rectifier,) = self.inside
         h = self.layer(x)
-        if isinstance(rectifier, nn.LeakyReLU):
-            return functional.leaky_relu_(h, rectifier.negative_slope)
+        if isinstance(self.rectifier, nn.LeakyReLU):
+            return functional.leaky_relu_(h, self.rectifier.negative_slope)
         return torch.relu_(h)
 
     def rectified_gradients(self, x: Tensor, h: Tensor, gradient: Tensor) -> list[Tensor]:
-        """Of what is `trained` in a block with a rectifier, from its input, activities and a gradient by these."""
-        assert self.rectifier is not None
-        delta, layer = self.rectifier.vjp(h, gradient), self.layer
+        """Of what is `trained` in a block with a rectifier, from its input, activities and a gradient by these.
+
+        That gradient is written over, unless one number of it stands for many activities.
+        """
+        delta, layer = gradient if gradient.stride() == h.stride() else torch.empty_like(h), self.layer
+        if isinstance(self.rectifier, nn.LeakyReLU):
+            slope = self.rectifier.negative_slope
+            torch.ops.aten.leaky_relu_backward.grad_input(gradient, h, slope, False, grad_input=delta)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(gradient, h, 0, grad_input=delta)
         if isinstance(layer, nn.Conv2d):
             place = layer.stride, layer.padding, layer.dilation, layer.groups
             weight = conv2d_weight(x, layer.weight.shape, delta, *place)
@@ -201,14 +206,14 @@ def _cut(
     return tuple(stem), blocks
 
 
-def _rectifier(layer: nn.Conv2d | nn.Linear, inside: tuple[nn.Module, ...]) -> Activation | None:
+def _rectifier(layer: nn.Conv2d | nn.Linear, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return None
     match inside:
-        case (nn.ReLU(),):
-            return relu
-        case (nn.LeakyReLU() as module,) if module.negative_slope > 0:
-            return leaky_relu(module.negative_slope)
+        case (nn.ReLU() as module,) if is_plain(module, nn.ReLU):
+            return module
+        case (nn.LeakyReLU() as module,) if is_plain(module, nn.LeakyReLU) and module.negative_slope > 0:
+            return module
     return None
 
 
