@@ -173,40 +173,8 @@ class LinearHead(ScoreHead):
         return (self.matrix,)
 
 
-class ReadoutHead(ScoreHead):
-    """A fixed random read-out of pooled squares, at a temperature learned between `lowest` and `highest`."""
-
-    def __init__(
-        self,
-        block: LocalBlock,
-        num_classes: int,
-        *,
-        grid: Grid = None,
-        lowest: float = 0.5,
-        highest: float = 2.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        if not 0 < lowest <= highest < float("inf"):
-            raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
-        size, self.grid = size_of(block, grid)
-        self.lowest, self.highest = lowest, highest
-        self.alpha = nn.Parameter(torch.zeros((), **like(block)))
-        self.projection: Tensor
-        self.offset: Tensor
-        projection, offset = random_projection(size, num_classes, generator, **like(block))
-        self.register_buffer("projection", projection)
-        self.register_buffer("offset", offset)
-
-    def score(self) -> Score:
-        return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
-
-    def arrays(self) -> tuple[Tensor, ...]:
-        return (self.alpha,)
-
-
-class PatchHead(ScoreHead):
-    """A fixed random read-out of the patches' energies; the law of its weights is `random_projection`'s."""
+class FixedHead(ScoreHead):
+    """What a fixed random read-out is made of; the law of its weights is `random_projection`'s."""
 
     def __init__(
         self, block: LocalBlock, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
@@ -218,6 +186,29 @@ class PatchHead(ScoreHead):
         projection, offset = random_projection(size, num_classes, generator, **like(block))
         self.register_buffer("projection", projection)
         self.register_buffer("offset", offset)
+
+
+class ReadoutHead(FixedHead):
+    """A fixed random read-out of pooled squares, at a temperature learned between `lowest` and `highest`."""
+
+    def __init__(
+        self, block: LocalBlock, num_classes: int, *, lowest: float = 0.5, highest: float = 2.0, **options: Any
+    ) -> None:
+        if not 0 < lowest <= highest < float("inf"):
+            raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
+        super().__init__(block, num_classes, **options)
+        self.lowest, self.highest = lowest, highest
+        self.alpha = nn.Parameter(torch.zeros((), **like(block)))
+
+    def score(self) -> Score:
+        return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        return (self.alpha,)
+
+
+class PatchHead(FixedHead):
+    """A fixed random read-out of the patches' energies."""
 
     def score(self) -> Score:
         return patch_energy(self.projection, self.offset, self.grid)
