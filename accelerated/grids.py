@@ -53,8 +53,12 @@ def _kept_weights(*settings: Any) -> Array:
 
 
 def _cells(size: tuple[int, int], grid: tuple[int, int], pooling: Pooling, like: Array) -> Array:
-    make = _weights if torch.compiler.is_compiling() else _kept_weights
-    return make(size, grid, pooling, like.dtype, like.device)
+    if torch.compiler.is_compiling():
+        return _weights(size, grid, pooling, like.dtype, like.device)
+    cells = _kept_weights(size, grid, pooling, like.dtype, like.device)
+    if type(cells) is not torch.Tensor:  # made under a mode that computes nothing, after which it would stay
+        _kept_weights.cache_clear()
+    return cells
 
 
 def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Array:

@@ -93,11 +93,13 @@ class _Assignment(NamedTuple):
         """The derivative by h of what has this one by the pooled activities."""
         if h.dim() == 2:
             return (gradient * sum(self.pooling)).to(h.dtype)
-        positions, gradient = h.flatten(2), gradient[:, :, None].to(h.dtype)
-        at_most, at_least = positions.argmax(dim=2, keepdim=True), positions.argmin(dim=2, keepdim=True)
-        even, more, less = (weight * gradient for weight in (self.pooling[0] / positions.shape[2], *self.pooling[1:]))
-        found = even.repeat(1, 1, positions.shape[2]).scatter_(2, at_most, even + more)
-        return found.scatter_(2, at_least, found.gather(2, at_least) + less).view(h.shape)
+        positions = tuple(range(2, h.dim()))
+        gradient = gradient.view(*h.shape[:2], *[1] * len(positions))
+        largest, smallest = h == h.amax(dim=positions, keepdim=True), h == h.amin(dim=positions, keepdim=True)
+        of_equals = (gradient / equal.sum(dim=positions, keepdim=True) for equal in (largest, smallest))
+        parts = gradient / math.prod(h.shape[2:]), *of_equals
+        even, more, less = ((weight * part).to(h.dtype) for weight, part in zip(self.pooling, parts, strict=True))
+        return torch.where(largest, even + more, even).add_(torch.where(smallest, less, 0))
 
     def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
         return (self.pooled(h) @ self.assigned(parameters)).to(h.dtype)

@@ -567,8 +567,11 @@ def test_layers_are_weighted_by_their_losses(kind: Any):
         rule.eval()
         rule.assign_credit(x[:3], y[:3])  # looked at, not trained on
         rule.train()
-    scores = rule.layer_scores(x)
+    before = rule.layer_scores(x)
     rule.calibrate(held_out(rule) if kind == "validation-loss" else [])
+    scores = rule.layer_scores(x)
+    assert not torch.equal(scores, before), "it has cooled"
+    scores = scores if kind == "validation-loss" else before
     losses = torch.stack([nn.functional.cross_entropy(s, y) for s in scores])
     assert torch.allclose(rule.aggregation.weights, (-losses).softmax(dim=0), rtol=1e-12), "softmax(-loss)"
     assert not rule.aggregation.loss_count.any(), "begun anew"

@@ -27,10 +27,10 @@ Prototypes on the sphere (HFF, arXiv 2605.00082):
 | t | sharpness | | how nearly (6) is the largest cosine |
 
 (1) to (4) are as in the authors' code; it adds 1e-10 to M within the logarithm, which the entropy of a softmax has no
-need of. Of equal positions the first has the derivative of the maximum or minimum. Begin with noise, `random_logits`:
-of constant logits, as in the paper, M is 1 / K everywhere, a cross entropy's derivatives sum to 0 over the classes, and
-no activity has a gradient. The entropy is a sum over channels, not a mean, and grows with their number. With its q the
-published orthogonality is at most 9e-8 for C = 100 and K = 10: `scaled` leaves q out.
+need of. Positions that are the maximum alike, or the minimum, share its derivative evenly. Begin with noise,
+`random_logits`: of constant logits, as in the paper, M is 1 / K everywhere, a cross entropy's derivatives sum to 0 over
+the classes, and no activity has a gradient. The entropy is a sum over channels, not a mean, and grows with their
+number. With its q the published orthogonality is at most 9e-8 for C = 100 and K = 10: `scaled` leaves q out.
 
 (5) and (6) are a reading of the paper's summaries, its text not being had. An h of 0 has no direction: 0 is chosen for
 it (`normalisations.direction`), hence scores of 0 and no derivative. Otherwise h and v count by their directions alone,
@@ -89,10 +89,12 @@ def _pooled(h: Array, pooling: tuple[float, float, float]) -> Array:
 def _pooled_credit(h: Array, pooling: tuple[float, float, float], gradient: Array) -> Array:
     """The derivative by h of what has this one by a."""
     positions = h.reshape(*h.shape[:2], -1)
-    share = np.full_like(positions, pooling[0] / positions.shape[2])
-    for chosen, weight in ((positions.argmax(axis=2), pooling[1]), (positions.argmin(axis=2), pooling[2])):
-        at = chosen[:, :, None]
-        np.put_along_axis(share, at, np.take_along_axis(share, at, axis=2) + weight, axis=2)
+    largest = (positions == positions.max(axis=2, keepdims=True)).astype(h.dtype)
+    smallest = (positions == positions.min(axis=2, keepdims=True)).astype(h.dtype)
+    share = pooling[0] / positions.shape[2] + sum(
+        weight * chosen / np.sum(chosen, axis=2, keepdims=True)
+        for weight, chosen in ((pooling[1], largest), (pooling[2], smallest))
+    )
     return (gradient[:, :, None] * share).reshape(h.shape)
 
 

@@ -1,11 +1,13 @@
 """One class score from those of all layers, with what is chosen or learned for it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+from itertools import islice
+from typing import Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .._arrays import wide, widened
 from ..activations import identity
 from ..aggregation import loss_weights, range_hits, weighted
 from ..local_classifiers import concatenated
@@ -44,8 +46,10 @@ class LayerAggregation(nn.Module):
             raise ValueError(f"first_layer: {first_layer}, expected 0..{len(widths) - 1}")
         self.kind, self.first_layer, self.smoothing = kind, first_layer, smoothing
         weights = torch.zeros(len(widths), device=like.device, dtype=like.dtype)
-        for name in ("loss_total", "loss_count"):  # of every layer since the last epoch
-            self.register_buffer(name, weights.clone())
+        self.register_buffer(
+            "loss_total", torch.zeros_like(weights, dtype=wide(weights.dtype))
+        )  # of every layer since the last epoch
+        self.register_buffer("loss_count", weights.long())
         if kind == "last":
             weights[-1] = 1
         elif kind in ("validation-loss", "training-loss"):
@@ -58,6 +62,11 @@ class LayerAggregation(nn.Module):
             width = sum(widths[first_layer:])
             layers = nn.BatchNorm1d(width), nn.Dropout(dropout), nn.Linear(width, num_classes)
             self.readout = nn.Sequential(*layers).to(like.device, like.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.loss_total = widened(self.loss_total)  # sums of half precision would soon stand still
+        return self
 
     def forward(self, scores: Tensor) -> Tensor:
         """(layers, batch, K) to (batch, K)."""
@@ -92,7 +101,7 @@ class LayerAggregation(nn.Module):
 
     def features(self, activities: Iterable[Tensor]) -> Tensor:
         """What the read-out sees of all layers' activities: (batch, sum of widths)."""
-        return concatenated(list(activities)[self.first_layer :])
+        return torch.cat([concatenated([h]) for h in islice(activities, self.first_layer, None)], dim=1)
 
     def readout_updates(self, features: list[Tensor], y: Tensor) -> Iterator[BlockUpdate]:
         """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""

@@ -200,7 +200,13 @@ def _cut(
     for index, modules in enumerate(after):
         end = _before_score(modules, score_after)
         inside, outside = tuple(modules[:end]), tuple(modules[end:])
-        inner = tuple(parameter for module in inside for parameter in module.parameters())
+        inner = tuple(p for module in inside for p in module.parameters() if p.requires_grad)
+        if outside and getattr(outside[0], "inplace", False):
+            kind = type(outside[0]).__name__
+            raise ValueError(
+                f"layer '{blocks[index].name}': inplace=True of the {kind} after it would write over what its score is "
+                "made from; expected inplace=False"
+            )
         rectifier = _rectifier(blocks[index].layer, inside)
         blocks[index] = blocks[index]._replace(inside=inside, outside=outside, inner=inner, rectifier=rectifier)
     return tuple(stem), blocks

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from ..local_classifiers import concatenated, wired
 from ..score_losses import ScoreLoss, cross_entropy
 from .blockwise import BlockwiseRule
+from .chain import channels_last
 from .layer_aggregation import Aggregation, LayerAggregation
 from .local_blocks import LocalBlock, ScoreAfter
 from .rule import BlockUpdate
-from .score_heads import Heads, LinearHead, ScoreHead, gridded, head_credit, head_loss
+from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 
 LINEAR_MAPS = gridded(LinearHead, 4)
 """Learned maps of the averages of 4 x 4 cells, or of all units of a dense layer."""
@@ -21,10 +22,10 @@ class LocalClassifiers(BlockwiseRule):
     """Every layer a classifier: it learns from a loss on class scores of its own, and no gradient leaves it.
 
     The model is an `nn.Sequential` of Conv2d and Linear, each with an activation, Dropout, normalisation and pooling of
-    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. A layer and its
-    activation learn. What it passes on is normalised and pooled without a gradient, and what these modules may have
-    learned stays as it is; with `score_after="normalisation"` they belong to the layer, and learn with it. A last
-    Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
+    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. A layer learns,
+    with all up to its activation. What it passes on is normalised and pooled without a gradient, and what these modules
+    may have learned stays as it is; with `score_after="normalisation"` they belong to the layer, and learn with it. A
+    last Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
 
     `score` makes a module for every block, from its activities to (batch, K); for one of your own write
     `lambda blocks, classes: [nn.Linear(block.width, classes) for block in blocks]`. `loss` is one of
@@ -37,8 +38,8 @@ class LocalClassifiers(BlockwiseRule):
     activities from `first_layer` on, maps averaged over positions, trained beside the layers by a cross-entropy with
     `readout_smoothing` of the labels. Held-out data come with `calibrate`.
 
-    `detach=False` makes it a control: the sum of the losses, by backpropagation through all layers. Dropout draws as
-    nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
+    `detach=False` makes it a control: the sum of the losses, by backpropagation through all layers. `generator` draws
+    the scores of this package; Dropout and modules of PyTorch's own, such as a read-out's, draw from its global one.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LocalClassifiers(BlockwiseRule):
         self.heads = nn.ModuleList(score(chain, self.num_classes))
         if len(self.heads) != len(chain):
             raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(chain)} layers")
+        self._check_apart()
         self.loss = cross_entropy() if loss is None else loss
         self.detach = detach
         self.aggregation = LayerAggregation(
@@ -72,6 +74,23 @@ class LocalClassifiers(BlockwiseRule):
             smoothing=readout_smoothing,
             like=chain[0].layer.weight,
         )
+
+    def _check_apart(self) -> None:
+        """Raises ValueError for a parameter that two losses would train, of which one alone would be heard."""
+        owners: dict[Tensor, str] = {p: block.name for block in self.units for p in block.trained}
+        for block, head in zip(self.units, self.heads, strict=True):
+            for parameter in head.parameters():
+                other = owners.setdefault(parameter, f"the score of {block.name}")
+                if other != f"the score of {block.name}":
+                    raise ValueError(
+                        f"score: layer '{block.name}' shares a parameter with {other}, expected modules of their own"
+                    )
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if self.aggregation.readout is not None and self.training and len(x) == 1:
+            raise ValueError("x: one sample, expected two or more, over which the read-out normalises")
+        return x
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
         """Every block's activities."""
@@ -86,10 +105,13 @@ class LocalClassifiers(BlockwiseRule):
         """What the next block gets; of the last one nothing is asked."""
         if index + 1 == len(self.units):
             return h
-        return wired(self.units[index].pass_on(h), index, self.local.shortcuts, saved)
+        return wired(channels_last(self.units[index].pass_on(h)), index, self.local.shortcuts, saved)
 
     def _scored(self, activities: Iterable[Tensor]) -> Tensor:
-        return torch.stack([head(h) for head, h in zip(self.heads, activities, strict=True)])
+        scores = [head(h) for head, h in zip(self.heads, activities, strict=True)]
+        for block, found in zip(self.units, scores, strict=True):
+            check_scores(found, block.name, self.num_classes)
+        return torch.stack(scores)
 
     def forward(self, x: Tensor) -> Tensor:
         passes = self._passes(self.checked_input(x))
@@ -137,7 +159,7 @@ class LocalClassifiers(BlockwiseRule):
         else:
             with torch.enable_grad():
                 h = block.activities(x)
-        found = head_credit(self.heads[index], h.detach(), y, self.loss)
+        found = head_credit(self.heads[index], h.detach(), y, self.loss, block.name, self.num_classes)
         self.aggregation.note(index, found.loss, len(x))
         gradients: Sequence[Tensor]
         if closed:
@@ -170,13 +192,15 @@ class LocalClassifiers(BlockwiseRule):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        was_training = self.training
-        self.eval()
-        self.aggregation.choose(self.layer_scores, batches, self.loss)
-        self.train(was_training)
         for head in self.heads:
             if isinstance(head, ScoreHead):
                 head.end_epoch()
+        was_training = self.training
+        self.eval()
+        try:
+            self.aggregation.choose(self.layer_scores, ((self.checked(x, y), y) for x, y in batches), self.loss)
+        finally:
+            self.train(was_training)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""

@@ -61,7 +61,7 @@ class BackpropEndToEnd(BlockwiseRule):
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         with torch.enable_grad():
             loss = self.objective(x, y)
-        trained = list(self.parameters())
+        trained = [p for p in self.parameters() if p.requires_grad]
         gradients: dict[Tensor, Tensor] = dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
         own = {id(p) for block in self.units for p in (block.layer.weight, block.bias)}
         for index, block in enumerate(self.units):

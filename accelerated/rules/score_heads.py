@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from .._arrays import wide
 from ..learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
 from ..score_losses import ScoreLoss
 from ..scores import (
@@ -58,15 +59,32 @@ class ScoreHead(nn.Module):
         """Moves on what changes from epoch to epoch."""
 
     def forward(self, h: Tensor) -> Tensor:
+        if h.dim() not in (2, 4):
+            raise ValueError(
+                f"score: activities of shape {tuple(h.shape)}, expected (batch, units) or maps; put nn.Flatten before"
+            )
         return self.score().value(h, self.arrays())
 
 
-def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadCredit:
-    """By the score's closed form; of a module that is no ScoreHead by autograd."""
+def check_scores(scores: Tensor, layer: str, num_classes: int) -> None:
+    """Raises ValueError for other scores of that layer than (batch, K)."""
+    if scores.dim() != 2 or scores.shape[1] != num_classes:
+        raise ValueError(
+            f"score: {tuple(scores.shape)} of layer '{layer}', expected (batch, {num_classes}), one of each class"
+        )
+
+
+def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
+    """By the score's closed form; of a module that is no ScoreHead by autograd.
+
+    Raises ValueError, with the layer's name, unless there is a score of each class.
+    """
     if not isinstance(head, ScoreHead):
-        return _by_autograd(head, h, y, loss)
+        return _by_autograd(head, h, y, loss, layer, num_classes)
     score, arrays = head.score(), head.arrays()
-    losses, e = loss(score.value(h, arrays), y)
+    scores = head(h)
+    check_scores(scores, layer, num_classes)
+    losses, e = loss(scores, y)
     activities, gradients = score.credit(h, arrays, e / len(h))
     mean = cost = losses.mean()
     if score.penalty is not no_penalty:
@@ -76,15 +94,17 @@ def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadC
     return HeadCredit(mean, cost, activities, own)
 
 
-def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> HeadCredit:
+def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
     learned = [p for p in head.parameters() if p.requires_grad]
     with torch.enable_grad():
         seen = h.detach().requires_grad_()
         scores = head(seen)
+    check_scores(scores, layer, num_classes)
     losses, e = loss(scores.detach(), y)
-    activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h))
+    activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h), allow_unused=True)
     mean = losses.mean()
-    return HeadCredit(mean, mean, activities, tuple(zip(learned, found, strict=True)))
+    own = tuple((p, g) for p, g in zip(learned, found, strict=True) if g is not None)
+    return HeadCredit(mean, mean, torch.zeros_like(h) if activities is None else activities, own)
 
 
 def head_loss(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> tuple[Tensor, Tensor]:
@@ -246,7 +266,8 @@ class ChannelHead(ScoreHead):
     """Channels assigned to classes: learned from noise on; or fixed, as contiguous groups or as drawn.
 
     `cooling` multiplies the temperature after every epoch, and the weight of orthogonality grows over the first `ramp`
-    epochs; both begin anew with the module, and are part of its state.
+    epochs; both begin anew with the module, and are part of its state. The paper starts from a temperature of 10, at
+    which channels are shared out almost evenly and learn almost nothing; here it is 1.
     """
 
     def __init__(
@@ -269,6 +290,15 @@ class ChannelHead(ScoreHead):
             raise ValueError(f"assignment: {assignment!r}, expected one of {', '.join(get_args(Assignment))}")
         if block.width < num_classes:
             raise ValueError(f"layer '{block.name}': {block.width} channels, expected one for each class at least")
+        if len(pooling) != 3:
+            raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: {temperature}, expected a positive number")
+        if not 0 < cooling <= 1:
+            raise ValueError(f"cooling: {cooling}, expected more than 0 and at most 1")
+        for name, value in (("entropy", entropy), ("orthogonality", orthogonality), ("ramp", ramp)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {value}, expected 0 or more")
         self.pooling, self.entropy, self.orthogonality, self.scaled = pooling, entropy, orthogonality, scaled
         self.cooling, self.ramp = cooling, ramp
         logits = random_logits(block.width, num_classes, generator, **like(block))
@@ -283,12 +313,15 @@ class ChannelHead(ScoreHead):
                 self.register_buffer(name, array)
         self.fixed = assignment != "learned"
         self.epochs: Tensor
-        self.register_buffer("epochs", torch.zeros((), **like(block)))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64, device=logits.device))
 
     def score(self) -> Score:
         # Both numbers are tensors, so that no step waits for the device to tell the epoch.
-        cooling: Any = self.cooling**self.epochs
-        orthogonality: Any = self.orthogonality * (self.epochs / self.ramp).clamp(max=1)
+        epochs = self.epochs.to(wide(self.arrays()[0].dtype))
+        cooling: Any = self.cooling**epochs
+        orthogonality: Any = self.orthogonality * (epochs / max(1, self.ramp)).clamp(max=1)
+        if self.ramp == 0:
+            orthogonality = self.orthogonality
         score = channel_class(self.pooling, self.entropy, orthogonality, self.scaled, cooling)
         return score._replace(penalty=no_penalty) if self.fixed else score
 
