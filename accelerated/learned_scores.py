@@ -190,7 +190,7 @@ def _prototype_cosine_credit(
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
-    """Cosines to prototypes on the sphere, of parameters (v,). Raises ValueError unless the sharpness is above 0."""
-    if not sharpness > 0:
-        raise ValueError(f"sharpness: {sharpness}, expected more than 0")
+    """Cosines to prototypes on the sphere, of parameters (v,). Raises ValueError unless the sharpness is positive."""
+    if not 0 < sharpness < math.inf:
+        raise ValueError(f"sharpness: {sharpness}, expected a positive number")
     return Score(partial(_prototype_cosine, sharpness, grid), partial(_prototype_cosine_credit, sharpness, grid))

@@ -1,6 +1,7 @@
 """Rules whose layers are classifiers, through the front door: against the reference, and against autograd."""
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,8 @@ import pytest
 import torch
 from hypothesis import given
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import (
@@ -413,10 +416,19 @@ def deep(depth: int, shortcuts: bool = False) -> nn.Module:
     return ShortcutNetwork(nn.Identity(), blocks, shortcuts_, nn.Linear(32, K))
 
 
-def peak(depth: int, shortcuts: bool = False, detach: bool = True) -> int:
+def deep_convolutional(depth: int) -> nn.Module:
+    """Of ReLU: a step of them builds no graph."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for n_in in [1] + [8] * (depth - 1):
+        layers += [nn.Conv2d(n_in, 8, 3, padding=1), nn.ReLU(), nn.GroupNorm(1, 8)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 36, K))
+
+
+def peak(depth: int, shortcuts: bool = False, detach: bool = True, images: bool = False) -> int:
     """Bytes alive in a training step that takes each layer's update as it comes."""
-    rule = MonoForward(deep(depth, shortcuts), detach=detach)
-    x, y = torch.randn(24, 20), torch.arange(24) % K
+    rule = MonoForward(deep_convolutional(depth) if images else deep(depth, shortcuts), detach=detach)
+    x, y = torch.randn(24, 1, 6, 6) if images else torch.randn(24, 20), torch.arange(24) % K
     with LiveBytes([x, y, *rule.parameters(), *rule.buffers()]) as live:
         for update in rule.stream(x, y):
             with torch.no_grad():
@@ -426,22 +438,135 @@ def peak(depth: int, shortcuts: bool = False, detach: bool = True) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize("shortcuts", [False, True])
-def test_memory_does_not_grow_with_depth(shortcuts: bool):
+DEEP: dict[str, dict[str, Any]] = {"dense": {}, "shortcuts": {"shortcuts": True}, "convolutional": {"images": True}}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_memory_does_not_grow_with_depth(name: str):
     """At most a tenth more at depth 64 than at depth 4, in bytes of live tensors. Backpropagation's does grow."""
-    shallow, depth64 = peak(4, shortcuts), peak(64, shortcuts)
+    shallow, depth64 = peak(4, **DEEP[name]), peak(64, **DEEP[name])
     assert depth64 <= 1.1 * shallow, f"live bytes: {shallow} at depth 4, {depth64} at depth 64"
-    assert peak(64, shortcuts, detach=False) > 5 * peak(4, shortcuts, detach=False), "the count sees what is held"
+    assert peak(64, **DEEP[name], detach=False) > 5 * peak(4, **DEEP[name], detach=False), "the count sees what is held"
 
 
-def test_scores_hold_one_layer_at_a_time():
+@pytest.mark.parametrize("aggregation", ["sum", "readout"])
+def test_scores_hold_one_layer_at_a_time(aggregation: Any):
+    """Beside the scores of all layers, or the averages that a read-out sees, both twice: apart and together."""
     peaks = []
     for depth in (4, 64):
-        rule, x = MonoForward(deep(depth)), torch.randn(24, 20)
+        rule, x = MonoForward(deep_convolutional(depth), aggregation=aggregation).eval(), torch.randn(24, 1, 6, 6)
         with torch.no_grad(), LiveBytes([x, *rule.parameters(), *rule.buffers()]) as live:
             rule(x)
-        peaks.append(live.peak - depth * 24 * K * 4)  # the scores of all layers
-    assert peaks[1] <= 1.1 * peaks[0] + 64 * 24 * K * 4, f"live bytes: {peaks}"
+        peaks.append(live.peak)
+    beside = 2 * 60 * 24 * 4 * (K if aggregation == "sum" else 8 + 8)
+    assert peaks[1] <= 1.1 * peaks[0] + beside, f"live bytes: {peaks}"
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.forward += func is torch.ops.aten.convolution.default
+        self.backward += func is torch.ops.aten.convolution_backward.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_layer_is_convolved_once(activation: type[nn.Module]):
+    """In a step once forward and once for its kernel, whether there is a graph or not; for all scores once."""
+    rule = MonoForward(images(channel_norm, activation=activation))
+    layers = sum(block.has_maps for block in rule.units)
+    x, y = batch()
+    rule.assign_credit(x, y)  # sizes are known from here on
+    with Convolutions() as step:
+        rule.assign_credit(x, y)
+    assert (step.forward, step.backward) == (layers, layers), "convolutions of a step"
+    with torch.no_grad(), Convolutions() as scores:
+        assert rule.layer_scores(x).shape == (len(rule.units), len(x), K)
+    assert (scores.forward, scores.backward) == (layers, 0), "convolutions for the scores of all classes"
+
+
+def test_sums_of_losses_outlast_half_precision():
+    rule = MonoForward(dense(), aggregation="training-loss").bfloat16()
+    aggregation = rule.aggregation
+    for _ in range(400):
+        for layer, loss in enumerate((2.3, 0.46, 1.0)):
+            aggregation.note(layer, torch.tensor(loss, dtype=torch.bfloat16), 128)
+    assert aggregation.loss_count.tolist() == [400 * 128] * 3
+    means = aggregation.loss_total / aggregation.loss_count
+    assert means.tolist() == pytest.approx([2.3, 0.46, 1.0], rel=4e-3), "means of losses"
+
+
+def test_epochs_are_counted_in_half_precision():
+    rule = channels().bfloat16()
+    for _ in range(300):
+        rule.calibrate([])
+    assert [int(head.epochs) for head in rule.heads] == [300] * 3
+
+
+def test_no_ramp_is_all_of_the_weight():
+    ramped, whole = (channels(ramp=ramp, cooling=1.0, scaled=True, orthogonality=1.0) for ramp in (1, 0))
+    ramped.calibrate([])
+    for heads in zip(ramped.heads, whole.heads, strict=True):
+        found, expected = (head.score().penalty(head.arrays())[0] for head in heads)
+        assert found == expected > 0
+
+
+def test_cells_are_not_kept_from_where_nothing_is_computed():
+    rule = MonoForward(images(channel_norm))
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rule(x)
+    assert type(rule(x).detach()) is torch.Tensor
+
+
+def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
+    rule = DeeperForward(dense())
+    x, y = batch(rule, 8)
+    for wrong, message in ((y[:3], r"y: .*, expected int64 of shape \(8,\)"), (y + 9, r"y: labels 9\.\.")):
+        with pytest.raises(ValueError, match=message):
+            rule.calibrate([(x, wrong)])
+        assert rule.training
+
+
+def test_scores_of_ones_own_are_checked():
+    x, y = batch(MonoForward(dense()))
+    rule = LocalClassifiers(dense(), score=lambda blocks, k: [nn.Linear(b.width, k + 3).double() for b in blocks])
+    for run in (lambda: rule(x), lambda: rule.assign_credit(x, y)):
+        with pytest.raises(ValueError, match=r"score: \(\d+, 7\) of layer '0', expected \(batch, 4\)"):
+            run()
+    rule = MonoForward(dense(), loss=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match="loss: gives a Tensor, expected losses and their derivatives"):
+        rule.assign_credit(x, y)
+
+
+def test_class_groups_of_other_axes_are_refused():
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Unflatten(1, (1, 8)), nn.Linear(8, 8), nn.ReLU()).double()
+    rule = DeeperForward(model, num_classes=K)
+    with pytest.raises(ValueError, match=r"score: activities of shape \(2, 1, 8, 8, 8\), expected \(batch, units\)"):
+        rule(torch.randn(2, 2, 8, 8, dtype=torch.float64))
+
+
+def test_what_is_frozen_inside_a_layer_stays():
+    model = nn.Sequential(nn.Linear(11, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, K)).double()
+    model[1].requires_grad_(False)
+    for kind in (MonoForward, BackpropEndToEnd):
+        rule = kind(model)
+        rule.assign_credit(*batch(rule))
+        assert model[0].weight.grad is not None
+        assert model[1].weight.grad is None
+
+
+def test_a_read_out_asks_for_two_samples():
+    rule = MonoForward(dense(), aggregation="readout")
+    x, y = batch(rule)
+    with pytest.raises(ValueError, match="x: one sample, expected two or more, over which the read-out normalises"):
+        next(rule.stream(x[:1], y[:1]))
+    assert rule.eval()(x[:1]).shape == (1, K)
 
 
 KINDS: list[Callable[..., LocalClassifiers]] = [MonoForward, DynamicTemperature, BackpropDeepSupervision]
@@ -695,6 +820,10 @@ def test_training_tells_classes_apart():
         assert (rule.eval()(x.float()).argmax(dim=1) == y).double().mean() > 0.9, name
 
 
+def channels(**settings: Any) -> ChannelClassAssignment:
+    return ChannelClassAssignment(dense(), settings=settings)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a module that is no network": (lambda: MonoForward(nn.Linear(3, 2)), "model: a Linear; MonoForward trains an nn"),
     "no hidden layer": (lambda: MonoForward(nn.Sequential(nn.Flatten(), nn.Linear(3, 2))), "model: no hidden layer"),
@@ -727,7 +856,34 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "assignment": (lambda: ChannelClassAssignment(dense(), assignment="drawn"), "assignment: 'drawn', expected one of"),
     "temperatures": (lambda: DynamicTemperature(dense(), lowest=0), "lowest, highest: 0, 2.0, expected 0 < lowest"),
     "prototypes": (lambda: Hyperspherical(dense(), per_class=0), "per_class: 0, expected a positive integer"),
-    "sharpness": (lambda: Hyperspherical(dense(), sharpness=0), "sharpness: 0, expected more than 0"),
+    "sharpness": (lambda: Hyperspherical(dense(), sharpness=0), "sharpness: 0, expected a positive number"),
+    "an endless sharpness": (lambda: Hyperspherical(dense(), sharpness=math.inf), "sharpness: inf, expected a"),
+    "scale": (lambda: Hyperspherical(dense(), scale=0), "scale: 0, expected a positive number"),
+    "margin": (lambda: Hyperspherical(dense(), margin=math.nan), "margin: nan, expected 0 or more"),
+    "temperature": (lambda: channels(temperature=0), "temperature: 0, expected a positive number"),
+    "pooling": (lambda: channels(pooling=(1, 0)), r"pooling: \(1, 0\), expected the weights of mean, maximum"),
+    "cooling": (lambda: channels(cooling=0), "cooling: 0, expected more than 0 and at most 1"),
+    "entropy": (lambda: channels(entropy=-1), "entropy: -1, expected 0 or more"),
+    "ramp": (lambda: channels(ramp=-1), "ramp: -1, expected 0 or more"),
+    "a score that is a module": (
+        lambda: LocalClassifiers(dense(), score=nn.Linear(3, 2)), r"score: Linear\(.*, expected a function of blocks",
+    ),
+    "scores that are no modules": (
+        lambda: LocalClassifiers(dense(), score=lambda b, k: [torch.sum] * 3), "score: a builtin.* for layer '0'",
+    ),
+    "one score for two layers": (
+        lambda: LocalClassifiers(dense(), score=lambda b, k: [nn.Linear(8, k)] * 3),
+        "score: layer '2' shares a parameter with the score of 0, expected modules of their own",
+    ),
+    "a score of a layer's own weight": (
+        lambda: (lambda m: LocalClassifiers(m, score=lambda b, k: [m[0]] * 3))(dense()),
+        "score: layer '0' shares a parameter with 0",
+    ),
+    "a name for a loss": (lambda: MonoForward(dense(), loss="cross_entropy"), "loss: 'cross_entropy', expected one"),
+    "activities written over": (
+        lambda: MonoForward(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Hardtanh(inplace=True), nn.Linear(3, 2))),
+        "layer '0': inplace=True of the Hardtanh after it would write over",
+    ),
     "no members": (lambda: BackpropEnsemble([]), "models: none, expected one or more"),
     "members": (
         lambda: BackpropEnsemble([dense(), nn.Sequential(nn.Linear(11, 3), nn.ReLU(), nn.Linear(3, 3))]),

@@ -141,9 +141,9 @@ def random_prototypes(num_classes: int, per_class: int, size: int, rng: np.rando
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
-    """Equations (5) and (6), of parameters (v,). Raises ValueError unless the sharpness is above 0."""
-    if not sharpness > 0:
-        raise ValueError(f"sharpness: {sharpness}, expected more than 0")
+    """Equations (5) and (6), of parameters (v,). Raises ValueError unless the sharpness is positive."""
+    if not 0 < sharpness < math.inf:
+        raise ValueError(f"sharpness: {sharpness}, expected a positive number")
 
     def cosines(h: Array, prototypes: Array) -> tuple[Array, Array, Array]:
         """c, (batch, K, m), and the two directions that it is made of."""

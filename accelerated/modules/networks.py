@@ -44,11 +44,18 @@ def small_cnn(
     image_channels: int = 1,
     pool_after: Collection[int] = (0, 2),
     normalisation: Normalisation = _channel_norm,
+    normalise_last: bool = False,
 ) -> nn.Sequential:
-    """3 x 3 convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU."""
+    """3 x 3 convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU.
+
+    Behind the last one stands no normalisation, which would take from its averages what plain backpropagation reads,
+    unless `normalise_last`, as rules ask for whose scores come after it.
+    """
     layers: list[nn.Module] = []
     for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
-        layers += [_convolution(n_in, n_out), nn.ReLU(), normalisation(n_out)]
+        layers += [_convolution(n_in, n_out), nn.ReLU()]
+        if normalise_last or index + 1 < len(channels):
+            layers.append(normalisation(n_out))
         if index in pool_after:
             layers.append(nn.AvgPool2d(2))
     return nn.Sequential(*layers, *_head(channels[-1], num_classes))
@@ -59,7 +66,9 @@ def _vgg(
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
-        layers += [_convolution(n_in, n_out), nn.ReLU(), ChannelNorm()]
+        layers += [_convolution(n_in, n_out), nn.ReLU()]
+        if index + 1 < len(channels):  # behind the last it would take from its averages what backpropagation reads
+            layers.append(ChannelNorm())
         if index in pool_after:
             layers.append(nn.AvgPool2d(2))
         layers += _dropout(dropout)

@@ -27,9 +27,9 @@ class LocalClassifiers(BlockwiseRule):
     may have learned stays as it is; with `score_after="normalisation"` they belong to the layer, and learn with it. A
     last Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
 
-    `score` makes a module for every block, from its activities to (batch, K); for one of your own write
-    `lambda blocks, classes: [nn.Linear(block.width, classes) for block in blocks]`. `loss` is one of
-    `prograde.accelerated.score_losses`.
+    `score` makes a module for every block, from its activities, (batch, units) or (batch, channels, height, width), to
+    (batch, K); for one of your own on dense layers write `lambda blocks, classes: [nn.Linear(block.width, classes) for
+    block in blocks]`. `loss` is one that `prograde.accelerated.score_losses` makes, such as `cross_entropy()`.
 
     Scores come from one pass, and `aggregation` says how: of the "last" layer; the "sum" of those from `first_layer`
     on, by default all; a "range" of layers, the one with the most right answers on held-out data, till then those from
@@ -59,10 +59,18 @@ class LocalClassifiers(BlockwiseRule):
     ) -> None:
         super().__init__(model, score_after=score_after, num_classes=num_classes, generator=generator)
         chain = self.units
-        self.heads = nn.ModuleList(score(chain, self.num_classes))
+        if not callable(score) or isinstance(score, nn.Module):
+            raise ValueError(f"score: {score!r}, expected a function of blocks and classes to a module for each block")
+        heads = list(score(chain, self.num_classes))
+        for block, head in zip(chain, heads, strict=False):
+            if not isinstance(head, nn.Module):
+                raise ValueError(f"score: a {type(head).__name__} for layer '{block.name}', expected an nn.Module")
+        self.heads = nn.ModuleList(heads)
         if len(self.heads) != len(chain):
             raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(chain)} layers")
         self._check_apart()
+        if loss is not None and not callable(loss):
+            raise ValueError(f"loss: {loss!r}, expected one that prograde.accelerated.score_losses makes")
         self.loss = cross_entropy() if loss is None else loss
         self.detach = detach
         self.aggregation = LayerAggregation(

@@ -28,7 +28,8 @@ def linear_classifiers(blocks: Sequence[LocalBlock], num_classes: int) -> list[n
 class BackpropDeepSupervision(LocalClassifiers):
     """Control: a classifier at every layer, and the sum of their losses by backpropagation through all layers.
 
-    It matches a local rule of the same `score`, `loss` and `aggregation`, as does that rule itself with `detach=False`.
+    Its own classifiers are linear maps of averages over all positions. What matches a local rule is that rule itself
+    with `detach=False`, or this one with the same `score`, `loss` and `aggregation`.
     `detach=True` cuts the layers apart: each learns from its own classifier alone. `options` are those of
     `LocalClassifiers`.
     """

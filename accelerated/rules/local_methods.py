@@ -1,10 +1,12 @@
 """Methods of which every layer is a classifier, as rules. `options` are those of `LocalClassifiers`."""
 
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
 from ..score_losses import ScoreLoss, cosine_margin, cross_entropy, mixed, positive_versus_negative
+from .forward_forward_losses import check_positive
 from .layer_aggregation import Aggregation
 from .local_classifiers import LocalClassifiers
 from .score_heads import (
@@ -40,7 +42,7 @@ class Hyperspherical(LocalClassifiers):
 
     Of each class there are `per_class`, joined by a soft maximum of that `sharpness`. The loss is a cross-entropy of
     `scale` times the cosines, the label's reduced by `margin`; another is given as `loss`. Layers should pass on their
-    direction alone: put nn.RMSNorm or another normalisation behind each.
+    direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
     """
 
     def __init__(
@@ -55,6 +57,9 @@ class Hyperspherical(LocalClassifiers):
         loss: ScoreLoss | None = None,
         **options: Any,
     ) -> None:
+        check_positive("scale", scale)
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin: {margin}, expected 0 or more")
         generator = options.get("generator")
         score = gridded(PrototypeHead, grid, per_class=per_class, sharpness=sharpness, generator=generator)
         super().__init__(model, score=score, loss=loss or cosine_margin(scale, margin), **options)
@@ -63,7 +68,8 @@ class Hyperspherical(LocalClassifiers):
 class DynamicTemperature(LocalClassifiers):
     """DTG-FF (arXiv 2606.06539): squares averaged over cells, by a fixed random read-out at a learned temperature.
 
-    `grid` are the cells a side, of all layers or of each; None for fewer the more channels a layer has. A dense layer
+    `grid` are the cells a side, of all layers or of each; None for the last layer's channels by this one's, rounded
+    down, which in a network that does not widen is 1, and little is told by the mean of a whole map. A dense layer
     has all its squares read out, as in the paper's synthetic experiment; its other dense form has a head that is not
     local, and is `HybridDynamicTemperature`. Layers should pass on what is normalised over channels: `ChannelNorm`.
     Its other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`, `readout_smoothing=0.1`.
@@ -80,7 +86,7 @@ class DynamicTemperature(LocalClassifiers):
 class PatchEnergy(LocalClassifiers):
     """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out; its text does not say its law.
 
-    `grid` are the patches a side, by default the paper's: fewer the more channels a layer has.
+    `grid` are the patches a side, of all layers or of each; None, the paper's, as in `DynamicTemperature`.
     """
 
     def __init__(self, model: nn.Module, *, grid: Sides = None, **options: Any) -> None:
@@ -90,7 +96,8 @@ class PatchEnergy(LocalClassifiers):
 class DeeperForward(LocalClassifiers):
     """DeeperForward (Sun et al., ICLR 2025): mean activities of the channels of each class.
 
-    Layers should pass on what is normalised by the same groups: nn.GroupNorm(num_classes, channels, affine=False).
+    Layers should pass on what is normalised by the same groups: nn.GroupNorm(num_classes, channels, affine=False). The
+    range of layers is chosen by `calibrate`, which `fit` calls after every epoch and a loop of your own should.
     """
 
     def __init__(self, model: nn.Module, *, aggregation: Aggregation = "range", **options: Any) -> None:
@@ -125,8 +132,9 @@ class ChannelClassAssignment(LocalClassifiers):
 
     `assignment` is "learned" from noise, or for comparison "static", contiguous groups, or "frozen" as drawn. Layers
     are weighted by their losses, on held-out data as in the paper's text, or with `aggregation="training-loss"` as in
-    its code; "sum" leaves the weights out. `settings` are those of `ChannelHead`, by name. The paper's instance
-    normalisation is nn.InstanceNorm2d; it clips the gradient of each layer at a norm of 1.
+    its code; "sum" leaves the weights out. Weights are chosen, and temperatures cooled, by `calibrate`, which `fit`
+    calls after every epoch and a loop of your own should. `settings` are those of `ChannelHead`, by name. The paper's
+    instance normalisation is nn.InstanceNorm2d; it clips the gradient of each layer at a norm of 1.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._arrays import wide
 from ..learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
-from ..score_losses import ScoreLoss
+from ..score_losses import ScoreLoss, ScoreLossCredit
 from ..scores import (
     Grid,
     Score,
@@ -84,7 +84,7 @@ def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: s
     score, arrays = head.score(), head.arrays()
     scores = head(h)
     check_scores(scores, layer, num_classes)
-    losses, e = loss(scores, y)
+    losses, e = _judged(loss, scores, y)
     activities, gradients = score.credit(h, arrays, e / len(h))
     mean = cost = losses.mean()
     if score.penalty is not no_penalty:
@@ -94,13 +94,24 @@ def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: s
     return HeadCredit(mean, cost, activities, own)
 
 
+def _judged(loss: ScoreLoss, scores: Tensor, y: Tensor) -> ScoreLossCredit:
+    """Raises ValueError for a loss that does not give losses and their derivatives, as one of PyTorch's."""
+    found = loss(scores, y)
+    if not isinstance(found, tuple):
+        raise ValueError(
+            f"loss: gives a {type(found).__name__}, expected losses and their derivatives by the scores, as those that "
+            "prograde.accelerated.score_losses makes do: cross_entropy() is one"
+        )
+    return found
+
+
 def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
     learned = [p for p in head.parameters() if p.requires_grad]
     with torch.enable_grad():
         seen = h.detach().requires_grad_()
         scores = head(seen)
     check_scores(scores, layer, num_classes)
-    losses, e = loss(scores.detach(), y)
+    losses, e = _judged(loss, scores.detach(), y)
     activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h), allow_unused=True)
     mean = losses.mean()
     own = tuple((p, g) for p, g in zip(learned, found, strict=True) if g is not None)

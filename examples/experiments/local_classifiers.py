@@ -134,17 +134,16 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
     of_maps, of_vectors = NORMALISATIONS[setting.normalisation]
     if kind == "convolutional":
         by_width = partial(of_maps, dataset.num_classes)
-        model = small_cnn(setting.channels, dataset.num_classes, normalisation=by_width)
-        last = len(model) - 4  # before average, Flatten and Linear
+        after_last = setting.normalisation == "over the batch"
+        model = small_cnn(setting.channels, dataset.num_classes, normalisation=by_width, normalise_last=after_last)
     else:
         layers: list[nn.Module] = []
         for n_in, n_out in zip((dataset.features, *DENSE), DENSE, strict=False):
             norm = of_vectors(dataset.num_classes, n_out)
             layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(DROPOUT), norm]
+        if setting.normalisation != "over the batch":
+            layers.pop()
         model = nn.Sequential(*layers, nn.Linear(DENSE[-1], dataset.num_classes))
-        last = len(model) - 2
-    if setting.normalisation != "over the batch":
-        del model[last]
     return model
 
 
