@@ -25,6 +25,7 @@ from .forward_forward import (
     credit,
     credited,
     divided,
+    first_inputs,
     norm,
     normalise,
     per_sample,
@@ -168,9 +169,13 @@ def stream_goodness(
     negative: Array,
     goodness: Goodness = sum_of_squares,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, for positive and negative inputs."""
-    passes = layer_passes(network, PlainImages(normalise(torch.cat([positive, negative]))))
+    """What the loss of every layer is computed from, for positive and negative inputs.
+
+    The first layer takes `normalised` inputs as they are.
+    """
+    passes = layer_passes(network, PlainImages(first_inputs(positive, negative, normalised)))
     return [found for _, found in credited(passes, _depth(network), goodness, prior)]
 
 
@@ -181,12 +186,14 @@ def stream_updates(
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """Each layer's update and its batch-mean loss, in forward order: convolutions, then dense layers.
 
-    positive and negative are images with as many channels as the first kernel takes.
+    positive and negative are images with as many channels as the first kernel takes, which takes `normalised` ones as
+    they are.
     """
-    passes = layer_passes(network, PlainImages(normalise(torch.cat([positive, negative]))))
+    passes = layer_passes(network, PlainImages(first_inputs(positive, negative, normalised)))
     return credit(passes, _depth(network), goodness, loss, prior)
 
 

@@ -135,6 +135,12 @@ def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> La
     return LabelledInput(divided(pixels, size), (amplitude / size).to(x.dtype), labels, num_classes)
 
 
+def first_inputs(positive: Array, negative: Array, normalised: bool) -> Array:
+    """Both streams as the first layer takes them."""
+    both = torch.cat([positive, negative])
+    return both if normalised else normalise(both)
+
+
 class LayerPass(NamedTuple):
     """The activity of a layer for both streams, and its update from the loss's gradient by that activity."""
 
@@ -189,10 +195,18 @@ def credit(
 
 
 def stream_goodness(
-    network: Network, positive: Array, negative: Array, goodness: Goodness = sum_of_squares, prior: Prior = "before"
+    network: Network,
+    positive: Array,
+    negative: Array,
+    goodness: Goodness = sum_of_squares,
+    prior: Prior = "before",
+    normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each."""
-    passes = layer_passes(network, PlainInput(normalise(torch.cat([positive, negative]))))
+    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each.
+
+    The first layer takes `normalised` inputs as they are.
+    """
+    passes = layer_passes(network, PlainInput(first_inputs(positive, negative, normalised)))
     return [found for _, found in credited(passes, len(network.weights), goodness, prior)]
 
 
@@ -203,13 +217,14 @@ def stream_updates(
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """Each layer's update and its batch-mean loss, in forward order.
 
-    positive and negative are (batch, n_0). A layer's outputs are computed before its update is handed over, so that it
-    may be applied at once.
+    positive and negative are (batch, n_0); the first layer takes `normalised` ones as they are. A layer's outputs are
+    computed before its update is handed over, so that it may be applied at once.
     """
-    passes = layer_passes(network, PlainInput(normalise(torch.cat([positive, negative]))))
+    passes = layer_passes(network, PlainInput(first_inputs(positive, negative, normalised)))
     return credit(passes, len(network.weights), goodness, loss, prior)
 
 

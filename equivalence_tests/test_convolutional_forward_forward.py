@@ -92,15 +92,32 @@ def test_scores_and_features(twin: Side, compare: Comparison, data: st.DataObjec
         compare(twin, "neutral_features", features, case.images, case.x, depth=STEPS * case.depth)
 
 
-@given(case=image_streams("pixels"), prior=st.sampled_from(["before", "others"]))
-def test_any_two_streams(twin: Side, compare: Comparison, case: ImageStreams, prior: Any):
+@given(case=image_streams("pixels"), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
+def test_any_two_streams(twin: Side, compare: Comparison, case: ImageStreams, prior: Any, normalised: bool):
     def found(side: Side, images: Any, x: Any, other: Any) -> Any:
         module, network = side.convolutional_forward_forward, side.padded_network(images)
-        told = module.stream_goodness(network, x, other, prior=prior)
-        layers = tuple(module.stream_updates(network, x, other, prior=prior))
+        told = module.stream_goodness(network, x, other, prior=prior, normalised=normalised)
+        layers = tuple(module.stream_updates(network, x, other, prior=prior, normalised=normalised))
         return layers, tuple((layer.positive, layer.negative) for layer in told), module.features(network, x, 0)
 
     compare(twin, "streams", found, case.images, case.x, case.x[::-1] + 0.5, depth=STEPS * case.depth)
+
+
+@given(case=image_streams("pixels"))
+def test_normalised_streams_are_taken_as_they_are(side: Side, case: ImageStreams):
+    """Of inputs normalised beforehand nothing changes; without biases and kinks length squares goodness."""
+    module = side.convolutional_forward_forward
+    images, x = side.operands((case.images, case.x))
+    linear = side.padded_network(
+        Images((images.layers[0]._replace(bias=None, activation="identity"),), Dense((), (), ()))
+    )
+    z = module.normalise(x)
+    for network in (linear, side.padded_network(images)):
+        expected = side.results(module.stream_goodness(network, x, x)[0].positive)
+        taken = side.results(module.stream_goodness(network, z, z, normalised=True)[0].positive)
+        assert rms(taken - expected) <= 64 * side.eps * rms(expected), "normalised beforehand"
+    once, thrice = (side.results(layer) for layer in module.stream_goodness(linear, z, 3 * z, normalised=True)[0][3:5])
+    assert rms(thrice - 9 * once) <= 64 * side.eps * rms(thrice), "length"
 
 
 @given(data=st.data(), place=places)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prograde.equivalence_tests.sides import Dense, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, arrays, reference_network, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import cumulative_goodness, forward_forward, goodness, stream_losses
+from prograde.reference import activations, cumulative_goodness, forward_forward, goodness, stream_losses
 
 pytestmark = pytest.mark.smoke
 
@@ -53,11 +53,12 @@ def test_losses_of_layers(twin: Side, compare: Comparison, case: Streams):
     compare(twin, "local_updates.loss", losses, *case, depth=STEPS * case.depth)
 
 
-@given(case=streams(), prior=st.sampled_from(["before", "others"]))
-def test_updates_of_any_two_streams(twin: Side, compare: Comparison, case: Streams, prior: Any):
+@given(case=streams(), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
+def test_updates_of_any_two_streams(twin: Side, compare: Comparison, case: Streams, prior: Any, normalised: bool):
     def updates(side: Side, dense: Any, positive: Any, negative: Any) -> Any:
+        loss = side.stream_losses.collaboration(0.8)
         layers = side.forward_forward.stream_updates(
-            side.network(dense), positive, negative, loss=side.stream_losses.collaboration(0.8), prior=prior
+            side.network(dense), positive, negative, loss=loss, prior=prior, normalised=normalised
         )
         return tuple(layers)
 
@@ -74,6 +75,23 @@ def test_goodness_of_any_two_streams(twin: Side, compare: Comparison, case: Stre
         return seen, priors[1:] if prior == "before" or case.depth == 1 else priors  # of the first layer 0
 
     compare(twin, "stream_goodness", told, case.dense, case.x, case.x[::-1] + 0.5, depth=2 * case.depth)
+
+
+@given(case=streams(), normalised=st.booleans())
+def test_what_the_first_layer_takes(side: Side, case: Streams, normalised: bool):
+    """Inputs that are said to be normalised as they are, whatever their length; others at a root mean square of 1."""
+    module = side.forward_forward
+    dense, x, y = side.operands((case.dense, case.x, 3 * case.x[::-1]))
+    found = module.stream_goodness(side.network(dense), x, y, normalised=normalised)[0]
+    weight, bias = (
+        None if part is None else part.astype(float) for part in (case.dense.weights[0], case.dense.biases[0])
+    )
+    activation = activations.ACTIVATIONS[case.dense.activations[0]]
+    for inputs, ours in ((case.x, found.positive), (3 * case.x[::-1], found.negative)):
+        z = inputs if normalised else inputs / (np.sqrt(np.mean(inputs**2, axis=1, keepdims=True)) + 1e-8)
+        h = activation.value(z @ weight.T + (0 if bias is None else bias))
+        expected = np.sum(h**2, axis=1)
+        assert rms(side.results(ours) - expected) <= 64 * side.eps * rms(expected), "goodness of the first layer"
 
 
 @given(case=streams())

@@ -210,7 +210,11 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     rule.assign_credit(x, y)
     module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
     network = reference_network(rule)
-    expected = list(module.stream_updates(network, numpy(x), numpy(negative)))
+    positive = numpy(x)
+    if negatives == "pairs":
+        axes = tuple(range(1, positive.ndim))
+        positive = positive / (np.sqrt(np.mean(positive**2, axis=axes, keepdims=True)) + 1e-8)
+    expected = list(module.stream_updates(network, positive, numpy(negative), normalised=negatives == "pairs"))
     for unit, (update, _) in zip(rule.units, expected, strict=True):
         same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
     features = module.features(network, numpy(x), 1)
@@ -218,11 +222,18 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     assert rule.readout is not None
     same("read-out", rule.readout.weight.grad, module_of_readout()(readout, features, y.numpy()))
     flat_x, flat = x.flatten(1), negative.flatten(1)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    told = rule.layer_goodness(x, y)
+    again = module.stream_goodness(network, positive, numpy(negative), normalised=negatives == "pairs")
+    same("goodness of positive samples", told[0].positive, again[0].positive)
+    same("goodness of negative samples", told[0].negative, again[0].negative)
     if negatives == "pairs":
-        others = flat - flat_x
-        distances = torch.cdist(others, flat_x)
+        z = torch.tensor(positive).flatten(1)
+        others = 2 * flat - z
+        distances = torch.cdist(others, z)
         assert distances.min(dim=1).values.max() < 1e-6, "x_i + x_j"
         assert (distances.argmin(dim=1) != torch.arange(len(x))).all(), "of another sample"
+        assert (flat.square().mean(dim=1) < 1 - 1e-6).all(), "shorter than a sample"
     else:
         own = flat == flat_x
         assert 0 < own.double().mean() < 1, "parts of the sample and of another"

@@ -82,16 +82,15 @@ def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: P
     return _place(x, np.full((len(x), num_classes), amplitude / num_classes, x.dtype), place)
 
 
-def layer_passes(network: ConvolutionalNetwork, x: Array) -> Iterator[LayerPass]:
-    """Of every convolution and then of every dense layer, equation (2)."""
-    p = x
+def layer_passes(network: ConvolutionalNetwork, x: Array, normalised: bool = False) -> Iterator[LayerPass]:
+    """Of every convolution and then of every dense layer, equation (2); x^_1 is x where that is normalised."""
+    z = x if normalised else normalise(x)
     for layer in network.layers:
-        z = normalise(p)
         a = activate(layer, z)
         y = layer.activation.value(a)
         yield LayerPass(z, a, y)
-        p = max_pool(y, layer.pool)
-    yield from forward_forward.layer_passes(network.dense, p.reshape(len(p), -1))
+        z = normalise(max_pool(y, layer.pool))
+    yield from forward_forward.layer_passes(network.dense, z.reshape(len(z), -1), normalised=True)
 
 
 def stream_goodness(
@@ -100,9 +99,13 @@ def stream_goodness(
     negative: Array,
     goodness: Goodness = sum_of_squares,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, equation (3), for positive and negative inputs."""
-    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    """What the loss of every layer is computed from, equation (3), for positive and negative inputs.
+
+    The first layer takes `normalised` inputs as they are.
+    """
+    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return layer_goodness(streams, goodness, prior)
 
 
@@ -113,12 +116,14 @@ def stream_updates(
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """Each layer's update, equation (4), and its batch-mean loss, in forward order: convolutions, then dense layers.
 
-    positive and negative are images with as many channels as the first kernel takes.
+    positive and negative are images with as many channels as the first kernel takes, which takes `normalised` ones as
+    they are.
     """
-    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     layers = credited(streams, goodness, loss, prior)
     for layer, (both, mean_loss) in zip(network.layers, layers, strict=False):
         parts = [layer_update(layer.activation.vjp(a, gradient), z, layer) for (z, a, _), gradient in both]

@@ -24,7 +24,8 @@ P_l is 0 (`prior="none"`), the sum of g_t over the layers before l ("before"), o
 losses of one layer alone do not look at it. The input of a layer and P_l are constants to it: no gradient crosses
 layers.
 
-Positive and negative data need not be labelled images: `stream_updates` takes any two streams. Sources differ in the
+Positive and negative data need not be labelled images: `stream_updates` takes any two streams, and `normalised` ones
+as they are, so that their length can tell them apart. Sources differ in the
 normalisation (root mean square, here; or Euclidean norm) and in which layers score (all, or all but the first). A sum
 over streams and a mean over samples is taken, as in the paper's description; averaging over the 2B samples of both
 streams halves every update. Masks are not part of the method.
@@ -93,14 +94,14 @@ class LayerPass(NamedTuple):
     h: Array
 
 
-def layer_passes(network: Network, x: Array) -> Iterator[LayerPass]:
-    """Of every layer in turn, equation (2)."""
-    h = x
+def layer_passes(network: Network, x: Array, normalised: bool = False) -> Iterator[LayerPass]:
+    """Of every layer in turn, equation (2); x^_1 is x where that is normalised."""
+    z = x if normalised else normalise(x)
     for weight, bias, activation in zip(*network, strict=True):
-        z = normalise(h)
         a = affine(weight, bias, z)
         h = activation.value(a)
         yield LayerPass(z, a, h)
+        z = normalise(h)
 
 
 Streams: TypeAlias = tuple[Sequence[LayerPass], Sequence[LayerPass]]
@@ -130,10 +131,18 @@ def layer_goodness(streams: Streams, goodness: Goodness, prior: Prior) -> list[L
 
 
 def stream_goodness(
-    network: Network, positive: Array, negative: Array, goodness: Goodness = sum_of_squares, prior: Prior = "before"
+    network: Network,
+    positive: Array,
+    negative: Array,
+    goodness: Goodness = sum_of_squares,
+    prior: Prior = "before",
+    normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each."""
-    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each.
+
+    The first layer takes `normalised` inputs as they are.
+    """
+    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return layer_goodness(streams, goodness, prior)
 
 
@@ -175,13 +184,14 @@ def stream_updates(
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
+    normalised: bool = False,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """Each layer's update and its batch-mean loss, in forward order.
 
-    positive and negative are (batch, n_0). All that is needed is computed before the first update is handed over, so
-    that each may be applied at once.
+    positive and negative are (batch, n_0); the first layer takes `normalised` ones as they are. All that is needed is
+    computed before the first update is handed over, so that each may be applied at once.
     """
-    streams = list(layer_passes(network, positive)), list(layer_passes(network, negative))
+    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return dense_updates(network, credited(streams, goodness, loss, prior))
 
 

@@ -13,7 +13,7 @@ from .. import convolutional_forward_forward, forward_forward
 from ..activations import identity
 from ..convolutional_forward_forward import Place
 from ..convolutional_network import ConvolutionalNetwork
-from ..forward_forward import Prior, readout_update, wrong_labels
+from ..forward_forward import Prior, normalise, readout_update, wrong_labels
 from ..goodness import GOODNESS, Goodness
 from ..losses import cross_entropy
 from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_partners
@@ -47,9 +47,9 @@ class ForwardForward(Rule):
 
     `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by the root of their own score. Or the layers
     learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are two samples cut
-    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are after
-    SCFF's [x_i, x_i] against [x_i, x_j], whose product with the same first weights is that of x_i + x_j. That sum is
-    normalised as any input is, not as the pair would be: what remains is its direction.
+    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are
+    SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2, normalised before they
+    are put together and not again, since the sum's length is what tells it from a sample.
 
     Models for images may begin with Conv2d, each with an activation and MaxPool2d. With `labels="planes"` the label is
     not written over pixels: the first convolution takes K channels more than the images have, one for each label.
@@ -203,11 +203,17 @@ class ForwardForward(Rule):
         )
         return hard_wrong_labels(scores, y, self.generator)
 
+    def positive_images(self, x: Tensor) -> Tensor:
+        """x as the positive stream without labels."""
+        return normalise(x) if self.negatives == "pairs" else x
+
     def negative_images(self, x: Tensor) -> Tensor:
         """One draw of negatives without labels: shaped like x. Raises ValueError for a batch of one sample."""
-        other = x[random_partners(len(x), self.generator, device=x.device)]
+        partner = random_partners(len(x), self.generator, device=x.device)
         if self.negatives == "pairs":
-            return x + other
+            z = normalise(x)
+            return (z + z[partner]) / 2
+        other = x[partner]
         side = isqrt(x.shape[1])
         if x.dim() == 2 and side**2 != x.shape[1]:
             raise ValueError(
@@ -238,7 +244,10 @@ class ForwardForward(Rule):
             return self.layer_loss(layer)
 
         if self.unlabelled:
-            layers = self.math.stream_updates(network, x, self.negative_images(x), self.goodness, credit, self.prior)
+            layers = self.math.stream_updates(
+                network, self.positive_images(x), self.negative_images(x), self.goodness, credit, self.prior,
+                normalised=self.negatives == "pairs",
+            )  # fmt: skip
         else:
             layers = self.math.local_updates(
                 network, x, y, self.negative_labels(x, y), self.num_classes,
@@ -257,10 +266,12 @@ class ForwardForward(Rule):
         x = self.checked(x, y)
         overlay = partial(self.math.overlay, num_classes=self.num_classes, amplitude=self.amplitude, **self._placed)
         if self.unlabelled:
-            streams = x, self.negative_images(x)
+            streams = self.positive_images(x), self.negative_images(x)
         else:
             streams = overlay(x, y), overlay(x, self.negative_labels(x, y))
-        return self.math.stream_goodness(self.trained(), *streams, self.goodness, prior or self.prior)
+        return self.math.stream_goodness(
+            self.trained(), *streams, self.goodness, prior or self.prior, normalised=self.negatives == "pairs"
+        )
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out.
