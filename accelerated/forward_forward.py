@@ -190,7 +190,7 @@ def credit(
     """Each layer's update and batch-mean loss."""
     for layer, found in credited(passes, depth, goodness, prior):
         credit = loss(found)
-        slope = torch.cat([credit.positive, credit.negative]) / len(credit.loss)
+        slope = (torch.cat([credit.positive, credit.negative]) / len(credit.loss)).to(layer.h.dtype)
         yield layer.update(goodness.gradient(layer.h) * per_sample(slope, layer.h)), credit.loss.mean()
 
 

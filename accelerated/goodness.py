@@ -1,6 +1,7 @@
 """Goodness: how active a layer is, the one number by which it tells positive from negative data; see the reference.
 
-Half precision has too few digits for the sums that the 1.5-entmax subtracts: it is computed in float32 there.
+Half precision has too few digits for sums over a layer: of it, values are computed and given in float32, gradients in
+the activities' own precision.
 """
 
 import math
@@ -34,13 +35,19 @@ class Goodness(NamedTuple):
     scale: Callable[[int], float]
 
 
+def _wide(h: Array) -> Array:
+    """Activities as rows of float32 at least: (batch, n)."""
+    rows = h.flatten(1)
+    return rows.float() if rows.element_size() < 4 else rows
+
+
 # Functions of the module, not of functions, so that a goodness can be pickled.
 def _one(n: int) -> float:
     return 1.0
 
 
 def _sum_of_squares(h: Array) -> Array:
-    return h.flatten(1).square().sum(dim=1)
+    return _wide(h).square().sum(dim=1)
 
 
 def _twice(h: Array) -> Array:
@@ -48,7 +55,7 @@ def _twice(h: Array) -> Array:
 
 
 def _mean_square(h: Array) -> Array:
-    return h.flatten(1).square().mean(dim=1)
+    return _wide(h).square().mean(dim=1)
 
 
 def _twice_by_width(h: Array) -> Array:
@@ -56,7 +63,7 @@ def _twice_by_width(h: Array) -> Array:
 
 
 def _mean(h: Array) -> Array:
-    return h.flatten(1).mean(dim=1)
+    return _wide(h).mean(dim=1)
 
 
 def _one_by_width(h: Array) -> Array:
@@ -73,7 +80,7 @@ def _largest(count: Callable[[int], int]) -> Goodness:
 
 
 def _largest_value(count: Callable[[int], int], h: Array) -> Array:
-    squares = h.flatten(1).square()
+    squares = _wide(h).square()
     return squares.topk(count(squares.shape[1]), dim=1, sorted=False).values.sum(dim=1)
 
 
@@ -121,19 +128,14 @@ def _entmax_root(z: Array) -> Array:
     return torch.where(s > 0, s - excess, 0)
 
 
-def _wide_squares(h: Array) -> Array:
-    rows = h.flatten(1)
-    return (rows.float() if rows.element_size() < 4 else rows).square()
-
-
 def _entmax_value(stop_gradient: bool, h: Array) -> Array:
-    z = _wide_squares(h)
+    z = _wide(h).square()
     weights = _entmax_root(z).square()
-    return ((weights.detach() if stop_gradient else weights) * z).sum(dim=1).to(h.dtype)
+    return ((weights.detach() if stop_gradient else weights) * z).sum(dim=1)
 
 
 def _entmax_gradient(stop_gradient: bool, h: Array) -> Array:
-    z = _wide_squares(h)
+    z = _wide(h).square()
     s = _entmax_root(z)
     by_z = s.square()
     if not stop_gradient:
@@ -147,7 +149,7 @@ def entmax_weighted(stop_gradient: bool = True) -> Goodness:
 
 
 def _centred(h: Array) -> Array:
-    rows = h.flatten(1)
+    rows = _wide(h)
     return rows - rows.mean(dim=1, keepdim=True)
 
 
@@ -163,7 +165,7 @@ def _kurtosis_gradient(eps: float, h: Array) -> Array:
     u = centred / deviation
     cubes = u.pow(3)
     slope = cubes - cubes.mean(dim=1, keepdim=True) - u * (cubes * u).mean(dim=1, keepdim=True)
-    return (slope / deviation * (4 / u.shape[1])).view_as(h)
+    return (slope / deviation * (4 / u.shape[1])).to(h.dtype).view_as(h)
 
 
 def excess_kurtosis(eps: float = 1e-6) -> Goodness:

@@ -329,6 +329,24 @@ def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[s
     same("weight of the last layer", weight.grad, numpy(gradient))
 
 
+@pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
+@pytest.mark.parametrize("kind", [ForwardForward, SymBa, LayerCollaboration, CumulativeForwardForward])
+def test_half_precision(kind: type[ForwardForward], shape: tuple[int, ...]):
+    """Goodness, losses and scores are in float32, what is learned in its own precision."""
+    model = (dense_model if len(shape) == 1 else image_model)(dtype=torch.bfloat16)
+    gate = {"remedy": "hardness-gated", "learn_gate": True} if kind is CumulativeForwardForward else {}
+    rule = kind(model, negatives="hard", generator=torch.Generator().manual_seed(3), **gate)  # type: ignore[arg-type]
+    x, y = batch(shape, dtype=torch.bfloat16)
+    told = rule.layer_goodness(x, y)
+    assert {value.dtype for layer in told for value in layer[3:]} == {torch.float32}, "goodness in float32"
+    assert rule(x).dtype == torch.float32
+    for update in rule.stream(x, y):
+        assert update.loss is not None
+        assert update.loss.dtype == torch.float32
+        assert all(held.dtype == gradient.dtype == torch.bfloat16 for held, gradient in update.pairs)
+    rule.assign_credit(x, y)
+
+
 def test_no_rule_leaves_a_graph_or_asks_for_one():
     x, y = batch((2, 11, 9))
     rule = LayerCollaboration(image_model())

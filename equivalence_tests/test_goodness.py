@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from prograde.equivalence_tests.sides import ReferenceSide, Side
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Margin, seeds
-from prograde.equivalence_tests.tolerance import Comparison
+from prograde.equivalence_tests.tolerance import Comparison, rms
 
 pytestmark = pytest.mark.smoke
 
@@ -54,6 +55,25 @@ def test_twin(twin: Side, compare: Comparison, kind: str, h: Any):
     depth = 8 if "entmax" in kind or "kurtosis" in kind else 2
     compare(twin, f"{kind}.value", lambda side, h: KINDS[kind](side).value(h), h, depth=depth)
     compare(twin, f"{kind}.gradient", lambda side, h: KINDS[kind](side).gradient(h), h, depth=depth)
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(twin: TwinSide, kind: str, dtype: torch.dtype):
+    """The value keeps the digits that sums in half precision lose; the gradient is in the activities' precision."""
+    if not twin.is_ours:
+        pytest.skip("in what precision a package sums is its own matter")
+    h = torch.tensor(np.random.default_rng(3).uniform(0.2, 1, (4, 2, 25, 30)), dtype=dtype, device=twin.device)
+    ours, theirs = KINDS[kind](twin), KINDS[kind](ReferenceSide())
+    value, gradient = ours.value(h), ours.gradient(h)
+    assert (value.dtype, gradient.dtype) == (torch.float32, dtype), "precision"
+    exact = h.double().cpu().numpy()
+    expected, slope = theirs.value(exact), theirs.gradient(exact)
+    single, half = torch.finfo(torch.float32).eps, torch.finfo(dtype).eps
+    assert np.allclose(value.double().cpu().numpy(), expected, rtol=64 * single, atol=192 * single), "value"
+    # In order, since of two that are equal in half precision either may be among the largest.
+    slopes, expected_slopes = (np.sort(g.reshape(4, -1)) for g in (gradient.double().cpu().numpy(), slope))
+    assert rms(slopes - expected_slopes) <= 4 * half * rms(slope), "gradient"
 
 
 @kinds

@@ -94,7 +94,7 @@ class CumulativeForwardForward(ForwardForward):
             return ()
         gate = raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
         gradients = gate_gradient(layer, raw_tau, kappa, **self.gate)
-        return tuple((held, gradient.mean()) for held, gradient in zip(gate, gradients, strict=True))
+        return tuple((held, gradient.mean().to(held.dtype)) for held, gradient in zip(gate, gradients, strict=True))
 
 
 def check_positive(name: str, value: float) -> None:
