@@ -1,6 +1,7 @@
 """Forward-Forward and its relatives through the front door: `.grad` of one's own model is the reference's update."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -501,3 +502,26 @@ def test_what_does_not_fit_is_refused(name: str):
     make, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [SymBa, LayerCollaboration, CumulativeForwardForward])
+def test_signatures_show_every_option(kind: type[ForwardForward]):
+    parameters = inspect.signature(kind).parameters
+    own = {"alpha", "remedy", "gamma", "beta", "learn_gate"}
+    base = dict(inspect.signature(ForwardForward).parameters)
+    hidden = {"loss"} if kind is LayerCollaboration else {"loss", "threshold"}
+    assert set(parameters) - own == set(base) - hidden, "names"
+    for name in set(parameters) & {"readout", "negatives", "amplitude", "first_layer", "labels", "generator"}:
+        assert parameters[name] == base[name], f"default of {name}"
+    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown option 'los', expected one of .*amplitude"):
+        kind(dense_model(), los=1)
+    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown option 'loss'"):
+        kind(dense_model(), loss=compensated())
+
+
+def test_a_subclass_without_options_shows_its_own():
+    class Plain(SymBa):
+        def __init__(self, model: nn.Module, steepness: float) -> None:
+            super().__init__(model, alpha=steepness)
+
+    assert list(inspect.signature(Plain).parameters) == ["model", "steepness"]

@@ -12,11 +12,12 @@ from ..forward_forward import Prior
 from ..goodness import Goodness
 from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
 from .forward_forward import ForwardForward
+from .rule import check_options
 
 GATED = "hardness-gated"
 
 
-class SymBa(ForwardForward):
+class SymBa(ForwardForward, sets=("loss", "threshold")):
     """SymBa (arXiv 2303.08418): softplus(-alpha (g^+ - g^-)) of the mean square, whose two slopes are always opposite.
 
     The label's carrier is `ForwardForward`'s, where the paper adds an image for each class. `options` are those of
@@ -26,11 +27,12 @@ class SymBa(ForwardForward):
     def __init__(
         self, model: nn.Module, *, alpha: float = 4.0, goodness: str | Goodness = "mean-square", **options: Any
     ) -> None:
+        check_options(SymBa, options)
         check_positive("alpha", alpha)
         super().__init__(model, goodness=goodness, loss=symba(alpha), **options)
 
 
-class LayerCollaboration(ForwardForward):
+class LayerCollaboration(ForwardForward, sets=("loss",)):
     """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness and, constant, that of others.
 
     These are all other layers, or with `prior="before"` those before it. Theta is `threshold` for each unit of the
@@ -39,12 +41,13 @@ class LayerCollaboration(ForwardForward):
     """
 
     def __init__(self, model: nn.Module, *, threshold: float = 1.0, prior: Prior = "others", **options: Any) -> None:
+        check_options(LayerCollaboration, options)
         if prior == "none":
             raise ValueError("prior: 'none', expected 'before' or 'others', which are what layers collaborate by")
         super().__init__(model, loss=collaboration(threshold), prior=prior, **options)
 
 
-class CumulativeForwardForward(ForwardForward):
+class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
     """Cumulative goodness (arXiv 2605.06240): softplus(-beta M), M the layer's margin and gamma times those before it.
 
     `remedy` is a name in `prograde.accelerated.cumulative_goodness.REMEDIES`, "cumulative" for none, or a loss made
@@ -64,6 +67,7 @@ class CumulativeForwardForward(ForwardForward):
         goodness: str | Goodness = "mean-square",
         **options: Any,
     ) -> None:
+        check_options(CumulativeForwardForward, options)
         given = {name: value for name, value in {"gamma": gamma, "beta": beta}.items() if value is not None}
         loss = remedy if callable(remedy) else _remedy(remedy, given)
         if beta is not None:

@@ -26,7 +26,7 @@ Competition: TypeAlias = Literal["cwc", "pvn", "mixed"]
 """CwComp's losses: cross-entropy, positive versus negative, and .28 of the one with .72 of the other."""
 
 
-class MonoForward(LocalClassifiers):
+class MonoForward(LocalClassifiers, sets=("score",)):
     """Mono-Forward (arXiv 2501.09238): a learned linear map of each layer's activities, and its cross-entropy.
 
     That is local cross-entropy with a learned head, and the plainest of these rules. The paper maps all units of a
@@ -37,7 +37,7 @@ class MonoForward(LocalClassifiers):
         super().__init__(model, score=gridded(LinearHead, grid, generator=options.get("generator")), **options)
 
 
-class Hyperspherical(LocalClassifiers):
+class Hyperspherical(LocalClassifiers, sets=("score",)):
     """Hyperspherical Forward-Forward (arXiv 2605.00082), as its summaries are read: cosines to learned prototypes.
 
     Of each class there are `per_class`, joined by a soft maximum of that `sharpness`. The loss is a cross-entropy of
@@ -65,7 +65,7 @@ class Hyperspherical(LocalClassifiers):
         super().__init__(model, score=score, loss=loss or cosine_margin(scale, margin), **options)
 
 
-class DynamicTemperature(LocalClassifiers):
+class DynamicTemperature(LocalClassifiers, sets=("score",)):
     """DTG-FF (arXiv 2606.06539): squares averaged over cells, by a fixed random read-out at a learned temperature.
 
     `grid` are the cells a side, of all layers or of each; None for the last layer's channels by this one's, rounded
@@ -83,7 +83,7 @@ class DynamicTemperature(LocalClassifiers):
         super().__init__(model, score=score, **options)
 
 
-class PatchEnergy(LocalClassifiers):
+class PatchEnergy(LocalClassifiers, sets=("score",)):
     """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out; its text does not say its law.
 
     `grid` are the patches a side, of all layers or of each; None, the paper's, as in `DynamicTemperature`.
@@ -93,7 +93,7 @@ class PatchEnergy(LocalClassifiers):
         super().__init__(model, score=gridded(PatchHead, grid, generator=options.get("generator")), **options)
 
 
-class DeeperForward(LocalClassifiers):
+class DeeperForward(LocalClassifiers, sets=("score",)):
     """DeeperForward (Sun et al., ICLR 2025): mean activities of the channels of each class.
 
     Layers should pass on what is normalised by the same groups: nn.GroupNorm(num_classes, channels, affine=False). The
@@ -104,7 +104,7 @@ class DeeperForward(LocalClassifiers):
         super().__init__(model, score=each(GroupHead), aggregation=aggregation, **options)
 
 
-class ChannelCompetition(LocalClassifiers):
+class ChannelCompetition(LocalClassifiers, sets=("score",)):
     """CwComp (arXiv 2312.12668): mean squares of the channels of each class, after batch normalisation.
 
     Normalisation, and pooling before it, are part of the layer that learns. Scores are the last layer's, unless
@@ -127,7 +127,7 @@ class ChannelCompetition(LocalClassifiers):
         super().__init__(model, score=each(GroupHead, square=True), loss=found, aggregation=aggregation, **options)
 
 
-class ChannelClassAssignment(LocalClassifiers):
+class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     """CAW-Conv (arXiv 2606.09928): pooled channels, each with a learned distribution over the classes.
 
     `assignment` is "learned" from noise, or for comparison "static", contiguous groups, or "frozen" as drawn. Layers

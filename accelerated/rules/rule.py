@@ -1,7 +1,8 @@
 """What all rules share: the face that a training loop talks to."""
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple, Protocol
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,25 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
         )
 
 
+def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
+    """That of the class with its parent's options in the place of its `**options`."""
+    own = list(inspect.signature(rule.__dict__["__init__"]).parameters.values())[1:]
+    if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        taken = {parameter.name for parameter in own[:-1]} | set(sets)
+        passed = inspect.signature(rule.__mro__[1]).parameters.values()
+        kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
+        own[-1:] = [parameter for parameter in passed if parameter.name not in taken and parameter.kind in kinds]
+    return inspect.Signature(own)
+
+
+def check_options(rule: type, options: Iterable[str]) -> None:
+    """Raises TypeError for an option that the rule's signature does not have."""
+    known = list(inspect.signature(rule).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
+
+
 class Update(Protocol):
     """What an optimizer is to subtract from a part of a model, and that part's own batch-mean loss if it has one."""
 
@@ -96,6 +116,14 @@ class CreditAssignment(nn.Module):
     It owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
     `rule.state_dict()` to a checkpoint.
     """
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
+        """Shows in the signature what `**options` pass on, but for what the class itself `sets`."""
+        super().__init_subclass__(**settings)
+        if "__init__" in cls.__dict__:
+            cls.__signature__ = _whole_signature(cls, sets)
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[Update]:
         """The updates of the model's parts in forward order; a part may be stepped before the next is asked for."""
