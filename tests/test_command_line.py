@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from prograde.accelerated.command_line import app, runs
-from prograde.accelerated.training import files
+from prograde.accelerated.training import checkpoint, files
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,19 @@ def assert_refused(result: Result, *words: str) -> None:
         (["train", "foton", "--resume", "nowhere"], ["'nowhere'", "No such file"]),
         (["train", "foton", "--learning-rate", "1e30", "--epochs", "1"], ["epoch 1", "lower the learning rate"]),
         (["train", "foton", "--gpu"], ["--gpu"]),
+        (["train", "cumulative", "--option", "gamma"], ["--option: 'gamma'", "NAME=VALUE"]),
+        (
+            ["train", "cumulative", "--option", "remedi=none"],
+            ["'remedi' is unknown", "'none'", "remedy, gamma", "readout"],
+        ),
+        (["train", "cumulative", "--option", "gamma=much"], ["gamma is 'much'", "a number or None", "remedy, gamma"]),
+        (["train", "cumulative", "--option", "gamma=1e999"], ["gamma is inf", "a number"]),
+        (["train", "cumulative", "--option", "learn_gate=1"], ["learn_gate is 1", "True or False"]),
+        (["train", "cumulative", "--option", "remedy=none"], ["remedy: 'none'", "hardness-gated"]),
+        (["train", "symba", "--option", "loss=None"], ["'loss' is unknown", "alpha, goodness"]),
+        (["train", "symba", "--option", "alpha=1", "--option", "alpha=2"], ["'alpha' is given twice", "alpha=2"]),
+        (["train", "symba", "--option", "negatives=soft"], ["negatives is 'soft'", "'wrong' or 'hard'"]),
+        (["compare", "symba", "foton", "--option", "gamma=1"], ["'gamma' is unknown", "none of these rules"]),
         (["benchmark", "--network", "784"], ["--network: '784'"]),
         (["benchmark", "--rules", "foton,fotom"], ["'fotom'"]),
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
@@ -224,6 +237,38 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert "has seed 0, expected 5" in other.stderr
 
 
+def test_options_of_a_rule_are_kept_and_gone_on_with() -> None:
+    options = ["--option", "remedy=hardness-gated", "--option", "gamma=0.5", "--option", "learn_gate=True"]
+    short = ["train", "cumulative", "--hidden", "12-8", "--seed", "3"]
+    whole = run(*short, *options, "--epochs", "3", "--output", "whole", "--save", "checkpoint")
+    assert whole.exit_code == 0, whole.stderr
+    settings = lines(Path("whole/log.jsonl"))[0]["jobs"][0]["options"]
+    told = {"remedy": "hardness-gated", "gamma": 0.5, "learn_gate": True}
+    assert settings == {"amplitude": 4.0, **told}
+    state = checkpoint.load("checkpoint")
+    assert state["settings"]["recipe"]["options"] == settings
+    assert {"raw_tau.0", "kappa.0"} <= set(state["rule"])
+    resumed = run("train", "cumulative", "--seed", "3", "--resume", "checkpoint", "--output", "resumed")
+    assert resumed.exit_code == 0, resumed.stderr
+    results = [json.loads(Path(name, "results.json").read_text())["results"][0] for name in ("whole", "resumed")]
+    assert results[0]["test"] == results[1]["test"]
+    other = run(*short, "--resume", "checkpoint", "--option", "gamma=0.6")
+    assert other.exit_code == 2
+    assert "gamma" in other.stderr
+    assert run("evaluate", "checkpoint").exit_code == 0
+
+
+def test_options_go_to_the_rules_that_have_them() -> None:
+    rules = ["symba", "foton"]
+    result = run(
+        "compare", *rules, "--option", "goodness=mean", "--option", "slope=0.9", "--epochs", "1", "--seeds", "1",
+        "--hidden", "8", "--output", "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    jobs = lines(Path("out/log.jsonl"))[0]["jobs"]
+    assert [job["options"] for job in jobs] == [{"amplitude": 4.0, "goodness": "mean"}, {"slope": 0.9}]
+
+
 def test_train_without_output_writes_nothing() -> None:
     result = run("train", "pepita", "--hidden", "16", "--epochs", "1", "--dtype", "float64")
     assert result.exit_code == 0, result.stderr
@@ -270,6 +315,8 @@ def test_help_names_every_default() -> None:
     text = " ".join(result.stdout.replace("│", " ").split())
     for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "forward-forward: hidden 1000-1000-1000"):
         assert words in text
+    assert "--option gamma=0.7" in text
+    assert "Its --option names: remedy, gamma, beta, learn_gate, goodness" in text
     assert run().exit_code == 0
     assert "compare" in run().stdout
     assert run("--version").stdout.startswith("prograde ")

@@ -1,10 +1,14 @@
 """The options that commands share, and what their values mean."""
 
+import ast
 import difflib
-from collections.abc import Sequence
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import torch
 import typer
@@ -43,6 +47,15 @@ Momentum: TypeAlias = Annotated[float | None, typer.Option(help="For rules train
 WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="The optimizer's weight decay.", show_default="0")]
 Dropout: TypeAlias = Annotated[
     float | None, typer.Option(help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1")
+]
+Option: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A setting of the rule itself, as in --option remedy=hardness-gated --option gamma=0.7, for rules that "
+        "have it; may be given several times. Their names are below.",
+        metavar="NAME=VALUE",
+        show_default=OWN,
+    ),
 ]
 Seed: TypeAlias = Annotated[
     int, typer.Option(help="Fixes initial weights, batches, masks and negatives.", min=0, max=2**63 - 1)
@@ -91,7 +104,7 @@ def recipes_help() -> str:
         lines.append(
             f"{method}: hidden {'-'.join(map(str, recipe.hidden))}, {recipe.epochs} epochs, {recipe.optimizer} "
             f"{recipe.learning_rate:g}, {recipe.schedule} schedule, {', '.join(filter(None, extras))} "
-            f"(digits: hidden 128-64, {digits})."
+            f"(digits: hidden 128-64, {digits}). Its --option names: {', '.join(rule_options(method))}."
         )
     return "\n\n".join(lines)
 
@@ -115,23 +128,98 @@ def method(name: str) -> str:
     return name
 
 
-def jobs(rules: Sequence[str], data: str, hidden: str | None, base: Recipe | None = None, **changes: Any) -> list[Job]:
+PLAIN: dict[Any, str] = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a name",
+    tuple: "a tuple",
+    NoneType: "None",
+}
+"""What can be given for an option, and what it is called."""
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """What may be given for a parameter: keys of PLAIN, and the values of a Literal."""
+    origin = get_origin(annotation) or annotation
+    if origin in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    if origin is Literal:
+        return [repr(value) for value in get_args(annotation)]
+    kind = {Sequence: tuple, None: NoneType}.get(origin, origin)
+    return [kind] if kind in PLAIN else []
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return repr(value) == kind if isinstance(kind, str) else type(value) is kind
+
+
+def rule_options(method: str) -> dict[str, list[Any]]:
+    """What a rule can be told by `--option`: names, and what each may be."""
+    parameters = list(inspect.signature(METHODS[method][0]).parameters.values())[1:]
+    found = {parameter.name: _kinds(parameter.annotation) for parameter in parameters}
+    return {name: kinds for name, kinds in found.items() if set(kinds) - {NoneType}}
+
+
+def parsed(texts: Iterable[str]) -> dict[str, Any]:
+    """`["gamma=0.7"]` as {"gamma": 0.7}: Python's literals as such, what is none as a string. Raises UserError."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UserError(f"--option: '{text}', expected NAME=VALUE, such as gamma=0.7")
+        if name in values:
+            raise UserError(f"--option: '{name}' is given twice, the second time as '{text}'; expected it once")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            values[name] = value
+    return values
+
+
+def chosen_options(methods: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of these values what each rule can be told. Raises UserError for a name that no rule has, or a bad value."""
+    known = [rule_options(method) for method in methods]
+    for name, value in values.items():
+        if not any(name in names for names in known):
+            listed = "; ".join(f"{m} has {', '.join(names)}" for m, names in zip(methods, known, strict=True))
+            listed = listed if len(methods) == 1 else "none of these rules has it"
+            raise UserError(f"--option: '{name}' is unknown, given as {value!r}; {listed}")
+        for method, names in zip(methods, known, strict=True):
+            kinds = names.get(name, [])
+            if kinds and not any(_fits(value, kind) for kind in kinds):
+                expected = " or ".join(PLAIN.get(kind, kind) for kind in kinds)
+                raise UserError(f"--option: {name} is {value!r}, expected {expected}; {method} has {', '.join(names)}")
+    return [{name: value for name, value in values.items() if name in names} for names in known]
+
+
+def jobs(
+    rules: Sequence[str],
+    data: str,
+    hidden: str | None,
+    base: Recipe | None = None,
+    option: Sequence[str] | None = None,
+    **changes: Any,
+) -> list[Job]:
     """What to train: rules as `pepita` or `pepita:1024`, their recipes changed by every option that is not None.
 
-    `base` is a recipe to change in place of the rules' own. Raises UserError for unknown rules, impossible recipes and
-    rules given twice.
+    `base` is a recipe to change in place of the rules' own; `option` are settings of the rules themselves, each for the
+    rules that have it. Raises UserError for unknown rules, impossible recipes and rules given twice.
     """
+    told = chosen_options([method(text.partition(":")[0]) for text in rules], parsed(option or ()))
     changes = {name: value for name, value in changes.items() if value is not None}
     momentum = changes.pop("momentum", None)
     if hidden is not None:
         changes["hidden"] = widths(hidden, "--hidden")
     found: list[Job] = []
-    for text in rules:
+    for text, own_options in zip(rules, told, strict=True):
         name, colon, own = text.partition(":")
         own_widths = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
         changed = {**changes, **own_widths}
         recipe = default_recipe(method(name), data, **changed) if base is None else replace(base, **changed)
-        job = Job(name, recipe)
+        job = Job(name, replace(recipe, options={**recipe.options, **own_options}))
         if momentum is not None and job.recipe.optimizer == "sgd":
             job = job._replace(recipe=replace(job.recipe, momentum=momentum))
         if any(other.name == job.name for other in found):
