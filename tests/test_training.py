@@ -29,6 +29,7 @@ from prograde.accelerated.training import (
     fit,
     load,
 )
+from prograde.accelerated.training.loop import _optimizer
 
 EXACT = {"pepita": 0, "layer-collaboration": 0, "foton-linear": 2, "dtp": 2}
 """How many last layers' updates are their gradient, where it is not one."""
@@ -100,6 +101,42 @@ def test_resuming_is_exact(method: str, digits: Dataset, tmp_path: Path) -> None
     assert len(checkpoint.load(path)["history"]) == 2
     assert_same(whole, trained(method, digits, resume=path, checkpoint=path))
     assert_same(whole, trained(method, digits, resume=path))  # of a finished training: only the test is repeated
+
+
+GATED: dict[str, Any] = {"remedy": "hardness-gated", "learn_gate": True}
+
+
+def test_resuming_with_learned_gates_is_exact(digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    chosen = recipe("cumulative", options=GATED, weight_decay=0.1, optimizer="adamw")
+
+    def train(**files: Any) -> tuple[Rule, History]:
+        rule = build("cumulative", digits, chosen, seed=0)
+        return rule, fit(rule, digits, chosen, **files)
+
+    whole = train()
+    gates = [held.item() for name, held in whole[0].named_parameters() if name.startswith(("raw_tau", "kappa"))]
+    assert len(set(gates)) == 2, "the gate has learned"
+    with pytest.raises(Interrupted):
+        train(checkpoint=path, on_epoch=stop_after(2))
+    assert_same(whole, train(resume=path))
+
+
+def test_weight_decay_is_not_for_gates(digits: Dataset) -> None:
+    """Without a gradient weights shrink and gates stay as they are."""
+    for optimizer in ("sgd", "adam", "adamw"):
+        chosen = recipe("cumulative", options=GATED, weight_decay=0.5, optimizer=optimizer)
+        rule = build("cumulative", digits, chosen, seed=0)
+        torch.nn.init.ones_(rule.get_parameter("kappa.0"))
+        before = {name: held.detach().clone() for name, held in rule.named_parameters()}
+        made = _optimizer(rule, chosen)
+        assert sum(len(group["params"]) for group in made.param_groups) == len(before)
+        for held in rule.parameters():
+            held.grad = torch.zeros_like(held)
+        made.step()
+        kept = {name for name, held in rule.named_parameters() if torch.equal(held, before[name])}
+        assert {"raw_tau.0", "kappa.0"} <= kept, optimizer
+        assert not any(name.endswith("weight") for name in kept), optimizer
 
 
 def test_resuming_on_noisy_hardware_is_exact(digits: Dataset, tmp_path: Path) -> None:

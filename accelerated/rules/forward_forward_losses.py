@@ -53,7 +53,8 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
     `remedy` is a name in `prograde.accelerated.cumulative_goodness.REMEDIES`, "cumulative" for none, or a loss made
     there with settings of your own; `gamma` and `beta` are the remedy's own unless given. With `learn_gate`, for
     "hardness-gated", every layer but the first learns its gate's tau, as `raw_tau` with tau = softplus(raw_tau), and
-    `kappa`; in the published code tau is one for all layers. `options` are those of `ForwardForward`.
+    `kappa`, neither of which weight decay should act on (`undecayed`); in the published code tau is one for all layers.
+    `options` are those of `ForwardForward`.
     """
 
     def __init__(
@@ -92,6 +93,9 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
             return super().layer_loss(layer)
         raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
         return hardness_gated(tau=softplus(raw_tau), kappa=kappa, **self.gate)(layer)
+
+    def undecayed(self) -> list[nn.Parameter]:
+        return [*self.raw_tau, *self.kappa]
 
     def own_updates(self, layer: LayerGoodness) -> tuple[tuple[Tensor, Tensor], ...]:
         if not layer.layer or not self.raw_tau:

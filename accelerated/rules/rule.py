@@ -146,6 +146,10 @@ class CreditAssignment(nn.Module):
                 loss = loss + update.loss
         return loss
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay would draw to a value which means something, such as a gate's: none for most."""
+        return []
+
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores what the rule asks of the weights; to be called after every `optimizer.step()`.
 

@@ -277,8 +277,17 @@ def _copy(state: dict[str, Any]) -> dict[str, Any]:
     return {name: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in state.items()}
 
 
+def _groups(rule: Rule) -> list[dict[str, Any]]:
+    """The rule's parameters, and apart from them those that weight decay is not for."""
+    undecayed = rule.undecayed()
+    apart = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [p for p in rule.parameters() if id(p) not in apart]}]
+    return [*groups, {"params": undecayed, "weight_decay": 0.0}] if undecayed else groups
+
+
 def _optimizer(rule: Rule, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters, rate, decay = rule.parameters(), recipe.learning_rate, recipe.weight_decay
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    parameters = _groups(rule)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
