@@ -46,7 +46,11 @@ CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], A
     ),
     "LayerCollaboration with the layers before": (
         lambda model: LayerCollaboration(model, num_classes=5, prior="before"),
-        lambda side: side.stream_losses.collaboration(1.0), "sum-of-squares", "before",
+        lambda side: lambda layer: side.stream_losses.collaboration(layer.layer + 1)(layer), "sum-of-squares", "before",
+    ),
+    "LayerCollaboration of all layers": (
+        lambda model: LayerCollaboration(model, num_classes=5),
+        lambda side: lambda layer: side.stream_losses.collaboration(layer.depth)(layer), "sum-of-squares", "others",
     ),
     "CumulativeForwardForward": (
         lambda model: CumulativeForwardForward(model, num_classes=5, gamma=0.7, beta=2.0),
@@ -147,7 +151,7 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
     losses = {
         ForwardForward: (side.goodness.sum_of_squares, side.stream_losses.threshold(1.0), "before"),
         SymBa: (side.goodness.mean_square, side.stream_losses.symba(4.0), "before"),
-        LayerCollaboration: (side.goodness.sum_of_squares, side.stream_losses.collaboration(1.0), "others"),
+        LayerCollaboration: (side.goodness.sum_of_squares, side.stream_losses.collaboration(3.0), "others"),
     }
     module, network, goodness = side.convolutional_forward_forward, reference_network(rule), losses[kind][0]
     amplitude = 1.0 if labels == "planes" else 4.0
@@ -473,6 +477,22 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "dropout": (
         lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Dropout(), nn.Linear(2, 2))),
         "layer '0': Dropout after it; SymBa does without",
+    ),
+    "an activation that is none, where Dropout is not listed": (
+        lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.GELU(), nn.Linear(2, 2))),
+        "layer '1': GELU; SymBa trains an nn.Sequential of Linear, each with ReLU, LeakyReLU, Tanh or MaxMin after it",
+    ),
+    "dropout of pixels": (
+        lambda: SymBa(nn.Sequential(nn.Dropout(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))),
+        "layer '0': Dropout; SymBa trains an nn.Sequential of Linear, each with ReLU, .* MaxMin after it",
+    ),
+    "too few labels": (
+        lambda: SymBa(dense_model()).assign_credit(batch((16,))[0], torch.zeros(3, dtype=torch.int64)),
+        r"y: torch.int64 of shape \(3,\), expected int64 of shape \(16,\), a label for each sample of x; got 3 labels",
+    ),
+    "labels of another kind": (
+        lambda: SymBa(dense_model()).assign_credit(batch((16,))[0], torch.zeros(16)),
+        r"y: torch.float32 of shape \(16,\), expected int64 of shape \(16,\); y.long\(\)",
     ),
     "images of another size": (
         lambda: ForwardForward(image_model()).assign_credit(*batch((2, 13, 9))),

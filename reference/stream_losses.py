@@ -24,7 +24,7 @@ comparison of losses on MNIST, beside max(0, g^- - g^+ + 0.5), its limit for a l
 SiLU of beta (g^- - g^+) and runs a softplus of it, which is (2) with alpha = beta = 5; (3) with the margin is ours. (4)
 is SCFF (arXiv 2409.11593), whose (theta^+, theta^-) are (0, 1), (5, 9) and (6, 10) in layers 1 to 3; there lambda
 weighs a norm of g^+, which is taken of every sample alone here. (5) is layer collaboration (arXiv 2305.12393); theta
-stays that of one layer, since the paper's notes name no other.
+is times the scale of that one layer, and its threshold had better count the layers that are added up.
 """
 
 from collections.abc import Callable

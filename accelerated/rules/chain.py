@@ -13,6 +13,7 @@ from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
 from ..modules import MaxMin
 
 TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
+WITHOUT_DROPOUT = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin after it, and Flatten before the first"
 
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
@@ -146,14 +147,14 @@ def _is_whole_flatten(name: str, module: nn.Module, rule: str) -> bool:
     return True
 
 
-def blocks(model: nn.Module, rule: str) -> list[Block]:
+def blocks(model: nn.Module, rule: str, trainable: str = TRAINABLE) -> list[Block]:
     """The blocks of an `nn.Sequential` (nested ones included), first layer first.
 
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
     """
     if not is_plain(model, nn.Sequential):
-        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
-    return dense_blocks(list(leaves(model)), rule)
+        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {trainable}")
+    return dense_blocks(list(leaves(model)), rule, trainable)
 
 
 def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
@@ -166,7 +167,7 @@ def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueErr
     )
 
 
-def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
+def dense_blocks(found: list[tuple[str, nn.Module]], rule: str, trainable: str = TRAINABLE) -> list[Block]:
     """The blocks of layers with their names. Raises ValueError as `blocks` does."""
     chain: list[Block] = []
     for name, module in found:
@@ -191,10 +192,12 @@ def dense_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[Block]:
             if chain[-1].dropout is not None:
                 raise ValueError(f"layer '{name}': a second Dropout after layer '{chain[-1].name}'; remove one")
             chain[-1] = chain[-1]._replace(dropout=module)
+        elif isinstance(module, nn.Dropout) and trainable == TRAINABLE:
+            raise ValueError(f"layer '{name}': Dropout before the first Linear; {rule} takes it after one, remove it")
         else:
-            raise refusal(name, module, rule, TRAINABLE)
+            raise refusal(name, module, rule, trainable)
     if not chain:
-        raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {TRAINABLE}")
+        raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {trainable}")
     return chain
 
 

@@ -18,6 +18,8 @@ class DifferenceTargetPropagation(OutputErrorRule):
     down the gradient. Hidden layers must share one activation, which the inverses have too; no Dropout.
     """
 
+    takes_dropout = False
+
     def __init__(
         self,
         model: nn.Module,

@@ -57,6 +57,8 @@ class ForwardForward(Rule):
 
     convolution_kinds = (nn.Conv2d,)
 
+    takes_dropout = False
+
     def __init__(
         self,
         model: nn.Module,

@@ -1,6 +1,7 @@
 """Forward-Forward with other losses, as rules."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,15 +37,24 @@ class LayerCollaboration(ForwardForward, sets=("loss",)):
     """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness and, constant, that of others.
 
     These are all other layers, or with `prior="before"` those before it. Theta is `threshold` for each unit of the
-    layer alone, and had better grow with the number of layers that are added up. The paper takes layers in turn; here
-    all are stepped by one pass. `options` are those of `ForwardForward`.
+    layer; by default the number of layers added up, its own included, since one threshold is for all of their goodness.
+    The paper takes layers in turn; here all are stepped by one pass. `options` are those of `ForwardForward`.
     """
 
-    def __init__(self, model: nn.Module, *, threshold: float = 1.0, prior: Prior = "others", **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, *, threshold: float | None = None, prior: Prior = "others", **options: Any
+    ) -> None:
         check_options(LayerCollaboration, options)
         if prior == "none":
             raise ValueError("prior: 'none', expected 'before' or 'others', which are what layers collaborate by")
-        super().__init__(model, loss=collaboration(threshold), prior=prior, **options)
+        loss = partial(_collaboration_of_layers, prior) if threshold is None else collaboration(threshold)
+        super().__init__(model, loss=loss, prior=prior, **options)
+
+
+# A function of the module, so that the rule can be pickled.
+def _collaboration_of_layers(prior: Prior, layer: LayerGoodness) -> LayerCredit:
+    added = layer.depth if prior == "others" else layer.layer + 1
+    return collaboration(added)(layer)
 
 
 class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):

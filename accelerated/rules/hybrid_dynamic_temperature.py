@@ -33,6 +33,8 @@ class HybridDynamicTemperature(Rule):
 
     warm: Tensor
 
+    takes_dropout = False
+
     def __init__(
         self, model: nn.Module, *, share: float = 0.1, amplitude: float = 1.0, generator: torch.Generator | None = None
     ) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ..activations import Activation, identity, maxmin
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from .chain import (
+    TRAINABLE,
+    WITHOUT_DROPOUT,
     Block,
     Held,
     activation_of,
@@ -126,20 +128,20 @@ Unit: TypeAlias = Block | ImageBlock
 
 
 def image_blocks(
-    model: nn.Module, rule: str, kinds: tuple[type[nn.Module], ...]
+    model: nn.Module, rule: str, kinds: tuple[type[nn.Module], ...], trainable: str = TRAINABLE
 ) -> tuple[list[ImageBlock], list[Block]]:
     """As `blocks`, for a model that may begin with convolutions of one of these kinds: these, and the dense blocks."""
     found = list(leaves(model)) if is_plain(model, nn.Sequential) else []
     present = [kind for kind in kinds if any(is_plain(module, kind) for _, module in found)]
     if not present:
-        return [], blocks(model, rule)
+        return [], blocks(model, rule, trainable)
     end = next((i for i, (_, module) in enumerate(found) if isinstance(module, nn.Flatten)), len(found))
     chain: list[ImageBlock] = []
     if present[0] is OrthogonalConv2d:
         chain += _orthogonal_blocks(found[:end], rule)
     else:
         chain += _plain_blocks(found[:end], rule)
-    dense = dense_blocks(found[end:], rule)
+    dense = dense_blocks(found[end:], rule, WITHOUT_DROPOUT)
     for block in dense:
         if block.dropout is not None:
             raise ValueError(

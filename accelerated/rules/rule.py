@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..network import Masks, Network
-from .chain import Block, flat_input
+from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
 from .local_blocks import LocalBlock
 
@@ -176,6 +176,8 @@ class Rule(CreditAssignment):
 
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions a model may begin with."""
+    takes_dropout: ClassVar[bool] = True
+    """Whether Dropout may follow a dense layer."""
     label_planes = 0
     """How many channels of the first convolution are not the images'."""
 
@@ -183,7 +185,8 @@ class Rule(CreditAssignment):
         super().__init__()
         self.model = model
         self.convolutions: list[ImageBlock]
-        self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds)
+        trainable = TRAINABLE if self.takes_dropout else WITHOUT_DROPOUT
+        self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds, trainable)
         self.first_dense = self.blocks[0]
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
@@ -262,7 +265,11 @@ class Rule(CreditAssignment):
         if not isinstance(y, Tensor):
             raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
         if y.shape != (len(x),) or y.dtype != torch.int64:
-            hint = "; y.argmax(dim=1) of one-hot labels" if y.dim() == 2 else "; y.long()" if y.dim() == 1 else ""
+            hint = ""
+            if y.dim() == 2:
+                hint = "; y.argmax(dim=1) of one-hot labels"
+            elif y.dim() == 1:
+                hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
             raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},){hint}")
         if y.device.type == "cpu":  # elsewhere looking would wait for the device
             low, high = y.aminmax()

@@ -116,10 +116,7 @@ METHODS: dict[str, tuple[type[Rule], Recipe]] = {
     ),
     "forward-forward": (RULES["forward-forward"], FORWARD_FORWARD),
     "symba": (RULES["symba"], FORWARD_FORWARD),
-    "layer-collaboration": (
-        RULES["layer-collaboration"],
-        replace(FORWARD_FORWARD, options={"amplitude": 4.0, "threshold": 2.0}),
-    ),
+    "layer-collaboration": (RULES["layer-collaboration"], FORWARD_FORWARD),
     "cumulative": (RULES["cumulative"], FORWARD_FORWARD),
     "mono-forward": (RULES["mono-forward"], LOCAL),
     "hyperspherical": (RULES["hyperspherical"], replace(LOCAL, normalisation="direction")),
