@@ -13,7 +13,7 @@ from torch import nn
 
 from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.goodness import entmax_weighted
-from prograde.accelerated.negatives import hard_wrong_labels
+from prograde.accelerated.negatives import hard_wrong_labels, random_masks, random_partners
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
@@ -199,6 +199,49 @@ def test_hard_negatives_are_drawn_by_the_rules_own_scores():
     drawn = rule.negative_labels(x, y)
     expected = hard_wrong_labels(rule(x), y, torch.Generator().manual_seed(3))
     assert torch.equal(drawn, expected), "drawn by the rule's own scores"
+
+
+def test_hard_negatives_of_scores_below_0():
+    """Where roots would be even: by the softmax of a goodness that may be negative, or of a read-out's scores."""
+    x, y = batch((16,), 500)
+    kurtosis = ForwardForward(dense_model(), negatives="hard", hard_law="softmax", goodness="kurtosis")
+    readout = ForwardForward(dense_model(), negatives="hard", readout=True)
+    assert readout.readout is not None
+    with torch.no_grad():
+        readout.readout.weight.normal_(generator=torch.Generator().manual_seed(1))
+    for rule in (kurtosis, readout):
+        rule.generator = torch.Generator().manual_seed(3)
+        expected = hard_wrong_labels(rule(x), y, torch.Generator().manual_seed(3), "softmax")
+        assert torch.equal(rule.negative_labels(x, y), expected), "softmax of the rule's own scores"
+
+
+@pytest.mark.parametrize("passes", [1, 6, 20])
+def test_masks_of_flat_images(passes: int):
+    """Of the shape that they are told, and blurred as often."""
+    x, y = batch((16,))
+    rule = ForwardForward(
+        dense_model(), negatives="hybrid", readout=True, mask_passes=passes, image_shape=(2, 2, 4),
+        generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    drawn = rule.negative_images(x)
+    generator = torch.Generator().manual_seed(3)
+    other = x[random_partners(16, generator)]
+    mask = random_masks((16, 2, 4), passes, generator, dtype=x.dtype).repeat(1, 2, 1).view(16, 16)
+    assert torch.equal(drawn, torch.where(mask == 1, x, other)), "mask"
+    assert rule.assign_credit(x, y).isfinite()
+
+
+def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out():
+    rule = ForwardForward(dense_model(), readout=True, generator=torch.Generator().manual_seed(3))
+    assert rule.readout is not None
+    with torch.no_grad():
+        rule.readout.weight.normal_(generator=torch.Generator().manual_seed(1))
+    x, y = batch((16,))
+    layers = rule.objective(x, y).item()
+    logits = numpy(rule(x))
+    own = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y.numpy()])
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    assert rule.assign_credit(x, y).item() == pytest.approx(layers + own, rel=1e-12), "loss of the read-out"
 
 
 @pytest.mark.parametrize("negatives", ["hybrid", "pairs"])
@@ -494,6 +537,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: SymBa(dense_model()).assign_credit(batch((16,))[0], torch.zeros(16)),
         r"y: torch.float32 of shape \(16,\), expected int64 of shape \(16,\); y.long\(\)",
     ),
+    "flat images of another shape": (
+        lambda: ForwardForward(dense_model(), image_shape=(2, 3, 4)),
+        r"image_shape: \(2, 3, 4\), expected channels, height and width of the 16 pixels that layer '0' takes",
+    ),
+    "a shape of images that are not flat": (
+        lambda: ForwardForward(image_model(), image_shape=(2, 11, 9)),
+        r"image_shape: \(2, 11, 9\), expected None",
+    ),
+    "no blur": (lambda: SymBa(dense_model(), mask_passes=0), "mask_passes: 0, expected an integer of 1 or more"),
+    "part of a blur": (lambda: SymBa(dense_model(), mask_passes=1.5), "mask_passes: 1.5, expected an integer"),
+    "hard law": (lambda: SymBa(dense_model(), hard_law="square"), "hard_law: 'square', expected one of root, softmax"),
+    "roots of a read-out": (
+        lambda: SymBa(dense_model(), hard_law="root", readout=True),
+        "hard_law: 'root', expected 'softmax' with readout",
+    ),
     "images of another size": (
         lambda: ForwardForward(image_model()).assign_credit(*batch((2, 13, 9))),
         "layer '6': takes 48 features",
@@ -510,9 +568,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "flat images that are not square": (
         lambda: ForwardForward(
-            nn.Sequential(nn.Linear(15, 4), nn.ReLU(), nn.Linear(4, 4)).double(), negatives="hybrid", readout=True
-        ).assign_credit(*batch((15,))),
-        "x: 15 pixels, expected a square number",
+            nn.Sequential(nn.Linear(15, 4), nn.ReLU(), nn.Linear(4, 4)), negatives="hybrid", readout=True
+        ),
+        "image_shape: None, expected \\(channels, height, width\\) for negatives 'hybrid', since 15",
     ),
 }
 

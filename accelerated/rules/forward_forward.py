@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from math import isqrt
+from math import isqrt, prod
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,11 +24,11 @@ from .chain import Block
 from .images import ConvolutionalBlock
 from .rule import BlockUpdate, Rule
 
+HardLaw: TypeAlias = Literal["root", "softmax"]
+"""How likely a wrong label is by its score."""
+
 Negatives: TypeAlias = Literal["wrong", "hard", "hybrid", "pairs"]
 """What the negative data are."""
-
-MASK_PASSES = 6
-"""Blurs of the masks of hybrid images: regions of about 8 pixels, by `negatives`."""
 
 
 class ForwardForward(Rule):
@@ -45,9 +45,11 @@ class ForwardForward(Rule):
     With `readout=True` they come instead from a linear map of one neutral pass, `rule.readout`, trained beside the
     layers by its own cross-entropy.
 
-    `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by the root of their own score. Or the layers
-    learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are two samples cut
-    and put together by a mask of large regions, of square images where the model takes them flat; "pairs" are
+    `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by their scores: by `hard_law` "root" of their
+    goodness, or by "softmax", which a goodness that may be negative (kurtosis, one negated) asks for, and a read-out.
+    Or the layers learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are
+    two samples cut and put together by a mask of large regions, bits blurred `mask_passes` times (6: of about 8
+    pixels). A model that takes images flat may be told their `image_shape`, by default one square channel. "pairs" are
     SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2, normalised before they
     are put together and not again, since the sum's length is what tells it from a sample.
 
@@ -69,6 +71,9 @@ class ForwardForward(Rule):
         threshold: float | None = None,
         prior: Prior = "before",
         negatives: Negatives = "wrong",
+        hard_law: HardLaw | None = None,
+        mask_passes: int = 6,
+        image_shape: tuple[int, int, int] | None = None,
         labels: Place = "pixels",
         amplitude: float | None = None,
         first_layer: int = 0,
@@ -106,11 +111,19 @@ class ForwardForward(Rule):
             ("prior", prior, Prior),
             ("labels", labels, Place),
             ("negatives", negatives, Negatives),
+            ("hard_law", hard_law or "root", HardLaw),
         ):
             if value not in get_args(kind):
                 raise ValueError(f"{name}: {value!r}, expected one of {', '.join(get_args(kind))}")
         self.prior: Prior = prior
         self.negatives: Negatives = negatives
+        self.hard_law: HardLaw = ("softmax" if readout else "root") if hard_law is None else hard_law
+        if readout and self.hard_law == "root":
+            raise ValueError("hard_law: 'root', expected 'softmax' with readout, whose scores may be negative")
+        if type(mask_passes) is not int or mask_passes < 1:
+            raise ValueError(f"mask_passes: {mask_passes!r}, expected an integer of 1 or more")
+        self.mask_passes = mask_passes
+        self.image_shape = self._flat_shape(image_shape)
         self.amplitude = {"pixels": 4.0, "planes": 1.0}[labels] if amplitude is None else amplitude
         if not 0 < self.amplitude < float("inf"):
             raise ValueError(f"amplitude: {amplitude}, expected a positive number, without which streams are equal")
@@ -126,6 +139,28 @@ class ForwardForward(Rule):
             width = self._width(dense[0].linear.in_features)
             self.readout = nn.Linear(width, num_classes, bias=False, device=weight.device, dtype=weight.dtype)
             nn.init.zeros_(self.readout.weight)
+
+    def _flat_shape(self, given: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        """Channels, height and width of flat images, where negatives ask for them. Raises ValueError."""
+        if self.convolutions:
+            if given is not None:
+                raise ValueError(f"image_shape: {given}, expected None, since convolutions are given images")
+            return None
+        pixels = self.blocks[0].linear.in_features
+        if given is not None:
+            if len(given) != 3 or any(type(n) is not int or n < 1 for n in given) or prod(given) != pixels:
+                raise ValueError(
+                    f"image_shape: {given}, expected channels, height and width of the {pixels} pixels that layer "
+                    f"'{self.blocks[0].name}' takes"
+                )
+            return given
+        side = isqrt(pixels)
+        if self.negatives == "hybrid" and side**2 != pixels:
+            raise ValueError(
+                f"image_shape: None, expected (channels, height, width) for negatives 'hybrid', since {pixels}, the "
+                f"pixels that layer '{self.blocks[0].name}' takes, is no square number"
+            )
+        return 1, side, side
 
     def _check_room(self) -> None:
         """Raises ValueError where there is no wrong label, or the input has no room for K labels."""
@@ -200,10 +235,7 @@ class ForwardForward(Rule):
         """One draw of a wrong label for each sample: (batch,)."""
         if self.negatives == "wrong":
             return wrong_labels(y, self.num_classes, self.generator)
-        scores = self.math.label_scores(
-            self.trained(), x, self.num_classes, self.goodness, self.amplitude, self.first_layer, **self._placed
-        )
-        return hard_wrong_labels(scores, y, self.generator)
+        return hard_wrong_labels(self(x), y, self.generator, self.hard_law)
 
     def positive_images(self, x: Tensor) -> Tensor:
         """x as the positive stream without labels."""
@@ -216,14 +248,9 @@ class ForwardForward(Rule):
             z = normalise(x)
             return (z + z[partner]) / 2
         other = x[partner]
-        side = isqrt(x.shape[1])
-        if x.dim() == 2 and side**2 != x.shape[1]:
-            raise ValueError(
-                f"x: {x.shape[1]} pixels, expected a square number for negatives 'hybrid', or convolutions"
-            )
-        images = x.unflatten(1, (1, side, side)) if x.dim() == 2 else x
+        images = x if self.image_shape is None else x.unflatten(1, self.image_shape)
         size = (len(x), images.shape[2], images.shape[3])
-        mask = random_masks(size, MASK_PASSES, self.generator, device=x.device, dtype=x.dtype)
+        mask = random_masks(size, self.mask_passes, self.generator, device=x.device, dtype=x.dtype)
         return hybrid_images(images, other.view_as(images), mask[:, None]).view_as(x)
 
     def layer_loss(self, layer: LayerGoodness) -> LayerCredit:
