@@ -53,8 +53,10 @@ class ForwardForward(Rule):
     SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2, normalised before they
     are put together and not again, since the sum's length is what tells it from a sample.
 
-    Models for images may begin with Conv2d, each with an activation and MaxPool2d. With `labels="planes"` the label is
-    not written over pixels: the first convolution takes K channels more than the images have, one for each label.
+    Models for images may begin with Conv2d, each with an activation and MaxPool2d. There take `SymBa`, or the threshold
+    loss with `goodness="mean-square"`: where goodness is summed over all positions, both streams of nearly every sample
+    are many nats on the same side of theta, which draws them there together and not apart. With `labels="planes"` the
+    label is not written over pixels: the first convolution takes K channels more than the images have, one for each.
     """
 
     convolution_kinds = (nn.Conv2d,)
