@@ -985,3 +985,12 @@ def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., 
     x, y = torch.randn(4, 1, 16, 16), torch.arange(4)
     nn.functional.cross_entropy(network(x), y).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), "trained whole"
+
+
+def test_temperatures_are_not_decayed():
+    learned = [DynamicTemperature(dense()), channels(), ChannelClassAssignment(dense(), assignment="frozen")]
+    names = [{name for name, p in rule.named_parameters() if any(p is q for q in rule.undecayed())} for rule in learned]
+    assert names == [
+        {f"heads.{i}.alpha" for i in range(3)}, {f"heads.{i}.log_temperature" for i in range(3)}, set(),
+    ]  # fmt: skip
+    assert MonoForward(dense()).undecayed() == []

@@ -94,6 +94,9 @@ class LocalClassifiers(BlockwiseRule):
                         f"score: layer '{block.name}' shares a parameter with {other}, expected modules of their own"
                     )
 
+    def undecayed(self) -> list[nn.Parameter]:
+        return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.undecayed()]
+
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
         if self.aggregation.readout is not None and self.training and len(x) == 1:

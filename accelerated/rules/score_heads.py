@@ -55,6 +55,10 @@ class ScoreHead(nn.Module):
         """Its learned arrays; those that are buffers here stay as they are."""
         return ()
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay is not for: a temperature means something at 0."""
+        return []
+
     def end_epoch(self) -> None:
         """Moves on what changes from epoch to epoch."""
 
@@ -234,6 +238,9 @@ class ReadoutHead(FixedHead):
     def score(self) -> Score:
         return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
 
+    def undecayed(self) -> list[nn.Parameter]:
+        return [self.alpha]
+
     def arrays(self) -> tuple[Tensor, ...]:
         return (self.alpha,)
 
@@ -339,6 +346,9 @@ class ChannelHead(ScoreHead):
     def arrays(self) -> tuple[Tensor, ...]:
         logits, log_temperature = (getattr(self, name) for name in ("logits", "log_temperature"))
         return logits, log_temperature
+
+    def undecayed(self) -> list[nn.Parameter]:
+        return [] if self.fixed else [self.get_parameter("log_temperature")]
 
     def end_epoch(self) -> None:
         self.epochs += 1
