@@ -29,6 +29,7 @@ from prograde.accelerated.modules import (
     vgg11,
 )
 from prograde.accelerated.rules import (
+    Backprop,
     BackpropDeepSupervision,
     BackpropEndToEnd,
     BackpropEnsemble,
@@ -36,10 +37,13 @@ from prograde.accelerated.rules import (
     ChannelCompetition,
     DeeperForward,
     DynamicTemperature,
+    Ftp,
     Hyperspherical,
     LocalClassifiers,
     MonoForward,
     PatchEnergy,
+    Rule,
+    SymBa,
 )
 from prograde.accelerated.rules.score_heads import head_loss
 from prograde.accelerated.score_losses import smooth_margin
@@ -994,3 +998,25 @@ def test_temperatures_are_not_decayed():
         {f"heads.{i}.alpha" for i in range(3)}, {f"heads.{i}.log_temperature" for i in range(3)}, set(),
     ]  # fmt: skip
     assert MonoForward(dense()).undecayed() == []
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", [MonoForward, DeeperForward, BackpropEndToEnd, Backprop, Ftp, SymBa])
+def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_format: torch.memory_format):
+    """It reads parameters and gradients in the order of memory, whatever their strides are."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(8 * 64, K),
+    ).to(memory_format=memory_format)  # fmt: skip
+    options = {"image_size": (8, 8)} if kind is Ftp else {}
+    x, y = batch()
+    found = []
+    for fused in (False, True):
+        rule = kind(copy.deepcopy(model), generator=torch.Generator().manual_seed(1), **options)
+        optimizer = torch.optim.AdamW(rule.parameters(), lr=1e-2, fused=fused)
+        for _ in range(2):
+            rule.assign_credit(x.float(), y)
+            optimizer.step()
+        found.append(torch.cat([p.detach().flatten() for p in rule.parameters()]))
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-5), "a fused step"

@@ -95,6 +95,13 @@ def check_options(rule: type, options: Iterable[str]) -> None:
             raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
 
 
+def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient with the parameter's strides, as autograd gives it: fused optimizers read both in memory's order."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 class Update(Protocol):
     """What an optimizer is to subtract from a part of a model, and that part's own batch-mean loss if it has one."""
 
@@ -141,7 +148,7 @@ class CreditAssignment(nn.Module):
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
             for held, gradient in update.pairs:
-                held.grad = gradient
+                held.grad = laid_out(gradient, held)
             if update.loss is not None:
                 loss = loss + update.loss
         return loss
