@@ -4,7 +4,7 @@ Every run is added to FOLDER/local_classifiers.jsonl as it ends. One that stands
 the command goes on where it was stopped. Last it draws FOLDER/local_classifiers.png and prints tables.
 
 "convolutional": four layers of 3 x 3 with ReLU, of 32, 64, 128 and 128 channels, or 40, 80, 120 and 120 where channels
-belong to classes; averages of 2 x 2 after the first and the third. "dense": three layers of 1000 with ReLU and dropout
+belong to classes; averages of 2 x 2 after the first two. "dense": three layers of 1000 with ReLU and dropout
 of 0.1. Behind each layer but the last stands the normalisation of the rule's paper, without a parameter of its own;
 batch normalisation, which has some, stands behind the last as well, since its rule's scores come after it.
 Backpropagation trains each of these networks with a linear layer at its end, behind averages over positions: of maps
@@ -135,7 +135,9 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
     if kind == "convolutional":
         by_width = partial(of_maps, dataset.num_classes)
         after_last = setting.normalisation == "over the batch"
-        model = small_cnn(setting.channels, dataset.num_classes, normalisation=by_width, normalise_last=after_last)
+        model = small_cnn(
+            setting.channels, dataset.num_classes, pool_after=(0, 1), normalisation=by_width, normalise_last=after_last
+        )
     else:
         layers: list[nn.Module] = []
         for n_in, n_out in zip((dataset.features, *DENSE), DENSE, strict=False):
@@ -147,7 +149,7 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
     return model
 
 
-def train(run: Run, dataset: Dataset, device: str) -> Result:
+def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
     """Test accuracy in percent at the best epoch (None where training breaks down), seconds, the layers' study."""
     setting, images = RULES[run["rule"]], run["network"] == "convolutional"
     torch.manual_seed(run["seed"])
@@ -165,7 +167,7 @@ def train(run: Run, dataset: Dataset, device: str) -> Result:
         "validation": 100 * history.best.validation_accuracy,
         "seconds": mean(epoch.seconds for epoch in history.epochs),
     }
-    if hasattr(rule, "layer_scores"):
+    if study and hasattr(rule, "layer_scores"):
         seen = dataset.to(device, torch.float32, standardise=True)
         result["study"] = layer_study(rule, (seen.as_images() if images else seen).test, seed=run["seed"])
     return result
@@ -244,6 +246,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", default=["convolutional", "dense"], choices=["convolutional", "dense"])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
+    parser.add_argument("--study", action=argparse.BooleanOptionalAction, default=True, help="look at layers, or not")
     parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()
@@ -258,7 +261,7 @@ if __name__ == "__main__":
         for rule in arguments.rules
     ]
     log = arguments.folder / "local_classifiers.jsonl"
-    every = run_all(runs, lambda run: train(run, dataset, arguments.device), log)
+    every = run_all(runs, lambda run: train(run, dataset, arguments.device, arguments.study), log)
     results = chosen(every, **settings)
     draw(results, arguments.folder / "local_classifiers.png")
     print(summary(results, settings["data"]))
