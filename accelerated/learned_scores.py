@@ -95,11 +95,13 @@ class _Assignment(NamedTuple):
             return (gradient * sum(self.pooling)).to(h.dtype)
         positions = tuple(range(2, h.dim()))
         gradient = gradient.view(*h.shape[:2], *[1] * len(positions))
-        largest, smallest = h == h.amax(dim=positions, keepdim=True), h == h.amin(dim=positions, keepdim=True)
-        of_equals = (gradient / equal.sum(dim=positions, keepdim=True) for equal in (largest, smallest))
-        parts = gradient / math.prod(h.shape[2:]), *of_equals
-        even, more, less = ((weight * part).to(h.dtype) for weight, part in zip(self.pooling, parts, strict=True))
-        return torch.where(largest, even + more, even).add_(torch.where(smallest, less, 0))
+        found = (self.pooling[0] / math.prod(h.shape[2:]) * gradient).to(h.dtype)
+        for weight, extreme in zip(self.pooling[1:], (torch.amax, torch.amin), strict=True):
+            # Ones and zeros of h's dtype: those of bool take several times as long to add and to multiply.
+            equal = torch.eq(h, extreme(h, dim=positions, keepdim=True), out=torch.empty_like(h))
+            share = gradient / equal.sum(dim=positions, keepdim=True, dtype=gradient.dtype)
+            found = equal.mul_((weight * share).to(h.dtype)).add_(found)
+        return found
 
     def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
         return (self.pooled(h) @ self.assigned(parameters)).to(h.dtype)

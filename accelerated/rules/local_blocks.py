@@ -10,7 +10,7 @@ from torch.nn.grad import conv2d_weight
 
 from ..local_classifiers import Shortcut, wired
 from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
-from .chain import Held, check_parameters, is_plain, leaves, refusal
+from .chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
@@ -120,7 +120,7 @@ class LocalBlock(NamedTuple):
     def pass_on(self, h: Tensor) -> Tensor:
         """What the next block gets, but for shortcuts."""
         for module in self.outside:
-            h = module(h)
+            h = channels_last(module(h))  # which some normalisations do not keep to
         return h
 
 

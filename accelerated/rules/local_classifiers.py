@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ..local_classifiers import concatenated, wired
 from ..score_losses import ScoreLoss, cross_entropy
 from .blockwise import BlockwiseRule
-from .chain import channels_last
 from .layer_aggregation import Aggregation, LayerAggregation
 from .local_blocks import LocalBlock, ScoreAfter
 from .rule import BlockUpdate
@@ -116,7 +115,7 @@ class LocalClassifiers(BlockwiseRule):
         """What the next block gets; of the last one nothing is asked."""
         if index + 1 == len(self.units):
             return h
-        return wired(channels_last(self.units[index].pass_on(h)), index, self.local.shortcuts, saved)
+        return wired(self.units[index].pass_on(h), index, self.local.shortcuts, saved)
 
     def _scored(self, activities: Iterable[Tensor]) -> Tensor:
         scores = [head(h) for head, h in zip(self.heads, activities, strict=True)]
