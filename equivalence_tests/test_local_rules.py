@@ -38,6 +38,7 @@ from prograde.accelerated.rules import (
     DeeperForward,
     DynamicTemperature,
     Ftp,
+    HybridDynamicTemperature,
     Hyperspherical,
     LocalClassifiers,
     MonoForward,
@@ -1020,3 +1021,18 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
             optimizer.step()
         found.append(torch.cat([p.detach().flatten() for p in rule.parameters()]))
     assert torch.allclose(*found, rtol=1e-4, atol=1e-5), "a fused step"
+
+
+def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():
+    torch.manual_seed(0)
+    rule = HybridDynamicTemperature(dense())
+    cold = copy.deepcopy(rule.state_dict())
+    x, y = batch(MonoForward(dense()))
+    rule.assign_credit(x, y)
+    warm = rule.theta.clone()
+    assert not torch.equal(warm, cold["theta"])
+    rule.assign_credit(x[:2], y[:2])
+    assert torch.equal(rule.theta, warm), "warmed up once"
+    rule.load_state_dict(cold)
+    rule.assign_credit(x, y)
+    assert not torch.equal(rule.theta, cold["theta"]), "warmed up again"

@@ -1,6 +1,7 @@
 """DTG-FF's dense network, whose classifier is trained by backpropagation: no local rule."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,10 @@ class HybridDynamicTemperature(Rule):
         own = tuple((p, gradients[p]) for p in (self.alpha, self.theta, *self.norms.parameters()))
         weight, bias = (gradients[p] for p in (self.classifier.weight, self.classifier.bias))
         yield BlockUpdate(Block("classifier", self.classifier, identity, None), weight, bias, last.detach(), own)
+
+    def load_state_dict(self, *state: Any, **options: Any) -> Any:
+        self._looked = False  # the state may be of a rule that has not seen a batch
+        return super().load_state_dict(*state, **options)
 
     @torch.no_grad()
     def _warm_up(self, x: Tensor, y: Tensor) -> None:

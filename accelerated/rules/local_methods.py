@@ -71,7 +71,8 @@ class DynamicTemperature(LocalClassifiers, sets=("score",)):
     `grid` are the cells a side, of all layers or of each; None for the last layer's channels by this one's, rounded
     down, which in a network that does not widen is 1, and little is told by the mean of a whole map. A dense layer
     has all its squares read out, as in the paper's synthetic experiment; its other dense form has a head that is not
-    local, and is `HybridDynamicTemperature`. Layers should pass on what is normalised over channels: `ChannelNorm`.
+    local, and is `HybridDynamicTemperature`. Temperatures stay between `lowest` and `highest`, 0.5 and 2 as published
+    for convolutions; for dense networks they are 0.1 and 2. Layers should pass on what is normalised over channels.
     Its other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`, `readout_smoothing=0.1`.
     """
 
