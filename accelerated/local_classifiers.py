@@ -133,7 +133,10 @@ def joined(x: Array, saved: Array, shortcut: Shortcut) -> Array:
     pooled = average_pool(saved, shortcut.pool) if shortcut.pool > 1 else saved
     axes = slice(None) if shortcut.join == "add" else slice(2, None)
     if x.shape[axes] != pooled.shape[axes]:
-        raise ValueError(f"{shortcut}: brings {tuple(pooled.shape)}, but layer {shortcut.target} has {tuple(x.shape)}")
+        raise ValueError(
+            f"{shortcut}: brings {tuple(pooled.shape)}, but layer {shortcut.target} has {tuple(x.shape)}; images "
+            "that are halved n times have sides that 2^n divides"
+        )
     return x + pooled if shortcut.join == "add" else torch.cat([x, pooled], dim=1)
 
 

@@ -889,6 +889,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MonoForward(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Hardtanh(inplace=True), nn.Linear(3, 2))),
         "layer '0': inplace=True of the Hardtanh after it would write over",
     ),
+    "planes": (lambda: resnet17(planes=(10, 10, 10, 10)), r"planes: \(10, 10, 10, 10\), expected each twice"),
+    "a convolution of another kind": (
+        lambda: MonoForward(nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU(), nn.Linear(3, 2))),
+        "layer '0': Conv1d; MonoForward trains .* pooling after it$",
+    ),
     "no members": (lambda: BackpropEnsemble([]), "models: none, expected one or more"),
     "members": (
         lambda: BackpropEnsemble([dense(), nn.Sequential(nn.Linear(11, 3), nn.ReLU(), nn.Linear(3, 3))]),

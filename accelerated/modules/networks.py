@@ -146,8 +146,11 @@ def resnet17(
     """That of DeeperForward, CAW-Conv's too: 30.6 million weights in 17 convolutions, for images of 32 x 32.
 
     A shortcut after every second layer adds, or at the end of a stage of four concatenates, which doubles the channels;
-    the stages after the first halve the image. `planes` are the channels of the stages, each twice those before it.
+    the stages after the first halve the image. `planes` are the channels of the stages, each twice those before it, or
+    ValueError is raised.
     """
+    if list(planes) != [planes[0] << stage for stage in range(len(planes))]:
+        raise ValueError(f"planes: {tuple(planes)}, expected each twice those before it, which shortcuts concatenate")
     norm = _deeper(normalisation, num_classes)
     blocks = [_block(image_channels, planes[0], 1, dropout, norm)]
     for stage, width in enumerate(planes):

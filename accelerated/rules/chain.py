@@ -161,7 +161,8 @@ def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueErr
     """The error for a layer that the rule can't train, with what to use instead."""
     kind = type(module).__name__
     named = re.findall(r"\w+", trainable)
-    hint = next((text for start, text in INSTEAD.items() if kind.startswith(start) and kind not in named), None)
+    starts = [start for start in INSTEAD if kind.startswith(start) and not {kind, f"{start}2d"} & set(named)]
+    hint = INSTEAD[starts[0]] if starts else None
     return ValueError(
         f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {trainable}" + (f" ({hint})" if hint else "")
     )

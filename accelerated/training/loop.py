@@ -243,7 +243,8 @@ class _Run:
         for name, expected in self.settings.items():
             if settings.get(name) != expected:
                 raise checkpoints.CheckpointError(
-                    f"checkpoint: '{path}' has {name} {settings.get(name)}, expected {expected} to go on from it"
+                    f"checkpoint: '{path}' has {name} {settings.get(name)}, expected {expected} as asked for; a "
+                    "training goes on as it was begun, or begins anew"
                 )
         try:
             self.rule.load_state_dict(state["best"])

@@ -52,5 +52,8 @@ def restore(path: str | Path) -> Restored:
         rule.load_state_dict(state["best"])
         mean, std = (settings["mean"], settings["std"] or 1) if recipe.standardise else (0.0, 1.0)
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
-        raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no whole training in it ({error})") from error
+        raise checkpoint.CheckpointError(
+            f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); where it was not "
+            "written by the command line, build the rule and load the file's 'best' into it"
+        ) from error
     return Restored(rule.eval(), recipe, shape, mean, std)

@@ -1,6 +1,7 @@
 """Runs that are noted as they end, so that an experiment goes on where it was stopped."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,10 +18,13 @@ def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> l
     for run in runs:
         if any(result["run"] == run for result in results):
             continue
+        about = " ".join(f"{name} {value}" for name, value in run.items())
+        print(f"{about} ...", file=sys.stderr, flush=True)
         results.append({"run": run, **train(run)})
         with log.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
-        print(*(f"{name} {value}" for name, value in run.items()), f"accuracy {results[-1]['accuracy']}", flush=True)
+        accuracy = results[-1]["accuracy"]
+        print(about, "accuracy", accuracy if accuracy is None else f"{accuracy:.6g}", flush=True)
     return results
 
 
