@@ -119,7 +119,7 @@ def test_two_streams_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> 
 
 def test_synthetic_teacher_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """The learnable parameters at ten classes are those published."""
-    options = ["results", "--classes", "10", "20", "--seeds", "42", "123", "--steps", "30"]
+    options = ["results", "--classes", "10", "30", "--seeds", "42", "123", "--steps", "30"]
     first = run("experiments/synthetic_teacher.py", tmp_path, *options)
     assert first.count("teacher he") == 16
     log = tmp_path / "results" / "synthetic_teacher.jsonl"
@@ -131,7 +131,8 @@ def test_synthetic_teacher_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
     sizes = next(line for line in again.splitlines() if line.startswith("| 10 |") and "," in line)
     assert re.findall(r"\d+,\d+", sizes) == ["56,068", "61,224", "57,354", "229,416"]
     interval = r"\[-?\d+\.\d\d, -?\d+\.\d\d\]"
-    assert re.search(rf"at high K; [-+]\d+\.\d\d {interval} resampling seeds, {interval} resampling runs", again)
+    assert re.search(r"low K \(10\), [-+]\d+\.\d\d at high K \(30\): [-+]\d+\.\d\d \[", again)
+    assert re.search(rf"{interval} resampling runs, as published \(.*\); {interval} resampling seeds", again)
     assert (tmp_path / "results" / "synthetic_teacher.png").stat().st_size > 10_000
 
 
@@ -162,15 +163,44 @@ def test_synthetic_differences_are_paired(synthetic_teacher: ModuleType) -> None
     assert synthetic_teacher.differences(results, "backprop") == {5: {1: -2.0}}
 
 
+def test_synthetic_classes_are_split_as_published(synthetic_teacher: ModuleType) -> None:
+    assert (synthetic_teacher.LOW, synthetic_teacher.HIGH) == ([5, 10, 15, 20], [30, 50])
+    assert synthetic_teacher.LOW + synthetic_teacher.HIGH == synthetic_teacher.CLASSES
+
+
 def test_synthetic_intervals(synthetic_teacher: ModuleType) -> None:
-    """Two seeds with 1 and 3: resampled together, 1, 2, 2 or 3; apart, low K may be of another seed than high K."""
+    """Two seeds with 1 and 3: resampled whole, 1, 2, 2 or 3; by runs, low K may be of another seed than high K."""
     high = np.array([False, True])
     found = synthetic_teacher.intervals(np.array([[0.0, 1.0], [0.0, 3.0]]), high)
     assert found["seeds"] == pytest.approx((1.075, 2.925))
-    assert found["runs of each K"] == (1, 3)
+    assert found["runs"] == (1, 3)
     found = synthetic_teacher.intervals(np.array([[-1.0, 1.0], [1.0, 3.0]]), high)
     assert found["seeds"] == (2, 2)
-    assert found["runs of each K"] == (0, 4)
+    assert found["runs"] == (0, 4)
+    assert np.isnan(synthetic_teacher.intervals(np.array([[0.0, 1.0]]), high)["seeds"]).all(), "one seed"
+
+
+def test_synthetic_runs_are_resampled_over_all_classes_of_a_group(synthetic_teacher: ModuleType) -> None:
+    """Four runs with 1, 3, 1, 3: none of the 3 in one of 16 draws. Seeds alike have nothing to resample."""
+    found = synthetic_teacher.intervals(np.array([[0.0, 1.0, 3.0]] * 2), np.array([False, True, True]))
+    assert found["runs"] == (1, 3)
+    assert found["seeds"] == (2, 2)
+
+
+def test_synthetic_intervals_of_many_runs(synthetic_teacher: ModuleType) -> None:
+    """As wide as normal theory has it: 20 and 10 runs, and 200 seeds, of which not all resamples can be taken."""
+    generator = np.random.default_rng(0)
+    high = np.array([False] * 4 + [True] * 2)
+    table = generator.standard_normal((5, 6))
+    low, top = synthetic_teacher.intervals(table, high)["runs"]
+    error = (table[:, ~high].var() / 20 + table[:, high].var() / 10) ** 0.5
+    middle = table[:, high].mean() - table[:, ~high].mean()
+    assert (low, top) == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.1 * error)
+    table = generator.standard_normal((200, 6)) + 5 * generator.standard_normal((200, 1))
+    each = table[:, high].mean(axis=1) - table[:, ~high].mean(axis=1)
+    error = each.std() / 200**0.5
+    low, top = synthetic_teacher.intervals(table, high)["seeds"]
+    assert (low, top) == pytest.approx((each.mean() - 1.96 * error, each.mean() + 1.96 * error), abs=0.1 * error)
 
 
 def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
