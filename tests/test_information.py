@@ -16,7 +16,6 @@ from prograde.accelerated.training.information import (
     gaussian_information,
     histogram,
     information,
-    jittered_neighbours,
     label_entropy,
     linear_probe,
     nearest_neighbours,
@@ -30,29 +29,28 @@ def gaussian_classes(samples: int, means: NDArray[np.float64], generator: np.ran
     return means[labels] + generator.standard_normal(samples), labels
 
 
-def jittered(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    return jittered_neighbours(values, labels, np.random.default_rng(9))
-
-
 ESTIMATORS: dict[str, Callable[..., float]] = {
     "nearest_neighbours": nearest_neighbours,
-    "jittered": jittered,
     "histogram": partial(histogram, bins=16),
 }
 every = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 
 
 def test_nearest_neighbours_sample_by_sample() -> None:
-    """The published sum, over all pairs of samples: m counts those at most as far as the k-th of the own class."""
+    """The published sum, over all pairs of samples: m counts those at most as far as the k-th of the own class.
+
+    By default k is 4, as for DTG-FF.
+    """
     generator = np.random.default_rng(0)
     x, y = gaussian_classes(37, np.array([0.0, 1.0, 1.5]), generator)
     x, y = np.append(x, 0.3), np.append(y, 3)  # alone in its class
-    terms = []
-    for i in range(37):
-        own = sorted(abs(x[j] - x[i]) for j in range(37) if j != i and y[j] == y[i])
-        m = sum(abs(x[j] - x[i]) <= own[1] for j in range(37) if j != i)
-        terms.append(digamma(2) - digamma(len(own) + 1) - digamma(m))
-    assert nearest_neighbours(x, y, neighbours=2) == pytest.approx((digamma(37) + np.mean(terms)) / log(2), rel=1e-12)
+    for k, found in ((2, nearest_neighbours(x, y, neighbours=2)), (4, nearest_neighbours(x, y))):
+        terms = []
+        for i in range(37):
+            own = sorted(abs(x[j] - x[i]) for j in range(37) if j != i and y[j] == y[i])
+            m = sum(abs(x[j] - x[i]) <= own[k - 1] for j in range(37) if j != i)
+            terms.append(digamma(k) - digamma(len(own) + 1) - digamma(m))
+        assert found == pytest.approx((digamma(37) + np.mean(terms)) / log(2), rel=1e-12)
 
 
 def test_no_more_neighbours_than_a_class_has() -> None:
@@ -60,20 +58,6 @@ def test_no_more_neighbours_than_a_class_has() -> None:
     x, y = np.array([0.0, 1.0, 10.0, 12.0]), np.array([0, 0, 1, 1])
     expected = (digamma(4) + digamma(1) - digamma(2) - digamma(1)) / log(2)
     assert nearest_neighbours(x, y) == pytest.approx(expected, rel=1e-12)
-
-
-def test_jittered_neighbours_sample_by_sample() -> None:
-    """With U drawn as there; n_x and n_y without the sample itself, and then 1 added, as published."""
-    x, y = gaussian_classes(31, np.array([0.0, 2.0]), np.random.default_rng(0))
-    found = jittered_neighbours(x, y, np.random.default_rng(5))
-    z = y + np.random.default_rng(5).random(31)
-    x, z = x / x.std(), z / z.std()
-    terms = []
-    for i in range(31):
-        radius = sorted(max(abs(x[j] - x[i]), abs(z[j] - z[i])) for j in range(31) if j != i)[3]
-        nearer = [sum(abs(axis[j] - axis[i]) < radius for j in range(31) if j != i) for axis in (x, z)]
-        terms.append(digamma(nearer[0] + 1) + digamma(nearer[1] + 1))
-    assert found == pytest.approx((digamma(31) + digamma(4) - np.mean(terms)) / log(2), rel=1e-12)
 
 
 def test_histogram_by_hand() -> None:
@@ -97,7 +81,6 @@ def test_two_intervals(overlap: float) -> None:
             found[name].append(estimator(x, y))
     entropy_spread = 4 * 0.02 / 20**0.5  # of the share outside the overlap, and of the label's own shares
     assert abs(np.mean(found["nearest_neighbours"]) - (1 - overlap)) < entropy_spread + 0.002
-    assert abs(np.mean(found["jittered"]) - (1 - overlap)) < entropy_spread + 0.03
     # Some bins reach across an interval's end, by a sample's distance from it, and lose what is there.
     assert -0.03 < np.mean(found["histogram"]) - (1 - overlap) < entropy_spread + 16 / (2 * 2000 * log(2))
 
@@ -114,15 +97,13 @@ def test_gaussian_truth() -> None:
 
 @pytest.mark.parametrize(("classes", "distance"), [(2, 1.0), (10, 0.2), (10, 1.0)])
 def test_gaussian_classes(classes: int, distance: float) -> None:
-    """Nearest neighbours within .01 bits of the integral, a jittered label within .05 below."""
+    """Nearest neighbours within .01 bits of the integral."""
     generator = np.random.default_rng(0)
     means = distance * np.arange(classes)
     truth = gaussian_information(means, np.full(classes, 1 / classes))
     data = [gaussian_classes(2000, means, generator) for _ in range(12)]
     found = np.array([nearest_neighbours(*each) for each in data]) - truth
     assert abs(found.mean()) < 0.01 + 4 * found.std() / 12**0.5
-    found = np.array([jittered(*each) for each in data]) - truth
-    assert -0.05 < found.mean() < 4 * found.std() / 12**0.5
 
 
 def test_a_histogram_finds_what_its_bins_make() -> None:
@@ -155,10 +136,9 @@ def test_units_order_and_place_do_not_matter(estimator: Callable[..., float]) ->
     assert found > 0.1
     assert estimator(8 * x, y) == pytest.approx(found, rel=1e-9)
     assert estimator(x - 2.0, y) == pytest.approx(found, rel=1e-9)
-    if estimator is not jittered:  # there U goes with the place in the list, and neighbouring classes touch
-        order = np.random.default_rng(2).permutation(300)
-        assert estimator(x[order], y[order]) == pytest.approx(found, rel=1e-9)
-        assert estimator(x, np.array([2, 0, 1])[y]) == pytest.approx(found, rel=1e-9)
+    order = np.random.default_rng(2).permutation(300)
+    assert estimator(x[order], y[order]) == pytest.approx(found, rel=1e-9)
+    assert estimator(x, np.array([2, 0, 1])[y]) == pytest.approx(found, rel=1e-9)
 
 
 @pytest.mark.parametrize("estimator", [nearest_neighbours, partial(histogram, bins=50)])
@@ -187,7 +167,7 @@ def test_estimates_stand_beside_their_bias() -> None:
     x, y = gaussian_classes(2000, means, generator)
     truth = gaussian_information(means, np.full(10, 0.1))
     found = information(x, y, generator, repeats=4)
-    assert list(found) == ["nearest neighbours", "jittered label", "50 bins", "100 bins", "200 bins", "500 bins"]
+    assert list(found) == ["nearest neighbours", "50 bins", "100 bins", "200 bins", "500 bins"]
     nearest, many = found["nearest neighbours"], found["500 bins"]
     assert abs(nearest.permuted) < 4 * nearest.spread
     assert abs(nearest.bias) < 0.01 + 4 * nearest.spread / 4**0.5
@@ -298,8 +278,6 @@ def test_bad_input() -> None:
         histogram(np.where(x > 4, np.nan, x), y, 3)
     with pytest.raises(ValueError, match="bins: 0"):
         histogram(x, y, 0)
-    with pytest.raises(ValueError, match="neighbours: 6"):
-        jittered_neighbours(x, y, np.random.default_rng(0), neighbours=6)
     with pytest.raises(ValueError, match="no class has two samples"):
         nearest_neighbours(x, np.arange(6))
     with pytest.raises(ValueError, match="features, labels: shapes"):

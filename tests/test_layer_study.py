@@ -136,7 +136,7 @@ def test_the_study_of_layers_that_are_known() -> None:
     assert first["vector"]["bits"] > 0.4
     assert first["features"]["permuted"] < 0.05
     assert second["features"]["bits"] < 0.05
-    assert list(first["goodness"])[:3] == ["nearest neighbours", "jittered label", "50 bins"]
+    assert list(first["goodness"])[:3] == ["nearest neighbours", "50 bins", "100 bins"]
     assert all(set(e) == {"bits", "permuted", "spread", "bias"} for e in first["goodness"].values())
     assert second["goodness"]["nearest neighbours"]["bits"] == pytest.approx(0, abs=0.06)
     assert first["goodness"]["nearest neighbours"]["bits"] == pytest.approx(1, abs=0.01)

@@ -2,9 +2,9 @@
 
     I(X; Y) = sum_k p_k int p(x | k) log2(p(x | k) / p(x)) dx,  Y one of K classes with shares p_k
 
-Nearest neighbours: Ross, PLoS ONE 9(2) e87357, 2014; tied values as Gao et al. count them, arXiv 1709.06212. On
-jittered labels: the first estimator of Kraskov, Stögbauer and Grassberger, Phys. Rev. E 69, 066138, 2004. Vectors: the
-accuracy of a linear classifier, and Fano's inequality.
+Nearest neighbours: Ross, PLoS ONE 9(2) e87357, 2014, who takes the estimators of Kraskov, Stögbauer and Grassberger,
+Phys. Rev. E 69, 066138, 2004, to a discrete label; tied values as Gao et al. count them, arXiv 1709.06212. Vectors: the
+accuracy of a linear classifier, and Fano's inequality. Both are the choices of DTG-FF, arXiv 2606.06539, app. C.2.
 
 No estimator is without bias, and a histogram's can be as large as what is to be measured: with b bins all in use about
 (b - 1)(K - 1) / (2 N ln 2) bits, .32 for b = 500, K = 10 and N = 10,000. So `information` gives every estimate together
@@ -33,10 +33,8 @@ Labels: TypeAlias = NDArray[np.int64]
 Estimator: TypeAlias = Callable[[Floats, Labels], float]
 """Values and labels, (N,) both, to bits."""
 
-NEIGHBOURS = 3
-"""Kraskov et al. recommend 2 to 4; Ross uses 3."""
-JITTERED_NEIGHBOURS = 4
-"""As published for DTG-FF, arXiv 2606.06539."""
+NEIGHBOURS = 4
+"""As published for DTG-FF. Kraskov et al. recommend 2 to 4."""
 BINS = (50, 100, 200, 500)
 """As published for DTG-FF."""
 
@@ -71,31 +69,6 @@ def nearest_neighbours(values: ArrayLike, labels: ArrayLike, neighbours: int = N
         k[tied] = tree.query_ball_point(points[tied], 0.0, return_length=True)
     within = cKDTree(points).query_ball_point(points, np.nextafter(radius, 0), return_length=True)
     bits = digamma(len(x)) + np.mean(digamma(k) - digamma(counts[y]) - digamma(within))
-    return float(bits / log(2))
-
-
-def jittered_neighbours(
-    values: ArrayLike, labels: ArrayLike, generator: np.random.Generator, neighbours: int = JITTERED_NEIGHBOURS
-) -> float:
-    """psi(N) + psi(k) - <psi(n_x) + psi(n_y)>, in bits, between the values and label + U, U uniform on [0, 1).
-
-    U is independent of both, and label + U rounded down is the label: I(X; Y + U) = I(X; Y), however the classes are
-    numbered. The estimate is not so free: it is low where p(x | k) changes between neighbouring numbers. Both are
-    divided by their standard deviation. `nearest_neighbours` needs none of it; this is for comparison with figures that
-    were measured so. n_x and n_y are the samples nearer than the k-th neighbour, each by its own axis, and the sample
-    itself.
-    """
-    x, y = _checked(values, labels)
-    if not 1 <= neighbours < len(x):
-        raise ValueError(f"neighbours: {neighbours}, expected 1..{len(x) - 1}, for {len(x)} samples")
-    both = np.stack([x, y + generator.random(len(y))], axis=1)
-    both /= np.maximum(both.std(axis=0), np.finfo(float).tiny)
-    radius = np.asarray(cKDTree(both).query(both, [neighbours + 1], p=np.inf)[0])[:, 0]
-    within = [
-        cKDTree(axis[:, None]).query_ball_point(axis[:, None], np.nextafter(radius, 0), return_length=True)
-        for axis in both.T
-    ]
-    bits = digamma(len(x)) + digamma(neighbours) - np.mean(digamma(within[0]) + digamma(within[1]))
     return float(bits / log(2))
 
 
@@ -151,7 +124,6 @@ def information(
     x, y = _checked(values, labels)
     estimators: dict[str, Estimator] = {
         "nearest neighbours": nearest_neighbours,
-        "jittered label": partial(jittered_neighbours, generator=generator),
         **{f"{count} bins": partial(histogram, bins=count) for count in bins},
     }
     permuted = [generator.permutation(y) for _ in range(repeats)]
