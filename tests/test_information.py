@@ -12,6 +12,7 @@ from scipy.special import digamma
 
 from prograde.accelerated.training.information import (
     Probe,
+    confident_fano_bound,
     fano_bound,
     gaussian_information,
     histogram,
@@ -220,6 +221,69 @@ def test_fano_refuses(error: float, classes: int) -> None:
         fano_bound(error, classes)
 
 
+def even_errors(
+    labels: NDArray[np.int64], error: float, classes: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Guesses of which this share is wrong, each wrong class as often: what is told is Fano's bound, and no more."""
+    wrong = generator.random(len(labels)) < error
+    return (labels + wrong * generator.integers(1, classes, size=len(labels))) % classes
+
+
+@pytest.mark.parametrize(("classes", "error"), [(2, 0.01), (2, 0.1), (2, 0.4), (10, 0.01), (10, 0.4), (10, 0.8)])
+def test_a_confident_bound_is_below_the_truth(classes: int, error: float) -> None:
+    """In 95 % of draws at least; not much below; and at the measured error it would be in far fewer."""
+    generator, truth, draws = np.random.default_rng(0), fano_bound(error, classes), 400
+    y = np.arange(500) % classes
+    wrong = [int((even_errors(y, error, classes, generator) != y).sum()) for _ in range(draws)]
+    bounds = np.array([confident_fano_bound(count, 500, classes) for count in wrong])
+    estimates = np.array([fano_bound(min(count / 500, 1 - 1 / classes), classes) for count in wrong])
+    slack = 2 * (0.05 * 0.95 / draws) ** 0.5
+    assert (bounds <= truth).mean() >= 0.95 - slack
+    assert (estimates <= truth).mean() < 0.75
+    assert (bounds <= estimates).all()
+    spread = (error * (1 - error) / 500) ** 0.5
+    assert np.mean(bounds) >= fano_bound(min(error + 3 * spread + 0.005, 1 - 1 / classes), classes)
+
+
+def test_a_confident_bound_by_hand() -> None:
+    """None wrong of n: an error of 1 - .05^(1/n) would have shown itself with 95 %. All wrong: nothing is promised."""
+    assert confident_fano_bound(0, 100, 4) == pytest.approx(fano_bound(1 - 0.05**0.01, 4), rel=1e-9)
+    assert confident_fano_bound(0, 100, 4, confidence=0.5) == pytest.approx(fano_bound(1 - 0.5**0.01, 4), rel=1e-9)
+    assert confident_fano_bound(0, 100, 4, entropy=1.5) == pytest.approx(fano_bound(1 - 0.05**0.01, 4, 1.5), rel=1e-9)
+    assert fano_bound(1, 4) > 0.4
+    assert confident_fano_bound(100, 100, 4) == pytest.approx(0, abs=1e-12)
+    for wrong, samples in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(ValueError, match="wrong, samples"):
+            confident_fano_bound(wrong, samples, 4)
+
+
+def test_a_confident_bound_of_labels_of_unequal_shares() -> None:
+    """A class that is guessed worse than another: the truth is that of the joint shares."""
+    generator, draws = np.random.default_rng(0), 400
+    y = np.repeat([0, 1], [400, 100])
+    flipped = np.array([0.02, 0.15])
+    joint = np.array([0.8, 0.2])[:, None] * np.array([[0.98, 0.02], [0.15, 0.85]])
+    truth = np.sum(joint * np.log2(joint / np.outer(joint.sum(axis=1), joint.sum(axis=0))))
+    wrong = [int((generator.random(500) < flipped[y]).sum()) for _ in range(draws)]
+    held = [confident_fano_bound(count, 500, 2, label_entropy(y)) <= truth for count in wrong]
+    assert np.mean(held) >= 0.95
+
+
+def test_what_a_probe_has_at_least_it_has() -> None:
+    """Features are guesses with evenly spread errors: the probe finds them, and nothing more is in them."""
+    generator, draws, error = np.random.default_rng(0), 60, 0.2
+    truth, y = fano_bound(error, 3), np.arange(1000) % 3
+    found = []
+    for seed in range(draws):
+        guesses = torch.from_numpy(even_errors(y, error, 3, generator))
+        features, labels = torch.eye(3)[guesses], torch.from_numpy(y)
+        found.append(linear_probe(features, labels, 3, torch.Generator().manual_seed(seed), epochs=2))
+    assert np.mean([each.at_least <= truth for each in found]) >= 0.95
+    assert np.mean([each.bits <= truth for each in found]) < 0.75
+    assert all(0 < each.at_least < each.bits for each in found)
+    assert np.mean([each.accuracy for each in found]) == pytest.approx(1 - error, abs=0.01)
+
+
 def probe(features: torch.Tensor, labels: torch.Tensor, classes: int, **changes: int) -> Probe:
     return linear_probe(features, labels, classes, torch.Generator().manual_seed(0), **changes)
 
@@ -233,6 +297,7 @@ def test_a_probe_reads_what_is_linear() -> None:
     found = probe(features, y, 4)
     assert (found.accuracy, found.samples) == (1, 200)
     assert found.bits == pytest.approx(2, abs=0.03)
+    assert found.at_least == pytest.approx(found.bits - 2 + fano_bound(1 - 0.05 ** (1 / 200), 4), abs=1e-9)
     noisy = features + torch.randn(1000, 6, generator=generator) / 2
     assert 0.4 < probe(noisy, y, 4).accuracy < 0.9
     assert probe(torch.logspace(-3, 3, 6) * noisy - 5, y, 4).accuracy == pytest.approx(
@@ -240,6 +305,7 @@ def test_a_probe_reads_what_is_linear() -> None:
     )
     chance = probe(features, y[torch.randperm(1000, generator=generator)], 4)
     assert chance.accuracy == pytest.approx(0.25, abs=0.12)
+    assert chance.at_least < 0.02
     assert chance.bits < 0.05
 
 

@@ -23,7 +23,7 @@ from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 from scipy.special import digamma
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from torch import Tensor
 
 from ..losses import cross_entropy_gradient
@@ -37,6 +37,8 @@ NEIGHBOURS = 4
 """As published for DTG-FF. Kraskov et al. recommend 2 to 4."""
 BINS = (50, 100, 200, 500)
 """As published for DTG-FF."""
+CONFIDENCE = 0.95
+"""With which "at least" holds in a `Probe`."""
 
 
 def label_entropy(labels: ArrayLike) -> float:
@@ -163,12 +165,33 @@ def fano_bound(error: float, num_classes: int, entropy: float | None = None) -> 
     return max(0.0, own - binary - error * log2(num_classes - 1))
 
 
+def confident_fano_bound(
+    wrong: int, samples: int, num_classes: int, entropy: float | None = None, confidence: float = CONFIDENCE
+) -> float:
+    """`fano_bound` at the greatest error that goes with so many `wrong` guesses of held-out samples, in bits.
+
+    That is the one-sided upper limit of Clopper and Pearson, Biometrika 26, 404, 1934, or 1 - 1/K where it is more, as
+    the bound is 0 there and rises again beyond. It is above the guesser's true error with this `confidence` at least,
+    and the bound below the information. At the measured error itself it can be too high every other time.
+    ValueError for other numbers than 0 <= wrong <= samples, samples at least 1.
+    """
+    if not 0 <= wrong <= samples or samples < 1:
+        raise ValueError(f"wrong, samples: {wrong}, {samples}, expected 0..samples, and at least 1 sample")
+    error = binomtest(wrong, samples, alternative="less").proportion_ci(confidence, method="exact").high
+    return fano_bound(min(float(error), 1 - 1 / num_classes), num_classes, entropy)
+
+
 class Probe(NamedTuple):
-    """A linear classifier's accuracy on held-out samples, how many these are, and Fano's bound there, in bits."""
+    """A linear classifier's accuracy on held-out samples, how many these are, and what it shows, in bits.
+
+    `at_least` is Fano's bound with a confidence of 95 %; `bits` is the bound at the measured error, an estimate of it
+    that may be above the information.
+    """
 
     accuracy: float
     samples: int
     bits: float
+    at_least: float
 
 
 def linear_probe(
@@ -184,7 +207,7 @@ def linear_probe(
     """Softmax regression by Adam on 80 % of the samples, tested on the others: features (N, n), labels (N,).
 
     Features are standardised by mean and deviation of the 80 %; one that is constant there is left out. Split, epochs
-    and rate are those of DTG-FF, which is silent on the batch. The bound is for the shares of the held-out labels.
+    and rate are those of DTG-FF, which is silent on the batch. The bounds are for labels of the held-out ones' shares.
     `generator`, a CPU's, draws split and batches. ValueError for fewer than 10 samples.
     """
     if features.dim() != 2 or labels.shape != (len(features),) or len(features) < 10:
@@ -206,9 +229,11 @@ def linear_probe(
             weight.grad, bias.grad = error.T @ x[chosen], error.sum(dim=0)
             optimizer.step()
     guesses = torch.addmm(bias, x[held], weight.T).argmax(dim=1)
-    accuracy = (guesses == labels[held]).double().mean().item()
+    samples, wrong = len(held), int((guesses != labels[held]).sum())
     entropy = label_entropy(labels[held].numpy(force=True))
-    return Probe(accuracy, len(held), fano_bound(1 - accuracy, num_classes, entropy))
+    bits = fano_bound(wrong / samples, num_classes, entropy)
+    at_least = confident_fano_bound(wrong, samples, num_classes, entropy)
+    return Probe(1 - wrong / samples, samples, bits, at_least)
 
 
 def _checked(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, Labels]:

@@ -14,13 +14,15 @@ in RULES.
 
 After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
 layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
-goodness vector, by a linear probe and Fano's bound; `layer_study` in `prograde.accelerated.training` says how.
+goodness vector, with a confidence of 95 %, by a linear probe and Fano's bound; `layer_study` in
+`prograde.accelerated.training` says how.
 Published figures are those of larger networks and longer training.
 """
 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -185,7 +187,7 @@ def summary(results: list[Result], data: str) -> str:
     tables = []
     for kind in ("convolutional", "dense"):
         heads = [kind, "normalised", "test accuracy, %", "published, %", "s an epoch", "layers alone, %"]
-        heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least"]
+        heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least (95 %)"]
         lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
         for rule, setting in RULES.items():
             found = chosen(results, rule=rule, network=kind)
@@ -199,7 +201,7 @@ def summary(results: list[Result], data: str) -> str:
             row += [of_layers(whole, lambda study: [100 * study["oracle"]], 1)]
             row += [
                 of_layers(whole, lambda s: [x["goodness"]["nearest neighbours"]["bits"] for x in s["layers"]], 2),
-                of_layers(whole, lambda s: [x["vector"]["bits"] for x in s["layers"]], 2),
+                of_layers(whole, lambda s: [x["vector"].get("at_least", nan) for x in s["layers"]], 2),
             ]
             lines.append(f"| {' | '.join(row)} |")
         if len(lines) > 2:
