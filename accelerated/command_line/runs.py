@@ -108,7 +108,7 @@ def train_all(
 
 
 def _measure(rule: Rule) -> Measure | None:
-    if hasattr(rule, "layer_scores"):
+    if hasattr(rule, "layer_outputs"):
         return layer_summary
     return margin_summary if isinstance(rule, CumulativeForwardForward | SymBa) else None
 

@@ -124,13 +124,15 @@ class LocalClassifiers(BlockwiseRule):
         return torch.stack(scores)
 
     def forward(self, x: Tensor) -> Tensor:
-        passes = self._passes(self.checked_input(x))
-        scores: Tensor
-        if self.aggregation.readout is None:
-            scores = self.aggregation(self._scored(passes))
+        return self._aggregated(self._passes(self.checked_input(x)))
+
+    def _aggregated(self, activities: Iterable[Tensor], scores: Tensor | None = None) -> Tensor:
+        """One score, (batch, K); from the layers' `scores` where they are known and asked for."""
+        if self.aggregation.readout is not None:
+            aggregated: Tensor = self.aggregation.readout(self.aggregation.features(activities))
         else:
-            scores = self.aggregation.readout(self.aggregation.features(passes))
-        return scores
+            aggregated = self.aggregation(self._scored(activities) if scores is None else scores)
+        return aggregated
 
     @torch.no_grad()
     def layer_scores(self, x: Tensor) -> Tensor:
@@ -141,6 +143,13 @@ class LocalClassifiers(BlockwiseRule):
     def layer_features(self, x: Tensor) -> list[Tensor]:
         """What every layer's score is made from: (batch, channels, height, width) or (batch, units) each."""
         return list(self._passes(self.checked_input(x)))
+
+    @torch.no_grad()
+    def layer_outputs(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Of one pass: `layer_features`, `layer_scores` and what the rule itself gives, (batch, K)."""
+        activities = list(self._passes(self.checked_input(x)))
+        scores = self._scored(activities)
+        return activities, scores, self._aggregated(activities, scores)
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:

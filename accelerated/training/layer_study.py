@@ -1,7 +1,8 @@
 """What layers that all guess the label add to one another: the diagnostics of DTG-FF, arXiv 2606.06539.
 
-For any rule that scores by layer: `rule.layer_scores(x)` gives (L, batch, K), `rule.layer_features(x)` the activities
-that they are made from, one tensor (batch, ...) a layer. Nothing here depends on what the scores are.
+For any rule that scores by layer: `rule.layer_outputs(x)` gives, of one pass, the activities that layers score, one
+tensor (batch, ...) a layer, their scores (L, batch, K) and the aggregated ones (batch, K). Nothing here depends on what
+the scores are. What is measured is computed in float32 at least.
 """
 
 from typing import Any, Protocol, cast
@@ -23,11 +24,7 @@ STUDY_BATCH = 1000
 class ScoresByLayer(Protocol):
     """What is asked of a rule."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def layer_scores(self, x: Tensor) -> Tensor: ...
-
-    def layer_features(self, x: Tensor) -> list[Tensor]: ...
+    def layer_outputs(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]: ...
 
 
 def layer_accuracies(scores: Tensor, labels: Tensor) -> Tensor:
@@ -100,10 +97,9 @@ def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
     tell nothing then: first layer to last. Generators and modes stay as they were. Shapes and errors as for
     `rule.assign_credit`; UserError for a rule that does not score by layer.
     """
-    layers = _scoring(rule)
-    with undisturbed(rule, x):
-        found = together(layers.layer_scores(x), layers(x), y)
-        goodness = [scalar_goodness(features).numpy(force=True) for features in layers.layer_features(x)]
+    features, scores, aggregated = _outputs(rule, x)
+    found = together(scores, aggregated, y)
+    goodness = [scalar_goodness(layer).numpy(force=True) for layer in features]
     labels = y.numpy(force=True)
     permuted = np.random.default_rng(0).permutation(labels)
     return {
@@ -119,17 +115,15 @@ def layer_study(rule: Rule, split: Split, *, seed: int = 0) -> dict[str, Any]:
 
     What is in `together`, and `layers`, a dict for each: under `goodness` the bits in its scalar goodness, by every
     estimator of `information`; under `vector` and `features` the `linear_probe` of its goodness vector and of its
-    activities, averaged over positions, beside the bits that the same probe finds under permuted labels. A goodness
-    vector has as many parts a side as the last layer has times the channels, so that all are about as long: ASGE's
-    patches, and DTG-FF's lengths. UserError for a rule that does not score by layer.
+    activities, averaged over positions; its bound is on samples that it has not seen, and says itself how sure it is.
+    A goodness vector has as many parts a side as the last layer has times the channels, so that all are about as long:
+    ASGE's patches, and DTG-FF's lengths. UserError for a rule that does not score by layer.
     """
-    layers = _scoring(rule)
     scores, aggregated, seen = [], [], []
     for x in split.images.split(STUDY_BATCH):
-        with undisturbed(rule, x):
-            scores.append(layers.layer_scores(x))
-            aggregated.append(layers(x))
-            features = layers.layer_features(x)
+        features, by_layer, whole = _outputs(rule, x)
+        scores.append(by_layer)
+        aggregated.append(whole)
         sides = [max(1, features[-1].shape[1] // layer.shape[1]) for layer in features]
         seen.append(
             [
@@ -139,7 +133,6 @@ def layer_study(rule: Rule, split: Split, *, seed: int = 0) -> dict[str, Any]:
         )
     labels, num_classes = split.labels, aggregated[0].shape[1]
     generator = np.random.default_rng(seed)
-    permuted = labels[torch.from_numpy(generator.permutation(len(labels))).to(labels.device)]
     found = together(torch.cat(scores, dim=1), torch.cat(aggregated), labels)
     found["layers"] = []
     for parts in zip(*seen, strict=True):
@@ -147,15 +140,15 @@ def layer_study(rule: Rule, split: Split, *, seed: int = 0) -> dict[str, Any]:
         estimates = information(goodness.numpy(force=True), labels.numpy(force=True), generator)
         layer: dict[str, Any] = {"goodness": {name: estimate._asdict() for name, estimate in estimates.items()}}
         for name, values in zip(("vector", "features"), vectors, strict=True):
-            told, nothing = (
-                linear_probe(values, y, num_classes, torch.Generator().manual_seed(seed)) for y in (labels, permuted)
-            )
-            layer[name] = {**told._asdict(), "permuted": nothing.bits}
+            layer[name] = linear_probe(values, labels, num_classes, torch.Generator().manual_seed(seed))._asdict()
         found["layers"].append(layer)
     return found
 
 
-def _scoring(rule: Rule) -> ScoresByLayer:
-    if not (hasattr(rule, "layer_scores") and hasattr(rule, "layer_features")):
+def _outputs(rule: Rule, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Of one pass, in evaluation mode: activities, in float32 at least, scores by layer, and the aggregated ones."""
+    if not hasattr(rule, "layer_outputs"):
         raise UserError(f"rule: a {type(rule).__name__}, whose layers do not guess labels; expected LocalClassifiers")
-    return cast(ScoresByLayer, rule)
+    with undisturbed(rule, x):
+        features, scores, aggregated = cast(ScoresByLayer, rule).layer_outputs(x)
+    return [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in features], scores, aggregated

@@ -169,7 +169,7 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
         "validation": 100 * history.best.validation_accuracy,
         "seconds": mean(epoch.seconds for epoch in history.epochs),
     }
-    if study and hasattr(rule, "layer_scores"):
+    if study and hasattr(rule, "layer_outputs"):
         seen = dataset.to(device, torch.float32, standardise=True)
         result["study"] = layer_study(rule, (seen.as_images() if images else seen).test, seed=run["seed"])
     return result
