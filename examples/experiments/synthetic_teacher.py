@@ -264,7 +264,8 @@ def draw(results: list[Result], path: Path) -> None:
         runs = {k: chosen(results, method=method, classes=k) for k in CLASSES}
         seen = [k for k, of_class in runs.items() if of_class]
         values = [[r["accuracy"] for r in runs[k]] for k in seen]
-        second.errorbar(seen, [mean(v) for v in values], np.std(values, axis=1), color=colour, label=method, capsize=2)
+        spreads = [np.std(v) for v in values]  # as many seeds of one K as there are
+        second.errorbar(seen, [mean(v) for v in values], spreads, color=colour, label=method, marker=".", capsize=2)
         gaps = [mean(r["train"] - r["accuracy"] for r in runs[k]) for k in seen]
         third.plot(seen, gaps, color=colour, marker="o", markersize=3, label=method)
     second.set(title="Test accuracy, %", xlabel="classes")
@@ -296,6 +297,6 @@ if __name__ == "__main__":
         for method in arguments.methods
     ]
     every = run_all(runs, train, arguments.folder / "synthetic_teacher.jsonl")
-    results = chosen(every, **settings)
+    results = [result for result in every if result["run"] in runs]
     draw(results, arguments.folder / "synthetic_teacher.png")
     print(summary(results))
