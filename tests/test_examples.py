@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from prograde.accelerated.training import Epoch
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -224,6 +226,14 @@ def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
         assert float(rows["hyperspherical"][6]) >= max(map(float, layers))
         assert rows["backprop"][4].strip() == "", "backpropagation has one guess"
     assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
+
+
+def test_epochs_are_shown_apart_from_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    importlib.import_module("resumable").show(Epoch(3, 0.5, 0.9125, 2.04, {}))
+    assert capsys.readouterr() == ("", "epoch 3: validation 91.25 %, 2.0 s\n")
 
 
 def test_examples_fit_on_a_page() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 from torch import nn
 
 from prograde.accelerated.rules import Rule
@@ -90,7 +90,7 @@ def train(run: Run, data: str) -> Result:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
         if run["rule"] == "backprop" and run["activation"] == "tanh":
             start_orthogonal(rule, run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"])
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

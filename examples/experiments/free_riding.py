@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, run_all, show
 from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
@@ -83,7 +83,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     recipe = replace(recipe, options={**recipe.options, **LOSSES[run["loss"]]})
     try:
         rule = build("cumulative", dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], alignment_every=0, measure=measured)
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0, measure=measured)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

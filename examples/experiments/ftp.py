@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, run_all, show
 
 from prograde.accelerated.training import METHODS, UserError, build, default_recipe, fit, load
 
@@ -64,7 +64,7 @@ def train(run: Run, data: str) -> Result:
     )
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"])
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 
 from prograde.accelerated.rules import Hardware
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
@@ -77,7 +77,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     )
     try:
         rule = Hardware(build(name, dataset, recipe, seed=run["seed"]), **{setting: run[setting] for setting in EXACT})
-        history = fit(rule, dataset, recipe, seed=run["seed"])
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

@@ -31,7 +31,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from resumable import Result, Run, accuracies, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 from torch import nn
 
 from prograde.accelerated.modules import ChannelNorm, small_cnn
@@ -161,7 +161,7 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
         epochs=run["epochs"], optimizer="adamw", learning_rate=rate, weight_decay=setting.decay, standardise=True
     )
     try:
-        history = fit(rule, dataset, recipe, seed=run["seed"], device=device, alignment_every=0)
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, device=device, alignment_every=0)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     result = {

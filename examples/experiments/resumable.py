@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from prograde.accelerated.training import Epoch
+
 Run = dict[str, Any]
 Result = dict[str, Any]
 
@@ -26,6 +28,12 @@ def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> l
         accuracy = results[-1]["accuracy"]
         print(about, "accuracy", accuracy if accuracy is None else f"{accuracy:.6g}", flush=True)
     return results
+
+
+def show(epoch: Epoch) -> None:
+    """A line on stderr, for `fit`: a run may take long."""
+    accuracy = f"validation {100 * epoch.validation_accuracy:.2f} %"
+    print(f"epoch {epoch.epoch}: {accuracy}, {epoch.seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def finished(log: Path) -> list[Result]:

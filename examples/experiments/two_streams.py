@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from resumable import Result, Run, accuracies, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
 
@@ -30,7 +30,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     recipe = replace(recipe, learning_rate=rate, **DECAY)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], alignment_every=0)
+        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {
