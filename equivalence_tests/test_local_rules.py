@@ -498,12 +498,12 @@ def test_a_layer_is_convolved_once(activation: type[nn.Module]):
 def test_sums_of_losses_outlast_half_precision():
     rule = MonoForward(dense(), aggregation="training-loss").bfloat16()
     aggregation = rule.aggregation
+    losses = torch.tensor([2.3, 0.46, 1.0], dtype=torch.bfloat16)
     for _ in range(400):
-        for layer, loss in enumerate((2.3, 0.46, 1.0)):
-            aggregation.note(layer, torch.tensor(loss, dtype=torch.bfloat16), 128)
+        for layer, loss in enumerate(losses):
+            aggregation.note(layer, loss, 128)
     assert aggregation.loss_count.tolist() == [400 * 128] * 3
-    means = aggregation.loss_total / aggregation.loss_count
-    assert means.tolist() == pytest.approx([2.3, 0.46, 1.0], rel=4e-3), "means of losses"
+    assert torch.equal(aggregation.loss_total / aggregation.loss_count, losses.float()), "means of losses"
 
 
 def test_epochs_are_counted_in_half_precision():
@@ -878,11 +878,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "one score for two layers": (
         lambda: LocalClassifiers(dense(), score=lambda b, k: [nn.Linear(8, k)] * 3),
-        "score: layer '2' shares a parameter with the score of 0, expected modules of their own",
+        "score: the score of layer '2' shares a parameter with the score of layer '0', expected modules of",
     ),
     "a score of a layer's own weight": (
         lambda: (lambda m: LocalClassifiers(m, score=lambda b, k: [m[0]] * 3))(dense()),
-        "score: layer '0' shares a parameter with 0",
+        "score: the score of layer '0' shares a parameter with layer '0'",
     ),
     "a name for a loss": (lambda: MonoForward(dense(), loss="cross_entropy"), "loss: 'cross_entropy', expected one"),
     "activities written over": (
@@ -1025,7 +1025,8 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
             rule.assign_credit(x.float(), y)
             optimizer.step()
         found.append(torch.cat([p.detach().flatten() for p in rule.parameters()]))
-    assert torch.allclose(*found, rtol=1e-4, atol=1e-5), "a fused step"
+    # An entry moves by the rate in each step, one way or the other.
+    assert torch.allclose(*found, rtol=0, atol=1e-3 * 1e-2), "a fused step"
 
 
 def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():

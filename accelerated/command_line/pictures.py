@@ -111,8 +111,10 @@ def layer_curves(runs: Sequence[Run]) -> bytes | None:
         _disagreements(row[1], group)
         _information(row[2], group)
         row[0].set_ylabel(group.label, fontsize=LABEL)
-        row[-1].legend(frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.suptitle("Layers that guess labels, on training data", fontsize=TITLE, x=0.01, ha="left")
+        lines = row[0].get_legend_handles_labels()
+        row[-1].legend(*lines, frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    title = "Layers that guess labels, on training data; disagreement after the last epoch"
+    figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -137,10 +139,11 @@ def _layer_accuracies(axes: "Axes", group: _Group) -> None:
     layers = _over_epochs(group, "accuracies")
     for number, colour in enumerate(_from_dark_to_light(layers.shape[2])):
         _line(axes, epochs, 100 * layers[:, :, number], colour, f"layer {number + 1}")
-    _line(axes, epochs, 100 * _over_epochs(group, "accuracy"), COLOURS[0], "all")
-    axes.plot(epochs, 100 * _over_epochs(group, "oracle").mean(axis=0), "--", color=COLOURS[0], linewidth=1.2)
+    _line(axes, epochs, 100 * _over_epochs(group, "accuracy"), COLOURS[0], "all together")
+    oracle = 100 * _over_epochs(group, "oracle").mean(axis=0)
+    axes.plot(epochs, oracle, "--", color=COLOURS[0], linewidth=1.2, label="any layer right")
     _plain(axes)
-    axes.set_title("accuracy, % (black: all; dashed: any)", fontsize=LABEL, loc="left")
+    axes.set_title("accuracy, %", fontsize=LABEL, loc="left")
     axes.set_xlabel("epoch", fontsize=LABEL)
 
 
@@ -166,7 +169,7 @@ def _information(axes: "Axes", group: _Group) -> None:
         _line(axes, epochs, found[:, :, number], colour, f"layer {number + 1}")
         axes.plot(epochs, permuted[:, number], "--", color=colour, linewidth=1)
     _plain(axes)
-    axes.set_title("bits in scalar goodness (dashed: permuted)", fontsize=LABEL, loc="left")
+    axes.set_title("bits in goodness (dashed: labels permuted)", fontsize=LABEL, loc="left")
     axes.set_xlabel("epoch", fontsize=LABEL)
 
 

@@ -13,7 +13,7 @@ from ..forward_forward import Prior
 from ..goodness import Goodness
 from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
 from .forward_forward import ForwardForward
-from .rule import check_options
+from .rule import check_options, check_positive
 
 GATED = "hardness-gated"
 
@@ -113,12 +113,6 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
         gate = raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
         gradients = gate_gradient(layer, raw_tau, kappa, **self.gate)
         return tuple((held, gradient.mean().to(held.dtype)) for held, gradient in zip(gate, gradients, strict=True))
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises ValueError unless the value is positive and finite."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: {value}, expected a positive number")
 
 
 def _remedy(name: str, given: dict[str, float]) -> LayerLoss:

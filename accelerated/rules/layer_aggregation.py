@@ -46,9 +46,8 @@ class LayerAggregation(nn.Module):
             raise ValueError(f"first_layer: {first_layer}, expected 0..{len(widths) - 1}")
         self.kind, self.first_layer, self.smoothing = kind, first_layer, smoothing
         weights = torch.zeros(len(widths), device=like.device, dtype=like.dtype)
-        self.register_buffer(
-            "loss_total", torch.zeros_like(weights, dtype=wide(weights.dtype))
-        )  # of every layer since the last epoch
+        # Of every layer since the last epoch, in more digits than half precision has: its sums would soon stand still.
+        self.register_buffer("loss_total", torch.zeros_like(weights, dtype=wide(weights.dtype)))
         self.register_buffer("loss_count", weights.long())
         if kind == "last":
             weights[-1] = 1
@@ -65,7 +64,7 @@ class LayerAggregation(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.loss_total = widened(self.loss_total)  # sums of half precision would soon stand still
+        self.loss_total = widened(self.loss_total)
         return self
 
     def forward(self, scores: Tensor) -> Tensor:

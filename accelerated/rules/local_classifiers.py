@@ -84,14 +84,13 @@ class LocalClassifiers(BlockwiseRule):
 
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which one alone would be heard."""
-        owners: dict[Tensor, str] = {p: block.name for block in self.units for p in block.trained}
+        owners: dict[Tensor, str] = {p: f"layer '{block.name}'" for block in self.units for p in block.trained}
         for block, head in zip(self.units, self.heads, strict=True):
+            own = f"the score of layer '{block.name}'"
             for parameter in head.parameters():
-                other = owners.setdefault(parameter, f"the score of {block.name}")
-                if other != f"the score of {block.name}":
-                    raise ValueError(
-                        f"score: layer '{block.name}' shares a parameter with {other}, expected modules of their own"
-                    )
+                other = owners.setdefault(parameter, own)
+                if other != own:
+                    raise ValueError(f"score: {own} shares a parameter with {other}, expected modules of their own")
 
     def undecayed(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.undecayed()]

@@ -1,6 +1,7 @@
 """What all rules share: the face that a training loop talks to."""
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -37,7 +38,7 @@ class BlockUpdate(NamedTuple):
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter of the block, then those of the rule's own, and what is to be subtracted from it."""
-        return [*(_pairs(self) if self.trained else ()), *self.own]
+        return _laid_out([*(_pairs(self) if self.trained else ()), *self.own])
 
 
 class ConvolutionUpdate(NamedTuple):
@@ -57,7 +58,7 @@ class ConvolutionUpdate(NamedTuple):
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter of the block, and what is to be subtracted from it."""
-        return _pairs(self)
+        return _laid_out(_pairs(self))
 
 
 def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor]]:
@@ -65,6 +66,14 @@ def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor
     if update.block.bias is not None and update.bias is not None:
         pairs.append((update.block.bias, update.bias))
     return pairs
+
+
+def _laid_out(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """With gradients of their parameters' strides, as autograd's are: fused optimizers read both in memory's order."""
+    return [
+        (held, gradient if gradient.stride() == held.stride() else torch.empty_like(held).copy_(gradient))
+        for held, gradient in pairs
+    ]
 
 
 def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
@@ -87,19 +96,18 @@ def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
     return inspect.Signature(own)
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError unless the value is positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: {value}, expected a positive number")
+
+
 def check_options(rule: type, options: Iterable[str]) -> None:
     """Raises TypeError for an option that the rule's signature does not have."""
     known = list(inspect.signature(rule).parameters)[1:]
     for name in options:
         if name not in known:
             raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
-
-
-def laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient with the parameter's strides, as autograd gives it: fused optimizers read both in memory's order."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 class Update(Protocol):
@@ -148,7 +156,7 @@ class CreditAssignment(nn.Module):
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
             for held, gradient in update.pairs:
-                held.grad = laid_out(gradient, held)
+                held.grad = gradient
             if update.loss is not None:
                 loss = loss + update.loss
         return loss

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._arrays import widened
 from ..rules import Rule
 from .alignment import undisturbed
 from .data import Split
@@ -151,4 +152,4 @@ def _outputs(rule: Rule, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         raise UserError(f"rule: a {type(rule).__name__}, whose layers do not guess labels; expected LocalClassifiers")
     with undisturbed(rule, x):
         features, scores, aggregated = cast(ScoresByLayer, rule).layer_outputs(x)
-    return [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in features], scores, aggregated
+    return [widened(layer) for layer in features], scores, aggregated
