@@ -20,7 +20,11 @@ OWN = "the rule's own, see below"
 
 Data: TypeAlias = Annotated[
     str,
-    typer.Option(help="'digits', a folder of MNIST's four IDX files (or .gz), or an .npz file.", metavar="DATA"),
+    typer.Option(
+        help="'digits', a folder of MNIST's four IDX files (or .gz), a folder with train and test (or .tar.gz) and "
+        "in them a folder of images for each class, or an .npz file.",
+        metavar="DATA",
+    ),
 ]
 Hidden: TypeAlias = Annotated[
     str | None, typer.Option(help="Widths of the hidden layers.", metavar="512-256", show_default=OWN)

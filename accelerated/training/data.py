@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .idx import DataError, read_idx
+from .image_folders import find_part, read_class_folders
 
 __all__ = ["DataError", "Dataset", "Split", "load"]
 
@@ -79,24 +80,27 @@ class _Arrays(NamedTuple):
 
 
 def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = None) -> Dataset:
-    """`digits`, a folder of MNIST's four IDX files (gzipped or not), or an .npz of x_train, y_train, x_test and y_test.
+    """`digits`, a folder of data, or an .npz of x_train, y_train, x_test and y_test.
 
-    Bytes become [0, 1]; floating-point images stay as they are. `validation` samples are taken from the training part:
-    the last ones of a file (default: one in twelve), of the digits (default: 288) a draw by `seed`, even by class.
+    The folder has MNIST's four IDX files (gzipped or not), or `train` and `test`, each a folder, or a tar archive, with
+    a folder of image files for each class. Bytes become [0, 1]; floating-point images stay as they are. `validation`
+    samples are taken from the training part: the last ones of IDX files and an .npz; of image files and of the digits
+    a draw by `seed`, even by class. By default one in twelve, of the digits 288.
 
-    Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range.
+    Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and UserError
+    for the digits without scikit-learn and image files without Pillow.
     """
     if str(name_or_folder) == "digits":
         return _digits(seed, validation)
     path = Path(name_or_folder)
     if path.is_dir():
-        train, test = _read_folder(path)
+        train, test = _read_folder(path, seed)
     elif path.suffix == ".npz" and path.is_file():
         train, test = _read_npz(path)
     elif not path.exists():
-        raise DataError(f"data: '{name_or_folder}' does not exist; expected 'digits', a folder of IDX files or an .npz")
+        raise DataError(f"data: '{name_or_folder}' does not exist; expected 'digits', a folder or an .npz")
     else:
-        raise DataError(f"data: '{name_or_folder}' is neither 'digits' nor a folder of IDX files nor an .npz file")
+        raise DataError(f"data: '{name_or_folder}' is neither 'digits' nor a folder nor an .npz file")
     num_classes = _checked_classes(train, test)
     for part in (train, test):
         _check_images(part)
@@ -168,9 +172,24 @@ def _stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     return order[np.argsort(place, kind="stable")]
 
 
-def _read_folder(folder: Path) -> tuple[_Arrays, _Arrays]:
+def _read_folder(folder: Path, seed: int) -> tuple[_Arrays, _Arrays]:
+    parts = {part: find_part(folder, part) for part in ("train", "test")}
+    if parts["train"] is not None and parts["test"] is not None:
+        return _read_image_files(parts["train"], parts["test"], seed)
     train, test = (_read_part(folder, part) for part in ("train", "t10k"))
     return train, test
+
+
+def _read_image_files(train: Path, test: Path, seed: int) -> tuple[_Arrays, _Arrays]:
+    """Training images in a random order, in which any stretch holds the classes in nearly equal parts."""
+    seen = read_class_folders(train)
+    order = _stratified_order(seen.labels, seed)
+    unseen = read_class_folders(test, seen.classes)
+
+    def part(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _Arrays:
+        return _Arrays(images.astype(np.float32) / np.float32(255), labels, str(path), str(path))
+
+    return part(train, seen.images[order], seen.labels[order]), part(test, unseen.images, unseen.labels)
 
 
 def _read_part(folder: Path, part: str) -> _Arrays:
@@ -186,7 +205,10 @@ def _find(folder: Path, stem: str, kind: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"data: folder '{folder}' has no {names[0]} (nor {', '.join(names[1:])})")
+    raise DataError(
+        f"data: folder '{folder}' has no {names[0]} (nor {', '.join(names[1:])}); expected MNIST's four files, or "
+        "train and test, each with a folder of images for each class"
+    )
 
 
 def _read_npz(path: Path) -> tuple[_Arrays, _Arrays]:

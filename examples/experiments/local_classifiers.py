@@ -242,7 +242,7 @@ def draw(results: list[Result], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files, or 'digits'")
+    parser.add_argument("data", metavar="DATA", help="a data set, as `prograde train --data` takes it")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,0 +1,156 @@
+"""Image files are read as they are, from folders and archives alike; what can't be is refused with the file."""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from prograde.accelerated.training import DataError, load
+
+CLASSES = "cat", "ant", "bee"
+Images = dict[str, NDArray[np.uint8]]
+
+
+def images(samples: int, seed: int, shape: tuple[int, ...] = (4, 5, 3)) -> Images:
+    """By path, of which the folder is the class."""
+    random = np.random.default_rng(seed)
+    names = (f"{CLASSES[i % 3]}/{i:03}.png" for i in range(samples))
+    return {name: random.integers(0, 256, shape).astype(np.uint8) for name in names}
+
+
+def png(image: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def as_folder(path: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+
+
+def as_archive(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(f"{path}.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{path.name}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+WRITERS = pytest.mark.parametrize("write", [as_folder, as_archive])
+
+
+def written(folder: Path, write: Callable[..., None], train: Images, test: Images) -> Path:
+    for part, content in (("train", train), ("test", test)):
+        write(folder / part, {name: png(image) for name, image in content.items()})
+    return folder
+
+
+@WRITERS
+def test_images_are_read_as_written(tmp_path: Path, write: Callable[..., None]) -> None:
+    train, test = images(36, 0), images(9, 1)
+    data = load(written(tmp_path, write, train, test))
+    assert data.image_shape == (3, 4, 5)
+    assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [33, 3, 9]
+    found = data.as_images().test
+    expected = sorted(test.items())  # by class, then by name
+    assert found.labels.tolist() == [sorted(CLASSES).index(name.split("/")[0]) for name, _ in expected]
+    pixels = np.stack([image.transpose(2, 0, 1) for _, image in expected]).astype(np.float32) / np.float32(255)
+    assert torch.equal(found.images, torch.from_numpy(pixels))
+    seen = torch.cat([data.train.images, data.validation.images])
+    labels = torch.cat([data.train.labels, data.validation.labels]).tolist()
+    of_image = {image.transpose(2, 0, 1).tobytes(): name.split("/")[0] for name, image in train.items()}
+    names = [of_image.pop((255 * row).round().to(torch.uint8).numpy().tobytes()) for row in seen]
+    assert [sorted(CLASSES)[label] for label in labels] == names, "the label is that of the image's folder"
+    assert not of_image, "every image once"
+
+
+def test_validation_holds_all_classes_and_follows_the_seed(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_folder, images(36, 0), images(3, 1))
+    first, again, other = (load(folder, seed=seed, validation=12) for seed in (0, 0, 1))
+    assert first.validation.labels.bincount().tolist() == [4, 4, 4]
+    assert torch.equal(first.validation.images, again.validation.images)
+    assert not torch.equal(first.validation.images, other.validation.images)
+
+
+@WRITERS
+def test_grey_images_have_one_channel_until_one_has_colours(tmp_path: Path, write: Callable[..., None]) -> None:
+    grey, test = images(12, 0, (4, 5)), images(3, 1, (4, 5))
+    data = load(written(tmp_path / "grey", write, grey, test))
+    assert data.image_shape == (4, 5)
+    coloured = {**grey, "cat/colour.png": images(1, 2)["cat/000.png"]}
+    mixed = load(written(tmp_path / "mixed", write, coloured, images(3, 1)))
+    assert mixed.image_shape == (3, 4, 5)
+    seen = torch.cat([mixed.train.images, mixed.validation.images]).unflatten(1, (3, 20))
+    assert (seen[:, 0] == seen[:, 1]).all(dim=1).sum() == 12
+
+
+@WRITERS
+def test_other_files_are_passed_over(tmp_path: Path, write: Callable[..., None]) -> None:
+    files = {name: png(image) for name, image in images(12, 0).items()}
+    write(tmp_path / "train", files | {"cat/notes.txt": b"?", "cat/._000.png": b"?"})
+    write(tmp_path / "test", files)
+    assert len(load(tmp_path).test.labels) == 12
+
+
+CUT = png(images(1, 0)["cat/000.png"])[:60]
+REFUSED: dict[str, tuple[dict[str, bytes], dict[str, bytes], str]] = {
+    "a damaged image": ({"cat/x.png": CUT}, {}, r"train.*cat/x\.png: not a whole image"),
+    "no image": ({"cat/x.png": b"hello"}, {}, r"train.*cat/x\.png: not a whole image"),
+    "another size": (
+        {"cat/x.png": png(np.zeros((4, 6, 3), np.uint8))},
+        {},
+        r"cat/x\.png: 6 x 4 pixels, expected 5 x 4 as in .*\.png",
+    ),
+    "16 bits": (
+        {"cat/x.png": png(np.zeros((4, 5), np.uint16))},
+        {},
+        r"cat/x\.png: pixels of mode I;16, expected 8 bits a channel",
+    ),
+    "an unknown class": (
+        {},
+        {"dog/x.png": png(np.zeros((4, 5, 3), np.uint8))},
+        r"test.*: class 'dog', expected one of training's: ant, bee, cat",
+    ),
+}
+
+
+@WRITERS
+@pytest.mark.parametrize("case", REFUSED)
+def test_damaged_images_are_refused(tmp_path: Path, write: Callable[..., None], case: str) -> None:
+    train, test, message = REFUSED[case]
+    for part, content, more in (("train", images(12, 0), train), ("test", images(3, 1), test)):
+        write(tmp_path / part, {name: png(image) for name, image in content.items()} | more)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_archive, images(12, 0), images(3, 1))
+    whole = (folder / "train.tar.gz").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"hello"):
+        (folder / "train.tar.gz").write_bytes(broken)
+        with pytest.raises(DataError, match=r"train\.tar\.gz: damaged archive .*; expected a whole one"):
+            load(folder)
+    (folder / "train.tar.gz").unlink()
+    (folder / "train").mkdir()
+    with pytest.raises(DataError, match=re.escape("train: no images in it, expected a folder of them for each class")):
+        load(folder)
+    (folder / "train").rmdir()
+    with pytest.raises(DataError, match="expected MNIST's four files, or train and test, each with a folder of images"):
+        load(folder)
+
+
+def test_images_of_another_size_to_test_on_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1, (4, 6, 3)))
+    with pytest.raises(DataError, match=r"test: images of shape \(3, 4, 6\), but those of .*train have \(3, 4, 5\)"):
+        load(folder)
