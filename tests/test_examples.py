@@ -221,10 +221,10 @@ def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
         rows = {row.split("|")[1].strip(): row.split("|")[2:] for row in table.splitlines()[2:]}
         assert sorted(rows) == sorted(rules)
         assert float(rows["hyperspherical"][1].split("±")[0]) > 80, kind
-        layers = rows["hyperspherical"][4].split(",")
+        layers = rows["hyperspherical"][5].split(",")
         assert len(layers) == {"convolutional": 4, "dense": 3}[kind]
-        assert float(rows["hyperspherical"][6]) >= max(map(float, layers))
-        assert rows["backprop"][4].strip() == "", "backpropagation has one guess"
+        assert float(rows["hyperspherical"][7]) >= max(map(float, layers))
+        assert rows["backprop"][5].strip() == "", "backpropagation has one guess"
     assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
 
 

@@ -9,8 +9,8 @@ of 0.1. Behind each layer but the last stands the normalisation of the rule's pa
 batch normalisation, which has some, stands behind the last as well, since its rule's scores come after it.
 Backpropagation trains each of these networks with a linear layer at its end, behind averages over positions: of maps
 normalised one by one these would all be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is
-chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses. Rates stand
-in RULES.
+chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses: "layers
+even" is the same network with all layers added up. Rates stand in RULES.
 
 After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
 layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
@@ -43,11 +43,12 @@ from prograde.accelerated.rules import (
     DeeperForward,
     DynamicTemperature,
     Hyperspherical,
+    LocalClassifiers,
     MonoForward,
     PatchEnergy,
     Rule,
 )
-from prograde.accelerated.training import Dataset, Recipe, UserError, fit, layer_study, load
+from prograde.accelerated.training import Dataset, Recipe, UserError, accuracy, fit, layer_study, load
 
 PLAIN, BY_CLASS = (32, 64, 128, 128), (40, 80, 120, 120)
 DENSE, DROPOUT = (1000, 1000, 1000), 0.1
@@ -104,28 +105,40 @@ def backprop(normalisation: str, channels: tuple[int, ...]) -> Setting:
 
 
 RULES = {
-    "hyperspherical": plain(lambda model, images: Hyperspherical(model, grid=4), 3e-3),
-    "dynamic temperature": plain(lambda model, images: DynamicTemperature(model, grid=GRID if images else None), 2e-3),
-    "patch energy": plain(lambda model, images: PatchEnergy(model), 2e-3, mnist="99.65", fashion="93.41"),
-    "mono-forward": plain(
-        lambda model, images: MonoForward(model, grid=GRID if images else 1), 2e-3, fashion="93.98 (dense: 90.5)"
+    "hyperspherical": plain(lambda model, images: Hyperspherical(model, grid=4), 3e-3, cifar="83.08"),
+    "dynamic temperature": plain(
+        lambda model, images: DynamicTemperature(model, grid=GRID if images else None), 2e-3, cifar="91.79 (VGG8)"
     ),
-    "deep supervision": plain(lambda model, images: BackpropDeepSupervision(model), 2e-3),
+    "patch energy": plain(
+        lambda model, images: PatchEnergy(model), 2e-3, mnist="99.65", fashion="93.41", cifar="90.62"
+    ),
+    "mono-forward": plain(
+        lambda model, images: MonoForward(model, grid=GRID if images else 1),
+        2e-3,
+        fashion="93.98 (dense: 90.5)",
+        cifar="dense: 58.3",
+    ),
+    "deep supervision": plain(lambda model, images: BackpropDeepSupervision(model), 2e-3, cifar="93.73 (VGG8)"),
     "backprop": backprop("over channels", PLAIN),
     "deeper-forward": Setting(
         lambda model, images: DeeperForward(model), "in groups", BY_CLASS, (0.01, 1e-3), 5e-4,
-        {"mnist": "99.50 (TinyCNN), 99.63 (ResNet17)", "fashion": "91.83 (TinyCNN), 93.13 (ResNet17)"},
+        {
+            "mnist": "99.50 (TinyCNN), 99.63 (ResNet17)",
+            "fashion": "91.83 (TinyCNN), 93.13 (ResNet17)",
+            "cifar": "86.22 (ResNet17)",
+        },
     ),
     "backprop, in groups": backprop("in groups", BY_CLASS),
-    "assignment": assignment({"mnist": "99.74 (ResNet17)", "fashion": "94.55 (ResNet17)"}),
+    "assignment": assignment(
+        {"mnist": "99.74 (ResNet17)", "fashion": "94.55 (ResNet17)", "cifar": "89.37 (ResNet17)"}
+    ),
     "assignment, regularised": assignment(regularised=True),
-    "assignment, layers even": assignment(aggregation="sum"),
     "assignment, static": assignment(assignment="static"),
     "assignment, frozen": assignment(assignment="frozen"),
     "backprop, each channel": backprop("of each channel", BY_CLASS),
     "channel competition": Setting(
         lambda model, images: ChannelCompetition(model), "over the batch", BY_CLASS, (0.01, 1e-3),
-        published={"mnist": "99.42", "fashion": "92.31"},
+        published={"mnist": "99.42", "fashion": "92.31", "cifar": "78.11"},
     ),
     "backprop, over the batch": backprop("over the batch", BY_CLASS),
 }  # fmt: skip
@@ -138,7 +151,12 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
         by_width = partial(of_maps, dataset.num_classes)
         after_last = setting.normalisation == "over the batch"
         model = small_cnn(
-            setting.channels, dataset.num_classes, pool_after=(0, 1), normalisation=by_width, normalise_last=after_last
+            setting.channels,
+            dataset.num_classes,
+            image_channels=dataset.image_shape[0] if len(dataset.image_shape) == 3 else 1,
+            pool_after=(0, 1),
+            normalisation=by_width,
+            normalise_last=after_last,
         )
     else:
         layers: list[nn.Module] = []
@@ -152,7 +170,10 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
 
 
 def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
-    """Test accuracy in percent at the best epoch (None where training breaks down), seconds, the layers' study."""
+    """Test accuracy in percent at the best epoch (None where training breaks down), seconds, and what layers do.
+
+    That is their weights, the accuracy with equal weights instead, and their study if asked for.
+    """
     setting, images = RULES[run["rule"]], run["network"] == "convolutional"
     torch.manual_seed(run["seed"])
     rule = setting.rule(network(setting, run["network"], dataset), images).to(device)
@@ -169,9 +190,15 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
         "validation": 100 * history.best.validation_accuracy,
         "seconds": mean(epoch.seconds for epoch in history.epochs),
     }
-    if study and hasattr(rule, "layer_outputs"):
+    if isinstance(rule, LocalClassifiers):
         seen = dataset.to(device, torch.float32, standardise=True)
-        result["study"] = layer_study(rule, (seen.as_images() if images else seen).test, seed=run["seed"])
+        test = (seen.as_images() if images else seen).test
+        if study:
+            result["study"] = layer_study(rule, test, seed=run["seed"])
+        weights = rule.aggregation.weights
+        result["weights"] = weights.tolist()
+        weights.fill_(1)
+        result["even"] = 100 * accuracy(rule, test)
     return result
 
 
@@ -181,12 +208,18 @@ def of_layers(results: list[Result], value: Callable[[dict[str, Any]], list[floa
     return ", ".join(f"{mean(layer):.{digits}f}" for layer in zip(*studies, strict=True))
 
 
+def chooses(result: Result) -> bool:
+    """Whether the rule gave layers different weights, or left some out."""
+    return len(set(result.get("weights", ()))) > 1
+
+
 def summary(results: list[Result], data: str) -> str:
     """For each kind of network a table: a row for each rule, with layers first to last in a cell."""
-    known = "fashion" if "fashion" in data else "mnist"
+    known = next((name for name in ("fashion", "mnist", "cifar") if name in data), "")
     tables = []
     for kind in ("convolutional", "dense"):
-        heads = [kind, "normalised", "test accuracy, %", "published, %", "s an epoch", "layers alone, %"]
+        heads = [kind, "normalised", "test accuracy, %", "published, %", "layers even, %", "s an epoch"]
+        heads += ["layers alone, %"]
         heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least (95 %)"]
         lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
         for rule, setting in RULES.items():
@@ -195,6 +228,7 @@ def summary(results: list[Result], data: str) -> str:
             if not whole:
                 continue
             row = [rule, setting.normalisation, cell(found, 2), setting.published.get(known, "")]
+            row += [cell([{"accuracy": result["even"]} for result in whole if chooses(result)], 2)]
             row += [f"{mean(result['seconds'] for result in whole):.1f}"]
             row += [of_layers(whole, lambda study: [100 * accuracy for accuracy in study["accuracies"]], 1)]
             row += [of_layers(whole, lambda study: [100 * study["disagreement"]], 1)]
