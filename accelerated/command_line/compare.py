@@ -28,6 +28,8 @@ def compare(
     momentum: options.Momentum = None,
     weight_decay: options.WeightDecay = None,
     dropout: options.Dropout = None,
+    shift: options.Shift = None,
+    flip: options.Flip = None,
     option: options.Option = None,
     seed: options.Seed = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from --seed on.")] = 3,
@@ -60,6 +62,8 @@ def compare(
         momentum=momentum,
         weight_decay=weight_decay,
         dropout=dropout,
+        shift=shift,
+        flip=flip,
     )
     all_seeds = runs.checked_seeds(seed, seeds)
     where, precision = options.device_and_dtype(device, dtype)

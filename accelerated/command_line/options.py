@@ -52,6 +52,17 @@ WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="The optimize
 Dropout: TypeAlias = Annotated[
     float | None, typer.Option(help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1")
 ]
+Shift: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Move each training image at random by up to so many pixels, its border repeated.",
+        metavar="PIXELS",
+        show_default="0",
+    ),
+]
+Flip: TypeAlias = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default="no-flip")
+]
 Option: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -22,6 +22,8 @@ def train(
     momentum: options.Momentum = None,
     weight_decay: options.WeightDecay = None,
     dropout: options.Dropout = None,
+    shift: options.Shift = None,
+    flip: options.Flip = None,
     option: options.Option = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -58,6 +60,8 @@ def train(
         momentum=momentum,
         weight_decay=weight_decay,
         dropout=dropout,
+        shift=shift,
+        flip=flip,
     )
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..rules import Rule
 from . import checkpoint as checkpoints
 from .alignment import alignment
+from .augmentation import augmented, check_moves
 from .data import Dataset, Split
 from .errors import UserError
 from .recipes import Recipe
@@ -89,16 +90,18 @@ def fit(
 
     A rule with convolutions is given images, others pixels in a row. What the rule itself chooses on held-out data
     (`calibrate`) it chooses on the validation data, after every epoch and before its accuracy there is taken.
-    `epochs` are the recipe's unless given; `seed` fixes batches, masks and negatives. The alignment is measured every
-    so many epochs, 0 for never. `measure` is called after each, with the rule and the first samples of the training
-    data; what it gives, plain numbers in dicts and lists, is kept with the epoch. `checkpoint` is a file written after
-    every epoch; `resume` one to go on from, exactly as if there had been no interruption: `on_epoch` is given its
-    epochs too. Raises TrainingError for a loss that is not finite, CheckpointError for a checkpoint of another
-    training, UserError for options of the recipe that are no plain values where there is a checkpoint to write.
+    `epochs` are the recipe's unless given; `seed` fixes batches, moves of images, masks and negatives. The
+    alignment is measured every so many epochs, 0 for never. `measure` is called after each, with the rule and the
+    first samples of the training data; what it gives, plain numbers in dicts and lists, is kept with the epoch.
+    `checkpoint` is a file written after every epoch; `resume` one to go on from, exactly as if there had been no
+    interruption: `on_epoch` is given its epochs too. Raises TrainingError for a loss that is not finite,
+    CheckpointError for a checkpoint of another training, UserError for options of the recipe that are no plain
+    values where there is a checkpoint to write.
     """
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
     epochs = recipe.epochs if epochs is None else epochs
+    check_moves(recipe.shift, recipe.flip, dataset.image_shape)
     if checkpoint is not None:
         _check_plain(recipe)
     with _seeded(seed, device):
@@ -200,12 +203,13 @@ class _Run:
 
     def _train(self) -> float:
         """One pass over the training data; the mean loss of its samples. Waits for the device once, at the end."""
-        rule, (images, labels) = self.rule, self.dataset.train
+        rule, recipe, (images, labels) = self.rule, self.recipe, self.dataset.train
         rule.train()
         total = torch.zeros((), device=self.device, dtype=images.dtype)
         order = torch.randperm(len(labels), generator=self.shuffling).to(self.device)
-        for batch in order.split(self.recipe.batch):
-            loss = rule.assign_credit(images[batch], labels[batch])
+        for batch in order.split(recipe.batch):
+            x = augmented(images[batch], self.dataset.image_shape, recipe.shift, recipe.flip, self.shuffling)
+            loss = rule.assign_credit(x, labels[batch])
             self.optimizer.step()
             rule.constrain(self.optimizer)
             self.scheduler.step()

@@ -37,7 +37,10 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made and trained. `hidden` are the widths of the hidden layers; `options` go to the rule."""
+    """How a network is made and trained. `hidden` are the widths of the hidden layers; `options` go to the rule.
+
+    Training images are moved by up to `shift` pixels, and with `flip` half of them mirrored, anew in every epoch.
+    """
 
     hidden: tuple[int, ...] = (512, 256)
     activation: str = "relu"
@@ -52,6 +55,8 @@ class Recipe:
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     normalisation: str = "none"
+    shift: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError for what no network or optimizer could be made from."""
@@ -76,6 +81,8 @@ class Recipe:
         for name in ("momentum", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)}, expected 0 <= {name} < 1")
+        if type(self.shift) is not int or self.shift < 0:
+            raise UserError(f"shift: {self.shift!r}, expected a number of pixels, 0 or more")
         if not 0 <= self.weight_decay < float("inf"):
             raise UserError(f"weight decay: {self.weight_decay}, expected 0 or a positive number")
 

@@ -27,7 +27,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     """Accuracies in percent (None where training breaks down), seconds an epoch, and the epoch that was chosen."""
     recipe = default_recipe(run["rule"], run["data"], hidden=tuple(run["hidden"]), epochs=run["epochs"])
     rate = RATES.get(run["rule"], 1.0) * recipe.learning_rate
-    recipe = replace(recipe, learning_rate=rate, **DECAY)
+    recipe = replace(recipe, learning_rate=rate, shift=run.get("shift", 0), **DECAY)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
@@ -57,6 +57,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--hidden", type=int, nargs="+", default=[1000] * 4, help="widths of the hidden layers")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--shift", type=int, default=0, help="pixels that training images are moved by at most")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES, metavar="RULE", help=", ".join(RULES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
@@ -65,6 +66,8 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     name = Path(arguments.data).name
     plain = {"data": name, "hidden": arguments.hidden, "epochs": arguments.epochs}
+    if arguments.shift:
+        plain["shift"] = arguments.shift
     runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
     dataset = load(arguments.data)
     results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")

@@ -1,0 +1,119 @@
+"""Moved images are those whose border repeats, every move is as likely, and nothing but training data is moved."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prograde.accelerated.training import Dataset, Epoch, Recipe, UserError, build, default_recipe, fit, load
+from prograde.accelerated.training.augmentation import augmented
+
+
+def moves(image: Tensor, shift: int, flip: bool) -> dict[tuple[int, int, bool], bytes]:
+    """All that (channels, height, width) can become: crops of the image with its border repeated."""
+    height, width = image.shape[1:]
+    found = {}
+    for mirrored in (False, True) if flip else (False,):
+        wide = functional.pad((image.flip(2) if mirrored else image)[None], (shift,) * 4, mode="replicate")[0]
+        for down in range(2 * shift + 1):
+            for right in range(2 * shift + 1):
+                crop = wide[:, down : down + height, right : right + width]
+                found[down, right, mirrored] = crop.contiguous().numpy().tobytes()
+    return found
+
+
+@pytest.mark.parametrize(("shift", "flip"), [(1, False), (2, True), (0, True)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_every_move_is_drawn_as_often(shift: int, flip: bool, flat: bool) -> None:
+    image = torch.arange(2 * 3 * 4.0).view(2, 3, 4)
+    names = {content: move for move, content in moves(image, shift, flip).items()}
+    samples = 400 * len(names)
+    x = image.flatten().expand(samples, -1) if flat else image.expand(samples, -1, -1, -1)
+    found = augmented(x, (2, 3, 4), shift, flip, torch.Generator().manual_seed(0))
+    assert found.shape == x.shape
+    drawn = [names[row.numpy().tobytes()] for row in found]
+    counts = torch.tensor([drawn.count(move) for move in names.values()], dtype=torch.float64)
+    # Chi-square of m - 1 degrees: m is its mean but for 1, and five deviations of sqrt(2 m) are never seen.
+    assert ((counts - 400) ** 2 / 400).sum() < len(names) + 5 * (2 * len(names)) ** 0.5
+
+
+def test_grey_images_without_an_axis_of_channels_are_moved() -> None:
+    image = torch.arange(12.0).view(1, 3, 4)
+    found = augmented(image.flatten(1).expand(50, -1), (3, 4), 1, False, torch.Generator().manual_seed(0))
+    assert {row.numpy().tobytes() for row in found} <= set(moves(image, 1, False).values())
+
+
+def test_without_moves_nothing_is_drawn_or_copied() -> None:
+    x, generator = torch.rand(5, 12), torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    assert augmented(x, (12,), 0, False, generator) is x
+    assert torch.equal(generator.get_state(), state)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load("digits")
+
+
+def recipe(**changes: Any) -> Recipe:
+    return default_recipe("forward-forward", "digits", **{"hidden": (24,), "epochs": 4, **changes})
+
+
+def test_resuming_with_moved_images_is_exact(digits: Dataset, tmp_path: Path) -> None:
+    path, chosen = tmp_path / "checkpoint", recipe(shift=1, flip=True)
+
+    def train(**files: Any) -> tuple[list[float], list[Tensor]]:
+        rule = build("forward-forward", digits, chosen, seed=0)
+        history = fit(rule, digits, chosen, alignment_every=0, **files)
+        return [epoch.loss for epoch in history.epochs], [p.detach().clone() for p in rule.parameters()]
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise Interrupted
+
+    whole = train()
+    with pytest.raises(Interrupted):
+        train(checkpoint=path, on_epoch=stop)
+    losses, parameters = train(resume=path)
+    assert losses == whole[0]
+    assert all(torch.equal(a, b) for a, b in zip(parameters, whole[1], strict=True))
+
+
+def test_training_images_alone_are_moved(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    chosen = recipe(shift=2, epochs=1)
+    rule = build("forward-forward", digits, chosen, seed=0)
+    assign, forward = rule.assign_credit, rule.forward
+
+    def noting(kept: list[Tensor], function: Any) -> Any:
+        return lambda x, *y: (kept.append(x), function(x, *y))[1]
+
+    asked: list[Tensor] = []
+    monkeypatch.setattr(rule, "assign_credit", noting(seen, assign))
+    monkeypatch.setattr(rule, "forward", noting(asked, forward))
+    fit(rule, digits, chosen, alignment_every=0)
+    known = {row.numpy().tobytes() for split in (digits.train, digits.validation, digits.test) for row in split.images}
+    assert len(torch.cat(asked)) == len(digits.validation.labels) + len(digits.test.labels)
+    assert all(row.numpy().tobytes() in known for row in torch.cat(asked))
+    unmoved = sum(row.numpy().tobytes() in known for row in torch.cat(seen))
+    assert 0 < unmoved < len(digits.train.labels) / 10, "one move in 25 is none"
+
+
+def test_impossible_moves_are_refused(digits: Dataset) -> None:
+    for shift in (-1, 0.5, True):
+        with pytest.raises(UserError, match=r"shift: .*, expected a number of pixels, 0 or more"):
+            recipe(shift=shift)
+    rule = build("forward-forward", digits, recipe(), seed=0)
+    with pytest.raises(UserError, match="shift: 8, expected less than the 8 pixels of a side"):
+        fit(rule, digits, recipe(shift=8))
+    flat = digits._replace(image_shape=(64,))
+    with pytest.raises(UserError, match=r"shift: 1, but samples of shape \(64,\) are no images"):
+        fit(rule, flat, recipe(shift=1))
+    with pytest.raises(UserError, match=r"flip: True, but samples of shape \(64,\) are no images"):
+        fit(rule, flat, recipe(flip=True))
