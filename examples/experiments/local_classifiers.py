@@ -121,7 +121,7 @@ RULES = {
     "deep supervision": plain(lambda model, images: BackpropDeepSupervision(model), 2e-3, cifar="93.73 (VGG8)"),
     "backprop": backprop("over channels", PLAIN),
     "deeper-forward": Setting(
-        lambda model, images: DeeperForward(model), "in groups", BY_CLASS, (0.01, 1e-3), 5e-4,
+        lambda model, images: DeeperForward(model), "in groups", BY_CLASS, (0.03, 1e-3), 5e-4,
         {
             "mnist": "99.50 (TinyCNN), 99.63 (ResNet17)",
             "fashion": "91.83 (TinyCNN), 93.13 (ResNet17)",
