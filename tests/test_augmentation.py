@@ -85,6 +85,19 @@ def test_resuming_with_moved_images_is_exact(digits: Dataset, tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(parameters, whole[1], strict=True))
 
 
+def test_moves_are_drawn_anew_in_every_batch(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = digits._replace(train=digits.train._replace(images=digits.train.images[:1].expand(256, -1)))
+    same = same._replace(train=same.train._replace(labels=digits.train.labels[:1].expand(256)))
+    seen: list[Tensor] = []
+    rule = build("forward-forward", digits, recipe(), seed=0)
+    monkeypatch.setattr(rule, "assign_credit", lambda x, y: (seen.append(x), torch.zeros(()))[1])
+    for moves in ({"shift": 2}, {"flip": True}):
+        seen.clear()
+        fit(rule, same, recipe(epochs=2, batch=128, **moves), alignment_every=0)
+        assert len(seen) == 4
+        assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i]), moves
+
+
 def test_training_images_alone_are_moved(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     chosen = recipe(shift=2, epochs=1)
@@ -112,8 +125,12 @@ def test_impossible_moves_are_refused(digits: Dataset) -> None:
     rule = build("forward-forward", digits, recipe(), seed=0)
     with pytest.raises(UserError, match="shift: 8, expected less than the 8 pixels of a side"):
         fit(rule, digits, recipe(shift=8))
-    flat = digits._replace(image_shape=(64,))
-    with pytest.raises(UserError, match=r"shift: 1, but samples of shape \(64,\) are no images"):
-        fit(rule, flat, recipe(shift=1))
-    with pytest.raises(UserError, match=r"flip: True, but samples of shape \(64,\) are no images"):
-        fit(rule, flat, recipe(flip=True))
+    with pytest.raises(UserError, match="flip: 'no', expected True or False"):
+        recipe(flip="no")
+    for moves in ({"shift": 1}, {"flip": True}):
+        with pytest.raises(UserError, match=r"digits: samples of shape \(64,\), expected images"):
+            fit(rule, digits._replace(image_shape=(64,)), recipe(**moves))
+        with pytest.raises(
+            UserError, match=r"shape \(16, 4, 1\), expected \(channels, height, width\), channels first"
+        ):
+            fit(rule, digits._replace(image_shape=(16, 4, 1)), recipe(**moves))

@@ -69,6 +69,8 @@ def assert_refused(result: Result, *words: str) -> None:
         (["compare", "foton", "--optimizer", "lion"], ["optimizer: 'lion'"]),
         (["compare", "forward-forward", "--momentum", "0.5"], ["--momentum: 0.5", "sgd"]),
         (["compare", "forward-forward", "--dropout", "0.5"], ["forward-forward", "Dropout"]),
+        (["compare", "foton", "--shift", "8"], ["shift: 8", "8 pixels of a side"]),
+        (["train", "foton", "--shift", "-1", "--output", "out"], ["shift: -1", "0 or more"]),
         (["compare", "foton", "--output", "/proc/nowhere"], ["/proc/nowhere"]),
         (["train", "foton", "--save", "nowhere/checkpoint"], ["--save", "nowhere"]),
         (["train", "foton", "--save", "/tmp"], ["--save: '/tmp' is a folder"]),
@@ -213,7 +215,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
 
 def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     folder = make_folder()
-    options = ["--data", folder, "--hidden", "8", "--epochs", "3", "--batch", "16"]
+    options = ["--data", folder, "--hidden", "8", "--epochs", "3", "--batch", "16", "--shift", "1", "--flip"]
     whole = run("train", "foton", *options, "--output", "whole", "--save", "checkpoint")
     assert whole.exit_code == 0, whole.stderr
     resumed = run("train", "foton", *options, "--output", "resumed", "--resume", "checkpoint")
@@ -226,6 +228,11 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert epochs == [[1, 2, 3], [1, 2, 3]]
     bare = run("train", "foton", "--data", folder, "--resume", "checkpoint")
     assert bare.exit_code == 0, bare.stderr
+    unmirrored = run("train", "foton", "--data", folder, "--resume", "checkpoint", "--no-flip")
+    assert unmirrored.exit_code == 2
+    assert "has flip True, expected False" in unmirrored.stderr
+    still = run("train", "foton", "--data", folder, "--resume", "checkpoint", "--shift", "0")
+    assert "has shift 1, expected 0" in still.stderr
     measured = run("evaluate", "checkpoint", "--data", folder)
     assert measured.exit_code == 0, measured.stderr
     assert f"{100 * first[0]['test'][0]:.2f} %" in measured.stdout

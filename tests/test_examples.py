@@ -228,6 +228,24 @@ def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
     assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
 
 
+def test_local_classifiers_tables_compare_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that chooses layers beside all layers alike, and what was published of that data set alone."""
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    summary = importlib.import_module("local_classifiers").summary
+    common = {"rule": "deeper-forward", "network": "convolutional"}
+    results = [
+        {"run": {**common, "seed": 0}, "accuracy": 90.0, "even": 90.0, "weights": [1, 1], "seconds": 1},
+        {"run": {**common, "seed": 1}, "accuracy": 70.0, "even": 60.0, "weights": [0, 1], "seconds": 1},
+    ]
+    tables = {data: summary(results, data).splitlines()[2] for data in ("FashionMNIST", "mnist", "cifar100", "emnist")}
+    cells = [cell.strip() for cell in tables["FashionMNIST"].split("|")]
+    assert cells[3:6] == ["80.00 ± 14.14", "91.83 (TinyCNN), 93.13 (ResNet17)", "75.00 ± 21.21"]
+    assert "99.50" in tables["mnist"]
+    assert tables["cifar100"] == tables["emnist"]
+    assert "(ResNet17)" not in tables["emnist"]
+    assert summary([{**result, "weights": [1, 1]} for result in results], "mnist").splitlines()[2].split("|")[5] == "  "
+
+
 def test_epochs_are_shown_apart_from_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """Image files are read as they are, from folders and archives alike; what can't be is refused with the file."""
 
+import gzip
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,15 +99,78 @@ def test_grey_images_have_one_channel_until_one_has_colours(tmp_path: Path, writ
 @WRITERS
 def test_other_files_are_passed_over(tmp_path: Path, write: Callable[..., None]) -> None:
     files = {name: png(image) for name, image in images(12, 0).items()}
-    write(tmp_path / "train", files | {"cat/notes.txt": b"?", "cat/._000.png": b"?"})
+    others = "cat/notes.txt", "cat/._000.png", ".hidden/x.png", "cat/.hidden/x.png", "sheet.png"
+    write(tmp_path / "train", files | dict.fromkeys(others, b"?"))
     write(tmp_path / "test", files)
-    assert len(load(tmp_path).test.labels) == 12
+    data = load(tmp_path)
+    assert data.num_classes == 3
+    assert len(data.train.labels) + len(data.validation.labels) == 12
+
+
+@WRITERS
+def test_a_class_is_the_folder_that_an_image_lies_in(tmp_path: Path, write: Callable[..., None]) -> None:
+    for part in ("train", "test"):
+        files = {f"{part}/more/{name}".upper(): png(image) for name, image in images(12, 0).items()}
+        write(tmp_path / part, files)
+    data = load(tmp_path)
+    assert data.test.labels.bincount().tolist() == [4, 4, 4]
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    folder = written(tmp_path / "data", as_folder, images(12, 0), images(3, 1))
+    (folder / "train" / "cat").rename(tmp_path / "cat")
+    (folder / "train" / "cat").symlink_to(tmp_path / "cat", target_is_directory=True)
+    assert load(folder).num_classes == 3
+
+
+@WRITERS
+def test_labels_to_test_on_are_those_of_training(tmp_path: Path, write: Callable[..., None]) -> None:
+    bees = {name: image for name, image in images(9, 1).items() if "bee" in name}
+    assert load(written(tmp_path, write, images(12, 0), bees)).test.labels.tolist() == [1, 1, 1]
+
+
+def test_bits_and_transparency_are_taken_off(tmp_path: Path) -> None:
+    black_and_white = Image.fromarray(np.eye(4, 5, dtype=bool))
+    assert black_and_white.mode == "1"
+    names = [f"{kind}/{i}.png" for kind in CLASSES for i in range(4)]
+    for part in ("train", "test"):
+        for name in names:
+            (tmp_path / part / name).parent.mkdir(parents=True, exist_ok=True)
+            black_and_white.save(tmp_path / part / name)
+    assert load(tmp_path).image_shape == (4, 5)
+    Image.fromarray(np.zeros((4, 5, 4), np.uint8), "RGBA").save(tmp_path / "test" / "cat" / "x.png")
+    data = load(tmp_path)
+    assert data.image_shape == (3, 4, 5), "grey ones have three equal channels where any has colours"
+    assert torch.equal(data.train.images[0, :20], data.train.images[0, 20:40])
+
+
+def test_small_classes_have_their_part_of_validation(tmp_path: Path) -> None:
+    few = {name: image for name, image in images(120, 0).items() if "ant" not in name}
+    few |= {name: image for name, image in images(9, 2).items() if "ant" in name}
+    held = load(written(tmp_path, as_folder, few, images(3, 1)), validation=12).validation
+    assert held.labels.bincount(minlength=3).min() >= 1
+
+
+def test_folders_that_could_mean_two_things_are_refused(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    folder = written(tmp_path / "both", as_folder, images(12, 0), images(3, 1))
+    as_archive(folder / "train", {"cat/x.png": png(images(1, 0)["cat/000.png"])})
+    with pytest.raises(DataError, match=r"has train\.tar\.gz and train, expected one of them"):
+        load(folder)
+    mnist = make_folder()
+    (mnist / "train").mkdir()
+    (mnist / "test").mkdir()
+    assert load(mnist).image_shape == (3, 4), "MNIST's files are what they are"
 
 
 CUT = png(images(1, 0)["cat/000.png"])[:60]
 REFUSED: dict[str, tuple[dict[str, bytes], dict[str, bytes], str]] = {
     "a damaged image": ({"cat/x.png": CUT}, {}, r"train.*cat/x\.png: not a whole image"),
     "no image": ({"cat/x.png": b"hello"}, {}, r"train.*cat/x\.png: not a whole image"),
+    "too many pixels": (
+        {"cat/x.png": png(np.zeros((20_000, 10_000), np.uint8))},
+        {},
+        r"cat/x\.png: not a whole image \(.*decompression bomb",
+    ),
     "another size": (
         {"cat/x.png": png(np.zeros((4, 6, 3), np.uint8))},
         {},
@@ -137,15 +202,33 @@ def test_damaged_images_are_refused(tmp_path: Path, write: Callable[..., None], 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, as_archive, images(12, 0), images(3, 1))
     whole = (folder / "train.tar.gz").read_bytes()
-    for broken in (whole[: len(whole) // 2], b"hello"):
+    plain = gzip.decompress(whole)
+    header = next(i for i in range(512, len(plain), 512) if plain[i + 257 : i + 262] == b"ustar" and i > 2048)
+    flipped = plain[:header] + b"?" + plain[header + 1 :]
+    checksum = bytes([whole[-8] ^ 1])
+    for broken in (
+        whole[: len(whole) // 2],
+        b"hello",
+        gzip.compress(flipped),
+        gzip.compress(plain[:header]),
+        gzip.compress(plain[: header + 100]),
+        whole[:-8] + checksum + whole[-7:],
+    ):
         (folder / "train.tar.gz").write_bytes(broken)
         with pytest.raises(DataError, match=r"train\.tar\.gz: damaged archive .*; expected a whole one"):
             load(folder)
     (folder / "train.tar.gz").unlink()
     (folder / "train").mkdir()
-    with pytest.raises(DataError, match=re.escape("train: no images in it, expected a folder of them for each class")):
+    with pytest.raises(
+        DataError, match=re.escape("train: no images in it, expected a folder for each class with files of .bmp")
+    ):
         load(folder)
-    (folder / "train").rmdir()
+    as_folder(folder / "train", {"cat/x.png": png(images(1, 0)["cat/000.png"])})
+    with pytest.raises(
+        DataError, match="train: only the class 'cat', expected two or more, each in a folder of its own"
+    ):
+        load(folder)
+    shutil.rmtree(folder / "train")
     with pytest.raises(DataError, match="expected MNIST's four files, or train and test, each with a folder of images"):
         load(folder)
 

@@ -162,6 +162,10 @@ def test_another_trainings_checkpoint_is_refused(digits: Dataset, tmp_path: Path
         trained("foton", digits, seed=1, resume=path)
     with pytest.raises(CheckpointError, match="has rule Foton, expected Pepita"):
         trained("pepita", digits, resume=path)
+    for changes, message in (({"flip": True}, "has flip False, expected True"), ({"batch": 64}, "has batch 128, exp")):
+        changed = recipe("foton", **changes)
+        with pytest.raises(CheckpointError, match=message):
+            fit(build("foton", digits, changed, seed=0), digits, changed, resume=path)
 
 
 def test_options_that_a_checkpoint_could_not_give_back_are_refused_before_training(

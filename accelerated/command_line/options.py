@@ -73,7 +73,8 @@ Option: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[
-    int, typer.Option(help="Fixes initial weights, batches, masks and negatives.", min=0, max=2**63 - 1)
+    int,
+    typer.Option(help="Fixes initial weights, batches, moves of images, masks and negatives.", min=0, max=2**63 - 1),
 ]
 Device: TypeAlias = Annotated[str, typer.Option(help="A device of PyTorch: cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
 Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.", metavar="DTYPE")]

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..rules import CumulativeForwardForward, Rule, SymBa
 from ..training import Dataset, Epoch, History, UserError, build, fit, layer_summary, margin_summary
+from ..training.augmentation import check_moves
 from ..training.loop import Measure
 from .options import Job
 
@@ -114,8 +115,9 @@ def _measure(rule: Rule) -> Measure | None:
 
 
 def try_all(jobs: Sequence[Job], dataset: Dataset, device: torch.device, dtype: torch.dtype) -> None:
-    """Builds every job once: a network that a rule can't train is to be refused first of all. Raises UserError."""
+    """Builds every job once: what a rule can't train is to be refused first of all. Raises UserError."""
     for job in jobs:
+        check_moves(job.recipe.shift, job.recipe.flip, dataset)
         build(job.method, dataset, job.recipe, seed=0, device=device, dtype=dtype)
 
 

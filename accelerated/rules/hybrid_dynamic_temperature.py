@@ -117,9 +117,9 @@ class HybridDynamicTemperature(Rule):
         weight, bias = (gradients[p] for p in (self.classifier.weight, self.classifier.bias))
         yield BlockUpdate(Block("classifier", self.classifier, identity, None), weight, bias, last.detach(), own)
 
-    def load_state_dict(self, *state: Any, **options: Any) -> Any:
+    def _load_from_state_dict(self, *state: Any) -> None:
         self._looked = False  # the state may be of a rule that has not seen a batch
-        return super().load_state_dict(*state, **options)
+        super()._load_from_state_dict(*state)
 
     @torch.no_grad()
     def _warm_up(self, x: Tensor, y: Tensor) -> None:

@@ -201,8 +201,9 @@ def _cut(
         end = _before_score(modules, score_after)
         inside, outside = tuple(modules[:end]), tuple(modules[end:])
         inner = tuple(p for module in inside for p in module.parameters() if p.requires_grad)
-        if outside and getattr(outside[0], "inplace", False):
-            kind = type(outside[0]).__name__
+        first = next((module for module in outside if not isinstance(module, nn.Identity)), None)
+        if getattr(first, "inplace", False):
+            kind = type(first).__name__
             raise ValueError(
                 f"layer '{blocks[index].name}': inplace=True of the {kind} after it would write over what its score is "
                 "made from; expected inplace=False"

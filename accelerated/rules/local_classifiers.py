@@ -189,7 +189,9 @@ class LocalClassifiers(BlockwiseRule):
     def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
         activities = list(self._passes(x))
-        return activities, [head_loss(*pair, y, self.loss) for pair in zip(self.heads, activities, strict=True)]
+        layers = zip(self.units, self.heads, activities, strict=True)
+        losses = [head_loss(head, h, y, self.loss, block.name, self.num_classes) for block, head, h in layers]
+        return activities, losses
 
     def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         """The updates by the sum of all losses."""

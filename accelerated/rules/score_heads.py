@@ -122,9 +122,16 @@ def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: 
     return HeadCredit(mean, mean, torch.zeros_like(h) if activities is None else activities, own)
 
 
-def head_loss(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss) -> tuple[Tensor, Tensor]:
-    """The layer's mean loss and what its score's parameters cost with it, with their graph where there is one."""
-    mean = loss(head(h), y).loss.mean()
+def head_loss(
+    head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """The layer's mean loss and what its score's parameters cost with it, with their graph where there is one.
+
+    Raises ValueError, with the layer's name, unless there is a score of each class.
+    """
+    scores = head(h)
+    check_scores(scores, layer, num_classes)
+    mean = _judged(loss, scores, y).loss.mean()
     return mean, mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
 
 

@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
+from .data import Dataset
 from .errors import UserError
 
 
-def check_moves(shift: int, flip: bool, image_shape: tuple[int, ...]) -> None:
+def check_moves(shift: int, flip: bool, dataset: Dataset) -> None:
     """Raises UserError where samples are no images, or too small to be moved so far."""
-    if not shift and not flip:
-        return
-    name = "shift" if shift else "flip"
-    if len(image_shape) not in (2, 3):
-        raise UserError(f"{name}: {shift or flip}, but samples of shape {image_shape} are no images")
-    if shift >= min(image_shape[-2:]):
-        raise UserError(f"shift: {shift}, expected less than the {min(image_shape[-2:])} pixels of a side")
+    if shift or flip:
+        side = min(dataset.channels_first[1:])
+        if shift >= side:
+            raise UserError(f"shift: {shift}, expected less than the {side} pixels of a side")
 
 
 def augmented(x: Tensor, image_shape: tuple[int, ...], shift: int, flip: bool, generator: torch.Generator) -> Tensor:

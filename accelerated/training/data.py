@@ -46,6 +46,18 @@ class Dataset(NamedTuple):
     def features(self) -> int:
         return self.train.images.shape[1]
 
+    @property
+    def channels_first(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image. Raises DataError for samples that are no images."""
+        shape = (1, *self.image_shape) if len(self.image_shape) == 2 else self.image_shape
+        if len(shape) != 3:
+            raise DataError(f"{self.name}: samples of shape {self.image_shape}, expected images")
+        if shape[2] in (1, 3, 4) and shape[0] > 4:
+            raise DataError(
+                f"{self.name}: images of shape {self.image_shape}, expected (channels, height, width), channels first"
+            )
+        return shape
+
     def to(self, device: torch.device | str, dtype: torch.dtype, standardise: bool = False) -> "Dataset":
         """On that device, images in that dtype; standardised by the training pixels' mean and std if asked for."""
 
@@ -60,9 +72,7 @@ class Dataset(NamedTuple):
 
         Raises DataError for samples that are no images.
         """
-        shape = (1, *self.image_shape) if len(self.image_shape) == 2 else self.image_shape
-        if len(shape) != 3:
-            raise DataError(f"{self.name}: samples of shape {self.image_shape}, expected images for convolutions")
+        shape = self.channels_first
 
         def reshape(split: Split) -> Split:
             return Split(split.images.unflatten(1, shape), split.labels)
@@ -82,10 +92,12 @@ class _Arrays(NamedTuple):
 def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = None) -> Dataset:
     """`digits`, a folder of data, or an .npz of x_train, y_train, x_test and y_test.
 
-    The folder has MNIST's four IDX files (gzipped or not), or `train` and `test`, each a folder, or a tar archive, with
-    a folder of image files for each class. Bytes become [0, 1]; floating-point images stay as they are. `validation`
-    samples are taken from the training part: the last ones of IDX files and an .npz; of image files and of the digits
-    a draw by `seed`, even by class. By default one in twelve, of the digits 288.
+    The folder has MNIST's four IDX files (gzipped or not), or else `train` and `test`, each a folder, or a .tar or
+    .tar.gz, with a folder of image files for each class. Images are (height, width), or (channels, height, width) where
+    they have colours, and so are expected in an .npz, which may hold samples of other shapes too. Bytes become [0, 1];
+    floating-point images stay as they are. `validation` samples are taken from the training part: the last ones of IDX
+    files and an .npz; of image files and of the digits a draw by `seed`, even by class. By default one in twelve, of
+    the digits 288.
 
     Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and UserError
     for the digits without scikit-learn and image files without Pillow.
@@ -173,20 +185,24 @@ def _stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
 
 
 def _read_folder(folder: Path, seed: int) -> tuple[_Arrays, _Arrays]:
-    parts = {part: find_part(folder, part) for part in ("train", "test")}
-    if parts["train"] is not None and parts["test"] is not None:
-        return _read_image_files(parts["train"], parts["test"], seed)
+    if not any(folder.glob("t*-*idx?-ubyte*")):
+        train_path, test_path = find_part(folder, "train"), find_part(folder, "test")
+        if train_path is not None and test_path is not None:
+            return _read_image_files(train_path, test_path, seed)
     train, test = (_read_part(folder, part) for part in ("train", "t10k"))
     return train, test
 
 
 def _read_image_files(train: Path, test: Path, seed: int) -> tuple[_Arrays, _Arrays]:
-    """Training images in a random order, in which any stretch holds the classes in nearly equal parts."""
+    """Training images in a random order, in which any stretch at the end holds the classes in nearly equal parts."""
     seen = read_class_folders(train)
-    order = _stratified_order(seen.labels, seed)
     unseen = read_class_folders(test, seen.classes)
+    order = _stratified_order(seen.labels, seed)[::-1]
+    coloured = max(seen.images.ndim, unseen.images.ndim) == 4
 
     def part(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _Arrays:
+        if coloured and images.ndim == 3:
+            images = np.repeat(images[:, None], 3, axis=1)
         return _Arrays(images.astype(np.float32) / np.float32(255), labels, str(path), str(path))
 
     return part(train, seen.images[order], seen.labels[order]), part(test, unseen.images, unseen.labels)

@@ -1,5 +1,7 @@
 """Images of each class in a folder of their own, as files or in a tar archive; Pillow decodes them."""
 
+import gzip
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ from .errors import UserError
 from .idx import DataError
 
 ENDS = ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
-"""Files that end otherwise are passed over."""
+"""Files that end otherwise, in whatever case, are passed over."""
 
-ARCHIVES = ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"
+ARCHIVES = ".tar", ".tar.gz", ".tgz"
 
 
 class ClassFolders(NamedTuple):
@@ -28,19 +30,27 @@ class ClassFolders(NamedTuple):
 
 
 def find_part(folder: Path, part: str) -> Path | None:
-    """`part` in the folder, itself a folder or an archive, if there is one."""
-    paths = (folder / f"{part}{end}" for end in ("", *ARCHIVES))
-    return next((path for path in paths if (path.is_file() if path.suffix else path.is_dir())), None)
+    """`part` in the folder, itself a folder or an archive, if there is one. Raises DataError where there are two."""
+    archives = [folder / f"{part}{end}" for end in ARCHIVES]
+    found = [path for path in archives if path.is_file()]
+    if (folder / part).is_dir():
+        found.append(folder / part)
+    if len(found) > 1:
+        raise DataError(
+            f"data: folder '{folder}' has {' and '.join(path.name for path in found)}, expected one of them"
+        )
+    return found[0] if found else None
 
 
 def read_class_folders(path: Path, classes: tuple[str, ...] | None = None) -> ClassFolders:
     """The images of all folders in path, sorted by class, which is the name of an image's folder, and by their own.
 
-    An image with transparency loses it; one of several frames gives its first. Labels are the places
-    of classes in their order, or in `classes` if given.
+    Files and folders whose names begin with a dot, and images in no folder of a class, are passed over. An image with
+    transparency loses it; one of several frames gives its first; what Pillow gives as 8 bits a channel is taken. Labels
+    are the places of classes in their order, or in `classes` if given.
 
-    Raises DataError, with the file, for an image that can't be read, is of another size than the first or has more than
-    8 bits a channel, for a class that is not in `classes`, and where there is no image; UserError without Pillow.
+    Raises DataError, with the file, for an image that can't be read or is of another size than the first, for a class
+    that is not in `classes`, for a damaged archive, and where there is no image; UserError without Pillow.
     """
     images: dict[tuple[str, str], NDArray[np.uint8]] = {}
     first = ""
@@ -51,8 +61,10 @@ def read_class_folders(path: Path, classes: tuple[str, ...] | None = None) -> Cl
         first = first or name
         images[kind, name] = image
     if not images:
-        raise DataError(f"{path}: no images in it, expected a folder of them for each class")
+        raise DataError(f"{path}: no images in it, expected a folder for each class with files of {', '.join(ENDS)}")
     found = tuple(sorted({kind for kind, _ in images}))
+    if classes is None and len(found) == 1:
+        raise DataError(f"{path}: only the class '{found[0]}', expected two or more, each in a folder of its own")
     if classes is not None and (unknown := set(found) - set(classes)):
         raise DataError(f"{path}: class '{min(unknown)}', expected one of training's: {', '.join(classes)}")
     classes = found if classes is None else classes
@@ -77,38 +89,63 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _files(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """Of every image its class, its path in the folder or archive, and what the file holds."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path)
-            if _is_image(PurePosixPath(name.as_posix())) and file.is_file():
-                yield name.parts[-2], name.as_posix(), file.read_bytes()
+    if path.is_file():
+        yield from _packed(path)
         return
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(folder, name)
+            inside = PurePosixPath(file.relative_to(path).as_posix())
+            if _is_image(inside):
+                yield inside.parts[-2], str(inside), file.read_bytes()
+
+
+def _packed(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """The same of an archive. A folder that everything lies in, as the part's own often is, is no class."""
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if _is_image(PurePosixPath(member.name)) and (packed := archive.extractfile(member)) is not None:
-                    yield PurePosixPath(member.name).parts[-2], member.name, packed.read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{path}: damaged archive ({' '.join(str(error).split())}); expected a whole one") from error
+        with tarfile.open(path, "r:" if path.suffix == ".tar" else "r:gz") as archive:
+            members = {PurePosixPath(member.name): member for member in archive if not member.isdir()}
+            _check_end(archive)
+            outer = 1 if len({name.parts[0] for name in members}) == 1 else 0
+            for name, member in members.items():
+                if _is_image(PurePosixPath(*name.parts[outer:])) and (file := archive.extractfile(member)) is not None:
+                    yield name.parts[-2], str(name), file.read()
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, KeyError) as error:
+        raise DataError(f"{path}: damaged archive ({error}); expected a whole one") from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raises ReadError unless the archive ends as it should, where tarfile takes a damaged header for its end."""
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no empty block after its last file")
+    while file.read(1 << 20):  # to the checksum of a compressed one
+        pass
 
 
 def _is_image(name: PurePosixPath) -> bool:
     """Whether it ends like one, lies in a folder, and is not hidden, as some systems' leavings are."""
-    return name.suffix.lower() in ENDS and len(name.parts) > 1 and not name.name.startswith(".")
+    hidden = any(part.startswith(".") for part in name.parts)
+    return name.suffix.lower() in ENDS and len(name.parts) > 1 and not hidden
 
 
 def _decoded(content: bytes, name: str) -> NDArray[np.uint8]:
     """(height, width) of a grey image, (height, width, 3) of any other."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise UserError("data: images need Pillow; pip install 'prograde[train]'") from error
     try:
         with Image.open(BytesIO(content)) as image:
             if image.mode[0] in "IF":
                 raise DataError(f"{name}: pixels of mode {image.mode}, expected 8 bits a channel")
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a whole image of a kind that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name}: not a whole image ({error})") from error

@@ -101,7 +101,7 @@ def fit(
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
     epochs = recipe.epochs if epochs is None else epochs
-    check_moves(recipe.shift, recipe.flip, dataset.image_shape)
+    check_moves(recipe.shift, recipe.flip, dataset)
     if checkpoint is not None:
         _check_plain(recipe)
     with _seeded(seed, device):
@@ -244,10 +244,11 @@ class _Run:
         settings = state.get("settings")
         if not isinstance(settings, dict):
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
-        for name, expected in self.settings.items():
-            if settings.get(name) != expected:
+        found, asked = _flat(settings), _flat(self.settings)
+        for name, expected in asked.items():
+            if found.get(name) != expected:
                 raise checkpoints.CheckpointError(
-                    f"checkpoint: '{path}' has {name} {settings.get(name)}, expected {expected} as asked for; a "
+                    f"checkpoint: '{path}' has {name} {found.get(name)}, expected {expected} as asked for; a "
                     "training goes on as it was begun, or begins anew"
                 )
         try:
@@ -276,6 +277,12 @@ class _Run:
                 lambda state: torch.cuda.set_rng_state(state, self.device),
             )
         return generators
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """With those of the recipe one by one."""
+    recipe = settings.get("recipe")
+    return {**settings, **recipe, "recipe": None} if isinstance(recipe, dict) else settings
 
 
 def _copy(state: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class Recipe:
                 raise UserError(f"{name}: {getattr(self, name)}, expected 0 <= {name} < 1")
         if type(self.shift) is not int or self.shift < 0:
             raise UserError(f"shift: {self.shift!r}, expected a number of pixels, 0 or more")
+        if type(self.flip) is not bool:
+            raise UserError(f"flip: {self.flip!r}, expected True or False")
         if not 0 <= self.weight_decay < float("inf"):
             raise UserError(f"weight decay: {self.weight_decay}, expected 0 or a positive number")
 

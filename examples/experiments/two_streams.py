@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 
-from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
+from prograde.accelerated.training import Dataset, TrainingError, build, default_recipe, fit, load
 
 RULES = ("forward-forward", "symba", "layer-collaboration")
 DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
@@ -31,7 +31,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
-    except UserError as error:
+    except TrainingError as error:
         return {"accuracy": None, "why": str(error)}
     return {
         "accuracy": 100 * history.test_accuracy,
