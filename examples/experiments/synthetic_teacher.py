@@ -238,7 +238,9 @@ def summary(results: list[Result]) -> str:
         text = f"{means[0]:+.2f} at low K ({low_used}), {means[1]:+.2f} at high K ({high_used})"
         spans = {name: f"[{low:.2f}, {top:.2f}]" for name, (low, top) in intervals(table, high).items()}
         text = f"dtg less deep supervision: {text}: {means[1] - means[0]:+.2f} {spans['runs']} resampling runs, as "
-        text += f"published ({PUBLISHED_MEANS}); {spans['seeds']} resampling seeds, each with all its K"
+        text += f"published ({PUBLISHED_MEANS})"
+        if len(table) > 1:
+            text += f"; {spans['seeds']} resampling seeds, each with all its K"
         tables.append(text)
     return "\n\n".join(tables)
 
