@@ -130,7 +130,7 @@ def test_impossible_moves_are_refused(digits: Dataset) -> None:
     for moves in ({"shift": 1}, {"flip": True}):
         with pytest.raises(UserError, match=r"digits: samples of shape \(64,\), expected images"):
             fit(rule, digits._replace(image_shape=(64,)), recipe(**moves))
-        with pytest.raises(
-            UserError, match=r"shape \(16, 4, 1\), expected \(channels, height, width\), channels first"
-        ):
-            fit(rule, digits._replace(image_shape=(16, 4, 1)), recipe(**moves))
+        for last in (1, 3, 4):
+            with pytest.raises(UserError, match=r"6, \d\), expected \(channels, height, width\), channels first"):
+                fit(rule, digits._replace(image_shape=(5, 6, last)), recipe(**moves))
+    assert digits._replace(image_shape=(64, 4, 4)).channels_first == (64, 4, 4), "small maps are no colours"

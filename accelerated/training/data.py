@@ -52,7 +52,7 @@ class Dataset(NamedTuple):
         shape = (1, *self.image_shape) if len(self.image_shape) == 2 else self.image_shape
         if len(shape) != 3:
             raise DataError(f"{self.name}: samples of shape {self.image_shape}, expected images")
-        if shape[2] in (1, 3, 4) and shape[0] > 4:
+        if shape[2] in (1, 3, 4) and min(shape[:2]) > 4:  # no small maps of many channels
             raise DataError(
                 f"{self.name}: images of shape {self.image_shape}, expected (channels, height, width), channels first"
             )

@@ -157,7 +157,7 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
         model = small_cnn(
             setting.channels,
             dataset.num_classes,
-            image_channels=dataset.image_shape[0] if len(dataset.image_shape) == 3 else 1,
+            image_channels=dataset.channels_first[0],
             pool_after=(0, 1),
             normalisation=by_width,
             normalise_last=after_last,
