@@ -116,6 +116,17 @@ def test_a_class_is_the_folder_that_an_image_lies_in(tmp_path: Path, write: Call
     assert data.test.labels.bincount().tolist() == [4, 4, 4]
 
 
+@pytest.mark.parametrize("end", [".tar", ".tgz"])
+def test_archives_may_end_otherwise(tmp_path: Path, end: str) -> None:
+    folder = written(tmp_path, as_archive, images(12, 0), images(3, 1))
+    expected = load(folder)
+    for part in ("train", "test"):
+        packed = (folder / f"{part}.tar.gz").read_bytes()
+        (folder / f"{part}.tar.gz").unlink()
+        (folder / f"{part}{end}").write_bytes(gzip.decompress(packed) if end == ".tar" else packed)
+    assert torch.equal(load(folder).test.images, expected.test.images)
+
+
 def test_folders_may_be_links(tmp_path: Path) -> None:
     folder = written(tmp_path / "data", as_folder, images(12, 0), images(3, 1))
     (folder / "train" / "cat").rename(tmp_path / "cat")
