@@ -80,36 +80,41 @@ class _Assignment(NamedTuple):
         """M, in float32 at least."""
         return assignment(widened(parameters[0]), parameters[1], self.cooling)
 
-    def pooled(self, h: Array) -> Array:
+    def extremes(self, h: Array) -> tuple[Array, ...]:
+        """The maximum and minimum of every channel, shaped to stand beside h; none of units, which have one value."""
+        if h.dim() == 2:
+            return ()
+        return tuple(extreme(h, dim=tuple(range(2, h.dim())), keepdim=True) for extreme in (torch.amax, torch.amin))
+
+    def pooled(self, h: Array, extremes: tuple[Array, ...]) -> Array:
         """(batch, C), in float32 at least."""
         if h.dim() == 2:
             return widened(h) * sum(self.pooling)
-        positions = tuple(range(2, h.dim()))
-        parts = h.mean(dim=positions), h.amax(dim=positions), h.amin(dim=positions)
+        parts = h.mean(dim=tuple(range(2, h.dim()))), *(extreme.flatten(1) for extreme in extremes)
         mean, largest, smallest = (weight * widened(part) for weight, part in zip(self.pooling, parts, strict=True))
         return mean + largest + smallest
 
-    def pooled_credit(self, h: Array, gradient: Array) -> Array:
+    def pooled_credit(self, h: Array, gradient: Array, extremes: tuple[Array, ...]) -> Array:
         """The derivative by h of what has this one by the pooled activities."""
         if h.dim() == 2:
             return (gradient * sum(self.pooling)).to(h.dtype)
         positions = tuple(range(2, h.dim()))
         gradient = gradient.view(*h.shape[:2], *[1] * len(positions))
         found = (self.pooling[0] / math.prod(h.shape[2:]) * gradient).to(h.dtype)
-        for weight, extreme in zip(self.pooling[1:], (torch.amax, torch.amin), strict=True):
+        for weight, extreme in zip(self.pooling[1:], extremes, strict=True):
             # Ones and zeros of h's dtype: those of bool take several times as long to add and to multiply.
-            equal = torch.eq(h, extreme(h, dim=positions, keepdim=True), out=torch.empty_like(h))
+            equal = torch.eq(h, extreme, out=torch.empty_like(h))
             share = gradient / equal.sum(dim=positions, keepdim=True, dtype=gradient.dtype)
             found = equal.mul_((weight * share).to(h.dtype)).add_(found)
         return found
 
     def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
-        return (self.pooled(h) @ self.assigned(parameters)).to(h.dtype)
+        return (self.pooled(h, self.extremes(h)) @ self.assigned(parameters)).to(h.dtype)
 
     def credit(self, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-        m, gradient = self.assigned(parameters), widened(gradient)
-        by_logits = _by_logits(m, self.pooled(h).T @ gradient)
-        by_activities = self.pooled_credit(h, gradient @ m.T)
+        m, gradient, extremes = self.assigned(parameters), widened(gradient), self.extremes(h)
+        by_logits = _by_logits(m, self.pooled(h, extremes).T @ gradient)
+        by_activities = self.pooled_credit(h, gradient @ m.T, extremes)
         return ScoreCredit(by_activities, _by_parameters(parameters, by_logits, self.cooling))
 
     def penalty(self, parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from ._arrays import Array, wide, widened
+from .grids import channels_last
 
 __all__ = [
     "batch_norm",
@@ -40,8 +41,11 @@ def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over each channel of a sample. Raises ValueError where a channel has one position."""
     _check("a channel", prod(h.shape[2:]))
-    # With channels last, so many groups are slow on a CPU.
-    return functional.group_norm(h.contiguous(), h.shape[1], eps=eps)
+    if h.device.type == "cpu" and h.dim() == 4 and h.dtype == wide(h.dtype) and channels_last(h):
+        # Kernels for so many groups are half as fast, and give another format back.
+        centred = h - h.mean(dim=(2, 3), keepdim=True)
+        return centred * (centred.square().mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
+    return functional.group_norm(h, h.shape[1], eps=eps)
 
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:

@@ -1013,6 +1013,20 @@ def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., 
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), "trained whole"
 
 
+@pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}, {"eps": 0.1}])
+def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
+    """Though one that learns nothing goes by a function of ours."""
+    torch.manual_seed(0)
+    normalise = nn.InstanceNorm2d(10, **options)
+    for array in (*normalise.parameters(), *(b for b in normalise.buffers() if b.dim())):
+        nn.init.uniform_(array, 0.5, 2)
+    model = nn.Sequential(nn.Conv2d(2, 10, 3), nn.ReLU(), normalise, nn.Conv2d(10, 10, 3), nn.ReLU())
+    rule = ChannelClassAssignment(model, num_classes=K).eval()
+    x = torch.randn(4, 2, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(rule.layer_features(x)[1], model(x), atol=1e-5), "what is passed on"
+
+
 def test_temperatures_are_not_decayed():
     learned = [DynamicTemperature(dense()), channels(), ChannelClassAssignment(dense(), assignment="frozen")]
     names = [{name for name, p in rule.named_parameters() if any(p is q for q in rule.undecayed())} for rule in learned]

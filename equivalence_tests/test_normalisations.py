@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
@@ -91,6 +92,18 @@ def test_values_are_those_of_the_definition(side: Side, name: str, data: st.Data
     assert found.shape == h.shape
     smallest = min(1.0, *np.ravel(deviations(name, h))) if name in MOMENTS else 1.0
     assert np.abs(found - truth).max() <= 16 * side.eps * (np.abs(truth).max() + np.abs(h).max() / smallest), name
+
+
+@names
+def test_channels_last_are_the_same_numbers(twin: Side, name: str):
+    """In whatever order memory has them."""
+    if not twin.is_ours:
+        pytest.skip("another package may have no strides")
+    h = twin.operands(3 + np.random.default_rng(5).standard_normal((3, 12, 4, 5)))
+    one, other = (
+        NORMALISATIONS[name](twin.normalisations, x) for x in (h, h.contiguous(memory_format=torch.channels_last))
+    )
+    assert torch.allclose(one, other, rtol=0, atol=64 * twin.eps * float(h.abs().max())), name
 
 
 def deviations(name: str, h: Any) -> Any:

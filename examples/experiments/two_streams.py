@@ -72,7 +72,9 @@ if __name__ == "__main__":
     plain |= {name: value for name in ("shift", "rate") if (value := getattr(arguments, name))}
     own = {"symba": {"alpha": arguments.alpha}} if arguments.alpha else {}
     runs = [
-        {**plain, **own.get(rule, {}), "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules
+        {**plain, **own.get(rule, {}), "seed": seed, "rule": rule}
+        for seed in arguments.seeds
+        for rule in arguments.rules
     ]
     dataset = load(arguments.data)
     results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")
