@@ -221,10 +221,11 @@ def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
         rows = {row.split("|")[1].strip(): row.split("|")[2:] for row in table.splitlines()[2:]}
         assert sorted(rows) == sorted(rules)
         assert float(rows["hyperspherical"][1].split("±")[0]) > 80, kind
-        layers = rows["hyperspherical"][5].split(",")
+        assert rows["hyperspherical"][1] == rows["hyperspherical"][4], "it adds up all layers"
+        layers = rows["hyperspherical"][8].split(",")
         assert len(layers) == {"convolutional": 4, "dense": 3}[kind]
-        assert float(rows["hyperspherical"][7]) >= max(map(float, layers))
-        assert rows["backprop"][5].strip() == "", "backpropagation has one guess"
+        assert float(rows["hyperspherical"][10]) >= max(map(float, layers))
+        assert not any(rows["backprop"][place].strip() for place in (4, 5, 6, 8)), "backpropagation has one guess"
     assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
 
 
@@ -234,16 +235,17 @@ def test_local_classifiers_tables_compare_the_same_seeds(monkeypatch: pytest.Mon
     summary = importlib.import_module("local_classifiers").summary
     common = {"rule": "deeper-forward", "network": "convolutional"}
     results = [
-        {"run": {**common, "seed": 0}, "accuracy": 90.0, "even": 90.0, "weights": [1, 1], "seconds": 1},
-        {"run": {**common, "seed": 1}, "accuracy": 70.0, "even": 60.0, "weights": [0, 1], "seconds": 1},
+        {"run": {**common, "seed": 0}, "accuracy": 90.0, "all": 90.0, "range": 80.0, "first": 1, "last": 2},
+        {"run": {**common, "seed": 1}, "accuracy": 70.0, "all": 60.0, "range": 70.0, "first": 2, "last": 2},
     ]
+    results = [{**result, "validation": 95.0, "seconds": 1} for result in results]
     tables = {data: summary(results, data).splitlines()[2] for data in ("FashionMNIST", "mnist", "cifar100", "emnist")}
     cells = [cell.strip() for cell in tables["FashionMNIST"].split("|")]
-    assert cells[3:6] == ["80.00 ± 14.14", "91.83 (TinyCNN), 93.13 (ResNet17)", "75.00 ± 21.21"]
+    assert cells[3:6] == ["80.00 ± 14.14", "95.00 ± 0.00", "91.83 (TinyCNN), 93.13 (ResNet17)"]
+    assert cells[6:9] == ["75.00 ± 21.21", "75.00 ± 7.07", "1-2, 2-2"]
     assert "99.50" in tables["mnist"]
     assert tables["cifar100"] == tables["emnist"]
     assert "(ResNet17)" not in tables["emnist"]
-    assert summary([{**result, "weights": [1, 1]} for result in results], "mnist").splitlines()[2].split("|")[5] == "  "
 
 
 def test_epochs_are_shown_apart_from_results(

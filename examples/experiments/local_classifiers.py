@@ -9,8 +9,9 @@ of 0.1. Behind each layer but the last stands the normalisation of the rule's pa
 batch normalisation, which has some, stands behind the last as well, since its rule's scores come after it.
 Backpropagation trains each of these networks with a linear layer at its end, behind averages over positions: of maps
 normalised one by one these would all be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is
-chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses: "layers
-even" is the same network with all layers added up. Rates stand in RULES.
+chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses. Rates stand
+in RULES. Of the network that each rule ends with two more accuracies are taken: of all layers added up, and of the
+range of layers that is best on the validation data.
 
 After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
 layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
@@ -34,6 +35,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 from torch import nn
 
+from prograde.accelerated.aggregation import best_range, range_hits
 from prograde.accelerated.modules import ChannelNorm, small_cnn
 from prograde.accelerated.rules import (
     BackpropDeepSupervision,
@@ -48,7 +50,7 @@ from prograde.accelerated.rules import (
     PatchEnergy,
     Rule,
 )
-from prograde.accelerated.training import Dataset, Recipe, TrainingError, accuracy, fit, layer_study, load
+from prograde.accelerated.training import Dataset, Recipe, Split, TrainingError, fit, layer_study, load
 
 PLAIN, BY_CLASS = (32, 64, 128, 128), (40, 80, 120, 120)
 DENSE, DROPOUT = (1000, 1000, 1000), 0.1
@@ -176,14 +178,18 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
 def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
     """Test accuracy in percent at the best epoch (None where training breaks down), seconds, and what layers do.
 
-    That is their weights, the accuracy with equal weights instead, and their study if asked for.
+    That is their weights; the accuracy of all and of those in the best range, first to last; their study if asked for.
     """
     setting, images = RULES[run["rule"]], run["network"] == "convolutional"
     torch.manual_seed(run["seed"])
     rule = setting.rule(network(setting, run["network"], dataset), images).to(device)
-    rate = setting.rates[0 if images else 1]
     recipe = Recipe(
-        epochs=run["epochs"], optimizer="adamw", learning_rate=rate, weight_decay=setting.decay, standardise=True
+        epochs=run["epochs"],
+        optimizer="adamw",
+        learning_rate=run.get("rate", setting.rates[0 if images else 1]),
+        weight_decay=run.get("decay", setting.decay),
+        standardise=True,
+        shift=run.get("shift", 0),
     )
     try:
         history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, device=device, alignment_every=0)
@@ -196,14 +202,26 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
     }
     if isinstance(rule, LocalClassifiers):
         seen = dataset.to(device, torch.float32, standardise=True)
-        test = (seen.as_images() if images else seen).test
+        seen = seen.as_images() if images else seen
         if study:
-            result["study"] = layer_study(rule, test, seed=run["seed"])
-        weights = rule.aggregation.weights
-        result["weights"] = weights.tolist()
-        weights.fill_(1)
-        result["even"] = 100 * accuracy(rule, test)
+            result["study"] = layer_study(rule, seen.test, seed=run["seed"])
+        first, last = best_range(layer_scores(rule, seen.validation), seen.validation.labels)
+        hits = range_hits(layer_scores(rule, seen.test), seen.test.labels).double() / len(seen.test.labels)
+        result["weights"] = rule.aggregation.weights.tolist()
+        result["all"], result["range"] = 100 * hits[0, -1].item(), 100 * hits[first, last].item()
+        result["first"], result["last"] = first + 1, last + 1
     return result
+
+
+def layer_scores(rule: LocalClassifiers, split: Split) -> torch.Tensor:
+    """(layers, samples, K)."""
+    rule.eval()
+    return torch.cat([rule.layer_scores(x) for x in split.images.split(1000)], dim=1)
+
+
+def of(results: list[Result], name: str) -> str:
+    """Mean and standard deviation of that accuracy."""
+    return cell([{"accuracy": result[name]} for result in results if name in result], 2)
 
 
 def of_layers(results: list[Result], value: Callable[[dict[str, Any]], list[float]], digits: int) -> str:
@@ -212,18 +230,13 @@ def of_layers(results: list[Result], value: Callable[[dict[str, Any]], list[floa
     return ", ".join(f"{mean(layer):.{digits}f}" for layer in zip(*studies, strict=True))
 
 
-def chooses(result: Result) -> bool:
-    """Whether the rule gave layers different weights, or left some out."""
-    return len(set(result.get("weights", ()))) > 1
-
-
 def summary(results: list[Result], data: str) -> str:
     """For each kind of network a table: a row for each rule, with layers first to last in a cell."""
     known = PUBLISHED_ON.get(data.lower().replace("-", "").replace("_", ""), "")
     tables = []
     for kind in ("convolutional", "dense"):
-        heads = [kind, "normalised", "test accuracy, %", "published, %", "layers even, %", "s an epoch"]
-        heads += ["layers alone, %"]
+        heads = [kind, "normalised", "test accuracy, %", "validation, %", "published, %"]
+        heads += ["all layers, %", "best range, %", "range", "s an epoch", "layers alone, %"]
         heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least (95 %)"]
         lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
         for rule, setting in RULES.items():
@@ -231,8 +244,9 @@ def summary(results: list[Result], data: str) -> str:
             whole = [result for result in found if result["accuracy"] is not None]
             if not whole:
                 continue
-            row = [rule, setting.normalisation, cell(found, 2), setting.published.get(known, "")]
-            row += [cell([{"accuracy": result["even"]} for result in whole], 2) if any(map(chooses, whole)) else ""]
+            row = [rule, setting.normalisation, cell(found, 2), of(whole, "validation")]
+            row += [setting.published.get(known, ""), of(whole, "all"), of(whole, "range")]
+            row += [", ".join(f"{result['first']}-{result['last']}" for result in whole if "first" in result)]
             row += [f"{mean(result['seconds'] for result in whole):.1f}"]
             row += [of_layers(whole, lambda study: [100 * accuracy for accuracy in study["accuracies"]], 1)]
             row += [of_layers(whole, lambda study: [100 * study["disagreement"]], 1)]
@@ -286,6 +300,9 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", default=["convolutional", "dense"], choices=["convolutional", "dense"])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
+    parser.add_argument("--rate", type=float, help="of learning; by default the rule's own, in RULES")
+    parser.add_argument("--decay", type=float, help="of weights; by default the rule's own, in RULES")
+    parser.add_argument("--shift", type=int, default=0, help="pixels that training images are moved by at most")
     parser.add_argument("--study", action=argparse.BooleanOptionalAction, default=True, help="look at layers, or not")
     parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
@@ -294,6 +311,7 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     dataset = load(arguments.data)
     settings = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
+    settings |= {name: value for name in ("rate", "decay", "shift") if (value := getattr(arguments, name))}
     runs = [
         {**settings, "seed": seed, "network": kind, "rule": rule}
         for seed in arguments.seeds
