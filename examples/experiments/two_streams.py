@@ -4,7 +4,8 @@ Every run is added to FOLDER/two_streams.jsonl as it ends. One that stands there
 command goes on where it was stopped. Last it prints the table of `two_streams.md`.
 
 Settings are those of the command line for each method, but for hidden layers, epochs, AdamW with a weight decay of 0.1
-in the place of Adam, and SymBa's rate: chosen with seed 0 on validation data, on which the epoch is chosen too.
+in the place of Adam, and SymBa's alpha of 16 for 4: chosen with seed 0 on validation data, on which the epoch is chosen
+too.
 """
 
 import argparse
@@ -20,15 +21,14 @@ from prograde.accelerated.training import Dataset, TrainingError, build, default
 
 RULES = ("forward-forward", "symba", "layer-collaboration")
 DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
-RATES = {"symba": 4.0}  # times the method's own
+OPTIONS = {"symba": {"alpha": 16.0}}
 
 
 def train(run: Run, dataset: Dataset) -> Result:
     """Accuracies in percent (None where training breaks down), seconds an epoch, and the epoch that was chosen."""
     recipe = default_recipe(run["rule"], run["data"], hidden=tuple(run["hidden"]), epochs=run["epochs"])
-    rate = run.get("rate", RATES.get(run["rule"], 1.0) * recipe.learning_rate)
-    options = {**recipe.options, **({"alpha": run["alpha"]} if "alpha" in run else {})}
-    recipe = replace(recipe, learning_rate=rate, shift=run.get("shift", 0), options=options, **DECAY)
+    options = {**recipe.options, **OPTIONS.get(run["rule"], {})}
+    recipe = replace(recipe, shift=run.get("shift", 0), options=options, **DECAY)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
@@ -59,8 +59,6 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, nargs="+", default=[1000] * 4, help="widths of the hidden layers")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--shift", type=int, default=0, help="pixels that training images are moved by at most")
-    parser.add_argument("--rate", type=float, help="of learning; by default the method's own, for SymBa 4 times that")
-    parser.add_argument("--alpha", type=float, help="SymBa's scale; by default 4")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES, metavar="RULE", help=", ".join(RULES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
@@ -69,13 +67,9 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     name = Path(arguments.data).name
     plain = {"data": name, "hidden": arguments.hidden, "epochs": arguments.epochs}
-    plain |= {name: value for name in ("shift", "rate") if (value := getattr(arguments, name))}
-    own = {"symba": {"alpha": arguments.alpha}} if arguments.alpha else {}
-    runs = [
-        {**plain, **own.get(rule, {}), "seed": seed, "rule": rule}
-        for seed in arguments.seeds
-        for rule in arguments.rules
-    ]
+    if arguments.shift:
+        plain["shift"] = arguments.shift
+    runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
     dataset = load(arguments.data)
     results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")
     print(summary([result for result in results if result["run"] in runs], arguments.rules))
