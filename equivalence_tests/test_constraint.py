@@ -292,6 +292,23 @@ def test_one_pair_of_rows_is_found_among_many_that_are_within_the_limit(seed: in
     assert found <= LIMIT, f"found {found}"
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (256, 300), (300, 256)], ids=["square", "wide", "tall"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_large_entry_of_the_diagonal_is_found_at_once(shape: tuple[int, int], dtype: torch.dtype):
+    """Among rows whose small entries add up to larger norms."""
+    generator = torch.Generator().manual_seed(0)
+    g = torch.eye(256, dtype=torch.float64)
+    block = 1.2e-3 * (torch.randint(0, 2, (80, 80), generator=generator) * 2.0 - 1).triu(1)
+    g[:80, :80] += block + block.T
+    g[200, 200] = 1.007
+    rows = polar_factor(torch.randn(256, max(shape), generator=generator, dtype=torch.float64))
+    weight = with_gram(g) @ rows
+    rule, held = holding((weight.T if shape[0] > shape[1] else weight).to(dtype))
+    rule.constrain()
+    found = defect(held).item()
+    assert found <= LIMIT, f"found {found}"
+
+
 @pytest.mark.parametrize("width", [16, 63, 64, 200])
 def test_no_drift_stays_unseen(width: int):
     """E in the null space of the first step's sign vectors: seen at once or, in wide weights, a step later."""

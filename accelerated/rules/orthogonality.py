@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
+from .._arrays import wide
 from ..orthogonality import (
     basis,
     bjorck,
@@ -31,7 +32,8 @@ SHARE = 0.6
 """Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
 
 PROBABLE = 0.8
-"""The share that the largest entry outside of those rows may be expected to have of the limit, from their norms."""
+"""The share of the limit that the diagonal may reach, and that the largest entry outside of those rows may be expected
+to have from their norms."""
 
 ROWS = 32
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
@@ -69,9 +71,10 @@ class Orthogonality(nn.Module):
 
     After every change (or every so many, `every`) a weight is checked by random sign vectors v, new ones each time:
     the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
-    larger than its two rows' norms. Where this leaves it open, the rows with the largest norms are looked at entry by
-    entry. So a single large entry may pass among many small ones in other rows; every 64th step, and always in narrow
-    weights, all entries are looked at. Where one exceeds half the limit, the cheapest that helps comes next:
+    larger than its two rows' norms. Where this leaves it open, the diagonal, whose entries all grow with every change,
+    and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
+    ones in other rows; every 64th step, and always in narrow weights, all entries are looked at. Where one exceeds
+    six tenths of the limit, eight on the diagonal, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
@@ -161,7 +164,11 @@ class Orthogonality(nn.Module):
                     return True
                 norms, indices = squares.topk(ROWS + 1)
                 evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
-                if evenly <= PROBABLE * self.limit and _largest_entry(weight, indices[:-1]) <= SHARE * self.limit:
+                if (
+                    evenly <= PROBABLE * self.limit
+                    and _largest_entry(weight, indices[:-1]) <= SHARE * self.limit
+                    and _largest_of_diagonal(weight) <= PROBABLE * self.limit
+                ):
                     return True
             if not left or not total < MUCH:
                 return False
@@ -263,6 +270,13 @@ def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
     block = weight[rows] @ weight.T if wide else weight[:, rows].T @ weight  # (rows, n)
     block[torch.arange(len(rows), device=rows.device), rows] -= 1
     return block.abs().amax()
+
+
+def _largest_of_diagonal(weight: Tensor) -> Tensor:
+    """The largest absolute entry of the diagonal of I - G: a scalar tensor."""
+    along = 1 if weight.shape[0] <= weight.shape[1] else 0
+    lengths = torch.linalg.vector_norm(weight, dim=along, dtype=wide(weight.dtype))
+    return (lengths.square() - 1).abs().amax()
 
 
 def _largest_column(symmetric: Tensor) -> Tensor:
