@@ -85,7 +85,7 @@ def group_mean(num_classes: int) -> Score:
 
 
 def _group_mean_square(num_classes: int, h: Array, parameters: tuple[Array, ...]) -> Array:
-    if h.dim() == 4 and channels_last(h) and h.dtype == wide(h.dtype):
+    if h.dtype == wide(h.dtype) and channels_last(h):
         return _groups(h.square().mean(dim=(2, 3)), num_classes).mean(dim=2)
     groups = _groups(h, num_classes)
     norm = torch.linalg.vector_norm(groups, dim=_units(groups), dtype=wide(h.dtype))

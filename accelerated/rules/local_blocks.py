@@ -121,11 +121,11 @@ class LocalBlock(NamedTuple):
     def pass_on(self, h: Tensor) -> Tensor:
         """What the next block gets, but for shortcuts."""
         for module in self.outside:
-            h = channels_last(_normalised(module, h))  # which some normalisations do not keep to
+            h = channels_last(_applied(module, h))  # which some normalisations do not keep to
         return h
 
 
-def _normalised(module: nn.Module, h: Tensor) -> Tensor:
+def _applied(module: nn.Module, h: Tensor) -> Tensor:
     """What the module gives; instance normalisation that learns nothing goes by the function, which is faster."""
     match module:
         case nn.InstanceNorm2d(affine=False, track_running_stats=False) if is_plain(module, nn.InstanceNorm2d):

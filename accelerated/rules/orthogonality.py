@@ -71,7 +71,7 @@ class Orthogonality(nn.Module):
 
     After every change (or every so many, `every`) a weight is checked by random sign vectors v, new ones each time:
     the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
-    larger than its two rows' norms. Where this leaves it open, the diagonal, whose entries all grow with every change,
+    larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
     and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
     ones in other rows; every 64th step, and always in narrow weights, all entries are looked at. Where one exceeds
     six tenths of the limit, eight on the diagonal, the cheapest that helps comes next:

@@ -219,7 +219,7 @@ def layer_scores(rule: LocalClassifiers, split: Split) -> torch.Tensor:
     return torch.cat([rule.layer_scores(x) for x in split.images.split(1000)], dim=1)
 
 
-def of(results: list[Result], name: str) -> str:
+def cell_of(results: list[Result], name: str) -> str:
     """Mean and standard deviation of that accuracy."""
     return cell([{"accuracy": result[name]} for result in results if name in result], 2)
 
@@ -244,8 +244,8 @@ def summary(results: list[Result], data: str) -> str:
             whole = [result for result in found if result["accuracy"] is not None]
             if not whole:
                 continue
-            row = [rule, setting.normalisation, cell(found, 2), of(whole, "validation")]
-            row += [setting.published.get(known, ""), of(whole, "all"), of(whole, "range")]
+            row = [rule, setting.normalisation, cell(found, 2), cell_of(whole, "validation")]
+            row += [setting.published.get(known, ""), cell_of(whole, "all"), cell_of(whole, "range")]
             row += [", ".join(f"{result['first']}-{result['last']}" for result in whole if "first" in result)]
             row += [f"{mean(result['seconds'] for result in whole):.1f}"]
             row += [of_layers(whole, lambda study: [100 * accuracy for accuracy in study["accuracies"]], 1)]
@@ -302,7 +302,7 @@ if __name__ == "__main__":
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
     parser.add_argument("--rate", type=float, help="of learning; by default the rule's own, in RULES")
     parser.add_argument("--decay", type=float, help="of weights; by default the rule's own, in RULES")
-    parser.add_argument("--shift", type=int, default=0, help="pixels that training images are moved by at most")
+    parser.add_argument("--shift", type=int, help="pixels that training images are moved by at most; by default 0")
     parser.add_argument("--study", action=argparse.BooleanOptionalAction, default=True, help="look at layers, or not")
     parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
@@ -311,7 +311,8 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     dataset = load(arguments.data)
     settings = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
-    settings |= {name: value for name in ("rate", "decay", "shift") if (value := getattr(arguments, name))}
+    given = {name: getattr(arguments, name) for name in ("rate", "decay", "shift")}
+    settings |= {name: value for name, value in given.items() if value is not None}
     runs = [
         {**settings, "seed": seed, "network": kind, "rule": rule}
         for seed in arguments.seeds
