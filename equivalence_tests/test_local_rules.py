@@ -1013,6 +1013,17 @@ def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., 
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), "trained whole"
 
 
+def test_small_networks_keep_the_size_of_maps_whatever_the_kernel():
+    rule = DeeperForward(small_cnn((10, 20), image_channels=2, pool_after=(0,), kernel_size=5))
+    first, second = rule.layer_features(torch.randn(3, 2, 12, 12))
+    assert [unit.layer.kernel_size for unit in rule.units] == [(5, 5), (5, 5)]  # type: ignore[union-attr]
+    assert first.shape == (3, 10, 12, 12)
+    assert second.shape == (3, 20, 6, 6)
+    for size in (0, 4):
+        with pytest.raises(ValueError, match=f"kernel_size: {size}, expected an odd number"):
+            small_cnn((10, 20), kernel_size=size)
+
+
 @pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}, {"eps": 0.1}])
 def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
     """Though one that learns nothing goes by a function of ours."""

@@ -45,15 +45,18 @@ def small_cnn(
     pool_after: Collection[int] = (0, 2),
     normalisation: Normalisation = _channel_norm,
     normalise_last: bool = False,
+    kernel_size: int = 3,
 ) -> nn.Sequential:
-    """3 x 3 convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU.
+    """Convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU.
 
     Behind the last one stands no normalisation, which would take from its averages what plain backpropagation reads,
-    unless `normalise_last`, as rules ask for whose scores come after it.
+    unless `normalise_last`, as rules ask for whose scores come after it. `kernel_size` is odd, or ValueError is raised.
     """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: {kernel_size!r}, expected an odd number, which keeps the size of maps")
     layers: list[nn.Module] = []
     for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
-        layers += [_convolution(n_in, n_out), nn.ReLU()]
+        layers += [_convolution(n_in, n_out, kernel_size), nn.ReLU()]
         if normalise_last or index + 1 < len(channels):
             layers.append(normalisation(n_out))
         if index in pool_after:

@@ -4,14 +4,15 @@ Every run is added to FOLDER/local_classifiers.jsonl as it ends. One that stands
 the command goes on where it was stopped. Last it draws FOLDER/local_classifiers.png and prints tables.
 
 "convolutional": four layers of 3 x 3 with ReLU, of 32, 64, 128 and 128 channels, or 40, 80, 120 and 120 where channels
-belong to classes; averages of 2 x 2 after the first two. "dense": three layers of 1000 with ReLU and dropout
-of 0.1. Behind each layer but the last stands the normalisation of the rule's paper, without a parameter of its own;
-batch normalisation, which has some, stands behind the last as well, since its rule's scores come after it.
-Backpropagation trains each of these networks with a linear layer at its end, behind averages over positions: of maps
-normalised one by one these would all be 0. AdamW, batches of 128, the rate falling to 0 as a cosine; the epoch is
-chosen on validation data, and so are the layers that are added up, or their weights, where a rule chooses. Rates stand
-in RULES. Of the network that each rule ends with two more accuracies are taken: of all layers added up, and of the
-range of layers that is best on the validation data.
+belong to classes; averages of 2 x 2 after the first two. "5 x 5" is a network of such convolutions, with 40, 80, 240
+and 240 channels and averages after the first three, for a rule whose scores are means over all positions. "dense":
+three layers of 1000 with ReLU and dropout of 0.1. Behind each layer but the last stands the normalisation of the rule's
+paper, without a parameter of its own; batch normalisation, which has some, stands behind the last as well, since its
+rule's scores come after it. Backpropagation trains each of these networks with a linear layer at its end, behind
+averages over positions: of maps normalised one by one these would all be 0. AdamW, batches of 128, the rate falling to
+0 as a cosine; the epoch is chosen on validation data, and so are the layers that are added up, or their weights, where
+a rule chooses. Rates stand in RULES. Of the network that each rule ends with two more accuracies are taken: of all
+layers added up, and of the range of layers that is best on the validation data.
 
 After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
 layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
@@ -52,7 +53,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.training import Dataset, Recipe, Split, TrainingError, fit, layer_study, load
 
-PLAIN, BY_CLASS = (32, 64, 128, 128), (40, 80, 120, 120)
+PLAIN, BY_CLASS, WIDE = (32, 64, 128, 128), (40, 80, 120, 120), (40, 80, 240, 240)
 DENSE, DROPOUT = (1000, 1000, 1000), 0.1
 GRID = (4, 4, 2, 2)
 """Cells a side of the convolutional layers' scores, where they have any."""
@@ -82,6 +83,8 @@ class Setting(NamedTuple):
     channels: tuple[int, ...]
     rates: tuple[float, float]
     decay: float = 0.0
+    kernel_size: int = 3
+    pool_after: tuple[int, ...] = (0, 1)
     published: dict[str, str] = {}  # noqa: RUF012 (never changed)
 
 
@@ -106,6 +109,10 @@ def backprop(normalisation: str, channels: tuple[int, ...]) -> Setting:
     return Setting(lambda model, images: BackpropEndToEnd(model), normalisation, channels, (3e-3, 1e-3))
 
 
+def by_fives(setting: Setting) -> Setting:
+    return setting._replace(channels=WIDE, kernel_size=5, pool_after=(0, 1, 2))
+
+
 RULES = {
     "hyperspherical": plain(lambda model, images: Hyperspherical(model, grid=4), 3e-3, cifar="83.08 (dense: 61.93)"),
     "dynamic temperature": plain(
@@ -124,7 +131,7 @@ RULES = {
     "backprop": backprop("over channels", PLAIN),
     "deeper-forward": Setting(
         lambda model, images: DeeperForward(model), "in groups", BY_CLASS, (0.03, 1e-3), 5e-4,
-        {
+        published={
             "mnist": "99.50 (TinyCNN), 99.63 (ResNet17)",
             "fashion": "91.83 (TinyCNN), 93.13 (ResNet17)",
             "cifar": "86.22 (ResNet17)",
@@ -146,6 +153,9 @@ RULES = {
 }  # fmt: skip
 
 
+for name in ("deeper-forward", "backprop, in groups"):
+    RULES[f"{name}, 5 x 5"] = by_fives(RULES[name])
+
 PUBLISHED_ON = {"mnist": "mnist", "fashionmnist": "fashion", "cifar10": "cifar", "cifar10jpeg": "cifar"}
 """What published figures are known by, by the name of the data set's folder."""
 
@@ -160,9 +170,10 @@ def network(setting: Setting, kind: str, dataset: Dataset) -> nn.Sequential:
             setting.channels,
             dataset.num_classes,
             image_channels=dataset.channels_first[0],
-            pool_after=(0, 1),
+            pool_after=setting.pool_after,
             normalisation=by_width,
             normalise_last=after_last,
+            kernel_size=setting.kernel_size,
         )
     else:
         layers: list[nn.Module] = []
@@ -318,6 +329,7 @@ if __name__ == "__main__":
         for seed in arguments.seeds
         for kind in arguments.networks
         for rule in arguments.rules
+        if kind == "convolutional" or RULES[rule].kernel_size == 3
     ]
     log = arguments.folder / "local_classifiers.jsonl"
     every = run_all(runs, lambda run: train(run, dataset, arguments.device, arguments.study), log)
