@@ -6,7 +6,7 @@ than the next one needs it, but for the sources of shortcuts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch.nn import functional
@@ -134,18 +134,22 @@ def joined(x: Array, saved: Array, shortcut: Shortcut) -> Array:
     axes = slice(None) if shortcut.join == "add" else slice(2, None)
     if x.shape[axes] != pooled.shape[axes]:
         raise ValueError(
-            f"{shortcut}: brings {tuple(pooled.shape)}, but layer {shortcut.target} has {tuple(x.shape)}; images "
-            "that are halved n times have sides that 2^n divides"
+            f"{shortcut}: brings {tuple(pooled.shape)}, but layer {shortcut.target} has {tuple(x.shape)}"
+            + ("" if x.shape[2:] == pooled.shape[2:] else "; images halved n times have sides that 2^n divides")
         )
     return x + pooled if shortcut.join == "add" else torch.cat([x, pooled], dim=1)
 
 
 def check_shortcuts(shortcuts: Iterable[Shortcut], layers: int) -> tuple[Shortcut, ...]:
-    """Them. Raises ValueError for one that does not lead from one of so many layers to a later one."""
+    """Them. Raises ValueError for one that does not lead from one of so many layers to a later one, or that joins by
+    other means than `Join`.
+    """
     found = tuple(shortcuts)
     for shortcut in found:
         if not 0 <= shortcut.source < shortcut.target < layers:
             raise ValueError(f"{shortcut}: expected 0 <= source < target < {layers}")
+        if shortcut.join not in get_args(Join) or shortcut.pool < 1:
+            raise ValueError(f"{shortcut}: expected a join of {' or '.join(get_args(Join))}, and a pool of 1 or more")
     return found
 
 

@@ -5,6 +5,7 @@ Half precision is computed in float32 where exponentials are summed: scores are 
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -35,6 +36,16 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 """A loss of one layer, of its scores and the labels."""
 
 
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < inf:
+        raise ValueError(f"{name}: {value}, expected a positive number")
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 or more and less than 1")
+
+
 # Functions of the module, not of functions, so that a loss can be pickled.
 def _cross_entropy(label_smoothing: float, temperature: float, scores: Array, labels: Labels) -> ScoreLossCredit:
     return ScoreLossCredit(
@@ -44,7 +55,9 @@ def _cross_entropy(label_smoothing: float, temperature: float, scores: Array, la
 
 
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
-    """That of s / T with smoothed labels."""
+    """That of s / T with smoothed labels. Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
+    _check_positive("temperature", temperature)
+    _check_smoothing(label_smoothing)
     return partial(_cross_entropy, label_smoothing, temperature)
 
 
@@ -95,10 +108,12 @@ def _margin(scale: float, beta: float, margin: float, scores: Array, labels: Lab
 
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
-    """Cross entropy of S (s - delta onehot(y))."""
+    """Cross entropy of S (s - delta onehot(y)). Raises ValueError unless S > 0."""
+    _check_positive("scale", scale)
     return partial(_margin, scale, 1.0, margin)
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
-    """1/beta softplus(beta (delta + log sum exp of the others - s_y))."""
+    """1/beta softplus(beta (delta + log sum exp of the others - s_y)). Raises ValueError unless beta > 0."""
+    _check_positive("beta", beta)
     return partial(_margin, 1.0, beta, margin)

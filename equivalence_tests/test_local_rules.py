@@ -373,6 +373,21 @@ MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
         (15,),
     ),
     "MaxMin": lambda: (Hyperspherical(images(channel_norm, activation=MaxMin)), (2, 8, 8)),
+    "rectified, as convolutions may be": lambda: (
+        LocalClassifiers(
+            nn.Sequential(
+                nn.Conv2d(2, 6, 3, padding=1, padding_mode="circular"), nn.ReLU(),
+                nn.Conv2d(6, 6, 3, dilation=2, padding=2), nn.ReLU(),
+                nn.Conv2d(6, 6, 3, dilation=(1, 2), padding="same"), nn.ReLU(),
+                nn.Conv2d(6, 6, 3, stride=2, groups=2, bias=False), nn.LeakyReLU(-0.1), nn.Linear(3, 5), nn.ReLU(),
+            ).double(),
+            score=lambda blocks, k: [
+                nn.Sequential(nn.Flatten(), nn.Linear(n, k)).double() for n in (384, 384, 384, 54, 90)
+            ],
+            num_classes=K,
+        ),
+        (2, 8, 8),
+    ),
 }  # fmt: skip
 
 
@@ -577,7 +592,7 @@ def test_what_is_frozen_inside_a_layer_stays():
 def test_a_read_out_asks_for_two_samples():
     rule = MonoForward(dense(), aggregation="readout")
     x, y = batch(rule)
-    with pytest.raises(ValueError, match="x: one sample, expected two or more, over which the read-out normalises"):
+    with pytest.raises(ValueError, match=r"x: one sample, .* over which 'aggregation\.readout\.0' normalises"):
         next(rule.stream(x[:1], y[:1]))
     assert rule.eval()(x[:1]).shape == (1, K)
     for update in rule.stream(x[:1], y[:1]):
@@ -852,7 +867,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: (lambda m: MonoForward(nn.Sequential(m, nn.ReLU(), m, nn.ReLU()), num_classes=2))(nn.Linear(3, 3)),
         "layer '2': shares a parameter with layer '0'",
     ),
-    "no classes": (lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), "num_classes: missing"),
+    "one class": (lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), "num_classes: missing"),
     "other classes": (lambda: MonoForward(dense(), num_classes=3), "num_classes: 3, but the model's last layer has 4"),
     "groups": (lambda: DeeperForward(dense(), num_classes=None, first_layer=3), r"first_layer: 3, expected 0\.\.2"),
     "classes that do not divide": (
@@ -904,6 +919,48 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
             nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Identity(), nn.Hardtanh(inplace=True), nn.Linear(3, 2))
         ),
         "layer '0': inplace=True of the Hardtanh after it would write over",
+    ),
+    "activities written over behind a view": (
+        lambda: MonoForward(
+            nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Flatten(), nn.Hardtanh(inplace=True), nn.Linear(3, 2))
+        ),
+        "layer '0': inplace=True of the Hardtanh after it would write over",
+    ),
+    "activities written over behind dropout, which does nothing in evaluation": (
+        lambda: MonoForward(
+            nn.Sequential(
+                nn.Linear(3, 3), nn.Tanh(), nn.Flatten(), nn.Dropout(), nn.Hardtanh(inplace=True), nn.Linear(3, 2)
+            )
+        ),
+        "layer '0': inplace=True of the Hardtanh after it would write over",
+    ),
+    "one activation of two layers": (
+        lambda: (lambda act: MonoForward(nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act, nn.Linear(3, 2))))(
+            nn.PReLU()
+        ),
+        "layer '2': shares a parameter with layer '0', expected its own",
+    ),
+    "a class alone": (
+        lambda: DeeperForward(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), num_classes=1),
+        "num_classes: 1, expected an integer of 2 or more",
+    ),
+    "half a cell": (lambda: MonoForward(dense(), grid=[2.5, 1, 1]), r"grid: \[2.5, 1, 1\], expected a positive"),
+    "cells": (lambda: MonoForward(dense(), grid=2.5), r"grid: 2.5, expected a positive integer"),
+    "a first layer where all have weights": (
+        lambda: ChannelClassAssignment(dense(), first_layer=1),
+        "first_layer: 1, but the aggregation is 'validation-loss', expected None",
+    ),
+    "dropout of no read-out": (
+        lambda: MonoForward(dense(), readout_dropout=0.2),
+        "readout_dropout: 0.2, but the aggregation is 'sum', expected 'readout'",
+    ),
+    "dropout of all": (
+        lambda: MonoForward(dense(), aggregation="readout", readout_dropout=1),
+        "readout_dropout: 1, expected 0 or more and less than 1",
+    ),
+    "smoothing": (
+        lambda: MonoForward(dense(), aggregation="readout", readout_smoothing=-1),
+        "readout_smoothing: -1, expected 0 or more and less than 1",
     ),
     "planes": (lambda: resnet17(planes=(10, 10, 10, 10)), r"planes: \(10, 10, 10, 10\), expected each twice"),
     "a convolution of another kind": (
@@ -1024,6 +1081,104 @@ def test_small_networks_keep_the_size_of_maps_whatever_the_kernel():
             small_cnn((10, 20), kernel_size=size)
 
 
+@pytest.mark.parametrize("kind", [MonoForward, ChannelCompetition, HybridDynamicTemperature])
+def test_normalisation_over_a_batch_asks_for_two_samples(kind: Callable[[nn.Module], Rule]):
+    rule = kind(dense() if kind is HybridDynamicTemperature else dense(nn.BatchNorm1d))
+    x, y = torch.randn(1, 11, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="x: one sample, expected two or more, over which"):
+        rule.assign_credit(x, y)
+    assert rule.eval()(x).shape == (1, K)
+
+
+def test_layers_left_out_may_score_what_they_will():
+    """Infinity by a weight of 0 would be none."""
+    rule = MonoForward(dense(), aggregation="last")
+    with torch.no_grad():
+        rule.heads[0].matrix.fill_(torch.inf)
+    x, _ = batch(rule)
+    assert not rule.layer_scores(x)[0].isfinite().all()
+    assert torch.equal(rule(x), rule.layer_scores(x)[-1]), "the last layer's"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_channels_in_groups_belong_to_one_class_in_any_precision(dtype: torch.dtype):
+    rule = ChannelClassAssignment(dense().to(dtype), assignment="static")
+    for head in rule.heads:
+        score = head.score()
+        found = score.value(torch.eye(head.logits.shape[0], dtype=dtype), head.arrays())
+        assert torch.equal(found != 0, nn.functional.one_hot(found.argmax(dim=1), K) > 0), "one class a channel"
+        assert torch.equal(found.argmax(dim=1).unique(), torch.arange(K)), "every class"
+
+
+def test_parameters_set_by_assignment_learn():
+    """`load_state_dict(..., assign=True)` puts others in their place."""
+    rule = ChannelCompetition(images(nn.BatchNorm2d))
+    expected = copy.deepcopy(rule)
+    rule.load_state_dict({name: value.clone() for name, value in rule.state_dict().items()}, assign=True)
+    for each in (rule, expected):
+        each.assign_credit(*batch())
+    for (name, ours), theirs in zip(rule.named_parameters(), expected.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad), name
+
+
+def test_hooks_are_called():
+    """On activations and normalisations that go without a graph or by a function as long as nobody looks."""
+    model = images(nn.InstanceNorm2d, activation=nn.ReLU)
+    rule = ChannelClassAssignment(model)
+    x, y = batch()
+    rule.assign_credit(x, y)
+    unseen = [p.grad.clone() for p in rule.parameters() if p.grad is not None]
+    seen: list[str] = []
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda m, a, h, name=name: seen.append(name))
+    rule.assign_credit(x, y)
+    assert seen == [name for name, _ in model.named_children()][:-1], "every module, once"
+    for before, p in zip(unseen, [p for p in rule.parameters() if p.grad is not None], strict=True):
+        assert torch.allclose(before, p.grad, rtol=1e-9, atol=1e-15), "the same step"
+
+
+class Shifted(nn.Module):
+    """A score whose gradients by activities and parameter are one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1, K, dtype=torch.float64))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.offset
+
+
+def test_gradients_of_ones_own_score_are_not_written_over():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, K), nn.ReLU()).double()
+    rule = LocalClassifiers(model, score=lambda blocks, k: [Shifted()], num_classes=K)
+    x, y = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), torch.tensor([1])
+    rule.assign_credit(x, y)
+    scores = model(x)
+    assert (scores == 0).any(), "units at rest, whose part of a gradient is 0"
+    expected = scores.softmax(dim=1) - nn.functional.one_hot(y, K)
+    assert torch.allclose(rule.heads[0].offset.grad, expected, rtol=1e-12, atol=0), "all of the gradient"
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_layers_frozen_since_are_refused(activation: type[nn.Module]):
+    model = images(channel_norm, activation=activation)
+    rule = MonoForward(model)
+    model[4].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"layer '4': frozen .*, but MonoForward trains it"):
+        rule.assign_credit(*batch())
+
+
+def test_cells_are_fewer_the_more_channels_a_convolution_has():
+    """Whatever dense layers follow."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(512, 90), nn.ReLU(), nn.Linear(90, K),
+    )  # fmt: skip
+    assert [head.grid for head in PatchEnergy(model).heads] == [(2, 2), (1, 1), None], "cells of convolutions"
+
+
 @pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}, {"eps": 0.1}])
 def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
     """Though one that learns nothing goes by a function of ours."""
@@ -1072,6 +1227,87 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
 
 def load_through(parent: nn.ModuleDict, state: dict[str, torch.Tensor]) -> None:
     parent.load_state_dict({f"rule.{name}": value for name, value in state.items()})
+
+
+def hybrid(activation: type[nn.Module] = nn.Tanh) -> HybridDynamicTemperature:
+    """With temperatures, thresholds and normalisations unlike one another, and warm."""
+    layers = [activation() if isinstance(module, nn.Tanh) else module for module in dense()]
+    generator = torch.Generator().manual_seed(0)
+    rule = HybridDynamicTemperature(nn.Sequential(*layers), share=0.3, amplitude=2.0, generator=generator)
+    with torch.no_grad():
+        for array in (rule.alpha, rule.theta, *rule.norms.parameters()):
+            array.uniform_(0.2, 1.5)
+        rule.warm.fill_(True)
+    return rule
+
+
+def hybrid_streams(rule: HybridDynamicTemperature, x: torch.Tensor, y: torch.Tensor) -> Any:
+    """By the docstring alone: g_l / T_l of both streams for the next draw of wrong labels; the classifier's scores."""
+    draws = torch.Generator()
+    draws.set_state(rule.generator.get_state())  # type: ignore[union-attr]
+    wrong = (y + torch.randint(1, K, y.shape, generator=draws)) % K
+    linears, activation = [block.linear for block in rule.blocks], rule.model.get_submodule("1")
+    temperature = 0.1 + 1.9 / (1 + (-rule.alpha).exp())
+
+    def with_label(label: torch.Tensor) -> torch.Tensor:
+        return torch.cat([2.0 * label, x[:, K:]], dim=1)
+
+    found = []
+    for labels in (y, wrong):
+        h, goodness = with_label(nn.functional.one_hot(labels, K).double()), []
+        for linear, t in zip(linears, temperature, strict=True):
+            h = activation(linear(h))
+            goodness.append((h * h).mean(dim=1) / t)
+            h = h.detach()
+            h = (h - h.mean(dim=1, keepdim=True)) / (h.var(dim=1, correction=0, keepdim=True) + 1e-5).sqrt()
+        found.append(torch.stack(goodness))
+    h, seen = with_label(torch.full((len(x), K), 1 / K, dtype=x.dtype)), []
+    for linear, norm in zip(linears[:-1], rule.norms, strict=True):
+        a = linear(h)
+        z = (a - a.mean(dim=0)) / (a.var(dim=0, correction=0) + 1e-5).sqrt()
+        seen.append(z * norm.weight + norm.bias)
+        h = activation(a)
+    return *found, rule.classifier(torch.cat(seen, dim=1))
+
+
+def test_a_hybrid_learns_by_its_definition():
+    """.grad is autograd's of the loss in the docstring; a layer's own part of it reaches no other layer."""
+    rule = hybrid()
+    x, y = batch(MonoForward(dense()))
+    good, bad, scores = hybrid_streams(rule, x, y)
+    theta = (1 + rule.theta.exp()).log()[:, None]
+    local = ((1 + (theta - good).exp()).log() + (1 + (bad - theta).exp()).log()).mean(dim=1)
+    weights = [block.linear.weight for block in rule.blocks]
+    for layer, loss in enumerate(local):
+        reached = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        assert [g is not None and bool(g.any()) for g in reached] == [
+            layer == other for other in range(len(weights))
+        ], "local"
+    expected = 0.3 * local.sum() + nn.functional.cross_entropy(scores, y)
+    names = [name for name, p in rule.named_parameters() if not name.startswith("model.6")]
+    held = [rule.get_parameter(name) for name in names]
+    gradients = torch.autograd.grad(expected, held)
+    assert rule.assign_credit(x, y).item() == pytest.approx(expected.item(), rel=1e-12), "loss of a hybrid"
+    for name, p, g in zip(names, held, gradients, strict=True):
+        assert p.grad is not None, name
+        assert torch.allclose(p.grad, g, rtol=1e-9, atol=1e-13), f"{name} of a hybrid"
+    assert torch.allclose(rule(x), scores, rtol=1e-12), "its scores are the classifier's"
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float):
+    """softplus(theta0) is the mean of g / T of both streams; above 20 theta0 is that itself, as published."""
+    rule = hybrid(nn.ReLU)
+    with torch.no_grad():
+        rule.warm.fill_(False)
+        for p in rule.model.parameters():
+            p.mul_(size)
+    x, y = batch(MonoForward(dense()))
+    mean = torch.stack(hybrid_streams(rule, x, y)[:2]).mean(dim=(0, 2))
+    assert (mean > 20).all() if size > 1 else (mean < 20).all()
+    rule.assign_credit(x, y)
+    expected = torch.where(mean > 20, mean, (mean.clamp(max=20).exp() - 1).log())
+    assert torch.allclose(rule.theta, expected, rtol=1e-9), "theta of a hybrid"
 
 
 def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():

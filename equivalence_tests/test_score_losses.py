@@ -202,6 +202,16 @@ def test_one_class_is_refused(side: Side, name: str):
         credit(side, name, np.ones((3, 1)), np.zeros(3, int))
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [("cross_entropy", "temperature", 0.0), ("cross_entropy", "label_smoothing", 1.0),
+     ("cross_entropy", "label_smoothing", -0.1), ("cosine_margin", "scale", -1.0), ("smooth_margin", "beta", 0.0)],
+)  # fmt: skip
+def test_settings_without_a_loss_are_refused(side: Side, name: str, setting: str, value: float):
+    with pytest.raises(ValueError, match=f"{setting}: {value}, expected"):
+        getattr(side.score_losses, name)(**{setting: value})
+
+
 @losses
 def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
     if not twin.is_ours:

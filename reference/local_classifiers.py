@@ -37,7 +37,7 @@ ResNet-17. For DTG-FF, whose text does not say, scores come before pooling.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -174,6 +174,8 @@ def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Sho
     for shortcut in shortcuts:
         if not 0 <= shortcut.source < shortcut.target < len(layers):
             raise ValueError(f"{shortcut}: expected 0 <= source < target < {len(layers)}")
+        if shortcut.join not in get_args(Join) or shortcut.pool < 1:
+            raise ValueError(f"{shortcut}: expected a join of {' or '.join(get_args(Join))}, and a pool of 1 or more")
     passed: list[Array] = []
     z = x
     for index, (layer, _, _, inside, outside) in enumerate(layers):

@@ -22,6 +22,7 @@ above 1/beta softplus(beta (delta + log(K - 1) - 2)). (5) at beta = 1 is (4) at 
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -52,8 +53,20 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 """A loss of one layer, of its scores and the labels."""
 
 
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < inf:
+        raise ValueError(f"{name}: {value}, expected a positive number")
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 or more and less than 1")
+
+
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
-    """Equation (1)."""
+    """Equation (1). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
+    _check_positive("temperature", temperature)
+    _check_smoothing(label_smoothing)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
         return ScoreLossCredit(
@@ -100,13 +113,15 @@ def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
 
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
-    """Equation (4)."""
+    """Equation (4). Raises ValueError unless S > 0."""
+    _check_positive("scale", scale)
     scaled = cross_entropy(temperature=1 / scale)
     return lambda scores, labels: scaled(scores - margin * _hot(scores, labels), labels)
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
-    """Equation (5)."""
+    """Equation (5). Raises ValueError unless beta > 0."""
+    _check_positive("beta", beta)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
         hot = _hot(scores, labels)

@@ -34,6 +34,8 @@ class BlockwiseRule(Rule):
         classes = num_classes if given is None else given
         if classes is None:
             raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
+        if not isinstance(classes, int) or classes < 2:
+            raise ValueError(f"num_classes: {classes}, expected an integer of 2 or more")
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
 

@@ -64,6 +64,12 @@ class HybridDynamicTemperature(Rule):
         self.register_buffer("warm", torch.zeros((), dtype=torch.bool, device=weight.device))
         self._looked = False  # at `warm`: once, since that waits for the device
 
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if self.training and len(x) == 1:
+            raise ValueError("x: one sample, expected two or more, over which the classifier's inputs are normalised")
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         h = overlay_neutral(self.checked_input(x), self.num_classes, self.amplitude)
         seen = []

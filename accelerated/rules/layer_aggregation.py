@@ -40,6 +40,13 @@ class LayerAggregation(nn.Module):
         super().__init__()
         if kind not in get_args(Aggregation):
             raise ValueError(f"aggregation: {kind!r}, expected one of {', '.join(get_args(Aggregation))}")
+        if first_layer is not None and kind not in ("sum", "range", "readout"):
+            raise ValueError(f"first_layer: {first_layer}, but the aggregation is {kind!r}, expected None")
+        for name, rate in (("readout_dropout", dropout), ("readout_smoothing", smoothing)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: {rate}, expected 0 or more and less than 1")
+            if rate and kind != "readout":
+                raise ValueError(f"{name}: {rate}, but the aggregation is {kind!r}, expected 'readout'")
         if first_layer is None:
             first_layer = 1 if kind == "range" and len(widths) > 1 else 0
         if not 0 <= first_layer < len(widths):
@@ -69,7 +76,8 @@ class LayerAggregation(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """(layers, batch, K) to (batch, K)."""
-        return weighted(scores, self.weights)
+        taken = self.weights[:, None, None] != 0  # infinite scores of layers left out would not be 0 by any weight
+        return weighted(torch.where(taken, scores, 0), self.weights)
 
     def note(self, layer: int, loss: Tensor, samples: int) -> None:
         """Takes down a layer's mean loss in training."""

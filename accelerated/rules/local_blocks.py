@@ -29,22 +29,23 @@ SHAPES = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d, ScaledAvgPool2d,
 )  # fmt: skip
+KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
+"""What may give the very memory that it gets, Dropout in evaluation for one."""
 TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation and pooling after it"
 
 
 class LocalBlock(NamedTuple):
     """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
 
-    Its loss trains the layer and `inner`, the parameters of the modules inside; whatever the modules outside have
-    learned stays as it is. `rectifier` is what stands inside, where that is a ReLU or LeakyReLU alone: their derivative
-    can be told from their value, and a step needs no graph.
+    Its loss trains the layer and the modules inside; whatever the modules outside have learned stays as it is.
+    `rectifier` is what stands inside, where that is a ReLU or LeakyReLU alone: their derivative can be told from their
+    value, and a step needs no graph.
     """
 
     name: str
     layer: nn.Conv2d | nn.Linear
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
-    inner: tuple[nn.Parameter, ...] = ()
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
 
     @property
@@ -79,6 +80,16 @@ class LocalBlock(NamedTuple):
     def width(self) -> int:
         """Channels or units that it gives."""
         return self.layer.out_channels if isinstance(self.layer, nn.Conv2d) else self.layer.out_features
+
+    @property
+    def inner(self) -> list[nn.Parameter]:
+        """The parameters of the modules inside, but for frozen ones."""
+        return [p for module in self.inside for p in module.parameters() if p.requires_grad]
+
+    @property
+    def takes_graph(self) -> bool:
+        """Whether a step needs a graph of autograd: without a rectifier, or with one whose hooks want to be called."""
+        return self.rectifier is None or _has_hooks(self.rectifier)
 
     @property
     def trained(self) -> list[Tensor]:
@@ -127,11 +138,16 @@ class LocalBlock(NamedTuple):
 
 def _applied(module: nn.Module, h: Tensor) -> Tensor:
     """What the module gives; instance normalisation that learns nothing goes by the function, which is faster."""
-    match module:
-        case nn.InstanceNorm2d(affine=False, track_running_stats=False) if is_plain(module, nn.InstanceNorm2d):
-            return instance_norm(h, module.eps)
+    if is_plain(module, nn.InstanceNorm2d) and not _has_hooks(module):
+        match module:
+            case nn.InstanceNorm2d(affine=False, track_running_stats=False):
+                return instance_norm(h, module.eps)
     given: Tensor = module(h)
     return given
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class LocalNetwork(NamedTuple):
@@ -210,16 +226,16 @@ def _cut(
     for index, modules in enumerate(after):
         end = _before_score(modules, score_after)
         inside, outside = tuple(modules[:end]), tuple(modules[end:])
-        inner = tuple(p for module in inside for p in module.parameters() if p.requires_grad)
-        first = next((module for module in outside if not isinstance(module, nn.Identity)), None)
-        if getattr(first, "inplace", False):
-            kind = type(first).__name__
-            raise ValueError(
-                f"layer '{blocks[index].name}': inplace=True of the {kind} after it would write over what its score is "
-                "made from; expected inplace=False"
-            )
+        for module in outside:
+            if getattr(module, "inplace", False):
+                raise ValueError(
+                    f"layer '{blocks[index].name}': inplace=True of the {type(module).__name__} after it would write "
+                    "over what its score is made from; expected inplace=False"
+                )
+            if not isinstance(module, KEEP_MEMORY):
+                break
         rectifier = _rectifier(blocks[index].layer, inside)
-        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, inner=inner, rectifier=rectifier)
+        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, rectifier=rectifier)
     return tuple(stem), blocks
 
 

@@ -84,7 +84,13 @@ class LocalClassifiers(BlockwiseRule):
 
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which one alone would be heard."""
-        owners: dict[Tensor, str] = {p: f"layer '{block.name}'" for block in self.units for p in block.trained}
+        owners: dict[Tensor, str] = {}
+        for block in self.units:
+            for parameter in block.trained:
+                other = owners.setdefault(parameter, block.name)
+                if other != block.name:
+                    raise ValueError(f"layer '{block.name}': shares a parameter with layer '{other}', expected its own")
+        owners = {parameter: f"layer '{name}'" for parameter, name in owners.items()}
         for block, head in zip(self.units, self.heads, strict=True):
             own = f"the score of layer '{block.name}'"
             for parameter in head.parameters():
@@ -97,8 +103,10 @@ class LocalClassifiers(BlockwiseRule):
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
-        if self.aggregation.readout is not None and self.training and len(x) == 1:
-            raise ValueError("x: one sample, expected two or more, over which the read-out normalises")
+        if self.training and len(x) == 1:
+            for name, module in self.named_modules():
+                if isinstance(module, nn.BatchNorm1d):
+                    raise ValueError(f"x: one sample, expected two or more, over which '{name}' normalises")
         return x
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
@@ -156,6 +164,7 @@ class LocalClassifiers(BlockwiseRule):
         if not self.detach:
             yield from self._backpropagated(x, y)
             return
+        self._check_learning()
         seen: list[Tensor] = []
         saved: dict[int, Tensor] = {}
         x = self.local.begin(x)
@@ -171,7 +180,7 @@ class LocalClassifiers(BlockwiseRule):
     def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, BlockUpdate]:
         """A block's activities, and its update. A graph, where one is needed, is of this block, and is freed here."""
         block = self.units[index]
-        closed = block.rectifier is not None and (block.has_maps or x.dim() == 2)
+        closed = not block.takes_graph and (block.has_maps or x.dim() == 2)
         if closed:
             h = block.rectified(x)
         else:
@@ -185,6 +194,13 @@ class LocalClassifiers(BlockwiseRule):
         else:
             gradients = torch.autograd.grad(h, block.trained, found.activities)
         return h.detach(), _block_update(block, gradients, found.own, found.cost)
+
+    def _check_learning(self) -> None:
+        """Raises ValueError for a layer that was frozen since it was read."""
+        for block in self.units:
+            if not all(p is None or p.requires_grad for p in (block.layer.weight, block.bias)):
+                rule = type(self).__name__
+                raise ValueError(f"layer '{block.name}': frozen (requires_grad is False), but {rule} trains it")
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""

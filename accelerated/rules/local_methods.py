@@ -149,5 +149,5 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
         **options: Any,
     ) -> None:
         score = each(ChannelHead, assignment=assignment, generator=options.get("generator"), **(settings or {}))
-        options = {"loss": cross_entropy(label_smoothing), **options}
+        options["loss"] = options.get("loss") or cross_entropy(label_smoothing)
         super().__init__(model, score=score, aggregation=aggregation, **options)

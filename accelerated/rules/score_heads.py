@@ -30,7 +30,7 @@ Assignment: TypeAlias = Literal["learned", "static", "frozen"]
 """Of channels to classes: learned, contiguous groups, or left as drawn."""
 
 UNASSIGNED = -1e30
-"""A logit that any temperature leaves without a share; infinity times 0 would be none."""
+"""A logit that any temperature leaves without a share; infinity times 0 would be none. Half precision has less."""
 
 
 class HeadCredit(NamedTuple):
@@ -117,9 +117,16 @@ def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: 
     check_scores(scores, layer, num_classes)
     losses, e = _judged(loss, scores.detach(), y)
     activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h), allow_unused=True)
+    if activities is not None and any(g is not None and _overlap(activities, g) for g in found):
+        activities = activities.clone()  # since its memory is written over
     mean = losses.mean()
     own = tuple((p, g) for p, g in zip(learned, found, strict=True) if g is not None)
     return HeadCredit(mean, mean, torch.zeros_like(h) if activities is None else activities, own)
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether they may share memory."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def head_loss(
@@ -152,14 +159,15 @@ Sides: TypeAlias = int | Sequence[int] | None
 
 
 def grids(blocks: Sequence[LocalBlock], sides: Sides) -> list[tuple[int, int]]:
-    """The grid of each block; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394).
+    """The grid of each block; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394), of L convolutions.
 
     Raises ValueError for another number of them.
     """
     if sides is None:
-        sides = [max(1, blocks[-1].width // block.width) for block in blocks]
-    found = [sides] * len(blocks) if isinstance(sides, int) else list(sides)
-    if len(found) != len(blocks) or min(found) < 1:
+        last = max((block.width for block in [b for b in blocks if b.has_maps][-1:]), default=1)
+        sides = [max(1, last // block.width) for block in blocks]
+    found = list(sides) if isinstance(sides, Sequence) else [sides] * len(blocks)
+    if len(found) != len(blocks) or not all(isinstance(side, int) and side >= 1 for side in found):
         raise ValueError(f"grid: {sides}, expected a positive integer, or one for each of {len(blocks)} layers")
     return [(side, side) for side in found]
 
@@ -253,7 +261,7 @@ class ReadoutHead(FixedHead):
 
 
 class PatchHead(FixedHead):
-    """A fixed random read-out of the patches' energies."""
+    """A fixed random read-out of the patches' energies; patches overlap where maps have fewer pixels a side."""
 
     def score(self) -> Score:
         return patch_energy(self.projection, self.offset, self.grid)
@@ -290,8 +298,9 @@ class PrototypeHead(ScoreHead):
 class ChannelHead(ScoreHead):
     """Channels assigned to classes: learned from noise on; or fixed, as contiguous groups or as drawn.
 
-    `cooling` multiplies the temperature after every epoch, and the weight of orthogonality grows over the first `ramp`
-    epochs; both begin anew with the module, and are part of its state. The paper starts from a temperature of 10, at
+    `cooling` multiplies the temperature after every epoch, that of a fixed assignment too, and the weight of
+    orthogonality grows over the first `ramp` epochs; both begin anew with the module, and are part of its state. The
+    paper starts from a temperature of 10, at
     which channels are shared out almost evenly and learn almost nothing; here it is 1.
     """
 
@@ -329,7 +338,8 @@ class ChannelHead(ScoreHead):
         logits = random_logits(block.width, num_classes, generator, **like(block))
         if assignment == "static":
             groups = torch.arange(block.width, device=logits.device) * num_classes // block.width
-            logits = torch.full_like(logits, UNASSIGNED).scatter_(1, groups[:, None], 0)
+            unassigned = max(UNASSIGNED, torch.finfo(logits.dtype).min)
+            logits = torch.full_like(logits, unassigned).scatter_(1, groups[:, None], 0)
         log_temperature = torch.full((), math.log(temperature), **like(block))
         for name, array in (("logits", logits), ("log_temperature", log_temperature)):
             if assignment == "learned":
