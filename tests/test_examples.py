@@ -229,6 +229,16 @@ def test_local_classifiers_experiment_goes_on_where_it_was_stopped(tmp_path: Pat
     assert (tmp_path / "results" / "local_classifiers.png").stat().st_size > 10_000
 
 
+def test_local_classifiers_tables_are_of_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    of_settings = importlib.import_module("local_classifiers").of_settings
+    plain = {"data": "mnist", "epochs": 7}
+    kinds = [plain, {**plain, "rate": 0.1}, {**plain, "rate": 0.1, "shift": 1}, {**plain, "epochs": 8}]
+    runs = [{"run": {**kind, "seed": seed, "network": "dense", "rule": "a"}} for kind in kinds for seed in (0, 1)]
+    for number, kind in enumerate(kinds):
+        assert of_settings(runs, kind) == runs[2 * number : 2 * number + 2]
+
+
 def test_local_classifiers_tables_compare_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that chooses layers beside all layers alike, and what was published of that data set alone."""
     monkeypatch.syspath_prepend(EXAMPLES / "experiments")

@@ -224,6 +224,12 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
     return result
 
 
+def of_settings(results: list[Result], settings: Run) -> list[Result]:
+    """Those of any rule, network and seed with no other settings, be they fewer or more."""
+    varied = ("seed", "network", "rule")
+    return [r for r in results if {name: value for name, value in r["run"].items() if name not in varied} == settings]
+
+
 def layer_scores(rule: LocalClassifiers, split: Split) -> torch.Tensor:
     """(layers, samples, K)."""
     rule.eval()
@@ -333,6 +339,6 @@ if __name__ == "__main__":
     ]
     log = arguments.folder / "local_classifiers.jsonl"
     every = run_all(runs, lambda run: train(run, dataset, arguments.device, arguments.study), log)
-    results = chosen(every, **settings)
+    results = of_settings(every, settings)
     draw(results, arguments.folder / "local_classifiers.png")
     print(summary(results, settings["data"]))
