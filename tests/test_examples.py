@@ -273,10 +273,11 @@ def test_examples_fit_on_a_page() -> None:
 
 def test_local_costs(tmp_path: Path) -> None:
     """What is timed is not looked at, but that it is the same computation."""
-    options = ["--networks", "small", "--classes", "4", "--rounds", "2", "--threads", "1"]
+    options = ["--networks", "small", "in groups", "--classes", "4", "--rounds", "2", "--threads", "1"]
     steps, scores = run("experiments/local_costs.py", tmp_path, *options).split("\n\n")
     assert re.findall(r"small \| ([\w -]+) \|", steps) == [
         "backprop", "mono-forward", "hyperspherical", "dynamic temperature", "patch energy",
     ]  # fmt: skip
+    assert re.findall(r"in groups \| ([\w -]+) \|", steps) == ["backprop", "deeper-forward"]
     assert re.search(r"backprop \| [\d.]+ \| 1\.00 \| 1\.00 to 1\.00", steps)
     assert re.search(r"^\| 4( \| [\d.]+){5} \|$", scores, re.MULTILINE)
