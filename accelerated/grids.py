@@ -74,7 +74,12 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
     """The adjoint for maps of that height and width: (batch, c, *size), in the memory format of y."""
+    return spread(y, size, pooling, channels_last(y))
+
+
+def spread(y: Array, size: tuple[int, int], pooling: Pooling, last: bool) -> Array:
+    """The same with channels last in memory, or not: a single cell does not tell."""
     cells = _cells(size, (y.shape[2], y.shape[3]), pooling, y)
-    if channels_last(y):
+    if last:
         return (cells.T @ _by_channel(y)).unflatten(1, size).movedim(3, 1)
     return (y.flatten(2) @ cells).unflatten(2, size)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from ._arrays import Array, wide, widened
-from .grids import Pooling, channels_last, grid_pool, grid_pool_adjoint
+from .grids import Pooling, channels_last, grid_pool, spread
 
 __all__ = [
     "Grid",
@@ -115,9 +115,7 @@ def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pool
     if grid is None:
         return gradient.view(h.shape)
     cells = gradient.view(*h.shape[:2], *grid)
-    if channels_last(h):
-        cells = cells.contiguous(memory_format=torch.channels_last)
-    return grid_pool_adjoint(cells, (h.shape[2], h.shape[3]), pooling)
+    return spread(cells, (h.shape[2], h.shape[3]), pooling, channels_last(h))
 
 
 def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:

@@ -249,6 +249,27 @@ def test_channels_last_are_the_same_numbers(twin: Side, kind: str):
         assert torch.allclose(one, other, rtol=8 * twin.eps, atol=8 * twin.eps), kind
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("name", ["linear_map", "random_readout", "patch_energy", "prototype_cosine"])
+def test_gradients_lie_in_memory_as_activities_do(twin: Side, name: str, grid: tuple[int, int]):
+    """Where they do not, every pass that reads both takes many times as long."""
+    if not twin.is_ours:
+        pytest.skip("another package may have no strides")
+    size = 6 * grid[0] * grid[1]
+    projection, matrix = torch.randn(size, CLASSES), torch.randn(CLASSES, size)
+    alpha, prototypes, offset = torch.zeros(()), torch.randn(CLASSES, 1, size), torch.zeros(CLASSES)
+    score, parameters = {
+        "linear_map": lambda: (twin.scores.linear_map(grid), (matrix,)),
+        "random_readout": lambda: (twin.scores.random_readout(projection, offset, grid), (alpha,)),
+        "patch_energy": lambda: (twin.scores.patch_energy(projection, offset, grid), ()),
+        "prototype_cosine": lambda: (twin.learned_scores.prototype_cosine(grid=grid), (prototypes,)),
+    }[name]()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        h = torch.randn(2, 6, 4, 5).contiguous(memory_format=memory_format)
+        found = score.credit(h, parameters, torch.randn(2, CLASSES)).activities
+        assert found.stride() == h.stride(), f"{name}, {memory_format}"
+
+
 @kinds
 def test_a_score_of_the_twin_can_be_pickled(twin: Side, kind: str):
     if not twin.is_ours:
