@@ -63,6 +63,15 @@ def _groups(h: Array, num_classes: int) -> Array:
     return h.unflatten(1, (num_classes, -1))
 
 
+def _of_channels(values: Array, h: Array) -> Array:
+    """Those of each class, (batch, K), for all its channels: (batch, C, 1, ...), with as many axes as h.
+
+    A product with h is nearly three times as fast by four axes as by the five of `_groups`.
+    """
+    channels = _groups(h, values.shape[1]).shape[2]
+    return values.repeat_interleave(channels, dim=1).view(*h.shape[:2], *[1] * (h.dim() - 2))
+
+
 def _units(groups: Array) -> tuple[int, ...]:
     """The axes of a group's units."""
     return tuple(range(2, groups.dim()))
@@ -74,9 +83,8 @@ def _group_mean(num_classes: int, h: Array, parameters: tuple[Array, ...]) -> Ar
 
 
 def _group_mean_credit(num_classes: int, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-    channels = _groups(h, num_classes).shape[2]
-    of_channels = (gradient / prod([channels, *h.shape[2:]])).repeat_interleave(channels, dim=1)  # (batch, C)
-    return ScoreCredit(of_channels.view(*of_channels.shape, *[1] * (h.dim() - 2)).expand_as(h), ())
+    size = prod(_groups(h, num_classes).shape[2:])
+    return ScoreCredit(_of_channels(gradient / size, h).expand_as(h), ())
 
 
 def group_mean(num_classes: int) -> Score:
@@ -95,9 +103,8 @@ def _group_mean_square(num_classes: int, h: Array, parameters: tuple[Array, ...]
 def _group_mean_square_credit(
     num_classes: int, h: Array, parameters: tuple[Array, ...], gradient: Array
 ) -> ScoreCredit:
-    groups = _groups(h, num_classes)
-    factor = gradient * (2 / prod(groups.shape[2:]))
-    return ScoreCredit((groups * factor.view(*factor.shape, *[1] * (groups.dim() - 2))).flatten(1, 2), ())
+    size = prod(_groups(h, num_classes).shape[2:])
+    return ScoreCredit(_of_channels(gradient * (2 / size), h) * h, ())
 
 
 def group_mean_square(num_classes: int) -> Score:
