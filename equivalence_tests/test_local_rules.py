@@ -553,6 +553,8 @@ def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
         with pytest.raises(ValueError, match=message):
             rule.calibrate([(x, wrong)])
         assert rule.training
+    with pytest.raises(ValueError, match=r"batches: a Tensor, expected pairs \(x, y\), as in calibrate"):
+        rule.calibrate((x, y))  # type: ignore[arg-type]
 
 
 def test_scores_of_ones_own_are_checked():
@@ -867,7 +869,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: (lambda m: MonoForward(nn.Sequential(m, nn.ReLU(), m, nn.ReLU()), num_classes=2))(nn.Linear(3, 3)),
         "layer '2': shares a parameter with layer '0'",
     ),
-    "one class": (lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), "num_classes: missing"),
+    "one class": (
+        lambda: MonoForward(nn.Sequential(nn.Linear(3, 2), nn.ReLU())),
+        "num_classes: missing; the model ends with a ReLU, expected a last Linear .* nothing after it, or num_classes",
+    ),
     "other classes": (lambda: MonoForward(dense(), num_classes=3), "num_classes: 3, but the model's last layer has 4"),
     "groups": (lambda: DeeperForward(dense(), num_classes=None, first_layer=3), r"first_layer: 3, expected 0\.\.2"),
     "classes that do not divide": (
@@ -999,9 +1004,15 @@ def test_what_cannot_be_trained_is_refused(name: str):
 
 
 BATCHES: dict[str, tuple[torch.Tensor, str]] = {
-    "flat": (torch.ones(2, 128), r"x: samples of shape \(128,\) do not pass layer '0' \(takes \(batch, channels"),
+    "flat": (
+        torch.ones(2, 128),
+        r"x: samples of shape \(128,\) do not pass layer '0' \(takes \(channels, .* gets \(128,\)\)",
+    ),
     "without a batch": (torch.ones(2, 8, 8), r"x: samples of shape \(8, 8\) do not pass layer '0'"),
-    "channels": (torch.ones(2, 3, 8, 8), r"x: samples of shape \(3, 8, 8\) do not pass layer '0'"),
+    "channels": (
+        torch.ones(2, 3, 8, 8),
+        r"x: samples of shape \(3, 8, 8\) do not pass layer '0' \(takes 2 channels, but gets 3\)",
+    ),
     "size": (torch.ones(2, 2, 12, 12), r"x: samples of shape \(2, 12, 12\) do not pass layer '11' \(takes 24"),
     "too small": (torch.ones(2, 2, 2, 2), r"x: samples of shape \(2, 2, 2\) do not pass layer '4'"),
     "no sample": (torch.ones(0, 2, 8, 8), r"x: shape \(0, 2, 8, 8\), expected .* at least one sample"),

@@ -33,7 +33,12 @@ class BlockwiseRule(Rule):
             raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
         classes = num_classes if given is None else given
         if classes is None:
-            raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
+            last = self.units[-1]
+            kind = type((last.layer, *last.inside, *last.outside)[-1]).__name__
+            raise ValueError(
+                f"num_classes: missing; the model ends with a {kind}, expected a last Linear of so many outputs with "
+                "nothing after it, or num_classes"
+            )
         if not isinstance(classes, int) or classes < 2:
             raise ValueError(f"num_classes: {classes}, expected an integer of 2 or more")
         self.num_classes = classes

@@ -272,7 +272,9 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype) -
         for index, block in enumerate(network.blocks):
             name = block.name
             if block.has_maps and x.dim() != 4:
-                raise ValueError(f"takes (batch, channels, height, width), but gets {tuple(x.shape)}")
+                raise ValueError(f"takes (channels, height, width) a sample, but gets {tuple(x.shape[1:])}")
+            if isinstance(block.layer, nn.Conv2d) and x.shape[1] != block.layer.in_channels:
+                raise ValueError(f"takes {block.layer.in_channels} channels, but gets {x.shape[1]}")
             if isinstance(block.layer, nn.Linear) and x.shape[-1] != block.layer.in_features:
                 raise ValueError(f"takes {block.layer.in_features} features, but gets {x.shape[-1]}")
             for module in (block.layer, *block.inside, *block.outside):

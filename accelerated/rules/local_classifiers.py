@@ -228,15 +228,25 @@ class LocalClassifiers(BlockwiseRule):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Chooses layers or their weights, as `aggregation` says, on held-out data; and ends an epoch of the scores.
+
+        Without a batch nothing is chosen. Raises ValueError for anything but pairs (x, y).
+        """
         for head in self.heads:
             if isinstance(head, ScoreHead):
                 head.end_epoch()
         was_training = self.training
         self.eval()
         try:
-            self.aggregation.choose(self.layer_scores, ((self.checked(x, y), y) for x, y in batches), self.loss)
+            self.aggregation.choose(self.layer_scores, map(self._checked_pair, batches), self.loss)
         finally:
             self.train(was_training)
+
+    def _checked_pair(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"batches: a {type(pair).__name__}, expected pairs (x, y), as in calibrate([(x, y)])")
+        x, y = pair
+        return self.checked(x, y), y
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
