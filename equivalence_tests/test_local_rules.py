@@ -903,6 +903,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a score that is a module": (
         lambda: LocalClassifiers(dense(), score=nn.Linear(3, 2)), r"score: Linear\(.*, expected a function of blocks",
     ),
+    "a score that is a class": (
+        lambda: LocalClassifiers(dense(), score=Shifted), r"score: <class .*Shifted'>, expected a function of blocks",
+    ),
+    "one score for all layers": (
+        lambda: LocalClassifiers(dense(), score=lambda b, k: Shifted()), "score: gives a Shifted, expected a function",
+    ),
     "scores that are no modules": (
         lambda: LocalClassifiers(dense(), score=lambda b, k: [torch.sum] * 3), "score: a builtin.* for layer '0'",
     ),

@@ -58,9 +58,13 @@ class LocalClassifiers(BlockwiseRule):
     ) -> None:
         super().__init__(model, score_after=score_after, num_classes=num_classes, generator=generator)
         chain = self.units
-        if not callable(score) or isinstance(score, nn.Module):
-            raise ValueError(f"score: {score!r}, expected a function of blocks and classes to a module for each block")
-        heads = list(score(chain, self.num_classes))
+        expected = "expected a function of blocks and classes to a list of modules, one for each block"
+        if not callable(score) or isinstance(score, nn.Module | type):
+            raise ValueError(f"score: {score!r}, {expected}")
+        made = score(chain, self.num_classes)
+        if isinstance(made, nn.Module) and not isinstance(made, nn.ModuleList | nn.Sequential):
+            raise ValueError(f"score: gives a {type(made).__name__}, {expected}")
+        heads = list(made)
         for block, head in zip(chain, heads, strict=False):
             if not isinstance(head, nn.Module):
                 raise ValueError(f"score: a {type(head).__name__} for layer '{block.name}', expected an nn.Module")
@@ -131,6 +135,7 @@ class LocalClassifiers(BlockwiseRule):
         return torch.stack(scores)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Class scores, (batch, K). They have PyTorch's graph: its `backward` would be plain backpropagation."""
         return self._aggregated(self._passes(self.checked_input(x)))
 
     def _aggregated(self, activities: Iterable[Tensor], scores: Tensor | None = None) -> Tensor:

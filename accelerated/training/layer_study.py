@@ -75,8 +75,8 @@ def pooled_features(features: Tensor) -> Tensor:
 def together(scores: Tensor, aggregated: Tensor, labels: Tensor) -> dict[str, Any]:
     """What scores (L, N, K) and their aggregation (N, K) come to: plain numbers, by name.
 
-    `accuracy` of the aggregation, `oracle` and its `gap` to it, `disagreement` and `pairwise`, its matrix, and the
-    layers' `accuracies`.
+    `accuracy` of the aggregation; `oracle`, the share of samples that any layer has right, and its `gap` to that;
+    `accuracies` of each layer alone; `pairwise`, on what share two layers disagree, and the mean of it, `disagreement`.
     """
     pairs = disagreement(scores)
     accuracy = (aggregated.argmax(dim=1) == labels).double().mean()
@@ -92,7 +92,7 @@ def together(scores: Tensor, aggregated: Tensor, labels: Tensor) -> dict[str, An
 
 @torch.no_grad()
 def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """A measure for `fit`: what is in `together`, and the bits about the label in each layer's scalar goodness.
+    """A measure for `fit`: accuracies as in `layer_study`, and the bits about the label in each layer's scalar goodness.
 
     `information` are those by nearest neighbours, `permuted` what they find after a permutation of the labels, which
     tell nothing then: first layer to last. Generators and modes stay as they were. Shapes and errors as for
@@ -114,8 +114,10 @@ def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
 def layer_study(rule: Rule, split: Split, *, seed: int = 0) -> dict[str, Any]:
     """The whole study on a part of the data: plain numbers, for JSON.
 
-    What is in `together`, and `layers`, a dict for each: under `goodness` the bits in its scalar goodness, by every
-    estimator of `information`; under `vector` and `features` the `linear_probe` of its goodness vector and of its
+    `accuracy` of the rule; `oracle`, the share of samples that any layer has right, and its `gap` to that; `accuracies`
+    of each layer alone; `pairwise`, on what share two layers disagree, and the mean of it, `disagreement`; and
+    `layers`, a dict for each: under `goodness` the bits in its scalar goodness, by every estimator of `information`;
+    under `vector` and `features` the `linear_probe` of its goodness vector and of its
     activities, averaged over positions; its bound is on samples that it has not seen, and says itself how sure it is.
     A goodness vector has as many parts a side as the last layer has times the channels, so that all are about as long:
     ASGE's patches, and DTG-FF's lengths. UserError for a rule that does not score by layer.

@@ -43,7 +43,7 @@ def restore(path: str | Path) -> Restored:
     recipe = recipe_of(state, path)
     try:
         settings = state["settings"]
-        rule_class = next(found for found in RULES.values() if found.__name__ == settings["rule"])
+        rule_class = {found.__name__: found for found in RULES.values()}[settings["rule"]]
         shape = tuple(settings["image_shape"])
         features = torch.Size(shape).numel()
         with torch.random.fork_rng(devices=[]):
