@@ -92,7 +92,7 @@ def together(scores: Tensor, aggregated: Tensor, labels: Tensor) -> dict[str, An
 
 @torch.no_grad()
 def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """A measure for `fit`: accuracies as in `layer_study`, and the bits about the label in each layer's scalar goodness.
+    """A measure for `fit`: accuracies as in `layer_study`, and bits about the label in each layer's scalar goodness.
 
     `information` are those by nearest neighbours, `permuted` what they find after a permutation of the labels, which
     tell nothing then: first layer to last. Generators and modes stay as they were. Shapes and errors as for
