@@ -1294,12 +1294,6 @@ def test_a_hybrid_learns_by_its_definition():
     good, bad, scores = hybrid_streams(rule, x, y)
     theta = (1 + rule.theta.exp()).log()[:, None]
     local = ((1 + (theta - good).exp()).log() + (1 + (bad - theta).exp()).log()).mean(dim=1)
-    weights = [block.linear.weight for block in rule.blocks]
-    for layer, loss in enumerate(local):
-        reached = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-        assert [g is not None and bool(g.any()) for g in reached] == [
-            layer == other for other in range(len(weights))
-        ], "local"
     expected = 0.3 * local.sum() + nn.functional.cross_entropy(scores, y)
     names = [name for name, p in rule.named_parameters() if not name.startswith("model.6")]
     held = [rule.get_parameter(name) for name in names]
@@ -1309,6 +1303,11 @@ def test_a_hybrid_learns_by_its_definition():
         assert p.grad is not None, name
         assert torch.allclose(p.grad, g, rtol=1e-9, atol=1e-13), f"{name} of a hybrid"
     assert torch.allclose(rule(x), scores, rtol=1e-12), "its scores are the classifier's"
+    weights = [block.linear.weight for block in rule.blocks]
+    for layer, loss in enumerate(rule.losses(x, y)[0]):
+        reached = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        layers = [other for other, gradient in enumerate(reached) if gradient is not None and gradient.any()]
+        assert layers == [layer], "layers that a layer's own part reaches"
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0])
