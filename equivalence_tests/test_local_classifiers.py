@@ -354,6 +354,11 @@ def test_what_does_not_fit_is_named(side: Side):
     for source, target in ((1, 1), (2, 1), (-1, 2), (0, 4)):
         with pytest.raises(ValueError, match=r"Shortcut\(source=.*expected 0 <= source < target < 4"):
             list(module.layer_passes(layers, case.x, [shortcut(source, target, "add")]))
+    for join, pool in (("sum", 1), ("add", 0), ("concatenate", -3)):
+        with pytest.raises(
+            ValueError, match=r"Shortcut\(source=0.*expected a join of add or concatenate, and a pool of 1"
+        ):
+            list(module.layer_passes(layers, case.x, [shortcut(0, 1, join, pool)]))
     for join, pool in (("add", 2), ("concatenate", 3)):
         with pytest.raises(ValueError, match=r"pool=\d\): brings \(3, 2, \d, \d\), but layer 1 has \(3, 2, 6, 6\)"):
             list(module.layer_passes(layers, case.x, [shortcut(0, 1, join, pool)]))

@@ -1242,6 +1242,16 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
     assert torch.allclose(*found, rtol=0, atol=1e-3 * 1e-2), "a fused step"
 
 
+def test_no_loss_of_ones_own_is_the_rules():
+    """Its label smoothing stays."""
+    x, y = batch(MonoForward(dense()))
+    losses = []
+    for options in ({}, {"loss": None}, {"label_smoothing": 0.0}):
+        torch.manual_seed(0)
+        losses.append(ChannelClassAssignment(dense(), assignment="static", **options).assign_credit(x, y).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
 def load_through(parent: nn.ModuleDict, state: dict[str, torch.Tensor]) -> None:
     parent.load_state_dict({f"rule.{name}": value for name, value in state.items()})
 
