@@ -48,7 +48,7 @@ class Commands(TyperGroup):
 
 
 def _message(error: Exception, args: Sequence[str]) -> str | None:
-    """What to tell the user, or None for an error that is not theirs."""
+    """The message for the user, or None for an error that is not theirs."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):

@@ -43,11 +43,11 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Train networks with several rules, each in its own best-known way, and put the numbers side by side.
+    """Train networks with several rules, each with its own best-known settings, and print a table.
 
-    A rule keeps its own settings, network and activation included, but for what is given here. Test accuracy is that
-    of the epoch that is best on validation data: mean and sample standard deviation over the seeds. "x backprop" is the
-    time of an epoch beside that of backprop with the same network and activation in the same run.
+    A rule keeps its own settings, network and activation included, except for the options given here. Test accuracy is
+    that of the epoch that is best on validation data: mean and sample standard deviation over the seeds. "x backprop"
+    is the time of an epoch beside that of backprop with the same network and activation in the same run.
     """
     jobs = options.jobs(
         rules or list(METHODS),

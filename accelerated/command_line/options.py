@@ -173,7 +173,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def rule_options(method: str) -> dict[str, list[Any]]:
-    """What a rule can be told by `--option`: names, and what each may be."""
+    """The options of a rule that `--option` can set: names, and the values of each."""
     parameters = list(inspect.signature(METHODS[method][0]).parameters.values())[1:]
     found = {parameter.name: _kinds(parameter.annotation) for parameter in parameters}
     return {name: kinds for name, kinds in found.items() if set(kinds) - {NoneType}}
@@ -196,7 +196,7 @@ def parsed(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def chosen_options(methods: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of these values what each rule can be told. Raises UserError for a name that no rule has, or a bad value."""
+    """The values that each rule takes. Raises UserError for a name that no rule has, or a bad value."""
     known = [rule_options(method) for method in methods]
     for name, value in values.items():
         if not any(name in names for names in known):

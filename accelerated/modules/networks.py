@@ -1,8 +1,8 @@
 """Convolutional classifiers of papers on local learning, for images (batch, image_channels, height, width).
 
 Ordinary modules that end with a linear layer to the scores: plain backpropagation trains them whole. Under a local rule
-every convolution is a layer that learns for itself, and the last linear layer is left out. What follows a convolution
-is its activation, dropout where the paper has it there, and then normalisation and pooling of what is passed on.
+every convolution is a layer with a loss of its own, and the last linear layer is left out. A convolution is followed by
+its activation, dropout where the paper has it there, and then normalisation and pooling.
 Convolutions have no bias and start as Kaiming's normal weights for the number of outputs, as DeeperForward's do.
 """
 
@@ -49,8 +49,8 @@ def small_cnn(
 ) -> nn.Sequential:
     """Convolutions, averages of 2 x 2 after some of them: for MNIST on a CPU.
 
-    Behind the last one stands no normalisation, which would take from its averages what plain backpropagation reads,
-    unless `normalise_last`, as rules ask for whose scores come after it. `kernel_size` is odd, or ValueError is raised.
+    The last convolution has no normalisation, which would fix the averages that plain backpropagation reads.
+    `normalise_last` adds it, for rules whose scores come after it. `kernel_size` is odd, or ValueError is raised.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size: {kernel_size!r}, expected an odd number, which keeps the size of maps")
@@ -79,7 +79,7 @@ def _vgg(
 
 
 def vgg8(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
-    """That of DTG-FF (arXiv 2606.06539): 9.15 million weights in seven convolutions, for images of 32 x 32.
+    """The VGG8 of DTG-FF (arXiv 2606.06539): 9.15 million weights in seven convolutions, for images of 32 x 32.
 
     Dropout acts on what is passed on; where it stands beside the pooling the text does not say.
     """
@@ -87,7 +87,7 @@ def vgg8(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -
 
 
 def vgg11(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
-    """That of DTG-FF, of which no more is told than eight convolutions from 64 channels on and an early pooling.
+    """The VGG11 of DTG-FF, whose text gives only eight convolutions from 64 channels on and an early pooling.
 
     The widths and the pooling are those of VGG11 elsewhere: 9.22 million weights.
     """
@@ -97,7 +97,7 @@ def vgg11(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) 
 def cfse(
     channels: Sequence[int] = (20, 80, 240, 480), num_classes: int = 10, image_channels: int = 3, dropout: float = 0.0
 ) -> nn.Sequential:
-    """That of CwComp (arXiv 2312.12668): convolutions of all channels and of each class's own by turns.
+    """The network of CwComp (arXiv 2312.12668): alternating convolutions of all channels and of each class's own.
 
     The latter are pooled; batch normalisation stands last, and the score after it. The channels are those for ten
     classes. Channels are multiples of the classes.
@@ -146,7 +146,7 @@ def resnet17(
     normalisation: Normalisation | None = None,
     planes: Sequence[int] = (100, 200, 400, 800),
 ) -> ShortcutNetwork:
-    """That of DeeperForward, CAW-Conv's too: 30.6 million weights in 17 convolutions, for images of 32 x 32.
+    """The ResNet17 of DeeperForward and CAW-Conv: 30.6 million weights in 17 convolutions, for images of 32 x 32.
 
     A shortcut after every second layer adds, or at the end of a stage of four concatenates, which doubles the channels;
     the stages after the first halve the image. `planes` are the channels of the stages, each twice those before it, or

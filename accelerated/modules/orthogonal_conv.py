@@ -13,7 +13,7 @@ class OrthogonalConv2d(nn.Module):
     (batch, in_channels, height, width) to (batch, out_channels, height, width), any kernel size, stride 1: to sample
     down, put nn.PixelUnshuffle before it or ScaledAvgPool2d behind it. The kernel is made of `mixing`, (out_channels,
     in_channels), and 2 (kernel_size - 1) `bases`, (c, c // 2) with c = max(in_channels, out_channels). They start
-    orthogonal at random, and the kernel is orthogonal for as long as a rule, or the user, keeps them so. In a linear
+    as random orthogonal matrices; the kernel is orthogonal as long as they are. In a linear
     network, FOTON gives a layer backpropagation's update where out_channels <= in_channels and nothing before it widens
     either. There is no padding and no stride to choose.
     """

@@ -13,9 +13,8 @@ CellName: TypeAlias = Literal["elman", "gru"]
 class RecurrentNetwork(nn.Module):
     """nn.RNN (tanh) or nn.GRU, and nn.Linear on its last state; see `prograde.reference.recurrent`.
 
-    (batch, steps, input_size) to (batch, num_outputs): class scores, or the numbers of a regression. Everything starts
-    as PyTorch has it, but for Elman's matrix of the state, which is orthogonal, so that what runs through the steps,
-    forward or back, neither dies nor explodes at once.
+    (batch, steps, input_size) to (batch, num_outputs): class scores, or the numbers of a regression. Initial weights
+    are PyTorch's, except Elman's state matrix, which is orthogonal: activations and gradients first keep their norms.
     """
 
     def __init__(

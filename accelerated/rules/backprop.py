@@ -1,4 +1,4 @@
-"""Backpropagation with the face of a rule: the yardstick of every other one."""
+"""Backpropagation with the interface of a rule, to compare the others with."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 class Backprop(OutputErrorRule):
     """Backpropagation by PyTorch's autograd.
 
-    `orthogonal=True` holds the weights of the hidden layers orthogonal as `Foton` does: the control that tells what the
-    constraint costs from what the rule costs. Updates come only after the whole backward pass: `stream` frees nothing.
-    Dropout draws as nn.Dropout does, from PyTorch's global generator, whatever `generator` is.
+    `orthogonal=True` holds the weights of the hidden layers orthogonal as `Foton` does. This control separates the cost
+    of the constraint from that of the rule. `stream` frees no memory: updates come after the whole backward pass.
+    Dropout draws from PyTorch's global generator, as nn.Dropout does, and ignores `generator`.
     """
 
     convolution_kinds = (OrthogonalConv2d, nn.Conv2d)

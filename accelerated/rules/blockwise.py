@@ -1,4 +1,4 @@
-"""What rules share whose models may have whatever follows a layer, in chains and with shortcuts."""
+"""The base of rules whose models may have normalisation, pooling and shortcuts."""
 
 from typing import get_args
 

@@ -215,10 +215,10 @@ def flat_input(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Maps with the channels of a position side by side where x is on a CPU, which convolves and pools these faster.
+    """Feature maps in PyTorch's channels-last format where x is on a CPU, which convolves and pools it faster.
 
-    What follows keeps to the format. Strides tell it, of a single channel too, for which PyTorch's `contiguous` does
-    nothing and its first convolution takes ten times as long.
+    The layers that follow keep the format. A single channel needs its strides set: `contiguous` leaves them as they
+    are, and the first convolution then takes ten times as long.
     """
     if x.dim() != 4 or x.device.type != "cpu" or x.stride(1) == 1:
         return x

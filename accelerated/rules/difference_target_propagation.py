@@ -13,9 +13,10 @@ from .rule import BlockUpdate, OutputErrorRule, check_place
 class DifferenceTargetPropagation(OutputErrorRule):
     """Difference target propagation (Lee et al., 2015): targets that run backward through learned inverses.
 
-    `inverse_weights` and `inverse_biases` are parameters, trained by the same optimizer from the same batches, with
-    noise of that deviation (`noise`) on what is to be recovered. `step` is how far the last hidden layer's target lies
-    down the gradient. Hidden layers must share one activation, which the inverses have too; no Dropout.
+    `inverse_weights` and `inverse_biases` are parameters, which the same optimizer trains from the same batches.
+    `noise` is the standard deviation of the noise on the activations that the inverses learn to recover. `step` is the
+    length of the gradient step to the last hidden layer's target. Hidden layers share one activation, which the
+    inverses have too, and have no Dropout.
     """
 
     takes_dropout = False

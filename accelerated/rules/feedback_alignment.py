@@ -67,9 +67,9 @@ class FeedbackAlignment(_FeedbackRule):
 
 
 class DirectFeedbackAlignment(_FeedbackRule):
-    """Direct feedback alignment (Nokland, 2016): every hidden layer is sent the error by a random matrix of its own.
+    """Direct feedback alignment (Nokland, 2016): each hidden layer has its own random feedback matrix.
 
-    The matrices, (n_l, K), are uniform on +-scale sqrt(6 / K). With `signs` only the error's signs are sent.
+    The matrices, (n_l, K), are uniform on +-scale sqrt(6 / K). With `signs` they receive only the signs of the error.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class DirectFeedbackAlignment(_FeedbackRule):
 
 
 class DirectRandomTargetProjection(DirectFeedbackAlignment):
-    """Direct random target projection (Frenkel et al., 2021): every hidden layer is sent the label alone.
+    """Direct random target projection (Frenkel et al., 2021): every hidden layer receives the label alone.
 
-    It wants Tanh: the label does not fade as the error does, so that nothing else would keep activations from growing.
+    Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound.
     """
 
     def __init__(

@@ -39,24 +39,24 @@ class ForwardForward(Rule):
     that ends with an activation needs `num_classes`. Dropout is not part of the rule and is refused.
 
     `goodness` is one of `prograde.accelerated.goodness`, or its name there. `loss` is one of `stream_losses` or
-    `cumulative_goodness`, by default the threshold loss, whose theta per unit is `threshold`; it is told the goodness
-    of other layers that `prior` chooses. `amplitude` is the brightness of a label pixel, by default 4, or 1 of a plane;
-    scores are the goodness of the layers from `first_layer` on (0: all) over candidate labels, K passes in one batch.
-    With `readout=True` they come instead from a linear map of one neutral pass, `rule.readout`, trained beside the
-    layers by its own cross-entropy.
+    `cumulative_goodness`, by default the threshold loss, whose theta per unit is `threshold`. `prior` chooses the other
+    layers whose goodness the loss uses. `amplitude` is the brightness of a label pixel, by default 4, or 1 of a plane.
+    Scores are the goodness of the layers from `first_layer` on (0: all) for each candidate label, K passes in one
+    batch. With `readout=True` scores come from a linear map of one neutral pass, `rule.readout`, which its own
+    cross-entropy trains beside the layers.
 
-    `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by their scores: by `hard_law` "root" of their
-    goodness, or by "softmax", which a goodness that may be negative (kurtosis, one negated) asks for, and a read-out.
-    Or the layers learn without labels, which teach the read-out alone; x is positive as it is. "hybrid" negatives are
-    two samples cut and put together by a mask of large regions, bits blurred `mask_passes` times (6: of about 8
-    pixels). A model that takes images flat may be told their `image_shape`, by default one square channel. "pairs" are
-    SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2, normalised before they
-    are put together and not again, since the sum's length is what tells it from a sample.
+    `negatives` are "wrong" labels, drawn evenly, or "hard" ones, drawn by their scores. `hard_law` is "root" of their
+    goodness, or "softmax", which a goodness that may be negative (kurtosis, a negated one) and a read-out need. Two
+    kinds of negatives need no labels; x itself is then positive, and the labels train the read-out alone. "hybrid"
+    negatives are two samples joined by a mask of large regions, random bits blurred `mask_passes` times (6: regions of
+    about 8 pixels). `image_shape` is the shape of images in a model that takes them flat, by default one square
+    channel. "pairs" are SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2.
+    They are normalised before they are added and not again, since the length of the sum separates it from a sample.
 
-    Models for images may begin with Conv2d, each with an activation and MaxPool2d. There take `SymBa`, or the threshold
-    loss with `goodness="mean-square"`: where goodness is summed over all positions, both streams of nearly every sample
-    are many nats on the same side of theta, which draws them there together and not apart. With `labels="planes"` the
-    label is not written over pixels: the first convolution takes K channels more than the images have, one for each.
+    Models for images may begin with Conv2d, each with an activation and MaxPool2d. Use `SymBa` there, or the threshold
+    loss with `goodness="mean-square"`. A goodness that is summed over all positions puts both streams of nearly every
+    sample far on the same side of theta, where the loss moves them together. With `labels="planes"` the label does not
+    overwrite pixels: the first convolution takes K more channels than the images have, one for each class.
     """
 
     convolution_kinds = (nn.Conv2d,)

@@ -19,9 +19,9 @@ GATED = "hardness-gated"
 
 
 class SymBa(ForwardForward, sets=("loss", "threshold")):
-    """SymBa (arXiv 2303.08418): softplus(-alpha (g^+ - g^-)) of the mean square, whose two slopes are always opposite.
+    """SymBa (arXiv 2303.08418): softplus(-alpha (g^+ - g^-)) of the mean square, with opposite slopes of g^+ and g^-.
 
-    The label's carrier is `ForwardForward`'s, where the paper adds an image for each class. `options` are those of
+    The label overwrites pixels as in `ForwardForward`; the paper adds an image for each class. `options` are those of
     `ForwardForward`.
     """
 
@@ -34,11 +34,11 @@ class SymBa(ForwardForward, sets=("loss", "threshold")):
 
 
 class LayerCollaboration(ForwardForward, sets=("loss",)):
-    """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness and, constant, that of others.
+    """Layer collaboration (arXiv 2305.12393): the threshold loss of the layer's goodness plus that of other layers.
 
-    These are all other layers, or with `prior="before"` those before it. Theta is `threshold` for each unit of the
-    layer; by default the number of layers added up, its own included, since one threshold is for all of their goodness.
-    The paper takes layers in turn; here all are stepped by one pass. `options` are those of `ForwardForward`.
+    The goodness of the others is detached. They are all other layers, or with `prior="before"` those before it. Theta
+    is `threshold` for each unit of the layer, by default the number of layers in the sum. The paper trains layers in
+    turn; here one pass updates all. `options` are those of `ForwardForward`.
     """
 
     def __init__(

@@ -20,19 +20,19 @@ from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
 class Foton(OutputErrorRule):
     """FOTON (arXiv 2512.20668): two forward passes through orthogonal weights.
 
-    At construction the weights of the hidden layers are replaced, in place, by their polar factors, and `constrain()`
-    keeps them orthogonal to within `limit` in every entry of their Gram matrices, looking at them every so many steps
-    (`every`). The output layer is left free: the theory does not need it orthogonal, and it is trained with its exact
-    gradient.
+    Building the rule replaces the weights of the hidden layers, in place, by their polar factors. `constrain()` keeps
+    every entry of their Gram matrices within `limit` of the identity, and checks them every `every` steps. The output
+    layer is free: the theory does not need it orthogonal, and it has its exact gradient.
 
-    The error projection is built anew every so many training steps (`refresh`). `slope` is what the activation
-    multiplies norms by, about 0.7 for ReLU: the factors between the layers' updates that follow are divided out.
-    `linear=True` goes beyond the paper: the second pass leaves the activations out and each layer applies its own
-    derivative. It costs no more and comes nearer to backpropagation in deep networks.
-    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`. The limit
-    is then that of the parts which kernels are made of; in a kernel the defects of its 2 kernel_size - 1 parts add up.
-    `recompute=True` computes the clean pass twice and holds one layer at a time, so that with `stream` the memory for
-    activations does not grow with depth, for a product more a layer.
+    The error projection is rebuilt every `refresh` training steps. `slope` is the factor by which the activation
+    multiplies norms, about 0.7 for ReLU; the update of each layer is divided by the factor that follows from it.
+    `linear=True` is not in the paper: the second pass omits the activations, and each layer applies its own derivative.
+    It costs no more and is closer to backpropagation in deep networks.
+    `recompute=True` computes the clean pass twice and holds one layer at a time. With `stream` the memory for
+    activations then does not grow with depth; the price is one more product for each layer.
+
+    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`. `limit`
+    then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
     """
 
     convolution_kinds = (OrthogonalConv2d,)

@@ -27,7 +27,7 @@ from .second_pass import SecondPass, check_second_pass, full_differences, full_f
 
 
 class Ftp(OutputErrorRule):
-    """Forward Target Propagation (arXiv 2506.11030): the label's and the output's projections make the first target.
+    """Forward Target Propagation (arXiv 2506.11030): projections of the label and the output make the first target.
 
     A reconstruction, see `prograde.reference.ftp`: what is not known of the paper is an option. `feedback`, G, is drawn
     once, (n_j, K), by `law` and `scale`, and held as a buffer. `phi` is the name of the activation that projections go

@@ -15,30 +15,28 @@ aten = torch.ops.aten
 
 
 class Hardware(Rule):
-    """A rule whose products with weights run on crossbars, see `prograde.reference.hardware`; it has the rule's face.
+    """A wrapper that simulates low-precision or noisy hardware for any dense rule; see `prograde.reference.hardware`.
 
         rule = Hardware(Ftp(model, second_pass="full"), bits=6, read_noise=0.01)    # two real passes, as hardware has
 
-    On crossbars are all matrices of the rule, the weights and its fixed feedback alike (G, F, B_l, learned inverses):
-    every product with one of them, forward or transposed, sees it quantised to `weight_bits`, with noise of its own of
-    `read_noise` times the largest weight; what drives it has `activation_bits`, its result `product_bits`. `bits`
-    stands for all three where they are not given, None for no quantisation. `constrain` writes what the optimizer left:
-    noise of `programming_noise` times the largest weight, for biases too, within -`weight_range`..`weight_range`;
-    parameters that had no update are not written to, nor fixed feedback. With none of this, results are the bare
-    rule's, bit for bit.
+    All matrices of the rule are on crossbars: weights, and feedback (G, F, B_l, learned inverses). Each product with
+    one, forward or transposed, quantises the matrix to `weight_bits`, its input to `activation_bits` and its result to
+    `product_bits`. Each read adds noise of `read_noise` times the largest weight. `bits` stands for all three where
+    they are not given; None means no quantisation. `constrain` writes the parameters that had an update, biases too,
+    with noise of `programming_noise` times the largest weight, clipped to -`weight_range`..`weight_range`. Without any
+    of these options the results are the bare rule's, bit for bit.
 
-    Digital and exact are products without a matrix of the rule (those that make up the updates), columns that are
-    looked up (Forward-Forward's label), and all that is no product. Of two matrices multiplied with one another, as in
-    FOTON's error projection, the second is the crossbar and the first drives it. A part of a matrix is quantised as a
-    matrix of its own. Rounding has no part in backpropagation's derivatives (a straight-through estimate). A batch that
-    is a view of a weight is taken for the weight.
+    Exact are products without a matrix of the rule (those in the updates), columns that are looked up
+    (Forward-Forward's label) and everything that is no product. In a product of two matrices, as in FOTON's error
+    projection, the second is on the crossbar and the first is its input. A part of a matrix is quantised as a matrix of
+    its own. Backpropagation differentiates rounding as the identity (a straight-through estimate). A batch that is a
+    view of a weight counts as the weight.
 
-    The hardware's settings are no part of the state. `rule(x)` gives the scores of the hardware, with noise in
-    evaluation mode too; `objective` is the exact one. Foton and Backprop with `orthogonal` restore orthogonality before
-    the weights are written, whose noise is not undone. Noise comes from the rule's generator, which `generator`
-    replaces where given. Convolutions and recurrent networks are refused, and noise between the sweeps of Foton with
-    `recompute` and Dropout, whose masks would differ. What else the rule has, such as its `loss`, is asked of
-    `rule.rule`.
+    The hardware's settings are not part of the state. `rule(x)` gives the scores of the hardware, with noise in
+    evaluation too; `objective` is exact. Foton, and Backprop with `orthogonal`, restore orthogonality before a write.
+    Noise comes from the rule's generator, or from `generator`. Refused are convolutions, recurrent networks, and read
+    noise for a Foton with both `recompute` and Dropout, whose masks would differ between its two passes. Other
+    attributes of the rule, such as its `loss`, are those of `rule.rule`.
     """
 
     def __init__(

@@ -37,9 +37,9 @@ TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation 
 class LocalBlock(NamedTuple):
     """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
 
-    Its loss trains the layer and the modules inside; whatever the modules outside have learned stays as it is.
-    `rectifier` is what stands inside, where that is a ReLU or LeakyReLU alone: their derivative can be told from their
-    value, and a step needs no graph.
+    Its loss trains the layer and the modules inside. Parameters of the modules outside stay as they are. `rectifier` is
+    the module inside where that is a ReLU or LeakyReLU alone: the derivative follows from the value, and a step needs
+    no graph.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Networks of layers that are classifiers each, as rules."""
+"""Local classifiers as rules: every layer has class scores and a loss of its own."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -18,27 +18,30 @@ LINEAR_MAPS = gridded(LinearHead, 4)
 
 
 class LocalClassifiers(BlockwiseRule):
-    """Every layer a classifier: it learns from a loss on class scores of its own, and no gradient leaves it.
+    """Every layer is a classifier: an auxiliary loss on its own class scores trains it, and its output is detached.
 
     The model is an `nn.Sequential` of Conv2d and Linear, each with an activation, Dropout, normalisation and pooling of
-    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. A layer learns,
-    with all up to its activation. What it passes on is normalised and pooled without a gradient, and what these modules
-    may have learned stays as it is; with `score_after="normalisation"` they belong to the layer, and learn with it. A
-    last Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
+    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. The loss trains
+    the layer and the modules up to its activation. Normalisation and pooling after it have no gradient; their
+    parameters stay as they are. With `score_after="normalisation"` they belong to the layer and are trained. A last
+    Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
 
     `score` makes a module for every block, from its activities, (batch, units) or (batch, channels, height, width), to
-    (batch, K); for one of your own on dense layers write `lambda blocks, classes: [nn.Linear(block.width, classes) for
-    block in blocks]`. `loss` is one that `prograde.accelerated.score_losses` makes, such as `cross_entropy()`.
+    (batch, K). A linear head on dense layers is `lambda blocks, classes: [nn.Linear(block.width, classes) for block in
+    blocks]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
 
-    Scores come from one pass, and `aggregation` says how: of the "last" layer; the "sum" of those from `first_layer`
-    on, by default all; a "range" of layers, the one with the most right answers on held-out data, till then those from
-    `first_layer` on, by default the second; weighted by softmax(-loss), the "validation-loss" or the "training-loss" of
-    an epoch, till then evenly; or from a "readout", batch normalisation, `readout_dropout` and a linear map of the
-    activities from `first_layer` on, maps averaged over positions, trained beside the layers by a cross-entropy with
-    `readout_smoothing` of the labels. Held-out data come with `calibrate`.
+    One pass gives the scores of all layers. `aggregation` makes one score of them:
 
-    `detach=False` makes it a control: the sum of the losses, by backpropagation through all layers. `generator` draws
-    the scores of this package; Dropout and modules of PyTorch's own, such as a read-out's, draw from its global one.
+    - "last": the last layer's;
+    - "sum": the sum of the layers from `first_layer` on, by default all;
+    - "range": the sum of a range of layers, the most accurate range on held-out data. Before `calibrate` the range
+      begins with `first_layer`, by default the second, and ends with the last;
+    - "validation-loss", "training-loss": weighted by softmax(-loss) of the last epoch; evenly before the first;
+    - "readout": batch normalisation, dropout at `readout_dropout` and a linear map of the activities from `first_layer`
+      on, maps averaged over positions. Its own cross-entropy, with `readout_smoothing` of the labels, trains it.
+
+    `calibrate` takes the held-out data. `detach=False` is the control: backpropagation of the sum of all losses through
+    all layers. `generator` draws this package's heads. Dropout and PyTorch's own modules use its global generator.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class LocalClassifiers(BlockwiseRule):
         )
 
     def _check_apart(self) -> None:
-        """Raises ValueError for a parameter that two losses would train, of which one alone would be heard."""
+        """Raises ValueError for a parameter that two losses would train, of which only one would count."""
         owners: dict[Tensor, str] = {}
         for block in self.units:
             for parameter in block.trained:

@@ -1,4 +1,4 @@
-"""Methods of which every layer is a classifier, as rules. `options` are those of `LocalClassifiers`."""
+"""Published local classifiers as rules. `options` are those of `LocalClassifiers`."""
 
 import math
 from typing import Any, Literal, TypeAlias, get_args
@@ -29,8 +29,8 @@ Competition: TypeAlias = Literal["cwc", "pvn", "mixed"]
 class MonoForward(LocalClassifiers, sets=("score",)):
     """Mono-Forward (arXiv 2501.09238): a learned linear map of each layer's activities, and its cross-entropy.
 
-    That is local cross-entropy with a learned head, and the plainest of these rules. The paper maps all units of a
-    convolution; here they are averaged over `grid` x `grid` cells. Its scores are the sum's or the last layer's.
+    This is the simplest of these rules. The paper's head maps all units of a convolution; here they are averaged over
+    `grid` x `grid` cells first. The paper scores by the sum of all layers or by the last.
     """
 
     def __init__(self, model: nn.Module, *, grid: Sides = 4, **options: Any) -> None:
@@ -40,9 +40,9 @@ class MonoForward(LocalClassifiers, sets=("score",)):
 class Hyperspherical(LocalClassifiers, sets=("score",)):
     """Hyperspherical Forward-Forward (arXiv 2605.00082), as its summaries are read: cosines to learned prototypes.
 
-    Of each class there are `per_class`, joined by a soft maximum of that `sharpness`. The loss is a cross-entropy of
-    `scale` times the cosines, the label's reduced by `margin`; another is given as `loss`. Layers should pass on their
-    direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
+    Each class has `per_class` prototypes; a soft maximum of `sharpness` joins their cosines. The loss is the
+    cross-entropy of `scale` times the cosines, the label's reduced by `margin`; `loss` replaces it. Layers should pass
+    on their direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
     """
 
     def __init__(
@@ -68,12 +68,13 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
 class DynamicTemperature(LocalClassifiers, sets=("score",)):
     """DTG-FF (arXiv 2606.06539): squares averaged over cells, by a fixed random read-out at a learned temperature.
 
-    `grid` are the cells a side, of all layers or of each; None for the last layer's channels by this one's, rounded
-    down, which in a network that does not widen is 1, and little is told by the mean of a whole map. A dense layer
-    has all its squares read out, as in the paper's synthetic experiment; its other dense form has a head that is not
-    local, and is `HybridDynamicTemperature`. Temperatures stay between `lowest` and `highest`, 0.5 and 2 as published
-    for convolutions; for dense networks they are 0.1 and 2. Layers should pass on what is normalised over channels.
-    Its other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`, `readout_smoothing=0.1`.
+    `grid` is the number of cells a side, for all layers or for each. None is the paper's: the last layer's channels
+    divided by this layer's, rounded down. That is 1 in a network that does not widen, and the mean of a whole map
+    carries little information; use 4 there. A dense layer has all its squares read out, as in the paper's synthetic
+    experiment. The paper's other dense form is not local and is `HybridDynamicTemperature`. Temperatures stay between
+    `lowest` and `highest`: 0.5 and 2 are published for convolutions, 0.1 and 2 for dense networks. Put `ChannelNorm`
+    behind each layer. The paper's other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`,
+    `readout_smoothing=0.1`.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class DynamicTemperature(LocalClassifiers, sets=("score",)):
 
 
 class PatchEnergy(LocalClassifiers, sets=("score",)):
-    """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out; its text does not say its law.
+    """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out, whose law it omits.
 
-    `grid` are the patches a side, of all layers or of each; None, the paper's, as in `DynamicTemperature`.
+    `grid` is the number of patches a side, for all layers or for each; None, the paper's, as in `DynamicTemperature`.
     """
 
     def __init__(self, model: nn.Module, *, grid: Sides = None, **options: Any) -> None:
@@ -97,8 +98,8 @@ class PatchEnergy(LocalClassifiers, sets=("score",)):
 class DeeperForward(LocalClassifiers, sets=("score",)):
     """DeeperForward (Sun et al., ICLR 2025): mean activities of the channels of each class.
 
-    Layers should pass on what is normalised by the same groups: nn.GroupNorm(num_classes, channels, affine=False). The
-    range of layers is chosen by `calibrate`, which `fit` calls after every epoch and a loop of your own should.
+    Put nn.GroupNorm(num_classes, channels, affine=False), the same groups, behind each layer. `calibrate` chooses the
+    range of layers. `fit` calls it after every epoch; call it in a loop of your own.
     """
 
     def __init__(self, model: nn.Module, *, aggregation: Aggregation = "range", **options: Any) -> None:
@@ -131,11 +132,11 @@ class ChannelCompetition(LocalClassifiers, sets=("score",)):
 class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     """CAW-Conv (arXiv 2606.09928): pooled channels, each with a learned distribution over the classes.
 
-    `assignment` is "learned" from noise, or for comparison "static", contiguous groups, or "frozen" as drawn. Layers
-    are weighted by their losses, on held-out data as in the paper's text, or with `aggregation="training-loss"` as in
-    its code; "sum" leaves the weights out. Weights are chosen, and temperatures cooled, by `calibrate`, which `fit`
-    calls after every epoch and a loop of your own should. `settings` are those of `ChannelHead`, by name. The paper's
-    instance normalisation is nn.InstanceNorm2d; it clips the gradient of each layer at a norm of 1.
+    `assignment` is "learned" from noise, or for comparison "static" (contiguous groups) or "frozen" as drawn. Layers
+    are weighted by their losses: on held-out data as in the paper's text, or with `aggregation="training-loss"` as in
+    its code. "sum" weights them evenly. `calibrate` chooses the weights and cools the temperatures. `fit` calls it
+    after every epoch; call it in a loop of your own. `settings` are those of `ChannelHead`, by name. The paper puts
+    nn.InstanceNorm2d behind each layer and clips the gradient of each layer at a norm of 1.
     """
 
     def __init__(

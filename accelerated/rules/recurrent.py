@@ -150,8 +150,8 @@ class RecurrentFtp(RecurrentRule):
     """Forward Target Propagation through time; see `prograde.reference.recurrent_ftp`, and `Ftp` for the options.
 
     `feedback`, G, is a buffer drawn once, (n, K). `phi` is the name of the activation that projections go through.
-    `inject` is "first", a target for the first step that runs on from there, or "every", which corrects it again at
-    each step: "first" is the paper's as most directly read and learns little beyond a few steps, "every" is ours.
+    `inject` is "first" or "every". With "first" the first step has a corrected target, which runs forward: the most
+    direct reading of the paper, which learns little beyond a few steps. "every" corrects it at each step and is ours.
     `reduction` is "sum" or "mean", of the updates of all steps.
     """
 

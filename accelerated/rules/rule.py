@@ -1,4 +1,4 @@
-"""What all rules share: the face that a training loop talks to."""
+"""What all rules share: the interface that a training loop uses."""
 
 import inspect
 import math
@@ -19,8 +19,8 @@ from .local_blocks import LocalBlock
 class BlockUpdate(NamedTuple):
     """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one.
 
-    `own` has what the rule itself learns along with the block: its parameters, and what to subtract from them. A block
-    that is not `trained` is left as it is, and its update is 0.
+    `own` pairs each parameter that the rule itself has for this block with its update. A block that is not `trained`
+    stays as it is, and its update is 0.
     """
 
     block: Block | Conv2dBlock | LocalBlock
@@ -69,7 +69,7 @@ def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor
 
 
 def _laid_out(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """With gradients of their parameters' strides, as autograd's are: fused optimizers read both in memory's order."""
+    """The pairs with gradients strided as their parameters: fused optimizers read both in the order of memory."""
     return [
         (held, gradient if gradient.stride() == held.stride() else torch.empty_like(held).copy_(gradient))
         for held, gradient in pairs
@@ -86,7 +86,7 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
 
 
 def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
-    """That of the class with its parent's options in the place of its `**options`."""
+    """The signature of the class, with its parent's options in the place of its `**options`."""
     own = list(inspect.signature(rule.__dict__["__init__"]).parameters.values())[1:]
     if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
         taken = {parameter.name for parameter in own[:-1]} | set(sets)
@@ -122,20 +122,20 @@ class Update(Protocol):
 
 
 class CreditAssignment(nn.Module):
-    """The face that a training loop talks to, whatever the model is made of.
+    """The interface that a training loop uses, for any model.
 
         loss = rule.assign_credit(x, y)    # in place of loss.backward()
         optimizer.step()
         rule.constrain(optimizer)
 
-    It owns the model and whatever the algorithm adds to it; `rule.parameters()` goes to the optimizer,
-    `rule.state_dict()` to a checkpoint.
+    The rule owns the model and the parameters and buffers that the algorithm adds. Pass `rule.parameters()` to the
+    optimizer, and save `rule.state_dict()`.
     """
 
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
-        """Shows in the signature what `**options` pass on, but for what the class itself `sets`."""
+        """Puts the parent's options into the signature, except those that the class itself `sets`."""
         super().__init_subclass__(**settings)
         if "__init__" in cls.__dict__:
             cls.__signature__ = _whole_signature(cls, sets)
@@ -162,19 +162,19 @@ class CreditAssignment(nn.Module):
         return loss
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay would draw to a value which means something, such as a gate's: none for most."""
+        """Parameters that weight decay should leave alone, since 0 has a meaning for them: none for most rules."""
         return []
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Restores what the rule asks of the weights; to be called after every `optimizer.step()`.
+        """Restores the rule's constraint on the weights, if it has one. Call it after every `optimizer.step()`.
 
-        The optimizer, where given, may tell the rule how to do it with less work; the weights are the same to rounding.
+        With the optimizer the rule may need less work. The weights are the same to rounding.
         """
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Chooses what the rule chooses on held-out data, x and y by batches; to be called after every epoch.
+        """Makes the rule's choices on held-out data, given as batches (x, y). Call it after every epoch.
 
-        What is chosen is part of the state. For most rules there is nothing.
+        The choices are part of the state. Most rules have none.
         """
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class Rule(CreditAssignment):
             yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
 
     def replay(self, device: torch.device) -> torch.Generator:
-        """A generator that will draw once more what the rule's own draws next."""
+        """A copy of the rule's generator, which repeats the draws that come next."""
         if self.generator is not None:
             state = self.generator.get_state()
         else:

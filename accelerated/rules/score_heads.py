@@ -1,4 +1,4 @@
-"""Scores of layers as modules: what a score learns is a parameter of it, what is fixed a buffer."""
+"""Local heads as modules: learned arrays are parameters, fixed ones are buffers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class ScoreHead(nn.Module):
         return ()
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay is not for: a temperature means something at 0."""
+        """Parameters that weight decay should leave alone, as a log temperature, for which 0 has a meaning."""
         return []
 
     def end_epoch(self) -> None:

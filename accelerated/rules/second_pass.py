@@ -1,8 +1,7 @@
-"""Second passes that are run in full and subtracted from the first, as hardware would.
+"""Second passes that run in full and are subtracted from the first, as on hardware.
 
-The twins carry the difference h_l - h~_l through the layers instead, which is equal in exact arithmetic. It is not
-where products are rounded: a difference would be rounded at its own scale, of which an algorithm of two passes knows
-nothing.
+The twins carry the difference h_l - h~_l through the layers, which is equal in exact arithmetic. It differs where
+products are rounded: a difference is rounded at its own scale, which two separate passes cannot use.
 """
 
 from collections.abc import Callable, Iterator

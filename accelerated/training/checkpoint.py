@@ -14,7 +14,7 @@ FORMAT = "prograde checkpoint 1"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that can't be gone on from: which file and why."""
+    """A checkpoint that can't be resumed: which file and why."""
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:

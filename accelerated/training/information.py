@@ -1,4 +1,4 @@
-"""What a scalar or a vector tells about a label, in bits, and how far the estimates of it are off.
+"""Mutual information of a scalar or a vector with a label, in bits, and the errors of its estimates.
 
     I(X; Y) = sum_k p_k int p(x | k) log2(p(x | k) / p(x)) dx,  Y one of K classes with shares p_k
 
@@ -140,7 +140,7 @@ def information(
 
 
 def _gaussian_classes(labels: Labels, bits: float) -> tuple[Floats, float]:
-    """Means, (K,), of Gaussian classes of these sizes that tell about so many bits, and how many exactly."""
+    """Means, (K,), of Gaussian classes of these sizes with about so many bits, and the exact number of bits."""
     shares = np.bincount(labels) / len(labels)
     row = np.arange(len(shares), dtype=np.float64)
     wanted = min(max(bits, 0.0), 0.98 * label_entropy(labels))
@@ -154,7 +154,7 @@ def fano_bound(error: float, num_classes: int, entropy: float | None = None) -> 
     """H(Y) - H2(P) - P log2(K - 1) or 0, in bits: no less is in what the label was guessed from, with a share P wrong.
 
     P is the `error`. For a uniform label H(Y) = log2 K, which stands where no `entropy` is given: eq. 12 of DTG-FF. Of
-    other labels it has to be told, as `label_entropy` gives it: the remaining terms bound H(Y | guess) for any label,
+    other labels pass `entropy`, as `label_entropy` gives it: the remaining terms bound H(Y | guess) for any label,
     but with log2 K in place of a smaller H(Y) the bound would promise bits that the label does not have. Always
     guessing a class that nearly all samples have then has a small P, and a bound of 0.
     """

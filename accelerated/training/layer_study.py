@@ -1,4 +1,4 @@
-"""What layers that all guess the label add to one another: the diagnostics of DTG-FF, arXiv 2606.06539.
+"""How much local classifiers add to one another: the diagnostics of DTG-FF, arXiv 2606.06539.
 
 For any rule that scores by layer: `rule.layer_outputs(x)` gives, of one pass, the activities that layers score, one
 tensor (batch, ...) a layer, their scores (L, batch, K) and the aggregated ones (batch, K). Nothing here depends on what
@@ -94,8 +94,8 @@ def together(scores: Tensor, aggregated: Tensor, labels: Tensor) -> dict[str, An
 def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
     """A measure for `fit`: accuracies as in `layer_study`, and bits about the label in each layer's scalar goodness.
 
-    `information` are those by nearest neighbours, `permuted` what they find after a permutation of the labels, which
-    tell nothing then: first layer to last. Generators and modes stay as they were. Shapes and errors as for
+    `information` is by nearest neighbours. `permuted` is the same estimate after a permutation of the labels, where the
+    truth is 0. First layer to last. Generators and modes stay as they were. Shapes and errors as for
     `rule.assign_credit`; UserError for a rule that does not score by layer.
     """
     features, scores, aggregated = _outputs(rule, x)

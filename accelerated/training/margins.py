@@ -1,4 +1,4 @@
-"""How far layers with goodness tell positive from negative data, and what cumulative goodness takes from them."""
+"""How far the goodness of each layer separates positive from negative data, and what cumulative goodness costs it."""
 
 from typing import NamedTuple
 

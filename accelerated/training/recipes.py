@@ -1,4 +1,4 @@
-"""What each rule is trained with unless told otherwise, and how a network and its rule are made from that."""
+"""The default settings of each rule, and how a network and its rule are made from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
