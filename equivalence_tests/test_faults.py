@@ -1,11 +1,13 @@
-"""Every planted fault can be planted: its text stands in its module once, and its test is there."""
+"""Every planted fault can be planted: its text stands in its module once, its test is there, its code is exchanged."""
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import pytest
 
-from prograde.equivalence_tests.faults import FAULTS, ROOT, Fault
+from prograde.equivalence_tests.faults import FAULTS, ROOT, Fault, Loaded, planted, recorded, verdict
 
 pytestmark = pytest.mark.smoke
 
@@ -23,3 +25,131 @@ def test_the_text_to_replace_is_there_once(fault: Fault):
 def test_names_tell_faults_apart():
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names))
+
+
+MODULE = """
+from functools import lru_cache, partial, wraps
+from typing import NamedTuple
+
+OFFSET = 0
+
+def add(x, y=1):
+    return x + y + OFFSET
+
+def twice(function):
+    @wraps(function)
+    def wrapper(x):
+        return 2 * function(x)
+    return wrapper
+
+@twice
+def triple(x):
+    return 3 * x
+
+@lru_cache
+def square(x):
+    return x * x
+
+def adder(n):
+    return lambda x: add(x, n)
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+class Layer:
+    bias = 4
+
+    def __init__(self):
+        self.scale = 5
+
+    @property
+    def size(self):
+        return self.scale + self.bias
+
+    @classmethod
+    def built(cls):
+        return cls().size
+
+def generate():
+    yield from (add(x) for x in range(3))
+
+table = {"partial": partial(add, 1), "pair": Pair(lambda x: x + 1, lambda x: x + 2)}
+"""
+
+
+def loaded() -> tuple[dict[str, Any], Loaded]:
+    """The names of a module of that text, which is no file."""
+    names = {"__name__": "module"}
+    with recorded() as ran:
+        exec(compile(MODULE, "module", "exec"), names)
+    return names, Loaded(ran.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "call", "old", "new"),
+    [
+        (
+            "x + y + OFFSET",
+            "x - y",
+            "[add(1), table['partial'](), adder(2)(1), *generate()]",
+            [2, 2, 3, 1, 2, 3],
+            [0, 0, -1, -1, 0, 1],
+        ),
+        ("x + 2)", "x * 7)", "[f(3) for f in table['pair']]", [4, 5], [4, 21]),
+        ("3 * x", "x", "[triple(1)]", [6], [2]),
+        ("x * x", "x * x * x", "[square(2), square(2)]", [4, 4], [27, 27]),
+        ("add(x, n)", "add(n, n)", "[adder(1)(5)]", [6], [2]),
+        ("add(x) for", "add(x, 9) for", "[*generate()]", [1, 2, 3], [9, 10, 11]),
+        ("self.scale = 5", "self.scale = 6", "[Layer().size]", [9], [10]),
+        ("self.scale + self.bias", "self.bias", "[Layer.built(), Layer().size]", [9, 9], [4, 4]),
+        ("cls().size", "0", "[Layer.built()]", [9], [0]),
+    ],
+)
+def test_everybody_gets_the_code_of_a_changed_function(before: str, after: str, call: str, old: Any, new: Any):
+    names, module = loaded()
+    assert eval(call, names) == old
+    assert module.exchange("module", MODULE, MODULE.replace(before, after)), "exchanged"
+    assert eval(call.replace("square(2)", "square(3)"), names) == new, "the new code"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("OFFSET = 0", "OFFSET = 1"),
+        ("y=1", "y=2"),
+        ("2 * function", "5 * function"),
+        ("bias = 4", "bias = 3"),
+        ("@lru_cache\n", ""),
+        ("partial(add, 1)", "partial(add, 2)"),
+        ("first: object\n", "other: object\n"),
+        ("return cls().size", "return super().__new__(cls).size"),
+        ("x + y + OFFSET", "x + y + OFFSET  # the same"),
+    ],
+)
+def test_what_was_evaluated_at_import_is_not_exchanged(before: str, after: str):
+    assert MODULE.count(before) == 1
+    names, module = loaded()
+    functions = [value for value in names.values() if isinstance(value, FunctionType)]
+    codes = [function.__code__ for function in functions]
+    assert not module.exchange("module", MODULE, MODULE.replace(before, after)), "left to a new import"
+    assert [function.__code__ for function in functions] == codes
+
+
+def test_a_function_that_ran_is_not_exchanged():
+    names, _ = loaded()
+    with recorded() as ran:
+        names["add"](1)
+    module = Loaded(ran.values())
+    assert not module.exchange("module", MODULE, MODULE.replace("x + y", "x - y")), "its results may be kept"
+    assert module.exchange("module", MODULE, MODULE.replace("x * x", "x")), "another may be"
+
+
+def test_the_named_assertion_is_told_from_others():
+    fault = Fault("sign", "module", "x + y", "x - y", "test_add.py::test_add", "the sum")
+    assert verdict(fault, ["E   AssertionError: the sum: 0, expected 2"]) == ""
+    assert verdict(fault, []) == "survived"
+    assert verdict(fault, ["E   AssertionError: the product"]).startswith("caught by another assertion")
+    assert verdict(fault, ["E   ValueError: the sum"]).startswith("no assertion failed")
+    with pytest.raises(LookupError, match="2 times"):
+        planted("x + y; x + y", fault)
