@@ -594,7 +594,7 @@ def test_what_is_frozen_inside_a_layer_stays():
 def test_a_read_out_asks_for_two_samples():
     rule = MonoForward(dense(), aggregation="readout")
     x, y = batch(rule)
-    with pytest.raises(ValueError, match=r"x: one sample, .* over which 'aggregation\.readout\.0' normalises"):
+    with pytest.raises(ValueError, match=r"x: a batch of 1, expected 2 or more: BatchNorm1d 'aggregation\.readout\.0'"):
         next(rule.stream(x[:1], y[:1]))
     assert rule.eval()(x[:1]).shape == (1, K)
     for update in rule.stream(x[:1], y[:1]):
@@ -1102,7 +1102,7 @@ def test_small_networks_keep_the_size_of_maps_whatever_the_kernel():
 def test_normalisation_over_a_batch_asks_for_two_samples(kind: Callable[[nn.Module], Rule]):
     rule = kind(dense() if kind is HybridDynamicTemperature else dense(nn.BatchNorm1d))
     x, y = torch.randn(1, 11, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="x: one sample, expected two or more, over which"):
+    with pytest.raises(ValueError, match="x: a batch of 1, expected 2 or more: BatchNorm1d"):
         rule.assign_credit(x, y)
     assert rule.eval()(x).shape == (1, K)
 
@@ -1176,15 +1176,6 @@ def test_gradients_of_ones_own_score_are_not_written_over():
     assert (scores == 0).any(), "units at rest, whose part of a gradient is 0"
     expected = scores.softmax(dim=1) - nn.functional.one_hot(y, K)
     assert torch.allclose(rule.heads[0].offset.grad, expected, rtol=1e-12, atol=0), "all of the gradient"
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_layers_frozen_since_are_refused(activation: type[nn.Module]):
-    model = images(channel_norm, activation=activation)
-    rule = MonoForward(model)
-    model[4].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"layer '4': frozen .*, but MonoForward trains it"):
-        rule.assign_credit(*batch())
 
 
 def test_cells_are_fewer_the_more_channels_a_convolution_has():

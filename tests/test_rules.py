@@ -77,9 +77,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "layer '0': .*plain Linear|layer '0': its weight is computed",
     ),
     "a lazy weight": (lambda: nn.Sequential(nn.LazyLinear(2)), "layer '0': (a parameter|LazyLinear)"),
-    "a frozen layer": (
+    "a frozen layer that is not orthogonal": (
         lambda: nn.Sequential(nn.Linear(3, 4).requires_grad_(False), nn.ReLU(), nn.Linear(4, 2)),
-        "layer '0': frozen",
+        "layer '0': frozen and not orthogonal",
     ),
     "a weight that is not finite": (
         lambda: nn.Sequential(poisoned(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..modules import OrthogonalConv2d
 from .images import Conv2dBlock, ConvolutionalBlock
 from .orthogonality import Orthogonality, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, gradients_by
 
 
 class Backprop(OutputErrorRule):
@@ -43,10 +43,10 @@ class Backprop(OutputErrorRule):
         parameters = [p for unit in self.units for p in (*unit.weights, unit.bias) if p is not None]
         with torch.enable_grad():
             loss = self.objective(x, y)
-            gradients = iter(torch.autograd.grad(loss, parameters))
+            gradients = gradients_by(loss, parameters)
         for unit in self.units:
-            found = [next(gradients) for _ in unit.weights]
-            bias = None if unit.bias is None else next(gradients)
+            found = [gradients[weight] for weight in unit.weights]
+            bias = None if unit.bias is None else gradients[unit.bias]
             if isinstance(unit, ConvolutionalBlock):
                 yield ConvolutionUpdate(unit, found[0], found[1:], bias)
             else:

@@ -1,5 +1,6 @@
 """The base of rules whose models may have normalisation, pooling and shortcuts."""
 
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
@@ -53,6 +54,26 @@ class BlockwiseRule(Rule):
     def wants_images(self) -> bool:
         """Whether x is (batch, channels, height, width); not so where the model begins with nn.Unflatten."""
         return self.units[0].has_maps and not any(isinstance(module, nn.Unflatten) for module in self.local.stem)
+
+    @property
+    def least_batch(self) -> int:
+        """2 while batch normalisation is in training mode."""
+        return 2 if any(self._batch_norms()) else 1
+
+    def _batch_norms(self) -> Iterator[tuple[str, nn.BatchNorm1d | nn.BatchNorm2d]]:
+        """Those that normalise by the batch in hand, by their names."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and (module.training or module.running_mean is None):
+                yield name.removeprefix("model."), module
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if len(x) == 1:
+            for name, module in self._batch_norms():
+                if isinstance(module, nn.BatchNorm1d):
+                    raise ValueError(f"x: a batch of 1, expected 2 or more: BatchNorm1d '{name}' normalises over it")
+            check_sizes(self.local, x.shape[1:], x.dtype, batch=1)  # of BatchNorm2d, a map of one pixel
+        return x
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the model takes it. Raises ValueError unless it fits."""

@@ -100,8 +100,6 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], ru
     own = list(module.parameters())
     if is_parametrized(module) or any(is_lazy(p) for p in own):
         raise ValueError(f"layer '{name}': a parameter is computed or not there yet; {rule} needs plain ones")
-    if not all(p.requires_grad for p in own):
-        raise ValueError(f"layer '{name}': frozen (requires_grad is False); {rule} trains every layer of its model")
     if not all(torch.isfinite(p).all() for p in own):
         raise ValueError(f"layer '{name}': its parameters are not all finite")
     taken = {id(p): unit.name for unit in before for p in (*unit.weights, unit.bias) if p is not None}

@@ -209,6 +209,12 @@ class ForwardForward(Rule):
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")
         return x
 
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if len(x) < self.least_batch:
+            raise ValueError(f"x: a batch of 1, expected 2 or more: negatives {self.negatives!r} mix two samples")
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.checked_input(x)
         if self.readout is not None:
@@ -220,6 +226,11 @@ class ForwardForward(Rule):
     def trained(self) -> Network | ConvolutionalNetwork:
         """The hidden layers as the functions of this package take them."""
         return self.image_network() if self.convolutions else self.network()
+
+    @property
+    def least_batch(self) -> int:
+        """2 where negatives are made of two samples."""
+        return 2 if self.unlabelled else 1
 
     @property
     def unlabelled(self) -> bool:

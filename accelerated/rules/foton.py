@@ -157,7 +157,7 @@ class Foton(OutputErrorRule):
 
     def _weight_versions(self) -> list[tuple[int, int]]:
         """What tells whether the weights were changed in place or replaced."""
-        return [(id(weight), weight._version) for weight in self.orthogonality.weights().values()]
+        return [(id(weight), weight._version) for weight in self.orthogonality.weights(frozen=True).values()]
 
     def _warn_if_unconstrained(self) -> None:
         """Warns of a second change of the weights without `constrain`: the first may be a checkpoint's."""

@@ -96,6 +96,11 @@ class Hardware(Rule):
     def generator(self, generator: torch.Generator | None) -> None:
         self.rule.generator = generator
 
+    @property
+    def least_batch(self) -> int:
+        """The rule's own."""
+        return self.rule.least_batch
+
     def extra_repr(self) -> str:
         return f"{self.crossbar}, programming_noise={self.programming_noise}, weight_range={self.weight_range}"
 

@@ -11,7 +11,7 @@ from ..activations import identity
 from ..forward_forward import overlay, overlay_neutral, wrong_labels
 from ..normalisations import layer_norm
 from .chain import Block
-from .rule import BlockUpdate, Rule
+from .rule import BlockUpdate, Rule, gradients_by
 
 LOWEST, HIGHEST = 0.1, 2.0
 """Temperatures of dense layers, in the paper."""
@@ -64,10 +64,15 @@ class HybridDynamicTemperature(Rule):
         self.register_buffer("warm", torch.zeros((), dtype=torch.bool, device=weight.device))
         self._looked = False  # at `warm`: once, since that waits for the device
 
+    @property
+    def least_batch(self) -> int:
+        """2 while batch normalisation is in training mode."""
+        return 2 if any(norm.training for norm in self.norms) else 1
+
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
-        if self.training and len(x) == 1:
-            raise ValueError("x: one sample, expected two or more, over which the classifier's inputs are normalised")
+        if len(x) < self.least_batch:
+            raise ValueError("x: a batch of 1, expected 2 or more: BatchNorm1d of the classifier needs them")
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +120,7 @@ class HybridDynamicTemperature(Rule):
             total = self.share * local.sum() + last
         held = [p for block in self.blocks for p in block.linear.parameters()]
         trained = [*held, self.alpha, self.theta, *self.norms.parameters(), *self.classifier.parameters()]
-        gradients: dict[Tensor, Tensor] = dict(zip(trained, torch.autograd.grad(total, trained), strict=True))
+        gradients = gradients_by(total, trained)
         for index, block in enumerate(self.blocks):
             bias = None if block.bias is None else gradients[block.bias]
             yield BlockUpdate(block, gradients[block.linear.weight], bias, self.share * local[index].detach())
@@ -133,7 +138,7 @@ class HybridDynamicTemperature(Rule):
         if self._looked or not self.training:
             return
         self._looked = True
-        if self.warm:
+        if self.warm or not self.theta.requires_grad:
             return
         mean = torch.stack(self.goodness(x, y)).mean(dim=(0, 2)).clamp(min=1e-6)  # softplus is above 0
         self.theta.copy_(torch.where(mean > LARGE, mean, mean.clamp(max=LARGE).expm1().log()))

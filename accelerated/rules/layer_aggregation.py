@@ -13,7 +13,7 @@ from ..aggregation import loss_weights, range_hits, weighted
 from ..local_classifiers import concatenated
 from ..score_losses import ScoreLoss
 from .chain import Block
-from .rule import BlockUpdate
+from .rule import BlockUpdate, gradients_by
 
 Aggregation: TypeAlias = Literal["last", "sum", "range", "validation-loss", "training-loss", "readout"]
 """How one score is made; `LocalClassifiers` says what they are."""
@@ -120,6 +120,7 @@ class LayerAggregation(nn.Module):
         with torch.enable_grad():
             scores = self.readout(torch.cat(features[self.first_layer :], dim=1))
             loss = nn.functional.cross_entropy(scores, y, label_smoothing=self.smoothing)
-        weight, bias, *own = torch.autograd.grad(loss, trained)
+        gradients = gradients_by(loss, trained)
+        own = tuple((p, gradients[p]) for p in norm.parameters())
         block = Block("readout", linear, identity, None)
-        yield BlockUpdate(block, weight, bias, loss.detach(), tuple(zip(norm.parameters(), own, strict=True)))
+        yield BlockUpdate(block, gradients[linear.weight], gradients[linear.bias], loss.detach(), own)

@@ -261,9 +261,9 @@ def _before_score(modules: list[nn.Module], score_after: ScoreAfter) -> int:
     return end
 
 
-def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype) -> None:
+def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, batch: int = 2) -> None:
     """Raises ValueError, with the layer's name, where samples of that shape do not pass. Nothing is computed."""
-    x = torch.empty(2, *sample, device="meta", dtype=dtype)
+    x = torch.empty(batch, *sample, device="meta", dtype=dtype)
     saved: dict[int, Tensor] = {}
     name = network.blocks[0].name
     try:

@@ -1,6 +1,6 @@
 """Local classifiers as rules: every layer has class scores and a loss of its own."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from ..score_losses import ScoreLoss, cross_entropy
 from .blockwise import BlockwiseRule
 from .layer_aggregation import Aggregation, LayerAggregation
 from .local_blocks import LocalBlock, ScoreAfter
-from .rule import BlockUpdate
+from .rule import BlockUpdate, gradients_by
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 
 LINEAR_MAPS = gridded(LinearHead, 4)
@@ -108,14 +108,6 @@ class LocalClassifiers(BlockwiseRule):
     def undecayed(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.undecayed()]
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        x = super().checked(x, y)
-        if self.training and len(x) == 1:
-            for name, module in self.named_modules():
-                if isinstance(module, nn.BatchNorm1d):
-                    raise ValueError(f"x: one sample, expected two or more, over which '{name}' normalises")
-        return x
-
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
         """Every block's activities."""
         saved: dict[int, Tensor] = {}
@@ -172,7 +164,6 @@ class LocalClassifiers(BlockwiseRule):
         if not self.detach:
             yield from self._backpropagated(x, y)
             return
-        self._check_learning()
         seen: list[Tensor] = []
         saved: dict[int, Tensor] = {}
         x = self.local.begin(x)
@@ -196,19 +187,11 @@ class LocalClassifiers(BlockwiseRule):
                 h = block.activities(x)
         found = head_credit(self.heads[index], h.detach(), y, self.loss, block.name, self.num_classes)
         self.aggregation.note(index, found.loss, len(x))
-        gradients: Sequence[Tensor]
         if closed:
-            gradients = block.rectified_gradients(x, h, found.activities)
+            gradients = dict(zip(block.trained, block.rectified_gradients(x, h, found.activities), strict=True))
         else:
-            gradients = torch.autograd.grad(h, block.trained, found.activities)
+            gradients = gradients_by(h, block.trained, found.activities)
         return h.detach(), _block_update(block, gradients, found.own, found.cost)
-
-    def _check_learning(self) -> None:
-        """Raises ValueError for a layer that was frozen since it was read."""
-        for block in self.units:
-            if not all(p is None or p.requires_grad for p in (block.layer.weight, block.bias)):
-                rule = type(self).__name__
-                raise ValueError(f"layer '{block.name}': frozen (requires_grad is False), but {rule} trains it")
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
@@ -219,19 +202,20 @@ class LocalClassifiers(BlockwiseRule):
 
     def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         """The updates by the sum of all losses."""
-        trained: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
+        learned = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
             activities, losses = self._losses(x, y)
             total = torch.stack([cost for _, cost in losses]).sum()
-        found = torch.autograd.grad(total, trained, allow_unused=True)
-        gradients = dict(zip(trained, found, strict=True))
+        found = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else [None] * len(learned)
+        gradients: dict[Tensor, Tensor | None] = dict(zip(learned, found, strict=True))
         for index, (block, head) in enumerate(zip(self.units, self.heads, strict=True)):
             loss, cost = (part.detach() for part in losses[index])
             self.aggregation.note(index, loss, len(x))
             around = (*self.local.stem, *block.outside) if index == 0 else block.outside
             others = [p for module in (*around, head) for p in module.parameters()]
             own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
-            yield _block_update(block, [gradients[p] for p in block.trained], own, cost)
+            of_block = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in block.trained}
+            yield _block_update(block, of_block, own, cost)
         yield from self.aggregation.readout_updates([concatenated([h.detach()]) for h in activities], y)
 
     @torch.no_grad()
@@ -262,9 +246,9 @@ class LocalClassifiers(BlockwiseRule):
 
 
 def _block_update(
-    block: LocalBlock, gradients: Sequence[Tensor], own: Iterable[tuple[Tensor, Tensor]], loss: Tensor
+    block: LocalBlock, gradients: Mapping[Tensor, Tensor], own: Iterable[tuple[Tensor, Tensor]], loss: Tensor
 ) -> BlockUpdate:
-    """From the gradients of what is trained in a block, its weight and bias first."""
-    weight, *rest = gradients
-    bias = None if block.bias is None else rest.pop(0)
-    return BlockUpdate(block, weight, bias, loss, (*zip(block.inner, rest, strict=True), *own))
+    """From the gradients of what is trained in a block."""
+    bias = None if block.bias is None else gradients[block.bias]
+    inner = ((p, gradients[p]) for p in block.inner)
+    return BlockUpdate(block, gradients[block.layer.weight], bias, loss, (*inner, *own))

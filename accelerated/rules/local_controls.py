@@ -12,7 +12,7 @@ from ..losses import cross_entropy
 from .blockwise import BlockwiseRule
 from .local_blocks import LocalBlock
 from .local_classifiers import LocalClassifiers
-from .rule import BlockUpdate, Rule
+from .rule import BlockUpdate, Rule, gradients_by
 from .score_heads import Heads
 
 
@@ -62,8 +62,7 @@ class BackpropEndToEnd(BlockwiseRule):
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
         with torch.enable_grad():
             loss = self.objective(x, y)
-        trained = [p for p in self.parameters() if p.requires_grad]
-        gradients: dict[Tensor, Tensor] = dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
+        gradients = gradients_by(loss, self.parameters())
         own = {id(p) for block in self.units for p in (block.layer.weight, block.bias)}
         for index, block in enumerate(self.units):
             last = index + 1 == len(self.units)
@@ -106,6 +105,11 @@ class BackpropEnsemble(Rule):
     def wants_images(self) -> bool:
         """As the first member has it."""
         return next(self._members())[1].wants_images
+
+    @property
+    def least_batch(self) -> int:
+        """What every member takes."""
+        return max(member.least_batch for _, member in self._members())
 
     def forward(self, x: Tensor) -> Tensor:
         log_probabilities = torch.stack([member(x).log_softmax(dim=1) for member in self.members])

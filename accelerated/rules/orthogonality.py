@@ -106,9 +106,10 @@ class Orthogonality(nn.Module):
         self.checks = {name: _Check() for name in weights}
         self.directions: dict[str, Tensor] = {}
 
-    def weights(self) -> dict[str, Tensor]:
-        """The parameters that are held, by their names in the model."""
-        return {name: getattr(module, attribute) for name, (module, attribute) in self._held.items()}
+    def weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
+        """The parameters that are held, by their names in the model; with frozen ones, which stay as they are."""
+        held = {name: getattr(module, attribute) for name, (module, attribute) in self._held.items()}
+        return {name: weight for name, weight in held.items() if frozen or weight.requires_grad}
 
     def knows_steps_of(self, batch: int, weight: Tensor) -> bool:
         """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
@@ -116,8 +117,19 @@ class Orthogonality(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Replaces every weight by its polar factor, in place."""
-        for weight in self.weights().values():
+        """Replaces every weight by its polar factor, in place. Raises ValueError for a frozen one that is far off."""
+        free = self.weights()
+        for name, weight in self.weights(frozen=True).items():
+            if name in free:
+                continue
+            g = gram(weight)
+            defect = float((g - torch.eye(len(g), device=g.device, dtype=g.dtype)).abs().amax())
+            if not defect <= self.limit:
+                raise ValueError(
+                    f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {defect:.2g} off the "
+                    f"identity, expected at most {self.limit}; unfreeze it, or put its polar factor there"
+                )
+        for weight in free.values():
             weight.copy_(polar_factor(weight))
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
 from ..recurrent_ftp import Injection, Reduction, update_factors
 from .chain import is_plain
-from .rule import CreditAssignment, check_place
+from .rule import CreditAssignment, check_place, gradients_by, trained_pairs
 
 
 class RecurrentUpdate(NamedTuple):
@@ -29,8 +29,8 @@ class RecurrentUpdate(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter, and what is to be subtracted from it."""
-        return list(zip(self.parameters, self.updates, strict=True))
+        """Each parameter that is not frozen, and what is to be subtracted from it."""
+        return trained_pairs(zip(self.parameters, self.updates, strict=True))
 
 
 class RecurrentRule(CreditAssignment):
@@ -66,8 +66,6 @@ class RecurrentRule(CreditAssignment):
         if len({id(p) for p in model.parameters()}) != 6 or len({p.dtype for p in model.parameters()}) != 1:
             raise ValueError(f"model: parameters shared, missing or of several dtypes; {rule} needs six of its own")
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                raise ValueError(f"parameter '{name}': frozen (requires_grad is False); {rule} trains all of its model")
             if not torch.isfinite(parameter).all():
                 raise ValueError(f"parameter '{name}': not all finite")
         if loss not in ("cross_entropy", "squared_error"):
@@ -230,5 +228,5 @@ class BackpropThroughTime(RecurrentRule):
         with torch.enable_grad(), self.differentiable():
             states, _ = self.model.recurrent(x[:, start:], state)
             loss = self.output_loss(self.model.output(states[:, -1]), y)
-            gradients = torch.autograd.grad(loss, self.trained)
-        yield from self.parts(RecurrentUpdates(*gradients), loss.detach())
+            gradients = gradients_by(loss, self.trained)
+        yield from self.parts(RecurrentUpdates(*gradients.values()), loss.detach())

@@ -37,8 +37,8 @@ class BlockUpdate(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter of the block, then those of the rule's own, and what is to be subtracted from it."""
-        return _laid_out([*(_pairs(self) if self.trained else ()), *self.own])
+        """Each parameter of the block, then those of the rule's own, and what to subtract; frozen ones are left out."""
+        return trained_pairs([*(_pairs(self) if self.trained else ()), *self.own])
 
 
 class ConvolutionUpdate(NamedTuple):
@@ -57,8 +57,8 @@ class ConvolutionUpdate(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter of the block, and what is to be subtracted from it."""
-        return _laid_out(_pairs(self))
+        """Each parameter of the block that is not frozen, and what is to be subtracted from it."""
+        return trained_pairs(_pairs(self))
 
 
 def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor]]:
@@ -68,12 +68,25 @@ def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor
     return pairs
 
 
-def _laid_out(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """The pairs with gradients strided as their parameters: fused optimizers read both in the order of memory."""
+def trained_pairs(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The pairs of parameters that are not frozen: the one place where `requires_grad=False` is honoured.
+
+    Gradients are strided as their parameters: fused optimizers read both in the order of memory.
+    """
     return [
         (held, gradient if gradient.stride() == held.stride() else torch.empty_like(held).copy_(gradient))
         for held, gradient in pairs
+        if held.requires_grad
     ]
+
+
+def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | None = None) -> dict[Tensor, Tensor]:
+    """By autograd, the gradient of <credit, output> by each parameter; 0 by a frozen one."""
+    parameters = list(parameters)
+    learned = [p for p in parameters if p.requires_grad]
+    found = torch.autograd.grad(output, learned, credit) if learned else ()
+    gradients: dict[Tensor, Tensor] = dict(zip(learned, found, strict=True))
+    return {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in parameters}
 
 
 def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
@@ -148,6 +161,7 @@ class CreditAssignment(nn.Module):
     def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
         """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
 
+        A parameter that is frozen at the time (`requires_grad=False`) gets None.
         The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
         graph is left behind. Shapes and errors as for `stream`.
         """
@@ -160,6 +174,11 @@ class CreditAssignment(nn.Module):
             if update.loss is not None:
                 loss = loss + update.loss
         return loss
+
+    @property
+    def least_batch(self) -> int:
+        """The fewest samples that a training step is sure to take: 2 where samples are mixed or normalised over."""
+        return 1
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay should leave alone, since 0 has a meaning for them: none for most rules."""

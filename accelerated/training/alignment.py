@@ -13,15 +13,21 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     """The cosine between each block's weight update and the gradient of `rule.objective`, by the block's name.
 
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
-    Shapes and errors as for `rule.assign_credit`.
+    Blocks with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for a recurrent
+    rule, which has no blocks.
     """
-    weights = [weight for unit in rule.units for weight in unit.weights]
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule: a {type(rule).__name__}, expected a rule for chains of layers; it has no blocks")
+    units = [unit for unit in rule.units if all(weight.requires_grad for weight in unit.weights)]
+    if not units:
+        return {}
+    weights = [weight for unit in units for weight in unit.weights]
     with undisturbed(rule, x):
         updates = {update.block.name: _flat(update.weights) for update in rule.stream(x, y)}
     with undisturbed(rule, x), torch.enable_grad():
         gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
-    names = [unit.name for unit in rule.units]
-    backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in rule.units]
+    names = [unit.name for unit in units]
+    backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in units]
     cosines = [torch.sum(_unit(updates[name]) * _unit(b)) for name, b in zip(names, backpropagated, strict=True)]
     return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
 

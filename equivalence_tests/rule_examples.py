@@ -1,0 +1,176 @@
+"""Every rule on a small model of its own: what is promised of all rules is tested on each of these."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
+from prograde.accelerated.rules import (
+    Backprop,
+    BackpropDeepSupervision,
+    BackpropEndToEnd,
+    BackpropEnsemble,
+    BackpropThroughTime,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    CreditAssignment,
+    CumulativeForwardForward,
+    DeeperForward,
+    DifferenceTargetPropagation,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    DynamicTemperature,
+    FeedbackAlignment,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Hardware,
+    HybridDynamicTemperature,
+    Hyperspherical,
+    LayerCollaboration,
+    MonoForward,
+    PatchEnergy,
+    Pepita,
+    RecurrentFtp,
+    Rule,
+    SymBa,
+)
+
+K = 4
+BATCH = 6
+
+
+def dense(activation: type[nn.Module] = nn.Tanh) -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, K))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(16, 8), nn.Tanh(), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, K)
+    )
+
+
+def images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def orthogonal_images() -> nn.Module:
+    return nn.Sequential(
+        nn.PixelUnshuffle(2), OrthogonalConv2d(12, 12, 3), nn.Tanh(), ScaledAvgPool2d(2),
+        nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def normalised_images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU(),
+        nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def elman() -> nn.Module:
+    return RecurrentNetwork(5, 6, K)
+
+
+def gru() -> nn.Module:
+    return RecurrentNetwork(5, 6, K, "gru")
+
+
+FLAT, IMAGES, SEQUENCES = (16,), (3, 8, 8), (7, 5)
+
+
+class Example(NamedTuple):
+    """A rule, the model that it is built on, and the shape of the samples."""
+
+    rule: Callable[..., CreditAssignment]
+    model: Callable[[], nn.Module] = dense
+    shape: tuple[int, ...] = FLAT
+
+    def build(self, device: Any, prepare: Callable[[nn.Module], object] = lambda model: None) -> CreditAssignment:
+        """The rule in float64 on a model that was prepared."""
+        torch.manual_seed(0)
+        model = self.model().to(device, torch.float64)
+        prepare(model)
+        return self.rule(model, generator=torch.Generator(device))
+
+    def batch(self, device: Any, size: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(size, *self.shape, generator=generator, dtype=torch.float64)
+        return x.to(device), (torch.arange(size) % K).to(device)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The message of the ValueError or TypeError that the call raises; "accepted" where there is none."""
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return "accepted"
+
+
+def ensemble(model: nn.Module, generator: torch.Generator) -> Rule:
+    return BackpropEnsemble([model, dense().to(next(model.parameters()))], generator=generator)
+
+
+def hardware(rule: Callable[..., Rule]) -> Callable[..., Rule]:
+    def build(model: nn.Module, generator: torch.Generator) -> Rule:
+        return Hardware(rule(model, generator=generator), bits=8, read_noise=0.01, programming_noise=0.01)
+
+    return build
+
+
+def options(rule: Callable[..., CreditAssignment], **given: Any) -> Callable[..., CreditAssignment]:
+    return lambda model, generator: rule(model, generator=generator, **given)
+
+
+EXAMPLES: dict[str, Example] = {
+    "backprop": Example(Backprop),
+    "backprop, orthogonal": Example(options(Backprop, orthogonal=True)),
+    "backprop, images": Example(Backprop, images, IMAGES),
+    "foton": Example(Foton),
+    "foton, recompute": Example(options(Foton, recompute=True, linear=True)),
+    "foton, images": Example(Foton, orthogonal_images, IMAGES),
+    "ftp": Example(Ftp),
+    "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
+    "ftp, images": Example(options(Ftp, image_size=(8, 8)), images, IMAGES),
+    "pepita": Example(Pepita),
+    "fa": Example(FeedbackAlignment),
+    "dfa": Example(DirectFeedbackAlignment),
+    "drtp": Example(DirectRandomTargetProjection),
+    "dtp": Example(DifferenceTargetPropagation),
+    "forward-forward": Example(ForwardForward),
+    "forward-forward, read-out": Example(options(ForwardForward, readout=True, negatives="hard")),
+    "forward-forward, hybrid": Example(options(ForwardForward, readout=True, negatives="hybrid")),
+    "forward-forward, pairs": Example(options(ForwardForward, readout=True, negatives="pairs")),
+    "forward-forward, images": Example(options(ForwardForward, goodness="mean-square"), images, IMAGES),
+    "symba": Example(SymBa),
+    "layer-collaboration": Example(LayerCollaboration),
+    "cumulative": Example(options(CumulativeForwardForward, remedy="hardness-gated", learn_gate=True)),
+    "hybrid-dynamic-temperature": Example(HybridDynamicTemperature),
+    "mono-forward": Example(MonoForward, lambda: dense(nn.ReLU)),
+    "mono-forward, tanh": Example(options(MonoForward, aggregation="readout")),
+    "mono-forward, images": Example(options(MonoForward, grid=1), normalised_images, IMAGES),
+    "hyperspherical": Example(Hyperspherical),
+    "dynamic-temperature": Example(DynamicTemperature),
+    "patch-energy": Example(PatchEnergy),
+    "deeper-forward": Example(DeeperForward),
+    "channel-competition": Example(ChannelCompetition, normalised),
+    "channel-competition, images": Example(ChannelCompetition, normalised_images, IMAGES),
+    "channel-class-assignment": Example(ChannelClassAssignment),
+    "deep supervision": Example(BackpropDeepSupervision, normalised),
+    "deep supervision, read-out": Example(options(BackpropDeepSupervision, aggregation="readout")),
+    "end to end": Example(BackpropEndToEnd, normalised),
+    "ensemble": Example(ensemble),
+    "foton on hardware": Example(hardware(Foton)),
+    "ftp on hardware": Example(hardware(Ftp)),
+    "local classifiers on hardware": Example(hardware(MonoForward)),
+    "recurrent ftp": Example(RecurrentFtp, elman, SEQUENCES),
+    "recurrent ftp, gru": Example(RecurrentFtp, gru, SEQUENCES),
+    "backprop through time": Example(BackpropThroughTime, gru, SEQUENCES),
+    "truncated": Example(options(BackpropThroughTime, truncation=3), elman, SEQUENCES),
+}

@@ -1,0 +1,147 @@
+"""Freezing: a parameter with `requires_grad=False` stays as it is, at any time, and the others learn as before."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prograde.accelerated.rules import Backprop, CreditAssignment, Foton, HybridDynamicTemperature, MonoForward
+from prograde.accelerated.training import alignment
+from prograde.equivalence_tests.rule_examples import EXAMPLES, dense, refusal
+from prograde.equivalence_tests.sides import TwinSide
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def chosen(module: nn.Module) -> Iterator[list[str]]:
+    """Names of what is frozen together: each layer, all matrices, all else, and everything."""
+    everything = [name for name, _ in module.named_parameters()]
+    layers = {name.rpartition(".")[0] for name in everything}
+    for layer in sorted(layers):
+        yield [name for name in everything if name.rpartition(".")[0] == layer]
+    matrices = [name for name, parameter in module.named_parameters() if parameter.dim() > 1]
+    yield matrices
+    yield [name for name in everything if name not in matrices]
+    yield everything
+
+
+def credit(rule: CreditAssignment, x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor | None]:
+    """What assign_credit leaves in `.grad`, with draws that are fixed."""
+    torch.manual_seed(seed)
+    rule.generator.manual_seed(seed)  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    return {name: p.grad for name, p in rule.named_parameters()}
+
+
+def close(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(name: str, twin: TwinSide):
+    """Under momentum and weight decay, which move a parameter even where its gradient is 0."""
+    example = EXAMPLES[name]
+    rule = example.build(twin.device)
+    x, y = example.batch(twin.device)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    credit(rule, x, y, 0)
+    optimizer.step()
+    rule.constrain(optimizer)
+    parameters = dict(rule.named_parameters())
+    state = {key: value.clone() for key, value in parameters.items()}
+    free = {key: None if g is None else g.clone() for key, g in credit(rule, x, y, 1).items()}
+    for frozen in chosen(rule):
+        for key in frozen:
+            parameters[key].requires_grad_(False)
+        torch.manual_seed(1)
+        rule.generator.manual_seed(1)  # type: ignore[attr-defined]
+        streamed = {id(p) for update in rule.stream(x, y) for p, _ in update.pairs}
+        found = credit(rule, x, y, 1)
+        for key, parameter in parameters.items():
+            if key in frozen:
+                assert found[key] is None, f"{key}: a gradient of a frozen parameter"
+                assert id(parameter) not in streamed, f"{key}: frozen, and in an update's pairs"
+            else:
+                assert close(found[key], free[key]), f"{key}: another gradient, with {frozen} frozen"
+        optimizer.step()
+        rule.constrain(optimizer)
+        for key in frozen:
+            assert torch.equal(parameters[key], state[key]), f"{key}: frozen, and changed"
+            parameters[key].requires_grad_(True)
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                parameter.copy_(state[key])
+    assert all(close(g, free[key]) for key, g in credit(rule, x, y, 1).items()), "thawed, all learn again"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_was_frozen_before_stays_as_it_is_and_others_learn_as_before(name: str, twin: TwinSide):
+    example = EXAMPLES[name]
+    x, y = example.batch(twin.device)
+    orthogonal: dict[str, Tensor] = {}
+    if "foton" in name or "orthogonal" in name:
+        built = example.build(twin.device)
+        orthogonal = {key: value.detach().clone() for key, value in built.model.named_parameters()}  # type: ignore[union-attr]
+
+    def freeze(model: nn.Module, frozen: list[str]) -> None:
+        for key, parameter in model.named_parameters():
+            if key in orthogonal:
+                parameter.data.copy_(orthogonal[key])
+            parameter.requires_grad_(key not in frozen)
+
+    expected = credit(example.build(twin.device, lambda model: freeze(model, [])), x, y, 1)
+    for frozen in chosen(example.model()):
+        rule = example.build(twin.device, lambda model, frozen=frozen: freeze(model, frozen))
+        found = credit(rule, x, y, 1)
+        model = rule.rule.model if hasattr(rule, "rule") else getattr(rule, "model", None) or rule.members[0].model  # type: ignore[index]
+        before = {key: value.clone() for key, value in model.named_parameters() if key in frozen}
+        assert set(before) == set(frozen)
+        for key, parameter in rule.named_parameters():
+            if parameter.requires_grad:
+                assert close(found[key], expected[key]), f"{key}: another gradient, with {frozen} frozen"
+        optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        for seed in (1, 2):
+            credit(rule, x, y, seed)
+            optimizer.step()
+            rule.constrain(optimizer)
+        for key, value in before.items():
+            assert torch.equal(dict(model.named_parameters())[key], value), f"{key}: frozen, and changed"
+            if orthogonal:
+                assert torch.equal(value, orthogonal[key]), f"{key}: frozen, and replaced when the rule was built"
+
+
+@pytest.mark.parametrize("kind", [Foton, lambda model: Backprop(model, orthogonal=True)])
+def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(kind, twin: TwinSide):
+    model = dense().to(twin.device)
+    model[2].weight.requires_grad_(False)
+    first = model[0].weight.detach().clone()
+    assert refusal(lambda: kind(model)).startswith("weight of layer '2': frozen and not orthogonal, "), "refused"
+    assert torch.equal(model[0].weight, first), "nothing half done"
+
+
+def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide):
+    example = EXAMPLES["mono-forward"]
+    rule = example.build(twin.device)
+    assert isinstance(rule, MonoForward)
+    rule.model[0].requires_grad_(False)
+    assert list(alignment(rule, *example.batch(twin.device))) == ["2"]
+    rule.requires_grad_(False)
+    assert alignment(rule, *example.batch(twin.device)) == {}
+
+
+def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
+    example = EXAMPLES["hybrid-dynamic-temperature"]
+    rule = example.build(twin.device)
+    assert isinstance(rule, HybridDynamicTemperature)
+    rule.theta.requires_grad_(False)
+    rule.assign_credit(*example.batch(twin.device))
+    assert torch.equal(rule.theta, torch.zeros_like(rule.theta)), "theta"
