@@ -75,18 +75,20 @@ mean_square = Goodness(_mean_square, _twice_by_width, _one)
 mean_activation = Goodness(_mean, _one_by_width, _one)
 
 
+# Magnitudes are compared, which are exact in every precision: squares of half precision are equal, 0 or infinite for
+# units that are not, and value and gradient would be of different ones.
 def _largest(count: Callable[[int], int]) -> Goodness:
     return Goodness(partial(_largest_value, count), partial(_largest_gradient, count), partial(_largest_scale, count))
 
 
 def _largest_value(count: Callable[[int], int], h: Array) -> Array:
-    squares = _wide(h).square()
-    return squares.topk(count(squares.shape[1]), dim=1, sorted=False).values.sum(dim=1)
+    magnitudes = h.flatten(1).abs()
+    return _wide(magnitudes.topk(count(magnitudes.shape[1]), dim=1, sorted=False).values).square().sum(dim=1)
 
 
 def _largest_gradient(count: Callable[[int], int], h: Array) -> Array:
     rows = h.flatten(1)
-    largest = rows.square().topk(count(rows.shape[1]), dim=1, sorted=False).indices
+    largest = rows.abs().topk(count(rows.shape[1]), dim=1, sorted=False).indices
     return torch.zeros_like(rows).scatter_(1, largest, 2 * rows.gather(1, largest)).view_as(h)
 
 
@@ -125,7 +127,7 @@ def _entmax_root(z: Array) -> Array:
     s = (x - t.gather(1, support - 1)).clamp(min=0)
     # One Newton step towards sum s^2 = 1 gives back the digits that the sums of squares, subtracted, have lost.
     excess = (s.square().sum(dim=1, keepdim=True) - 1) / (2 * s.sum(dim=1, keepdim=True))
-    return torch.where(s > 0, s - excess, 0)
+    return torch.where(s == 0, 0, s - excess)
 
 
 def _entmax_value(stop_gradient: bool, h: Array) -> Array:

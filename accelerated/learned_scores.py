@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, wide, widened
+from ._arrays import Array, widened
 from .normalisations import direction, direction_vjp
 from .scores import Grid, Score, ScoreCredit, features, features_adjoint
 
@@ -160,17 +160,18 @@ def random_prototypes(
 class _Cosines(NamedTuple):
     """Cosines and what they are made of: z is never divided by its length, which (batch, K m) numbers are instead."""
 
-    c: Array  # (batch, K m), in float32 at least
+    c: Array  # (batch, K m), as all of these in float32 at least
     z: Array  # (batch, d)
     p: Array  # (K m, d), directions
     rate: Array  # (batch, 1), 1 / |z|, or 0 where z has no direction
 
 
 def _cosines(grid: Grid, h: Array, prototypes: Array) -> _Cosines:
-    z, p = features(h, grid), direction(prototypes.flatten(0, 1))
-    length = torch.linalg.vector_norm(z, dim=1, keepdim=True, dtype=wide(z.dtype))
-    rate = torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0)
-    return _Cosines(widened(functional.linear(z, p)) * rate, z, p, rate)
+    # In float32 at least, products too: float16 has no number for 1 / |z|^2 of a quiet layer, |z| = 1e-3.
+    z, p = widened(features(h, grid)), direction(widened(prototypes.flatten(0, 1)))
+    length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    rate = torch.where(length <= SHORTEST, 0, 1 / length.clamp(min=SHORTEST))
+    return _Cosines(functional.linear(z, p) * rate, z, p, rate)
 
 
 def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -190,10 +191,11 @@ def _prototype_cosine_credit(
     if prototypes.shape[1] > 1:
         shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
         by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
-    by_product = (by_cosine * rate).to(h.dtype)
-    along = ((by_cosine * c).sum(dim=1, keepdim=True) * -rate.square()).to(h.dtype)
+    by_product = by_cosine * rate
+    along = (by_cosine * c).sum(dim=1, keepdim=True) * -rate.square()
     by_prototypes = direction_vjp(prototypes, (by_product.T @ z).view_as(prototypes))
-    return ScoreCredit(features_adjoint(torch.addmm(along * z, by_product, p), h, grid), (by_prototypes,))
+    by_features = torch.addmm(along * z, by_product, p).to(h.dtype)
+    return ScoreCredit(features_adjoint(by_features, h, grid), (by_prototypes,))
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:

@@ -101,7 +101,7 @@ def _length(v: Array) -> Array:
 def direction(v: Array, eps: float = 1e-12) -> Array:
     """v / |v| along the last axis, and 0 where |v| <= eps."""
     length = _length(v)
-    return torch.where(length > eps, v / length.clamp(min=eps), 0).to(v.dtype)
+    return torch.where(length <= eps, 0, v / length.clamp(min=eps)).to(v.dtype)
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
@@ -109,12 +109,12 @@ def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
     length, g = _length(v), widened(gradient)
     u = v / length.clamp(min=eps)
     tangential = g - (g * u).sum(dim=-1, keepdim=True) * u
-    return torch.where(length > eps, tangential / length.clamp(min=eps), 0).to(v.dtype)
+    return torch.where(length <= eps, 0, tangential / length.clamp(min=eps)).to(v.dtype)
 
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
     """Samples of length 1, or of mean square 1 if scaled."""
     rows = h.flatten(1)
     length = _length(rows)
-    factor = torch.where(length > eps, (sqrt(rows.shape[1]) if scaled else 1.0) / length.clamp(min=eps), 0)
+    factor = torch.where(length <= eps, 0, (sqrt(rows.shape[1]) if scaled else 1.0) / length.clamp(min=eps))
     return (rows * factor).to(h.dtype).view_as(h)

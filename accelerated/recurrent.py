@@ -101,37 +101,46 @@ def _elman_difference(activation: Activation, p: Array, q: Array, h: Array, u: A
 
 
 def _gru_gates(p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
-    """r, z, n and q_n."""
+    """r, the pre-activations of z and n, and q_n."""
     p_r, p_z, p_n = p.chunk(3, dim=1)
     q_r, q_z, q_n = q.chunk(3, dim=1)
     r = torch.sigmoid(p_r + q_r)
-    return r, torch.sigmoid(p_z + q_z), torch.tanh(p_n + r * q_n), q_n
+    return r, p_z + q_z, p_n + r * q_n, q_n
 
 
 def _gru_value(p: Array, q: Array, h: Array) -> Array:
-    _, z, n, _ = _gru_gates(p, q)
-    return n + z * (h - n)
+    _, a_z, a_n, _ = _gru_gates(p, q)
+    n = torch.tanh(a_n)
+    return n + torch.sigmoid(a_z) * (h - n)
 
 
 def _gru_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
-    r, z, n, q_n = _gru_gates(p, q)
-    kept = d * z
-    d_z = kept * (h - n) * (1 - z)
-    d_n = (d - kept) * (1 - n**2)
-    d_r = d_n * q_n * r * (1 - r)
+    r, a_z, a_n, q_n = _gru_gates(p, q)
+    kept, replaced = d * torch.sigmoid(a_z), d * torch.sigmoid(-a_z)  # 1 - z = s(-a_z), with all its digits
+    d_z = _sigmoid_multiply(a_z, d * (h - torch.tanh(a_n)))
+    d_n = tanh.vjp(a_n, replaced)
+    size = h.shape[1]
+    d_r = _sigmoid_multiply(p[:, :size] + q[:, :size], d_n * q_n)
     return torch.cat([d_r, d_z, d_n], dim=1), torch.cat([d_r, d_z, d_n * r], dim=1), kept
+
+
+def _sigmoid_multiply(a: Array, direction: Array) -> Array:
+    """s'(a) direction, s' = s (1 - s) being even in a; see `activations.tanh`."""
+    multiplied: Array = torch.ops.aten.sigmoid_backward(direction, a.abs().neg_().sigmoid_())
+    return multiplied
 
 
 def _gru_difference(p: Array, q: Array, h: Array, u: Array, v: Array) -> Array:
     # With s(a) = (1 + tanh(a / 2)) / 2 and primes for what belongs to q - u and h - v:
     # r q_n - r' q_n' = (r - r') q_n + r' u_n,    h_t - h_t' = (1 - z') (n - n') + (z - z') (h - n) + z' v.
-    r, z, n, q_n = _gru_gates(p, q)
+    r, a_z, a_n, q_n = _gru_gates(p, q)
+    z = torch.sigmoid(a_z)
     size = 2 * q_n.shape[1]
     gates = 0.5 * tanh.difference(0.5 * (p[:, :size] + q[:, :size]), 0.5 * u[:, :size])
     r_difference, z_difference = gates.chunk(2, dim=1)
     lost = r_difference * q_n + (r - r_difference) * u[:, size:]
-    n_difference = tanh.difference(p[:, size:] + r * q_n, lost)
-    return n_difference + z_difference * (h - n) + (z - z_difference) * (v - n_difference)
+    n_difference = tanh.difference(a_n, lost)
+    return n_difference + z_difference * (h - torch.tanh(a_n)) + (z - z_difference) * (v - n_difference)
 
 
 gru = Cell(3, _gru_value, _gru_vjp, _gru_difference)

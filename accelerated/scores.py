@@ -186,8 +186,8 @@ def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) 
 
 def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
     (alpha,) = parameters
-    temperature, share = readout.temperature(alpha), torch.sigmoid(widened(alpha))
-    slope = (readout.highest - readout.lowest) * share * (1 - share)
+    temperature, alpha_wide = readout.temperature(alpha), widened(alpha)
+    slope = (readout.highest - readout.lowest) * torch.sigmoid(alpha_wide) * torch.sigmoid(-alpha_wide)
     cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
     activities = readout.of_squares(h, cells, "mean")
     # Of degree 2 in h and -1 in T: the sum of e times u R is told by the gradient, without the product once more.

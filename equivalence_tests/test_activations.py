@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import KINKED, SMOOTH, Margin, arrays, seeds
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference.activations import ACTIVATIONS
@@ -66,6 +67,52 @@ def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray
     assert np.allclose(jvp, central, atol=1e-7 + 16 * side.eps, rtol=16 * side.eps), "jvp is no slope of value"
     scale = np.abs(v * jvp).sum() + np.abs(vjp * u).sum()
     assert abs(np.sum(v * jvp) - np.sum(vjp * u)) <= 16 * side.eps * scale
+
+
+def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side):
+    """1 - tanh(a)^2 is 1 / cosh(a)^2: no a is so large that it is lost in what is subtracted from 1."""
+    a = side.operands(np.linspace(0.1, 40, 400)[None])
+    ones = side.operands(np.ones((1, 400)))
+    truth = 1 / np.cosh(side.results(a)) ** 2
+    for name in ("jvp", "vjp"):
+        function = getattr(side.activations.tanh, name)
+        right, left = side.results((function(a, ones), function(-a, ones)))
+        assert np.array_equal(left, right), f"tanh.{name} is not even"
+        # Rounding a in exp(2a) moves it by 2 a eps.
+        assert np.all(np.abs(right - truth) <= (4 + 2 * side.results(a)) * side.eps * truth), f"tanh.{name}"
+
+
+def test_tanhs_derivative_in_float16(twin: Side):
+    if not isinstance(twin, TwinSide) or not twin.is_ours:
+        pytest.skip("a promise of ours")
+    a = torch.linspace(0.1, 5.4, 200, dtype=torch.float16, device=twin.device)
+    truth = 1 / a.double().cosh().square()
+    for sign in (1, -1):
+        found = twin.activations.tanh.vjp(sign * a, torch.ones_like(a)).double()
+        assert bool(((found - truth).abs() <= 4 * 2.0**-10 * truth).all()), "digits lost"
+
+
+ZERO = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01, "tanh": 1.0}
+
+
+@pytest.mark.parametrize("name", ZERO)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_derivative_at_zero(side: Side, name: str, sign: float):
+    """Specified, at both zeros: that of the left side at a kink."""
+    a, direction = side.operands((np.full((2, 2), sign * 0.0), np.array([[3.0, -5.0], [0.5, 7.0]])))
+    activation = side.activations.ACTIVATIONS[name]
+    slope = side.results(side.operands(np.array(ZERO[name])))
+    found = side.results((activation.jvp(a, direction), activation.vjp(a, direction), activation.value(a)))
+    for derivative in found[:2]:
+        assert np.allclose(derivative, slope * side.results(direction), rtol=side.eps, atol=0), f"{name}'(0)"
+    assert not found[2].any(), f"{name}(0)"
+
+
+def test_equal_units_stay_in_their_order(side: Side):
+    """Specified: maxmin's derivative keeps a pair of equal units as it is."""
+    a, direction = side.operands((np.array([[2.0, 2.0, -1.0, -1.0, 1.0, 3.0]]), np.array([[1, 2, 3, 4, 5, 6.0]])))
+    for derivative in (side.activations.maxmin.jvp, side.activations.maxmin.vjp):
+        assert side.results(derivative(a, direction)).tolist() == [[1, 2, 3, 4, 6, 5]], "equal units exchanged"
 
 
 @given(a=arrays(even=True))

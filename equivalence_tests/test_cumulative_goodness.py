@@ -298,6 +298,15 @@ def test_metrics_by_hand(side: Side):
     assert side.results(module.layer_separation(margin, prior)) == -0.25, "separation"
 
 
+def test_an_interval_of_two_samples(side: Side):
+    """The fewest that have a deviation: lost are 1 and 1/2, whose squared deviations, 1/8 in all, have 1 degree."""
+    fraction, half_width = side.results(
+        side.cumulative_goodness.free_riding_fraction(side.operands(np.array([0, 0.5])))
+    )
+    assert fraction == 0.75, "free-riding fraction"
+    assert math.isclose(half_width, 1.96 * math.sqrt(0.125 / 2), rel_tol=8 * side.eps), "half-width"
+
+
 def test_no_interval_of_one_sample(side: Side):
     with pytest.raises(ValueError, match="attenuation: 1 samples, expected 2 or more"):
         side.cumulative_goodness.free_riding_fraction(side.operands(np.ones(1)))

@@ -242,6 +242,35 @@ def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str, size: floa
         assert np.isfinite(gradient).all(), "gradient"
 
 
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_of_equal_units_no_more_than_k_count(side: Side, share: float):
+    """Which of them is free, but value and gradient are of the same number of units: of 5 equal ones 2 or 3."""
+    h = np.array([[2.0, -2.0, 2.0, 2.0, -2.0], [0.5, 3.0, -3.0, 0.25, 3.0]])
+    count = {0.4: 2, 0.6: 3}[share]
+    goodness = side.goodness.top_k(share)
+    value, gradient = side.results((goodness.value(side.operands(h)), goodness.gradient(side.operands(h))))
+    assert value.tolist() == [4 * count, 9 * count], "value"
+    assert np.count_nonzero(gradient, axis=1).tolist() == [count, count], "units with a gradient"
+    assert np.all((gradient == 0) | (gradient == 2 * h)), "gradient"
+    one = side.results(side.goodness.maximum.gradient(side.operands(h)))
+    assert np.count_nonzero(one, axis=1).tolist() == [1, 1], "maximum"
+
+
+@pytest.mark.parametrize("kind", ["maximum", "top_k(0.3)"])
+@pytest.mark.parametrize("scale", [1e-5, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_value_and_gradient_are_of_the_same_units_in_half_precision(
+    twin: TwinSide, kind: str, scale: float, dtype: torch.dtype
+):
+    """g is homogeneous of degree 2: <h, dg/dh> = 2 g, whatever rounding or range does to squares."""
+    if not twin.is_ours:
+        pytest.skip("a promise of ours")
+    h = torch.as_tensor(np.random.default_rng(5).uniform(1, 1.01, (64, 33)) * scale, dtype=dtype, device=twin.device)
+    goodness = KINDS[kind](twin)
+    inner = (goodness.gradient(h).double() * h.double()).sum(dim=1)
+    assert bool(torch.isclose(inner, 2 * goodness.value(h).double(), rtol=1e-5, atol=0).all()), "different units"
+
+
 def test_negated_turns_all_signs(side: Side):
     """Twice negated is the goodness itself."""
     goodness = side.goodness.sum_of_squares

@@ -179,6 +179,14 @@ def test_zeros_stay_zeros(side: Side):
         assert not side.results(found).any(), "zeros do not stay zeros"
 
 
+@pytest.mark.parametrize(("bits", "half", "level"), [(2, 0.5, 0), (3, 1.5, 2), (4, 3.5, 4), (5, 7.5, 8)])
+def test_halves_go_to_the_even_level(side: Side, bits: int, half: float, level: int):
+    """Specified, as IEEE 754 rounds: v = D (k + 1/2) becomes the even one of D k and D (k + 1), of both signs."""
+    largest = 2 ** (bits - 1) - 1
+    v = np.array([[largest, half], [-half, 0.0]])
+    assert side.results(side.hardware.quantise(side.operands(v), bits)).tolist() == [[largest, level], [-level, 0]]
+
+
 def test_less_than_two_bits_are_refused(side: Side):
     v = side.operands(np.ones((2, 2)))
     with pytest.raises(ValueError, match="bits: 1, expected 2 or more"):

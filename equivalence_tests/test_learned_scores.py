@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -253,6 +254,41 @@ def test_a_silent_layer_has_no_direction(side: Side):
     assert not found.activities[:2].any(), "gradient of nothing"
     assert found.activities[2].any()
     assert not found.parameters[0][1, 1].any(), "gradient of a prototype of length 0"
+
+
+@pytest.mark.parametrize(("grid", "scale"), [(None, 1e-5), (None, 1.0), (None, 1e3), ((1, 2), 1e-3), ((1, 2), 1e3)])
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: int, grid: Any):
+    """Cosines and derivatives of activities that float16 has, but not their squares, nor 1 over these."""
+    if not isinstance(twin, TwinSide) or not twin.is_ours:
+        pytest.skip("a promise of ours")
+    rng = np.random.default_rng(3)
+    h, v = scale * rng.standard_normal((4, 3, 2, 4)), rng.standard_normal((5, per_class, 24 if grid is None else 6))
+    gradient = 0.1 * rng.standard_normal((4, 5))
+    score = twin.learned_scores.prototype_cosine(5.0, grid)
+    operands = [torch.as_tensor(a, device=twin.device) for a in (h, v, gradient)]
+    half = [operand.half() for operand in operands]
+    h, v, gradient = (operand.double() for operand in half)
+    truth, found = score.credit(h, (v,), gradient), score.credit(half[0], (half[1],), half[2])
+    assert bool((score.value(half[0], (half[1],)) - score.value(h, (v,))).abs().max() <= 2e-3), "cosines"
+    for name, a, b in (
+        ("activities", found.activities, truth.activities),
+        ("prototypes", found.parameters[0], truth.parameters[0]),
+    ):
+        assert bool((a - b).norm() <= 4e-3 * b.norm()), name
+
+
+def test_entropy_of_a_nearly_certain_channel(twin: Side):
+    """-sum M log M where 1 - M is below eps: log M of the likely class is -(1 - M), not 0."""
+    eps = min(twin.eps, 2.0**-23)
+    gap = -math.log(eps) + 8
+    logits = np.array([[gap, 0.0], [0.0, gap]])
+    score = twin.learned_scores.channel_class(entropy=1.0, orthogonality=0.0)
+    logits, log_temperature = twin.operands((logits, np.array(0.0)))
+    (gap, _), _ = twin.results(logits)
+    small = math.exp(-gap)  # log(1 + small) = small, to eps: the entropy is small (1 + gap) for each of K = 2 channels
+    cost, _ = twin.results(score.penalty((logits, log_temperature)))
+    assert math.isclose(cost, small * (1 + gap), rel_tol=1e-3 + 8 * twin.eps), "log-softmax of the likely class"
 
 
 @pytest.mark.parametrize(("num_classes", "rounded"), [(10, 0.797), (100, 2.667)])

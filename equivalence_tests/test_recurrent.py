@@ -137,6 +137,39 @@ def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, r
     compare(twin, f"{case.cell} step", step, p, q, h, d, u, v, depth=3)
 
 
+@pytest.mark.parametrize("gate", [0, 1, 2])
+def test_derivatives_of_saturated_gates_keep_their_digits(side: Side, gate: int):
+    """Those of the GRU are even in r's, z's and n's pre-activation but for the kept part: no digit goes in 1 - s(a)."""
+    cell = side.recurrent.gru
+    sizes = np.linspace(4, 30, 50)
+    found = {}
+    for sign in (1, -1):
+        p = np.zeros((3, 50, 1))
+        p[gate] = sign * sizes[:, None]
+        q_n, h, d = np.full((50, 1), 0.5), np.full((50, 1), 2.0), np.ones((50, 1))
+        p, q = np.concatenate(p, axis=1), np.concatenate([0 * q_n, 0 * q_n, q_n], axis=1)
+        found[sign] = side.results(cell.vjp(*side.operands((p, q, h, d))))[0]  # by p
+    a = side.results(side.operands(sizes))
+    s = 1 / (1 + np.exp(a))  # 1 - s(a)
+    inner = 0.25 if gate < 2 else a + 0.25  # the new state's pre-activation, of r = 1/2
+    if gate == 0:  # d_r = (1 - z) n'(r q_n) q_n r'
+        for sign in (1, -1):
+            r = 1 - s if sign > 0 else s
+            truth = 0.5 / np.cosh(0.5 * r) ** 2 * 0.5 * s * (1 - s)
+            check_relative(found[sign][:, 0], truth, side.eps, a, "reset gate")
+    elif gate == 1:  # d_z = (h - n) z'
+        for sign in (1, -1):
+            check_relative(found[sign][:, 1], (2 - np.tanh(0.25)) * s * (1 - s), side.eps, a, "update gate")
+        check_relative(found[1][:, 2], s / np.cosh(0.25) ** 2, side.eps, a, "new state behind a closed gate")
+    else:
+        check_relative(found[1][:, 2], 0.5 / np.cosh(inner) ** 2, side.eps, 2 * inner, "new state")
+
+
+def check_relative(found: Any, truth: Any, eps: float, a: Any, name: str) -> None:
+    """Equal but for rounding, of a in e^a too."""
+    assert np.all(np.abs(found - truth) <= 8 * (1 + np.abs(a)) * eps * truth), name
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), rng=seeds())
 def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st.DataObject, rng: np.random.Generator):

@@ -11,12 +11,16 @@ diagonal for element-wise functions, a permutation for maxmin.
 | difference | sigma(a) - sigma(a - u), exact for any size of u | FOTON, PEPITA |
 
 Shapes: a, u and d are (batch, n, ...); axis 1 counts units or channels.
+
+At a kink the derivative is that of the left side: 0 for relu at 0, the negative slope for leaky_relu; maxmin leaves a
+pair of equal units in its order.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from ._arrays import Array
 
@@ -50,7 +54,8 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 identity = _elementwise(lambda a: a, np.ones_like)
 relu = leaky_relu(0.0)
-tanh = _elementwise(np.tanh, lambda a: 1 - np.tanh(a) ** 2)
+# 1 - tanh(a)^2 = 4 s(2a) s(-2a), s(a) = 1 / (1 + exp(-a)): nothing is subtracted from 1, so that no a is too large.
+tanh = _elementwise(np.tanh, lambda a: 4 * expit(2 * a) * expit(-2 * a))
 
 
 def _pairs(a: Array) -> tuple[Array, Array]:

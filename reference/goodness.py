@@ -27,7 +27,8 @@ the sum of squares, and the entmax of h, where (6) has that of h^2. The 1.5-entm
 activities, so its theta is the threshold itself; n equal units have no spread, which gives -3. Of 2 units it is always
 -2 and of 3 always -1.5, but for eps: there is nothing to learn below 4.
 
-Which units are the largest in (4) and (5) is a constant to the gradient. Where two are equal, either may be taken.
+Which units are the largest in (4) and (5) is a constant to the gradient. Of units with the same |h_j| any may be
+taken, but no more than k in all, and value and gradient take the same ones.
 """
 
 import math
@@ -85,9 +86,9 @@ def _largest(count: Callable[[int], int]) -> Goodness:
     """The sum of the count(n) largest squares."""
 
     def chosen(h: Array) -> Array:
-        squares = _rows(h) ** 2
-        largest = np.argsort(-squares, axis=1, kind="stable")[:, : count(squares.shape[1])]
-        mask = np.zeros_like(squares)
+        magnitudes = np.abs(_rows(h))
+        largest = np.argsort(-magnitudes, axis=1, kind="stable")[:, : count(magnitudes.shape[1])]
+        mask = np.zeros_like(magnitudes)
         np.put_along_axis(mask, largest, 1, axis=1)
         return mask.reshape(h.shape)
 

@@ -1,6 +1,6 @@
 """Low precision and noisy hardware: what becomes of weights and of products with them.
 
-    (1)  q_b(v) = D round(v / D),    D = max|v| / (2^(b-1) - 1);    q_b(0) = 0
+    (1)  q_b(v) = D round(v / D),    D = max|v| / (2^(b-1) - 1);    q_b(0) = 0;    halves are rounded to even
     (2)  a read of W:        R(W) = q_w(W) + sigma_r max|W| N
     (3)  a product:          W x becomes q_p(R(W) q_a(x)),    and W^T d becomes q_p(R(W)^T q_a(d))
     (4)  a write of W_new:   W = clip(V + sigma_p max|V| N),    V = clip(W_new),    clip to -r..r

@@ -116,14 +116,14 @@ def rms_norm(h: Array, eps: float = 1e-8) -> Array:
 def direction(v: Array, eps: float = 1e-12) -> Array:
     """Equation (4), along the last axis."""
     length = np.linalg.norm(v, axis=-1, keepdims=True)
-    return np.where(length > eps, v / np.maximum(length, eps), 0)
+    return np.where(length <= eps, 0, v / np.maximum(length, eps))
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
     """The derivative of equation (4): orthogonal to v."""
     length, u = np.linalg.norm(v, axis=-1, keepdims=True), direction(v, eps)
     tangential = gradient - np.sum(gradient * u, axis=-1, keepdims=True) * u
-    return np.where(length > eps, tangential / np.maximum(length, eps), 0)
+    return np.where(length <= eps, 0, tangential / np.maximum(length, eps))
 
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:

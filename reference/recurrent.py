@@ -117,24 +117,27 @@ def elman(activation: Activation = tanh) -> Cell:
     )
 
 
-def _gru_gates(p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
-    """r, z, n of equation (3), and q_n."""
+def _gru_preactivations(p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
+    """Of r, z and n in equation (3), and q_n."""
     p_r, p_z, p_n = np.split(p, 3, axis=1)
     q_r, q_z, q_n = np.split(q, 3, axis=1)
-    r = expit(p_r + q_r)
-    return r, expit(p_z + q_z), np.tanh(p_n + r * q_n), q_n
+    a_r = p_r + q_r
+    return a_r, p_z + q_z, p_n + expit(a_r) * q_n, q_n
 
 
 def _gru_value(p: Array, q: Array, h: Array) -> Array:
-    _, z, n, _ = _gru_gates(p, q)
+    _, a_z, a_n, _ = _gru_preactivations(p, q)
+    z, n = expit(a_z), np.tanh(a_n)
     return (1 - z) * n + z * h
 
 
 def _gru_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
-    r, z, n, q_n = _gru_gates(p, q)
-    d_z = d * (h - n) * z * (1 - z)
-    d_n = d * (1 - z) * (1 - n**2)
-    d_r = d_n * q_n * r * (1 - r)
+    a_r, a_z, a_n, q_n = _gru_preactivations(p, q)
+    r, z, n = expit(a_r), expit(a_z), np.tanh(a_n)
+    new = expit(-a_z)  # 1 - z, without cancellation where z is near 1; 1 - r and 1 - n^2 likewise
+    d_z = d * (h - n) * z * new
+    d_n = tanh.vjp(a_n, d * new)
+    d_r = d_n * q_n * r * expit(-a_r)
     return np.concatenate([d_r, d_z, d_n], axis=1), np.concatenate([d_r, d_z, d_n * r], axis=1), d * z
 
 
