@@ -764,7 +764,7 @@ FAULTS = [
           "test_convolutional_forward_forward.py::test_scores_in_parts_are_those_of_one_pass", "in parts"),
     # Recurrent networks
     Fault("new state kept by the wrong gate", "accelerated.recurrent",
-          "return n + z * (h - n)", "return h + z * (n - h)",
+          "n + torch.sigmoid(a_z) * (h - n)", "h + torch.sigmoid(a_z) * (n - h)",
           "test_recurrent.py::test_forward", "forward[1]"),
     Fault("new state kept by the wrong gate in the reference", "reference.recurrent",
           "return (1 - z) * n + z * h", "return z * n + (1 - z) * h",
@@ -1293,7 +1293,7 @@ FAULTS = [
           "tangential = gradient - np.sum(gradient * u, axis=-1, keepdims=True) * u", "tangential = gradient",
           "test_normalisations.py::test_derivative_of_a_direction", "derivative"),
     Fault("a direction of nothing", "accelerated.normalisations",
-          "torch.where(length > eps, v / length.clamp(min=eps), 0)", "(v / length.clamp(min=eps))",
+          "torch.where(length <= eps, 0, v / length.clamp(min=eps))", "(v / length.clamp(min=eps))",
           "test_normalisations.py::test_no_direction_of_nothing", "direction of nothing"),
     Fault("a derivative of nothing", "reference.normalisations",
           "np.where(length > eps, tangential / np.maximum(length, eps), 0)", "tangential / np.maximum(length, eps)",
