@@ -1296,7 +1296,7 @@ FAULTS = [
           "torch.where(length <= eps, 0, v / length.clamp(min=eps))", "(v / length.clamp(min=eps))",
           "test_normalisations.py::test_no_direction_of_nothing", "direction of nothing"),
     Fault("a derivative of nothing", "reference.normalisations",
-          "np.where(length > eps, tangential / np.maximum(length, eps), 0)", "tangential / np.maximum(length, eps)",
+          "np.where(length <= eps, 0, tangential / np.maximum(length, eps))", "tangential / np.maximum(length, eps)",
           "test_normalisations.py::test_no_direction_of_nothing", "derivative of nothing"),
     Fault("ranges that all begin at the first layer", "accelerated.aggregation",
           "scores[first:].cumsum(dim=0, dtype=wide(scores.dtype))",
