@@ -23,7 +23,7 @@ help: ## list the targets
 
 train: .venv/train-installed $(NAMESPACE) ## train every rule on a small set of digits: accuracies, a picture in runs/digits
 	@echo "Training every rule on the digits, results in runs/digits"
-	@$(PROGRADE) compare --data digits --output runs/digits
+	@$(PROGRADE) compare --data digits --output runs/digits --overwrite
 
 test: .venv/test-installed $(NAMESPACE) ## all tests, then the planted faults that they must catch
 	@echo "Running the tests"

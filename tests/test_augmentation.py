@@ -120,7 +120,7 @@ def test_training_images_alone_are_moved(digits: Dataset, monkeypatch: pytest.Mo
 
 def test_impossible_moves_are_refused(digits: Dataset) -> None:
     for shift in (-1, 0.5, True):
-        with pytest.raises(UserError, match=r"shift: .*, expected a number of pixels, 0 or more"):
+        with pytest.raises(UserError, match=r"shift: .*, expected an integer, 0 or more"):
             recipe(shift=shift)
     rule = build("forward-forward", digits, recipe(), seed=0)
     with pytest.raises(UserError, match="shift: 8, expected less than the 8 pixels of a side"):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from prograde.accelerated.command_line import app, runs
-from prograde.accelerated.training import checkpoint, files
+from prograde.accelerated.rules import Rule
+from prograde.accelerated.training import Epoch, History, TrainingError, checkpoint, files, fit
 
 
 @pytest.fixture(autouse=True)
@@ -33,15 +34,15 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def assert_refused(result: Result, *words: str) -> None:
-    """Exit code 2, one line on stderr with these words, nothing on stdout, and nothing in the working folder."""
-    assert result.exit_code == 2, result.output
+def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: int = 2) -> None:
+    """Exit code 2, one line on stderr with these words, nothing on stdout, and nothing new in the working folder."""
+    assert result.exit_code == code, result.output
     assert result.stderr.startswith("prograde: error: ")
     assert result.stderr.count("\n") == 1, result.stderr
     for word in words:
         assert word in result.stderr
     assert result.stdout == ""
-    assert os.listdir() == []
+    assert os.listdir() == list(left)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +73,16 @@ def assert_refused(result: Result, *words: str) -> None:
         (["compare", "foton", "--shift", "8"], ["shift: 8", "8 pixels of a side"]),
         (["train", "foton", "--shift", "-1", "--output", "out"], ["shift: -1", "0 or more"]),
         (["compare", "foton", "--output", "/proc/nowhere"], ["/proc/nowhere"]),
-        (["train", "foton", "--save", "nowhere/checkpoint"], ["--save", "nowhere"]),
-        (["train", "foton", "--save", "/tmp"], ["--save: '/tmp' is a folder"]),
+        (["train", "foton", "--save", "nowhere/checkpoint"], ["checkpoint: 'nowhere/checkpoint'", "is not there"]),
+        (["train", "foton", "--save", "/tmp"], ["checkpoint: '/tmp' is a folder"]),
+        (["train", "foton", "--save", "/dev/null", "--overwrite"], ["checkpoint: '/dev/null'", "expected a file"]),
+        (["train", "foton", "--save", "/etc/hostname", "--overwrite"], ["'/etc/hostname'", "not replaced"]),
+        (["train", "foton", "--resume", "/dev/zero"], ["checkpoint: '/dev/zero'", "expected a file"]),
+        (["compare", "foton", "--resume"], ["--resume", "--output"]),
+        (["compare", "foton", "--resume", "--output", "nowhere"], ["'nowhere' has no log"]),
         (["train", "foton", "--output", "/etc/hostname"], ["--output: '/etc/hostname' is a file"]),
         (["evaluate", "nowhere"], ["'nowhere'", "No such file"]),
         (["train", "foton", "--resume", "nowhere"], ["'nowhere'", "No such file"]),
-        (["train", "foton", "--learning-rate", "1e30", "--epochs", "1"], ["epoch 1", "lower the learning rate"]),
         (["train", "foton", "--gpu"], ["--gpu"]),
         (["train", "cumulative", "--option", "gamma"], ["--option: 'gamma'", "NAME=VALUE"]),
         (
@@ -151,7 +156,7 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
 
     log = lines(Path("out/deep/log.jsonl"))
     kinds = [record["kind"] for record in log]
-    assert kinds == ["settings"] + ["epoch"] * 12 + ["result"] * 6
+    assert kinds == ["settings"] + ["epoch", "run"] * 12 + ["result"] * 6
     assert log[0]["versions"]["torch"] == torch.__version__
     assert log[0]["seeds"] == [0, 1]
     assert list(log[1]["alignment"].values()) == pytest.approx([1, 1, 1], abs=1e-5)
@@ -173,6 +178,130 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert next(line for line in table if "64-20-10" in line).split()[-1] == "–"
     assert table[-3:] == ["out/deep/log.jsonl", "out/deep/results.json", "out/deep/curves.png"]
     assert "\x1b" not in result.stdout
+
+
+SHORT = ["compare", "backprop", "foton", "pepita", "--hidden", "16", "--epochs", "2", "--seeds", "2"]
+TIMES = {"seconds", "ratio"}
+
+
+def results_in(folder: str) -> list[dict[str, Any]]:
+    """The rows without their times."""
+    rows = json.loads(Path(folder, "results.json").read_text())["results"]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def failing(error: BaseException, rule: str, seed: int) -> Callable[..., History]:
+    """`fit` that breaks off with this error after one epoch of that rule and seed."""
+
+    def fit_but_once(trained: Rule, *arguments: Any, **options: Any) -> History:
+        on_epoch = options.pop("on_epoch")
+
+        def stop(epoch: Epoch) -> None:
+            on_epoch(epoch)
+            if (type(trained).__name__, options["seed"]) == (rule, seed):
+                raise error
+
+        return fit(trained, *arguments, on_epoch=stop, **options)
+
+    return fit_but_once
+
+
+def test_a_rule_that_diverges_keeps_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*SHORT, "--output", "whole").exit_code == 0
+    monkeypatch.setattr(runs, "fit", failing(TrainingError("Foton, epoch 2: the loss is nan"), "Foton", 1))
+    result = run(*SHORT, "--output", "out")
+    assert result.exit_code == 3
+    assert "foton:16, seed 1: diverged (Foton, epoch 2: the loss is nan)" in result.stdout.splitlines()
+    whole, found = results_in("whole"), results_in("out")
+    assert [row["diverged"] for row in found] == [[], [1], []]
+    assert found[1]["test"] == whole[1]["test"][:1]
+    assert [found[0], found[2]] == [whole[0], whole[2]]
+    assert sorted(os.listdir("out")) == ["curves.png", "log.jsonl", "results.json"]
+
+
+def test_every_rule_may_diverge() -> None:
+    result = run("compare", "foton", "backprop", "--learning-rate", "1e30", "--seeds", "1", "--output", "out")
+    assert result.exit_code == 3
+    assert "lower the learning rate" in result.stdout
+    assert [row["test"] for row in results_in("out")] == [[], []]
+    assert "diverged" in next(line for line in result.stdout.splitlines() if line.split()[:1] == ["backprop"])
+    alone = run("train", "foton", "--learning-rate", "1e30", "--epochs", "1")
+    assert_refused(alone, "epoch 1", "lower the learning rate", left=["out"], code=3)
+
+
+def test_a_run_at_chance_says_so() -> None:
+    result = run("train", "backprop", "--learning-rate", "1e-9", "--epochs", "1", "--hidden", "8")
+    assert result.exit_code == 0
+    assert "backprop:8, seed 0: at chance; test accuracy" in result.stdout
+    assert "chance" not in run("train", "backprop", "--epochs", "2").stdout
+
+
+def test_an_interrupted_compare_keeps_what_it_has_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*SHORT, "--output", "whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", failing(KeyboardInterrupt(), "Foton", 1))
+        result = run(*SHORT, "--output", "out")
+    assert result.exit_code == 130
+    assert result.stderr.startswith("prograde: interrupted; the same command with --output out --resume goes on")
+    assert [len(row["test"]) for row in results_in("out")] == [2, 1, 1]
+    with open("out/log.jsonl.partial", "a") as log:
+        log.write('{"kind": "epo')  # as a killed process leaves it
+    other = run(*SHORT, "--batch", "64", "--output", "out", "--resume")
+    assert_refused(other, "backprop's batch 128, expected 64", left=os.listdir())
+    fewer = run("compare", "foton", "--hidden", "16", "--epochs", "2", "--output", "out", "--resume")
+    assert_refused(fewer, "has a run of backprop:16, seed 0", left=os.listdir())
+    again: list[tuple[str, int]] = []
+    trained = runs.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", lambda rule, *a, seed, **o: (
+            again.append((type(rule).__name__, seed)), trained(rule, *a, seed=seed, **o))[1])  # fmt: skip
+        assert run(*SHORT, "--output", "out", "--resume").exit_code == 0
+    assert again == [("Foton", 1), ("Pepita", 1)]
+    assert results_in("out") == results_in("whole")
+    assert sorted(os.listdir("out")) == ["curves.png", "log.jsonl", "results.json"]
+    kinds = [record["kind"] for record in lines(Path("out/log.jsonl"))]
+    assert kinds == ["settings"] + ["epoch", "epoch", "run"] * 6 + ["result"] * 3
+
+
+def test_results_are_replaced_only_if_asked_to() -> None:
+    first = [*SHORT, "--output", "out"]
+    assert run(*first).exit_code == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    for command in (first, ["train", "foton", "--output", "out"]):
+        assert_refused(run(*command), "'out' has results already", "--overwrite", left=["out"])
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    Path("out/notes").write_text("mine")
+    result = run("train", "foton", "--epochs", "1", "--hidden", "8", "--output", "out", "--overwrite")
+    assert result.exit_code == 0, result.stderr
+    assert len(results_in("out")) == 1
+    assert Path("out/notes").read_text() == "mine"
+
+
+def test_a_checkpoint_is_replaced_only_if_asked_to() -> None:
+    short = ["train", "foton", "--hidden", "8", "--save", "checkpoint"]
+    assert run(*short, "--epochs", "1").exit_code == 0
+    before = Path("checkpoint").read_bytes()
+    assert_refused(run(*short), "'checkpoint' is a checkpoint already", "overwrite", left=["checkpoint"])
+    assert Path("checkpoint").read_bytes() == before
+    assert run(*short, "--epochs", "1", "--seed", "1", "--overwrite").exit_code == 0
+    assert Path("checkpoint").read_bytes() != before
+
+
+def test_a_resumed_training_is_extended_into_its_own_results() -> None:
+    short = ["train", "foton", "--hidden", "8", "--save", "checkpoint", "--output", "out"]
+    assert run(*short, "--epochs", "1").exit_code == 0
+    resumed = run(
+        "train", "foton", "--resume", "checkpoint", "--epochs", "3", "--save", "checkpoint", "--output", "out"
+    )
+    assert resumed.exit_code == 0, resumed.stderr
+    assert [record["epoch"] for record in lines(Path("out/log.jsonl")) if record["kind"] == "epoch"] == [1, 2, 3]
+    assert run("train", "pepita", "--epochs", "1", "--output", "other").exit_code == 0
+    before = Path("other/results.json").read_bytes()
+    foreign = run("train", "foton", "--resume", "checkpoint", "--output", "other")
+    assert_refused(foreign, "'other/log.jsonl' has rules ['pepita'], expected ['foton']", left=os.listdir())
+    assert Path("other/results.json").read_bytes() == before
+    fewer = run("train", "foton", "--resume", "checkpoint", "--epochs", "2")
+    assert_refused(fewer, "'checkpoint' has 3 epochs done", left=os.listdir())
 
 
 def test_layers_are_drawn_where_each_guesses() -> None:
@@ -253,7 +382,7 @@ def test_options_of_a_rule_are_kept_and_gone_on_with() -> None:
     told = {"remedy": "hardness-gated", "gamma": 0.5, "learn_gate": True}
     assert settings == {"amplitude": 4.0, **told}
     state = checkpoint.load("checkpoint")
-    assert state["settings"]["recipe"]["options"] == settings
+    assert state["settings"]["network"]["options"] == settings
     assert {"raw_tau.0", "kappa.0"} <= set(state["rule"])
     resumed = run("train", "cumulative", "--seed", "3", "--resume", "checkpoint", "--output", "resumed")
     assert resumed.exit_code == 0, resumed.stderr

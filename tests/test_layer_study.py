@@ -13,7 +13,7 @@ from prograde.accelerated.command_line.pictures import layer_curves, margin_curv
 from prograde.accelerated.command_line.runs import Run
 from prograde.accelerated.rules import Backprop, LocalClassifiers
 from prograde.accelerated.rules.layer_aggregation import Aggregation
-from prograde.accelerated.training import Split, UserError, default_recipe, fit, load
+from prograde.accelerated.training import Recipe, Split, UserError, fit, load
 from prograde.accelerated.training.layer_study import (
     disagreement,
     goodness_vector,
@@ -209,7 +209,7 @@ def test_a_rule_whose_layers_do_not_guess_is_refused() -> None:
 def test_it_is_kept_with_the_epochs_and_drawn() -> None:
     """By `fit`, as numbers that JSON takes; a row of pictures for a rule with it, none for one without."""
     digits = load("digits")
-    recipe = default_recipe("backprop", "digits", hidden=(12,), epochs=2)
+    recipe = Recipe(epochs=2)
 
     def trained(rule: Backprop, **options: Any) -> Run:
         return Run(Job(type(rule).__name__, recipe), 0, fit(rule, digits, recipe, alignment_every=0, **options))

@@ -1,17 +1,34 @@
 """Training: the same from the same seed, exact after an interruption, and measured without disturbing it."""
 
+import contextlib
 import copy
+import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+import prograde
 from prograde.accelerated.cumulative_goodness import compensated
-from prograde.accelerated.rules import ForwardForward, Hardware, Rule
+from prograde.accelerated.modules import RecurrentNetwork
+from prograde.accelerated.rules import (
+    ChannelCompetition,
+    ForwardForward,
+    Foton,
+    Hardware,
+    HybridDynamicTemperature,
+    MonoForward,
+    RecurrentFtp,
+    Rule,
+)
 from prograde.accelerated.training import (
     METHODS,
     CheckpointError,
@@ -19,6 +36,7 @@ from prograde.accelerated.training import (
     Epoch,
     History,
     Recipe,
+    Split,
     TrainingError,
     UserError,
     accuracy,
@@ -26,8 +44,10 @@ from prograde.accelerated.training import (
     build,
     checkpoint,
     default_recipe,
+    files,
     fit,
     load,
+    restore,
 )
 from prograde.accelerated.training.loop import _optimizer
 
@@ -168,6 +188,199 @@ def test_another_trainings_checkpoint_is_refused(digits: Dataset, tmp_path: Path
             fit(build("foton", digits, changed, seed=0), digits, changed, resume=path)
 
 
+def epochs_of(rule: Rule, dataset: Dataset, chosen: Recipe, **options: Any) -> list[Epoch]:
+    return [replace(epoch, seconds=0.0) for epoch in fit(rule, dataset, chosen, alignment_every=0, **options).epochs]
+
+
+def test_a_resumed_training_is_extended(digits: Dataset, tmp_path: Path) -> None:
+    """At a constant rate exactly as if it had been longer from the first; else the schedule spans the new total."""
+    path = tmp_path / "checkpoint"
+    for schedule in ("constant", "cosine"):
+        short, long = (recipe("backprop", schedule=schedule, epochs=epochs) for epochs in (2, 5))
+        first = epochs_of(build("backprop", digits, short, seed=0), digits, short, checkpoint=path, overwrite=True)
+        extended = epochs_of(build("backprop", digits, long, seed=0), digits, long, resume=path, checkpoint=path)
+        assert extended[:2] == first
+        whole = epochs_of(build("backprop", digits, long, seed=0), digits, long)
+        assert (extended == whole) == (schedule == "constant")
+    with pytest.raises(CheckpointError, match="has 5 epochs done, expected at most 2"):
+        fit(build("backprop", digits, short, seed=0), digits, short, resume=path)
+
+
+def test_an_extended_training_takes_the_rates_of_the_longer_schedule(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rates = tmp_path / "checkpoint", []
+    step = torch.optim.SGD.step
+
+    def noting(self: torch.optim.SGD, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    short, long = (recipe("backprop", epochs=epochs, batch=1149) for epochs in (2, 4))  # one step an epoch
+    fit(build("backprop", digits, short, seed=0), digits, short, checkpoint=path)
+    fit(build("backprop", digits, long, seed=0), digits, long, resume=path)
+    spans = [short.learning_rate / 2 * (1 + math.cos(math.pi * done)) for done in (0, 1 / 2, 2 / 4, 3 / 4)]
+    assert rates == pytest.approx(spans)
+
+
+def test_data_are_known_by_their_content(digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    whole = trained("backprop", digits, checkpoint=path)
+    renamed = digits._replace(name="elsewhere")
+    assert_same(whole, trained("backprop", renamed, resume=path))
+    labels = digits.test.labels.clone()
+    labels[0] = (labels[0] + 1) % 10
+    other = digits._replace(test=digits.test._replace(labels=labels))
+    with pytest.raises(CheckpointError, match="has the data of 'digits', expected the data of 'digits' as asked for"):
+        trained("backprop", other, resume=path)
+
+
+def test_what_no_recipe_made_is_not_said_of_a_model(digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    own = Foton(torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.Tanh(), torch.nn.Linear(12, 10)))
+    fit(own, digits, Recipe(epochs=1), checkpoint=path)
+    settings = checkpoint.load(path)["settings"]
+    assert settings["network"] is None
+    assert not set(settings["recipe"]) & {"hidden", "activation", "dropout", "normalisation", "options"}
+    with pytest.raises(CheckpointError, match="a model that no recipe made; build the rule"):
+        restore(path)
+    with pytest.warns(UserWarning, match="recipe: hidden, dropout of no effect"):
+        fit(own, digits, Recipe(epochs=1, hidden=(20,), dropout=0.1))
+    with pytest.raises(UserError, match=r"activation: 'tanh' in the recipe, but the rule was built with 'relu'"):
+        fit(build("foton", digits, recipe("foton"), seed=0), digits, recipe("foton", activation="tanh"))
+
+
+def test_no_file_is_replaced_unasked(digits: Dataset, tmp_path: Path) -> None:
+    """Whatever is no checkpoint never; all before the first epoch."""
+    (tmp_path / "data.npz").write_bytes(b"data")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "data").symlink_to("data.npz")
+    trained("backprop", digits, checkpoint=tmp_path / "checkpoint")
+    before = (tmp_path / "checkpoint").read_bytes()
+    seen: list[Epoch] = []
+    for name, message in {
+        "data.npz": "not replaced", "folder": "is a folder", "pipe": "a pipe", "loop": "a loop of links",
+        "device": "a device", "data": "not replaced", "nowhere/checkpoint": "is not there",
+        "checkpoint": "is a checkpoint already; expected resume to go on with it, overwrite to replace it",
+    }.items():  # fmt: skip
+        for overwrite in (False, True) if name != "checkpoint" else (False,):
+            with pytest.raises(UserError, match=f"checkpoint: .*{name}.*{message}"):
+                trained("backprop", digits, checkpoint=tmp_path / name, overwrite=overwrite, on_epoch=seen.append)
+    with pytest.raises(OSError, match="checkpoint"):
+        trained("backprop", digits, checkpoint="/proc/checkpoint", on_epoch=seen.append)
+    assert seen == []
+    assert (tmp_path / "data.npz").read_bytes() == b"data"
+    assert (tmp_path / "checkpoint").read_bytes() == before
+    trained("backprop", digits, seed=1, checkpoint=tmp_path / "checkpoint", overwrite=True)
+    assert checkpoint.load(tmp_path / "checkpoint")["settings"]["seed"] == 1
+
+
+def test_files_keep_links_and_modes(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        files.write(tmp_path / "file", b"1")
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+        (tmp_path / "file").chmod(0o604)
+        (tmp_path / "link").symlink_to("file")
+        files.write(tmp_path / "link", b"2")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"2"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o604
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    """The temporary file of this path, and of no other."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; from prograde.accelerated.training import files\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write(Path(sys.argv[1]), b'half')"
+    )
+    path = f"{Path(next(iter(prograde.__path__))).parent}"
+    for name in ("run[1]", "run1"):
+        command = [sys.executable, "-c", script, tmp_path / name]
+        assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    files.prepare(tmp_path / "run[1]")
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".run1.")
+
+
+def cut(dataset: Dataset, samples: int) -> Dataset:
+    return dataset._replace(train=Split(dataset.train.images[:samples], dataset.train.labels[:samples]))
+
+
+def dense(*, normalised: bool = False) -> torch.nn.Sequential:
+    behind = [torch.nn.BatchNorm1d(20)] if normalised else []
+    first, second, last = torch.nn.Linear(64, 20), torch.nn.Linear(20, 20), torch.nn.Linear(20, 10)
+    return torch.nn.Sequential(first, torch.nn.ReLU(), *behind, second, torch.nn.ReLU(), last)
+
+
+REMAINDER: dict[str, Callable[[], Rule]] = {
+    **{method: (lambda method=method: build(method, load("digits"), recipe(method), seed=0)) for method in METHODS},
+    "mono-forward, read-out": lambda: MonoForward(dense(), aggregation="readout"),
+    "forward-forward, pairs": lambda: ForwardForward(dense(), negatives="pairs", readout=True),
+    "forward-forward, hybrid": lambda: ForwardForward(dense(), negatives="hybrid", readout=True),
+    "channel competition, BatchNorm1d": lambda: ChannelCompetition(dense(normalised=True)),
+    "hybrid dynamic temperature": lambda: HybridDynamicTemperature(dense()),
+}
+
+
+@pytest.mark.parametrize("name", REMAINDER)
+def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tmp_path: Path) -> None:
+    """Every sample is seen once an epoch, none of them alone, and resuming stays exact."""
+    few, path = cut(digits, 129), tmp_path / "checkpoint"
+    chosen = recipe(name, epochs=2) if name in METHODS else Recipe(epochs=2, learning_rate=0.01)
+    chosen = replace(chosen, batch=64)
+
+    def train(**options: Any) -> tuple[list[int], list[Tensor]]:
+        torch.manual_seed(0)
+        rule, sizes = REMAINDER[name](), []
+        assign = rule.assign_credit
+        rule.assign_credit = lambda x, y: (sizes.append(len(y)), assign(x, y))[1]  # type: ignore[method-assign]
+        with contextlib.suppress(Interrupted):
+            fit(rule, few, chosen, alignment_every=0, **options)
+        return sizes, [parameter.detach().clone() for parameter in rule.parameters()]
+
+    sizes, whole = train()
+    assert sizes == [64, 65] * 2
+    train(checkpoint=path, on_epoch=stop_after(1))
+    sizes, resumed = train(resume=path)
+    assert sizes == [64, 65]
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_too_few_samples_for_a_rule_are_refused(digits: Dataset) -> None:
+    rule = ChannelCompetition(dense(normalised=True))
+    for data, batch in ((digits, 1), (cut(digits, 1), 128)):
+        with pytest.raises(UserError, match="batch: 1 samples, expected at least 2, which ChannelCompetition needs"):
+            fit(rule, data, Recipe(batch=batch))
+
+
+def test_a_recurrent_rule_is_refused(digits: Dataset) -> None:
+    rule: Any = RecurrentFtp(RecurrentNetwork(8, 6, 10))
+    for call in (
+        lambda: fit(rule, digits, Recipe()),
+        lambda: alignment(rule, digits.train.images, digits.train.labels),
+    ):
+        with pytest.raises(TypeError, match=r"rule: a RecurrentFtp, but \w+ takes a Rule for chains of layers"):
+            call()
+
+
+def test_a_run_at_chance_says_so(digits: Dataset) -> None:
+    """The most common class is a tenth of the digits: 10 % + 2 sqrt(.1 .9 / 360) = 13 % are no better."""
+    assert not trained("backprop", digits)[1].at_chance
+    blank = digits._replace(test=digits.test._replace(images=torch.zeros_like(digits.test.images)))
+    history = trained("backprop", blank)[1]
+    assert 0.09 < history.test_accuracy < 0.11
+    assert history.at_chance
+
+
 def test_options_that_a_checkpoint_could_not_give_back_are_refused_before_training(
     digits: Dataset, tmp_path: Path
 ) -> None:
@@ -274,11 +487,28 @@ def test_divergence_is_named(method: str, options: dict[str, Any], digits: Datas
     [
         ({"hidden": (31,), "activation": "maxmin"}, "width 31.*even number"),
         ({"hidden": (0,)}, "width 0"),
-        ({"activation": "gelu"}, "activation: 'gelu', expected one of identity, relu"),
+        ({"activation": "gelu"}, "activation: 'gelu', did you mean relu\\? expected one of identity, relu"),
         ({"batch": 0}, "batch: 0"),
         ({"learning_rate": float("nan")}, "learning rate: nan"),
         ({"dropout": 1.0}, "dropout: 1.0"),
         ({"optimizer": "lion"}, "optimizer: 'lion'"),
+        ({"optimizer": "adm"}, r"optimizer: 'adm', did you mean adam or adamw\? expected one of sgd, adam, adamw"),
+        ({"schedule": "cosin"}, r"schedule: 'cosin', did you mean cosine\?"),
+        ({"epochs": -1}, "epochs: -1, expected an integer, 1 or more"),
+        ({"epochs": 1.5}, "epochs: 1.5, expected an integer"),
+        ({"epochs": True}, "epochs: True, expected an integer"),
+        ({"epochs": "3"}, "epochs: '3', expected an integer"),
+        ({"batch": 2.0}, "batch: 2.0, expected an integer"),
+        ({"learning_rate": "0.1"}, "learning rate: '0.1', expected a finite number"),
+        ({"learning_rate": 0}, "learning rate: 0.0, expected a positive number"),
+        ({"weight_decay": float("inf")}, "weight decay: inf, expected a finite number, 0 or more"),
+        ({"momentum": -0.1}, "momentum: -0.1, expected a finite number, 0 or more and below 1"),
+        ({"standardise": 1}, "standardise: 1, expected True or False"),
+        ({"hidden": 64}, "hidden: 64, expected a tuple"),
+        ({"hidden": "64"}, "hidden: '64', expected a tuple"),
+        ({"hidden": (64.0,)}, "hidden: width 64.0"),
+        ({"options": [("slope", 0.9)]}, "options: .*, expected a dict"),
+        ({"learning_rat": 0.1}, r"recipe: 'learning_rat', did you mean learning_rate\?"),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -293,3 +523,27 @@ def test_schedules(name: str, factors: list[float]) -> None:
     from prograde.accelerated.training.schedules import SCHEDULES
 
     assert [SCHEDULES[name](progress) for progress in (0, 0.5, 1)] == pytest.approx(factors)
+
+
+def test_a_recipe_holds_plain_values(digits: Dataset, tmp_path: Path) -> None:
+    """NumPy's numbers, as a search over settings has them, could not be read back from a checkpoint."""
+    chosen = recipe("backprop", epochs=np.int64(1), learning_rate=np.float64(0.1), hidden=[8])
+    assert [type(value) for value in (chosen.epochs, chosen.learning_rate, chosen.hidden)] == [int, float, tuple]
+    fit(build("backprop", digits, chosen, seed=0), digits, chosen, checkpoint=tmp_path / "checkpoint")
+    assert checkpoint.load(tmp_path / "checkpoint")["settings"]["recipe"]["learning_rate"] == 0.1
+
+
+def test_misspelt_names_are_refused_with_close_ones(digits: Dataset) -> None:
+    with pytest.raises(UserError, match=r"rule: 'fotn', did you mean foton\?"):
+        default_recipe("fotn", "digits")
+    misspelt = recipe("foton", options={"slop": 0.9})
+    with pytest.raises(UserError, match=r"foton: options: 'slop', did you mean slope\? expected one of"):
+        build("foton", digits, misspelt, seed=0)
+    rule = build("foton", digits, recipe("foton"), seed=0)
+    for epochs in (-1, 0, 1.5):
+        with pytest.raises(UserError, match=f"epochs: {epochs}, expected an integer, 1 or more"):
+            fit(rule, digits, recipe("foton"), epochs=epochs)  # type: ignore[arg-type]
+    for name in ("seed", "alignment_every"):
+        options: dict[str, Any] = {name: -1}
+        with pytest.raises(UserError, match=f"{name}: -1, expected an integer, 0 or more"):
+            fit(rule, digits, recipe("foton"), **options)

@@ -3,7 +3,9 @@
 import errno
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import torch
 import typer
 from typer.core import TyperGroup
 
-from ..training import UserError
+from ..training import TrainingError, UserError
 from .benchmark import benchmark
 from .check import check
 from .compare import compare
@@ -24,8 +26,35 @@ from .versions import version
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer exports no name for the class of its own errors
 
 
+STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a command as Ctrl-C does, whose handling raises KeyboardInterrupt too."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number))
+
+
 class Commands(TyperGroup):
-    """Ends user errors in one line on stderr and exit code 2, Ctrl-C in 130. Other errors are bugs and show as such."""
+    """Ends user errors in one line on stderr and exit code 2 (3 where training diverged), signals in 128 and theirs.
+
+    Other errors are bugs and show as such.
+    """
+
+    def invoke(self, context: Any) -> Any:
+        main_thread = threading.current_thread() is threading.main_thread()
+        heard = [number for number in STOPS if main_thread and signal.getsignal(number) is signal.SIG_DFL]
+        try:
+            for number in heard:
+                signal.signal(number, _stop)
+            return super().invoke(context)
+        except KeyboardInterrupt as stop:
+            number = stop.args[0] if stop.args else signal.SIGINT
+            word = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+            print("; ".join([f"prograde: {word}", *getattr(stop, "__notes__", [])]), file=sys.stderr)
+            raise typer.Exit(128 + number) from stop
+        finally:
+            for number in heard:
+                signal.signal(number, signal.SIG_DFL)
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **settings: Any) -> Any:  # type: ignore[override]
         standalone = settings.pop("standalone_mode", True)
@@ -41,7 +70,7 @@ class Commands(TyperGroup):
             if message is None:
                 raise
             print(f"prograde: error: {' '.join(message.split())}", file=sys.stderr)
-            code = 2
+            code = 3 if isinstance(error, TrainingError) else 2
         if standalone:
             sys.exit(code)
         return code
@@ -96,7 +125,11 @@ def prograde(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
     ] = False,
 ) -> None:
-    """Train networks without a backward pass, and hold the result against backpropagation."""
+    """Train networks without a backward pass, and hold the result against backpropagation.
+
+    Exit codes: 0, done; 2, input or files that can't be used, said in one line; 3, training diverged (of `compare`: of
+    at least one rule, the others are in the table); 130, Ctrl-C; 143, SIGTERM. `check` ends with pytest's.
+    """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

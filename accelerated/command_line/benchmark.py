@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..orthogonality import defect
 from ..rules import RULES, Foton, Rule
-from ..training import UserError, load, mlp
+from ..training import METHODS, UserError, load, mlp
 from . import options, report
 
 PLAIN = "PyTorch backprop"
@@ -31,6 +31,7 @@ class Contender:
     name: str
     step: Callable[[Tensor, Tensor], Tensor]
     parameters: list[Tensor]
+    learning_rate: float
     foton: Foton | None = None
     rounds: list[float] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
@@ -43,7 +44,9 @@ def benchmark(
     rules: Annotated[
         str, typer.Option(help="Rules, joined by commas.", metavar="RULES")
     ] = "backprop,foton,ftp,pepita,dfa,forward-forward",
-    learning_rate: Annotated[float, typer.Option(help="Of plain SGD, for all.")] = 0.2,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of plain SGD, for all.", show_default="each rule's own, as for train")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Timed steps of each.", min=1)] = 60,
     rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,
     data: Annotated[
@@ -69,14 +72,14 @@ def benchmark(
         if name not in RULES:
             options.method(name)
             raise UserError(f"rule: '{name}' has no benchmark; expected some of {', '.join(RULES)}")
-    if not 0 < learning_rate < float("inf"):
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
         raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
     where, precision = options.device_and_dtype(device, dtype)
     batches = batches_for(data, widths, batch, seed, where, precision)
     contenders = [plain_contender(widths, seed, where, precision, learning_rate)]
     contenders += [rule_contender(name, widths, seed, where, precision, learning_rate) for name in names]
     take_turns(contenders, batches, steps, min(rounds, steps), where)
-    report.console().print(_table(contenders, f"{network}, batch {batch}, SGD {learning_rate:g}, {where}, {dtype}"))
+    report.console().print(_table(contenders, f"{network}, batch {batch}, SGD, {where}, {dtype}"))
 
 
 def batches_for(
@@ -114,9 +117,10 @@ def model_for(widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Sequ
 
 
 def plain_contender(
-    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
+    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float | None = None
 ) -> Contender:
-    """Backpropagation as one writes it in PyTorch."""
+    """Backpropagation as one writes it in PyTorch, at its own learning rate unless one is given."""
+    learning_rate = METHODS["backprop"].recipe.learning_rate if learning_rate is None else learning_rate
     model = model_for(widths, seed, dtype).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
 
@@ -127,13 +131,19 @@ def plain_contender(
         optimizer.step()
         return loss.detach()
 
-    return Contender(PLAIN, step, list(model.parameters()))
+    return Contender(PLAIN, step, list(model.parameters()), learning_rate)
 
 
 def rule_contender(
-    name: str, widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float
+    name: str,
+    widths: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    learning_rate: float | None = None,
 ) -> Contender:
-    """A rule. Raises UserError where it can't train the network."""
+    """A rule, at its own learning rate unless one is given. Raises UserError where it can't train the network."""
+    learning_rate = METHODS[name].recipe.learning_rate if learning_rate is None else learning_rate
     try:
         rule: Rule = RULES[name](model_for(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
     except ValueError as error:
@@ -149,7 +159,7 @@ def rule_contender(
         return loss
 
     parameters = [*rule.parameters(), *rule.buffers()]
-    return Contender(name, step, parameters, rule if isinstance(rule, Foton) else None)
+    return Contender(name, step, parameters, learning_rate, rule if isinstance(rule, Foton) else None)
 
 
 def take_turns(
@@ -193,7 +203,7 @@ def _wait(device: torch.device) -> None:
 def _table(contenders: list[Contender], title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("rule", no_wrap=True)
-    for name in ("ms a step", "x PyTorch backprop", "least to greatest", "loss, start to end", "defect"):
+    for name in ("rate", "ms a step", "x PyTorch backprop", "least to greatest", "loss, start to end", "defect"):
         table.add_column(name, justify="right", no_wrap=True)
     plain = contenders[0]
     for contender in contenders:
@@ -201,6 +211,7 @@ def _table(contenders: list[Contender], title: str) -> Table:
         first, last = contender.losses[0].item(), contender.losses[-1].item()
         table.add_row(
             contender.name,
+            f"{contender.learning_rate:g}",
             f"{1000 * statistics.median(contender.rounds):.3g}",
             f"{statistics.median(ratios):.2f}" if contender is not plain else "1",
             f"{min(ratios):.2f} to {max(ratios):.2f}" if contender is not plain else "–",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..training import METHODS, load
+from ..training import METHODS, UserError, load
 from . import options, report, runs
 
 
@@ -39,16 +39,25 @@ def compare(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for log.jsonl, results.json and pictures, replaced there.", show_default="runs/<data>-<time>"
+            help="Folder for log.jsonl, results.json and pictures; none of these may be there already.",
+            show_default="runs/<data>-<time>",
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is in --output: runs that it has are not repeated.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --output.")] = False,
 ) -> None:
     """Train networks with several rules, each with its own best-known settings, and print a table.
 
     A rule keeps its own settings, network and activation included, except for the options given here. Test accuracy is
     that of the epoch that is best on validation data: mean and sample standard deviation over the seeds. "x backprop"
-    is the time of an epoch beside that of backprop with the same network and activation in the same run.
+    is the time of an epoch beside that of backprop with the same network and activation in the same run. A rule that
+    diverges is a row that says so, and the exit code is 3. results.json is written after each run: an interruption
+    keeps the finished ones.
     """
+    if resume and (overwrite or output is None):
+        raise UserError("--resume: expected with --output, the folder to go on with, and without --overwrite")
     jobs = options.jobs(
         rules or list(METHODS),
         data,
@@ -71,7 +80,18 @@ def compare(
     runs.try_all(jobs, dataset, where, precision)
     folder = options.output_folder(output, data, time.strftime("%Y%m%d-%H%M%S"))
     settings = report.settings("compare", jobs, dataset, all_seeds, where, precision)
-    with runs.log_file(folder) as log:
-        log(settings)
-        done = runs.train_all(jobs, dataset, all_seeds, where, precision, log)
-        report.finish(folder, settings, done, dataset, log)
+    done, records = runs.logged(folder, settings, jobs) if resume else ([], [])
+    runs.claim(folder, overwrite=overwrite, resume=resume)
+
+    def on_run(so_far: list[runs.Run]) -> None:
+        report.write_results(folder, settings, so_far, dataset)
+
+    with runs.log_file(folder, [settings, *records]) as log:
+        try:
+            found = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
+            raise
+        report.finish(folder, settings, found, dataset, log)
+    if any(run.error is not None for run in found):
+        raise typer.Exit(3)

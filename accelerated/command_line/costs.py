@@ -43,8 +43,8 @@ def costs(
             raise UserError(f"rule: '{name}' is not counted; expected some of {', '.join(COUNTED)}")
     where, precision = options.device_and_dtype(device, dtype)
     found = counted(model_for(widths, seed, precision), (widths[0],))
-    contenders = [plain_contender(widths, seed, where, precision, 0.01)]
-    contenders += [rule_contender(name, widths, seed, where, precision, 0.01) for name in names if name in RULES]
+    contenders = [plain_contender(widths, seed, where, precision)]
+    contenders += [rule_contender(name, widths, seed, where, precision) for name in names if name in RULES]
     peaks: dict[str, int] = {}
     if steps:
         batches = batches_for(None, widths, batch, seed, where, precision)

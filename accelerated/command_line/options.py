@@ -1,7 +1,6 @@
 """The options that commands share, and what their values mean."""
 
 import ast
-import difflib
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ import torch
 import typer
 
 from ..training import METHODS, Recipe, UserError, default_recipe
-from ..training.recipes import DIGITS, OPTIMIZER_RATES, OPTIMIZERS
+from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, method_named
 
 OWN = "the rule's own, see below"
 
@@ -108,8 +107,8 @@ class Job(NamedTuple):
 def recipes_help() -> str:
     """The rules' own settings, for the end of a help page."""
     lines = ["The rules' own settings:"]
-    for method, (_, recipe) in METHODS.items():
-        digits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in DIGITS[method].items())
+    for method, (_, recipe, digits) in METHODS.items():
+        changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in digits.items())
         extras = [
             recipe.activation,
             f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
@@ -120,7 +119,7 @@ def recipes_help() -> str:
         lines.append(
             f"{method}: hidden {'-'.join(map(str, recipe.hidden))}, {recipe.epochs} epochs, {recipe.optimizer} "
             f"{recipe.learning_rate:g}, {recipe.schedule} schedule, {', '.join(filter(None, extras))} "
-            f"(digits: hidden 128-64, {digits}). Its --option names: {', '.join(rule_options(method))}."
+            f"(digits: hidden 128-64, {changed}). Its --option names: {', '.join(rule_options(method))}."
         )
     return "\n\n".join(lines)
 
@@ -137,10 +136,7 @@ def widths(text: str, argument: str) -> tuple[int, ...]:
 
 def method(name: str) -> str:
     """The name, if it is a method's. Raises UserError with close names."""
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=2)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"rule: '{name}' is unknown; {hint}expected one of {', '.join(METHODS)}")
+    method_named(name)
     return name
 
 
@@ -174,7 +170,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def rule_options(method: str) -> dict[str, list[Any]]:
     """The options of a rule that `--option` can set: names, and the values of each."""
-    parameters = list(inspect.signature(METHODS[method][0]).parameters.values())[1:]
+    parameters = list(inspect.signature(METHODS[method].rule).parameters.values())[1:]
     found = {parameter.name: _kinds(parameter.annotation) for parameter in parameters}
     return {name: kinds for name, kinds in found.items() if set(kinds) - {NoneType}}
 

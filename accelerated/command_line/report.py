@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..training import Dataset, files
+from ..training import Dataset, checkpoint, files
 from .options import Job
 from .pictures import curves, layer_curves, margin_curves
 from .runs import Log, Run
@@ -23,7 +23,11 @@ from .versions import version
 
 @dataclass(frozen=True)
 class Row:
-    """A job over its seeds. Accuracies are shares; `ratio` is to backprop's time with the same network, if it ran."""
+    """A job over its seeds. Accuracies are shares; `ratio` is to backprop's time with the same network, if it ran.
+
+    `diverged` are the seeds of which there is no accuracy, since training broke down; `at_chance` those whose test
+    accuracy is no better than a guess.
+    """
 
     rule: str
     network: str
@@ -31,8 +35,10 @@ class Row:
     validation: list[float]
     best_epochs: list[int]
     epochs: int
-    seconds: float
+    seconds: float | None
     ratio: float | None
+    diverged: list[int]
+    at_chance: list[int]
 
 
 def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
@@ -40,11 +46,11 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
     by_job: dict[str, list[Run]] = {}
     for run in runs:
         by_job.setdefault(run.job.name, []).append(run)
-    seconds = {name: statistics.median(_seconds(group)) for name, group in by_job.items()}
+    seconds = {name: statistics.median(_seconds(group)) for name, group in by_job.items() if _seconds(group)}
     result = []
-    for name, group in by_job.items():
-        job = group[0].job
-        yardstick = _yardstick(job, [other[0].job for other in by_job.values()])
+    for name, of_job in by_job.items():
+        job, group = of_job[0].job, [run for run in of_job if run.error is None]
+        yardstick = _yardstick(job, [other[0].job for other in by_job.values() if other[0].job.name in seconds])
         result.append(
             Row(
                 rule=job.method,
@@ -53,8 +59,10 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
                 validation=[run.history.best.validation_accuracy for run in group],
                 best_epochs=[run.history.best.epoch for run in group],
                 epochs=job.recipe.epochs,
-                seconds=seconds[name],
-                ratio=None if yardstick is None else seconds[name] / seconds[yardstick.name],
+                seconds=seconds.get(name),
+                ratio=seconds[name] / seconds[yardstick.name] if group and yardstick is not None else None,
+                diverged=[run.seed for run in of_job if run.error is not None],
+                at_chance=[run.seed for run in group if run.history.at_chance],
             )
         )
     return result
@@ -74,7 +82,9 @@ def _yardstick(job: Job, jobs: Sequence[Job]) -> Job | None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation of shares, in percent."""
+    """Mean and sample standard deviation of shares, in percent; "diverged" for none."""
+    if not values:
+        return "diverged"
     percent = [100 * value for value in values]
     if len(percent) == 1:
         return f"{percent[0]:.2f}"
@@ -100,9 +110,9 @@ def table(rows: Sequence[Row], title: str) -> Table:
             row.rule,
             row.network,
             spread(row.test),
-            spread(row.validation),
+            spread(row.validation) if row.validation else "–",
             str(row.epochs),
-            f"{row.seconds:.3g}",
+            "–" if row.seconds is None else f"{row.seconds:.3g}",
             ratio,
         )
     return result
@@ -118,6 +128,7 @@ def settings(
         "command": command,
         "versions": {"prograde": version(), "torch": torch.__version__, "python": platform.python_version()},
         "data": dataset.name,
+        "digest": checkpoint.digest(dataset),
         "samples": {name: len(part.labels) for name, part in parts.items()},
         "seeds": list(seeds),
         "device": str(device),
@@ -136,23 +147,45 @@ def finish(folder: Path | None, settings: dict[str, Any], runs: Sequence[Run], d
     output = console()
     seeds = len(settings["seeds"])
     output.print(table(found, f"{dataset.name}, {seeds} seed{'s' if seeds > 1 else ''}, {settings['device']}"))
+    for line in remarks(runs):
+        print(line)
     if folder is not None:
-        for path in [folder / "log.jsonl", *write(folder, settings, found, runs, dataset)]:
+        write_results(folder, settings, runs, dataset)
+        pictures = write_pictures(folder, runs, dataset)
+        for path in [folder / "log.jsonl", folder / "results.json", *pictures]:
             print(path)
 
 
-def write(
-    folder: Path, settings: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run], dataset: Dataset
-) -> list[Path]:
-    """`results.json` and pictures of what was measured, each whole or not at all; their paths. Raises OSError."""
-    results = {**settings, "kind": "results", "results": [asdict(row) for row in rows]}
-    contents = {
-        "results.json": (json.dumps(results, indent=2, allow_nan=False) + "\n").encode(),
-        "curves.png": curves(runs, dataset),
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """A line for each run that diverged or ended at chance."""
+    found = []
+    for run in runs:
+        where = f"{run.job.name}, seed {run.seed}"
+        if run.error is not None:
+            found.append(f"{where}: diverged ({run.error})")
+        elif run.history.at_chance:
+            share = 100 * run.history.test_accuracy
+            found.append(f"{where}: at chance; test accuracy {share:.1f} % is no better than guessing one class")
+    return found
+
+
+def write_results(folder: Path, settings: dict[str, Any], runs: Sequence[Run], dataset: Dataset) -> None:
+    """`results.json` of the runs so far, whole or not at all. Raises OSError."""
+    results = {**settings, "kind": "results", "results": [asdict(row) for row in rows(runs, dataset)]}
+    files.write(folder / "results.json", (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_pictures(folder: Path, runs: Sequence[Run], dataset: Dataset) -> list[Path]:
+    """Pictures of what was measured, each whole or not at all; their paths. Raises OSError."""
+    finished = [run for run in runs if run.error is None]
+    if not finished:
+        return []
+    drawn = {
+        "curves.png": curves(finished, dataset),
+        "margins.png": margin_curves(finished),
+        "layers.png": layer_curves(finished),
     }
-    for name, picture in {"margins.png": margin_curves(runs), "layers.png": layer_curves(runs)}.items():
-        if picture is not None:
-            contents[name] = picture
+    contents = {name: picture for name, picture in drawn.items() if picture is not None}
     for name, content in contents.items():
         files.write(folder / name, content)
     return [folder / name for name in contents]

@@ -1,6 +1,7 @@
 """Training one job after another, with a log and with progress for whoever watches."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,26 +14,38 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..rules import CumulativeForwardForward, Rule, SymBa
-from ..training import Dataset, Epoch, History, UserError, build, fit, layer_summary, margin_summary
+from ..training import (
+    Dataset,
+    Epoch,
+    History,
+    TrainingError,
+    UserError,
+    build,
+    files,
+    fit,
+    layer_summary,
+    margin_summary,
+)
 from ..training.augmentation import check_moves
 from ..training.loop import Measure
 from .options import Job
 
-Advance = Callable[[str], None]
+Advance = Callable[[str, int], None]
 Log = Callable[[dict[str, Any]], None]
 
 
 class Run(NamedTuple):
-    """One job trained from one seed."""
+    """One job trained from one seed; `error` says why training broke down, where it did, and there is no history."""
 
     job: Job
     seed: int
     history: History
+    error: str | None = None
 
 
 @contextmanager
 def progress(total: int) -> Iterator[Advance]:
-    """A bar on stderr where that is a terminal; the function that it gives advances it by one and describes it."""
+    """A bar on stderr where that is a terminal; the function that it gives describes and advances it."""
     console = Console(file=sys.stderr)
     columns = (
         TextColumn("{task.description}"),
@@ -42,30 +55,128 @@ def progress(total: int) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
-        yield lambda description: bar.update(task, advance=1, description=description)
+        yield lambda description, epochs: bar.update(task, advance=epochs, description=description)
+
+
+OURS = ("log.jsonl", "log.jsonl.partial", "results.json", "curves.png", "margins.png", "layers.png")
+"""What is written to a folder of results."""
+
+
+def claim(folder: Path | None, *, overwrite: bool, resume: bool) -> None:
+    """Makes the folder and sees that it can be written, before training begins.
+
+    Earlier results there are removed to `overwrite` them, left to `resume` them, and else refused. Raises UserError,
+    and OSError where the folder can't be written.
+    """
+    if folder is None:
+        return
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--output: '{folder}' is a file, expected a folder")
+    there = [name for name in OURS if os.path.lexists(folder / name)]
+    if there and not (overwrite or resume):
+        raise UserError(
+            f"--output: '{folder}' has results already ({there[0]}); expected another folder, --overwrite to replace "
+            "them, or --resume to go on"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in OURS:
+        files.prepare(folder / name)
+    for name in there if overwrite else ():
+        (folder / name).unlink()
 
 
 @contextmanager
-def log_file(folder: Path | None) -> Iterator[Log]:
+def log_file(folder: Path | None, records: Sequence[dict[str, Any]]) -> Iterator[Log]:
     """A function that adds a line to `log.jsonl`, which is called `log.jsonl.partial` until it is complete.
 
-    Makes the folder. Raises OSError where it can't be written.
+    Begins with these records. Raises OSError where it can't be written.
     """
     if folder is None:
         yield lambda record: None
         return
-    if folder.is_file():
-        raise UserError(f"--output: '{folder}' is a file, expected a folder")
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "log.jsonl.partial"
-    with open(partial, "w", encoding="utf-8") as file:
+    files.write(partial, "".join(map(_line, records)).encode())
+    with open(partial, "a", encoding="utf-8") as file:
 
         def log(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.write(_line(record))
             file.flush()
 
         yield log
     partial.replace(folder / "log.jsonl")
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def logged(folder: Path, settings: dict[str, Any], jobs: Sequence[Job]) -> tuple[list[Run], list[dict[str, Any]]]:
+    """The runs that the log in a folder has whole, and their records.
+
+    Raises UserError for no log, and for one of other settings than these.
+    """
+    path = _log_in(folder)
+    if path is None:
+        raise UserError(
+            f"--resume: '{folder}' has no log to go on from; expected the --output of an interrupted compare"
+        )
+    by_name = {job.name: job for job in jobs}
+    epochs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    runs: list[Run] = []
+    records: list[dict[str, Any]] = []
+    try:
+        for record in check_log(folder, settings):
+            if record["kind"] not in ("epoch", "run"):
+                continue
+            key = f"{record['rule']}:{record['hidden']}", record["seed"]
+            own = epochs.setdefault(key, [])
+            own.append(record)
+            if record["kind"] == "run":
+                if key[0] not in by_name or key[1] not in settings["seeds"]:
+                    raise UserError(
+                        f"--resume: '{path}' has a run of {key[0]}, seed {key[1]}, expected those asked for"
+                    )
+                history = History(
+                    [Epoch(**{name: one[name] for name in Epoch.__dataclass_fields__}) for one in own[:-1]],
+                    *((record["test_accuracy"], record["at_chance"]) if record["error"] is None else ()),
+                )
+                runs.append(Run(by_name[key[0]], key[1], history, record["error"]))
+                records += own
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"--resume: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error
+    return runs, records
+
+
+def _log_in(folder: Path) -> Path | None:
+    return next((folder / name for name in ("log.jsonl.partial", "log.jsonl") if (folder / name).is_file()), None)
+
+
+def check_log(folder: Path, settings: dict[str, Any], changed: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The records of the log in a folder, if there is one, but for its settings and a last line that was cut off.
+
+    Raises UserError for settings of which a run would be another: of the rules in both, those `changed` apart.
+    """
+    path = _log_in(folder)
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found, *records = [json.loads(line) for line in lines if line.endswith("\n")]
+        asked = json.loads(json.dumps(settings))
+        pairs = [(name, found[name], asked[name]) for name in ("command", "device", "dtype", "digest")]
+        if settings["command"] == "train":
+            old_rules, new_rules = ([job["rule"] for job in one["jobs"]] for one in (found, asked))
+            pairs += [("rules", old_rules, new_rules), ("seeds", found["seeds"], asked["seeds"])]
+        old_jobs = {(job["rule"], *job["hidden"]): job for job in found["jobs"]}
+        for job in asked["jobs"]:
+            old = old_jobs.get((job["rule"], *job["hidden"]), job)
+            pairs += [(f"{job['rule']}'s {name}", old[name], job[name]) for name in job if name not in changed]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--output: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error
+    for name, old, new in pairs:
+        if old != new:
+            raise UserError(f"--output: '{path}' has {name} {old}, expected {new} as asked for, or another folder")
+    return records
 
 
 def train_all(
@@ -75,37 +186,66 @@ def train_all(
     device: torch.device,
     dtype: torch.dtype,
     log: Log,
-    checkpoint: Path | None = None,
-    resume: Path | None = None,
+    *,
+    done: Sequence[Run] = (),
+    on_run: Callable[[list[Run]], None] | None = None,
+    **saving: Any,
 ) -> list[Run]:
-    """Every job from every seed. `checkpoint` and `resume` are for `fit`. Raises UserError.
+    """Every job from every seed, but for those `done`. Raises UserError.
 
-    Margins are measured of rules whose goodness is a mean square, for which their summary is meant, and layers of rules
-    that score by layer.
+    With `on_run`, which is called after each run with all runs so far, training that breaks down is a run with an
+    error; without, a TrainingError. `saving` is for `fit`. Margins are measured of rules whose goodness is a mean
+    square, for which their summary is meant, and layers of rules that score by layer.
     """
     runs: list[Run] = []
+    known = {(run.job.name, run.seed): run for run in done}
     with progress(len(seeds) * sum(job.recipe.epochs for job in jobs)) as advance:
         for seed in seeds:
             for job in jobs:
+                if (job.name, seed) in known:
+                    runs.append(known[job.name, seed])
+                    advance(f"{job.method}, seed {seed}: done before", job.recipe.epochs)
+                    continue
+                left = job.recipe.epochs
 
                 def on_epoch(epoch: Epoch, job: Job = job, seed: int = seed) -> None:
+                    nonlocal left
+                    left -= 1
                     log({"kind": "epoch", "rule": job.method, "hidden": job.hidden, "seed": seed, **asdict(epoch)})
-                    advance(f"{job.method}, seed {seed}: validation {100 * epoch.validation_accuracy:.1f} %")
+                    advance(f"{job.method}, seed {seed}: validation {100 * epoch.validation_accuracy:.1f} %", 1)
 
                 rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
-                history = fit(
-                    rule,
-                    dataset,
-                    job.recipe,
-                    seed=seed,
-                    device=device,
-                    on_epoch=on_epoch,
-                    measure=_measure(rule),
-                    checkpoint=checkpoint,
-                    resume=resume,
-                )
-                runs.append(Run(job, seed, history))
+                run = Run(job, seed, History())
+                try:
+                    history = fit(
+                        rule,
+                        dataset,
+                        job.recipe,
+                        seed=seed,
+                        device=device,
+                        on_epoch=on_epoch,
+                        measure=_measure(rule),
+                        **saving,
+                    )
+                    run = run._replace(history=history)
+                except TrainingError as error:
+                    if on_run is None:
+                        raise
+                    run = run._replace(error=str(error))
+                    advance(f"{job.method}, seed {seed}: diverged", left)
+                runs.append(run)
+                log(_record(run))
+                if on_run is not None:
+                    on_run(runs)
     return runs
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """A run's end as the log has it."""
+    found = {"kind": "run", "rule": run.job.method, "hidden": run.job.hidden, "seed": run.seed, "error": run.error}
+    if run.error is None:
+        found |= {"test_accuracy": run.history.test_accuracy, "at_chance": run.history.at_chance}
+    return found
 
 
 def _measure(rule: Rule) -> Measure | None:

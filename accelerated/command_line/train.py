@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..training import METHODS, UserError, checkpoint, load
+from ..training import METHODS, checkpoint, load
 from ..training.restore import recipe_of
 from . import options, report, runs
 
@@ -31,15 +31,30 @@ def train(
     validation: options.Validation = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for log.jsonl, results.json and pictures.", show_default="none written"),
+        typer.Option(
+            help="Folder for log.jsonl, results.json and pictures; none of these may be there already, but for "
+            "those of the training that is resumed.",
+            show_default="none written",
+        ),
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Checkpoint file, replaced after every epoch.", show_default="none written")
+        Path | None,
+        typer.Option(
+            help="Checkpoint file, written after every epoch. What is there already is refused, unless it is resumed.",
+            show_default="none written",
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to go on from; options not given are those that it has.", show_default="none"),
+        typer.Option(
+            help="Checkpoint to go on from; options not given are those that it has. More --epochs extend the "
+            "training: its schedule then runs over the new total, from where it stands.",
+            show_default="none",
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier checkpoint and earlier results.")
+    ] = False,
 ) -> None:
     """Train a network with one rule.
 
@@ -66,17 +81,19 @@ def train(
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
-    if save is not None and not save.absolute().parent.is_dir():
-        raise UserError(f"--save: folder '{save.absolute().parent}' is not there")
-    if save is not None and save.is_dir():
-        raise UserError(f"--save: '{save}' is a folder, expected a file")
+    if save is not None:
+        checkpoint.claim(save, resume=resume, overwrite=overwrite)
     settings = report.settings("train", jobs, dataset, [seed], where, precision)
-    with runs.log_file(output) as log:
-        log(settings)
+    if output is not None and resume is not None and not overwrite:
+        runs.check_log(output, settings, changed=["epochs"])
+    runs.claim(output, overwrite=overwrite, resume=resume is not None)
+    with runs.log_file(output, [settings]) as log:
         try:
-            done = runs.train_all(jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume)
-        except KeyboardInterrupt:
+            done = runs.train_all(
+                jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume, overwrite=overwrite
+            )
+        except KeyboardInterrupt as stop:
             if save is not None and save.exists():
-                typer.echo(f"prograde: interrupted; the same command with --resume {save} goes on", err=True)
+                stop.add_note(f"the same command with --resume {save} goes on")
             raise
         report.finish(output, settings, done, dataset, log)

@@ -16,8 +16,7 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     Blocks with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for a recurrent
     rule, which has no blocks.
     """
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule: a {type(rule).__name__}, expected a rule for chains of layers; it has no blocks")
+    check_rule(rule, "alignment")
     units = [unit for unit in rule.units if all(weight.requires_grad for weight in unit.weights)]
     if not units:
         return {}
@@ -30,6 +29,15 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in units]
     cosines = [torch.sum(_unit(updates[name]) * _unit(b)) for name, b in zip(names, backpropagated, strict=True)]
     return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
+
+
+def check_rule(rule: object, caller: str) -> None:
+    """Raises TypeError for what is no rule for a chain of layers."""
+    if not isinstance(rule, Rule):
+        raise TypeError(
+            f"rule: a {type(rule).__name__}, but {caller} takes a Rule for chains of layers, such as Foton(model); "
+            "train a recurrent rule by its assign_credit(x, y), an optimizer's step() and its constrain(optimizer)"
+        )
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

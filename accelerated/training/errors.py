@@ -1,5 +1,16 @@
 """The errors that a person can mend: the command line prints them as one line, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Names what was given, what came and what was expected."""
+
+
+def unknown(argument: str, name: object, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of the known ones, with those close to it."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=2)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return UserError(f"{argument}: {name!r}, {hint}expected one of {', '.join(known)}")

@@ -2,10 +2,10 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from math import ceil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..rules import Rule
 from . import checkpoint as checkpoints
-from .alignment import alignment
+from .alignment import alignment, check_rule
 from .augmentation import augmented, check_moves
 from .data import Dataset, Split
 from .errors import UserError
@@ -50,6 +50,8 @@ class History:
 
     epochs: list[Epoch] = field(default_factory=list)
     test_accuracy: float = float("nan")
+    at_chance: bool = False
+    """Whether the test accuracy is within two standard deviations of always guessing the most common class."""
 
     @property
     def best(self) -> Epoch:
@@ -85,36 +87,53 @@ def fit(
     measure: Measure | None = None,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
+    overwrite: bool = False,
 ) -> History:
     """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
 
     A rule with convolutions is given images, others pixels in a row. What the rule itself chooses on held-out data
     (`calibrate`) it chooses on the validation data, after every epoch and before its accuracy there is taken.
-    `epochs` are the recipe's unless given; `seed` fixes batches, moves of images, masks and negatives. The
-    alignment is measured every so many epochs, 0 for never. `measure` is called after each, with the rule and the
-    first samples of the training data; what it gives, plain numbers in dicts and lists, is kept with the epoch.
-    `checkpoint` is a file written after every epoch; `resume` one to go on from, exactly as if there had been no
-    interruption: `on_epoch` is given its epochs too. Raises TrainingError for a loss that is not finite,
-    CheckpointError for a checkpoint of another training, UserError for options of the recipe that are no plain
-    values where there is a checkpoint to write.
+    `epochs` are the recipe's unless given; `seed` fixes batches, moves of images, masks and negatives. A last batch of
+    one sample joins the one before it. The alignment is measured every so many epochs, 0 for never. `measure` is
+    called after each, with the rule and the first samples of the training data; what it gives, plain numbers in dicts
+    and lists, is kept with the epoch.
+
+    `checkpoint` is a file written after every epoch; one that is there already is replaced only where it is resumed
+    or `overwrite` is True, and what is no checkpoint never. `resume` is one to go on from, exactly as if there had been
+    no interruption: `on_epoch` is given its epochs too. The data are known by their content, whatever their name. With
+    other `epochs` than the checkpoint's a training is extended or cut short: the schedule of the learning rate then
+    runs over the new total from the next step on.
+
+    Raises TypeError for what is no rule for a chain of layers, TrainingError for a loss that is not finite,
+    CheckpointError for a checkpoint of another training or a file that is not to be replaced, UserError for a recipe
+    that did not make the rule, and for options that are no plain values where there is a checkpoint to write.
     """
+    check_rule(rule, "fit")
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    for name, value in (("seed", seed), ("alignment_every", alignment_every)):
+        if type(value) is not int or value < 0:
+            raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
-    epochs = recipe.epochs if epochs is None else epochs
     check_moves(recipe.shift, recipe.flip, dataset)
+    _check_network(rule, recipe)
+    _check_batches(rule, recipe, dataset)
     if checkpoint is not None:
         _check_plain(recipe)
+        checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
     with _seeded(seed, device):
         moved = dataset.to(device, dtype, recipe.standardise)
         if rule.wants_images:
             moved = moved.as_images()
-        run = _Run(rule, moved, recipe, epochs, seed, device, alignment_every, measure)
+        run = _Run(rule, moved, recipe, seed, device, alignment_every, measure)
+        if checkpoint is not None or resume is not None:
+            run.settings["digest"] = checkpoints.digest(dataset)
         if resume is not None:
             run.resume(resume)
             if on_epoch is not None:
                 for epoch in run.history.epochs:
                     on_epoch(epoch)
-        while len(run.history.epochs) < epochs:
+        while len(run.history.epochs) < recipe.epochs:
             epoch = run.epoch()
             if checkpoint is not None:
                 checkpoints.save(checkpoint, run.state())
@@ -123,10 +142,43 @@ def fit(
         return run.finish()
 
 
+def _made_by(rule: Rule) -> dict[str, Any] | None:
+    """What `build` made the rule, or the one that its hardware runs, from."""
+    return getattr(getattr(rule, "rule", rule), "made_by", None)
+
+
+def _check_network(rule: Rule, recipe: Recipe) -> None:
+    """Raises UserError for a rule that another recipe made; warns of parts of the recipe that no model is made from."""
+    made_by = _made_by(rule)
+    for name, value in recipe.network.items():
+        if made_by is not None and made_by[name] != value:
+            raise UserError(f"{name}: {value!r} in the recipe, but the rule was built with {made_by[name]!r}")
+    default = Recipe().network
+    unused = [name for name, value in recipe.network.items() if made_by is None and value != default[name]]
+    if unused:
+        warnings.warn(f"recipe: {', '.join(unused)} of no effect, since `build` did not make this rule", stacklevel=3)
+
+
+def _check_batches(rule: Rule, recipe: Recipe, dataset: Dataset) -> None:
+    """Raises UserError where a step would have fewer samples than the rule takes."""
+    samples = min(recipe.batch, len(dataset.train.labels))
+    if samples < rule.least_batch:
+        needs = f"at least {rule.least_batch}, which {type(rule).__name__} needs"
+        raise UserError(f"batch: {samples} samples, expected {needs}")
+
+
+def _batches_of(order: Tensor, batch: int) -> list[Tensor]:
+    """Batches in that order. A last one of one sample joins the one before: some rules and BatchNorm need two."""
+    batches = list(order.split(batch))
+    if len(batches) > 1 and len(batches[-1]) == 1 and batch > 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def _check_plain(recipe: Recipe) -> None:
     """Raises UserError for options that a checkpoint could not give back."""
     for name, value in recipe.options.items():
-        if not isinstance(value, str | int | float | tuple | None):
+        if type(value) not in (str, bool, int, float, tuple, type(None)):
             kind = type(value).__name__
             raise UserError(f"options: {name} is a {kind}, expected a name or a number where a checkpoint is written")
 
@@ -147,7 +199,6 @@ class _Run:
         rule: Rule,
         dataset: Dataset,
         recipe: Recipe,
-        epochs: int,
         seed: int,
         device: torch.device,
         alignment_every: int,
@@ -157,7 +208,8 @@ class _Run:
         self.device, self.alignment_every, self.measure = device, alignment_every, measure
         self.shuffling = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(rule, recipe)
-        total = epochs * ceil(len(dataset.train.labels) / recipe.batch)
+        samples = len(dataset.train.labels)
+        total = recipe.epochs * len(_batches_of(torch.arange(samples), recipe.batch))
         factor = SCHEDULES[recipe.schedule]
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(min(1, step / total)))
         self.history = History()
@@ -171,9 +223,9 @@ class _Run:
             "mean": dataset.mean,
             "std": dataset.std,
             "dtype": str(dataset.train.images.dtype),
-            "epochs": epochs,
             "seed": seed,
-            "recipe": {**asdict(recipe), "epochs": epochs},
+            "recipe": {name: value for name, value in asdict(recipe).items() if name not in recipe.network},
+            "network": _made_by(rule),
         }
 
     def epoch(self) -> Epoch:
@@ -207,7 +259,7 @@ class _Run:
         rule.train()
         total = torch.zeros((), device=self.device, dtype=images.dtype)
         order = torch.randperm(len(labels), generator=self.shuffling).to(self.device)
-        for batch in order.split(recipe.batch):
+        for batch in _batches_of(order, recipe.batch):
             x = augmented(images[batch], self.dataset.image_shape, recipe.shift, recipe.flip, self.shuffling)
             loss = rule.assign_credit(x, labels[batch])
             self.optimizer.step()
@@ -225,8 +277,12 @@ class _Run:
 
     def finish(self) -> History:
         self.rule.load_state_dict(self.best_state)
-        self.history.test_accuracy = accuracy(self.rule, self.dataset.test)
-        return self.history
+        history, labels = self.history, self.dataset.test.labels
+        history.test_accuracy = accuracy(self.rule, self.dataset.test)
+        common = self.dataset.train.labels.bincount().argmax()
+        guessed = (labels == common).double().mean().item()
+        history.at_chance = history.test_accuracy <= guessed + 2 * (guessed * (1 - guessed) / len(labels)) ** 0.5
+        return history
 
     def state(self) -> dict[str, Any]:
         return {
@@ -246,10 +302,13 @@ class _Run:
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
         found, asked = _flat(settings), _flat(self.settings)
         for name, expected in asked.items():
-            if found.get(name) != expected:
+            if name not in ("data", "epochs") and found.get(name) != expected:
+                has, wanted = f"{name} {found.get(name)}", f"{expected}"
+                if name == "digest":
+                    has, wanted = (f"the data of '{flat.get('data')}'" for flat in (found, asked))
                 raise checkpoints.CheckpointError(
-                    f"checkpoint: '{path}' has {name} {found.get(name)}, expected {expected} as asked for; a "
-                    "training goes on as it was begun, or begins anew"
+                    f"checkpoint: '{path}' has {has}, expected {wanted} as asked for; a training goes on as it was "
+                    "begun, or begins anew"
                 )
         try:
             self.rule.load_state_dict(state["best"])
@@ -260,8 +319,15 @@ class _Run:
             for name, (_, set_state) in self._generators().items():
                 set_state(state["generators"][name])
             self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
+            for group, rate in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
+                group["lr"] = rate * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
+        done = len(self.history.epochs)
+        if self.recipe.epochs < done:
+            raise checkpoints.CheckpointError(
+                f"checkpoint: '{path}' has {done} epochs done, expected at most {self.recipe.epochs} as asked for"
+            )
 
     def _generators(self) -> dict[str, tuple[Tensor, Callable[[Tensor], object]]]:
         """The present state of every generator in use, and how to set it."""
@@ -281,8 +347,8 @@ class _Run:
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """With those of the recipe one by one."""
-    recipe = settings.get("recipe")
-    return {**settings, **recipe, "recipe": None} if isinstance(recipe, dict) else settings
+    recipe, network = settings.get("recipe") or {}, settings.get("network") or {}
+    return {**{name: value for name, value in settings.items() if name != "recipe"}, **recipe, **network}
 
 
 def _copy(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The default settings of each rule, and how a network and its rule are made from them."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from ..modules import MaxMin
 from ..network import he_uniform
 from ..rules import RULES, Rule
 from .data import Dataset
-from .errors import UserError
+from .errors import UserError, unknown
 from .schedules import SCHEDULES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -60,33 +62,62 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises UserError for what no network or optimizer could be made from."""
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"activation: '{self.activation}', expected one of {', '.join(ACTIVATIONS)}")
+        _check_hidden(self.hidden)
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name, known in NAMES.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for name, (least, most) in RANGES.items():
+            value: Any = getattr(self, name)
+            kind: type[int] | type[float] = type(getattr(Recipe, name))
+            fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+            if not (fits and least <= value < most):
+                expected = "an integer" if kind is int else "a finite number"
+                below = f" and below {most:g}" if most < float("inf") else ""
+                raise UserError(f"{name.replace('_', ' ')}: {value!r}, expected {expected}, {least:g} or more{below}")
+            object.__setattr__(self, name, kind(value))  # a checkpoint holds no numbers of NumPy
+        if self.learning_rate == 0:
+            raise UserError(f"learning rate: {self.learning_rate!r}, expected a positive number")
+        for name in ("standardise", "flip"):
+            if type(getattr(self, name)) is not bool:
+                raise UserError(f"{name}: {getattr(self, name)!r}, expected True or False")
+        if not isinstance(self.options, dict) or not all(isinstance(name, str) for name in self.options):
+            raise UserError(f"options: {self.options!r}, expected a dict of the rule's options by name")
         for width in self.hidden:
-            if width < 1:
-                raise UserError(f"hidden: width {width}, expected positive integers")
             if self.activation == "maxmin" and width % 2:
                 raise UserError(f"hidden: width {width}, expected an even number, since activation maxmin pairs units")
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)}, expected at least 1")
-        if self.normalisation not in NORMALISATIONS:
-            raise UserError(f"normalisation: '{self.normalisation}', expected one of {', '.join(NORMALISATIONS)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise UserError(f"optimizer: '{self.optimizer}', expected one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule: '{self.schedule}', expected one of {', '.join(SCHEDULES)}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise UserError(f"learning rate: {self.learning_rate}, expected a positive number")
-        for name in ("momentum", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)}, expected 0 <= {name} < 1")
-        if type(self.shift) is not int or self.shift < 0:
-            raise UserError(f"shift: {self.shift!r}, expected a number of pixels, 0 or more")
-        if type(self.flip) is not bool:
-            raise UserError(f"flip: {self.flip!r}, expected True or False")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UserError(f"weight decay: {self.weight_decay}, expected 0 or a positive number")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The part that makes the model and its rule; the rest is how these are trained."""
+        return {name: getattr(self, name) for name in NETWORK}
+
+
+NETWORK = ("hidden", "activation", "dropout", "normalisation", "options")
+NAMES: dict[str, Sequence[str]] = {
+    "activation": list(ACTIVATIONS),
+    "optimizer": OPTIMIZERS,
+    "schedule": list(SCHEDULES),
+    "normalisation": list(NORMALISATIONS),
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, float("inf")),
+    "batch": (1, float("inf")),
+    "learning_rate": (0, float("inf")),
+    "momentum": (0, 1),
+    "weight_decay": (0, float("inf")),
+    "dropout": (0, 1),
+    "shift": (0, float("inf")),
+}
+"""From the first to below the second."""
+
+
+def _check_hidden(hidden: Any) -> None:
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise UserError(f"hidden: {hidden!r}, expected a tuple of widths, such as (512, 256)")
+    for width in hidden:
+        if type(width) is not int or width < 1:
+            raise UserError(f"hidden: width {width!r}, expected positive integers")
 
 
 FORWARD_FORWARD = Recipe(
@@ -109,64 +140,80 @@ LOCAL = Recipe(
     dropout=0.1,
 )
 
-METHODS: dict[str, tuple[type[Rule], Recipe]] = {
-    "backprop": (RULES["backprop"], Recipe(learning_rate=0.05)),
-    "backprop-orthogonal": (RULES["backprop"], Recipe(learning_rate=0.05, options={"orthogonal": True})),
-    "foton": (RULES["foton"], Recipe()),
-    "foton-linear": (RULES["foton"], Recipe(options={"linear": True})),
-    "ftp": (RULES["ftp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
-    "fa": (RULES["fa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
-    "dfa": (RULES["dfa"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
-    "drtp": (RULES["drtp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.005)),
-    "dtp": (RULES["dtp"], Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)),
-    "pepita": (
+FEEDBACK = Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)
+
+
+class Method(NamedTuple):
+    """A rule, its recipe, and what of that is changed for the digits, small and few: chosen on validation samples."""
+
+    rule: type[Rule]
+    recipe: Recipe
+    digits: dict[str, Any]
+
+
+PRESETS: dict[str, Method] = {
+    "backprop": Method(RULES["backprop"], Recipe(learning_rate=0.05), {"epochs": 30, "learning_rate": 0.1}),
+    "backprop-orthogonal": Method(
+        RULES["backprop"],
+        Recipe(learning_rate=0.05, options={"orthogonal": True}),
+        {"epochs": 30, "learning_rate": 0.1},
+    ),
+    "foton": Method(RULES["foton"], Recipe(), {"epochs": 30}),
+    "foton-linear": Method(RULES["foton"], Recipe(options={"linear": True}), {"epochs": 30}),
+    "ftp": Method(RULES["ftp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+    "fa": Method(RULES["fa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+    "dfa": Method(RULES["dfa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+    "drtp": Method(RULES["drtp"], replace(FEEDBACK, learning_rate=0.005), {"epochs": 30, "learning_rate": 0.01}),
+    "dtp": Method(RULES["dtp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+    "pepita": Method(
         RULES["pepita"],
         Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
+        {"epochs": 80, "learning_rate": 0.3},
     ),
-    "forward-forward": (RULES["forward-forward"], FORWARD_FORWARD),
-    "symba": (RULES["symba"], FORWARD_FORWARD),
-    "layer-collaboration": (RULES["layer-collaboration"], FORWARD_FORWARD),
-    "cumulative": (RULES["cumulative"], FORWARD_FORWARD),
-    "mono-forward": (RULES["mono-forward"], LOCAL),
-    "hyperspherical": (RULES["hyperspherical"], replace(LOCAL, normalisation="direction")),
-    "dynamic-temperature": (RULES["dynamic-temperature"], replace(LOCAL, normalisation="layer")),
-    "backprop-deep-supervision": (RULES["backprop-deep-supervision"], LOCAL),
+    "forward-forward": Method(RULES["forward-forward"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
+    "symba": Method(RULES["symba"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
+    "layer-collaboration": Method(RULES["layer-collaboration"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
+    "cumulative": Method(RULES["cumulative"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
+    "mono-forward": Method(RULES["mono-forward"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}),
+    "hyperspherical": Method(
+        RULES["hyperspherical"], replace(LOCAL, normalisation="direction"), {"epochs": 30, "learning_rate": 3e-3}
+    ),
+    "dynamic-temperature": Method(
+        RULES["dynamic-temperature"], replace(LOCAL, normalisation="layer"), {"epochs": 30, "learning_rate": 3e-3}
+    ),
+    "backprop-deep-supervision": Method(
+        RULES["backprop-deep-supervision"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}
+    ),
 }
-"""What can be trained, by the names that the command line uses: a rule and its recipe."""
+"""The rules that have settings of their own."""
 
-DIGITS: dict[str, dict[str, Any]] = {
-    "backprop": {"epochs": 30, "learning_rate": 0.1},
-    "backprop-orthogonal": {"epochs": 30, "learning_rate": 0.1},
-    "foton": {"epochs": 30},
-    "foton-linear": {"epochs": 30},
-    "ftp": {"epochs": 30, "learning_rate": 0.05},
-    "fa": {"epochs": 30, "learning_rate": 0.05},
-    "dfa": {"epochs": 30, "learning_rate": 0.05},
-    "drtp": {"epochs": 30, "learning_rate": 0.01},
-    "dtp": {"epochs": 30, "learning_rate": 0.05},
-    "pepita": {"epochs": 80, "learning_rate": 0.3},
-    "forward-forward": {"epochs": 60, "learning_rate": 1e-2},
-    "symba": {"epochs": 60, "learning_rate": 1e-2},
-    "layer-collaboration": {"epochs": 60, "learning_rate": 1e-2},
-    "cumulative": {"epochs": 60, "learning_rate": 1e-2},
-    "mono-forward": {"epochs": 30, "learning_rate": 3e-3},
-    "hyperspherical": {"epochs": 30, "learning_rate": 3e-3},
-    "dynamic-temperature": {"epochs": 30, "learning_rate": 3e-3},
-    "backprop-deep-supervision": {"epochs": 30, "learning_rate": 3e-3},
+METHODS: dict[str, Method] = {
+    **PRESETS,
+    **{name: Method(rule, Recipe(), {"epochs": 30}) for name, rule in RULES.items() if name not in PRESETS},
 }
-"""What the digits, small and few, are trained with instead; chosen on their validation samples."""
+"""What can be trained, by the names that the command line uses. A rule without a preset has the default recipe."""
 
 OPTIMIZER_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+
+
+def method_named(name: str) -> Method:
+    """Raises UserError, with close names, for one that is not in METHODS."""
+    if name not in METHODS:
+        raise unknown("rule", name, METHODS)
+    return METHODS[name]
 
 
 def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
     """The recipe of a method for that data set, with changes. Another optimizer brings its own usual learning rate.
 
-    Raises UserError for an impossible recipe.
+    Raises UserError for an unknown method and an impossible recipe.
     """
-    recipe = METHODS[method][1]
+    _, recipe, digits = method_named(method)
+    for name in changes:
+        if name not in Recipe.__dataclass_fields__:
+            raise unknown("recipe", name, Recipe.__dataclass_fields__)
     if data == "digits":
-        recipe = replace(recipe, hidden=(128, 64), **DIGITS[method])
+        recipe = replace(recipe, hidden=(128, 64), **digits)
     optimizer = changes.get("optimizer", recipe.optimizer)
     if optimizer != recipe.optimizer and optimizer in OPTIMIZER_RATES:
         recipe = replace(recipe, learning_rate=OPTIMIZER_RATES[optimizer])
@@ -222,15 +269,26 @@ def build(
 
     Raises UserError where the rule can't train such a network.
     """
-    rule_class, _ = METHODS[method]
+    rule_class = method_named(method).rule
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model = network(recipe, dataset.features, dataset.num_classes)
-            rule = rule_class(model.to(dtype), **recipe.options)
+            rule = made_by(rule_class, model.to(dtype), recipe)
         except ValueError as error:
             raise UserError(f"{method}: {error}") from error
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"hidden: {recipe.hidden}, too wide for the memory at hand; expected less") from error
     rule.generator = torch.Generator(device).manual_seed(seed)
     return rule.to(device)
+
+
+def made_by(rule_class: type[Rule], model: nn.Module, recipe: Recipe) -> Rule:
+    """The rule around the recipe's network, which remembers what made it. Raises ValueError."""
+    known = list(inspect.signature(rule_class).parameters)[1:]
+    for name in recipe.options:
+        if name not in known:
+            raise unknown("options", name, known)
+    rule = rule_class(model, **recipe.options)
+    rule.made_by = recipe.network  # type: ignore[assignment]
+    return rule

@@ -7,7 +7,7 @@ import torch
 
 from ..rules import RULES, Rule
 from . import checkpoint
-from .recipes import Recipe, network
+from .recipes import Recipe, made_by, network
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -27,9 +27,14 @@ class Restored(NamedTuple):
 
 
 def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
-    """What a loaded checkpoint was trained with. Raises CheckpointError."""
+    """What a loaded checkpoint's network was made and trained with. Raises CheckpointError."""
     try:
-        return Recipe(**state["settings"]["recipe"])
+        settings = state["settings"]
+        if settings["network"] is None:
+            raise checkpoint.CheckpointError(
+                f"checkpoint: '{path}' is of a model that no recipe made; build the rule, then load 'best' into it"
+            )
+        return Recipe(**settings["recipe"], **settings["network"])
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no settings of a training") from error
 
@@ -48,12 +53,12 @@ def restore(path: str | Path) -> Restored:
         features = torch.Size(shape).numel()
         with torch.random.fork_rng(devices=[]):
             model = network(recipe, features, settings["num_classes"])
-            rule = rule_class(model.to(DTYPES[settings["dtype"]]), **recipe.options)
+            rule = made_by(rule_class, model.to(DTYPES[settings["dtype"]]), recipe)
         rule.load_state_dict(state["best"])
         mean, std = (settings["mean"], settings["std"] or 1) if recipe.standardise else (0.0, 1.0)
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         raise checkpoint.CheckpointError(
-            f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); where it was not "
-            "written by the command line, build the rule and load the file's 'best' into it"
+            f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); "
+            "build the rule and load the file's 'best' into it"
         ) from error
     return Restored(rule.eval(), recipe, shape, mean, std)
