@@ -20,6 +20,7 @@ class Backprop(OutputErrorRule):
     """
 
     convolution_kinds = (OrthogonalConv2d, nn.Conv2d)
+    differentiates = True
 
     def __init__(
         self,
@@ -37,6 +38,9 @@ class Backprop(OutputErrorRule):
                 raise ValueError("orthogonal: True, with Conv2d, whose kernels are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
+
+    def calls(self, module: nn.Module) -> bool:
+        return True
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         self.checked(x, y)

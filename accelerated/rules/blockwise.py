@@ -25,7 +25,8 @@ class BlockwiseRule(Rule):
         nn.Module.__init__(self)
         if score_after not in get_args(ScoreAfter):
             raise ValueError(f"score_after: {score_after!r}, expected one of {', '.join(get_args(ScoreAfter))}")
-        self.model, self.generator = model, generator
+        self.watch(model)
+        self.generator = generator
         self.local = read(model, type(self).__name__, score_after)
         self.convolutions = [block for block in self.units if block.has_maps]  # type: ignore[misc]
         self.blocks = [block for block in self.units if not block.has_maps]  # type: ignore[misc]
@@ -77,6 +78,7 @@ class BlockwiseRule(Rule):
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the model takes it. Raises ValueError unless it fits."""
+        self.check_unchanged()
         first, stem = self.units[0], self.local.stem
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")

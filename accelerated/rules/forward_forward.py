@@ -204,6 +204,7 @@ class ForwardForward(Rule):
         return {"place": self.labels} if self.convolutions else {}
 
     def checked_input(self, x: Tensor) -> Tensor:
+        self.check_hooks()
         x = super().checked_input(x)
         if self.labels == "pixels" and not self.unlabelled and x[0].numel() < self.num_classes:
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")

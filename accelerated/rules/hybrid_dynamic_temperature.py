@@ -76,6 +76,7 @@ class HybridDynamicTemperature(Rule):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_hooks()
         h = overlay_neutral(self.checked_input(x), self.num_classes, self.amplitude)
         seen = []
         for block, norm in zip(self.blocks[:-1], self.norms, strict=True):

@@ -12,6 +12,7 @@ from ..local_classifiers import Shortcut, wired
 from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
 from ..normalisations import instance_norm
 from .chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
+from .watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
@@ -88,8 +89,8 @@ class LocalBlock(NamedTuple):
 
     @property
     def takes_graph(self) -> bool:
-        """Whether a step needs a graph of autograd: without a rectifier, or with one whose hooks want to be called."""
-        return self.rectifier is None or _has_hooks(self.rectifier)
+        """Whether a step needs a graph of autograd: without a rectifier, or where hooks want to see each activity."""
+        return self.rectifier is None or has_forward_hooks(self.rectifier) or has_forward_hooks(self.layer)
 
     @property
     def trained(self) -> list[Tensor]:
@@ -138,16 +139,12 @@ class LocalBlock(NamedTuple):
 
 def _applied(module: nn.Module, h: Tensor) -> Tensor:
     """What the module gives; instance normalisation that learns nothing goes by the function, which is faster."""
-    if is_plain(module, nn.InstanceNorm2d) and not _has_hooks(module):
+    if is_plain(module, nn.InstanceNorm2d) and not has_forward_hooks(module):
         match module:
             case nn.InstanceNorm2d(affine=False, track_running_stats=False):
                 return instance_norm(h, module.eps)
     given: Tensor = module(h)
     return given
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class LocalNetwork(NamedTuple):
@@ -287,5 +284,17 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
 def _ghost(module: nn.Module, x: Tensor) -> Tensor:
     """What the module gives, on the meta device."""
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
-    y: Tensor = functional_call(module, state, (x,))
+    y: Tensor = functional_call(_Unhooked(module), {f"module.{name}": tensor for name, tensor in state.items()}, (x,))
     return y
+
+
+class _Unhooked(nn.Module):
+    """A module without its hooks, which may read values: the meta device has none."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module.forward(x)
+        return y

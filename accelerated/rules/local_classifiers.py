@@ -89,6 +89,22 @@ class LocalClassifiers(BlockwiseRule):
             like=chain[0].layer.weight,
         )
 
+        self.check_hooks()
+
+    def calls(self, module: nn.Module) -> bool:
+        *units, last = self.units
+        called = [m for block in units for m in (block.layer, *block.inside, *block.outside)]
+        return any(module is m for m in (*self.local.stem, *called, last.layer, *last.inside))
+
+    @property
+    def differentiates(self) -> bool:  # type: ignore[override]
+        """As a control: a local step has no backward pass through the model."""
+        return not self.detach
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        self.check_hooks()
+        return super().checked_input(x)
+
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which only one would count."""
         owners: dict[Tensor, str] = {}

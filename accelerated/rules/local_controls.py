@@ -46,11 +46,17 @@ class BackpropEndToEnd(BlockwiseRule):
     The model ends with a Linear to the scores. Where `Backprop` trains the model too, it gives the same.
     """
 
+    differentiates = True
+
     def __init__(
         self, model: nn.Module, *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(model, generator=generator)
         self.label_smoothing = label_smoothing
+        self.check_hooks()
+
+    def calls(self, module: nn.Module) -> bool:
+        return True
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))

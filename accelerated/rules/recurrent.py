@@ -70,7 +70,7 @@ class RecurrentRule(CreditAssignment):
                 raise ValueError(f"parameter '{name}': not all finite")
         if loss not in ("cross_entropy", "squared_error"):
             raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
-        self.model = model
+        self.watch(model)
         self.loss = loss
         self.generator = generator
         self.num_outputs = model.output.out_features
@@ -116,6 +116,7 @@ class RecurrentRule(CreditAssignment):
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x itself. Raises ValueError unless it fits the model."""
+        self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         features, dtype = self.model.recurrent.input_size, self.model.output.weight.dtype
@@ -127,6 +128,7 @@ class RecurrentRule(CreditAssignment):
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x itself. Raises ValueError unless x and y fit the model and each other."""
+        self.check_hooks()
         x = self.checked_input(x)
         if not isinstance(y, Tensor):
             raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
@@ -187,6 +189,7 @@ class RecurrentFtp(RecurrentRule):
             weight.shape[1], len(weight), generator, scale, law, device=weight.device, dtype=weight.dtype
         )
         self.register_buffer("feedback", drawn)
+        self.check_hooks()
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[RecurrentUpdate]:
@@ -205,6 +208,8 @@ class RecurrentFtp(RecurrentRule):
 class BackpropThroughTime(RecurrentRule):
     """Backpropagation through time by PyTorch's autograd, through the last `truncation` steps; None is all of them."""
 
+    differentiates = True
+
     def __init__(
         self,
         model: RecurrentNetwork,
@@ -217,6 +222,10 @@ class BackpropThroughTime(RecurrentRule):
         if truncation is not None and (not isinstance(truncation, int) or truncation < 1):
             raise ValueError(f"truncation: {truncation}, expected at least one step, or None for all")
         self.truncation = truncation
+        self.check_hooks()
+
+    def calls(self, module: nn.Module) -> bool:
+        return self.truncation is None
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[RecurrentUpdate]:
         x = self.checked(x, y)
@@ -226,7 +235,11 @@ class BackpropThroughTime(RecurrentRule):
             with torch.no_grad():
                 _, state = self.model.recurrent(x[:, :start])
         with torch.enable_grad(), self.differentiable():
-            states, _ = self.model.recurrent(x[:, start:], state)
-            loss = self.output_loss(self.model.output(states[:, -1]), y)
+            if self.truncation is None:
+                outputs = self.model(x)
+            else:
+                states, _ = self.model.recurrent(x[:, start:], state)
+                outputs = self.model.output(states[:, -1])
+            loss = self.output_loss(outputs, y)
             gradients = gradients_by(loss, self.trained)
         yield from self.parts(RecurrentUpdates(*gradients.values()), loss.detach())

@@ -14,6 +14,7 @@ from ..network import Masks, Network
 from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
 from .local_blocks import LocalBlock
+from .watch import Watched, check_hooks, check_unchanged, watched
 
 
 class BlockUpdate(NamedTuple):
@@ -147,11 +148,34 @@ class CreditAssignment(nn.Module):
 
     __signature__: ClassVar[inspect.Signature]
 
+    model: nn.Module
+    differentiates = False
+    """Whether a step has a backward pass through the whole model, where backward hooks are called."""
+    _watched: Sequence[Watched] = ()
+
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
         """Puts the parent's options into the signature, except those that the class itself `sets`."""
         super().__init_subclass__(**settings)
         if "__init__" in cls.__dict__:
             cls.__signature__ = _whole_signature(cls, sets)
+
+    def watch(self, model: nn.Module) -> None:
+        """Takes the model, whose modules must stay the same."""
+        self.model = model
+        self._watched = watched(model)
+
+    def check_unchanged(self) -> None:
+        """Raises ValueError, with the layer's name, where a layer was replaced, added or removed since."""
+        if self._watched:
+            check_unchanged(self._watched, self.model, type(self).__name__)
+
+    def check_hooks(self) -> None:
+        """Raises ValueError, with the layer's name, for a hook that the rule would not call."""
+        check_hooks(self._watched, type(self).__name__, self.calls, self.differentiates)
+
+    def calls(self, module: nn.Module) -> bool:
+        """Whether a step calls this module of the model once, as the model would: then its forward hooks are called."""
+        return False
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[Update]:
         """The updates of the model's parts in forward order; a part may be stepped before the next is asked for."""
@@ -217,13 +241,14 @@ class Rule(CreditAssignment):
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.watch(model)
         self.convolutions: list[ImageBlock]
         trainable = TRAINABLE if self.takes_dropout else WITHOUT_DROPOUT
         self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds, trainable)
         self.first_dense = self.blocks[0]
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
+        self.check_hooks()
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
@@ -287,6 +312,7 @@ class Rule(CreditAssignment):
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
+        self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         if self.convolutions:
@@ -295,6 +321,7 @@ class Rule(CreditAssignment):
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
+        self.check_hooks()
         x = self.checked_input(x)
         if not isinstance(y, Tensor):
             raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")

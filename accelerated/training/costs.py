@@ -81,6 +81,8 @@ def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]
         found.append(LayerCost(name, macs, macs, outputs))
 
     for name, module in ghost.named_modules():
+        module._forward_hooks.clear()  # those of one's own, which may read values: the meta device has none
+        module._forward_pre_hooks.clear()
         if not list(module.children()) or isinstance(module, OrthogonalConv2d):
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: bill(name, module, inputs[0], output)

@@ -1,0 +1,64 @@
+"""What may have happened to a model since a rule was built on it: a layer replaced, a hook registered."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Watched(NamedTuple):
+    """A module of the model, its path there, and its children at the time."""
+
+    name: str
+    module: nn.Module
+    children: dict[str, nn.Module | None]
+
+
+def watched(model: nn.Module) -> list[Watched]:
+    """All modules of the model, itself first."""
+    return [Watched(name, module, dict(module._modules)) for name, module in model.named_modules()]
+
+
+def check_unchanged(found: Sequence[Watched], model: nn.Module, rule: str) -> None:
+    """Raises ValueError, with the layer's name, where other modules stand in the model than were found."""
+    again = f"since the {rule} was built; build another on the model as it is, and an optimizer of its parameters"
+    if found and found[0].module is not model:
+        raise ValueError(f"model: replaced {again}")
+    for name, module, children in found:
+        if module._modules != children:
+            keys = (*children, *module._modules)
+            key = next(key for key in keys if children.get(key, ...) is not module._modules.get(key, ...))
+            raise ValueError(f"layer '{f'{name}.{key}'.lstrip('.')}': replaced, added or removed {again}")
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def has_backward_hooks(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module], bool], differentiates: bool) -> None:
+    """Raises ValueError, with the layer's name, for a hook that would not be called.
+
+    `calls` tells the modules that the rule calls as their model would; `differentiates`, whether it has a backward
+    pass through them. Hooks of all modules, which PyTorch registers globally, are not looked for.
+    """
+    for name, module, _ in found:
+        where = f"layer '{name}'" if name else "model"
+        if has_forward_hooks(module) and not calls(module):
+            raise ValueError(
+                f"{where}: a forward hook, which {rule} does not call; remove it, and see activities by a pass of the "
+                "model itself, `model(x)`"
+            )
+        if has_backward_hooks(module) and not differentiates:
+            raise ValueError(f"{where}: a backward hook, but {rule} has no backward pass through the model; remove it")
+        for key, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if parameter._post_accumulate_grad_hooks or (parameter._backward_hooks and not differentiates):
+                raise ValueError(
+                    f"{where}: a hook on its {key}, which {rule} does not call; remove it, and change `.grad` after "
+                    "assign_credit"
+                )

@@ -1,0 +1,163 @@
+"""Hooks on the user's modules are called as in any pass, or refused by name; so is a layer that was replaced."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prograde.accelerated.rules import Backprop, CreditAssignment, Foton, MonoForward
+from prograde.accelerated.training.costs import layer_costs
+from prograde.equivalence_tests.rule_examples import EXAMPLES, dense, images, refusal
+from prograde.equivalence_tests.sides import TwinSide
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def models(rule: CreditAssignment) -> list[nn.Module]:
+    """Those that the rule was given."""
+    rule = getattr(rule, "rule", rule)
+    return [member.model for member in rule.members] if hasattr(rule, "members") else [rule.model]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_forward_hook_sees_the_module_once_or_is_refused(name: str, twin: TwinSide):
+    example = EXAMPLES[name]
+    rule = example.build(twin.device)
+    x, y = example.batch(twin.device)
+    model = models(rule)[0]
+    for path, module in model.named_modules():
+        seen: list[Tensor] = []
+        handle = module.register_forward_hook(lambda m, inputs, output, seen=seen: seen.append(output))
+        with torch.random.fork_rng():
+            model(x)
+        expected = [part.detach().clone() if isinstance(part, Tensor) else part[0].detach().clone() for part in seen]
+        seen.clear()
+        message = refusal(lambda: rule.assign_credit(x, y))
+        if message == "accepted":
+            found = [part if isinstance(part, Tensor) else part[0] for part in seen]
+            assert len(found) == 1, f"'{path}' of {name}: called {len(found)} times"
+            same = torch.allclose(found[0], expected[0], rtol=1e-9, atol=1e-12)
+            assert same or "hardware" in name, f"'{path}' of {name}: another output"
+        else:
+            where = f"layer '{path}'" if path else "model"
+            assert message.startswith(f"{where}: a forward hook, which"), message
+            assert not seen, "refused before anything was called"
+        handle.remove()
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "without hooks"
+
+
+def test_which_rules_call_hooks(twin: TwinSide):
+    """Those that call modules, and no others: a hook on the second layer."""
+    called = set()
+    for name, example in EXAMPLES.items():
+        rule = example.build(twin.device)
+        module = list(models(rule)[0].children())[1]
+        module.register_forward_hook(lambda m, inputs, output: None)
+        if refusal(lambda rule=rule, example=example: rule.assign_credit(*example.batch(twin.device))) == "accepted":
+            called.add(name)
+    assert {"backprop", "backprop, images", "mono-forward", "end to end", "backprop through time"} <= called
+    assert not {"foton", "ftp, images", "pepita", "dtp", "symba", "recurrent ftp", "truncated"} & called
+
+
+def test_a_hook_that_changes_what_a_layer_gives_is_honoured(twin: TwinSide):
+    """Twice the output is twice the weight: the gradient by the weight is twice that by the doubled one."""
+    example = EXAMPLES["mono-forward"]
+    x, y = example.batch(twin.device)
+
+    def double(model: Any) -> None:
+        model[0].weight.data *= 2
+        model[0].bias.data *= 2
+
+    expected = example.build(twin.device, double)
+    rule = example.build(twin.device, lambda model: model[0].register_forward_hook(lambda m, z, a: 2 * a))
+    assert torch.equal(rule.assign_credit(x, y), expected.assign_credit(x, y)), "loss"
+    for found, other in zip(rule.parameters(), expected.parameters(), strict=True):
+        if found.grad is None:
+            assert other.grad is None
+        elif found is rule.model[0].weight or found is rule.model[0].bias:  # type: ignore[index]
+            assert torch.allclose(found.grad, 2 * other.grad, rtol=1e-12, atol=0), "by the layer's own parameters"
+        else:
+            assert torch.allclose(found.grad, other.grad, rtol=1e-12, atol=0), "by all others"
+
+
+def test_a_hook_may_read_values(twin: TwinSide):
+    """Sizes are checked on the meta device, where there are none."""
+    model = images().to(twin.device, torch.float64)
+    read: list[float] = []
+    for module in model[:3]:  # type: ignore[index]
+        module.register_forward_hook(lambda m, inputs, output: read.append(output.sum().item()))
+    rule = MonoForward(model, grid=1)
+    rule.assign_credit(*EXAMPLES["mono-forward, images"].batch(twin.device))
+    assert len(read) == 3
+    assert len(layer_costs(model, (3, 8, 8))) == 5
+    assert len(read) == 3, "nothing is computed"
+
+
+REGISTER: dict[str, tuple[Callable[[Any], object], str]] = {
+    "forward": (lambda model: model[1].register_forward_hook(lambda *_: None), "layer '1': a forward hook"),
+    "before": (lambda model: model[0].register_forward_pre_hook(lambda *_: None), "layer '0': a forward hook"),
+    "of the model": (lambda model: model.register_forward_hook(lambda *_: None), "model: a forward hook"),
+    "backward": (lambda model: model[2].register_full_backward_hook(lambda *_: None), "layer '2': a backward hook"),
+    "before backward": (
+        lambda model: model[2].register_full_backward_pre_hook(lambda *_: None),
+        "layer '2': a backward hook",
+    ),
+    "of a parameter": (lambda model: model[2].weight.register_hook(lambda g: None), "layer '2': a hook on its weight"),
+    "of a gradient": (
+        lambda model: model[2].bias.register_post_accumulate_grad_hook(lambda p: None),
+        "layer '2': a hook on its bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REGISTER)
+def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide):
+    """When it is built, and when they come later; those of `rule(x)`, where the model itself is called, are welcome."""
+    register, expected = REGISTER[kind]
+    x, y = EXAMPLES["foton"].batch(twin.device)
+    model = dense().to(twin.device, torch.float64)
+    rule = Foton(model)
+    register(model)
+    assert refusal(lambda: rule.assign_credit(x, y)).startswith(expected), kind
+    assert refusal(lambda: Foton(model)).startswith(expected), kind
+    assert refusal(lambda: rule(x)) == "accepted"
+    honoured = refusal(lambda: Backprop(model).assign_credit(x, y))
+    assert honoured == "accepted" if kind != "of a gradient" else honoured.startswith(expected), kind
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_layer_that_was_replaced_is_named(name: str, twin: TwinSide):
+    example = EXAMPLES[name]
+    rule = example.build(twin.device)
+    x, y = example.batch(twin.device)
+    for model in models(rule):
+        for key, module in list(model._modules.items()):
+            model._modules[key] = copy.deepcopy(module)
+            for call in (lambda: rule.assign_credit(x, y), lambda: rule(x)):
+                assert refusal(call).startswith(f"layer '{key}': replaced, added or removed since the "), name
+            model._modules[key] = module
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+
+
+def test_layers_that_come_and_go_are_named(twin: TwinSide):
+    x, y = EXAMPLES["foton"].batch(twin.device)
+    model = nn.Sequential(nn.Sequential(nn.Linear(16, 8), nn.Tanh()), nn.Linear(8, 4)).to(twin.device, torch.float64)
+    rule = copy.deepcopy(Foton(model))
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "of a copy"
+    rule.model.append(nn.Tanh())  # type: ignore[operator]
+    assert refusal(lambda: rule.assign_credit(x, y)).startswith("layer '2': replaced, added or removed since the Foton")
+    del rule.model[2]  # type: ignore[attr-defined]
+    rule.model[0][1] = nn.ReLU()  # type: ignore[index]
+    message = refusal(lambda: rule(x))
+    assert message.startswith("layer '0.1': replaced, added or removed since the Foton"), f"one for another: {message}"
+    rule.model = dense()
+    assert refusal(lambda: rule(x)).startswith("model: replaced since the Foton")
