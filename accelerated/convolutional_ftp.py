@@ -22,7 +22,7 @@ from .convolutional_network import (
     layer_update,
 )
 from .ftp import Feedback
-from .losses import cross_entropy_gradient, one_hot
+from .losses import cross_entropy_gradient
 from .network import batch_mean_updates
 
 __all__ = ["differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
@@ -62,7 +62,7 @@ def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: 
     pooled = (*clean.inputs[1:], clean.dense.inputs[0])
     for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
         if i > 0:
-            u = convolve(layer.kernel, difference, layer.stride, layer.padding)
+            u = convolve(layer.kernel, difference, layer.stride, layer.padding, layer.groups)
             difference = layer.activation.difference(a, u)
         yield difference
         difference = _pooled(layer, a, pooled[i], difference)
@@ -86,15 +86,16 @@ def updates(
     feedback: Feedback,
     x: Array,
     labels: Labels,
-    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> ConvolutionalUpdates:
     """The updates of all layers."""
     clean = forward(network, x)
-    error = output_gradient(clean.dense.scores, labels)
-    targets = one_hot(labels, error.shape[1], dtype=error.dtype)
-    first = first_difference(feedback, targets, error, clean.preactivations[0].shape[1:], phi, gain)
+    targets, error = ftp.output_error(clean.dense.scores, labels, output_gradient, label_smoothing, temperature)
+    first = first_difference(feedback, targets, temperature * error, clean.preactivations[0].shape[1:], phi, gain)
     factors = update_factors(network, clean, error, first)
     layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
     return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

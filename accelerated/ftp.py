@@ -22,6 +22,7 @@ __all__ = [
     "first_difference",
     "local_factors",
     "low_rank_feedback",
+    "output_error",
     "project",
     "random_feedback",
     "update_factors",
@@ -92,10 +93,28 @@ def project(feedback: Feedback, v: Array) -> Array:
 def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
-    """h_j - tau_j, but for the mask: (batch, n_j)."""
+    """h_j - tau_j, but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
     if phi == identity:  # by value: a copy of a rule has a copy of it
         return project(feedback, gain * error)
     return gain * phi.difference(project(feedback, targets + error), project(feedback, error))
+
+
+def output_error(
+    scores: Array,
+    labels: Labels,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> tuple[Array, Array]:
+    """y and e, (batch, K) each: the targets that e is taken to, smoothed if asked.
+
+    `output_gradient` takes `label_smoothing` and `temperature` where these are not 0 and 1, as for cross-entropy.
+    """
+    asked = {"label_smoothing": label_smoothing} if label_smoothing else {}
+    if temperature != 1:
+        asked["temperature"] = temperature
+    error = output_gradient(scores, labels, **asked)
+    return one_hot(labels, error.shape[1], label_smoothing, dtype=error.dtype), error
 
 
 def differences(
@@ -151,14 +170,15 @@ def updates(
     x: Array,
     labels: Labels,
     masks: Masks = None,
-    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: int = 1,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> Updates:
     """The updates of all layers. Raises ValueError where `inject` is no layer before the output."""
     clean = forward(network, x, masks)
-    error = output_gradient(clean.scores, labels)
-    targets = one_hot(labels, error.shape[1], dtype=error.dtype)
-    first = first_difference(feedback, targets, error, phi, gain)
+    targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
+    first = first_difference(feedback, targets, temperature * error, phi, gain)
     return batch_mean_updates(network, update_factors(network, clean, error, first, masks, inject))

@@ -13,8 +13,8 @@ import torch
 
 from ._arrays import Array
 from .activations import Activation, identity
-from .ftp import first_difference
-from .losses import cross_entropy_gradient, one_hot
+from .ftp import first_difference, output_error
+from .losses import cross_entropy_gradient
 from .recurrent import Factors, RecurrentParameters, RecurrentPass, RecurrentUpdates, forward, time_summed_updates
 
 __all__ = ["Injection", "Reduction", "differences", "update_factors", "updates"]
@@ -63,19 +63,28 @@ def updates(
     feedback: Array,
     x: Array,
     y: Array,
-    output_gradient: Callable[[Array, Array], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: Injection = "first",
     reduction: Reduction = "sum",
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> RecurrentUpdates:
     """The updates of all parameters: y has labels (batch,), or targets (batch, K), as `output_gradient` takes them.
 
-    Raises ValueError for an unknown `inject` or `reduction`.
+    `label_smoothing` and `temperature` are `ftp.output_error`'s. Raises ValueError for an unknown `inject` or
+    `reduction`, and for either of the two without labels.
     """
     clean = forward(network, x)
-    error = output_gradient(clean.outputs, y)
-    targets = one_hot(y, error.shape[1], dtype=error.dtype) if y.ndim == 1 else y
-    first = first_difference(feedback, targets, error, phi, gain)
+    if y.ndim == 1:
+        targets, error = output_error(clean.outputs, y, output_gradient, label_smoothing, temperature)
+    elif label_smoothing or temperature != 1:
+        raise ValueError(
+            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
+        )
+    else:
+        targets, error = y, output_gradient(clean.outputs, y)
+    first = first_difference(feedback, targets, temperature * error, phi, gain)
     factors = update_factors(network, clean, first, inject, reduction)
     return time_summed_updates(network, clean, factors, error)

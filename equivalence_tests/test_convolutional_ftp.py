@@ -32,10 +32,26 @@ def updates(side: Side, images: Any, x: Any, labels: Any, feedback: Any, phi: st
     return side.convolutional_ftp.updates(network, feedback, x, labels, phi=activation, **options)
 
 
-@given(case=padded_cases(), rng=seeds(), phi=projections, gain=st.sampled_from([0.3, 1.0]))
-def test_updates(twin: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator, phi: str, gain: float):
+@given(
+    case=padded_cases(groups=True),
+    rng=seeds(),
+    phi=projections,
+    gain=st.sampled_from([0.3, 1.0]),
+    softened=st.booleans(),
+)
+def test_updates(
+    twin: Side,
+    compare: Comparison,
+    case: PaddedCase,
+    rng: np.random.Generator,
+    phi: str,
+    gain: float,
+    softened: bool,
+):
+    options = {"label_smoothing": 0.3, "temperature": 2.0} if softened else {}
+
     def ours(side: Side, *operands: Any) -> Any:
-        return updates(side, *operands, phi=phi, gain=gain)
+        return updates(side, *operands, phi=phi, gain=gain, **options)
 
     compare(twin, "convolutional_ftp.updates", ours, *case, feedback_for(case, rng), depth=6 * case.depth)
 
@@ -50,7 +66,7 @@ def parts(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
     return found, tuple(module.update_factors(network, clean, error, first))
 
 
-@given(case=padded_cases(), rng=seeds())
+@given(case=padded_cases(groups=True), rng=seeds())
 def test_parts(twin: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator):
     compare(twin, "parts", parts, *case, feedback_for(case, rng), depth=6 * case.depth)
 

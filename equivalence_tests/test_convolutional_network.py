@@ -38,8 +38,13 @@ class PaddedCase(NamedTuple):
 
 
 @st.composite
-def padded_cases(draw: st.DrawFn, activations: tuple[str, ...] = SMOOTH, max_convolutions: int = 2) -> PaddedCase:
-    """One or two convolutions of any stride, padding and shape of kernel, and at most one dense hidden layer."""
+def padded_cases(
+    draw: st.DrawFn, activations: tuple[str, ...] = SMOOTH, max_convolutions: int = 2, groups: bool = False
+) -> PaddedCase:
+    """One or two convolutions of any stride, padding and shape of kernel, and at most one dense hidden layer.
+
+    With `groups` each convolution has as many as divide its channels, one among them.
+    """
     rng = draw(seeds())
     activation = draw(st.sampled_from(activations), label="activation")
     biases = draw(st.booleans(), label="biases")
@@ -52,13 +57,16 @@ def padded_cases(draw: st.DrawFn, activations: tuple[str, ...] = SMOOTH, max_con
         stride = (draw(st.integers(1, 2), label="stride"), 1)
         padding = (draw(st.integers(0, 1), label="padding"), draw(st.integers(0, 1), label="padding"))
         c_out = draw(st.integers(2, 4), label="channels")
-        weights = rng.standard_normal((c_out, channels, *kernel)) / np.sqrt(channels * np.prod(kernel))
+        divisors = [n for n in range(1, c_out + 1) if groups and channels % n == c_out % n == 0]
+        parts = draw(st.sampled_from(divisors or [1]), label="groups")
+        seen = channels // parts
+        weights = rng.standard_normal((c_out, seen, *kernel)) / np.sqrt(seen * np.prod(kernel))
         sides = zip(size, kernel, stride, padding, strict=True)
         size = [(n + 2 * around - k) // step + 1 for n, k, step, around in sides]
         pool = draw(st.sampled_from([n for n in (1, 2, 3) if n <= min(size)]), label="pool")
         size = [n // pool for n in size]
         bias = 0.3 * rng.standard_normal(c_out) if biases else None
-        layers.append(Padded(weights, bias, activation, stride, padding, pool))
+        layers.append(Padded(weights, bias, activation, stride, padding, pool, parts))
         channels = c_out
         if min(size) < 3:
             break

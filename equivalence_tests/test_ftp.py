@@ -66,6 +66,21 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng:
     compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng), depth=4 * case.depth)
 
 
+SOFTENED = st.fixed_dictionaries(
+    {"label_smoothing": st.sampled_from([0.0, 0.1, 0.4]), "temperature": st.sampled_from([0.5, 1.0, 3.0])}
+)
+
+
+@given(case=SMOOTH_CASES, rng=seeds(), options=SOFTENED)
+def test_updates_with_label_smoothing_and_temperature(
+    twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any
+):
+    def ours(side: Side, *operands: Any) -> Any:
+        return updates(side, *operands, phi="tanh", **options)
+
+    compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng, scale=2.0), depth=4 * case.depth)
+
+
 def parts(side: Side, dense: Any, x: Any, labels: Any, masks: Any, feedback: Any) -> Any:
     network = side.network(dense)
     clean = side.net.forward(network, x, masks)
@@ -172,6 +187,23 @@ def test_the_pseudoinverse_as_feedback_corrects_the_output(rng: np.random.Genera
     onward = [weights[3] @ weights[2] @ weights[1], weights[3] @ weights[2], weights[3]]
     for layer, (difference, jacobian) in enumerate(zip(found, onward, strict=True)):
         assert rms(difference @ jacobian.T - error) <= 1e-9 * rms(error), f"layer {layer + 1} corrects the output"
+
+
+@given(rng=seeds(), options=SOFTENED)
+def test_the_correction_lies_between_the_output_and_the_targets_of_the_loss(
+    side: Side, rng: np.random.Generator, options: Any
+):
+    """phi(G p) - phi(G t), by hand: p the softmax of the divided scores, t the smoothed labels."""
+    case = linear(rng, [6, 9, 4])
+    feedback = feedback_for(case, rng, scale=2.0)
+    found = side.results(updates(side, *side.operands((*case, feedback)), phi="tanh", **options)).biases[0]
+    (first, last), (offset, bias) = case.dense.weights, case.dense.biases
+    divided = ((case.x @ first.T + offset) @ last.T + bias) / options["temperature"]
+    outputs = np.exp(divided) / np.exp(divided).sum(axis=1, keepdims=True)
+    alpha = options["label_smoothing"]
+    targets = (1 - alpha) * np.eye(4)[case.labels] + alpha / 4
+    expected = (np.tanh(outputs @ feedback.T) - np.tanh(targets @ feedback.T)).mean(axis=0)
+    assert rms(found - expected) <= EXACT * side.eps * rms(expected), "correction of the first layer"
 
 
 @given(case=SMOOTH_CASES, rng=seeds(), data=st.data())

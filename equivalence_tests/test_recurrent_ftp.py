@@ -61,6 +61,7 @@ def updates(
     reduction=reductions,
     gain=st.sampled_from([0.3, 1.0]),
     regression=st.booleans(),
+    softened=st.booleans(),
 )
 def test_updates(
     twin: Side,
@@ -73,12 +74,15 @@ def test_updates(
     reduction: str,
     gain: float,
     regression: bool,
+    softened: bool,
 ):
     case = data.draw(sequences(KINDS[kind]), label="case")
     loss = "squared_error" if regression else ""
 
     def ours(side: Side, *operands: Any) -> Any:
         options: Any = {"gain": gain, "inject": inject, "reduction": reduction}
+        if softened and not regression:
+            options |= {"label_smoothing": 0.3, "temperature": 2.0}
         found = updates(side, *operands, cell=case.cell, phi=phi, loss=loss, **options)
         return without_silent(found, case.length)
 

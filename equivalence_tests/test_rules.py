@@ -125,7 +125,13 @@ def test_pepita(twin: Side, compare: Comparison, case: Case, rng: np.random.Gene
 @given(
     case=cases(("identity", "tanh"), dropout=False),
     rng=seeds(),
-    options=st.fixed_dictionaries({"gain": st.sampled_from([0.3, 1.0]), "inject": st.integers(0, 1)}),
+    options=st.fixed_dictionaries(
+        {
+            "gain": st.sampled_from([0.3, 1.0]),
+            "inject": st.integers(0, 1),
+            "label_smoothing": st.sampled_from([0.0, 0.3]),
+        }
+    ),
     phi=st.sampled_from(["identity", "tanh"]),
 )
 def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str):

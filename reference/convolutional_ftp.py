@@ -5,7 +5,7 @@ the first convolution, before it is pooled, and that the second pass leaves this
 counts of multiplications. The local losses, and pooling that follows the targets' own maxima, are inferred.
 
     (1)  clean pass:        g_l = sigma_l(k_l z_l + b_l),  z_(l+1) = pool(g_l), at last flattened;  e = dLoss/dscores
-    (2)  first target:      tau_1 = g_1 + gamma (phi(G y) - phi(G p)),    p = y + e
+    (2)  first target:      tau_1 = g_1 + gamma (phi(G y) - phi(G p)),    p = y + T e
     (3)  its way forward:   tau_l = sigma_l(k_l pool(tau_(l-1)) + b_l), then through the dense layers as in `ftp`
     (4)  convolutions:      d_l = sigma_l'(a_l)^T (g_l - tau_l),    G_l = 1/B sum_(samples, positions) d_l z_l^T
     (5)  dense layers:      those of `ftp`
@@ -37,7 +37,7 @@ from .convolutional_network import (
     max_pool,
 )
 from .ftp import Feedback
-from .losses import cross_entropy_gradient, one_hot
+from .losses import cross_entropy_gradient
 from .network import batch_mean_updates
 
 __all__ = ["differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
@@ -89,15 +89,16 @@ def updates(
     feedback: Feedback,
     x: Array,
     labels: Labels,
-    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> ConvolutionalUpdates:
     """The updates of equations (4) and (5)."""
     clean = forward(network, x)
-    error = output_gradient(clean.dense.scores, labels)
-    targets = one_hot(labels, error.shape[1]).astype(error.dtype)
-    first = first_difference(feedback, targets, error, clean.preactivations[0].shape[1:], phi, gain)
+    targets, error = ftp.output_error(clean.dense.scores, labels, output_gradient, label_smoothing, temperature)
+    first = first_difference(feedback, targets, temperature * error, clean.preactivations[0].shape[1:], phi, gain)
     factors = update_factors(network, clean, error, first)
     layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
     return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

@@ -4,14 +4,16 @@ As-Saquib, Abeer, Chien, Yoon, Kumar and Yi, "Forward Target Propagation: A Forw
 Assignment via Local Losses", arXiv 2506.11030.
 
     (1)  clean pass:       h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = m_l * sigma_l(a_l),    e = dLoss/dscores
-    (2)  first target:     tau_j = h_j + gamma [m_j > 0] * (phi(G y) - phi(G p)),    p = y + e
+    (2)  first target:     tau_j = h_j + gamma [m_j > 0] * (phi(G y) - phi(G p)),    p = y + T e
     (3)  its way forward:  tau_l = m_l * sigma_l(W_l tau_(l-1) + b_l),    j < l < L
     (4)  hidden layers:    d_l = sigma_l'(a_l)^T (m_l * (h_l - tau_l)),    G_l = 1/B sum_samples d_l h_(l-1)^T
     (5)  output layer:     G_L = 1/B sum_samples e h_(L-1)^T
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| y, p | targets, outputs | (batch, K) | the label, one-hot, and what the network says: e = p - y |
+| y | targets | (batch, K) | the label, one-hot, smoothed if asked |
+| p | outputs | (batch, K) | softmax(scores / T), so that e = (p - y) / T |
+| T | temperature | | of the scores; 1 for squared error, where p are the scores |
 | G | feedback | (n_j, K), or its factors | random and fixed |
 | phi | phi | | what the projections go through |
 | gamma | gain | | of the correction |
@@ -24,7 +26,8 @@ loss for each layer. Deduced from its published counts of multiplications: G has
 it, the second pass leaves the first layer out. Inferred: the local losses are 1/2 |h_l - tau_l|^2, so that sigma_l' is
 in (4); its other factor is the clean h_(l-1); the output layer follows its own loss; gamma (a number of that name is
 called crucial, not what it multiplies), phi, and the law of G. Ours: a dropped unit has no target, and layers before
-the j-th have none and are not trained.
+the j-th have none and are not trained; with label smoothing y in (2) is the smoothed label, with a temperature p is the
+softmax of the divided scores, so that (2) is 0 where the loss is smallest.
 
 With phi = identity and one hidden layer, (4) is direct feedback alignment. No layer's target needs a weight that an
 earlier layer's update changes, tau_l being made of W_l and tau_(l-1): whether a layer is updated as soon as its target
@@ -49,6 +52,7 @@ __all__ = [
     "first_difference",
     "local_factors",
     "low_rank_feedback",
+    "output_error",
     "project",
     "random_feedback",
     "update_factors",
@@ -101,9 +105,27 @@ def project(feedback: Feedback, v: Array) -> Array:
 def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
-    """h_j - tau_j of equation (2), but for the mask: (batch, n_j)."""
+    """h_j - tau_j of equation (2), but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
     outputs = targets + error
     return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
+
+
+def output_error(
+    scores: Array,
+    labels: Labels,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> tuple[Array, Array]:
+    """y and e of equations (1) and (2), (batch, K) each: the targets that e is taken to, smoothed if asked.
+
+    `output_gradient` takes `label_smoothing` and `temperature` where these are not 0 and 1, as for cross-entropy.
+    """
+    asked = {"label_smoothing": label_smoothing} if label_smoothing else {}
+    if temperature != 1:
+        asked["temperature"] = temperature
+    error = output_gradient(scores, labels, **asked)
+    return one_hot(labels, error.shape[1], label_smoothing).astype(error.dtype), error
 
 
 def differences(
@@ -163,14 +185,15 @@ def updates(
     x: Array,
     labels: Labels,
     masks: Masks = None,
-    output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: int = 1,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> Updates:
     """The updates of equations (4) and (5). Raises ValueError where `inject` is no layer before the output."""
     clean = forward(network, x, masks)
-    error = output_gradient(clean.scores, labels)
-    targets = one_hot(labels, error.shape[1]).astype(error.dtype)
-    first = first_difference(feedback, targets, error, phi, gain)
+    targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
+    first = first_difference(feedback, targets, temperature * error, phi, gain)
     return batch_mean_updates(network, update_factors(network, clean, error, first, masks, inject))

@@ -13,7 +13,7 @@ Assignment via Local Losses", arXiv 2506.11030; see `ftp`, whose first hidden la
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| y, p | targets, outputs | (batch, K) | the label, one-hot, or the numbers of a regression, and what the network says |
+| y, p | targets, outputs | (batch, K) | the label, one-hot, or the numbers of a regression, and the output |
 | G | feedback | (n, K) | random and fixed; `ftp.random_feedback` |
 | phi | phi | | what the projections go through |
 | gamma | gain | | of the correction |
@@ -25,6 +25,7 @@ forecasting. Its cell, equations and sizes were not found. Inferred: (3) and (4)
 in which a step is a layer; a sum over steps, as the weights are shared; the output follows its own loss. Ours: the GRU,
 whose target goes through its gates and its kept state alike; "every", since what a step displaces dies out or explodes
 through many steps unless W_h is near orthogonal, and then early steps alone or late ones alone would learn; "mean".
+Label smoothing and a temperature enter (2) as in `ftp`.
 
 With one step and phi = identity, (5) is direct feedback alignment with B_1 = gamma G. In a linear Elman network with
 "first", tau_t - h_t = W_h^(t-1) kappa, and its inner product with backpropagation's dLoss/dh_t is the same at every
@@ -38,8 +39,8 @@ import numpy as np
 
 from ._arrays import Array
 from .activations import Activation, identity
-from .ftp import first_difference
-from .losses import cross_entropy_gradient, one_hot
+from .ftp import first_difference, output_error
+from .losses import cross_entropy_gradient
 from .network import affine
 from .recurrent import Factors, RecurrentParameters, RecurrentPass, RecurrentUpdates, forward, time_summed_updates
 
@@ -94,19 +95,28 @@ def updates(
     feedback: Array,
     x: Array,
     y: Array,
-    output_gradient: Callable[[Array, Array], Array] = cross_entropy_gradient,
+    output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: Injection = "first",
     reduction: Reduction = "sum",
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> RecurrentUpdates:
     """The updates of equation (6): y has labels (batch,), or targets (batch, K), as `output_gradient` takes them.
 
-    Raises ValueError for an unknown `inject` or `reduction`.
+    `label_smoothing` and `temperature` are `ftp.output_error`'s. Raises ValueError for an unknown `inject` or
+    `reduction`, and for either of the two without labels.
     """
     clean = forward(network, x)
-    error = output_gradient(clean.outputs, y)
-    targets = one_hot(y, error.shape[1]).astype(error.dtype) if y.ndim == 1 else y
-    first = first_difference(feedback, targets, error, phi, gain)
+    if y.ndim == 1:
+        targets, error = output_error(clean.outputs, y, output_gradient, label_smoothing, temperature)
+    elif label_smoothing or temperature != 1:
+        raise ValueError(
+            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
+        )
+    else:
+        targets, error = y, output_gradient(clean.outputs, y)
+    first = first_difference(feedback, targets, temperature * error, phi, gain)
     factors = update_factors(network, clean, first, inject, reduction)
     return time_summed_updates(network, clean, factors, error)
