@@ -122,7 +122,7 @@ def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
 
 
 def per_block(beta: float = 4.0) -> LayerLoss:
-    """softplus(-beta m) of the margin alone: SymBa with alpha = beta."""
+    """softplus(-beta mu) of the margin alone: SymBa with alpha = beta."""
     return symba(beta)
 
 
@@ -182,7 +182,7 @@ def _compensated(gamma: float, beta: float, c: float, rho: float, eps: float, la
     margin, prior = _margins(layer)
     target = _grown(c, rho, layer)
     log_ratio = _log_ratio(beta * margin, beta * gamma * prior)
-    if eps and layer.layer:  # s(M) / (s(m) + eps) is R / (1 + eps / s(m))
+    if eps and layer.layer:  # s(M) / (s(mu) + eps) is R / (1 + eps / s(mu))
         log_ratio = log_ratio + logsigmoid(logsigmoid(-beta * margin) - math.log(eps))
     missing = -target * torch.expm1((log_ratio - math.log(target)).clamp(max=0))
     return _plus(_ranked(margin + gamma * prior, beta), missing.detach(), _ranked(margin, beta))

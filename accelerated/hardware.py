@@ -13,7 +13,7 @@ __all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_n
 
 
 class Crossbar(NamedTuple):
-    """How exact products are: the bits of q_w, q_a and q_p (None: not quantised), and sigma_r."""
+    """How exact products are: the bits of q_w, q_a and q_p (None: not quantised), and nu_r."""
 
     weight_bits: int | None = None
     activation_bits: int | None = None

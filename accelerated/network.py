@@ -128,7 +128,7 @@ def layer_update(delta: Array, z: Array, bias: Array | None) -> LayerUpdate:
 
 
 def batch_mean_updates(network: Network, factors: Iterable[tuple[Array, Array]]) -> Updates:
-    """G_l for every layer, from its factors delta_l and z_(l-1)."""
+    """G_l for every layer, from its factors delta_l and z_l."""
     return collect(layer_update(delta, z, bias) for (delta, z), bias in zip(factors, network.biases, strict=True))
 
 

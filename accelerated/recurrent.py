@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 Factors: TypeAlias = tuple[Array, Array]
-"""delta_t and eta_t of the last k steps, (k, batch, m n) each."""
+"""delta_t and eta_t of the last k steps, (k, batch, gates n) each."""
 
 
 class Cell(NamedTuple):
-    """What a step does: m, and functions of p_t, q_t and h_(t-1).
+    """What a step does: gates, and functions of p_t, q_t and h_(t-1).
 
     value(p, q, h) is h_t. vjp(p, q, h, d) pulls the cotangent d of h_t back to p, to q, and to h where q is held fixed.
     difference(p, q, h, u, v) is value(p, q, h) - value(p, q - u, h - v).
@@ -164,7 +164,7 @@ def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
         )
     if network.weight_out.shape[1] != n:
         raise ValueError(f"weight_out: {network.weight_out.shape[1]} columns, but the state has {n} units")
-    from_input = affine(network.weight_ih, network.bias_ih, x.transpose(0, 1))  # (T, batch, m n)
+    from_input = affine(network.weight_ih, network.bias_ih, x.transpose(0, 1))  # (T, batch, gates n)
     from_state = []
     h = x.new_zeros(len(x), n)
     states = [h]
@@ -187,7 +187,7 @@ def time_summed_updates(
 ) -> RecurrentUpdates:
     """The updates from delta_t and eta_t of the last k steps, and e: one product each over k batch rows."""
     count, batch = factors[0].shape[:2]
-    deltas, etas = (factor.flatten(0, 1) / batch for factor in factors)  # (k batch, m n)
+    deltas, etas = (factor.flatten(0, 1) / batch for factor in factors)  # (k batch, gates n)
     inputs = clean.x[:, clean.x.shape[1] - count :].transpose(0, 1).flatten(0, 1)
     previous = clean.states[-count - 1 : -1].flatten(0, 1)
     return RecurrentUpdates(

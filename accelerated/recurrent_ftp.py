@@ -54,7 +54,7 @@ def update_factors(
     if reduction == "mean":
         found = found / len(found)
     steps = (clean.from_input, clean.from_state, clean.states[:-1], found)
-    delta, eta, _ = network.cell.vjp(*(part.flatten(0, 1) for part in steps))  # (T batch, m n)
+    delta, eta, _ = network.cell.vjp(*(part.flatten(0, 1) for part in steps))  # (T batch, gates n)
     return delta.unflatten(0, found.shape[:2]), eta.unflatten(0, found.shape[:2])
 
 

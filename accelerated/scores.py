@@ -113,7 +113,7 @@ def group_mean_square(num_classes: int) -> Score:
 
 
 def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """Activities pooled to the grid and flattened: (batch, m). Raises ValueError for a grid of anything but maps."""
+    """Activities pooled to the grid and flattened: (batch, d). Raises ValueError for a grid of anything but maps."""
     return (h if grid is None else grid_pool(h, grid, pooling)).flatten(1)
 
 
@@ -167,7 +167,7 @@ class _Readout(NamedTuple):
         return self.lowest + (self.highest - self.lowest) * torch.sigmoid(widened(alpha))
 
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
-        """2 h times what the gradient by a cell, (batch, m), is to its pixels."""
+        """2 h times what the gradient by a cell, (batch, d), is to its pixels."""
         return features_adjoint(2 * gradient, h, self.grid, pooling).mul_(h)
 
 

@@ -13,7 +13,7 @@ Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent N
 | --- | --- | --- | --- |
 | e | error | (batch, K) | dLoss/do |
 | g_t | gradients[t-T+k-1] | (batch, n) | dLoss/dh_t |
-| delta_t, eta_t | factors | (batch, m n) | dLoss/dp_t, dLoss/dq_t; see `recurrent` |
+| delta_t, eta_t | factors | (batch, gates n) | dLoss/dp_t, dLoss/dq_t; see `recurrent` |
 | k | truncation | | how many steps, counted from the last, the error flows through; None for all T |
 
 The loss stands at the last step, so that the truncated form is exact for what the last k steps do and blind to what

@@ -3,34 +3,34 @@
 Yousefiramandi, "Cumulative-Goodness Free-Riding in Forward-Forward Networks: Real, Repairable, but Not
 Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigmoid(-beta u), and all of P constant:
 
-    (1)  loss of layer d:   l(M),   M = m + gamma P;          its derivative by m is -beta s(M)
-    (2)  attenuation:       R = s(M) / s(m) = (1 + e^(beta m)) / (1 + e^(beta M))
+    (1)  loss of layer d:   l(M),   M = mu + gamma P;          its derivative by mu is -beta s(M)
+    (2)  attenuation:       R = s(M) / s(mu) = (1 + e^(beta mu)) / (1 + e^(beta M))
     (3)  bounds:            min(1, e^(-beta gamma P)) <= R <= max(1, e^(-beta gamma P))
-                            R <= 2 e^(-beta gamma P)   for m >= 0 and P >= 0
+                            R <= 2 e^(-beta gamma P)   for mu >= 0 and P >= 0
                             beta s(M) <= beta min(1, e^(-beta M))
-    (4)  free riding:       F = mean max(0, 1 - R); starved: share of R <= 0.01; covered: share of m >= 0 and P >= 0
+    (4)  free riding:       F = mean max(0, 1 - R); starved: share of R <= 0.01; covered: share of mu >= 0 and P >= 0
     (5)  separation:        mean (g^+ - g^-)
     Remedies, in the place of (1):
-    (6)  per block:         l(m): gamma = 0, hence R = 1
-    (7)  hardness-gated:    l(m + gamma^+ P^+ - gamma^- P^-),   gamma^(+-) = gamma sigmoid(tau (kappa - P^(+-)))
-    (8)  depth-scaled:      l(M) + weight (1 + growth d / (L - 1)) w l(m),   w = s(P) / mean s(P), and 1 for d = 0
-    (9)  compensated:       l(M) + lambda l(m),   lambda = [c_d - s(M) / (s(m) + eps)]_+ constant,
-                            c_d = c (1 + rho d / (L - 1)); for d = 0, where M = m, lambda = [c - 1]_+
+    (6)  per block:         l(mu): gamma = 0, hence R = 1
+    (7)  hardness-gated:    l(mu + gamma^+ P^+ - gamma^- P^-),   gamma^(+-) = gamma sigmoid(tau (kappa - P^(+-)))
+    (8)  depth-scaled:      l(M) + weight (1 + growth d / (L - 1)) w l(mu),   w = s(P) / mean s(P), and 1 for d = 0
+    (9)  compensated:       l(M) + lambda l(mu),   lambda = [c_d - s(M) / (s(mu) + eps)]_+ constant,
+                            c_d = c (1 + rho d / (L - 1)); for d = 0, where M = mu, lambda = [c - 1]_+
     (10) squared hinge:     max(0, target - M)^2
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | d, L | layer, depth | | index of the layer, number of layers |
-| m | margin | (batch,) | g^+ - g^-, the layer's own |
+| mu | margin | (batch,) | g^+ - g^-, the layer's own |
 | P | prior | (batch,) | P^+ - P^-, the margin of the layers before: the sum of theirs |
 | M | cumulative margin | (batch,) | what the loss sees |
 
-Proof of (3): R is monotone in m, from 1 for m to -infinity to e^(-beta gamma P) for m to infinity; 1 + e^a <= 2 e^a for
-a >= 0, and 1 + e^b >= e^b; s(M) <= e^(-beta M). So a layer behind others that tell the streams apart learns next to
+Proof of (3): R is monotone in mu, from 1 for mu to -infinity to e^(-beta gamma P) for mu to infinity; 1 + e^t <= 2 e^t
+for t >= 0, and 1 + e^t >= e^t; s(M) <= e^(-beta M). So a layer behind others that tell the streams apart learns next to
 nothing, and one behind others that err learns more, which hides it in a batch's mean.
 
-(9) leaves -beta (c_d s(m) + s(M) eps / (s(m) + eps)) where the bracket is positive: the local gradient for c = 1 and
-eps = 0, but up to twice that for the eps of 1e-6 where m > 3.5 and P is small. At d = 0 the published code has the
+(9) leaves -beta (c_d s(mu) + s(M) eps / (s(mu) + eps)) where the bracket is positive: the local gradient for c = 1 and
+eps = 0, but up to twice that for the eps of 1e-6 where mu > 3.5 and P is small. At d = 0 the published code has the
 limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that are all told apart below;
 the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not softplus's alone; that is no
 remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.

@@ -3,12 +3,12 @@
 Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345.
 
     (1)  input:      x^+ = x with its first K pixels replaced by v onehot(label); x^- the same with a wrong label
-    (2)  layer l:    x^_l = z / (sqrt(mean z^2) + eps) with z = h_(l-1), h_0 = x^+ or x^-;   h_l = sigma(W_l x^_l + b_l)
+    (2)  layer l:    x^_l = h_(l-1) / (sqrt(mean h_(l-1)^2) + eps), h_0 = x^+ or x^-;   h_l = sigma_l(W_l x^_l + b_l)
     (3)  goodness:   g_l = sum_j h_lj^2, or another of `goodness`
     (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or another of `stream_losses`;
-                     theta_l = threshold * n_l
+                     theta_l = threshold * goodness.scale(n_l)
     (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  and without x^ for biases;
-                     d_l = sigma'(a_l)^T dg_l/dh_l,  s_l^+ = dloss_l/dg_l^+,  s_l^- = dloss_l/dg_l^-
+                     d_l = sigma_l'(a_l)^T dg_l/dh_l,  s_l^+ = dloss_l/dg_l^+,  s_l^- = dloss_l/dg_l^-
     (6)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input;
                      or a linear read-out of the neutral pass (each label pixel v/K), trained by its own cross-entropy
 

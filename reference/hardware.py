@@ -1,9 +1,9 @@
 """Low precision and noisy hardware: what becomes of weights and of products with them.
 
     (1)  q_b(v) = D round(v / D),    D = max|v| / (2^(b-1) - 1);    q_b(0) = 0;    halves are rounded to even
-    (2)  a read of W:        R(W) = q_w(W) + sigma_r max|W| N
+    (2)  a read of W:        R(W) = q_w(W) + nu_r max|W| N
     (3)  a product:          W x becomes q_p(R(W) q_a(x)),    and W^T d becomes q_p(R(W)^T q_a(d))
-    (4)  a write of W_new:   W = clip(V + sigma_p max|V| N),    V = clip(W_new),    clip to -r..r
+    (4)  a write of W_new:   W = clip(V + nu_p max|V| N),    V = clip(W_new),    clip to -r..r
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -13,7 +13,7 @@
 | W | weight | (n_out, n_in) | weights, or a fixed feedback matrix |
 | x, d | x | (batch, n_in) | what drives the product |
 | N | noise | as W | standard normal numbers, drawn afresh for every read and every write |
-| sigma_r, sigma_p | read_noise, deviation | | noise of a read, and of a write |
+| nu_r, nu_p | read_noise, deviation | | noise of a read, and of a write |
 | r | weight_range | | what a conductance can hold: -r..r |
 
 The write's noise in (4) is the programming error of the memristor model in the public code of As-Saquib, an author of
@@ -39,7 +39,7 @@ __all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_n
 
 
 class Crossbar(NamedTuple):
-    """How exact products are: the bits of q_w, q_a and q_p (None: not quantised), and sigma_r."""
+    """How exact products are: the bits of q_w, q_a and q_p (None: not quantised), and nu_r."""
 
     weight_bits: int | None = None
     activation_bits: int | None = None

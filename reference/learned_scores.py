@@ -2,16 +2,16 @@
 
 Channels assigned to classes (CAW-Conv, arXiv 2606.09928):
 
-    (1)  a_c = w_1 mean_(i, j) h + w_2 max_(i, j) h + w_3 min_(i, j) h
+    (1)  u_c = w_1 mean_(i, j) h + w_2 max_(i, j) h + w_3 min_(i, j) h
     (2)  M = softmax(Omega / T) along the classes,    T = cooling clip(e^tau, 0.1, 100)
-    (3)  s = M^T a
-    (4)  penalty = lambda_e / K sum_c H(M_c) + lambda_o q / K^2 sum_(k, j) (m_k . m_j - [k = j])^2,
-         H(M_c) = -sum_k M_ck log M_ck,    m_k: the columns of M at length 1
+    (3)  s = M^T u
+    (4)  penalty = lambda_e / K sum_c H(M_c) + lambda_o q / K^2 sum_(k, j) (M~_k . M~_j - [k = j])^2,
+         H(M_c) = -sum_k M_ck log M_ck,    M~_k: the columns of M at length 1
 
 Prototypes on the sphere (HFF, arXiv 2605.00082):
 
-    (5)  c_(k, m) = z / |z| . v_(k, m) / |v_(k, m)|
-    (6)  s_k = 1/t log 1/m sum_m e^(t c_(k, m)),    the cosine itself for one prototype a class
+    (5)  c_(k, i) = u / |u| . v_(k, i) / |v_(k, i)|
+    (6)  s_k = 1/t log (mean_i e^(t c_(k, i))),    the cosine itself for one prototype a class
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -22,8 +22,8 @@ Prototypes on the sphere (HFF, arXiv 2605.00082):
 | lambda_e, lambda_o | entropy, orthogonality | | weights, in the paper 1e-2, and 1e-3 times min(1, epoch / 50) |
 | q | scaled | | 1 if scaled, else 1 / (K^2 C) |
 | | cooling | | in the paper 0.995^epoch |
-| z | | (batch, d) | h, or the means of its cells in a grid, flattened |
-| v | parameters[0] | (K, m, d) | prototypes, of any length but 0 |
+| u | | (batch, C); (batch, d) | features: of (1); or h, or the means of its cells in a grid, flattened |
+| v | parameters[0] | (K, per class, d) | prototypes, of any length but 0 |
 | t | sharpness | | how nearly (6) is the largest cosine |
 
 (1) to (4) are as in the authors' code; it adds 1e-10 to M within the logarithm, which the entropy of a softmax has no
@@ -146,7 +146,7 @@ def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
         raise ValueError(f"sharpness: {sharpness}, expected a positive number")
 
     def cosines(h: Array, prototypes: Array) -> tuple[Array, Array, Array]:
-        """c, (batch, K, m), and the two directions that it is made of."""
+        """c, (batch, K, per class), and the two directions that it is made of."""
         u, p = direction(features(h, grid)), direction(prototypes)
         return np.einsum("bd,kmd->bkm", u, p), u, p
 

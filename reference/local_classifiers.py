@@ -2,10 +2,10 @@
 
     (1)  layer l:     a_l = k_l * z_l + b_l  or  W_l z_l + b_l,    h_l = sigma_l(a_l),    z_1 = x
     (2)  features:    u_l = f_l(h_l), what the score sees: f_l has a gradient
-    (3)  local loss:  s_l = score_l(u_l, theta_l),    L_l = 1/B sum_samples loss(s_l, y) + penalty_l(theta_l)
+    (3)  local loss:  s_l = score_l(u_l, omega_l),    L_l = 1/B sum_samples loss(s_l, y) + penalty_l(omega_l)
     (4)  passed on:   x_l = g_l(u_l): g_l has none.  With shortcuts x_l + p(x_j), or x_l and p(x_j) as channels, j < l;
                       z_(l+1) = x_l, flattened before a dense layer
-    (5)  update:      G_l = dL_l / d(k_l, b_l, theta_l) for constant z_l:    e_l = dloss/ds_l,
+    (5)  update:      G_l = dL_l / d(k_l, b_l, omega_l) for constant z_l:    e_l = dloss/ds_l,
                       delta_l = sigma_l'(a_l)^T f_l'(h_l)^T (ds_l/du_l)^T e_l,    G_l = 1/B sum_samples delta_l z_l^T
 
 | symbol | variable | shape | meaning |
@@ -15,7 +15,7 @@
 | h_l, u_l | inside | the latter shaped as f_l has it | its activity, and what f_l makes of that step by step |
 | f_l | inside | | dropout, or normalisation and pooling where the score comes after them |
 | g_l | outside | | normalisation and pooling on the way to the next layer |
-| theta_l | parameters | | what the score has learned |
+| omega_l | parameters | | what the score has learned |
 | s_l | scores | (batch, K) | class scores: all layers' come from one pass |
 
 A loss reaches its own layer and its own score, no others. This is what these methods have in common; what they put in

@@ -2,7 +2,7 @@
 
     (1)  h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = m_l * sigma_l(a_l),    scores = h_L
     (2)  h_l - h~_l, where h~_l is h_l of the same network and masks for the modulated input h~_0 = x - F e
-    (3)  G_l = 1/B sum_samples delta_l z_(l-1)^T,    and for b_l the same without z
+    (3)  G_l = 1/B sum_samples delta_l z_l^T,    and for b_l the same without z
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -14,7 +14,7 @@
 | a_l | preactivations[l-1] | (batch, n_l) | pre-activation |
 | h_l | inputs[l], scores | (batch, n_l) | activation: the next layer's input, or the scores |
 | e, F | error, projection | (batch, K), (n_0, K) | what modulates the input |
-| delta_l, z_(l-1) | factors | (batch, n_l), (batch, n_(l-1)) | a rule's error and presynaptic factor |
+| delta_l, z_l | factors | (batch, n_l), (batch, n_(l-1)) | error factor, and the input of layer l |
 
 The mask follows the activation, as torch.nn.Dropout does. FOTON's authors mask before it, which is the same for
 activations with sigma(m a) = m sigma(a) for m >= 0: identity, relu and leaky relu.
@@ -128,7 +128,7 @@ def layer_update(delta: Array, z: Array, bias: Array | None) -> LayerUpdate:
 
 
 def batch_mean_updates(network: Network, factors: Iterable[tuple[Array, Array]]) -> Updates:
-    """G_l of equation (3) for every layer, from its factors delta_l and z_(l-1)."""
+    """G_l of equation (3) for every layer, from its factors delta_l and z_l."""
     return collect(layer_update(delta, z, bias) for (delta, z), bias in zip(factors, network.biases, strict=True))
 
 

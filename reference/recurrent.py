@@ -5,7 +5,8 @@ Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.107
 
     (1)  h_0 = 0,    p_t = W_x x_t + b_x,    q_t = W_h h_(t-1) + b_h,    h_t = cell(p_t, q_t, h_(t-1))
     (2)  Elman:  h_t = sigma(p_t + q_t)
-    (3)  GRU:    r = s(p_r + q_r),    z = s(p_z + q_z),    n = tanh(p_n + r * q_n),    h_t = (1 - z) * n + z * h_(t-1)
+    (3)  GRU:    r = sigmoid(p_r + q_r),    z = sigmoid(p_z + q_z),    n = tanh(p_n + r * q_n),
+                 h_t = (1 - z) * n + z * h_(t-1)
     (4)  output: o = W_o h_T + c
     (5)  updates from the factors delta_t, for p_t, and eta_t, for q_t, of the last k steps:
          G_x = 1/B sum_samples sum_(t>T-k) delta_t x_t^T,    G_h = 1/B sum_samples sum_(t>T-k) eta_t h_(t-1)^T,
@@ -14,14 +15,13 @@ Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.107
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x_t | x[:, t-1] | (batch, n_0) | input of step t = 1..T |
-| W_x, b_x | weight_ih, bias_ih | (m n, n_0), (m n,) or None | of the input; m is 1 for Elman, 3 for the GRU |
-| W_h, b_h | weight_hh, bias_hh | (m n, n), (m n,) or None | of the state |
+| W_x, b_x | weight_ih, bias_ih | (gates n, n_0), (gates n,) or None | of the input; 1 gate in Elman's cell, 3 in the GRU |
+| W_h, b_h | weight_hh, bias_hh | (gates n, n), (gates n,) or None | of the state |
 | W_o, c | weight_out, bias_out | (K, n), (K,) or None | of the output |
-| p_t, q_t | from_input[t-1], from_state[t-1] | (batch, m n) | from input and state; r, z, n in this order |
+| p_t, q_t | from_input[t-1], from_state[t-1] | (batch, gates n) | from input and state; r, z, n in this order |
 | h_t | states[t] | (batch, n) | the state |
 | o | outputs | (batch, K) | class scores, or the numbers of a regression |
-| s | | | 1 / (1 + exp(-a)) |
-| delta_t, eta_t | factors[0][t-T+k-1], factors[1][t-T+k-1] | (batch, m n) | a rule's errors of p_t and q_t |
+| delta_t, eta_t | factors[0][t-T+k-1], factors[1][t-T+k-1] | (batch, gates n) | a rule's errors of p_t and q_t |
 
 Names, shapes and the order of the gates are those of torch.nn.RNN and torch.nn.GRU, whose parameters these are. The GRU
 is PyTorch's: r multiplies W_h h + b_h after the product, where Cho et al. multiply h before it, and z keeps the old
@@ -53,11 +53,11 @@ __all__ = [
 ]
 
 Factors: TypeAlias = tuple[Array, Array]
-"""delta_t and eta_t of the last k steps, (k, batch, m n) each."""
+"""delta_t and eta_t of the last k steps, (k, batch, gates n) each."""
 
 
 class Cell(NamedTuple):
-    """What a step does: m, and functions of p_t, q_t and h_(t-1).
+    """What a step does: gates, and functions of p_t, q_t and h_(t-1).
 
     value(p, q, h) is h_t. vjp(p, q, h, d) pulls the cotangent d of h_t back to p, to q, and to h where q is held fixed.
     difference(p, q, h, u, v) is value(p, q, h) - value(p, q - u, h - v).

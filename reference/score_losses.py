@@ -1,6 +1,6 @@
 """Losses of a layer on its own class scores.
 
-With softplus(u) = log(1 + e^u), sigma its derivative, and s^- a sample's scores but for its label's:
+With softplus(u) = log(1 + e^u), and s^- a sample's scores but for its label's:
 
     (1)  cross entropy:               that of `losses`, of s / T with smoothed labels
     (2)  positive versus negative:    1/2 softplus(theta - s_y) + 1/2 softplus(mean s^- - theta)

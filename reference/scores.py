@@ -2,9 +2,9 @@
 
     (1)  group mean:          s_k = 1/n sum_(j in group k) h_j                         n units in each group
     (2)  group mean square:   s_k = 1/n sum_(j in group k) h_j^2
-    (3)  linear map:          s = M z                                                  z: the cells' means of h
-    (4)  random read-out:     s = R^T u / T + b,  T = low + (high - low) sigma(alpha)  u: the cells' means of h^2
-    (5)  patch energy:        s = W^T g + b                                            g: the cells' sums of h^2
+    (3)  linear map:          s = M u                                      u: the cells' means of h
+    (4)  random read-out:     s = R^T u / T + b,  T = low + (high - low) sigmoid(alpha),     u: the cells' means of h^2
+    (5)  patch energy:        s = W^T u + b                                u: the cells' sums of h^2
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -12,10 +12,10 @@
 | s | | (batch, K) | its class scores |
 | e | gradient | (batch, K) | derivative of a loss by them |
 | | num_classes | | K, of (1) and (2): group k has the channels k C / K to (k + 1) C / K - 1, at all positions |
-| z, u, g | | (batch, m) | m = C rows columns; without a grid all of h or h^2, flattened |
+| u | | (batch, d) | features, d = C rows columns; without a grid all of h or h^2, flattened |
 | | grid | (rows, columns) or None | cells, as in `grids` |
-| M | parameters[0] of (3) | (K, m) | learned |
-| R, W; b | projection; offset | (m, K); (K,) | drawn once, `random_projection` |
+| M | parameters[0] of (3) | (K, d) | learned |
+| R, W; b | projection; offset | (d, K); (K,) | drawn once, `random_projection` |
 | alpha | parameters[0] of (4) | () | learned, from 0 on |
 | T | | () | temperature, between lowest and highest |
 
@@ -110,7 +110,7 @@ def group_mean_square(num_classes: int) -> Score:
 
 
 def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """Activities pooled to the grid and flattened: (batch, m). Raises ValueError for a grid of anything but maps."""
+    """Activities pooled to the grid and flattened: (batch, d). Raises ValueError for a grid of anything but maps."""
     return (h if grid is None else grid_pool(h, grid, pooling)).reshape(len(h), -1)
 
 

@@ -1,6 +1,6 @@
 """Losses of a layer on its goodness for a positive and a negative stream.
 
-With softplus(u) = log(1 + e^u), sigma its derivative, and theta a threshold times the layer's scale:
+With softplus(u) = log(1 + e^u), and theta a threshold times the layer's scale:
 
     (1)  threshold:         softplus(theta - g^+) + softplus(g^- - theta)
     (2)  SymBa:             softplus(-alpha (g^+ - g^-))

@@ -25,9 +25,9 @@ class HybridDynamicTemperature(Rule):
         loss = share sum_l [softplus(theta_l - g_l^+ / T_l) + softplus(g_l^- / T_l - theta_l)] + cross entropy
 
     The first part is Forward-Forward's, on two streams that carry their labels over the first K inputs, with inputs of
-    layers detached and normalised: g_l is the mean square of layer l, T_l = 0.1 + 1.9 sigma(alpha_l) and theta_l =
+    layers detached and normalised: g_l is the mean square of layer l, T_l = 0.1 + 1.9 sigmoid(alpha_l) and theta_l =
     softplus(theta0_l) are learned, and the first batch sets theta_l to the mean of its g_l / T_l. The second is that of
-    a linear map of BN_l(W_l z_(l-1)) of all layers but the last, of one stream without a label, and is not detached.
+    a linear map of BN_l(W_l z_l) of all layers but the last, of one stream without a label, and is not detached.
     Scores are that map's. How layers are normalised, and what stands in the label's place where there is none, the text
     does not say: here over all units, and a little of every label. The local dense form is `DynamicTemperature`.
     """
