@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +110,184 @@ def test_other_files_are_passed_over(tmp_path: Path, write: Callable[..., None])
 
 
 @WRITERS
-def test_a_class_is_the_folder_that_an_image_lies_in(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_a_folder_that_everything_lies_in_is_no_class(tmp_path: Path, write: Callable[..., None]) -> None:
     for part in ("train", "test"):
         files = {f"{part}/more/{name}".upper(): png(image) for name, image in images(12, 0).items()}
         write(tmp_path / part, files)
     data = load(tmp_path)
     assert data.test.labels.bincount().tolist() == [4, 4, 4]
+    assert data.classes == ("ANT", "BEE", "CAT")
+
+
+@WRITERS
+def test_a_class_is_the_first_folder_on_the_way_to_an_image(tmp_path: Path, write: Callable[..., None]) -> None:
+    """Below it lie days, sessions or `images`, some of which classes share."""
+    for part, seed in (("train", 0), ("test", 1)):
+        content = images(24, seed)
+        places = ("{}/monday/{}", "{}/tuesday/a/{}", "{}/{}")
+        files = {places[i % 3 if i < 20 else 0].format(*name.split("/")): png(image)
+                 for i, (name, image) in enumerate(content.items())}  # fmt: skip
+        write(tmp_path / part, files)
+    data = load(tmp_path)
+    assert data.classes == ("ant", "bee", "cat")
+    assert data.test.labels.bincount().tolist() == [8, 8, 8]
+    of_image = {image.transpose(2, 0, 1).tobytes(): name.split("/")[0] for name, image in images(24, 1).items()}
+    found = [of_image[(255 * row).round().to(torch.uint8).numpy().tobytes()] for row in data.test.images]
+    assert [data.classes[label] for label in data.test.labels] == found
+
+
+@WRITERS
+def test_a_part_of_one_class_to_test_on_keeps_it(tmp_path: Path, write: Callable[..., None]) -> None:
+    """Its folder, which everything lies in, is known from training; so are not the folders inside."""
+    test = {f"bee/monday/{i}.png": image for i, image in enumerate(images(3, 1).values())}
+    assert load(written(tmp_path, write, images(12, 0), test)).test.labels.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("inside", [None, "notes.txt", "photo.heic", "monday/photo.heic"])
+def test_a_class_without_images_is_refused_by_name(tmp_path: Path, part: str, inside: str | None) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    shutil.rmtree(folder / part / "bee")
+    (folder / part / "bee").mkdir()
+    if inside is not None:
+        as_folder(folder / part / "bee", {inside: b"?"})
+    holds = "is empty" if inside is None else f"holds bee/{inside}"
+    with pytest.raises(DataError, match=rf"{part}: class 'bee' has no images \(its folder {holds}\).*convert.*remove"):
+        load(folder)
+
+
+def test_leavings_of_systems_are_no_classes(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    as_folder(folder / "train", {"__MACOSX/cat/._0.png": b"?", ".ipynb_checkpoints/0.png": b"?", "@eaDir/0.png": b"?"})
+    assert load(folder).classes == ("ant", "bee", "cat")
+
+
+def test_names_are_compared_in_one_normal_form(tmp_path: Path) -> None:
+    """A Mac writes é as two characters."""
+    for part, form, seed in (("train", "NFC", 0), ("test", "NFD", 1)):
+        as_folder(
+            tmp_path / part,
+            {unicodedata.normalize(form, f"{'café' if i % 2 else 'b'}/{i}.png"): png(image)
+             for i, image in enumerate(images(8, seed).values())},
+        )  # fmt: skip
+    data = load(tmp_path)
+    assert data.classes == ("b", unicodedata.normalize("NFC", "café"))
+    assert data.test.labels.bincount().tolist() == [4, 4]
+
+
+def test_a_class_in_another_case_is_refused_with_its_name(tmp_path: Path) -> None:
+    bees = {name.replace("bee", "Bee"): image for name, image in images(9, 1).items()}
+    with pytest.raises(DataError, match=r"class 'Bee', expected one of training's: ant, bee, cat; rename it to 'bee'"):
+        load(written(tmp_path, as_folder, images(12, 0), bees))
+
+
+LINKS: dict[str, tuple[str, str]] = {  # where, and what it leads to
+    "to the part": ("train/cat/loop", "train"),
+    "to its own folder": ("train/cat/loop", "train/cat"),
+    "to another class": ("train/dog", "train/cat"),
+    "to an image of another class": ("train/bee/again.png", "train/cat/000.png"),
+    "to what is tested on": ("train/cat/more", "test/cat"),
+    "to an image that is tested on": ("train/cat/again.png", "test/cat/000.png"),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_links_to_what_is_read_anyway_are_refused(tmp_path: Path, case: str) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    link, target = LINKS[case]
+    (folder / link).symlink_to(folder / target)
+    with pytest.raises(DataError, match=r"a link to what is read as .*, expected every image once; remove the link"):
+        load(folder)
+
+
+def test_links_elsewhere_are_followed(tmp_path: Path) -> None:
+    """Sets are put together by links to one store, whose files may have several names."""
+    store = tmp_path / "store"
+    as_folder(store, {name: png(image) for name, image in images(12, 0).items()})
+    for name in images(12, 0):
+        (tmp_path / "data" / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "train" / name).symlink_to(store / name)
+    written(tmp_path / "data", as_folder, {}, images(6, 1))
+    os.link(tmp_path / "data" / "test" / "cat" / "000.png", tmp_path / "data" / "test" / "cat" / "same.png")
+    data = load(tmp_path / "data")
+    assert len(data.train.labels) + len(data.validation.labels) == 12
+    assert len(data.test.labels) == 7
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    (folder / "test" / "cat" / "x.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(DataError, match=r"x\.png: can't be opened \(No such file"):
+        load(folder)
+    (folder / "test" / "cat" / "x.png").unlink()
+    os.mkfifo(folder / "test" / "cat" / "x.png")
+    with pytest.raises(DataError, match=r"x\.png: a pipe, socket or device, expected an image file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_unreadable_folder_is_refused(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the tests run as root, for whom no folder is."""
+    folder = written(tmp_path, as_folder, images(12, 0), images(6, 1))
+    iterdir = Path.iterdir
+
+    def refusing(path: Path) -> Iterator[Path]:
+        if path == folder / part / "bee":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    with pytest.raises(DataError, match=rf"{part}/bee: can't be opened \(Permission denied\)"):
+        load(folder)
+
+
+TRANSPARENT = {
+    "RGBA": lambda strokes: Image.fromarray(np.dstack([np.zeros((4, 5, 3), np.uint8), strokes])),
+    "LA": lambda strokes: Image.fromarray(np.dstack([np.zeros((4, 5), np.uint8), strokes])),
+    "palette": lambda strokes: Image.fromarray(255 - strokes),
+}
+
+
+@pytest.mark.parametrize("mode", TRANSPARENT)
+def test_transparent_images_lie_on_white(tmp_path: Path, mode: str) -> None:
+    """Black strokes on nothing would be black on black."""
+    drawn = {name: 255 * (image > 127) for name, image in images(12, 0, (4, 5)).items()}
+    for part in ("train", "test"):
+        for name, strokes in drawn.items():
+            (tmp_path / part / name).parent.mkdir(parents=True, exist_ok=True)
+            image = TRANSPARENT[mode](strokes.astype(np.uint8))
+            options = {}
+            if mode == "palette":
+                image, options = image.convert("P"), {"transparency": 255}
+                image.putpalette([0, 0, 0] * 256)
+            image.save(tmp_path / part / name, **options)
+    found = load(tmp_path).test.images.unflatten(1, (-1, 20))
+    expected = np.stack([1 - strokes.reshape(-1) / 255 for _, strokes in sorted(drawn.items())])
+    assert torch.equal(found[:, 0], torch.from_numpy(expected).float())
+    assert found.shape[1] == (1 if mode == "LA" else 3)
+
+
+def test_white_strokes_on_nothing_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    strokes = np.full((4, 5, 4), 255, np.uint8)
+    strokes[:2, :, 3] = 0
+    (folder / "train" / "cat" / "x.png").write_bytes(png(strokes))
+    with pytest.raises(DataError, match=r"cat/x\.png: one colour once laid on white.*save it with its ground"):
+        load(folder)
+
+
+def test_images_are_turned_as_cameras_note(tmp_path: Path) -> None:
+    pictures = images(12, 0)
+    folder = written(tmp_path, as_folder, pictures, images(3, 1))
+    name, image = next(iter(pictures.items()))
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    turned.save(folder / "train" / name, exif=exif)
+    data = load(folder)
+    found = torch.cat([data.train.images, data.validation.images])
+    expected = torch.from_numpy(image.transpose(2, 0, 1).reshape(-1) / np.float32(255))
+    assert (found == expected).all(dim=1).any()
 
 
 @pytest.mark.parametrize("end", [".tar", ".tgz"])
@@ -141,12 +315,12 @@ def test_labels_to_test_on_are_those_of_training(tmp_path: Path, write: Callable
 
 
 def test_bits_and_transparency_are_taken_off(tmp_path: Path) -> None:
-    black_and_white = Image.fromarray(np.eye(4, 5, dtype=bool))
-    assert black_and_white.mode == "1"
     names = [f"{kind}/{i}.png" for kind in CLASSES for i in range(4)]
     for part in ("train", "test"):
-        for name in names:
+        for i, name in enumerate(names):
             (tmp_path / part / name).parent.mkdir(parents=True, exist_ok=True)
+            black_and_white = Image.fromarray(np.eye(4, 5, i % 3, dtype=bool))
+            assert black_and_white.mode == "1"
             black_and_white.save(tmp_path / part / name)
     assert load(tmp_path).image_shape == (4, 5)
     Image.fromarray(np.zeros((4, 5, 4), np.uint8), "RGBA").save(tmp_path / "test" / "cat" / "x.png")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..training import UserError, accuracy, load, restore
+from ..training import Split, UserError, accuracy, load, restore
 from . import options
 
 
@@ -28,6 +28,7 @@ def evaluate(
             f"but '{checkpoint}' was trained on {restored.image_shape} and {classes}"
         )
     dtype = next(restored.rule.parameters()).dtype
-    prepared = dataset._replace(mean=restored.mean, std=restored.std).to(where, dtype, standardise=True)
-    share = accuracy(restored.rule.to(where), prepared.test)
-    typer.echo(f"{100 * share:.2f} % of {len(prepared.test.labels)} test images of {dataset.name}")
+    images = ((dataset.test.images.to(dtype) - restored.mean) / restored.std).to(where)
+    test = Split(images, dataset.test.labels.to(where))
+    share = accuracy(restored.rule.to(where), test)
+    typer.echo(f"{100 * share:.2f} % of {len(test.labels)} test images of {dataset.name}")

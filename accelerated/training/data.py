@@ -1,19 +1,20 @@
 """Images and labels for training, checked once on the host so that no training step has to."""
 
 import importlib
+import math
 import zipfile
-import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import UserError
-from .idx import DataError, read_idx
-from .image_folders import find_part, read_class_folders
+from .errors import DataError, UserError
+from .idx import IdxPart, find_idx, read_idx
+from .image_folders import ARCHIVES, ENDS, File, find_part, read_class_folders
+from .reading import DEFLATE_RATIO, check_memory, entries, reading
 
 __all__ = ["DataError", "Dataset", "Split", "load"]
 
@@ -21,6 +22,9 @@ VALIDATION_SHARE = 12  # 5000 of MNIST's 60000
 DIGITS_TEST = 360
 DIGITS_VALIDATION = 288
 DIGITS_SPLIT_SEED = 1797
+UNIT = 2.0  # pixels up to 1, and what resampling adds
+LARGEST = 32.0  # a standardised pixel; an eighth of 0..255, which no set of such images stays below
+QMNIST_COLUMNS = 8  # of a label: the class, then where the digit comes from
 
 
 class Split(NamedTuple):
@@ -31,7 +35,11 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A data set in three parts. `mean` and `std` are those of all training pixels together."""
+    """A data set in three parts. `mean` and `std` are those of all training values together.
+
+    `classes` are the names of labels. `feature_means` and `feature_stds` are there for tables, (n, features), whose
+    features have units of their own: the mean and deviation of each, 1 for a constant one.
+    """
 
     name: str
     train: Split
@@ -41,6 +49,14 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: float
     std: float
+    classes: tuple[str, ...] = ()
+    feature_means: tuple[float, ...] = ()
+    feature_stds: tuple[float, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        """Whether samples are rows of features, whose units differ: every rule then takes them standardised."""
+        return bool(self.feature_means)
 
     @property
     def features(self) -> int:
@@ -58,12 +74,18 @@ class Dataset(NamedTuple):
             )
         return shape
 
+    @property
+    def standardisation(self) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+        """What is taken off, and then divided by: of a table a number for each feature, else one for all."""
+        return self.feature_means or self.mean, self.feature_stds or self.std or 1.0
+
     def to(self, device: torch.device | str, dtype: torch.dtype, standardise: bool = False) -> "Dataset":
-        """On that device, images in that dtype; standardised by the training pixels' mean and std if asked for."""
+        """On that device, images in that dtype. If asked for, standardised: tables by feature, images by all pixels."""
+        shift, scale = (torch.tensor(value, dtype=dtype, device=device) for value in self.standardisation)
 
         def move(split: Split) -> Split:
             images = split.images.to(device, dtype)
-            return Split((images - self.mean) / (self.std or 1) if standardise else images, split.labels.to(device))
+            return Split((images - shift) / scale if standardise else images, split.labels.to(device))
 
         return self._replace(train=move(self.train), validation=move(self.validation), test=move(self.test))
 
@@ -83,8 +105,8 @@ class Dataset(NamedTuple):
 class _Arrays(NamedTuple):
     """What the readers give: real images (n, ...) and labels, with names for messages."""
 
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    images: NDArray[Any]
+    labels: NDArray[Any]
     images_name: str
     labels_name: str
 
@@ -92,43 +114,49 @@ class _Arrays(NamedTuple):
 def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = None) -> Dataset:
     """`digits`, a folder of data, or an .npz of x_train, y_train, x_test and y_test.
 
-    The folder has MNIST's four IDX files (gzipped or not), or else `train` and `test`, each a folder, or a .tar or
-    .tar.gz, with a folder of image files for each class. Images are (height, width), or (channels, height, width) where
-    they have colours, and so are expected in an .npz, which may hold samples of other shapes too. Bytes become [0, 1];
-    floating-point images stay as they are. `validation` samples are taken from the training part: the last ones of IDX
-    files and an .npz; of image files and of the digits a draw by `seed`, even by class. By default one in twelve, of
-    the digits 288.
+    The folder has MNIST's four IDX files (gzipped or not, under its names or its relatives'), or else `train` and
+    `test`, each a folder, or a .tar or .tar.gz, with a folder of image files for each class. Images are
+    (height, width), or (channels, height, width) where they have colours. An .npz may also hold samples of other
+    shapes, and tables, (n, features). Bytes become [0, 1]. So do images of floating-point 0..255. Other floats stay.
 
-    Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and UserError
-    for the digits without scikit-learn and image files without Pillow.
+    `validation` samples are taken from the training part, evenly by class, by a draw from `seed`. A smaller draw is a
+    part of a larger one. By default it is one sample in twelve, of the digits 288, and at least one of each class.
+    Every class keeps one sample to train on: a class of one has none in validation. This seed is the split's alone:
+    runs from several seeds share one split.
+
+    Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and for samples
+    that are all alike; UserError for the digits without scikit-learn and image files without Pillow.
     """
     if str(name_or_folder) == "digits":
         return _digits(seed, validation)
     path = Path(name_or_folder)
+    classes: tuple[str, ...] = ()
     if path.is_dir():
-        train, test = _read_folder(path, seed)
-    elif path.suffix == ".npz" and path.is_file():
+        train, test, classes = _read_folder(path)
+    elif path.suffix.lower() == ".npz" and path.is_file():
         train, test = _read_npz(path)
     elif not path.exists():
         raise DataError(f"data: '{name_or_folder}' does not exist; expected 'digits', a folder or an .npz")
     else:
-        raise DataError(f"data: '{name_or_folder}' is neither 'digits' nor a folder nor an .npz file")
+        raise DataError(
+            f"data: '{name_or_folder}' is neither 'digits' nor a folder nor an .npz file; np.savez(path, x_train=..., "
+            "y_train=..., x_test=..., y_test=...) writes one"
+        )
     num_classes = _checked_classes(train, test)
-    for part in (train, test):
-        _check_images(part)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
             f"{test.images_name}: images of shape {test.images.shape[1:]}, "
             f"but those of {train.images_name} have {train.images.shape[1:]}"
         )
-    samples = len(train.images)
-    held_out = _checked_validation(validation, max(1, samples // VALIDATION_SHARE), samples)
+    images, unseen = _in_units(train, test)
+    labels = train.labels.astype(np.int64)
+    kept, held = _split(labels, seed, validation, max(num_classes, len(labels) // VALIDATION_SHARE))
     return _dataset(
         path.resolve().name.removesuffix(".npz"),
-        (train.images[:-held_out], train.labels[:-held_out]),
-        (train.images[-held_out:], train.labels[-held_out:]),
-        (test.images, test.labels),
-        num_classes,
+        (images[kept], labels[kept]),
+        (images[held], labels[held]),
+        (unseen, test.labels.astype(np.int64)),
+        classes or tuple(str(label) for label in range(num_classes)),
     )
 
 
@@ -137,7 +165,7 @@ def _dataset(
     train: tuple[NDArray[np.float32], NDArray[np.int64]],
     validation: tuple[NDArray[np.float32], NDArray[np.int64]],
     test: tuple[NDArray[np.float32], NDArray[np.int64]],
-    num_classes: int,
+    classes: tuple[str, ...],
 ) -> Dataset:
     def split(images: NDArray[np.float32], labels: NDArray[np.int64]) -> Split:
         return Split(
@@ -145,17 +173,17 @@ def _dataset(
             torch.from_numpy(np.ascontiguousarray(labels)),
         )
 
-    pixels = train[0]
-    mean, std = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
-    shape = tuple(pixels.shape[1:])
-    return Dataset(name, split(*train), split(*validation), split(*test), shape, num_classes, mean, std)
-
-
-def _checked_validation(validation: int | None, default: int, samples: int) -> int:
-    held_out = default if validation is None else validation
-    if not 1 <= held_out < samples:
-        raise DataError(f"validation: {held_out} samples, expected 1..{samples - 1} of the {samples} for training")
-    return held_out
+    values = train[0]
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    shape = tuple(values.shape[1:])
+    means: tuple[float, ...] = ()
+    stds: tuple[float, ...] = ()
+    if len(shape) == 1:
+        constant = values.min(axis=0) == values.max(axis=0)  # whose deviation may not be 0 after rounding
+        means = tuple(values.mean(axis=0, dtype=np.float64).tolist())
+        stds = tuple(np.where(constant, 1, values.std(axis=0, dtype=np.float64)).tolist())
+    parts = split(*train), split(*validation), split(*test)
+    return Dataset(name, *parts, shape, len(classes), mean, std, classes, means, stds)
 
 
 def _digits(seed: int, validation: int | None) -> Dataset:
@@ -168,10 +196,28 @@ def _digits(seed: int, validation: int | None) -> Dataset:
     labels = digits.target.astype(np.int64)
     order = _stratified_order(labels, DIGITS_SPLIT_SEED)
     test, rest = order[:DIGITS_TEST], order[DIGITS_TEST:]
-    held_out = _checked_validation(validation, DIGITS_VALIDATION, len(rest))
-    rest = rest[_stratified_order(labels[rest], seed)]
-    train, held, tested = ((images[part], labels[part]) for part in (rest[held_out:], rest[:held_out], test))
-    return _dataset("digits", train, held, tested, num_classes=10)
+    kept, held = _split(labels[rest], seed, validation, DIGITS_VALIDATION)
+    train, held_out, tested = ((images[part], labels[part]) for part in (rest[kept], rest[held], test))
+    return _dataset("digits", train, held_out, tested, tuple(str(label) for label in range(10)))
+
+
+def _split(
+    labels: NDArray[np.int64], seed: int, validation: int | None, default: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples to train and to validate on, every class in nearly equal parts; one of each is left to train."""
+    order = _stratified_order(labels, seed)
+    _, last = np.unique(labels[order][::-1], return_index=True)
+    spare = np.ones(len(order), bool)
+    spare[len(order) - 1 - last] = False
+    most = int(spare.sum())
+    held_out = min(default, most) if validation is None else validation
+    if not 1 <= held_out <= most:
+        raise DataError(
+            f"validation: {held_out} samples, expected 1..{most} of the {len(labels)} for training, of which each of "
+            f"{len(labels) - most} classes keeps one"
+        )
+    spare[np.flatnonzero(spare)[held_out:]] = False
+    return order[~spare], order[spare]
 
 
 def _stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -184,80 +230,195 @@ def _stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     return order[np.argsort(place, kind="stable")]
 
 
-def _read_folder(folder: Path, seed: int) -> tuple[_Arrays, _Arrays]:
-    if not any(folder.glob("t*-*idx?-ubyte*")):
-        train_path, test_path = find_part(folder, "train"), find_part(folder, "test")
-        if train_path is not None and test_path is not None:
-            return _read_image_files(train_path, test_path, seed)
-    train, test = (_read_part(folder, part) for part in ("train", "t10k"))
-    return train, test
+def _read_folder(folder: Path) -> tuple[_Arrays, _Arrays, tuple[str, ...]]:
+    train, test = find_part(folder, "train"), find_part(folder, "test")
+    images = train is not None and test is not None
+    try:
+        files = find_idx(folder)
+    except DataError:
+        if not images:
+            raise
+        files = None  # a stray one beside the images
+    if files is not None:
+        return _read_part(files["train"]), _read_part(files["test"]), ()
+    if train is None or test is None:
+        raise DataError(
+            f"data: folder '{folder}' has no train-images-idx3-ubyte and no {'train' if train is None else 'test'}; "
+            "expected MNIST's four files, or train and test, each with a folder of images for each class"
+            f"{_hint(folder)}"
+        )
+    return _read_image_files(train, test)
 
 
-def _read_image_files(train: Path, test: Path, seed: int) -> tuple[_Arrays, _Arrays]:
-    """Training images in a random order, in which any stretch at the end holds the classes in nearly equal parts."""
-    seen = read_class_folders(train)
-    unseen = read_class_folders(test, seen.classes)
-    order = _stratified_order(seen.labels, seed)[::-1]
+ALIASES = {
+    "train": "train", "training": "train",
+    "test": "test", "testing": "test", "val": "test", "valid": "test", "validation": "test",
+}  # fmt: skip
+
+
+def _hint(folder: Path) -> str:
+    """What is in the folder instead, and what to do about it."""
+    found = entries(folder)
+    renamed = [
+        f"'{path.name}' to '{part}'"
+        for path in found
+        if (part := ALIASES.get(path.name.lower())) and path.is_dir() and path.name.lower() != part
+    ]
+    if renamed:
+        return f"; rename {' and '.join(renamed)}"
+    packed = [path.name for path in found if path.suffix.lower() in (".zip", ".7z", ".rar", ".bz2", ".xz", ".zst")]
+    if packed:
+        return f"; unpack {packed[0]}, or pack it as one of {', '.join(ARCHIVES)}"
+    written = [path.name for path in found if path.suffix.lower() == ".npz"]
+    if written:
+        return f"; or name the file: {written[0]}"
+    if not found:
+        return "; the folder is empty"
+    folders = [path for path in found if path.is_dir()]
+    for inner in [path for one in folders for path in (one, *entries(one)) if path.is_dir()]:
+        if find_idx(inner) or (find_part(inner, "train") and find_part(inner, "test")):
+            return f"; or name the folder inside: {inner}"
+    if any(path.suffix.lower() in ENDS for one in folders for path in entries(one)):
+        return f"; divide the images of {folders[0].name} and the others into train and test"
+    return ""
+
+
+def _read_image_files(train: Path, test: Path) -> tuple[_Arrays, _Arrays, tuple[str, ...]]:
+    files: dict[File, str] = {}
+    seen = read_class_folders(train, seen=files)
+    unseen = read_class_folders(test, seen.classes, files)
     coloured = max(seen.images.ndim, unseen.images.ndim) == 4
 
     def part(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _Arrays:
         if coloured and images.ndim == 3:
             images = np.repeat(images[:, None], 3, axis=1)
-        return _Arrays(images.astype(np.float32) / np.float32(255), labels, str(path), str(path))
+        return _Arrays(images, labels, str(path), str(path))
 
-    return part(train, seen.images[order], seen.labels[order]), part(test, unseen.images, unseen.labels)
-
-
-def _read_part(folder: Path, part: str) -> _Arrays:
-    images_path = _find(folder, f"{part}-images", "idx3-ubyte")
-    labels_path = _find(folder, f"{part}-labels", "idx1-ubyte")
-    images = read_idx(images_path, axes=3).astype(np.float32) / np.float32(255)
-    labels = read_idx(labels_path, axes=1).astype(np.int64)
-    return _Arrays(images, labels, str(images_path), str(labels_path))
+    return part(train, seen.images, seen.labels), part(test, unseen.images, unseen.labels), seen.classes
 
 
-def _find(folder: Path, stem: str, kind: str) -> Path:
-    names = [f"{stem}{separator}{kind}{end}" for separator in "-." for end in ("", ".gz")]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise DataError(
-        f"data: folder '{folder}' has no {names[0]} (nor {', '.join(names[1:])}); expected MNIST's four files, or "
-        "train and test, each with a folder of images for each class"
-    )
+def _read_part(files: IdxPart) -> _Arrays:
+    images = read_idx(files.images, axes=(3, 4, 2))
+    labels = read_idx(files.labels, axes=(1, 2))
+    if labels.ndim == 2 and labels.shape[1] == QMNIST_COLUMNS:
+        labels = labels[:, 0]
+    return _Arrays(images, _labels(labels, str(files.labels)), str(files.images), str(files.labels))
 
 
 def _read_npz(path: Path) -> tuple[_Arrays, _Arrays]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, AttributeError) as error:
-        raise DataError(f"{path}: not a whole .npz file of plain arrays ({' '.join(str(error).split())})") from error
-    missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: no array {missing[0]} (found: {', '.join(arrays) or 'none'})")
+    with reading(path, "not a whole .npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in members]
+        if missing:
+            raise DataError(
+                f"{path}: no array {missing[0]} (found: {', '.join(members) or 'none'}), expected x_train, y_train, "
+                "x_test and y_test; save it anew with np.savez under these names"
+            )
 
-    def part(name: str) -> _Arrays:
-        images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
-        names = f"{path}, array x_{name}", f"{path}, array y_{name}"
-        if not (images.dtype == np.uint8 or images.dtype.kind == "f"):
-            raise DataError(f"{names[0]}: dtype {images.dtype}, expected uint8 or floating point")
-        if images.ndim < 2 or 0 in images.shape:
-            raise DataError(f"{names[0]}: shape {images.shape}, expected (samples, ...), none of them 0")
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise DataError(f"{names[1]}: {labels.dtype} of shape {labels.shape}, expected integers (samples,)")
-        scale = np.float32(255 if images.dtype == np.uint8 else 1)
-        with np.errstate(over="ignore"):  # becomes infinite, which _check_images reports
-            return _Arrays(images.astype(np.float32) / scale, labels.astype(np.int64), *names)
+        def part(name: str) -> _Arrays:
+            names = f"{path}, array x_{name}", f"{path}, array y_{name}"
+            images, labels = (
+                _read_member(archive, members[f"{kind}_{name}"], where) for kind, where in zip("xy", names, strict=True)
+            )
+            if not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+                raise DataError(
+                    f"{names[0]}: dtype {images.dtype}, expected uint8 or floating point; x.astype(np.uint8) of whole "
+                    "numbers 0..255, else x.astype(np.float32)"
+                )
+            if images.ndim < 2 or 0 in images.shape:
+                raise DataError(f"{names[0]}: shape {images.shape}, expected (samples, ...), none of them 0")
+            return _Arrays(images, _labels(labels, names[1]), *names)
 
-    return part("train"), part("test")
+        return part("train"), part("test")
 
 
-def _check_images(part: _Arrays) -> None:
-    if np.isfinite(part.images).all():
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.isfinite(part.images))[0])
-    raise DataError(f"{part.images_name}: {part.images[index]} at index {index}, expected finite float32 numbers")
+def _read_member(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[Any]:
+    """An array of an .npz. Its header is held to the file's length and to memory before anything is read."""
+    info = archive.getinfo(member)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{name}: packed by method {info.compress_type}, expected np.savez or np.savez_compressed")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        if dtype.hasobject:
+            raise DataError(
+                f"{name}: an array of Python objects, expected one of numbers; np.stack makes one of samples of one "
+                "shape, and y.astype(np.int64) of labels"
+            )
+        expected = math.prod(shape) * dtype.itemsize
+        length = info.file_size - file.tell()
+        if min(shape, default=0) < 0 or expected != length or length > DEFLATE_RATIO * info.compress_size:
+            raise DataError(f"{name}: {length} bytes of data, expected {expected} for shape {shape}; save it anew")
+        check_memory(name, f"{shape[:1]} samples", expected + 8 * math.prod(shape))
+        content = file.read(expected)
+        if len(content) != expected or file.read(1):  # the second reaches the end, and its checksum
+            raise DataError(f"{name}: not {expected} bytes of data, expected as many for shape {shape}; save it anew")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
+    """Whole numbers (n,), also of (n, 1). Raises DataError with what makes others such."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        fix = "y.astype(np.int64)"
+        if labels.ndim == 2:
+            fix = "y.argmax(axis=1) of one-hot labels"
+        elif labels.dtype.kind in "SU":
+            fix = "np.unique(y, return_inverse=True)[1]"
+        raise DataError(f"{name}: {labels.dtype} of shape {labels.shape}, expected integers (samples,); {fix}")
+    return labels
+
+
+def _in_units(train: _Arrays, test: _Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bytes, and images of floating-point 0..255, in 0..1; other values as they are.
+
+    Raises DataError for values that are not finite or that could be in either unit, and for samples all alike.
+    """
+    scales, found = [], []
+    for part in (train, test):
+        with np.errstate(over="ignore"):  # becomes infinite, which is reported
+            values = part.images.astype(np.float32)
+        if not np.isfinite(values).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise DataError(f"{part.images_name}: {values[index]} at index {index}, expected finite float32 numbers")
+        if len(values) > 1 and (values == values[0]).all():
+            raise DataError(f"{part.images_name}: all {len(values)} samples are alike, expected different ones")
+        found.append(values)
+        scales.append(_unit(part, values))
+    floating = train.images.dtype.kind == test.images.dtype.kind == "f"
+    if scales[0] != scales[1] and floating and train.images.ndim > 2:
+        raise DataError(
+            f"{test.images_name}: values to {found[1].max():g}, but those of {train.images_name} go to "
+            f"{found[0].max():g}; expected both in 0..1 or both in 0..255; divide one of them by 255"
+        )
+    return found[0] / np.float32(scales[0]), found[1] / np.float32(scales[1])
+
+
+def _unit(part: _Arrays, values: NDArray[np.float32]) -> int:
+    """What to divide by: 255 or 1."""
+    low, high = float(values.min()), float(values.max())
+    if part.images.dtype == np.uint8:
+        return 255 if high > 1 else 1  # bytes of 0 and 1 are whole pixels
+    if part.images.ndim == 2 or (-LARGEST <= low < 0 and high <= LARGEST) or (low >= 0 and high <= UNIT):
+        return 1
+    if low < 0 or not LARGEST < high <= 255:
+        raise DataError(
+            f"{part.images_name}: values {low:g} to {high:g}, expected 0..1, 0..255, or standardised ones up to "
+            f"{LARGEST:g}; divide by the largest that they can be, and clip what lies beyond"
+        )
+    peaks = values.reshape(len(values), -1).max(axis=1)
+    fractions = (values % 1 != 0).reshape(len(values), -1).any(axis=1)
+    small = np.flatnonzero((peaks <= 1) & fractions)
+    if len(small):
+        raise DataError(
+            f"{part.images_name}: sample {small[0]} has values in 0..1, others go to {high:g}; expected all in 0..1 or "
+            "all in 0..255; divide the others by 255"
+        )
+    return 255
 
 
 def _checked_classes(train: _Arrays, test: _Arrays) -> int:
@@ -267,14 +428,25 @@ def _checked_classes(train: _Arrays, test: _Arrays) -> int:
             raise DataError(
                 f"{part.labels_name}: {len(part.labels)} labels, but {part.images_name} has {len(part.images)} images"
             )
-    num_classes = len(np.unique(train.labels))
+    present = [int(label) for label in np.unique(train.labels)]
+    num_classes = len(present)
     if num_classes < 2:
-        raise DataError(f"{train.labels_name}: only the label {train.labels[0]}, expected two classes or more")
+        raise DataError(f"{train.labels_name}: only the label {present[0]}, expected two classes or more")
     for part in (train, test):
         wrong = np.flatnonzero((part.labels < 0) | (part.labels >= num_classes))
         if len(wrong):
             raise DataError(
                 f"{part.labels_name}: label {part.labels[wrong[0]]} at index {wrong[0]}, "
                 f"expected 0..{num_classes - 1} (training has {num_classes} distinct labels)"
+                f"{_labels_hint(present, int(part.labels[wrong[0]]))}"
             )
     return num_classes
+
+
+def _labels_hint(present: list[int], wrong: int) -> str:
+    if present == list(range(1, len(present) + 1)):
+        return "; labels count from 1: subtract 1 from those of both parts"
+    if present == list(range(len(present))):
+        return f"; there is no class {wrong} in training: leave such samples out, or add some to training"
+    missing = next(label for label in range(len(present) + 1) if label not in present)
+    return f"; training has no label {missing}: add it, or number both parts' labels anew from 0 without gaps"

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Names what was given, what came and what was expected."""
 
 
+class DataError(UserError):
+    """Data that can't be trained on: which file or array, what was found and what was expected."""
+
+
 def unknown(argument: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that is none of the known ones, with those close to it."""
     known = list(known)

@@ -2,23 +2,43 @@
 
 import gzip
 import os
+import stat
+import sys
 import tarfile
-import zlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Collection
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
-from .idx import DataError
+from .errors import DataError, UserError
+from .idx import GZIP
+from .reading import available_memory, check_memory, entries, reading
 
-ENDS = ".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+ENDS = ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 """Files that end otherwise, in whatever case, are passed over."""
 
+FORMATS = "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"
+"""Pillow's names of these; its other formats, some of which start programs, are not tried."""
+
 ARCHIVES = ".tar", ".tar.gz", ".tgz"
+
+GREY = "1", "L", "LA"
+
+LEFT_BY_SYSTEMS = "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"
+
+MAX_FILE = 1 << 28  # bytes of one image file, and of one piece of an archive
+MAX_MEMBERS = 4_000_000  # thrice ImageNet's
+MAX_PIXELS = 1 << 24  # of an image, and beyond that so many for each byte of its file:
+MAX_PIXELS_A_BYTE = 2000  # twice what deflate reaches
+
+File = tuple[int, int]
+"""What tells files apart: device and inode."""
 
 
 class ClassFolders(NamedTuple):
@@ -29,12 +49,18 @@ class ClassFolders(NamedTuple):
     classes: tuple[str, ...]
 
 
+class _Found(NamedTuple):
+    """Folders and files by their paths in a part, and what reads a file."""
+
+    folders: set[PurePosixPath]
+    files: dict[PurePosixPath, Callable[[], bytes]]
+
+
 def find_part(folder: Path, part: str) -> Path | None:
-    """`part` in the folder, itself a folder or an archive, if there is one. Raises DataError where there are two."""
-    archives = [folder / f"{part}{end}" for end in ARCHIVES]
-    found = [path for path in archives if path.is_file()]
-    if (folder / part).is_dir():
-        found.append(folder / part)
+    """`part` in the folder, in whatever case, itself a folder or an archive. Raises DataError where there are two."""
+    names = {part + end for end in ARCHIVES}
+    found = [path for path in entries(folder) if path.name.lower() in names and path.is_file()]
+    found += [path for path in entries(folder) if path.name.lower() == part and path.is_dir()]
     if len(found) > 1:
         raise DataError(
             f"data: folder '{folder}' has {' and '.join(path.name for path in found)}, expected one of them"
@@ -42,36 +68,97 @@ def find_part(folder: Path, part: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_class_folders(path: Path, classes: tuple[str, ...] | None = None) -> ClassFolders:
-    """The images of all folders in path, sorted by class, which is the name of an image's folder, and by their own.
+def read_class_folders(
+    path: Path, classes: tuple[str, ...] | None = None, seen: dict[File, str] | None = None
+) -> ClassFolders:
+    """The images of all folders in path, at any depth. The class is the first folder on an image's way from path.
 
-    Files and folders whose names begin with a dot, and images in no folder of a class, are passed over. An image with
-    transparency loses it; one of several frames gives its first; what Pillow gives as 8 bits a channel is taken. Labels
-    are the places of classes in their order, or in `classes` if given.
+    A folder that everything lies in, as an archive's often is, is no class. Names are compared in Unicode's normal form
+    C. Files and folders whose names begin with a dot, files of other kinds, and images in no folder of a class are
+    passed over. Images are turned as cameras note. Transparent ones are laid on white. An image of several frames gives
+    its first. What Pillow gives as 8 bits a channel is taken. Images are sorted by class, then by path. Labels are the
+    places of classes in their order, or in `classes` if given. `seen` collects the files that were read, so that links
+    lead to no file twice.
 
     Raises DataError, with the file, for an image that can't be read or is of another size than the first, for a class
-    that is not in `classes`, for a damaged archive, and where there is no image; UserError without Pillow.
+    without images or not in `classes`, for a link to what is read already, for a damaged archive, and where there is no
+    image; UserError without Pillow.
     """
-    images: dict[tuple[str, str], NDArray[np.uint8]] = {}
-    first = ""
-    for kind, name, content in _files(path):
-        image = _decoded(content, f"{path}, {name}")
-        if images and image.shape[:2] != (expected := images[next(iter(images))].shape[:2]):
-            raise DataError(f"{path}, {name}: {_size(image.shape)} pixels, expected {_size(expected)} as in {first}")
-        first = first or name
-        images[kind, name] = image
-    if not images:
+    if path.is_file():
+        with reading(path, "damaged archive"), open(path, "rb") as file:
+            return _read(path, _archived(path, file), classes)
+    return _read(path, _in_folder(path, {} if seen is None else seen), classes)
+
+
+def _read(path: Path, found: _Found, classes: tuple[str, ...] | None) -> ClassFolders:
+    outer = _outer(found, classes or ())
+    depth = len(outer)
+
+    def in_class(name: PurePosixPath) -> bool:
+        return len(name.parts) > depth and name.parts[:depth] == outer and not _hidden(name.parts[depth:])
+
+    files = {
+        (normalize("NFC", name.parts[depth]), str(name)): read
+        for name, read in found.files.items()
+        if in_class(name.parent) and not _hidden((name.name,)) and name.suffix.lower() in ENDS
+    }
+    if not files:
         raise DataError(f"{path}: no images in it, expected a folder for each class with files of {', '.join(ENDS)}")
-    found = tuple(sorted({kind for kind, _ in images}))
-    if classes is None and len(found) == 1:
-        raise DataError(f"{path}: only the class '{found[0]}', expected two or more, each in a folder of its own")
-    if classes is not None and (unknown := set(found) - set(classes)):
-        raise DataError(f"{path}: class '{min(unknown)}', expected one of training's: {', '.join(classes)}")
-    classes = found if classes is None else classes
+    names = tuple(sorted({kind for kind, _ in files}))
+    for folder in sorted(found.folders):
+        if len(folder.parts) == depth + 1 and in_class(folder):
+            _check_class(path, folder, found, names)
+    if classes is None and len(names) == 1:
+        raise DataError(f"{path}: only the class '{names[0]}', expected two or more, each in a folder of its own")
+    for name in names if classes is not None else ():
+        _check_known(path, name, classes or ())
+    classes = names if classes is None else classes
     number = {kind: label for label, kind in enumerate(classes)}
+    images: dict[tuple[str, str], NDArray[np.uint8]] = {}
+    first: tuple[tuple[int, ...], str] | None = None
+    for key, read in files.items():
+        images[key] = _decoded(read, f"{path}, {key[1]}", len(files), first)
+        first = first or (images[key].shape, key[1])
     order = sorted(images)
     labels = np.array([number[kind] for kind, _ in order], np.int64)
     return ClassFolders(_stacked([images[key] for key in order]), labels, classes)
+
+
+def _check_class(path: Path, folder: PurePosixPath, found: _Found, classes: Collection[str]) -> None:
+    if normalize("NFC", folder.name) not in classes:
+        others = sorted(str(file) for file in found.files if file.parts[: len(folder.parts)] == folder.parts)
+        holds = f"holds {others[0]}" if others else "is empty"
+        raise DataError(
+            f"{path}: class '{folder.name}' has no images (its folder {holds}), expected files of {', '.join(ENDS)}; "
+            "convert its images, or remove the folder"
+        )
+
+
+def _check_known(path: Path, name: str, classes: tuple[str, ...]) -> None:
+    if name not in classes:
+        alike = [known for known in classes if known.casefold() == name.casefold()]
+        fix = f"; rename it to '{alike[0]}'" if alike else ""
+        raise DataError(f"{path}: class '{name}', expected one of training's: {', '.join(classes)}{fix}")
+
+
+def _outer(found: _Found, classes: Collection[str]) -> tuple[str, ...]:
+    """The folders that everything lies in, up to the first that is a known class or has nothing but files in it."""
+    folders = found.folders | {parent for file in found.files for parent in file.parents if parent.parts}
+    outer: tuple[str, ...] = ()
+    while True:
+        depth = len(outer)
+        names = {folder.parts[depth] for folder in folders if len(folder.parts) > depth}
+        names = {name for name in names if not _hidden((name,))} or names
+        if len(names) != 1 or normalize("NFC", *names) in classes:
+            return outer
+        folders = {f for f in folders if len(f.parts) > depth + 1 and f.parts[depth] in names}
+        if not folders:
+            return outer
+        outer = (*outer, *names)
+
+
+def _hidden(parts: Collection[str]) -> bool:
+    return any(part.startswith(".") or part in LEFT_BY_SYSTEMS for part in parts)
 
 
 def _stacked(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -87,65 +174,145 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def _files(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Of every image its class, its path in the folder or archive, and what the file holds."""
-    if path.is_file():
-        yield from _packed(path)
-        return
-    for folder, folders, names in os.walk(path, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(folder, name)
-            inside = PurePosixPath(file.relative_to(path).as_posix())
-            if _is_image(inside):
-                yield inside.parts[-2], str(inside), file.read_bytes()
+def _in_folder(path: Path, seen: dict[File, str]) -> _Found:
+    """Links are followed, but for those to a folder or file that is found otherwise."""
+    found = _Found(set(), {})
+    _note(path, seen)
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        visible = [entry for entry in entries(folder) if not _hidden((entry.name,))]
+        for entry in visible:
+            inside = PurePosixPath(entry.relative_to(path).as_posix())
+            if entry.is_dir():
+                _note(entry, seen)
+                found.folders.add(inside)
+            elif entry.suffix.lower() in ENDS and not stat.S_ISREG(_note(entry, seen).st_mode):
+                raise DataError(f"{entry}: a pipe, socket or device, expected an image file")
+            else:
+                found.files[inside] = partial(_content, entry)
+        folders += reversed([entry for entry in visible if entry.is_dir()])
+    return found
 
 
-def _packed(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """The same of an archive. A folder that everything lies in, as the part's own often is, is no class."""
-    try:
-        with tarfile.open(path, "r:" if path.suffix == ".tar" else "r:gz") as archive:
-            members = {PurePosixPath(member.name): member for member in archive if not member.isdir()}
-            _check_end(archive)
-            outer = 1 if len({name.parts[0] for name in members}) == 1 else 0
-            for name, member in members.items():
-                if _is_image(PurePosixPath(*name.parts[outer:])) and (file := archive.extractfile(member)) is not None:
-                    yield name.parts[-2], str(name), file.read()
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, KeyError) as error:
-        raise DataError(f"{path}: damaged archive ({error}); expected a whole one") from error
+def _note(path: Path, seen: dict[File, str]) -> os.stat_result:
+    """What a path leads to. Raises DataError where another has led there, unless by several names of one file."""
+    with reading(path, "broken link"):
+        status = path.stat()
+    if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
+        before = seen.setdefault((status.st_dev, status.st_ino), str(path))
+        if before != str(path):
+            raise DataError(f"{path}: a link to what is read as {before}, expected every image once; remove the link")
+    return status
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Raises ReadError unless the archive ends as it should, where tarfile takes a damaged header for its end."""
-    file = archive.fileobj
-    assert file is not None
-    file.seek(archive.offset)
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+def _content(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        content = file.read(MAX_FILE + 1)
+    if len(content) > MAX_FILE:
+        raise DataError(f"{path}: more than {MAX_FILE} bytes, expected an image of less")
+    return content
+
+
+class _Limited:
+    """A file for tarfile, which reads pieces as long as a header says."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_FILE:
+            raise tarfile.ReadError(f"a piece of {size} bytes, expected 0..{MAX_FILE}")
+        return self.file.read(size)
+
+
+def _archived(path: Path, file: BinaryIO) -> _Found:
+    """The same of an archive, gzipped or not whatever its name. Reading in this order is quick."""
+    packed = file.read(2) == GZIP
+    file.seek(0)
+    limited = _Limited(gzip.GzipFile(fileobj=file) if packed else file)
+    archive = tarfile.TarFile(fileobj=cast(IO[bytes], limited))
+    found = _Found(set(), {})
+    most, total = available_memory() or sys.maxsize, 0
+    for count, member in enumerate(archive):
+        total += member.size
+        if member.size < 0 or total > most or count > MAX_MEMBERS:
+            raise DataError(f"{path}: {count} files of {total} bytes, expected no more than {most} bytes to unpack")
+        name = PurePosixPath(*(part for part in PurePosixPath(member.name).parts if part not in ("/", "..")))
+        if member.isdir():
+            found.folders.add(name)
+        elif member.isreg():
+            found.files[name] = partial(_unpacked, path, archive, member)
+        elif name.suffix.lower() in ENDS:
+            raise DataError(f"{path}, {name}: a link or device, expected an image file; pack what it leads to")
+    limited.seek(archive.offset)
+    if limited.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
         raise tarfile.ReadError("no empty block after its last file")
-    while file.read(1 << 20):  # to the checksum of a compressed one
-        pass
+    while total < most and (chunk := limited.read(1 << 20)):  # to the checksum of a packed one
+        total += len(chunk)
+    return found
 
 
-def _is_image(name: PurePosixPath) -> bool:
-    """Whether it ends like one, lies in a folder, and is not hidden, as some systems' leavings are."""
-    hidden = any(part.startswith(".") for part in name.parts)
-    return name.suffix.lower() in ENDS and len(name.parts) > 1 and not hidden
+def _unpacked(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_FILE:
+        raise DataError(f"{path}, {member.name}: {member.size} bytes, expected an image of {MAX_FILE} or less")
+    file = archive.extractfile(member)
+    assert file is not None, "a regular file"
+    return file.read()
 
 
-def _decoded(content: bytes, name: str) -> NDArray[np.uint8]:
-    """(height, width) of a grey image, (height, width, 3) of any other."""
+def _decoded(
+    read: Callable[[], bytes], name: str, count: int, first: tuple[tuple[int, ...], str] | None
+) -> NDArray[np.uint8]:
+    """(height, width) of a grey image, (height, width, 3) of any other; one of `count`, of a size with the first."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise UserError("data: images need Pillow; pip install 'prograde[train]'") from error
-    try:
-        with Image.open(BytesIO(content)) as image:
+    with reading(name, "not a whole image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about what is checked here or does not matter
+        content = read()
+        try:
+            opened = Image.open(BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise DataError(f"{name}: not a whole image of a kind that Pillow knows; save it anew as PNG") from error
+        with opened as image:
+            shape = image.height, image.width
+            if image.height * image.width > MAX_PIXELS + MAX_PIXELS_A_BYTE * len(content):
+                raise DataError(
+                    f"{name}: not a whole image ({_size(shape)} pixels in {len(content)} bytes, a decompression bomb)"
+                )
+            if first is None:
+                values = image.height * image.width * (1 if image.mode in GREY else 3)
+                check_memory(name, f"{count} images of {_size(shape)} pixels", 9 * count * values)  # bytes and floats
+            elif sorted(shape) != sorted(first[0][:2]):
+                raise _other_size(name, shape, first)
             if image.mode[0] in "IF":
-                raise DataError(f"{name}: pixels of mode {image.mode}, expected 8 bits a channel")
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a whole image of a kind that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not a whole image ({error})") from error
+                raise DataError(f"{name}: pixels of mode {image.mode}, expected 8 bits a channel; convert the image")
+            grey = image.mode in GREY
+            turned = ImageOps.exif_transpose(image)  # as cameras want it shown
+            if "A" in turned.getbands() or "transparency" in turned.info:
+                turned = _on_white(turned, name)
+            pixels = np.asarray(turned.convert("L" if grey else "RGB"))
+    if first is not None and pixels.shape[:2] != first[0][:2]:
+        raise _other_size(name, pixels.shape, first)
+    return pixels
+
+
+def _other_size(name: str, shape: tuple[int, ...], first: tuple[tuple[int, ...], str]) -> DataError:
+    return DataError(f"{name}: {_size(shape)} pixels, expected {_size(first[0])} as in {first[1]}; resize the images")
+
+
+def _on_white(image: Any, name: str) -> Any:
+    """The image without transparency. Raises DataError where it can only be seen by it, as white lines on nothing."""
+    from PIL import Image
+
+    layers = image.convert("RGBA")
+    opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layers)
+    lowest, highest = layers.getchannel("A").getextrema()
+    if lowest != highest and len(opaque.getcolors(1) or ()) == 1:
+        raise DataError(
+            f"{name}: one colour once laid on white, expected a ground to see it on; save it with its ground"
+        )
+    return opaque

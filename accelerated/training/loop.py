@@ -122,7 +122,7 @@ def fit(
         _check_plain(recipe)
         checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
     with _seeded(seed, device):
-        moved = dataset.to(device, dtype, recipe.standardise)
+        moved = dataset.to(device, dtype, recipe.standardise or dataset.is_table)
         if rule.wants_images:
             moved = moved.as_images()
         run = _Run(rule, moved, recipe, seed, device, alignment_every, measure)
@@ -220,8 +220,8 @@ class _Run:
             "samples": [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)],
             "image_shape": list(dataset.image_shape),
             "num_classes": dataset.num_classes,
-            "mean": dataset.mean,
-            "std": dataset.std,
+            "mean": dataset.standardisation[0],
+            "std": dataset.standardisation[1],
             "dtype": str(dataset.train.images.dtype),
             "seed": seed,
             "recipe": {name: value for name, value in asdict(recipe).items() if name not in recipe.network},

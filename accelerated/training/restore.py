@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..rules import RULES, Rule
 from . import checkpoint
@@ -16,14 +17,14 @@ class Restored(NamedTuple):
     """A rule with the weights of its best epoch, and what its images are to be prepared with.
 
     `image_shape` are the images' without the batch, `mean` and `std` of the training pixels (0 and 1 where they were
-    left raw): a batch is `((images - mean) / std).flatten(1)`, pixels from 0 to 1.
+    left raw), of a table (features,): a batch is `((images - mean) / std).flatten(1)`, pixels from 0 to 1.
     """
 
     rule: Rule
     recipe: Recipe
     image_shape: tuple[int, ...]
-    mean: float
-    std: float
+    mean: float | Tensor
+    std: float | Tensor
 
 
 def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
@@ -37,6 +38,10 @@ def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
         return Recipe(**settings["recipe"], **settings["network"])
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no settings of a training") from error
+
+
+def _number_or_tensor(value: float | tuple[float, ...], dtype: str) -> float | Tensor:
+    return torch.tensor(value, dtype=DTYPES[dtype]) if isinstance(value, tuple) else value
 
 
 def restore(path: str | Path) -> Restored:
@@ -55,7 +60,10 @@ def restore(path: str | Path) -> Restored:
             model = network(recipe, features, settings["num_classes"])
             rule = made_by(rule_class, model.to(DTYPES[settings["dtype"]]), recipe)
         rule.load_state_dict(state["best"])
-        mean, std = (settings["mean"], settings["std"] or 1) if recipe.standardise else (0.0, 1.0)
+        mean: float | Tensor = 0.0
+        std: float | Tensor = 1.0
+        if recipe.standardise or isinstance(settings["mean"], tuple):  # of a table always
+            mean, std = (_number_or_tensor(settings[name], settings["dtype"]) for name in ("mean", "std"))
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         raise checkpoint.CheckpointError(
             f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); "
