@@ -1,5 +1,6 @@
 """What the commands write and print, and that every mistake of a user ends in one line and leaves nothing behind."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from typer.testing import CliRunner, Result
 
-from prograde.accelerated.command_line import app, runs
+from prograde.accelerated.command_line import app, pictures, runs
+from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
-from prograde.accelerated.training import Epoch, History, TrainingError, checkpoint, files, fit
+from prograde.accelerated.training import METHODS, Epoch, History, Recipe, TrainingError, checkpoint, files, fit, load
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +155,7 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     result = run("compare", *rules, "--hidden", "24-16", "--epochs", "1", "--seeds", "2", "--output", "out/deep")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
-    assert sorted(os.listdir("out/deep")) == ["curves.png", "log.jsonl", "results.json"]
+    assert sorted(os.listdir("out/deep")) == ["alignment.png", "curves.png", "log.jsonl", "results.json"]
 
     log = lines(Path("out/deep/log.jsonl"))
     kinds = [record["kind"] for record in log]
@@ -167,17 +170,58 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert results[5]["ratio"] is None
     assert all(len(row["test"]) == 2 and 0 <= min(row["test"]) <= max(row["test"]) <= 1 for row in results)
 
-    picture = Path("out/deep/curves.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 20_000
+    for name in ("curves", "alignment"):
+        picture = Path(f"out/deep/{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 20_000
     table = result.stdout.splitlines()
     for row in results:
         mean = 100 * sum(row["test"]) / 2
         line = next(line for line in table if line.split()[:2] == [row["rule"], row["network"]])
         assert f"{mean:.2f} ± " in line
     assert next(line for line in table if "64-20-10" in line).split()[-1] == "–"
-    assert table[-3:] == ["out/deep/log.jsonl", "out/deep/results.json", "out/deep/curves.png"]
+    written = ("log.jsonl", "results.json", "curves.png", "alignment.png")
+    assert table[-4:] == [f"out/deep/{name}" for name in written]
     assert "\x1b" not in result.stdout
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, methods: Sequence[str]) -> Any:
+    """The figure of curves of made-up runs, which all end at nearly the same error."""
+    epochs = {method: 3 if method.startswith("f") else 4 for method in methods}
+    found = [
+        runs.Run(Job(method, Recipe()), seed, History([Epoch(i + 1, 0.5, 0.9 - 0.1 / (i + 1) + seed / 1e3, 1.0, {})
+                                                        for i in range(epochs[method])], 0.9))
+        for method in methods for seed in (0, 1)
+    ]  # fmt: skip
+    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    return pictures.curves(found, load("digits"))
+
+
+@pytest.mark.parametrize("methods", [list(METHODS), ["backprop", "foton", "symba"], ["dfa"]], ids=len)
+def test_every_line_of_a_picture_has_its_own_label(methods: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end, in its colour, which no other line of the panel has; no two labels overlap; heights are shared."""
+    figure = drawn(monkeypatch, methods)
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes.texts]
+    labels = [text.get_text().partition(" (")[0] for axes in panels for text in axes.texts]
+    assert set(labels) == set(methods)
+    assert all(labels.count(method) == 1 for method in methods if method != "backprop")
+    assert labels.count("backprop") == (len(panels) if "backprop" in methods else 0)
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    figure.draw_without_rendering()
+    for axes in panels:
+        lines = {line.get_label(): line.get_color() for line in axes.get_lines()}
+        assert lines == {text.get_text().partition(" (")[0]: text.get_color() for text in axes.texts}
+        assert len(set(lines.values())) == len(lines) <= 6
+        boxes = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
+        assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+
+
+def test_labels_are_moved_no_further_than_they_must() -> None:
+    spread = pictures.spread_apart
+    assert spread(np.array([0.1, 0.5, 0.9]), 0.1).tolist() == pytest.approx([0.1, 0.5, 0.9])
+    assert spread(np.array([0.5, 0.5, 0.5]), 0.1).tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert spread(np.array([0.0, 0.5, 0.52]), 0.1).tolist() == pytest.approx([0.0, 0.46, 0.56])
 
 
 SHORT = ["compare", "backprop", "foton", "pepita", "--hidden", "16", "--epochs", "2", "--seeds", "2"]
@@ -216,7 +260,7 @@ def test_a_rule_that_diverges_keeps_the_others(monkeypatch: pytest.MonkeyPatch) 
     assert [row["diverged"] for row in found] == [[], [1], []]
     assert found[1]["test"] == whole[1]["test"][:1]
     assert [found[0], found[2]] == [whole[0], whole[2]]
-    assert sorted(os.listdir("out")) == ["curves.png", "log.jsonl", "results.json"]
+    assert sorted(os.listdir("out")) == ["alignment.png", "curves.png", "log.jsonl", "results.json"]
 
 
 def test_every_rule_may_diverge() -> None:
@@ -258,7 +302,7 @@ def test_an_interrupted_compare_keeps_what_it_has_and_goes_on(monkeypatch: pytes
         assert run(*SHORT, "--output", "out", "--resume").exit_code == 0
     assert again == [("Foton", 1), ("Pepita", 1)]
     assert results_in("out") == results_in("whole")
-    assert sorted(os.listdir("out")) == ["curves.png", "log.jsonl", "results.json"]
+    assert sorted(os.listdir("out")) == ["alignment.png", "curves.png", "log.jsonl", "results.json"]
     kinds = [record["kind"] for record in lines(Path("out/log.jsonl"))]
     assert kinds == ["settings"] + ["epoch", "epoch", "run"] * 6 + ["result"] * 3
 
@@ -331,7 +375,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
         arguments = ["compare", "foton", "pepita", "--epochs", "2", "--seeds", "1", *more]
         result = run(*arguments)
         assert result.exit_code == 0, result.stderr
-        log = lines(Path(result.stdout.splitlines()[-3]))
+        log = lines(Path(result.stdout.splitlines()[-4]))
         return [(r["rule"], r["loss"], r["validation_accuracy"], r["alignment"]) for r in log if r["kind"] == "epoch"]
 
     first = results()
@@ -339,7 +383,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
     assert first != results("--output", "other", "--seed", "1")
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("digits-")
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:

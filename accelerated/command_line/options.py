@@ -107,7 +107,7 @@ class Job(NamedTuple):
 def recipes_help() -> str:
     """The rules' own settings, for the end of a help page."""
     lines = ["The rules' own settings:"]
-    for method, (_, recipe, digits) in METHODS.items():
+    for method, (_, recipe, digits, _) in METHODS.items():
         changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in digits.items())
         extras = [
             recipe.activation,

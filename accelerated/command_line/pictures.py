@@ -4,22 +4,29 @@ matplotlib is imported where it is used, since importing it writes into the user
 """
 
 import io
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..training import Dataset
+from ..training import METHODS, Dataset
 from .runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
-COLOURS = ("#222222", "#9a9a9a", "#0b6fb8", "#d9611e", "#2a9d57", "#8e5bb5", "#c23b6b", "#a58a1a")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for the colour-blind
+DARK, GREY = "#222222", "#8c8c8c"
 TITLE, LABEL, SMALL = 12, 10, 9
-TOP_HEIGHT, LINE_HEIGHT, WIDTH, COLUMNS = 4.4, 2.7, 10, 4  # inches, but for the number of columns
+LINE_HEIGHT, WIDTH, COLUMNS = 2.4, 12.0, 5  # inches, but for the number of columns
+PANEL_HEIGHT, PANELS_A_LINE = 3.0, 2
+FEW = 5  # jobs that one panel shows clearly
+LABEL_PLACE = 1.07, 0.5
+LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 
 
 class _Group(NamedTuple):
@@ -30,22 +37,96 @@ class _Group(NamedTuple):
 
 
 def curves(runs: Sequence[Run], dataset: Dataset) -> bytes:
-    """A PNG: validation error over epochs, and below it each layer's cosine with the backpropagated gradient."""
+    """A PNG of validation errors over training, a panel for each family of rules, and of test accuracies."""
+    groups = _groups(runs)
+    if len(groups) <= FEW:
+        families = {"": groups}
+    else:
+        families = {
+            family: [g for g in groups if _family(g) == family] for family in dict.fromkeys(map(_family, groups))
+        }
+    panels = len(families) + (len(groups) > FEW)
+    columns = min(PANELS_A_LINE, panels)
+    lines = -(-panels // columns)
+    figure = _figure(WIDTH * (1 if columns > 1 else 0.7), 0.5 + PANEL_HEIGHT * (lines if columns > 1 else 1.4))
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in grid[panels:]:
+        axes.set_visible(False)
+    longest = {len(group.runs[0].history.epochs) for group in groups}
+    reference = next((group for group in groups if group.runs[0].job.method == "backprop"), None)
+    labelled = []
+    for axes, (family, members) in zip(grid, families.items(), strict=False):
+        labelled.append((axes, _errors(axes, members, reference, dataset, same_length=len(longest) == 1)))
+        length = f"{', ' * bool(family)}{_usual_epochs(members)} epochs"
+        axes.set_title(family + length, fontsize=LABEL, loc="left", fontweight="bold")
+    shown = [axes for axes, _ in labelled]
+    _share_heights(shown)
+    for number, axes in enumerate(shown):
+        if number % columns == 0:
+            axes.set_ylabel("validation error", fontsize=LABEL)
+        if number + columns >= panels:
+            axes.set_xlabel("epoch" if len(longest) == 1 else "share of the training", fontsize=LABEL)
+    if len(groups) > FEW:
+        _test_accuracies(grid[panels - 1], groups, reference)
+    seeds = len({run.seed for run in runs})
+    band = f", mean of {seeds} seeds with bands from best to worst" if seeds > 1 else ""
+    samples = len(dataset.validation.labels)
+    title = f"Error on {samples} validation samples of {dataset.name}{band}"
+    figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
+    figure.draw_without_rendering()  # lays the panels out, so that their heights are known
+    for axes, labels in labelled:
+        _keep_apart(axes, labels)
+    return _png(figure)
+
+
+def alignment_curves(runs: Sequence[Run]) -> bytes | None:
+    """A PNG of each layer's cosine with the backpropagated gradient over epochs, a panel a rule; None for no rule.
+
+    Layers go from dark (first) to light (last), in the same colours in all panels.
+    """
+    groups = [g for g in _groups(runs) if not g.runs[0].job.method.startswith("backprop") and _layers(g)]
+    if not groups:
+        return None
+    groups.sort(key=lambda group: list(METHODS).index(group.runs[0].job.method))
+    columns = min(COLUMNS, len(groups))
+    lines = -(-len(groups) // columns)
+    figure = _figure(WIDTH * max(columns, 3) / COLUMNS, 0.6 + LINE_HEIGHT * lines)
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for panel in panels[len(groups) :]:
+        panel.set_visible(False)
+    deepest = max(len(_layers(group)) for group in groups)
+    colours = _from_dark_to_light(deepest)
+    for number, (panel, group) in enumerate(zip(panels, groups, strict=False)):
+        for layer, colour in zip(_layers(group), colours, strict=False):
+            histories = [[e for e in run.history.epochs if e.alignment] for run in group.runs]
+            cosines = np.array([[e.alignment[layer] for e in history] for history in histories])
+            _line(panel, [e.epoch for e in histories[0]], cosines, colour, layer)
+        _plain(panel)
+        panel.axhline(0, color=GREY, linewidth=0.8)
+        panel.set_title(group.label, fontsize=LABEL, loc="left")
+        if number + columns >= len(groups):
+            panel.set_xlabel("epoch", fontsize=LABEL)
+        if number % columns == 0:
+            panel.set_ylabel("cosine", fontsize=LABEL)
+    panels[0].set_ylim(max(-1.05, min(-0.05, panels[0].get_ylim()[0])), 1.05)
+    title = "Cosine of each layer's update with the backpropagated gradient"
+    figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
+    handles = next(p for p, g in zip(panels, groups, strict=False) if len(_layers(g)) == deepest).get_lines()[:deepest]
+    names = [f"layer {number}" for number in range(1, deepest + 1)]
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=LABEL)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    groups = _groups(runs)
-    measured = [g for g in groups if not g.runs[0].job.method.startswith("backprop") and _layers(g)]
-    lines = -(-len(measured) // COLUMNS)
-    figure = Figure(figsize=(WIDTH, TOP_HEIGHT + LINE_HEIGHT * lines), dpi=150, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    if measured:
-        heights = [TOP_HEIGHT, LINE_HEIGHT * lines]
-        top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flatten()
-        _errors(top.subplots(), groups, dataset)
-        _alignments(bottom, measured)
-    else:
-        _errors(figure.subplots(), groups, dataset)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -62,14 +143,10 @@ MEASURED = {
 
 def margin_curves(runs: Sequence[Run]) -> bytes | None:
     """A PNG of the layers' margins over epochs, a row for every rule that they were measured of; None for no rule."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = [group for group in _groups(runs) if _is_measured(group) and not _is_studied(group)]
     if not groups:
         return None
-    figure = Figure(figsize=(WIDTH, 0.6 + LINE_HEIGHT * len(groups)), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _figure(10, 0.6 + 2.7 * len(groups))
     rows = figure.subplots(len(groups), len(MEASURED), squeeze=False)
     for row, group in zip(rows, groups, strict=True):
         epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
@@ -87,9 +164,7 @@ def margin_curves(runs: Sequence[Run]) -> bytes | None:
         row[0].set_ylabel(group.label, fontsize=LABEL)
         row[-1].legend(frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle("Margins of the layers on training data", fontsize=TITLE, x=0.01, ha="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def layer_curves(runs: Sequence[Run]) -> bytes | None:
@@ -98,26 +173,24 @@ def layer_curves(runs: Sequence[Run]) -> bytes | None:
     Accuracy over epochs of each layer, of all together and if any is right; the pairs' disagreement after the last
     epoch, mean over seeds; information in the layers' scalar goodness, dashed under permuted labels. None for no rule.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = [group for group in _groups(runs) if _is_measured(group) and _is_studied(group)]
     if not groups:
         return None
-    figure = Figure(figsize=(WIDTH, 0.6 + LINE_HEIGHT * len(groups)), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    for row, group in zip(figure.subplots(len(groups), 3, squeeze=False), groups, strict=True):
+    figure = _figure(10, 0.6 + 2.7 * len(groups))
+    rows = figure.subplots(len(groups), 3, squeeze=False)
+    most = max(1.0, max(100 * _over_epochs(group, "pairwise")[:, -1].mean(axis=0).max() for group in groups))
+    for row, group in zip(rows, groups, strict=True):
         _layer_accuracies(row[0], group)
-        _disagreements(row[1], group)
+        _disagreements(row[1], group, most)
         _information(row[2], group)
         row[0].set_ylabel(group.label, fontsize=LABEL)
         lines = row[0].get_legend_handles_labels()
         row[-1].legend(*lines, frameon=False, fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    for column in (rows[:, 0], rows[:, 2]):
+        _share_heights(column)
     title = "Layers that guess labels, on training data; disagreement after the last epoch"
     figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def _is_measured(group: _Group) -> bool:
@@ -139,21 +212,29 @@ def _layer_accuracies(axes: "Axes", group: _Group) -> None:
     layers = _over_epochs(group, "accuracies")
     for number, colour in enumerate(_from_dark_to_light(layers.shape[2])):
         _line(axes, epochs, 100 * layers[:, :, number], colour, f"layer {number + 1}")
-    _line(axes, epochs, 100 * _over_epochs(group, "accuracy"), COLOURS[0], "all together")
+    _line(axes, epochs, 100 * _over_epochs(group, "accuracy"), DARK, "all together")
     oracle = 100 * _over_epochs(group, "oracle").mean(axis=0)
-    axes.plot(epochs, oracle, "--", color=COLOURS[0], linewidth=1.2, label="any layer right")
+    axes.plot(epochs, oracle, "--", color=DARK, linewidth=1.2, label="any layer right")
     _plain(axes)
     axes.set_title("accuracy, %", fontsize=LABEL, loc="left")
     axes.set_xlabel("epoch", fontsize=LABEL)
 
 
-def _disagreements(axes: "Axes", group: _Group) -> None:
+def _share_heights(panels: Iterable["Axes"]) -> None:
+    limits = [panel.get_ylim() for panel in panels]
+    for panel in panels:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _disagreements(axes: "Axes", group: _Group, most: float) -> None:
     pairs = 100 * _over_epochs(group, "pairwise")[:, -1].mean(axis=0)
-    axes.imshow(pairs, cmap="Blues", vmin=0, vmax=max(1, pairs.max()))
+    axes.imshow(pairs, cmap="Blues", vmin=0, vmax=most)
     for (i, j), value in np.ndenumerate(pairs):
         if i != j and len(pairs) <= 10:
-            colour = "white" if value > 0.5 * pairs.max() else "black"
-            axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=SMALL, color=colour)
+            colour = "white" if value > 0.5 * most else "black"
+            axes.text(
+                j, i, f"{value:.{int(pairs.max() < 10)}f}", ha="center", va="center", fontsize=SMALL, color=colour
+            )
     mean = 100 * _over_epochs(group, "disagreement")[:, -1].mean()
     axes.set_title(f"disagreement, %; mean {mean:.1f}", fontsize=LABEL, loc="left")
     ticks = range(len(pairs))
@@ -196,11 +277,14 @@ def _layers(group: _Group) -> list[str]:
     return list(group.runs[0].history.epochs[0].alignment)
 
 
-def _line(axes: "Axes", x: Sequence[int], values: NDArray[np.float64], colour: object, label: str) -> None:
+def _line(
+    axes: "Axes", x: Sequence[float], values: NDArray[np.float64], colour: object, label: str, style: str = "-"
+) -> None:
     """The mean over seeds, with a band from the least to the greatest."""
-    axes.plot(x, values.mean(axis=0), color=colour, label=label, linewidth=1.7, marker="o" if len(x) == 1 else None)
+    marker = "o" if len(x) == 1 else None
+    axes.plot(x, values.mean(axis=0), style, color=colour, label=label, linewidth=1.7, marker=marker)
     if len(values) > 1:
-        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.13, linewidth=0)
 
 
 def _plain(axes: "Axes") -> None:
@@ -213,48 +297,86 @@ def _plain(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
 
 
-def _errors(axes: "Axes", groups: Sequence[_Group], dataset: Dataset) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
+def _usual_epochs(groups: Sequence[_Group]) -> int:
+    return statistics.mode(len(group.runs[0].history.epochs) for group in groups)
 
-    samples = len(dataset.validation.labels)
-    seeds = len({run.seed for group in groups for run in group.runs})
-    for group, colour in zip(groups, COLOURS * len(groups), strict=False):
+
+def _family(group: _Group) -> str:
+    return METHODS[group.runs[0].job.method].family
+
+
+def _errors(
+    axes: "Axes", groups: Sequence[_Group], reference: _Group | None, dataset: Dataset, *, same_length: bool
+) -> list["Annotation"]:
+    """Draws the reference in grey and the groups in colours; gives the labels at the lines' ends."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+
+    half_a_sample = 0.5 / len(dataset.validation.labels)  # no error at all has no place on a logarithmic axis
+    others = [group for group in groups if group is not reference]
+    usual = _usual_epochs(groups)
+    drawn = [(group, colour, "-") for group, colour in zip(others, COLOURS * len(others), strict=False)]
+    labels = []
+    for group, colour, style in [(reference, GREY, "--"), *drawn] if reference is not None else drawn:
         errors = np.array([[1 - e.validation_accuracy for e in run.history.epochs] for run in group.runs])
-        # No error at all has no place on a logarithmic axis: it is drawn as half a sample.
-        errors = 100 * np.maximum(errors, 0.5 / samples)
-        _line(axes, [e.epoch for e in group.runs[0].history.epochs], errors, colour, group.label)
+        errors = 100 * np.maximum(errors, half_a_sample)
+        epochs = [e.epoch for e in group.runs[0].history.epochs]
+        x = epochs if same_length else [epoch / epochs[-1] for epoch in epochs]
+        _line(axes, x, errors, colour, group.label, style)
+        text = group.label if len(epochs) == usual else f"{group.label} ({len(epochs)} epochs)"
+        labels.append(
+            axes.annotate(
+                text, (x[-1], errors[:, -1].mean()), LABEL_PLACE, textcoords="axes fraction", color=colour,
+                fontsize=SMALL, va="center", arrowprops=LEADER | {"color": colour},
+            )
+        )  # fmt: skip
     _plain(axes)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    axes.set_xlabel("epoch", fontsize=LABEL)
-    axes.set_ylabel("validation error", fontsize=LABEL)
-    band = f"; mean of {seeds} seeds, bands from the best to the worst" if seeds > 1 else ""
-    axes.set_title(f"Error on {samples} validation samples of {dataset.name}{band}", fontsize=TITLE, loc="left")
-    axes.legend(frameon=False, fontsize=LABEL, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if not same_length:
+        axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    return labels
 
 
-def _alignments(figure: "SubFigure", groups: Sequence[_Group]) -> None:
-    """One small panel a rule; layers from dark (first) to light (last), in the same colours in all panels."""
-    deepest = max(len(_layers(group)) for group in groups)
-    colours = _from_dark_to_light(deepest)
-    lines = -(-len(groups) // COLUMNS)
-    panels = figure.subplots(lines, min(COLUMNS, len(groups)), sharey=True, squeeze=False).flatten()
-    for panel in panels[len(groups) :]:
-        panel.set_visible(False)
-    for panel, group in zip(panels, groups, strict=False):
-        for number, (layer, colour) in enumerate(zip(_layers(group), colours, strict=False), 1):
-            histories = [[e for e in run.history.epochs if e.alignment] for run in group.runs]
-            cosines = np.array([[e.alignment[layer] for e in history] for history in histories])
-            _line(panel, [e.epoch for e in histories[0]], cosines, colour, f"layer {number}")
-        _plain(panel)
-        panel.axhline(0, color="#888888", linewidth=0.8)
-        panel.set_title(group.label, fontsize=LABEL, loc="left")
-        panel.set_xlabel("epoch", fontsize=LABEL)
-        low = min(0.0, panel.get_ylim()[0])
-        panel.set_ylim(max(-1.05, low - 0.03), 1.05)
-    panels[0].set_ylabel("cosine", fontsize=LABEL)
-    figure.suptitle("Cosine of each layer's update with the backpropagated gradient", fontsize=TITLE, x=0.01, ha="left")
-    handles = next(panel for panel, g in zip(panels, groups, strict=False) if len(_layers(g)) == deepest).get_lines()
-    figure.legend(handles=handles[:deepest], loc="outside right center", frameon=False, fontsize=LABEL)
+def _keep_apart(axes: "Axes", labels: Sequence["Annotation"]) -> None:
+    """Moves each label to the height of its line's end, or as near as leaves room for the others."""
+    low, high = np.log(axes.get_ylim())
+    wanted = np.array([(np.log(label.xy[1]) - low) / (high - low) for label in labels])
+    gap = 1.35 * SMALL / 72 * axes.figure.dpi / axes.get_window_extent().height
+    order = np.argsort(wanted)
+    found = spread_apart(wanted[order], gap)
+    for index, height in zip(order, found, strict=True):
+        labels[index].set_position((LABEL_PLACE[0], height))
+
+
+def spread_apart(sorted_heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+    """The heights nearest to these, in least squares, that stand `gap` apart."""
+    pools: list[list[float]] = []  # neighbours that touch move as one: the sum of what they want, and how many
+    for number, height in enumerate(sorted_heights):
+        pools.append([height - gap * number, 1])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] >= pools[-1][0] / pools[-1][1]:
+            total, count = pools.pop()
+            pools[-1] = [pools[-1][0] + total, pools[-1][1] + count]
+    means = [total / count for total, count in pools for _ in range(int(count))]
+    return np.array(means) + gap * np.arange(len(means))
+
+
+def _test_accuracies(axes: "Axes", groups: Sequence[_Group], reference: _Group | None) -> None:
+    """A line a rule, from the best to the worst: the mean over seeds, and a bar from the least to the greatest."""
+    from matplotlib.ticker import MaxNLocator
+
+    ranked = sorted(groups, key=lambda group: np.mean([run.history.test_accuracy for run in group.runs]))
+    for height, group in enumerate(ranked):
+        shares = [100 * run.history.test_accuracy for run in group.runs]
+        colour = GREY if group is reference else DARK
+        axes.plot([min(shares), max(shares)], [height, height], color=colour, linewidth=1.7, alpha=0.4)
+        axes.plot(np.mean(shares), height, "o", color=colour, markersize=4)
+    _plain(axes)
+    axes.yaxis.tick_right()  # where the other panels have their names
+    axes.set_yticks(range(len(ranked)), [group.label for group in ranked], fontsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.7, len(ranked) - 0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.set_title("Test accuracy, %", fontsize=LABEL, loc="left", fontweight="bold")

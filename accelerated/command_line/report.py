@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..training import Dataset, checkpoint, files
 from .options import Job
-from .pictures import curves, layer_curves, margin_curves
+from .pictures import alignment_curves, curves, layer_curves, margin_curves
 from .runs import Log, Run
 from .versions import version
 
@@ -182,6 +182,7 @@ def write_pictures(folder: Path, runs: Sequence[Run], dataset: Dataset) -> list[
         return []
     drawn = {
         "curves.png": curves(finished, dataset),
+        "alignment.png": alignment_curves(finished),
         "margins.png": margin_curves(finished),
         "layers.png": layer_curves(finished),
     }

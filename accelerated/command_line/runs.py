@@ -58,7 +58,7 @@ def progress(total: int) -> Iterator[Advance]:
         yield lambda description, epochs: bar.update(task, advance=epochs, description=description)
 
 
-OURS = ("log.jsonl", "log.jsonl.partial", "results.json", "curves.png", "margins.png", "layers.png")
+OURS = ("log.jsonl", "log.jsonl.partial", "results.json", "curves.png", "alignment.png", "margins.png", "layers.png")
 """What is written to a folder of results."""
 
 

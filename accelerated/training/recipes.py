@@ -144,48 +144,63 @@ FEEDBACK = Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)
 
 
 class Method(NamedTuple):
-    """A rule, its recipe, and what of that is changed for the digits, small and few: chosen on validation samples."""
+    """A rule, its recipe, what of that is changed for the digits (chosen on validation samples), and its family."""
 
     rule: type[Rule]
     recipe: Recipe
     digits: dict[str, Any]
+    family: str = "Other rules"
 
 
-PRESETS: dict[str, Method] = {
-    "backprop": Method(RULES["backprop"], Recipe(learning_rate=0.05), {"epochs": 30, "learning_rate": 0.1}),
-    "backprop-orthogonal": Method(
-        RULES["backprop"],
-        Recipe(learning_rate=0.05, options={"orthogonal": True}),
-        {"epochs": 30, "learning_rate": 0.1},
-    ),
-    "foton": Method(RULES["foton"], Recipe(), {"epochs": 30}),
-    "foton-linear": Method(RULES["foton"], Recipe(options={"linear": True}), {"epochs": 30}),
-    "ftp": Method(RULES["ftp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-    "fa": Method(RULES["fa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-    "dfa": Method(RULES["dfa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-    "drtp": Method(RULES["drtp"], replace(FEEDBACK, learning_rate=0.005), {"epochs": 30, "learning_rate": 0.01}),
-    "dtp": Method(RULES["dtp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-    "pepita": Method(
-        RULES["pepita"],
-        Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
-        {"epochs": 80, "learning_rate": 0.3},
-    ),
-    "forward-forward": Method(RULES["forward-forward"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
-    "symba": Method(RULES["symba"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
-    "layer-collaboration": Method(RULES["layer-collaboration"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
-    "cumulative": Method(RULES["cumulative"], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2}),
-    "mono-forward": Method(RULES["mono-forward"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}),
-    "hyperspherical": Method(
-        RULES["hyperspherical"], replace(LOCAL, normalisation="direction"), {"epochs": 30, "learning_rate": 3e-3}
-    ),
-    "dynamic-temperature": Method(
-        RULES["dynamic-temperature"], replace(LOCAL, normalisation="layer"), {"epochs": 30, "learning_rate": 3e-3}
-    ),
-    "backprop-deep-supervision": Method(
-        RULES["backprop-deep-supervision"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}
-    ),
+def _local(normalisation: str) -> Recipe:
+    return replace(LOCAL, normalisation=normalisation)
+
+
+FAMILIES: dict[str, dict[str, Method]] = {
+    "Backpropagation": {
+        "backprop": Method(RULES["backprop"], Recipe(learning_rate=0.05), {"epochs": 30, "learning_rate": 0.1}),
+        "backprop-orthogonal": Method(
+            RULES["backprop"],
+            Recipe(learning_rate=0.05, options={"orthogonal": True}),
+            {"epochs": 30, "learning_rate": 0.1},
+        ),
+        "backprop-deep-supervision": Method(
+            RULES["backprop-deep-supervision"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}
+        ),
+    },
+    "A second pass with the error": {
+        "foton": Method(RULES["foton"], Recipe(), {"epochs": 30}),
+        "foton-linear": Method(RULES["foton"], Recipe(options={"linear": True}), {"epochs": 30}),
+        "pepita": Method(
+            RULES["pepita"],
+            Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
+            {"epochs": 80, "learning_rate": 0.3},
+        ),
+    },
+    "Feedback and targets": {
+        "ftp": Method(RULES["ftp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+        "fa": Method(RULES["fa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+        "dfa": Method(RULES["dfa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+        "drtp": Method(RULES["drtp"], replace(FEEDBACK, learning_rate=0.005), {"epochs": 30, "learning_rate": 0.01}),
+        "dtp": Method(RULES["dtp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
+    },
+    "Forward-Forward": {
+        name: Method(RULES[name], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2})
+        for name in ("forward-forward", "symba", "layer-collaboration", "cumulative")
+    },
+    "Layers that are classifiers": {
+        "mono-forward": Method(RULES["mono-forward"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}),
+        "hyperspherical": Method(RULES["hyperspherical"], _local("direction"), {"epochs": 30, "learning_rate": 3e-3}),
+        "dynamic-temperature": Method(
+            RULES["dynamic-temperature"], _local("layer"), {"epochs": 30, "learning_rate": 3e-3}
+        ),
+    },
 }
-"""The rules that have settings of their own."""
+"""The rules that have settings of their own, by family."""
+
+PRESETS = {
+    name: method._replace(family=family) for family, methods in FAMILIES.items() for name, method in methods.items()
+}
 
 METHODS: dict[str, Method] = {
     **PRESETS,
@@ -208,7 +223,7 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
 
     Raises UserError for an unknown method and an impossible recipe.
     """
-    _, recipe, digits = method_named(method)
+    _, recipe, digits, _ = method_named(method)
     for name in changes:
         if name not in Recipe.__dataclass_fields__:
             raise unknown("recipe", name, Recipe.__dataclass_fields__)
