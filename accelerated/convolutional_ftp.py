@@ -1,8 +1,7 @@
 """Forward Target Propagation through convolutional layers; see the reference.
 
-Targets are carried as differences to the clean activations. A maximum over the target's square lies where it lies, and
-differs from the clean one by what the clean pass loses in going there, and the difference there: neither is lost to
-rounding when targets are near.
+Targets are carried as differences to the clean activations. Pooling takes both where the clean maximum lies, and so
+their difference.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from . import ftp
 from ._arrays import Array, Labels
 from .activations import Activation, identity
 from .convolutional_network import (
-    Convolution,
     ConvolutionalNetwork,
     ConvolutionalPass,
     ConvolutionalUpdates,
@@ -25,7 +23,7 @@ from .ftp import Feedback
 from .losses import cross_entropy_gradient
 from .network import batch_mean_updates
 
-__all__ = ["differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
+__all__ = ["at_maxima", "differences", "feedback_by_channel", "first_difference", "update_factors", "updates"]
 
 
 def feedback_by_channel(feedback: Array, positions: int) -> Array:
@@ -45,27 +43,24 @@ def first_difference(
     return ftp.first_difference(feedback, targets, error, phi, gain).reshape(len(error), *shape)
 
 
-def _pooled(layer: Convolution, a: Array, pooled: Array, difference: Array) -> Array:
-    """max_pool(g) - max_pool(g - difference), where `pooled` is max_pool(g) in any shape."""
-    if layer.pool == 1:
-        return difference
-    g = layer.activation.value(a)
-    _, places = functional.max_pool2d(g - difference, layer.pool, return_indices=True)
-    flat = places.flatten(2)
-    there, moved = (array.flatten(2).gather(2, flat) for array in (g, difference))
-    return (pooled.reshape(flat.shape) - there + moved).reshape(places.shape)
+def at_maxima(g: Array, values: Array, size: int) -> Array:
+    """Of each size x size pixels the value where g is largest, the first of equal ones: as `max_pool(g)`."""
+    if size == 1:
+        return values
+    _, places = functional.max_pool2d(g, size, return_indices=True)
+    return values.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
 
 
 def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: Array) -> Iterator[Array]:
     """g_l - tau_l of the convolutional layers, then h_l - tau_l of the dense hidden layers."""
     difference = first
-    pooled = (*clean.inputs[1:], clean.dense.inputs[0])
     for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
         if i > 0:
             u = convolve(layer.kernel, difference, layer.stride, layer.padding, layer.groups)
             difference = layer.activation.difference(a, u)
         yield difference
-        difference = _pooled(layer, a, pooled[i], difference)
+        if layer.pool > 1:
+            difference = at_maxima(layer.activation.value(a), difference, layer.pool)
     dense = ftp.differences(network.dense, clean.dense, difference.flatten(1), inject=0)
     next(dense)
     yield from dense

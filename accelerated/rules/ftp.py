@@ -35,12 +35,16 @@ class Ftp(OutputErrorRule):
     untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
     one and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
     the layers, in place of their differences to the activations: equal but for rounding, as on `Hardware`.
-    With ReLU a rate that suits backpropagation may be too large: training then ends at chance, without a message.
+    With ReLU a rate that suits backpropagation may be too large: training then ends at chance or in NaN. A `scale` of
+    0.1, or a rate that is smaller by that much, is the remedy.
 
-    Models for images may begin with Conv2d and MaxPool2d; the first feature map is then what has the first target, and
-    `image_size`, (height, width) of the images, tells how large it is. Where G is too large to be held: `rank` makes it
-    a product of two factors, `by_channel` gives all positions of a channel one row, and `seeded` keeps a seed in its
-    place, from which it is drawn anew at each step, on the CPU, the same on every device and in every precision.
+    Models for images may begin with Conv2d and MaxPool2d. The first feature map then has the first target, and
+    `image_size`, (height, width) of the images, gives its size. `by_channel`, the default there, gives all positions of
+    a channel one row of G (ours, as positions share a kernel); False gives each position its own, as in the paper, and
+    diverged with ReLU through two convolutions. G is drawn at `scale` / positions, or / sqrt(positions) without
+    `by_channel`; see `prograde.reference.convolutional_ftp`. Where G is too large to be held, `rank` makes it a product
+    of two factors, and `seeded` keeps a seed in its place, from which it is drawn anew at each step, on the CPU, the
+    same on every device and in every precision.
     """
 
     convolution_kinds = (nn.Conv2d,)
@@ -59,7 +63,7 @@ class Ftp(OutputErrorRule):
         second_pass: SecondPass = "difference",
         image_size: tuple[int, int] | None = None,
         rank: int | None = None,
-        by_channel: bool = False,
+        by_channel: bool | None = None,
         seeded: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
@@ -74,7 +78,8 @@ class Ftp(OutputErrorRule):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value}, expected a positive number")
         self.phi: Activation = ACTIVATIONS[phi]
-        self.gain, self.scale, self.inject, self.rank, self.by_channel = gain, scale, inject, rank, by_channel
+        self.gain, self.scale, self.inject, self.rank = gain, scale, inject, rank
+        self.by_channel = bool(self.convolutions) if by_channel is None else by_channel
         self.law: FeedbackLaw = law
         self.second_pass: SecondPass = second_pass
         check_second_pass(second_pass)
@@ -136,11 +141,10 @@ class Ftp(OutputErrorRule):
     ) -> Feedback:
         """G or its factors, with one row a channel if positions share it."""
         rows = self.rows * (1 if self.by_channel else self.positions)
+        scale = self.scale / (self.positions if self.by_channel else self.positions**0.5)
         if self.rank is not None:
-            return low_rank_feedback(
-                rows, self.num_classes, self.rank, generator, self.scale, device=device, dtype=dtype
-            )
-        return random_feedback(rows, self.num_classes, generator, self.scale, self.law, device=device, dtype=dtype)
+            return low_rank_feedback(rows, self.num_classes, self.rank, generator, scale, device=device, dtype=dtype)
+        return random_feedback(rows, self.num_classes, generator, scale, self.law, device=device, dtype=dtype)
 
     def _feedback(self, x: Tensor) -> Feedback:
         if self.seed is not None:

@@ -68,10 +68,8 @@ RULES = {
     "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.02, 64),
     "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.03, 64),
     "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
-    "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=0.05), 0.02, 128),
-    "ftp, G by channel": Setting(
-        plain, lambda model, size: Ftp(model, image_size=size, scale=0.03, by_channel=True), 0.02, 128
-    ),
+    "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=1.2, by_channel=False), 0.02, 128),
+    "ftp, G by channel": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=17.28), 0.02, 128),
     "ftp-frozen": Setting(plain, lambda model, size: Ftp(model, image_size=size), 0.02, 128),
 }
 
