@@ -4,13 +4,14 @@ Bjorck steps run on the small Gram matrix: the weight itself is multiplied twice
 Nothing here waits for the device.
 """
 
+from functools import cache
 from math import comb
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ._arrays import Array
+from ._arrays import Array, widened
 
 __all__ = [
     "PolarStep",
@@ -24,28 +25,44 @@ __all__ = [
     "gram",
     "orthogonal",
     "polar_factor",
+    "polar_iteration",
     "polar_within",
     "retract",
     "spectral_bound",
 ]
 
 
+NEAR = 0.9
+"""A bound on |I - G|_2 up to which the steps of `polar_iteration` are those of Bjorck."""
+
+WIDE = (
+    (1.793182, -31.981693, 200.178271, -382.880153, 226.157094),
+    (0.788918, 0.236501, 1.332334, 1.405908, 0.380301),
+    (0.999916, 0.497376, 0.378897, 0.371255, 0.278382),
+)
+"""The coefficients of its first three steps beyond, constant terms first."""
+
+
 def gram(weight: Array) -> Array:
-    """W W^T if W is wide or square, W^T W if it is tall: (n, n) with n = min(n_out, n_in)."""
-    n_out, n_in = weight.shape
-    return weight @ weight.T if n_out <= n_in else weight.T @ weight
+    """W W^T if W is wide or square, W^T W if it is tall: (..., n, n) with n = min(n_out, n_in)."""
+    n_out, n_in = weight.shape[-2:]
+    return weight @ weight.mT if n_out <= n_in else weight.mT @ weight
 
 
 def _residual(gram: Array) -> Array:
     """I - G; the diagonal is the only place where the identity is added."""
-    residual = -gram
-    residual.diagonal().add_(1)
-    return residual
+    return _with_diagonal(-gram, 1)
+
+
+def _with_diagonal(matrices: Array, value: float | Array) -> Array:
+    """With the value, or one for each matrix (..., 1), added to the diagonal in place."""
+    matrices.diagonal(dim1=-2, dim2=-1).add_(value)
+    return matrices
 
 
 def defect(weight: Array) -> Array:
-    """Largest entry of |G - I|, a scalar tensor; 0 for orthonormal rows (wide) or columns (tall)."""
-    return _residual(gram(weight)).abs().amax()
+    """Largest entry of |G - I|, a scalar tensor (...); 0 for orthonormal rows (wide) or columns (tall)."""
+    return _residual(gram(weight)).abs().amax(dim=(-2, -1))
 
 
 def drift(weight: Array, rows: Array) -> Array:
@@ -160,6 +177,46 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     """Bjorck steps, see `bjorck_factor`: same shape as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def polar_iteration(weight: Array, steps: int = 3) -> Array:
+    """The polar factor by a fixed number of steps, four products each: same shape as the weight, (..., n_out, n_in).
+
+    The weight is multiplied anew in each step, so that none works on what rounding has left of another's Gram matrix,
+    and only the change is multiplied, so that products of few digits (TF32) keep all of the weight's.
+    """
+    is_wide = weight.shape[-2] <= weight.shape[-1]
+    w = widened(weight if is_wide else weight.mT)
+    bjorck, beyond = _polar_coefficients(steps, w.device, w.dtype)
+    for step in range(steps):
+        residual = _residual(w @ w.mT)
+        square = residual @ residual
+        if step == 0:
+            radius = torch.linalg.matrix_norm(square).sqrt()[..., None]  # (..., 1)
+            is_far = radius > NEAR
+            coefficients = torch.where(is_far[..., None, None], beyond, bjorck)  # (..., 1, steps, 5)
+            scale = 1 / (1 + radius * is_far)
+            # I - scale G from I - G, and its square
+            square = (scale**2)[..., None] * square + (2 * scale * (1 - scale))[..., None] * residual
+            square = _with_diagonal(square, (1 - scale) ** 2)
+            residual = _with_diagonal(scale[..., None] * residual, 1 - scale)
+            w = scale.sqrt()[..., None] * w
+        c = coefficients[..., step, :, None]  # (..., 1, 5, 1)
+        q = _with_diagonal(torch.addcmul(c[..., 4, :] * square, c[..., 3, :], residual), c[..., 2, 0])
+        q = _with_diagonal(torch.addcmul(q @ square, c[..., 1, :], residual), c[..., 0, 0] - 1)
+        w = w + q @ w
+    return (w if is_wide else w.mT).to(weight.dtype)
+
+
+@cache
+def _polar_coefficients(steps: int, device: torch.device, dtype: torch.dtype) -> tuple[Array, Array]:
+    """Of Bjorck's steps of order 4, and of `WIDE` followed by those: (steps, 5) each.
+
+    Held, since a tensor made from numbers waits for the device that it goes to.
+    """
+    bjorck = [_coefficients(4)] * steps
+    both = torch.tensor([bjorck, [*WIDE, *bjorck][:steps]], device=device, dtype=dtype)
+    return both[0], both[1]
 
 
 def retract(

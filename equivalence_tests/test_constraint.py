@@ -1,8 +1,11 @@
 """FOTON's constraint through training: the limit is kept at every step, whatever optimizer steps the weights."""
 
 import copy
+import pickle
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from prograde.accelerated.foton import error_projection
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.rules.foton import plain_rate
+from prograde.accelerated.rules.orthogonality import _Copy
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
@@ -31,6 +35,45 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def _ours_only(twin: TwinSide) -> None:
     if not twin.is_ours:
         pytest.skip("rules are prograde's own")
+
+
+class Path(NamedTuple):
+    """How the constraint goes: by looking at the weights, which only the CPU does, or asynchronously."""
+
+    device: torch.device
+    asynchronous: bool
+
+    def foton(self, model: nn.Module, **options: Any) -> Foton:
+        rule = Foton(model.to(self.device), **options)
+        self.take(rule)
+        return rule
+
+    def take(self, rule: Foton | Backprop) -> None:
+        assert rule.orthogonality is not None
+        rule.orthogonality.asynchronous = self.asynchronous
+
+    def batches(self, n: int, features: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(x.to(self.device), y.to(self.device)) for x, y in batches(n, features)]
+
+
+@pytest.fixture(params=["looking", "asynchronous"])
+def path(request: pytest.FixtureRequest, twin: TwinSide) -> Path:
+    """The CPU's path, on the CPU whatever `--device` is, and that of the device, which is tested on the CPU too.
+
+    Tests without it are of what only the CPU's path does, or of neither.
+    """
+    if request.param == "looking":
+        return Path(torch.device("cpu"), False)
+    return Path(twin.device, True)
+
+
+def raised_by(call: Callable[[], object]) -> str:
+    """The message of the error."""
+    try:
+        call()
+    except (FloatingPointError, ValueError) as error:
+        return str(error)
+    return "nothing raised"
 
 
 def model(*widths: int) -> nn.Sequential:
@@ -73,14 +116,43 @@ def test_the_limit_is_kept_at_every_step(optimizer: str, widths: tuple[int, ...]
     assert worst <= LIMIT
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_the_limit_is_kept_in_a_wide_network(optimizer: str):
-    """Wide enough for drifts to be undone in few directions, and seldom by the Gram matrix."""
+@pytest.mark.smoke
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("widths", [(80, 64, 64, 4), (64, 96, 80, 4)], ids=["shrinking", "growing"])
+def test_the_limit_is_kept_asynchronously_or_its_violation_raised(
+    twin: TwinSide, optimizer: str, widths: tuple[int, ...]
+):
+    """With a rate of 1 and no decay a weight is left with singular values 65 times as large as others: too much."""
+    path = Path(twin.device, True)
     torch.manual_seed(0)
-    rule = Foton(model(300, 280, 320, 4))
+    rule = path.foton(model(*widths))
     steps = OPTIMIZERS[optimizer](rule)
+    violated: list[int] = []
+    raised = ""
+    number = 0
+    for number, (x, y) in enumerate(path.batches(80, widths[0]), 1):
+        rule.assign_credit(x, y)
+        steps.step()
+        try:
+            rule.constrain(steps)
+        except FloatingPointError as error:
+            raised = str(error)
+            break
+        if max(defects(rule)) > LIMIT:
+            violated.append(number)
+    assert not violated or optimizer == "sgd hot", f"limit exceeded at steps {violated}"
+    assert not violated or number - violated[0] <= 16, "raised at most 16 steps late"
+    assert not raised or f"at step {violated[0]}; lower the learning rate" in raised, "the step is named"
+
+
+@pytest.mark.parametrize("rate", [1e-2, 3e-2])
+def test_adam_at_high_rates(path: Path, rate: float):
+    """At 1e-2 a step of order 3 from a weight rescaled by its bound exceeded the limit, 16 times in 300 steps."""
+    torch.manual_seed(0)
+    rule = path.foton(model(64, 128, 128, 4))
+    steps = torch.optim.Adam(rule.parameters(), lr=rate)
     worst = 0.0
-    for x, y in batches(60, 300):
+    for x, y in path.batches(60, 64):
         rule.assign_credit(x, y)
         steps.step()
         rule.constrain()
@@ -88,11 +160,49 @@ def test_the_limit_is_kept_in_a_wide_network(optimizer: str):
     assert worst <= LIMIT
 
 
-def test_backprop_under_the_same_constraint():
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_the_limit_is_kept_in_a_wide_network(path: Path, optimizer: str):
+    """Wide enough for drifts to be undone in few directions, and seldom by the Gram matrix."""
     torch.manual_seed(0)
-    rule = Backprop(model(80, 64, 64, 4), orthogonal=True)
+    rule = path.foton(model(300, 280, 320, 4))
+    steps = OPTIMIZERS[optimizer](rule)
+    worst = 0.0
+    for x, y in path.batches(60 if not path.asynchronous else 20, 300):
+        rule.assign_credit(x, y)
+        steps.step()
+        rule.constrain()
+        worst = max(worst, *defects(rule))
+    assert worst <= LIMIT
+
+
+@pytest.mark.parametrize("width", [64, 512])
+def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
+    """Of wide and tall weights with singular values from 0.5 to 2, which Adam's first step at 1e-3 leaves in 2,048."""
+    path = Path(twin.device, True)
+    torch.manual_seed(0)
+    rule = path.foton(model(width, width + 8, width, 4))
+    generator = torch.Generator().manual_seed(0)
+    polar = []
+    with torch.no_grad():
+        for block in rule.blocks[:-1]:
+            weight = block.linear.weight
+            u, s, vt = torch.linalg.svd(torch.randn(weight.shape, generator=generator).double(), full_matrices=False)
+            s = 1 + torch.randn(s.shape, generator=generator).double() / 50
+            s[:2] = torch.tensor([2.0, 0.5])
+            polar.append((u @ vt).float())
+            weight.copy_((u * s) @ vt)
+    rule.constrain()
+    for block, expected in zip(rule.blocks[:-1], polar, strict=True):
+        gap = (block.linear.weight.detach().cpu() - expected).double()
+        assert torch.linalg.matrix_norm(gap, 2) <= 3e-4, "polar factor"
+
+
+def test_backprop_under_the_same_constraint(path: Path):
+    torch.manual_seed(0)
+    rule = Backprop(model(80, 64, 64, 4).to(path.device), orthogonal=True)
+    path.take(rule)
     steps = OPTIMIZERS["momentum"](rule)
-    for x, y in batches(60, 80):
+    for x, y in path.batches(60, 80):
         rule.assign_credit(x, y)
         steps.step()
         rule.constrain(steps)
@@ -117,6 +227,27 @@ def test_telling_the_optimizer_gives_the_same_weights():
     for ours, theirs in zip(rule.parameters(), other.parameters(), strict=True):
         gap = (ours - theirs).detach().numpy()
         assert rms(gap) <= 1e-7 * rms(theirs.detach().numpy())
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.05, 0.5])
+def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(rate: float):
+    """Without it the drift is left where it is within the limit; the polar factor is that of the step either way."""
+    torch.manual_seed(0)
+    rule = Foton(model(80, 64, 64, 4).double())
+    for x, y in batches(6, 80):
+        other = copy.deepcopy(rule)
+        before = [block.linear.weight.detach().clone() for block in rule.blocks[:-1]]
+        for r, tell in ((rule, True), (other, False)):
+            steps = torch.optim.SGD(r.parameters(), lr=rate)
+            r.assign_credit(x.double(), y)
+            steps.step()
+            stepped = [block.linear.weight.detach().clone() for block in r.blocks[:-1]]
+            r.constrain(steps if tell else None)
+        for old, new, *blocks in zip(before, stepped, rule.blocks, other.blocks, strict=False):
+            for weight in (block.linear.weight.detach() for block in blocks):
+                gap = polar_factor(weight) - polar_factor(new)
+                assert rms(gap.numpy()) <= 0.05 * rms((new - old).numpy()), "polar factor of the stepped weight"
+                assert defect(weight) <= LIMIT
 
 
 def test_a_clipped_gradient_is_no_plain_step():
@@ -148,12 +279,12 @@ def test_which_optimizers_take_plain_steps():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
-def test_resuming_from_a_state_dict_is_exact(optimizer: str):
+def test_resuming_from_a_state_dict_is_exact(path: Path, optimizer: str):
     """Bit for bit, the schedule of measurements included."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4))
+    rule = path.foton(model(80, 64, 64, 4))
     steps = OPTIMIZERS[optimizer](rule)
-    data = batches(50, 80)
+    data = path.batches(50, 80)
 
     def train(rule: Foton, steps: torch.optim.Optimizer, part: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         for x, y in part:
@@ -162,7 +293,7 @@ def test_resuming_from_a_state_dict_is_exact(optimizer: str):
             rule.constrain(steps)
 
     train(rule, steps, data[:25])
-    other = Foton(model(80, 64, 64, 4))
+    other = path.foton(model(80, 64, 64, 4))
     other_steps = OPTIMIZERS[optimizer](other)
     other.load_state_dict(copy.deepcopy(rule.state_dict()))
     other_steps.load_state_dict(copy.deepcopy(steps.state_dict()))
@@ -176,12 +307,12 @@ def test_resuming_from_a_state_dict_is_exact(optimizer: str):
     assert all(torch.equal(found, theirs["directions"][name]) for name, found in ours["directions"].items())
 
 
-def test_the_limit_is_kept_when_the_drift_speeds_up():
+def test_the_limit_is_kept_when_the_drift_speeds_up(path: Path):
     """A rate that was harmless for 60 steps grows ten-thousandfold."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4))
+    rule = path.foton(model(80, 64, 64, 4))
     steps = torch.optim.SGD(rule.parameters(), lr=1e-5, momentum=0.9)
-    for number, (x, y) in enumerate(batches(120, 80)):
+    for number, (x, y) in enumerate(path.batches(120, 80)):
         if number == 60:
             steps.param_groups[0]["lr"] = 0.1
         rule.assign_credit(x, y)
@@ -337,13 +468,13 @@ def test_an_even_drift_of_many_small_entries_is_seen():
     assert torch.linalg.eigvals(weight.detach()).real.min() > 0.9
 
 
-def test_replaced_parameters_are_the_ones_constrained():
+def test_replaced_parameters_are_the_ones_constrained(path: Path):
     """load_state_dict(assign=True) puts other tensors into the model."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4))
+    rule = path.foton(model(80, 64, 64, 4))
     rule.load_state_dict(copy.deepcopy(rule.state_dict()), assign=True)
     steps = OPTIMIZERS["momentum"](rule)
-    for x, y in batches(20, 80):
+    for x, y in path.batches(20, 80):
         rule.assign_credit(x, y)
         steps.step()
         rule.constrain(steps)
@@ -351,11 +482,128 @@ def test_replaced_parameters_are_the_ones_constrained():
 
 
 def test_a_limit_that_the_precision_cannot_resolve_is_refused():
-    with pytest.raises(ValueError, match=r"limit: 0.005, expected at least 0.016, what torch.bfloat16 resolves"):
+    with pytest.raises(
+        ValueError, match=r"limit: 0.005, .* 0.016, what torch.bfloat16 resolves in layer '0'; .* finer"
+    ):
         Foton(model(4, 3, 2).bfloat16())
     with pytest.raises(ValueError, match=r"limit: 1e-06, expected at least 6.7e-06, what torch.float32 resolves"):
         Foton(model(784, 300, 2), limit=1e-6)
     assert Foton(model(4, 3, 2).bfloat16(), limit=0.05).orthogonality.limit == 0.05
+
+
+@pytest.mark.parametrize(
+    "convert", [lambda rule: rule.bfloat16(), lambda rule: rule.model.bfloat16()], ids=["rule", "model"]
+)
+def test_a_conversion_to_a_precision_that_cannot_resolve_the_limit_is_refused(
+    path: Path, convert: Callable[[Foton], object]
+):
+    """At the first step, since a module isn't asked before it is converted."""
+    rule = path.foton(model(80, 64, 64, 4))
+    convert(rule)
+    found = raised_by(rule.constrain)
+    assert re.match(r"limit: 0.005, .* 0.016, what torch.bfloat16 resolves in layer '0'; .* finer", found), found
+
+
+BROKEN: dict[str, tuple[Callable[[torch.Tensor], object], str]] = {
+    "not finite": (lambda w: w[0, 0].fill_(float("nan")), "not finite"),
+    "of lost rank": (lambda w: w[0].zero_(), r"\|G - I\| up to 1, limit 0.005,"),
+    "a thousand times as large in a row": (lambda w: w[0].mul_(1e3), r"\|G - I\| up to 0.98, limit 0.005,"),
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_weight_that_cannot_be_restored_asynchronously_is_named(
+    twin: TwinSide, kind: str, late: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """With the step, and at most 16 steps late, where the device is that much behind."""
+    path = Path(twin.device, True)
+    if late:
+        monkeypatch.setattr(_Copy, "has_arrived", lambda copy: False)
+    torch.manual_seed(0)
+    rule = path.foton(model(80, 64, 64, 4))
+    rule.constrain()
+    spoil, what = BROKEN[kind]
+    with torch.no_grad():
+        spoil(rule.blocks[1].linear.weight)
+    rule.constrain()
+    if path.device.type != "cpu":
+        torch.accelerator.synchronize()
+    for _ in range(15 if late else 0):
+        rule.constrain()
+    found = raised_by(rule.constrain)
+    assert re.match(f"weight of layer '2': {what} at step 2; lower the learning rate", found), found
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule)), None])
+def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[Foton], Foton] | None):
+    """Those of the rule, and one that has taken its state."""
+    path = Path(twin.device, True)
+    torch.manual_seed(0)
+    rule = path.foton(model(80, 64, 64, 4))
+    with torch.no_grad():
+        rule.blocks[1].linear.weight[0] = 0
+    rule.constrain()
+    if copied is None:
+        other = path.foton(model(80, 64, 64, 4))
+        other.load_state_dict(copy.deepcopy(rule.state_dict()))
+    else:
+        other = copied(rule)
+    found = raised_by(other.constrain)
+    assert re.match(r"weight of layer '2': .* at step 1;", found), found
+
+
+def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    """Nothing else of a step is read by the host."""
+    path = Path(twin.device, True)
+    rule = path.foton(model(*[8] * 25, *[6] * 25, 4))
+    read: list[int] = []
+    to = torch.Tensor.to
+
+    def copy_to(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if args[:1] == ("cpu",):
+            read.append(tensor.numel())
+        return to(tensor, *args, **options)
+
+    def refuse(tensor: torch.Tensor) -> None:
+        raise AssertionError("the host has read a tensor")
+
+    monkeypatch.setattr(torch.Tensor, "to", copy_to)
+    for name in ("item", "tolist", "__bool__", "__float__", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    rule.constrain()
+    assert read == [49], "one copy for all weights"
+
+
+@pytest.mark.parametrize("limit", [5e-3, 1e-4])
+def test_a_fine_limit_is_kept_asynchronously(twin: TwinSide, limit: float):
+    """From singular values 50 times as large as others, in one step."""
+    path = Path(twin.device, True)
+    torch.manual_seed(0)
+    rule = path.foton(model(64, 64, 4), limit=limit)
+    weight = rule.blocks[0].linear.weight
+    with torch.no_grad():
+        u, _, vt = torch.linalg.svd(weight, full_matrices=False)
+        weight.copy_((u * torch.logspace(-1, 0.65, 64).to(u)) @ vt)
+    rule.constrain()
+    found = defect(weight.detach()).item()
+    assert found <= limit, f"found {found}"
+
+
+def test_steps_do_where_no_singular_value_is_far_off(monkeypatch: pytest.MonkeyPatch):
+    """All of G - I's are 0.25 or -0.25: its norm as a vector is 2.5, but that of its fourth power says enough."""
+
+    def decompose(weight: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("decomposed where steps do")
+
+    generator = torch.Generator().manual_seed(0)
+    turn = polar_factor(torch.randn(100, 100, generator=generator, dtype=torch.float64))
+    signs = torch.ones(100, dtype=torch.float64)
+    signs[::2] = -1
+    rule, held = holding(with_gram(torch.eye(100) + 0.25 * (turn * signs) @ turn.T))
+    monkeypatch.setattr("prograde.accelerated.rules.orthogonality.polar_factor", decompose)
+    rule.constrain()
+    assert defect(held) <= LIMIT
 
 
 def test_a_weight_that_is_not_finite_is_named():
@@ -381,35 +629,35 @@ def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.smoke
-def test_updates_follow_the_weights(twin64: TwinSide):
+def test_updates_follow_the_weights(twin64: TwinSide, path: Path):
     """F is built from the weights as they are: after steps, .grad still equals the reference's update."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4).double())
+    rule = path.foton(model(80, 64, 64, 4).double())
     steps = OPTIMIZERS["momentum"](rule)
     reference = ReferenceSide()
-    for x, y in batches(12, 80):
+    for x, y in path.batches(12, 80):
         rule.assign_credit(x.double(), y)
         network = rule.network()
-        weights, biases = ([p.detach().numpy().copy() for p in part] for part in network[:2])
+        weights, biases = ([p.detach().cpu().numpy().copy() for p in part] for part in network[:2])
         table = reference.activations.ACTIVATIONS
         theirs = reference.foton.updates(
             reference.net.Network(tuple(weights), tuple(biases), (table["relu"], table["relu"], table["identity"])),
-            x.double().numpy(),
-            y.numpy(),
+            x.double().cpu().numpy(),
+            y.cpu().numpy(),
         )
         for layer, block in enumerate(rule.blocks):
-            gap = rms(block.linear.weight.grad.numpy() - theirs.weights[layer])
+            gap = rms(block.linear.weight.grad.cpu().numpy() - theirs.weights[layer])
             assert gap <= 1e-12 * rms(theirs.weights[layer]), f"Foton.weights[{layer}]"
         steps.step()
         rule.constrain(steps)
 
 
-def test_constraint_at_every_third_step():
+def test_constraint_at_every_third_step(path: Path):
     """In between the weights are left as the optimizer left them."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4), every=3)
+    rule = path.foton(model(80, 64, 64, 4), every=3)
     steps = OPTIMIZERS["momentum"](rule)
-    for number, (x, y) in enumerate(batches(12, 80), 1):
+    for number, (x, y) in enumerate(path.batches(12, 80), 1):
         rule.assign_credit(x, y)
         steps.step()
         stepped = [p.detach().clone() for p in rule.parameters()]
@@ -419,12 +667,12 @@ def test_constraint_at_every_third_step():
         assert number % 3 != 0 or max(defects(rule)) <= LIMIT
 
 
-def test_projection_refreshed_every_third_step():
+def test_projection_refreshed_every_third_step(path: Path):
     """In between F is that of the last refresh; evaluation and state_dict do not move the clock."""
     torch.manual_seed(0)
-    rule = Foton(model(80, 64, 64, 4), refresh=3)
+    rule = path.foton(model(80, 64, 64, 4), refresh=3)
     steps = OPTIMIZERS["momentum"](rule)
-    data = batches(8, 80)
+    data = path.batches(8, 80)
     built: list[torch.Tensor] = []
     for number, (x, y) in enumerate(data):
         now = error_projection(rule.network().weights).detach().clone()
@@ -432,7 +680,7 @@ def test_projection_refreshed_every_third_step():
             rule.eval()
             rule.assign_credit(x, y)
             rule.train()
-            other = Foton(model(80, 64, 64, 4), refresh=3)
+            other = path.foton(model(80, 64, 64, 4), refresh=3)
             other.load_state_dict(copy.deepcopy(rule.state_dict()))
             rule = other
             steps = OPTIMIZERS["momentum"](rule)

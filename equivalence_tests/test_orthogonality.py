@@ -159,6 +159,56 @@ def test_bjorck_of_a_rescaled_weight(twin: Side, compare: Comparison, weight: An
     compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, 2), 5 * weight, depth=4 * order)
 
 
+spreads = st.sampled_from(["near", "far"])
+
+
+def stretched(rng: np.random.Generator, shape: tuple[int, int], spread: str) -> tuple[Any, Any]:
+    """A weight with singular values within 20 % of 1, or from 0.3 to 6, and its polar factor."""
+    u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    if spread == "near":
+        s = rng.uniform(0.8, 1.15, min(shape))
+    else:
+        s = np.append(np.exp(rng.uniform(np.log(0.3), np.log(6), min(shape) - 1)), 6)
+    return (u * s) @ vt, u @ vt
+
+
+@given(rng=seeds(), shape=st.sampled_from([(7, 12), (12, 7), (9, 9)]), spread=spreads, steps=st.sampled_from([3, 4]))
+def test_polar_iteration(
+    twin: Side, compare: Comparison, rng: np.random.Generator, shape: tuple[int, int], spread: str, steps: int
+):
+    weight, _ = stretched(rng, shape, spread)
+    compare(twin, "polar_iteration", lambda side, w: side.orthogonality.polar_iteration(w, steps), weight, depth=8)
+
+
+@given(rng=seeds(), shape=st.sampled_from([(7, 12), (12, 7), (9, 9)]), spread=spreads)
+def test_the_polar_iteration_ends_at_the_polar_factor(
+    side: Side, rng: np.random.Generator, shape: tuple[int, int], spread: str
+):
+    """To rounding from near, within 2.4e-4 from afar and to rounding with one step more."""
+    weight, polar = stretched(rng, shape, spread)
+    weight = side.operands(weight)
+    for steps, least in ((3, 0 if spread == "near" else 2.4e-4), (4, 0)):
+        ours = side.results(side.orthogonality.polar_iteration(weight, steps))
+        assert np.linalg.norm(ours - polar, 2) <= least + 64 * side.eps, f"polar factor after {steps} steps"
+
+
+def test_the_polar_iteration_from_the_widest_spread(side: Side):
+    """Singular values from 1/64 of the bound to all of it, on which the bound depends a little."""
+    s = np.geomspace(0.1, 6, 200)
+    for _ in range(20):
+        bound = np.sqrt(1 + np.sum((1 - s**2) ** 4) ** 0.25)
+        s = np.append(np.geomspace(1.01 * bound / 64, 6, 199), 6)
+    ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
+    assert np.abs(1 - ours).max() <= 2.4e-4 + 64 * side.eps, "singular values reach 1"
+
+
+def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side):
+    """So that it is seen in what the iteration leaves."""
+    s = np.array([1.3, 1.0, 0.7, 0.0])
+    ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
+    assert np.allclose(ours, [1, 1, 1, 0], rtol=0, atol=2.4e-4 + 64 * side.eps)
+
+
 @given(weight=near_orthogonal(), order=orders)
 def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: int):
     """W = U S V^T becomes U s q_p(1 - s^2) V^T."""
@@ -225,6 +275,17 @@ def test_the_bound_bounds(side: Side, weight: Any):
     assert bound >= np.linalg.norm(weight, 2) ** 2 * (1 - 64 * side.eps)
 
 
+@given(rng=seeds(), n=st.integers(4, 20), size=st.sampled_from([0.3, 2.0]))
+def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: float):
+    """The row sum of a diagonal matrix, and 1 + |E|_F of an E of rank one: the largest eigenvalue itself."""
+    diagonal = np.diag(1 + size * np.append(rng.uniform(0.5, 0.9, n - 1), 1))
+    direction = rng.uniform(0.1, 1, n) ** 2
+    one = np.eye(n) + size * np.outer(direction, direction) / (direction @ direction)
+    for gram in (diagonal, one):
+        bound = side.results(side.orthogonality.spectral_bound(side.operands(gram)))
+        assert abs(bound - (1 + size)) <= 32 * side.eps, "tight"
+
+
 @given(weight=near_orthogonal())
 def test_the_polar_factor_is_the_nearest(weight: Any):
     """W = (polar factor)(symmetric, positive semidefinite), and its rows or columns are orthonormal."""
@@ -279,6 +340,47 @@ def test_a_step_too_large_for_the_series_is_left_alone(side: Side, rng: np.rando
     step = a_step(rng, shape, 3, 20.0)
     ours = side.results(side.orthogonality.retract(*side.operands(step), 20.0))
     assert np.array_equal(ours, side.results(side.operands(step[0])))
+
+
+@given(rng=seeds(), shape=st.sampled_from([(16, 24), (24, 16), (13, 13)]))
+def test_a_step_is_left_alone_just_where_the_trace_says_so(
+    side: Side, rng: np.random.Generator, shape: tuple[int, int]
+):
+    """tr E^6 a little below 1 and above, from one direction: half precision moves it by tenths, others by less."""
+    margin = 0.4 if side.eps > 1e-3 else 0.01
+    weight, _, z, _ = a_step(rng, shape, 1, 0.0)
+    delta = rng.standard_normal((1, shape[0]))
+    delta /= np.linalg.norm(delta) * np.linalg.norm(z)
+
+    def step(rate: float) -> tuple[Any, ...]:
+        return weight - rate * delta.T @ z, delta, z, z @ weight.T
+
+    def trace(rate: float) -> float:
+        e = np.eye(min(shape)) - orthogonality.gram(step(rate)[0])
+        return float(np.trace(np.linalg.matrix_power(e, 6)))
+
+    for target in (1 - margin, 1 + margin):
+        low, high = 0.0, 3.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if trace(middle) < target else (low, middle)
+        operands = side.operands(step(low))
+        ours = side.results(side.orthogonality.retract(*operands, low))
+        alone = np.array_equal(ours, side.results(operands[0]))
+        assert alone == (target > 1), f"left alone: {alone}, tr E^6 = {target}"
+
+
+@given(rng=seeds(), span=st.sampled_from([(4, 17), (20, 33)]))
+def test_directions_with_a_small_weight_are_set_right(side: Side, rng: np.random.Generator, span: tuple[int, int]):
+    """Ten times as large as what is taken for 0; of half precision, whose products are coarser, a tenth."""
+    eps = side.eps if side.eps < 1e-4 else 0.01 / 100 / span[0]
+    s = np.ones(span[1])
+    s[0] = 10 * np.sqrt(span[0] * eps)
+    q = np.eye(span[1])[: span[0]]
+    weight = side.operands(np.diag(s) @ orthogonality.orthogonal((span[1], span[1] + 3), rng))
+    ours = side.results(side.orthogonality.polar_within(weight, side.operands(q)).weight)
+    found = np.linalg.norm(ours[0])
+    assert 0.8 <= found <= 1.25, f"set right: {found}"
 
 
 def test_directions_without_a_weight_stay_as_they_are(side: Side):

@@ -13,9 +13,18 @@
          W <- A W (wide),  W A (tall),    A = I + Q^T C Q,  C = (Q G Q^T)^(-1/2) - I
     (6)  which leaves  E' = I - A G A:   v E' = v - (v A G) A,   v A G = v G + v Q^T C Q G
 
+    (7)  polar iteration:  W <- r_k(I - G) W (wide),  W r_k(I - G) (tall),  k = 1, 2, 3,    rho = |E^2|_F^(1/2)
+         rho <= 0.9:  r_k = q_4;    otherwise W is divided by sqrt(1 + rho) first, and r_k of degree 4 has the least
+         max |1 - s r_k(1 - s^2)| over the s that step k - 1 makes of [1/64, 1]
+
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
 anywhere in (0, `convergence_limit(p)`).
+
+rho bounds |E|_2. So (7) needs no search for the largest singular value, and no decision but one: all singular values
+reach 1 within 2.4e-4 that are at least 1/64 of sqrt(1 + rho), and the polar factor to rounding for rho <= 0.9. The
+coefficients are from Remez's algorithm, each step for what the one before leaves (Amsel et al., 2025, arXiv
+2505.16932).
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -28,6 +37,7 @@ anywhere in (0, `convergence_limit(p)`).
 | C | change | (p, p) | what is to be added in their span |
 """
 
+from collections.abc import Sequence
 from math import comb
 from typing import NamedTuple
 
@@ -47,10 +57,22 @@ __all__ = [
     "gram",
     "orthogonal",
     "polar_factor",
+    "polar_iteration",
     "polar_within",
     "retract",
     "spectral_bound",
 ]
+
+
+NEAR = 0.9
+"""rho of equation (7) up to which its steps are those of Bjorck."""
+
+WIDE = (
+    (1.793182, -31.981693, 200.178271, -382.880153, 226.157094),
+    (0.788918, 0.236501, 1.332334, 1.405908, 0.380301),
+    (0.999916, 0.497376, 0.378897, 0.371255, 0.278382),
+)
+"""The coefficients of r_1, r_2 and r_3 beyond, constant terms first."""
 
 
 def gram(weight: Array) -> Array:
@@ -119,11 +141,11 @@ def _coefficients(order: int) -> list[float]:
     return [comb(2 * k, k) / 4**k for k in range(order + 1)]
 
 
-def _polynomial(residual: Array, order: int) -> Array:
-    """q_p(E): (n, n)."""
+def _polynomial(residual: Array, coefficients: Sequence[float]) -> Array:
+    """sum_k c_k E^k: (n, n)."""
     power = np.eye(len(residual), dtype=residual.dtype)
     q = np.zeros_like(power)
-    for coefficient in _coefficients(order):
+    for coefficient in coefficients:
         q = q + coefficient * power
         power = power @ residual
     return q
@@ -162,7 +184,7 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
         bound = spectral_bound(gram)
         if rescale and bound >= convergence_limit(order) ** 2:
             factor, gram = factor / np.sqrt(bound), gram / bound
-        q = _polynomial(identity - gram, order)
+        q = _polynomial(identity - gram, _coefficients(order))
         factor, gram = q @ factor, q @ gram @ q
     return factor
 
@@ -171,6 +193,25 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     """Steps of equation (3), see `bjorck_factor`: same shape as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def polar_iteration(weight: Array, steps: int = 3) -> Array:
+    """Equation (7), the polar factor by a fixed number of steps: same shape as the weight.
+
+    Steps beyond the third are Bjorck's.
+    """
+    n_out, n_in = weight.shape
+    identity = np.eye(min(weight.shape), dtype=weight.dtype)
+    residual = identity - gram(weight)
+    radius = np.sqrt(np.linalg.norm(residual @ residual))
+    is_far = radius > NEAR
+    if is_far:
+        weight = weight / np.sqrt(1 + radius)
+    for step in range(steps):
+        coefficients = WIDE[step] if is_far and step < len(WIDE) else _coefficients(4)
+        q = _polynomial(identity - gram(weight), coefficients)
+        weight = q @ weight if n_out <= n_in else weight @ q
+    return weight
 
 
 def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: float, order: int = 9) -> Array:
@@ -188,7 +229,7 @@ def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: 
     residual = s * (cross + cross.T) - s**2 * outer
     if np.trace(np.linalg.matrix_power(residual, 6)) >= 1:
         return stepped
-    q = _polynomial(residual, order)
+    q = _polynomial(residual, _coefficients(order))
     return q @ stepped if n_out <= n_in else stepped @ q
 
 
