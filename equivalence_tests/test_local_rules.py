@@ -47,6 +47,7 @@ from prograde.accelerated.rules import (
     Rule,
     SymBa,
 )
+from prograde.accelerated.rules.local_blocks import LocalBlock
 from prograde.accelerated.rules.score_heads import Heads, LinearHead, head_loss
 from prograde.accelerated.score_losses import smooth_margin
 from prograde.accelerated.training.memory import LiveBytes
@@ -408,6 +409,30 @@ def test_every_loss_is_its_layers_own(name: str):
             assert rms(numpy(parameter.grad - theirs)) <= 1e-9 * rms(numpy(theirs)) + 1e-15, name
         else:
             assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
+def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch):
+    """All of them, and to the gradients of the graph."""
+    without: list[str] = []
+    rectified = LocalBlock.rectified
+
+    def counted(block: LocalBlock, x: torch.Tensor) -> torch.Tensor:
+        without.append(block.name)
+        return rectified(block, x)
+
+    monkeypatch.setattr(LocalBlock, "rectified", counted)
+    rule = Hyperspherical(images(channel_norm, activation=activation))
+    x, y = batch()
+    rule.assign_credit(x, y)
+    assert without == [unit.name for unit in rule.units], f"without a graph: {without}"
+    ours = [p.grad for p in rule.parameters()]
+    monkeypatch.setattr(LocalBlock, "takes_graph", True)
+    rule.assign_credit(x, y)
+    assert len(without) == len(rule.units), "a graph was asked for"
+    for found, p in zip(ours, rule.parameters(), strict=True):
+        assert (found is None) == (p.grad is None)
+        assert p.grad is None or rms(numpy(found - p.grad)) <= 1e-12 * rms(numpy(p.grad)), "gradients of the graph"
 
 
 @pytest.mark.parametrize("name", MODELS)

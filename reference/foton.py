@@ -20,14 +20,17 @@ arXiv 2512.20668.
 | e | error | (batch, K) | output error |
 | h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
 | M_l | operators[l-1] | (n_l, n_l) | what stands between a linear network's FOTON and backpropagation |
-| lambda | slope | | what an activation multiplies norms by: 1 for tanh and maxmin, 0.7 for relu |
+| lambda | slope | | the factor by which an activation multiplies norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
 
 So FOTON is backpropagation, for a linear network, where M_l leaves dLoss/dh_l alone: where W_k W_k^T = I for every
 k <= l (orthonormal rows: widths that do not grow from the input on), whatever W_L is. M_l is positive semidefinite, so
-no layer of a linear network is led uphill. The summary of the paper that was to be had asks for W^T W = I: for a layer
+no update of a linear network points uphill. The summary of the paper that was to be had asks for W^T W = I: for a layer
 that grows this is not sufficient, and a test shows it. For other networks the derivatives of the activations stand on
 the wrong side of the weights, and FOTON approximates; (7) is what is left of that in the norms of the updates, which
-the paper does not correct and `slope` does. Biases, which the paper does not treat, get the update without h; the
+the paper does not correct and `slope` does. Equal norms are not enough: maxmin permutes units, so it keeps every norm,
+but which units depends on the sample, and F has the weights alone. The equivalence does not extend to maxmin, which the
+summary claims; a test shows an error of more than half the gradient, and that the transposed Jacobian of each sample in
+place of F gives the gradient, for a small step. Biases, which the paper does not treat, get the update without h; the
 output layer may be left unconstrained.
 
 (8) is a modulated pass that leaves the activations out (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e: a

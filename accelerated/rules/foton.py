@@ -142,8 +142,9 @@ class Foton(OutputErrorRule):
         """Restores orthogonality, see `Orthogonality`. Given the optimizer, less work may do.
 
         `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit` on the gradients as they
-        were left, is recognised: after a small batch, its step is taken back from the batch. After anything else the
-        weights tell what there is to restore.
+        were left, is recognised: after a small batch the polar factor of the weights is known from the batch. In any
+        other case the weights are checked, and a drift within `limit` may stay. Both lead to the same polar factor, to
+        a few hundredths of the step; the weights themselves differ within `limit`.
         """
         plain = {}
         for name, credit in self._last_step.items():

@@ -148,11 +148,10 @@ class Orthogonality(nn.Module):
         for name, weight in self.weights(frozen=True).items():
             if name in free:
                 continue
-            g = gram(weight)
-            defect = float((g - torch.eye(len(g), device=g.device, dtype=g.dtype)).abs().amax())
-            if not defect <= self.limit:
+            found = float(defect(weight))
+            if not found <= self.limit:
                 raise ValueError(
-                    f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {defect:.2g} off the "
+                    f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {found:.2g} off the "
                     f"identity, expected at most {self.limit}; unfreeze it, or put its polar factor there"
                 )
         for weight in free.values():

@@ -211,7 +211,7 @@ class CreditAssignment(nn.Module):
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores the rule's constraint on the weights, if it has one. Call it after every `optimizer.step()`.
 
-        With the optimizer the rule may need less work. The weights are the same to rounding.
+        With the optimizer the rule may need less work. The weights are the same within the constraint's limit.
         """
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
