@@ -10,6 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mutations", type=int, default=100, help="Damaged files of each format.")
+    parser.addoption("--mutation-seed", type=int, default=0, help="What they are drawn from.")
+
+
 def _idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 

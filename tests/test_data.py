@@ -3,6 +3,7 @@
 import gzip
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,24 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_wine
 
-from prograde.accelerated.training import DataError, Split, accuracy, build, default_recipe, fit, load, restore
+from prograde.accelerated.training import (
+    DataError,
+    Split,
+    accuracy,
+    build,
+    default_recipe,
+    fit,
+    load,
+    reading,
+    restore,
+)
+
+TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-def idx(array: NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+def idx(array: NDArray[Any], code: int = 8) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + array.astype(TYPES[code]).tobytes()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -145,6 +159,128 @@ def test_damaged_gzip_is_refused(make_folder: Callable[..., Path], cut: int) -> 
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"t10k-images.*damaged gzip"):
         load(folder)
+
+
+NAMES: dict[str, Callable[[str], str]] = {
+    "EMNIST": lambda name: f"emnist-letters-{name}".replace("t10k", "test"),
+    "QMNIST": lambda name: f"qmnist-{name}".replace("t10k", "test").replace("labels-idx1-ubyte", "labels-idx2-int"),
+    "in capitals": lambda name: name.removesuffix(".gz").upper() + (".GZ" if name.endswith(".gz") else ""),
+    "short": lambda name: name.replace("-idx3-ubyte", ".idx").replace("-idx1-ubyte", ".idx"),
+    "gzip under a plain name": lambda name: name.removesuffix(".gz"),
+    "plain under gzip's name": lambda name: name if name.endswith(".gz") else f"{name}.gz",
+    "in folders of these names": lambda name: f"{name.removesuffix('.gz')}/{name.replace('-idx', '.idx')}",
+}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("names", NAMES)
+def test_files_of_relatives_are_read_under_their_names(
+    make_folder: Callable[..., Path], names: str, packed: bool
+) -> None:
+    folder = make_folder("-", packed)
+    expected = load(folder)
+    for path in list(folder.iterdir()):
+        renamed = path.rename(path.with_name("moved"))
+        target = folder / NAMES[names](path.name)
+        target.parent.mkdir(exist_ok=True)
+        renamed.rename(target)
+    assert torch.equal(load(folder).train.images, expected.train.images)
+
+
+def test_an_unpacked_file_goes_before_its_archive_and_sets_are_not_mixed(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("-", False)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"left behind")
+    assert load(folder).num_classes == 3
+    (folder / "emnist-digits-train-images-idx3-ubyte").write_bytes(b"?")
+    with pytest.raises(
+        DataError, match=r"files of several sets, '' and 'emnist-digits-'; expected one set in a folder"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("code", [11, 12, 13, 14])
+@pytest.mark.parametrize("scale", [1, 255])
+def test_types_of_idx_give_the_same_pixels(make_folder: Callable[..., Path], code: int, scale: int) -> None:
+    folder = make_folder("-", False)
+    expected = load(folder)
+    for part in ("train", "t10k"):
+        images, labels = folder / f"{part}-images-idx3-ubyte", folder / f"{part}-labels-idx1-ubyte"
+        values = np.frombuffer(images.read_bytes()[16:], np.uint8).reshape(-1, 3, 4)
+        images.write_bytes(idx(values / scale, code) if code > 12 else idx(values, code))
+        labels.write_bytes(idx(np.frombuffer(labels.read_bytes()[8:], np.uint8), 12))
+    found = load(folder)
+    assert torch.allclose(found.train.images, expected.train.images, rtol=2**-23, atol=0)
+    assert torch.equal(found.train.labels, expected.train.labels)
+
+
+def test_labels_of_qmnist_are_its_first_column(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("-", False)
+    expected = load(folder)
+    for path in folder.glob("*labels*"):
+        labels = np.frombuffer(path.read_bytes()[8:], np.uint8)
+        rows = np.arange(8 * len(labels)).reshape(-1, 8) + 7
+        rows[:, 0] = labels
+        path.write_bytes(idx(rows, 12))
+    assert torch.equal(load(folder).train.labels, expected.train.labels)
+
+
+PIXELS = np.arange(1440).reshape(120, 3, 4) % 256
+MENDED: dict[str, tuple[str, bytes, str]] = {
+    "a page": ("train-images-idx3-ubyte", b"<!DOCTYPE html><html>403</html>", "a page of text or HTML: download"),
+    "a zip": ("train-images-idx3-ubyte", b"PK\3\4" + bytes(30), "a zip archive: unpack it"),
+    "packed twice": ("train-images-idx3-ubyte", gzip.compress(gzip.compress(IMAGES)), "packed twice: gunzip it once"),
+    "swapped": ("train-images-idx3-ubyte", idx(np.arange(120) % 3), "are images and labels swapped"),
+    "little-endian": (
+        "train-images-idx3-ubyte", struct.pack("<4I", 0x803, 120, 3, 4) + bytes(1440), "little-endian: write it big-"
+    ),
+    "little-endian sizes": (
+        "train-images-idx3-ubyte", b"\0\0\x08\3" + struct.pack("<3I", 120, 3, 4) + bytes(1440),
+        "its header is little-endian: write it big-endian",
+    ),
+    "CRLF": (
+        "train-images-idx3-ubyte", idx(PIXELS).replace(b"\n", b"\r\n"), "line ends were changed to CRLF.*copy it again"
+    ),
+    "labels from 1": ("train-labels-idx1-ubyte", idx(np.arange(120) % 3 + 1), "labels count from 1: subtract 1"),
+    "a gap": ("train-labels-idx1-ubyte", idx(np.arange(120) % 3 * 2), "training has no label 1: .* number both"),
+    "a label of no class": ("t10k-labels-idx1-ubyte", idx(np.full(30, 4)), "label 4 .* no class 4 in training: leave"),
+    "a header of a tebibyte": (
+        "train-images-idx3-ubyte", gzip.compress(struct.pack(">I3I", 0x803, 1 << 20, 1 << 10, 1 << 10)),
+        "at most .* bytes of data, expected 1099511627776 for shape",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MENDED)
+def test_messages_about_idx_name_the_fix(make_folder: Callable[..., Path], case: str) -> None:
+    folder = make_folder("-", False)
+    name, content, message = MENDED[case]
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
+        load(folder)
+
+
+INSTEAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "val": (("train/", "val/"), "rename 'val' to 'test'"),
+    "names of mnist_png": (("training/", "testing/"), "rename 'testing' to 'test' and 'training' to 'train'"),
+    "a zip": (("train.zip",), r"unpack train\.zip"),
+    "bzip2": (("train.tar.bz2", "test.tar.bz2"), r"unpack test\.tar\.bz2, or pack it as one of \.tar"),
+    "an .npz": (("mnist.npz",), r"or name the file: mnist\.npz"),
+    "nested": (("MNIST/raw/train/", "MNIST/raw/test/"), "or name the folder inside: .*MNIST/raw"),
+    "classes alone": (("cat/0.png", "dog/0.png"), "divide the images of cat and the others into train and test"),
+    "nothing": ((), "the folder is empty"),
+}
+
+
+@pytest.mark.parametrize("case", INSTEAD)
+def test_messages_about_a_folder_name_the_fix(tmp_path: Path, case: str) -> None:
+    names, message = INSTEAD[case]
+    for name in names:
+        path = tmp_path / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_bytes(b"?")
+    with pytest.raises(DataError, match=f"expected MNIST's four files, or train and test, .*{message}"):
+        load(tmp_path)
 
 
 def test_labels_out_of_range_are_refused(make_folder: Callable[..., Path]) -> None:
@@ -298,6 +434,74 @@ def test_a_table_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
     restored = restore(path)
     test = Split((data.test.images - restored.mean) / restored.std, data.test.labels)
     assert accuracy(restored.rule, test) == history.test_accuracy
+
+
+def test_only_the_arrays_needed_are_read(tmp_path: Path) -> None:
+    path = _npz(tmp_path / "data.npz", meta=np.array([{"a": 1}], dtype=object), ids=np.array(["a" * 9]))
+    content = path.read_bytes()
+    at = content.index(b"a\0\0\0" * 9)
+    path.write_bytes(content[:at] + b"?" + content[at + 1 :])  # against its checksum
+    assert load(path).num_classes == 2
+
+
+def test_labels_may_be_a_column(tmp_path: Path) -> None:
+    path = _npz(tmp_path / "data.npz", y_train=np.arange(24)[:, None] % 2, y_test=np.arange(6)[:, None] % 2)
+    assert load(path).test.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def _doctored_header(path: Path, before: bytes, after: bytes) -> None:
+    """Says another thing of x_train, with checksums right."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert len(before) == len(after)
+    assert before in members["x_train.npy"]
+    members["x_train.npy"] = members["x_train.npy"].replace(before, after, 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"(24, 2, 3), }         ", b"(999999999, 2, 3), }  "),
+        (b"(24, 2, 3), }         ", b"(-24, 2, -3), }       "),
+        (b"'<f8'", b"'|V8'"),
+        (b"'<f8'", b"'<f9'"),
+        (b"(24, 2, 3), }         ", b"(24, 2, 3), "),
+        (b"(24, 2, 3)" + b" " * 0, b"((((((((((")
+    ],
+)  # fmt: skip
+def test_headers_of_npz_are_held_to_its_data(tmp_path: Path, before: bytes, after: bytes) -> None:
+    path = _npz(tmp_path / "data.npz")
+    _doctored_header(path, before, after.ljust(len(before)))
+    with pytest.raises(DataError, match=r"data\.npz"):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", ["idx", "idx.gz", "npz"])
+def test_nothing_is_read_that_memory_does_not_hold(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = _npz(tmp_path / "data.npz") if kind == "npz" else make_folder("-", kind == "idx.gz")
+    monkeypatch.setattr(reading, "available_memory", lambda: 1000)
+    with pytest.raises(DataError, match=r"of memory, 9\.31e-07 GiB are available; expected fewer or smaller samples"):
+        load(path)
+    monkeypatch.setattr(reading, "available_memory", lambda: None)
+    assert load(path).num_classes > 1, "where it is not known there is no bound"
+
+
+def test_available_memory_is_known_here() -> None:
+    available = reading.available_memory()
+    assert available is None or 1 << 20 < available < 1 << 50
+
+
+def test_causes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"text")
+    with pytest.raises(DataError) as raised:
+        load(path)
+    assert isinstance(raised.value.__cause__, zipfile.BadZipFile)
 
 
 NOT_FINITE = np.zeros((24, 2, 3))

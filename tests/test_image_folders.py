@@ -5,8 +5,10 @@ import io
 import os
 import re
 import shutil
+import struct
 import tarfile
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from prograde.accelerated.training import DataError, load
+from prograde.accelerated.training import DataError, image_folders, load, reading
 
 CLASSES = "cat", "ant", "bee"
 Images = dict[str, NDArray[np.uint8]]
@@ -421,4 +423,99 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 def test_images_of_another_size_to_test_on_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, as_folder, images(12, 0), images(3, 1, (4, 6, 3)))
     with pytest.raises(DataError, match=r"test: images of shape \(3, 4, 6\), but those of .*train have \(3, 4, 5\)"):
+        load(folder)
+
+
+def member(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, link
+    return info
+
+
+def archived(path: Path, *more: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """Archives of both parts, that of training with more in it."""
+    for part, samples in (("train", 12), ("test", 3)):
+        with tarfile.open(path / f"{part}.tar.gz", "w:gz") as archive:
+            files = [(member(name, len(png(image))), png(image)) for name, image in images(samples, samples).items()]
+            for info, content in [*files, *(more if part == "train" else ())]:
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: bytes) -> None:
+    folder = archived(tmp_path, (member("cat/x.png", 0, kind, "cat/000.png"), b""))
+    with pytest.raises(
+        DataError, match=r"train\.tar\.gz, cat/x\.png: a link or device, expected an image file; pack what"
+    ):
+        load(folder)
+
+
+def test_archives_are_held_to_the_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand times what is packed can come out of gzip."""
+    folder = archived(tmp_path, (member("notes.txt", 1 << 24), bytes(1 << 24)))
+    assert load(folder).num_classes == 3
+    monkeypatch.setattr(image_folders, "available_memory", lambda: 1 << 23)
+    with pytest.raises(DataError, match=r"train\.tar\.gz: .* expected no more than 8388608 bytes to unpack"):
+        load(folder)
+
+
+def test_large_files_of_archives_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folders, "MAX_FILE", 1 << 20)
+    folder = archived(tmp_path, (member("cat/x.png", (1 << 20) + 1), bytes((1 << 20) + 1)))
+    with pytest.raises(
+        DataError, match=r"train\.tar\.gz, cat/x\.png: 1048577 bytes, expected an image of 1048576 or less"
+    ):
+        load(folder)
+    long = member("cat/long.png")
+    long.pax_headers = {"comment": "a" * (1 << 21)}
+    with pytest.raises(
+        DataError, match=r"train\.tar\.gz: damaged archive \(a piece of .* bytes, expected 0\.\.1048576"
+    ):
+        load(archived(tmp_path, (long, b"")))
+
+
+@WRITERS
+def test_images_are_held_to_the_memory_there_is(
+    tmp_path: Path, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path, write, images(12, 0), images(3, 1))
+    monkeypatch.setattr(reading, "available_memory", lambda: 12 * 60 * 9 - 1)  # bytes, and two copies of floats
+    with pytest.raises(DataError, match=r"train.*\.png: 12 images of 5 x 4 pixels need .* GiB of memory"):
+        load(folder)
+    monkeypatch.setattr(reading, "available_memory", lambda: 12 * 60 * 9)
+    assert load(folder).num_classes == 3
+
+
+def test_bombs_are_not_decoded(tmp_path: Path) -> None:
+    """The first image says the size; 64 million pixels cannot come out of a file of some hundred bytes."""
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    whole = png(np.zeros((1, 1), np.uint8))
+    header = b"IHDR" + struct.pack(">II", 8000, 8000) + whole[24:29]
+    bomb = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    (folder / "train" / "ant" / "000.png").write_bytes(bomb)
+    with pytest.raises(
+        DataError, match=r"ant/000\.png: not a whole image \(8000 x 8000 pixels in .* a decompression bomb"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("end", [".tar.gz", ".tar"])
+def test_an_archive_may_be_packed_otherwise_than_named(tmp_path: Path, end: str) -> None:
+    folder = written(tmp_path, as_archive, images(12, 0), images(3, 1))
+    expected = load(folder)
+    for part in ("train", "test"):
+        packed = (folder / f"{part}.tar.gz").read_bytes()
+        (folder / f"{part}.tar.gz").unlink()
+        (folder / f"{part}{end}").write_bytes(gzip.decompress(packed) if end == ".tar.gz" else packed)
+    assert torch.equal(load(folder).test.images, expected.test.images)
+
+
+def test_other_readers_of_pillow_are_not_tried(tmp_path: Path) -> None:
+    """Some start programs."""
+    folder = written(tmp_path, as_folder, images(12, 0), images(3, 1))
+    (folder / "train" / "cat" / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EOF\n")
+    with pytest.raises(
+        DataError, match=r"cat/x\.png: not a whole image of a kind that Pillow knows; save it anew as PNG"
+    ):
         load(folder)
