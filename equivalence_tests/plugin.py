@@ -67,7 +67,7 @@ def twin(request: pytest.FixtureRequest) -> TwinSide:
     return TwinSide(option("--twin"), option("--device"), option("--dtype"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """What another package was tested in, since passes alone do not tell: theorems are tested on the reference too."""
     name = config.getoption("--twin")
     if name == OURS:

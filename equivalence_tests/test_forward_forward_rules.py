@@ -363,7 +363,8 @@ def test_gamma_counts_from_the_second_layer_on(gamma: float):
     "options",
     [*({"remedy": remedy} for remedy in ("cumulative", "per-block", "hardness-gated", "depth-scaled", "compensated")),
      {"goodness": "entmax"}, {"goodness": entmax_weighted(stop_gradient=False)}, {"goodness": "top-k"}],
-    ids=str,
+    ids=lambda options: "-".join("entmax, weights not constant" if callable(getattr(value, "value", None)) else value
+                                 for value in options.values()),
 )  # fmt: skip
 def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[str, Any]):
     """What the method holds constant is constant to autograd too."""
