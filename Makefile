@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -P -m
 PROGRADE := $(RUN) prograde.accelerated.command_line
-PYTEST := $(RUN) pytest --pyargs
+PYTEST := $(RUN) pytest -n auto --dist worksteal --pyargs
 SUITE := prograde.equivalence_tests
 NAMESPACE := $(addprefix .namespace/prograde/,reference accelerated equivalence_tests)
 
@@ -13,10 +13,13 @@ export PYTHONPATH := $(CURDIR)/.namespace
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installations into one environment would disturb each other
 
-.PHONY: help train test smoke check faults benchmark clean
+.PHONY: help train test smoke fresh faults examples nightly check benchmark clean
 
 # Arrays as small as those of tests and digits: threads would only wait for one another.
-train test smoke faults: export OMP_NUM_THREADS := 1
+train test smoke fresh faults examples nightly: export OMP_NUM_THREADS := 1
+
+# make SEED=5 fresh draws the examples of that seed again.
+SEED := $(shell od -An -N3 -tu4 /dev/urandom)
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -25,28 +28,37 @@ train: .venv/train-installed $(NAMESPACE) ## train every rule on a small set of 
 	@echo "Training every rule on the digits, results in runs/digits"
 	@$(PROGRADE) compare --data digits --output runs/digits --overwrite
 
-test: .venv/test-installed $(NAMESPACE) ## all tests, then the planted faults that they must catch
-	@echo "Running the tests"
-	@$(PYTEST) $(SUITE) tests
-	@echo "Running the quickest once more, in lower precisions"
-	@$(PYTEST) $(SUITE) -m smoke --profile smoke --dtype float32
-	@$(PYTEST) $(SUITE) -m smoke --profile smoke --dtype bfloat16
-	@echo "Spoiling every result that is compared: each comparison must notice"
-	@$(PYTEST) $(SUITE) --profile smoke --sabotage zeros
-	@$(PYTEST) $(SUITE) --profile smoke --sabotage transposed
-	@echo "Planting faults, each of which the tests must catch"
-	@$(RUN) $(SUITE).faults
+test: .venv/test-installed $(NAMESPACE) ## the tests, in all precisions: under five minutes on two cores
+	@start=$$(date +%s); set -e; \
+	echo "Running the tests"; \
+	$(PYTEST) $(SUITE) tests --ignore=tests/test_examples.py --ignore=tests/test_readme.py; \
+	for precision in float32 bfloat16; do \
+		echo "Running the quickest once more, in $$precision"; \
+		$(PYTEST) $(SUITE) -m smoke --profile smoke --dtype $$precision; \
+	done; \
+	echo "All tests passed, in $$(($$(date +%s) - start)) s"
 
 smoke: .venv/test-installed $(NAMESPACE) ## the quickest tests, under a minute
 	@$(PYTEST) $(SUITE) -m smoke --profile smoke
+
+fresh: .venv/test-installed $(NAMESPACE) ## the quickest tests with new random examples; SEED=... draws those again
+	@echo "make SEED=$(strip $(SEED)) fresh draws these examples again"
+	@$(PYTEST) $(SUITE) -m smoke --profile smoke --hypothesis-seed $(SEED)
+
+faults: .venv/test-installed $(NAMESPACE) ## the planted faults, which the tests must catch: under four minutes
+	@$(RUN) $(SUITE).faults
+
+examples: .venv/test-installed $(NAMESPACE) ## the examples and the blocks of README.md, run as they stand
+	@$(PYTEST) tests/test_examples.py tests/test_readme.py
+
+nightly: .venv/test-installed $(NAMESPACE) ## 300 random examples per property and the longest tests: hours
+	@echo "make SEED=$(strip $(SEED)) nightly draws these examples again"
+	@$(PYTEST) $(SUITE) tests --profile nightly --hypothesis-seed $(SEED)
 
 check: .venv/test-installed $(NAMESPACE) ## style and types
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
-
-faults: .venv/test-installed $(NAMESPACE) ## the planted faults alone
-	@$(RUN) $(SUITE).faults
 
 benchmark: .venv/train-installed $(NAMESPACE) ## time of every rule's step beside backpropagation's
 	@$(PROGRADE) benchmark

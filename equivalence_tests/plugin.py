@@ -1,6 +1,8 @@
 """Options, fixtures and Hypothesis profiles of the tests; loaded with `-p prograde.equivalence_tests.plugin`."""
 
 import os
+from collections.abc import Iterator
+from inspect import signature
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from .sides import DTYPES, EPS, MODULES, OURS, ReferenceSide, Side, TwinSide
 from .strategies import Margin
 from .tolerance import Comparison
 
+OF_A_PRECISION = {"side", "twin", "compare", "ours"}  # arguments of tests that depend on --dtype
 settings.register_profile(
     "default",
     max_examples=12,
@@ -34,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile",
         default="default",
         choices=["smoke", "default", "nightly"],
-        help="examples per property: 3, 12, or 300 drawn at random (default: %(default)s)",
+        help="examples per property: 3, 12, or 300 drawn at random, these with the tests marked nightly; "
+        "--hypothesis-seed draws the others anew, too (default: %(default)s)",
     )
     group.addoption(
         "--sabotage",
@@ -45,7 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: the tier that runs within a minute")
+    config.addinivalue_line("markers", "nightly: long; runs with --profile nightly alone, or if -m names it")
+    config.option.reportchars += "s"  # what was skipped, and why, is listed at the end
     settings.load_profile(config.getoption("--profile"))
+    if config.getoption("--hypothesis-seed", None) is not None:
+        settings.register_profile("seeded", settings(derandomize=False))
+        settings.load_profile("seeded")
+    if hasattr(config, "workerinput"):  # of pytest-xdist: processes share the cores, threads would only wait
+        torch.set_num_threads(1)
     # Fills torch.empty and its kin with NaN, so that memory that was never written is seen.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -58,6 +69,36 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--twin: {error}") from error
     if config.getoption("--dtype") == "tf32":
         torch.set_float32_matmul_precision("high")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Leaves out long tests, and in another precision than float64 those that don't depend on it.
+
+    On another device than the CPU all are left in, since rules run there too.
+    """
+    option = config.getoption
+    nightly = option("--profile") == "nightly" or "nightly" in option("-m")
+    every = option("--dtype") == "float64" or option("--device") != "cpu"
+    chosen, left_out = [], []
+    for item in items:
+        in_time = nightly or not item.get_closest_marker("nightly")
+        concerned = every or not OF_A_PRECISION.isdisjoint(signature(item.function).parameters)
+        (chosen if in_time and concerned else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skips a test for want of a deterministic operation on the device: that is no failure of the twin's."""
+    device = item.config.getoption("--device")
+    try:
+        return (yield)
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if device == "cpu" or not found:
+            raise
+        pytest.skip(f"{operation} has no deterministic form on {device}")
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,6 @@ def defects(rule: Foton | Backprop) -> list[float]:
     return [defect(block.linear.weight.detach()).item() for block in rule.blocks[:-1]]
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("tell", [True, False], ids=["told the optimizer", "not told"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("widths", [(80, 64, 64, 4), (64, 96, 80, 4)], ids=["shrinking", "growing"])

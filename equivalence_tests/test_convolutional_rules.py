@@ -16,8 +16,6 @@ from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 from prograde.reference import convolution
 
-pytestmark = pytest.mark.smoke
-
 
 @pytest.fixture(autouse=True)
 def _ours_only(twin: TwinSide) -> None:

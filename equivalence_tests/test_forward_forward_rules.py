@@ -20,8 +20,6 @@ from prograde.equivalence_tests.strategies import Streams, streams
 from prograde.equivalence_tests.test_rules import credited, sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
-pytestmark = pytest.mark.smoke
-
 
 @pytest.fixture(autouse=True)
 def _ours_only(twin: TwinSide) -> None:

@@ -56,7 +56,6 @@ from prograde.equivalence_tests.strategies import Case, cases
 from prograde.equivalence_tests.test_rules import sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
-pytestmark = pytest.mark.smoke
 K = 4
 
 

@@ -26,7 +26,6 @@ from prograde.equivalence_tests.test_recurrent import (
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import ftp
 
-pytestmark = pytest.mark.smoke
 losses = st.sampled_from(["cross_entropy", "squared_error"])
 
 

@@ -23,12 +23,12 @@ def check(
     ),
     device: options.Device = "cpu",
     dtype: Annotated[str, typer.Option(help="The precision under test.", metavar="DTYPE")] = "float32",
-    tier: Annotated[str, typer.Option(help="smoke (quick) or full.", metavar="TIER")] = "full",
+    tier: Annotated[str, typer.Option(help="smoke (under a minute) or full.", metavar="TIER")] = "full",
 ) -> None:
     """Hold an implementation, ours or your own, to the reference, on this machine.
 
-    Runs the equivalence tests with pytest and ends with its exit code. Further arguments go to pytest, as in
-    `prograde check -x -k foton`.
+    Runs the equivalence tests with pytest and ends with its exit code, on all cores where pytest-xdist is installed.
+    Further arguments go to pytest, as in `prograde check -x -k foton`.
     """
     for package in ("pytest", "hypothesis"):
         if importlib.util.find_spec(package) is None:
@@ -46,6 +46,8 @@ def check(
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command += ["--twin", twin, "--device", device, "--dtype", dtype]
     command += ["-m", "smoke", "--profile", "smoke"] if tier == "smoke" else []
+    if device == "cpu" and importlib.util.find_spec("xdist") is not None:
+        command += ["-n", "auto", "--dist", "worksteal"]
     raise typer.Exit(subprocess.run([*command, *context.args], env=_environment(twin), check=False).returncode)
 
 
