@@ -4,41 +4,44 @@ The modules at this level mirror `prograde.reference`, file by file and name by 
 `torch.nn.Module`s that take the place of `loss.backward()`.
 """
 
-from . import (
-    activations,
-    aggregation,
-    backprop,
-    backprop_through_time,
-    convolution,
-    convolutional_forward_forward,
-    convolutional_foton,
-    convolutional_ftp,
-    convolutional_network,
-    cumulative_goodness,
-    difference_target_propagation,
-    direct_feedback_alignment,
-    direct_random_target_projection,
-    feedback_alignment,
-    forward_forward,
-    foton,
-    ftp,
-    goodness,
-    grids,
-    hardware,
-    learned_scores,
-    local_classifiers,
-    losses,
-    negatives,
-    network,
-    normalisations,
-    orthogonality,
-    pepita,
-    recurrent,
-    recurrent_ftp,
-    score_losses,
-    scores,
-    stream_losses,
-)
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        activations,
+        aggregation,
+        backprop,
+        backprop_through_time,
+        convolution,
+        convolutional_forward_forward,
+        convolutional_foton,
+        convolutional_ftp,
+        convolutional_network,
+        cumulative_goodness,
+        difference_target_propagation,
+        direct_feedback_alignment,
+        direct_random_target_projection,
+        feedback_alignment,
+        forward_forward,
+        foton,
+        ftp,
+        goodness,
+        grids,
+        hardware,
+        learned_scores,
+        local_classifiers,
+        losses,
+        negatives,
+        network,
+        normalisations,
+        orthogonality,
+        pepita,
+        recurrent,
+        recurrent_ftp,
+        score_losses,
+        scores,
+        stream_losses,
+    )
 
 __all__ = [
     "activations",
@@ -75,3 +78,13 @@ __all__ = [
     "scores",
     "stream_losses",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports a module when it is first asked for, so that a command can answer Ctrl-C while PyTorch loads."""
+        if name not in __all__:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")

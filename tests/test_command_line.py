@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import torch
 from matplotlib.text import Text
 from typer.testing import CliRunner, Result
 
-from prograde.accelerated.command_line import app, pictures, runs
+from prograde import accelerated
+from prograde.accelerated.command_line import pictures, runs
+from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
 from prograde.accelerated.training import METHODS, Epoch, History, Recipe, TrainingError, checkpoint, files, fit, load
@@ -538,18 +541,82 @@ def test_check_says_what_of_another_package_it_tested() -> None:
     assert "'json' has none of the modules activations, losses" in result.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_in_a_line() -> None:
-    arguments = [*COMMAND, "train", "foton", "--epochs", "100000", "--output", "out", "--save", "half"]
+def started(*arguments: object) -> subprocess.Popen[str]:
+    """A command that hears signals, whatever this process does."""
+    command = [*COMMAND, *map(str, arguments)]
     default = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started without
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, default)
-    log = Path("out/log.jsonl.partial")
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < deadline:
+    try:
+        return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, default)
+
+
+def wait_for(log: Path, epochs: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > epochs) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(("number", "word"), [
+    (signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP"),
+])  # fmt: skip
+def test_a_signal_ends_in_a_line(number: signal.Signals, word: str) -> None:
+    process = started("train", "foton", "--hidden", "8", "--epochs", 100000, "--output", "out", "--save", "half")
+    log = Path("out/log.jsonl.partial")
+    wait_for(log, epochs=2)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, "")
-    assert stderr == "prograde: interrupted; the same command with --resume half goes on\n"
+    assert (process.returncode, stdout) == (128 + number, "")
+    assert stderr == f"prograde: {word}; the same command with --resume half goes on\n"
     assert lines(log)[1]["kind"] == "epoch"
+    assert sorted(os.listdir()) == ["half", "out"], "no temporary file is left"
+    assert checkpoint.load("half")["history"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_while_pytorch_loads_ends_in_a_line() -> None:
+    """PyTorch stands in for itself: a module that, where it is first imported, sends the signal."""
+    Path("torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    default = signal.signal(signal.SIGINT, signal.default_int_handler)
+    paths = os.pathsep.join([os.getcwd(), environment()["PYTHONPATH"]])
+    command = [*COMMAND, "--version"]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60
+    )
+    signal.signal(signal.SIGINT, default)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "prograde: interrupted\n")
+
+
+NEW_RULE = '"""A rule of one\'s own."""\n\nfrom .backprop import Backprop\n\n\nclass Mine(Backprop):\n    """It."""\n'
+
+
+def test_a_rule_is_added_by_one_file_and_one_entry() -> None:
+    """By CONTRIBUTING's steps, in a copy; every command then knows it."""
+    copy = Path("namespace/prograde/accelerated")
+    shutil.copytree(Path(accelerated.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "rules/mine.py").write_text(NEW_RULE)
+    entry, added = '    "foton": Foton,\n', '    "mine": Mine,\n    "foton": Foton,\n'
+    names = (copy / "rules/__init__.py").read_text()
+    assert entry in names
+    (copy / "rules/__init__.py").write_text(names.replace(entry, added).replace(
+        "from .orthogonality", "from .mine import Mine\nfrom .orthogonality"))  # fmt: skip
+    script = (
+        "import sys; from typer.testing import CliRunner; from prograde.accelerated.command_line.app import app\n"
+        "for line in sys.stdin:\n"
+        "    result = CliRunner().invoke(app, line.split())\n"
+        "    print(result.output, f'exit {result.exit_code}', sep='\\n')"
+    )
+    commands = (
+        "--help", "train --help", "train mine --epochs 1", "compare mine backprop --epochs 1 --seeds 1 --output out",
+        "benchmark --rules mine --network 8-4-2 --steps 1 --batch 4", "costs --rules mine,backprop --steps 0",
+        "train min",
+    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.path.abspath("namespace")}
+    result = subprocess.run(
+        [sys.executable, "-c", script], input="\n".join(commands), env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("  mine ") == 4, result.stdout
+    assert "did you mean mine?" in result.stdout
+    assert [line for line in result.stdout.splitlines() if line.startswith("exit")] == ["exit 0"] * 6 + ["exit 2"]

@@ -1,5 +1,15 @@
-"""The command `prograde`: train, compare, benchmark, check."""
+"""The command `prograde`: train, compare, evaluate, benchmark, costs, check."""
 
-from .app import app, main
+import sys
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The console entry. Ctrl-C while PyTorch loads ends as it does later, in a line."""
+    try:
+        from .app import app
+    except KeyboardInterrupt:
+        print("prograde: interrupted", file=sys.stderr)
+        sys.exit(130)
+    app(prog_name="prograde")

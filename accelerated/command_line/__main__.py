@@ -1,6 +1,6 @@
 """`python -m prograde.accelerated.command_line`."""
 
-from .app import main
+from . import main
 
 if __name__ == "__main__":
     main()

@@ -127,13 +127,9 @@ def prograde(
 ) -> None:
     """Train networks without a backward pass, and hold the result against backpropagation.
 
-    Exit codes: 0, done; 2, input or files that can't be used, said in one line; 3, training diverged (of `compare`: of
-    at least one rule, the others are in the table); 130, Ctrl-C; 143, SIGTERM. `check` ends with pytest's.
+    Exit codes: 0 where all is done; 2 for input or files that can't be used, which one line on stderr names; 3 where
+    training diverged (in compare that of a rule or more; the table has the others); 130 after Ctrl-C, 143 after SIGTERM,
+    with a line that says how to go on; 1 for a bug, with a traceback. The command check ends with the code of pytest.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def main() -> None:
-    """The console entry."""
-    app(prog_name="prograde")

@@ -61,8 +61,11 @@ def costs(
         milliseconds = f"{1000 * statistics.median(plain.rounds):.3g}"
         table.add_row(PLAIN, "", "", "", milliseconds, "1", f"{peaks[PLAIN] / 1e6:.3g}")
     for name in names:
-        cost = found[name]
-        cells = [name, f"{cost.macs:,}", f"{cost.macs / found['backprop'].macs:.3f}", f"{cost.activation_bytes:,}"]
+        cost = found.get(name)
+        cells = [name, "–", "–", "–"]  # for a rule that no formula counts
+        if cost is not None:
+            ratio = f"{cost.macs / found['backprop'].macs:.3f}"
+            cells = [name, f"{cost.macs:,}", ratio, f"{cost.activation_bytes:,}"]
         if steps:
             contender = next(contender for contender in contenders if contender.name == name)
             ratios = [a / b for a, b in zip(contender.rounds, contenders[0].rounds, strict=True)]
