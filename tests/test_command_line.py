@@ -93,7 +93,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["train", "cumulative", "--option", "gamma"], ["--option: 'gamma'", "NAME=VALUE"]),
         (
             ["train", "cumulative", "--option", "remedi=none"],
-            ["'remedi' is unknown", "'none'", "remedy, gamma", "readout"],
+            ["'remedi' is unknown", "'none'", "did you mean remedy?", "remedy, gamma", "readout"],
         ),
         (["train", "cumulative", "--option", "gamma=much"], ["gamma is 'much'", "a number or None", "remedy, gamma"]),
         (["train", "cumulative", "--option", "gamma=1e999"], ["gamma is inf", "a number"]),
@@ -105,6 +105,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["compare", "symba", "foton", "--option", "gamma=1"], ["'gamma' is unknown", "none of these rules"]),
         (["benchmark", "--network", "784"], ["--network: '784'"]),
         (["benchmark", "--rules", "foton,fotom"], ["'fotom'"]),
+        (["benchmark", "--rules", " , "], ["--rules: ' , '", "foton,ftp"]),
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
         (["costs", "--network", "784"], ["--network: '784'"]),

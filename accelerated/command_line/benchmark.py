@@ -67,7 +67,7 @@ def benchmark(
     widths = options.widths(network, "--network")
     if len(widths) < 3:
         raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
-    names = list(dict.fromkeys(name.strip() for name in rules.split(",")))
+    names = options.rule_names(rules)
     for name in names:
         if name not in RULES:
             options.method(name)

@@ -36,7 +36,7 @@ def costs(
     widths = options.widths(network, "--network")
     if len(widths) < 3:
         raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
-    names = list(dict.fromkeys(name.strip() for name in rules.split(",")))
+    names = options.rule_names(rules)
     for name in names:
         if name not in COUNTED:
             options.method(name)

@@ -1,6 +1,7 @@
 """The options that commands share, and what their values mean."""
 
 import ast
+import difflib
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
@@ -134,6 +135,14 @@ def widths(text: str, argument: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def rule_names(text: str) -> list[str]:
+    """`foton,ftp` as names, each once. Raises UserError for none."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError(f"--rules: '{text}', expected names of rules joined by commas, such as foton,ftp")
+    return names
+
+
 def method(name: str) -> str:
     """The name, if it is a method's. Raises UserError with close names."""
     method_named(name)
@@ -198,7 +207,9 @@ def chosen_options(methods: Sequence[str], values: dict[str, Any]) -> list[dict[
         if not any(name in names for names in known):
             listed = "; ".join(f"{m} has {', '.join(names)}" for m, names in zip(methods, known, strict=True))
             listed = listed if len(methods) == 1 else "none of these rules has it"
-            raise UserError(f"--option: '{name}' is unknown, given as {value!r}; {listed}")
+            close = difflib.get_close_matches(name, [name for names in known for name in names], n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"--option: '{name}' is unknown, given as {value!r}; {hint}{listed}")
         for method, names in zip(methods, known, strict=True):
             kinds = names.get(name, [])
             if kinds and not any(_fits(value, kind) for kind in kinds):

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import ulp
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -72,12 +73,12 @@ class Recipe:
             kind: type[int] | type[float] = type(getattr(Recipe, name))
             fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
             if not (fits and least <= value < most):
-                expected = "an integer" if kind is int else "a finite number"
+                expected = f"an integer, {least} or more" if kind is int else f"a finite number, {least:g} or more"
+                if least == TINIEST:
+                    expected = "a positive number"
                 below = f" and below {most:g}" if most < float("inf") else ""
-                raise UserError(f"{name.replace('_', ' ')}: {value!r}, expected {expected}, {least:g} or more{below}")
+                raise UserError(f"{name.replace('_', ' ')}: {value!r}, expected {expected}{below}")
             object.__setattr__(self, name, kind(value))  # a checkpoint holds no numbers of NumPy
-        if self.learning_rate == 0:
-            raise UserError(f"learning rate: {self.learning_rate!r}, expected a positive number")
         for name in ("standardise", "flip"):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f"{name}: {getattr(self, name)!r}, expected True or False")
@@ -100,10 +101,11 @@ NAMES: dict[str, Sequence[str]] = {
     "schedule": list(SCHEDULES),
     "normalisation": list(NORMALISATIONS),
 }
+TINIEST = ulp(0.0)
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, float("inf")),
     "batch": (1, float("inf")),
-    "learning_rate": (0, float("inf")),
+    "learning_rate": (TINIEST, float("inf")),
     "momentum": (0, 1),
     "weight_decay": (0, float("inf")),
     "dropout": (0, 1),
