@@ -130,12 +130,12 @@ class LabelledPlanes(NamedTuple):
 
 
 def labelled(
-    x: Array, labels: Labels, num_classes: int, amplitude: float, place: Place
+    x: Array, labels: Labels, num_classes: int, amplitude: float, place: Place, groups: int = 1
 ) -> PlainImages | LabelledPlanes:
-    """x with one or more sets of labels."""
-    if place == "pixels":
+    """x with one or more sets of labels, for a first convolution of so many groups, of which one may see no plane."""
+    if place == "pixels" or groups > 1:
         sets = len(labels) // len(x)
-        return PlainImages(normalise(overlay(x.repeat(sets, 1, 1, 1), labels, num_classes, amplitude)))
+        return PlainImages(normalise(overlay(x.repeat(sets, 1, 1, 1), labels, num_classes, amplitude, place)))
     channels, height, width = x.shape[1:]
     total = norm(x.flatten(1)).square() + amplitude**2 * height * width
     size = per_sample((total / ((channels + num_classes) * height * width)).sqrt() + 1e-8, x)
@@ -210,7 +210,8 @@ def local_updates(
     place: Place = "pixels",
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """`stream_updates` for x with right and with wrong labels."""
-    first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude, place)
+    groups = network.layers[0].groups
+    first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude, place, groups)
     return credit(layer_passes(network, first), _depth(network), goodness, loss, prior)
 
 
@@ -251,7 +252,8 @@ def label_scores(
     product: Array | None = None
     scores = []
     for labels in torch.arange(num_classes, device=x.device).split(max(1, CANDIDATES // len(x))):
-        source = labelled(x, labels.repeat_interleave(len(x)), num_classes, amplitude, place)
+        repeated, groups = labels.repeat_interleave(len(x)), network.layers[0].groups
+        source = labelled(x, repeated, num_classes, amplitude, place, groups)
         if isinstance(source, LabelledPlanes):
             product = source.shared(network.layers[0]) if product is None else product
             source = source._replace(product=product)

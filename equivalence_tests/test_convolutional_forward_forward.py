@@ -92,6 +92,31 @@ def test_scores_and_features(twin: Side, compare: Comparison, data: st.DataObjec
         compare(twin, "neutral_features", features, case.images, case.x, depth=STEPS * case.depth)
 
 
+@given(rng=seeds())
+@pytest.mark.parametrize("groups", [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("place", ["pixels", "planes"])
+def test_grouped_convolutions(
+    twin: Side, compare: Comparison, rng: np.random.Generator, place: Any, groups: tuple[int, int]
+):
+    """With planes in a first convolution of two groups, one sees the image and two labels, the other two labels."""
+    channels = 2 + (K if place == "planes" else 0)
+    layers, seen = [], channels
+    for n, c_out in zip(groups, (4, 6), strict=True):
+        kernel = rng.standard_normal((c_out, seen // n, 3, 2)) / np.sqrt(seen)
+        layers.append(Padded(kernel, 0.3 * rng.standard_normal(c_out), "tanh", (1, 1), (1, 0), 1, n))
+        seen = c_out
+    dense = Dense((rng.standard_normal((5, 6 * 5 * 4)) / 8,), (0.3 * rng.standard_normal(5),), ("tanh",))
+    x, labels = rng.standard_normal((3, 2, 5, 6)), np.array([1, 3, 0])
+
+    def found(side: Side, images: Any, x: Any, labels: Any, negative: Any) -> Any:
+        module, network = side.convolutional_forward_forward, side.padded_network(images)
+        updates = module.updates(network, x, labels, negative, K, amplitude=2.0, place=place)
+        return updates, module.label_scores(network, x, K, amplitude=2.0, place=place)
+
+    operands = Images(tuple(layers), dense), x, labels, np.array([0, 1, 2])
+    compare(twin, "groups", found, *operands, depth=3 * STEPS)
+
+
 @given(case=image_streams("pixels"), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
 def test_any_two_streams(twin: Side, compare: Comparison, case: ImageStreams, prior: Any, normalised: bool):
     def found(side: Side, images: Any, x: Any, other: Any) -> Any:

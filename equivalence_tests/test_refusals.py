@@ -1,11 +1,38 @@
 """What rules refuse: batches, labels, options and models, each with the argument, what came and what was expected."""
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from prograde.accelerated.rules import ChannelCompetition, MonoForward
-from prograde.equivalence_tests.rule_examples import EXAMPLES, K, normalised
+from prograde.accelerated.rules import (
+    Backprop,
+    BackpropEndToEnd,
+    BackpropThroughTime,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    CumulativeForwardForward,
+    DifferenceTargetPropagation,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Hardware,
+    HybridDynamicTemperature,
+    Hyperspherical,
+    LayerCollaboration,
+    MonoForward,
+    Pepita,
+    RecurrentFtp,
+    Rule,
+)
+from prograde.accelerated.score_losses import cross_entropy
+from prograde.accelerated.training import alignment
+from prograde.equivalence_tests.rule_examples import EXAMPLES, K, dense, gru, images, normalised, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -15,6 +42,9 @@ pytestmark = pytest.mark.smoke
 def _ours_only(twin: TwinSide) -> None:
     if not twin.is_ours:
         pytest.skip("rules are prograde's own")
+
+
+nan, inf = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -50,3 +80,214 @@ def test_one_map_of_one_pixel_is_refused_with_the_layers_name(twin: TwinSide):
         ValueError, match=r"x: samples of shape \(1, 3, 3\) do not pass layer '0' \(Expected more than 1"
     ):
         rule.assign_credit(x, y)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_data_that_a_rule_cannot_mean(name: str, twin: TwinSide):
+    """NaN in x, and labels in a column: what the message asks for is then right."""
+    example = EXAMPLES[name]
+    rule = example.build(twin.device)
+    x, y = example.batch(twin.device)
+    column = refusal(lambda: rule.assign_credit(x, y[:, None]))
+    assert column == f"y: torch.int64 of shape ({len(x)}, 1), expected int64 of shape ({len(x)},); y.squeeze(1)"
+    assert refusal(lambda: rule.assign_credit(x, y[:, None].double())).endswith("; y.squeeze(1).long()")
+    one_hot = nn.functional.one_hot(y, K)
+    assert refusal(lambda: rule.assign_credit(x, one_hot)).endswith("; y.argmax(dim=1) of one-hot labels")
+    assert refusal(lambda: rule.assign_credit(x, y[:-1])).startswith(f"y: torch.int64 of shape ({len(x) - 1},)")
+    assert refusal(lambda: rule.assign_credit(x[:0], y[:0])).startswith("x: shape (0, ")
+    if x.device.type == "cpu":  # elsewhere looking would wait for the device
+        for wrong in (nan, inf, -inf):
+            spoilt = x.clone()
+            spoilt[1].flatten()[2] = wrong
+            message = refusal(lambda spoilt=spoilt: rule.assign_credit(spoilt, y))
+            assert message == f"x: 1 of {len(x)} samples have NaN or infinity, expected finite numbers"
+        for wrong in (-100, K):
+            bad = y.clone()
+            bad[0] = wrong
+            assert refusal(lambda bad=bad: rule.assign_credit(x, bad)).endswith(f", expected 0..{K - 1}")
+    assert refusal(lambda: rule.assign_credit(x.to("meta"), y)).startswith("x: on meta, expected ")
+    assert refusal(lambda: rule.assign_credit(x, y.to("meta"))).startswith("y: on meta, expected ")
+    assert refusal(lambda: rule.assign_credit(x.float(), y)).startswith(
+        "x: dtype torch.float32, expected torch.float64"
+    )
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+
+
+def test_large_finite_numbers_are_no_infinity(twin: TwinSide):
+    """Even where their sum is."""
+    rule = Backprop(dense().to(twin.device))
+    x = torch.full((2, 16), torch.finfo(torch.float32).max, device=twin.device)
+    y = torch.zeros(2, dtype=torch.int64, device=twin.device)
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+
+
+def test_targets_of_a_regression_in_a_row_are_refused(twin: TwinSide):
+    rule = RecurrentFtp(EXAMPLES["recurrent ftp"].build(twin.device).model, loss="squared_error")
+    rule.model.output = nn.Linear(6, 1).to(twin.device, torch.float64)
+    rule = RecurrentFtp(rule.model, loss="squared_error")
+    x, y = EXAMPLES["recurrent ftp"].batch(twin.device)
+    assert refusal(lambda: rule.assign_credit(x, y.to(x))).endswith(f"of shape ({len(x)}, 1); y.unsqueeze(1)")
+    assert refusal(lambda: rule.assign_credit(x, y.to(x)[:, None])) == "accepted"
+
+
+OPTIONS: list[tuple[Callable[..., Any], str, list[Any]]] = [
+    (Foton, "every", [1.5, 0, True, nan]),
+    (Foton, "refresh", [1.5, 0]),
+    (Foton, "limit", [nan, inf, 0]),
+    (Foton, "slope", [nan, 0, inf]),
+    (Backprop, "label_smoothing", [nan, 1.0, -0.1]),
+    (BackpropEndToEnd, "label_smoothing", [nan, 1.0, -0.1]),
+    (Pepita, "scale", [0, -1.0, nan, inf]),
+    (Ftp, "inject", [1.0, True, 3]),
+    (Ftp, "gain", [nan, 0]),
+    (Ftp, "scale", [nan, 0]),
+    (DirectFeedbackAlignment, "scale", [nan, 0]),
+    (DifferenceTargetPropagation, "noise", [nan, 0]),
+    (ForwardForward, "threshold", [nan, inf]),
+    (ForwardForward, "first_layer", [1.0, 2, -1]),
+    (ForwardForward, "num_classes", [4.0, 3]),
+    (ForwardForward, "amplitude", [nan, 0]),
+    (ForwardForward, "mask_passes", [0, 1.5]),
+    (LayerCollaboration, "threshold", [nan, inf]),
+    (CumulativeForwardForward, "gamma", [nan, inf, -1.0]),
+    (CumulativeForwardForward, "beta", [nan, 0]),
+    (HybridDynamicTemperature, "share", [nan, -1.0, inf]),
+    (HybridDynamicTemperature, "amplitude", [nan, 0]),
+    (MonoForward, "first_layer", [1.0, 2]),
+    (MonoForward, "num_classes", [4.0, 1, 3]),
+    (MonoForward, "grid", [1.5, 0]),
+    (Hyperspherical, "per_class", [1.5, 0]),
+    (Hyperspherical, "sharpness", [nan, 0]),
+    (Hyperspherical, "margin", [nan, -1]),
+    (lambda model, **options: Hardware(Ftp(model), **options), "bits", [2.5, 1]),
+    (lambda model, **options: Hardware(Ftp(model), **options), "read_noise", [nan, -1]),
+    (lambda model, **options: ChannelClassAssignment(model, settings=options), "pooling", [(nan, 1.0, 1.0), (1.0,)]),
+    (lambda model, **options: BackpropThroughTime(gru(), **options), "truncation", [1.5, 0]),
+]
+
+
+@pytest.mark.parametrize(("rule", "option", "values"), OPTIONS, ids=[f"{i}-{o[1]}" for i, o in enumerate(OPTIONS)])
+def test_options_out_of_range_are_named(rule: Callable[..., Any], option: str, values: list[Any], twin: TwinSide):
+    for value in values:
+        message = refusal(lambda value=value: rule(dense().to(twin.device), **{option: value}))
+        assert message.startswith(f"{option}: {value}, "), f"{option}={value}: {message}"
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "no unit": (
+        lambda: nn.Sequential(nn.Linear(16, 0), nn.ReLU(), nn.Linear(0, K)),
+        "layer '0': its weight has shape (0, 16); ",
+    ),
+    "no input": (
+        lambda: nn.Sequential(nn.Linear(0, 8), nn.ReLU(), nn.Linear(8, K)),
+        "layer '0': its weight has shape (8, 0); ",
+    ),
+    "two precisions": (
+        lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, K).double()),
+        "layer '2': torch.float64 on cpu; ",
+    ),
+    "a weight that is computed": (
+        lambda: nn.Sequential(_normed(nn.Linear(16, 8)), nn.ReLU(), nn.Linear(8, K)),
+        "layer '0': ",
+    ),
+}
+
+
+def _normed(layer: nn.Module) -> nn.Module:
+    """As the older torch.nn.utils.weight_norm made it: a parameter of another name, from which a hook computes it."""
+    weight = layer.weight
+    del layer.weight
+    layer.weight_v = weight
+    layer.weight = weight.detach() * 1
+    return layer
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rule", [Backprop, Foton, Pepita, ForwardForward, MonoForward, BackpropEndToEnd])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_models_that_no_rule_trains(rule: Callable[[nn.Module], Rule], name: str):
+    model, message = MODELS[name]
+    found = refusal(lambda: rule(model()))
+    assert found.startswith(message), found
+
+
+def test_target_propagation_needs_hidden_layers_of_one_activation(twin: TwinSide):
+    mixed = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, K)).to(twin.device)
+    assert refusal(lambda: DifferenceTargetPropagation(mixed)).startswith(
+        "layer '2': another activation than layer '0'"
+    )
+    slopes = nn.Sequential(nn.Linear(16, 8), nn.LeakyReLU(0.1), nn.Linear(8, 8), nn.LeakyReLU(0.2), nn.Linear(8, K))
+    assert refusal(lambda: DifferenceTargetPropagation(slopes)).startswith(
+        "layer '2': another activation than layer '0'"
+    )
+    single = nn.Sequential(nn.Linear(16, K)).to(twin.device)
+    assert refusal(lambda: DifferenceTargetPropagation(single)).startswith("model: no hidden layer; Difference")
+    rule = DifferenceTargetPropagation(nn.Sequential(nn.Linear(16, 8), nn.LeakyReLU(), nn.Linear(8, K)).to(twin.device))
+    x, y = torch.ones(3, 16, device=twin.device), torch.zeros(3, dtype=torch.int64, device=twin.device)
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_label_smoothing_is_for_cross_entropy_and_less_than_one(smoothing: float):
+    for rule in (Backprop, Pepita, FeedbackAlignment):
+        expected = "expected 0 <= label_smoothing < 1, for cross_entropy"
+        assert refusal(lambda rule=rule: rule(dense(), label_smoothing=smoothing)).endswith(expected), "smoothing"
+        assert refusal(lambda rule=rule: rule(dense(), label_smoothing=0.1, loss="squared_error")).endswith(expected)
+        assert refusal(lambda rule=rule: rule(dense(), label_smoothing=0.1)) == "accepted"
+        assert refusal(lambda rule=rule: rule(dense(), label_smoothing=0.0, loss="squared_error")) == "accepted"
+
+
+def test_two_label_smoothings_are_refused():
+    found = refusal(lambda: ChannelClassAssignment(dense(), label_smoothing=0.5, loss=cross_entropy()))
+    assert found == "label_smoothing: 0.5, but a loss is given, which has its own if any", "both"
+    for options in ({"label_smoothing": 0.5}, {"loss": cross_entropy()}, {}):
+        assert refusal(lambda options=options: ChannelClassAssignment(dense(), **options)) == "accepted"  # type: ignore[arg-type]
+
+
+def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: TwinSide):
+    """B_1 would send an error to the input."""
+    rule = FeedbackAlignment(dense().to(twin.device))
+    kept = {name: tuple(value.shape) for name, value in rule.state_dict().items() if name.startswith("feedback")}
+    assert kept == {"feedback_1": (8, 8), "feedback_2": (K, 8)}, "matrices"
+
+
+def test_choosing_on_held_out_data_leaves_each_modules_mode_alone(twin: TwinSide):
+    """Batch normalisation at rest, as fine-tuning wants it, stays at rest, and its statistics as they are."""
+    model = normalised().to(twin.device)
+    rule = MonoForward(model, aggregation="validation-loss")
+    model[2].eval()
+    statistics = copy.deepcopy(model[5].state_dict())
+    x, y = torch.randn(6, 16, device=twin.device), (torch.arange(6) % K).to(twin.device)
+    rule.calibrate([(x, y)])
+    assert [model[i].training for i in (0, 2, 5)] == [True, False, True], "modes"
+    assert all(torch.equal(value, statistics[key]) for key, value in model[5].state_dict().items())
+
+
+def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
+    """The first batch sets them once and for all; whether it has is part of the state."""
+    example = EXAMPLES["hybrid-dynamic-temperature"]
+    rule, loaded = (example.build(twin.device) for _ in range(2))
+    x, y = example.batch(twin.device)
+    rule.assign_credit(x, y)
+    assert isinstance(loaded, HybridDynamicTemperature)
+    loaded.load_state_dict(rule.state_dict())
+    before = loaded.theta.detach().clone()
+    loaded.assign_credit(3 * x, y)
+    assert torch.equal(loaded.theta, before), "thresholds set twice"
+
+
+@pytest.mark.parametrize("member", ["network", "image_network", "masks", "draw_masks"])
+def test_members_that_a_rule_does_not_have_are_refused(member: str, twin: TwinSide):
+    for name in ("mono-forward", "end to end", "ensemble", "local classifiers on hardware"):
+        rule = EXAMPLES[name].build(twin.device)
+        x, _ = EXAMPLES[name].batch(twin.device)
+        found = [] if "network" in member else [x, None][: 1 if member == "masks" else 2]
+        with pytest.raises(
+            TypeError, match=rf"^{member}: \w+ calls the modules of its model and has none; see rule.units"
+        ):
+            getattr(rule, member)(*found)
+    with pytest.raises(TypeError, match="image_network: layer '1' is a OrthogonalConv2d, expected Conv2d"):
+        EXAMPLES["foton, images"].build(twin.device).image_network()  # type: ignore[operator]
+    assert len(Ftp(images().to(twin.device), image_size=(8, 8)).image_network().layers) == 2
+    with pytest.raises(TypeError, match="rule: a RecurrentFtp, but alignment takes a Rule"):
+        alignment(EXAMPLES["recurrent ftp"].build(twin.device), *EXAMPLES["recurrent ftp"].batch(twin.device))  # type: ignore[arg-type]

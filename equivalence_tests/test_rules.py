@@ -164,8 +164,8 @@ def test_relatives(twin: Side, compare: Comparison, kind: type[Rule], case: Case
         if isinstance(side, ReferenceSide):
             return getattr(side, module).updates(side.network(dense), feedback, x, labels)
         rule = kind(sequential(dense))
-        for i, matrix in enumerate(feedback):
-            rule.get_buffer(f"feedback_{i}").copy_(matrix)
+        for held, matrix in zip(reversed(rule.feedback), reversed(feedback), strict=False):
+            held.copy_(matrix)
         return credited(rule, x, labels)
 
     compare(twin, kind.__name__, updates, *case[:3], feedback, depth=3 * case.depth)

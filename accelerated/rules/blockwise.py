@@ -6,12 +6,12 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from .chain import channels_last, flat_input
+from .chain import channels_last, check_like, flat_input
 from .local_blocks import LocalBlock, ScoreAfter, check_sizes, read
-from .rule import Rule
+from .rule import ModuleRule, check_count
 
 
-class BlockwiseRule(Rule):
+class BlockwiseRule(ModuleRule):
     """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `local_blocks.read` into `local`."""
 
     def __init__(
@@ -31,6 +31,8 @@ class BlockwiseRule(Rule):
         self.convolutions = [block for block in self.units if block.has_maps]  # type: ignore[misc]
         self.blocks = [block for block in self.units if not block.has_maps]  # type: ignore[misc]
         given = self.local.num_classes
+        if num_classes is not None:
+            check_count("num_classes", num_classes, least=2)
         if given is not None and num_classes not in (None, given):
             raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
         classes = num_classes if given is None else given
@@ -41,8 +43,7 @@ class BlockwiseRule(Rule):
                 f"num_classes: missing; the model ends with a {kind}, expected a last Linear of so many outputs with "
                 "nothing after it, or num_classes"
             )
-        if not isinstance(classes, int) or classes < 2:
-            raise ValueError(f"num_classes: {classes}, expected an integer of 2 or more")
+        check_count("num_classes", classes, least=2)
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
 
@@ -86,8 +87,7 @@ class BlockwiseRule(Rule):
             x = flat_input(x, first.layer.weight)
         if x.dim() < 2 or len(x) == 0:
             raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
-        if x.dtype != first.layer.weight.dtype:
-            raise ValueError(f"x: dtype {x.dtype}, expected {first.layer.weight.dtype} as the model's weights")
+        check_like(x, first.layer.weight)
         if x.shape[1:] not in self._fitting:
             check_sizes(self.local, x.shape[1:], x.dtype)
             self._fitting.add(x.shape[1:])

@@ -98,8 +98,18 @@ class Trained(Protocol):
 def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], rule: str) -> None:
     """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
     own = list(module.parameters())
-    if is_parametrized(module) or any(is_lazy(p) for p in own):
+    computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
+    if computed or is_parametrized(module) or any(is_lazy(p) for p in own):
         raise ValueError(f"layer '{name}': a parameter is computed or not there yet; {rule} needs plain ones")
+    for key, p in module.named_parameters():
+        if p.numel() == 0:
+            raise ValueError(f"layer '{name}': its {key} has shape {tuple(p.shape)}; {rule} needs a unit at least")
+    like = before[0].weights[0] if before else own[0]
+    if any((p.dtype, p.device) != (like.dtype, like.device) for p in own):
+        places = sorted({f"{p.dtype} on {p.device}" for p in own})
+        raise ValueError(
+            f"layer '{name}': {' and '.join(places)}; {rule} needs all of its model as {like.dtype} on {like.device}"
+        )
     if not all(torch.isfinite(p).all() for p in own):
         raise ValueError(f"layer '{name}': its parameters are not all finite")
     taken = {id(p): unit.name for unit in before for p in (*unit.weights, unit.bias) if p is not None}
@@ -207,9 +217,16 @@ def flat_input(x: Tensor, weight: Tensor) -> Tensor:
     x = x.flatten(1)
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")
+    check_like(x, weight)
+    return x
+
+
+def check_like(x: Tensor, weight: Tensor) -> None:
+    """Raises ValueError for x of another dtype or on another device than the model's weights."""
     if x.dtype != weight.dtype:
         raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
-    return x
+    if x.device != weight.device:
+        raise ValueError(f"x: on {x.device}, expected {weight.device} as the model's weights")
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -38,6 +38,15 @@ class DifferenceTargetPropagation(OutputErrorRule):
         for block in self.blocks:
             if block.dropout is not None:
                 raise ValueError(f"layer '{block.name}': Dropout after it, which the inverses can't undo; remove it")
+        first, *others = self.blocks
+        if not others:
+            raise ValueError("model: no hidden layer; DifferenceTargetPropagation needs one to have a target")
+        for block in others[:-1]:
+            if block.activation != first.activation:
+                raise ValueError(
+                    f"layer '{block.name}': another activation than layer '{first.name}' has; "
+                    "DifferenceTargetPropagation trains hidden layers of one activation"
+                )
         self.step, self.noise = step, noise
         self.widths = tuple(block.linear.out_features for block in self.blocks[:-1])
         weight = self.blocks[0].linear.weight

@@ -14,9 +14,9 @@ from .rule import BlockUpdate, OutputErrorRule, check_place
 class _FeedbackRule(OutputErrorRule):
     """A rule that carries a signal back through fixed random matrices: buffers feedback_0, feedback_1, and so on."""
 
-    def _register(self, matrices: Iterable[Tensor]) -> None:
+    def _register(self, matrices: Iterable[Tensor], first: int = 0) -> None:
         self._names = []
-        for i, matrix in enumerate(matrices):
+        for i, matrix in enumerate(matrices, first):
             self._names.append(f"feedback_{i}")
             self.register_buffer(self._names[-1], matrix)
 
@@ -58,12 +58,13 @@ class FeedbackAlignment(_FeedbackRule):
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         weight = self.blocks[0].linear.weight
         widths = (weight.shape[1], *(block.linear.out_features for block in self.blocks))
-        self._register(feedback_alignment.random_feedback(widths, generator, device=weight.device, dtype=weight.dtype))
+        drawn = feedback_alignment.random_feedback(widths, generator, device=weight.device, dtype=weight.dtype)
+        self._register(drawn[1:], first=1)  # nothing goes back through B_1
 
     def _factors(
         self, network: Network, clean: ForwardPass, error: Tensor, y: Tensor, masks: Masks
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        return feedback_alignment.update_factors(network, clean, error, self.feedback, masks)
+        return feedback_alignment.update_factors(network, clean, error, (network.weights[0], *self.feedback), masks)
 
 
 class DirectFeedbackAlignment(_FeedbackRule):

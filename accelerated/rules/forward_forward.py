@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from math import isqrt, prod
+from math import isfinite, isqrt, prod
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,7 +22,7 @@ from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..stream_losses import threshold as threshold_loss
 from .chain import Block
 from .images import ConvolutionalBlock
-from .rule import BlockUpdate, Rule
+from .rule import BlockUpdate, Rule, check_count
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -84,6 +84,11 @@ class ForwardForward(Rule):
     ) -> None:
         super().__init__(model, generator=generator)
         last, dense = self.blocks[-1], self.blocks
+        if num_classes is not None:
+            check_count("num_classes", num_classes)
+        check_count("first_layer", first_layer, least=0)
+        if threshold is not None and not isfinite(threshold):
+            raise ValueError(f"threshold: {threshold}, expected a finite number")
         if last.is_linear:
             if num_classes not in (None, last.linear.out_features):
                 raise ValueError(f"num_classes: {num_classes}, but layer '{last.name}' has {last.linear.out_features}")
@@ -122,8 +127,7 @@ class ForwardForward(Rule):
         self.hard_law: HardLaw = ("softmax" if readout else "root") if hard_law is None else hard_law
         if readout and self.hard_law == "root":
             raise ValueError("hard_law: 'root', expected 'softmax' with readout, whose scores may be negative")
-        if type(mask_passes) is not int or mask_passes < 1:
-            raise ValueError(f"mask_passes: {mask_passes!r}, expected an integer of 1 or more")
+        check_count("mask_passes", mask_passes)
         self.mask_passes = mask_passes
         self.image_shape = self._flat_shape(image_shape)
         self.amplitude = {"pixels": 4.0, "planes": 1.0}[labels] if amplitude is None else amplitude

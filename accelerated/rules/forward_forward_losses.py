@@ -45,6 +45,8 @@ class LayerCollaboration(ForwardForward, sets=("loss",)):
         self, model: nn.Module, *, threshold: float | None = None, prior: Prior = "others", **options: Any
     ) -> None:
         check_options(LayerCollaboration, options)
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold: {threshold}, expected a finite number")
         if prior == "none":
             raise ValueError("prior: 'none', expected 'before' or 'others', which are what layers collaborate by")
         loss = partial(_collaboration_of_layers, prior) if threshold is None else collaboration(threshold)
@@ -80,6 +82,8 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
     ) -> None:
         check_options(CumulativeForwardForward, options)
         given = {name: value for name, value in {"gamma": gamma, "beta": beta}.items() if value is not None}
+        if gamma is not None and not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma: {gamma}, expected 0 or a positive number")
         loss = remedy if callable(remedy) else _remedy(remedy, given)
         if beta is not None:
             check_positive("beta", beta)

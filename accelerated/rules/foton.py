@@ -14,7 +14,7 @@ from ..network import Network, forward, layer_update, scores
 from .chain import Block
 from .images import ConvolutionalBlock
 from .orthogonality import Orthogonality, PlainStep, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count, check_positive
 
 
 class Foton(OutputErrorRule):
@@ -53,10 +53,8 @@ class Foton(OutputErrorRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
-        if refresh < 1:
-            raise ValueError(f"refresh: {refresh}, expected a positive integer")
-        if not 0 < slope < float("inf"):
-            raise ValueError(f"slope: {slope}, expected a positive number")
+        check_count("refresh", refresh)
+        check_positive("slope", slope)
         if self.convolutions and (refresh > 1 or recompute):
             raise ValueError(f"refresh={refresh}, recompute={recompute}: with convolutions neither is possible")
         self.orthogonality = Orthogonality(hidden_weights(self), limit=limit, every=every)

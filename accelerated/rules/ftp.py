@@ -114,7 +114,7 @@ class Ftp(OutputErrorRule):
         """n_j, and 1 position. Raises ValueError where no layer has that number."""
         if len(self.blocks) == 1:
             raise ValueError("model: no hidden layer; Ftp needs one to have a target")
-        if not 0 <= self.inject < len(self.blocks):
+        if type(self.inject) is not int or not 0 <= self.inject < len(self.blocks):
             raise ValueError(f"inject: {self.inject}, expected 0..{len(self.blocks) - 1}, the input or a hidden layer")
         first = self.blocks[max(self.inject, 1) - 1].linear
         return (first.out_features if self.inject else first.in_features), 1

@@ -11,7 +11,7 @@ from ..activations import identity
 from ..forward_forward import overlay, overlay_neutral, wrong_labels
 from ..normalisations import layer_norm
 from .chain import Block
-from .rule import BlockUpdate, Rule, gradients_by
+from .rule import BlockUpdate, Rule, check_positive, gradients_by
 
 LOWEST, HIGHEST = 0.1, 2.0
 """Temperatures of dense layers, in the paper."""
@@ -55,6 +55,9 @@ class HybridDynamicTemperature(Rule):
         weight = self.blocks[0].linear.weight
         if not 2 <= self.num_classes <= weight.shape[1]:
             raise ValueError(f"num_classes: {self.num_classes}, expected 2..{weight.shape[1]}, the inputs")
+        if not 0 <= share < float("inf"):
+            raise ValueError(f"share: {share}, expected 0 or a positive number")
+        check_positive("amplitude", amplitude)
         self.share, self.amplitude = share, amplitude
         widths = [block.linear.out_features for block in self.blocks[:-1]]
         self.alpha = nn.Parameter(weight.new_zeros(len(self.blocks)))

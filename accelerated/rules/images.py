@@ -15,6 +15,7 @@ from .chain import (
     activation_of,
     blocks,
     channels_last,
+    check_like,
     check_parameters,
     dense_blocks,
     is_plain,
@@ -247,8 +248,7 @@ def image_input(x: Tensor, chain: list[ImageBlock], dense: Block, planes: int) -
         raise ValueError(
             f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
         )
-    if x.dtype != first.weights[0].dtype:
-        raise ValueError(f"x: dtype {x.dtype}, expected {first.weights[0].dtype} as the model's weights")
+    check_like(x, first.weights[0])
     size = list(x.shape[2:])
     for block in chain:
         size = block.output_size(size)

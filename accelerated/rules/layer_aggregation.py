@@ -49,7 +49,7 @@ class LayerAggregation(nn.Module):
                 raise ValueError(f"{name}: {rate}, but the aggregation is {kind!r}, expected 'readout'")
         if first_layer is None:
             first_layer = 1 if kind == "range" and len(widths) > 1 else 0
-        if not 0 <= first_layer < len(widths):
+        if type(first_layer) is not int or not 0 <= first_layer < len(widths):
             raise ValueError(f"first_layer: {first_layer}, expected 0..{len(widths) - 1}")
         self.kind, self.first_layer, self.smoothing = kind, first_layer, smoothing
         weights = torch.zeros(len(widths), device=like.device, dtype=like.dtype)

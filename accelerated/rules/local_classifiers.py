@@ -10,7 +10,7 @@ from ..score_losses import ScoreLoss, cross_entropy
 from .blockwise import BlockwiseRule
 from .layer_aggregation import Aggregation, LayerAggregation
 from .local_blocks import LocalBlock, ScoreAfter
-from .rule import BlockUpdate, gradients_by
+from .rule import BlockUpdate, evaluating, gradients_by
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 
 LINEAR_MAPS = gridded(LinearHead, 4)
@@ -243,12 +243,8 @@ class LocalClassifiers(BlockwiseRule):
         for head in self.heads:
             if isinstance(head, ScoreHead):
                 head.end_epoch()
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             self.aggregation.choose(self.layer_scores, map(self._checked_pair, batches), self.loss)
-        finally:
-            self.train(was_training)
 
     def _checked_pair(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:

@@ -12,7 +12,7 @@ from ..losses import cross_entropy
 from .blockwise import BlockwiseRule
 from .local_blocks import LocalBlock
 from .local_classifiers import LocalClassifiers
-from .rule import BlockUpdate, Rule, gradients_by
+from .rule import BlockUpdate, ModuleRule, gradients_by
 from .score_heads import Heads
 
 
@@ -52,6 +52,8 @@ class BackpropEndToEnd(BlockwiseRule):
         self, model: nn.Module, *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(model, generator=generator)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1")
         self.label_smoothing = label_smoothing
         self.check_hooks()
 
@@ -79,7 +81,7 @@ class BackpropEndToEnd(BlockwiseRule):
             )
 
 
-class BackpropEnsemble(Rule):
+class BackpropEnsemble(ModuleRule):
     """Control: several networks, each trained by backpropagation alone; scores are the log of their mean probability.
 
     All see the same batches. Give them weights of their own.

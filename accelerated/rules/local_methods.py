@@ -135,7 +135,8 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     `assignment` is "learned" from noise, or for comparison "static" (contiguous groups) or "frozen" as drawn. Layers
     are weighted by their losses: on held-out data as in the paper's text, or with `aggregation="training-loss"` as in
     its code. "sum" weights them evenly. `calibrate` chooses the weights and cools the temperatures. `fit` calls it
-    after every epoch; call it in a loop of your own. `settings` are those of `ChannelHead`, by name. The paper puts
+    after every epoch; call it in a loop of your own. `settings` are those of `ChannelHead`, by name. The loss is a
+    cross-entropy with `label_smoothing`, 0.1 unless given, or the `loss` that is given. The paper puts
     nn.InstanceNorm2d behind each layer and clips the gradient of each layer at a norm of 1.
     """
 
@@ -144,11 +145,14 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
         model: nn.Module,
         *,
         assignment: Assignment = "learned",
-        label_smoothing: float = 0.1,
+        label_smoothing: float | None = None,
         aggregation: Aggregation = "validation-loss",
         settings: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         score = each(ChannelHead, assignment=assignment, generator=options.get("generator"), **(settings or {}))
-        options["loss"] = options.get("loss") or cross_entropy(label_smoothing)
+        if options.get("loss") is None:
+            options["loss"] = cross_entropy(0.1 if label_smoothing is None else label_smoothing)
+        elif label_smoothing is not None:
+            raise ValueError(f"label_smoothing: {label_smoothing}, but a loss is given, which has its own if any")
         super().__init__(model, score=score, aggregation=aggregation, **options)

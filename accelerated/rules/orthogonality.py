@@ -22,7 +22,7 @@ from ..orthogonality import (
     retract,
 )
 from .chain import Held
-from .rule import Rule
+from .rule import Rule, check_count, check_positive
 
 CHECKS = 8
 """Random sign vectors by which a weight is checked."""
@@ -105,10 +105,8 @@ class Orthogonality(nn.Module):
         self, weights: Mapping[str, Held], *, limit: float = 5e-3, every: int = 1, asynchronous: bool = False
     ) -> None:
         super().__init__()
-        if not limit > 0:
-            raise ValueError(f"limit: {limit}, expected a positive number")
-        if every < 1:
-            raise ValueError(f"every: {every}, expected a positive integer")
+        check_positive("limit", limit)
+        check_count("every", every)
         self._held = dict(weights)  # by where they are, since others may be put there: load_state_dict(assign=True)
         self.limit = limit
         self.every = every

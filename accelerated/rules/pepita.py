@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..network import forward, layer_update
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
-from .rule import BlockUpdate, OutputErrorRule, check_place
+from .rule import BlockUpdate, OutputErrorRule, check_place, check_positive
 from .second_pass import SecondPass, check_second_pass, full_modulated_factors
 
 
@@ -39,6 +39,7 @@ class Pepita(OutputErrorRule):
             if value not in ("clean", "modulated"):
                 raise ValueError(f"{name}: {value!r}, expected 'clean' or 'modulated'")
         check_second_pass(second_pass)
+        check_positive("scale", scale)
         self.output_error: OutputError = output_error
         self.presynaptic: Presynaptic = presynaptic
         self.second_pass: SecondPass = second_pass

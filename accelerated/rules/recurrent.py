@@ -15,8 +15,8 @@ from ..losses import one_hot
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
 from ..recurrent_ftp import Injection, Reduction, update_factors
-from .chain import is_plain
-from .rule import CreditAssignment, check_place, gradients_by, trained_pairs
+from .chain import check_like, is_plain
+from .rule import CreditAssignment, check_finite, check_labels, check_place, gradients_by, trained_pairs
 
 
 class RecurrentUpdate(NamedTuple):
@@ -119,30 +119,28 @@ class RecurrentRule(CreditAssignment):
         self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
-        features, dtype = self.model.recurrent.input_size, self.model.output.weight.dtype
+        features = self.model.recurrent.input_size
         if x.dim() != 3 or 0 in x.shape[:2] or x.shape[2] != features:
             raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, steps, {features}), at least one of each")
-        if x.dtype != dtype:
-            raise ValueError(f"x: dtype {x.dtype}, expected {dtype} as the model's weights")
+        check_like(x, self.model.output.weight)
         return x
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x itself. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
+        check_finite(x)
+        if self.loss == "cross_entropy":
+            check_labels(x, y, self.num_outputs)
+            return x
         if not isinstance(y, Tensor):
             raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
-        if self.loss == "squared_error":
-            shape: tuple[int, ...] = (len(x), self.num_outputs)
-            dtype = x.dtype
-        else:
-            shape, dtype = (len(x),), torch.int64
-        if y.shape != shape or y.dtype != dtype:
-            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected {dtype} of shape {shape}")
-        if self.loss == "cross_entropy" and y.device.type == "cpu":  # elsewhere looking would wait for the device
-            low, high = y.aminmax()
-            if low < 0 or high >= self.num_outputs:
-                raise ValueError(f"y: labels {low}..{high}, expected 0..{self.num_outputs - 1}")
+        shape = (len(x), self.num_outputs)
+        if y.shape != shape or y.dtype != x.dtype:
+            hint = "; y.unsqueeze(1)" if (*y.shape, 1) == shape and y.dtype == x.dtype else ""
+            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected {x.dtype} of shape {shape}{hint}")
+        if y.device != x.device:
+            raise ValueError(f"y: on {y.device}, expected {x.device}, where x is")
         return x
 
 

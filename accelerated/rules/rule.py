@@ -3,12 +3,14 @@
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import losses
+from .._arrays import wide
 from ..convolutional_network import Convolution, ConvolutionalNetwork
 from ..network import Masks, Network
 from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
@@ -90,6 +92,18 @@ def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | 
     return {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in parameters}
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module has its own mode again."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
     """Raises ValueError for a buffer of another dtype or device than x: the model was converted without its rule."""
     if (buffer.dtype, buffer.device) != (x.dtype, x.device):
@@ -97,6 +111,35 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
             f"{name}: {buffer.dtype} on {buffer.device}, expected {x.dtype} on {x.device}; "
             "convert or move the rule, not its model"
         )
+
+
+def check_finite(x: Tensor) -> None:
+    """Raises ValueError for x on a CPU with NaN or infinity in it; elsewhere looking would wait for the device."""
+    if x.device.type == "cpu" and not x.sum(dtype=wide(x.dtype)).isfinite():  # one number, many times as fast
+        bad = len(x) - int(x.flatten(1).isfinite().all(dim=1).sum())
+        if bad:
+            raise ValueError(f"x: {bad} of {len(x)} samples have NaN or infinity, expected finite numbers")
+
+
+def check_labels(x: Tensor, y: Tensor, num_classes: int) -> None:
+    """Raises ValueError unless y has a label in 0..K-1 for each sample of x; labels on a GPU are not looked at."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
+    if y.shape != (len(x),) or y.dtype != torch.int64:
+        hint = ""
+        if y.shape == (len(x), 1):
+            hint = "; y.squeeze(1)" if y.dtype == torch.int64 else "; y.squeeze(1).long()"
+        elif y.shape == (len(x), num_classes):
+            hint = "; y.argmax(dim=1) of one-hot labels"
+        elif y.dim() == 1:
+            hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
+        raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},){hint}")
+    if y.device != x.device:
+        raise ValueError(f"y: on {y.device}, expected {x.device}, where x is")
+    if y.device.type == "cpu":  # elsewhere looking would wait for the device
+        low, high = y.aminmax()
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"y: labels {low}..{high}, expected 0..{num_classes - 1}")
 
 
 def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
@@ -114,6 +157,12 @@ def check_positive(name: str, value: float) -> None:
     """Raises ValueError unless the value is positive and finite."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name}: {value}, expected a positive number")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raises ValueError unless the value is an integer of that size."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name}: {value!r}, expected an integer of {least} or more")
 
 
 def check_options(rule: type, options: Iterable[str]) -> None:
@@ -266,7 +315,13 @@ class Rule(CreditAssignment):
         )
 
     def image_network(self) -> ConvolutionalNetwork:
-        """The same of a model that begins with Conv2d."""
+        """The same of a model that begins with Conv2d. Raises TypeError for other convolutions."""
+        for unit in self.convolutions:
+            if not isinstance(unit, Conv2dBlock):
+                kind = type(unit.convolution).__name__
+                raise TypeError(
+                    f"image_network: layer '{unit.name}' is a {kind}, expected Conv2d; see rule.convolutions"
+                )
         layers = tuple(
             Convolution(unit.convolution.weight, unit.bias, unit.activation, unit.stride, unit.padding, unit.pool)
             for unit in self.convolutions
@@ -323,20 +378,32 @@ class Rule(CreditAssignment):
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
-        if not isinstance(y, Tensor):
-            raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
-        if y.shape != (len(x),) or y.dtype != torch.int64:
-            hint = ""
-            if y.dim() == 2:
-                hint = "; y.argmax(dim=1) of one-hot labels"
-            elif y.dim() == 1:
-                hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
-            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},){hint}")
-        if y.device.type == "cpu":  # elsewhere looking would wait for the device
-            low, high = y.aminmax()
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"y: labels {low}..{high}, expected 0..{self.num_classes - 1}")
+        check_finite(x)
+        check_labels(x, y, self.num_classes)
         return x
+
+
+class ModuleRule(Rule):
+    """A rule that calls the modules of its model, and has no arrays to pass to the functions of this package."""
+
+    def network(self) -> NoReturn:
+        """Raises TypeError: layers are modules here."""
+        raise self._without("network")
+
+    def image_network(self) -> NoReturn:
+        """Raises TypeError: layers are modules here."""
+        raise self._without("image_network")
+
+    def masks(self, x: Tensor) -> NoReturn:
+        """Raises TypeError: nn.Dropout draws its own."""
+        raise self._without("masks")
+
+    def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> NoReturn:
+        """Raises TypeError: nn.Dropout draws its own."""
+        raise self._without("draw_masks")
+
+    def _without(self, member: str) -> TypeError:
+        return TypeError(f"{member}: {type(self).__name__} calls the modules of its model and has none; see rule.units")
 
 
 class OutputErrorRule(Rule):

@@ -281,7 +281,7 @@ class PrototypeHead(ScoreHead):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if per_class < 1:
+        if type(per_class) is not int or per_class < 1:
             raise ValueError(f"per_class: {per_class}, expected a positive integer")
         size, self.grid = size_of(block, grid)
         self.sharpness = sharpness
@@ -324,7 +324,7 @@ class ChannelHead(ScoreHead):
             raise ValueError(f"assignment: {assignment!r}, expected one of {', '.join(get_args(Assignment))}")
         if block.width < num_classes:
             raise ValueError(f"layer '{block.name}': {block.width} channels, expected one for each class at least")
-        if len(pooling) != 3:
+        if len(pooling) != 3 or not all(map(math.isfinite, pooling)):
             raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: {temperature}, expected a positive number")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..rules import Rule
+from ..rules.rule import evaluating
 
 
 def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -53,15 +54,11 @@ def _unit(a: Tensor) -> Tensor:
 @contextmanager
 def undisturbed(rule: Rule, x: Tensor) -> Iterator[None]:
     """Evaluation mode inside; modes and generators as before afterwards."""
-    modes = [(module, module.training) for module in rule.modules()]
     state = None if rule.generator is None else rule.generator.get_state()
     devices = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), evaluating(rule):
         try:
-            rule.eval()
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             if rule.generator is not None and state is not None:
                 rule.generator.set_state(state)

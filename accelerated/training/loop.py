@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..rules import Rule
+from ..rules.rule import evaluating
 from . import checkpoint as checkpoints
 from .alignment import alignment, check_rule
 from .augmentation import augmented, check_moves
@@ -61,12 +62,10 @@ class History:
 @torch.no_grad()
 def accuracy(rule: Rule, split: Split) -> float:
     """The share of samples whose highest score is their label's."""
-    was_training = rule.training
-    rule.eval()
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    for x, y in _batches(split):
-        correct += (rule(x).argmax(dim=1) == y).sum()
-    rule.train(was_training)
+    with evaluating(rule):
+        for x, y in _batches(split):
+            correct += (rule(x).argmax(dim=1) == y).sum()
     return correct.item() / len(split.labels)
 
 
