@@ -15,8 +15,8 @@ class DifferenceTargetPropagation(OutputErrorRule):
 
     `inverse_weights` and `inverse_biases` are parameters, which the same optimizer trains from the same batches.
     `noise` is the standard deviation of the noise on the activations that the inverses learn to recover. `step` is the
-    length of the gradient step to the last hidden layer's target. Hidden layers share one activation, which the
-    inverses have too, and have no Dropout.
+    length of the gradient step to the last hidden layer's target. Each inverse has the
+    activation of the layer whose activations it recovers. The model has no Dropout.
     """
 
     takes_dropout = False
@@ -38,15 +38,8 @@ class DifferenceTargetPropagation(OutputErrorRule):
         for block in self.blocks:
             if block.dropout is not None:
                 raise ValueError(f"layer '{block.name}': Dropout after it, which the inverses can't undo; remove it")
-        first, *others = self.blocks
-        if not others:
+        if len(self.blocks) < 2:
             raise ValueError("model: no hidden layer; DifferenceTargetPropagation needs one to have a target")
-        for block in others[:-1]:
-            if block.activation != first.activation:
-                raise ValueError(
-                    f"layer '{block.name}': another activation than layer '{first.name}' has; "
-                    "DifferenceTargetPropagation trains hidden layers of one activation"
-                )
         self.step, self.noise = step, noise
         self.widths = tuple(block.linear.out_features for block in self.blocks[:-1])
         weight = self.blocks[0].linear.weight
