@@ -544,7 +544,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ForwardForward(image_model(), image_shape=(2, 11, 9)),
         r"image_shape: \(2, 11, 9\), expected None",
     ),
-    "no blur": (lambda: SymBa(dense_model(), mask_passes=0), "mask_passes: 0, expected an integer of 1 or more"),
+    "no blur": (lambda: SymBa(dense_model(), mask_passes=0), "mask_passes: 0, expected a positive integer"),
     "part of a blur": (lambda: SymBa(dense_model(), mask_passes=1.5), "mask_passes: 1.5, expected an integer"),
     "hard law": (lambda: SymBa(dense_model(), hard_law="square"), "hard_law: 'square', expected one of root, softmax"),
     "roots of a read-out": (

@@ -15,7 +15,7 @@ Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.107
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x_t | x[:, t-1] | (batch, n_0) | input of step t = 1..T |
-| W_x, b_x | weight_ih, bias_ih | (gates n, n_0), (gates n,) or None | of the input; 1 gate in Elman's cell, 3 in the GRU |
+| W_x, b_x | weight_ih, bias_ih | (gates n, n_0), (gates n,) or None | of the input; 1 gate in Elman's cell, 3 in GRU |
 | W_h, b_h | weight_hh, bias_hh | (gates n, n), (gates n,) or None | of the state |
 | W_o, c | weight_out, bias_out | (K, n), (K,) or None | of the output |
 | p_t, q_t | from_input[t-1], from_state[t-1] | (batch, gates n) | from input and state; r, z, n in this order |

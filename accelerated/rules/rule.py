@@ -162,7 +162,8 @@ def check_positive(name: str, value: float) -> None:
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raises ValueError unless the value is an integer of that size."""
     if type(value) is not int or value < least:
-        raise ValueError(f"{name}: {value!r}, expected an integer of {least} or more")
+        expected = "a positive integer" if least == 1 else f"an integer of {least} or more"
+        raise ValueError(f"{name}: {value!r}, expected {expected}")
 
 
 def check_options(rule: type, options: Iterable[str]) -> None:
