@@ -545,7 +545,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"image_shape: \(2, 11, 9\), expected None",
     ),
     "no blur": (lambda: SymBa(dense_model(), mask_passes=0), "mask_passes: 0, expected a positive integer"),
-    "part of a blur": (lambda: SymBa(dense_model(), mask_passes=1.5), "mask_passes: 1.5, expected an integer"),
+    "part of a blur": (lambda: SymBa(dense_model(), mask_passes=1.5), "mask_passes: 1.5, expected a positive integer"),
     "hard law": (lambda: SymBa(dense_model(), hard_law="square"), "hard_law: 'square', expected one of root, softmax"),
     "roots of a read-out": (
         lambda: SymBa(dense_model(), hard_law="root", readout=True),
