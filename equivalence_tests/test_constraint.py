@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prograde.accelerated.foton import error_projection
+from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.rules.foton import plain_rate
@@ -129,7 +130,7 @@ def test_the_limit_is_kept_asynchronously_or_its_violation_raised(
     violated: list[int] = []
     raised = ""
     number = 0
-    for number, (x, y) in enumerate(path.batches(80, widths[0]), 1):
+    for number, (x, y) in enumerate(path.batches(40, widths[0]), 1):
         rule.assign_credit(x, y)
         steps.step()
         try:
@@ -151,7 +152,7 @@ def test_adam_at_high_rates(path: Path, rate: float):
     rule = path.foton(model(64, 128, 128, 4))
     steps = torch.optim.Adam(rule.parameters(), lr=rate)
     worst = 0.0
-    for x, y in path.batches(60, 64):
+    for x, y in path.batches(30, 64):
         rule.assign_credit(x, y)
         steps.step()
         rule.constrain()
@@ -194,6 +195,20 @@ def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
     for block, expected in zip(rule.blocks[:-1], polar, strict=True):
         gap = (block.linear.weight.detach().cpu() - expected).double()
         assert torch.linalg.matrix_norm(gap, 2) <= 3e-4, "polar factor"
+
+
+def test_the_parts_of_a_kernel(path: Path):
+    """Of one shape each: those of tall bases, and the mixing."""
+    torch.manual_seed(0)
+    network = nn.Sequential(OrthogonalConv2d(4, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(96, 4))
+    rule = path.foton(network)
+    steps = OPTIMIZERS["adam"](rule)
+    for x, y in path.batches(8, 64):
+        rule.assign_credit(x.reshape(-1, 4, 4, 4), y)
+        steps.step()
+        rule.constrain()
+        worst = max(defect(weight.detach()).item() for weight in rule.orthogonality.weights().values())
+        assert worst <= LIMIT
 
 
 def test_backprop_under_the_same_constraint(path: Path):

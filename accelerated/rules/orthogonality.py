@@ -136,7 +136,7 @@ class Orthogonality(nn.Module):
             if self.limit < least:
                 raise ValueError(
                     f"limit: {self.limit}, expected at least {least:.2g}, what {weight.dtype} resolves in layer "
-                    f"'{name}'; expected a larger limit, or weights of a finer precision"
+                    f"'{name}'; raise the limit or keep the weights in a finer precision"
                 )
 
     @torch.no_grad()
