@@ -1,6 +1,10 @@
-"""The tensor types of the twins' signatures; the reference has the same names for NumPy arrays."""
+"""The tensor types of the twins' signatures, and what they ask of their arguments; the reference has the same names.
 
-from typing import TypeAlias
+Numbers in a tensor are looked at on a CPU alone, outside of compilation: elsewhere a look would wait for the device.
+"""
+
+from math import inf
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -20,3 +24,89 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def widened(x: Array) -> Array:
     """x in float32 at least."""
     return x.to(wide(x.dtype))
+
+
+def readable(x: Array) -> bool:
+    """Whether a look at the numbers of x costs no waiting, and breaks no graph."""
+    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raises ValueError unless the value is a whole number from least on, up to most."""
+    if isinstance(value, float) or not value >= least or (most is not None and value > most):
+        expected = f"{least} or more" if most is None else f"{least}..{most}"
+        raise ValueError(f"{name}: {value!r}, expected {expected}, a whole number")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError unless 0 < value < inf."""
+    if not 0 < value < inf:
+        raise ValueError(f"{name}: {value}, expected a positive number")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raises ValueError unless 0 <= value < inf."""
+    if not 0 <= value < inf:
+        raise ValueError(f"{name}: {value}, expected 0 or more, a finite number")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises ValueError unless -inf < value < inf; an array is not looked at."""
+    if not isinstance(value, Tensor) and not -inf < value < inf:
+        raise ValueError(f"{name}: {value}, expected a finite number")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raises ValueError unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: {value}, expected 0 or more and less than 1")
+
+
+def check_option(name: str, value: Any, options: Any) -> None:
+    """Raises ValueError unless the value is one of a Literal's."""
+    names = [repr(option) for option in get_args(options)]
+    if repr(value) not in names:
+        raise ValueError(f"{name}: {value!r}, expected {', '.join(names[:-1])} or {names[-1]}")
+
+
+def check_shape(name: str, array: Array, expected: tuple[int, ...]) -> None:
+    """Raises ValueError unless the array has this shape."""
+    if array.shape != expected:
+        raise ValueError(f"{name}: shape {tuple(array.shape)}, expected {tuple(expected)}")
+
+
+def check_batch(name: str, array: Array, sample: str = "n", axes: int = 1) -> None:
+    """Raises ValueError unless there is at least one sample, of so many axes."""
+    if array.ndim != axes + 1 or 0 in array.shape:
+        raise ValueError(f"{name}: shape {tuple(array.shape)}, expected (batch, {sample}), at least one of each")
+
+
+def check_images(name: str, array: Array) -> None:
+    """Raises ValueError unless there are images, at least one."""
+    check_batch(name, array, "channels, height, width", 3)
+
+
+def check_labels(labels: Labels, num_classes: int, batch: int | None = None) -> None:
+    """Raises ValueError unless these are integers, shape (batch,); and on a CPU, unless they are 0..num_classes-1."""
+    if labels.ndim != 1:
+        hint = "; labels.squeeze(1) has it" if labels.shape[1:] == (1,) else ""
+        raise ValueError(f"labels: shape {tuple(labels.shape)}, expected (batch,){hint}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels: dtype {labels.dtype}, expected torch.int64, integers")
+    if batch is not None and len(labels) != batch:
+        raise ValueError(f"labels: {len(labels)}, expected {batch}, one for each sample")
+    check_range("labels", labels, num_classes)
+
+
+def check_range(name: str, indices: Labels, count: int) -> None:
+    """Raises ValueError unless all are in 0..count-1, on a CPU."""
+    if readable(indices) and indices.numel():
+        low, high = (int(end) for end in indices.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name}: found {low}..{high}, expected 0..{count - 1}")
+
+
+def check_numbers(name: str, array: Array) -> None:
+    """Raises ValueError where there is a NaN, on a CPU."""
+    if readable(array) and bool(array.isnan().any()):
+        raise ValueError(f"{name}: NaN among them, expected numbers")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array
+from ._arrays import Array, check_finite
 
 __all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
 
@@ -37,6 +37,7 @@ def _relu_difference(a: Array, u: Array) -> Array:
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
+    check_finite("negative_slope", negative_slope)
 
     multiply = partial(_leaky_multiply, negative_slope)
     return Activation(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from ._arrays import Array
+from ._arrays import Array, check_shape
 from .losses import cross_entropy_gradient
 from .recurrent import Factors, RecurrentParameters, RecurrentPass, RecurrentUpdates, forward, time_summed_updates
 
@@ -18,8 +18,9 @@ def state_gradients(
 
     k is T where truncation is None or larger. Raises ValueError where it is less than 1.
     """
-    if truncation is not None and truncation < 1:
-        raise ValueError(f"truncation: {truncation}, expected at least one step, or None for all")
+    check_shape("error", error, clean.outputs.shape)
+    if truncation is not None and (isinstance(truncation, float) or not truncation >= 1):
+        raise ValueError(f"truncation: {truncation}, expected at least one step, a whole number, or None for all")
     length = len(clean.from_input)
     first = 0 if truncation is None else max(length - truncation, 0)
     gradients, deltas, etas = [], [], []

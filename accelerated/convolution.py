@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_images, check_shape
 
 __all__ = [
     "average_pool",
@@ -34,8 +34,15 @@ def _padded(x: Array, before: int, after: int) -> Array:
     return x[:, :, rows][:, :, :, columns]
 
 
+def _check_kernel(kernel: Array) -> None:
+    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or 0 in kernel.shape:
+        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, size, size), all positive")
+
+
 def convolve(kernel: Array, x: Array) -> Array:
     """(batch, c_out, height, width). Raises ValueError for another number of channels."""
+    _check_kernel(kernel)
+    check_images("x", x)
     size = kernel.shape[2]
     if x.shape[1] != kernel.shape[1]:
         raise ValueError(f"x: {x.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
@@ -44,18 +51,27 @@ def convolve(kernel: Array, x: Array) -> Array:
 
 def convolve_adjoint(kernel: Array, y: Array) -> Array:
     """(batch, c_in, height, width): the convolution with the kernel mirrored and its channels exchanged."""
+    _check_kernel(kernel)
+    check_images("y", y)
+    if y.shape[1] != len(kernel):
+        raise ValueError(f"y: {y.shape[1]} channels, but the kernel gives {len(kernel)}")
     size = kernel.shape[2]
     return functional.conv2d(_padded(y, size - 1 - size // 2, size // 2), kernel.flip(2, 3).transpose(0, 1))
 
 
 def kernel_update(delta: Array, z: Array, size: int) -> Array:
     """(c_out, c_in, size, size): the gradient of PyTorch's convolution for the output gradient delta / batch."""
+    check_images("delta", delta)
+    check_count("size", size)
+    check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
     shape = (delta.shape[1], z.shape[1], size, size)
     return conv2d_weight(_padded(z, size // 2, size - 1 - size // 2), shape, delta / len(z))
 
 
 def unshuffle(x: Array, factor: int) -> Array:
     """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor)."""
+    check_images("x", x)
+    check_count("factor", factor)
     _check_divides(x, factor)
     return functional.pixel_unshuffle(x, factor)
 
@@ -68,17 +84,25 @@ def _check_divides(x: Array, size: int) -> None:
 
 def shuffle(y: Array, factor: int) -> Array:
     """The inverse of `unshuffle`, which is its adjoint too."""
+    check_images("y", y)
+    check_count("factor", factor)
+    if y.shape[1] % factor**2:
+        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
     return functional.pixel_shuffle(y, factor)
 
 
 def average_pool(x: Array, size: int) -> Array:
     """Means of size x size pixels, times size."""
+    check_images("x", x)
+    check_count("size", size)
     _check_divides(x, size)
     return size * functional.avg_pool2d(x, size)
 
 
 def average_pool_adjoint(y: Array, size: int) -> Array:
     """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
+    check_images("y", y)
+    check_count("size", size)
     return functional.interpolate(y / size, scale_factor=size, mode="nearest")
 
 
@@ -105,8 +129,16 @@ def _products(bases: Sequence[Array]) -> list[Array]:
     return products
 
 
+def _check_bases(mixing: Array, bases: Sequence[Array]) -> None:
+    if len(bases) % 2:
+        raise ValueError(f"bases: {len(bases)}, expected two for each step from a kernel of size 1")
+    for index, basis in enumerate(bases):
+        check_shape(f"bases[{index}]", basis, (max(mixing.shape), max(mixing.shape) // 2))
+
+
 def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
     """The kernel, (c_out, c_in, size, size), from H and 2 (size - 1) bases; without any, H as 1 x 1 kernel."""
+    _check_bases(mixing, bases)
     if not bases:
         return mixing[:, :, None, None]
     c_out, c_in = mixing.shape
@@ -117,6 +149,9 @@ def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
 
 def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array) -> tuple[Array, list[Array]]:
     """What an update of the kernel, `gradient` in its shape, means for H and the bases: shaped like them."""
+    _check_bases(mixing, bases)
+    size = len(bases) // 2 + 1
+    check_shape("gradient", gradient, (*mixing.shape, size, size))
     gradient = gradient.permute(2, 3, 0, 1)  # (size, size, c_out, c_in)
     if not bases:
         return gradient[0, 0], []

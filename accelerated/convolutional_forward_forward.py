@@ -5,6 +5,7 @@ candidate labels, share the convolution of the image, and what the K planes add 
 more channels for every sample would cost K / c_0 times the image's own products.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -14,7 +15,7 @@ import torch
 from torch.nn.grad import conv2d_weight
 
 from . import forward_forward
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_images, check_labels, check_option, check_positive
 from .convolutional_network import Convolution, ConvolutionalNetwork, ConvolutionalUpdates, activate, convolve, max_pool
 from .forward_forward import (
     UNIT_THRESHOLD,
@@ -62,13 +63,24 @@ def _place(x: Array, code: Array, place: Place) -> Array:
     return torch.cat([code, x.flatten(1)[:, code.shape[1] :]], dim=1).view_as(x)
 
 
+def check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> None:
+    """Raises ValueError unless images have room for the labels at such a place."""
+    check_images("x", x)
+    check_option("place", place, Place)
+    check_count("num_classes", num_classes, 2, math.prod(x.shape[1:]) if place == "pixels" else None)
+    check_positive("amplitude", amplitude)
+
+
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with labels: (batch, c_0, height, width), or K channels more."""
+    check_place(x, num_classes, amplitude, place)
+    check_labels(labels, num_classes, len(x))
     return _place(x, amplitude * one_hot(labels, num_classes, dtype=x.dtype), place)
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with amplitude / K for every label."""
+    check_place(x, num_classes, amplitude, place)
     return _place(x, torch.full_like(x[:, 0, 0, :1], amplitude / num_classes).expand(-1, num_classes), place)
 
 
@@ -133,6 +145,7 @@ def labelled(
     x: Array, labels: Labels, num_classes: int, amplitude: float, place: Place, groups: int = 1
 ) -> PlainImages | LabelledPlanes:
     """x with one or more sets of labels, for a first convolution of so many groups, of which one may see no plane."""
+    check_place(x, num_classes, amplitude, place)
     if place == "pixels" or groups > 1:
         sets = len(labels) // len(x)
         return PlainImages(normalise(overlay(x.repeat(sets, 1, 1, 1), labels, num_classes, amplitude, place)))
@@ -210,6 +223,8 @@ def local_updates(
     place: Place = "pixels",
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """`stream_updates` for x with right and with wrong labels."""
+    check_labels(labels, num_classes, len(x))
+    check_labels(negative_labels, num_classes, len(x))
     groups = network.layers[0].groups
     first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude, place, groups)
     return credit(layer_passes(network, first), _depth(network), goodness, loss, prior)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from . import foton
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_shape
 from .activations import Activation
 from .convolution import (
     average_pool,
@@ -65,6 +65,7 @@ def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
         z = unshuffle(h, layer.factor)
         a = convolve(layer.kernel, z)
         if layer.bias is not None:
+            check_shape("bias", layer.bias, layer.kernel.shape[:1])
             a = a + layer.bias[:, None, None]
         inputs.append(z)
         preactivations.append(a)
@@ -131,6 +132,8 @@ def update_factors(
 
     `slope` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
     """
+    check_shape("error", error, clean.dense.scores.shape)
+    check_shape("projection", projection, (error.shape[1], *projection.shape[1:]))
     found = (linear_errors if linear else differences)(network, clean, error, projection)
     inputs = (*clean.inputs, *clean.dense.inputs)
     correction = foton.depth_correction(slope, len(inputs), linear)

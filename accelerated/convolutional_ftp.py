@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch.nn import functional
 
 from . import ftp
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_shape
 from .activations import Activation, identity
 from .convolutional_network import (
     ConvolutionalNetwork,
@@ -28,6 +28,8 @@ __all__ = ["at_maxima", "differences", "feedback_by_channel", "first_difference"
 
 def feedback_by_channel(feedback: Array, positions: int) -> Array:
     """G, (channels positions, K), from one row for each channel: (channels, K)."""
+    check_batch("feedback", feedback, "K")
+    check_count("positions", positions)
     return feedback.repeat_interleave(positions, dim=0)
 
 
@@ -53,6 +55,7 @@ def at_maxima(g: Array, values: Array, size: int) -> Array:
 
 def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: Array) -> Iterator[Array]:
     """g_l - tau_l of the convolutional layers, then h_l - tau_l of the dense hidden layers."""
+    check_shape("first", first, clean.preactivations[0].shape)
     difference = first
     for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
         if i > 0:

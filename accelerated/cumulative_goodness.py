@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch.nn.functional import logsigmoid
 
-from ._arrays import Array
-from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, symba
+from ._arrays import Array, check_finite, check_not_negative, check_positive, check_shape
+from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
 
 __all__ = [
     "REMEDIES",
@@ -35,8 +35,16 @@ __all__ = [
 ]
 
 
+def _check_pair(margin: Array, prior: Array) -> None:
+    check_shape("margin", margin, (len(margin),))
+    check_shape("prior", prior, margin.shape)
+
+
 def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
     """log R: (batch,). Finite, where R itself leaves the range of numbers."""
+    _check_pair(margin, prior)
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     return _log_ratio(beta * margin, beta * gamma * prior)
 
 
@@ -58,17 +66,22 @@ def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array
 
 def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, Array]:
     """What R is between for this prior, whatever the margin: (batch,) each."""
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     limit = (-beta * gamma * prior).exp()
     return limit.clamp(max=1), limit.clamp(min=1)
 
 
 def decay_bound(prior: Array, beta: float, gamma: float) -> Array:
     """What R is at most where neither the margin nor the prior is negative: (batch,)."""
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     return 2 * (-beta * gamma * prior.clamp(min=0)).exp()
 
 
 def gradient_bound(cumulative_margin: Array, beta: float) -> Array:
     """What the derivative of the cumulative loss is at most in magnitude: (batch,)."""
+    check_positive("beta", beta)
     return beta * (-beta * cumulative_margin.clamp(min=0)).exp()
 
 
@@ -82,20 +95,24 @@ def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
 
 def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
     """Share of samples whose R is at most the limit."""
+    check_not_negative("limit", limit)
     return (attenuation <= limit).to(attenuation.dtype).mean()
 
 
 def coverage(margin: Array, prior: Array) -> Array:
     """Share of samples to which the decay bound applies."""
+    _check_pair(margin, prior)
     return ((margin >= 0) & (prior >= 0)).to(margin.dtype).mean()
 
 
 def layer_separation(positive: Array, negative: Array) -> Array:
     """Mean margin of a layer's own goodness."""
+    check_shape("negative", negative, positive.shape)
     return (positive - negative).mean()
 
 
 def _margins(layer: LayerGoodness) -> tuple[Array, Array]:
+    check_layer(layer)
     return layer.positive - layer.negative, layer.prior_positive - layer.prior_negative
 
 
@@ -118,6 +135,8 @@ def _cumulative(gamma: float, beta: float, layer: LayerGoodness) -> LayerCredit:
 
 def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
     """softplus(-beta M) of the margin with gamma times that of the layers before."""
+    check_finite("gamma", gamma)
+    check_positive("beta", beta)
     return partial(_cumulative, gamma, beta)
 
 
@@ -133,6 +152,7 @@ def _gate(prior: Array, tau: float | Array, kappa: float | Array) -> Array:
 def _hardness_gated(
     gamma: float, tau: float | Array, kappa: float | Array, beta: float, layer: LayerGoodness
 ) -> LayerCredit:
+    check_layer(layer)
     positive = layer.positive + gamma * _gate(layer.prior_positive, tau, kappa) * layer.prior_positive
     negative = layer.negative + gamma * _gate(layer.prior_negative, tau, kappa) * layer.prior_negative
     return _ranked(positive - negative, beta)
@@ -142,6 +162,9 @@ def hardness_gated(
     gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
 ) -> LayerLoss:
     """gamma by stream and sample: samples that the layers before find hard keep the cumulative term."""
+    for name, value in (("gamma", gamma), ("tau", tau), ("kappa", kappa)):
+        check_finite(name, value)
+    check_positive("beta", beta)
     return partial(_hardness_gated, gamma, tau, kappa, beta)
 
 
@@ -149,6 +172,8 @@ def gate_gradient(
     layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
     """Derivatives of the gated loss by raw_tau and kappa, both learnt, tau = softplus(raw_tau): (batch,) each."""
+    check_finite("gamma", gamma)
+    check_positive("beta", beta)
     tau = -logsigmoid(-raw_tau)
     by_margin = _hardness_gated(gamma, tau, kappa, beta, layer).positive
     priors = torch.stack([layer.prior_positive, layer.prior_negative])  # (2, batch)
@@ -175,6 +200,9 @@ def depth_scaled_auxiliary(
     gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
 ) -> LayerLoss:
     """The cumulative loss, and one of the layer's own on the samples that the layers before leave over."""
+    for name, value in (("gamma", gamma), ("weight", weight), ("growth", growth)):
+        check_finite(name, value)
+    check_positive("beta", beta)
     return partial(_depth_scaled_auxiliary, gamma, beta, weight, growth)
 
 
@@ -192,10 +220,11 @@ def compensated(
     gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
 ) -> LayerLoss:
     """Missing-gradient compensation. Raises ValueError unless c > 0 and eps >= 0."""
-    if not c > 0:
-        raise ValueError(f"c: {c}, expected more than 0")
-    if not eps >= 0:
-        raise ValueError(f"eps: {eps}, expected 0 or more")
+    for name, value in (("gamma", gamma), ("rho", rho)):
+        check_finite(name, value)
+    check_positive("beta", beta)
+    check_positive("c", c)
+    check_not_negative("eps", eps)
     return partial(_compensated, gamma, beta, c, rho, eps)
 
 
@@ -207,6 +236,8 @@ def _squared_hinge(target: float, gamma: float, layer: LayerGoodness) -> LayerCr
 
 def squared_hinge(target: float = 2.0, gamma: float = 0.7) -> LayerLoss:
     """max(0, target - M)^2 of each sample's cumulative margin."""
+    check_finite("target", target)
+    check_finite("gamma", gamma)
     return partial(_squared_hinge, target, gamma)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_finite, check_positive, check_shape
 from .activations import Activation, tanh
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Network, Updates, affine, batch_mean_updates, forward
@@ -42,6 +42,8 @@ def random_inverses(
     dtype: torch.dtype | None = None,
 ) -> Network:
     """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets."""
+    for n in widths:
+        check_count("widths", n)
     shapes = list(pairwise(widths))
     weights = tuple(orthogonal(shape, generator, device=device, dtype=dtype) for shape in shapes)
     offsets = tuple(torch.zeros(n, device=device, dtype=dtype) for n, _ in shapes)
@@ -58,6 +60,9 @@ def inverse_noise(
     dtype: torch.dtype | None = None,
 ) -> tuple[Array, ...]:
     """eps_2..eps_(L-1) for hidden layers of these widths, n_1 first: normal with that deviation."""
+    for n in (*widths, batch):
+        check_count("widths, batch", n)
+    check_positive("scale", scale)
     empty = (torch.empty(batch, n, device=device, dtype=dtype) for n in widths[:-1])
     return tuple(noise.normal_(0, scale, generator=generator) for noise in empty)
 
@@ -66,6 +71,11 @@ def differences(
     network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
     """h_l - tau_l of the hidden layers l = 1..L-1: (batch, n_l) each."""
+    check_shape("error", error, clean.scores.shape)
+    check_finite("step", step)
+    for index, weight in enumerate(inverses.weights):
+        widths = (clean.inputs[index + 1].shape[1], clean.inputs[index + 2].shape[1])
+        check_shape(f"inverses.weights[{index}]", weight, widths)
     difference = step * (error @ network.weights[-1])
     found = [difference]
     for index in reversed(range(len(inverses.weights))):
@@ -89,6 +99,8 @@ def inverse_factors(
     network: Network, inverses: Network, clean: ForwardPass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
     """dLoss/d(Q_l h + c_l) and f_l(z) of the inverses in turn."""
+    for index, eps in enumerate(noise):
+        check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
     for index, eps in enumerate(noise):
         layer = index + 1
         z = clean.inputs[layer] + eps

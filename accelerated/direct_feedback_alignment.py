@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
@@ -25,6 +25,9 @@ def random_feedback(
     dtype: torch.dtype | None = None,
 ) -> tuple[Array, ...]:
     """B_l for hidden layers of these widths, uniform on +-scale sqrt(6 / num_classes): (n_l, num_classes) each."""
+    for n in (*widths, num_classes):
+        check_count("widths, num_classes", n)
+    check_positive("scale", scale)
     bound = scale * (6 / num_classes) ** 0.5
     empty = (torch.empty(n, num_classes, device=device, dtype=dtype) for n in widths)
     return tuple(matrix.uniform_(-bound, bound, generator=generator) for matrix in empty)
@@ -42,8 +45,13 @@ def update_factors(
 
     `signal` (batch, K) is what the hidden layers are sent in place of the error.
     """
+    check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
+    check_shape("signal", signal, error.shape)
+    if len(feedback) != len(network.weights) - 1:
+        raise ValueError(f"feedback: {len(feedback)} matrices, expected {len(network.weights) - 1}, one a hidden layer")
     for layer, matrix in enumerate(feedback):
+        check_shape(f"feedback[{layer}]", matrix, (clean.preactivations[layer].shape[1], error.shape[1]))
         delta = signal @ matrix.T
         mask = masks[layer] if masks is not None else None
         if mask is not None:

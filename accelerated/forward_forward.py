@@ -10,11 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from math import prod
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import (
+    Array,
+    Labels,
+    check_batch,
+    check_count,
+    check_labels,
+    check_not_negative,
+    check_option,
+    check_positive,
+    check_shape,
+)
 from .activations import Activation
 from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
@@ -49,6 +59,9 @@ CANDIDATES = 4096
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square: (batch, ...). The mean square becomes 1; 0 stays 0."""
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, ...), at least one of each")
+    check_not_negative("eps", eps)
     size = norm(h.flatten(1)) / prod(h.shape[1:]) ** 0.5  # one pass over h
     return divided(h, per_sample(size + eps, h))
 
@@ -68,18 +81,29 @@ def per_sample(values: Array, like: Array) -> Array:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def _check_pixels(x: Array, num_classes: int, amplitude: float) -> None:
+    check_batch("x", x, "n_0")
+    check_count("num_classes", num_classes, 2, x.shape[1])
+    check_positive("amplitude", amplitude)
+
+
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
     """x with its first K = num_classes pixels replaced by amplitude at the label and 0 elsewhere."""
+    _check_pixels(x, num_classes, amplitude)
+    check_labels(labels, num_classes, len(x))
     return torch.cat([amplitude * one_hot(labels, num_classes, dtype=x.dtype), x[:, num_classes:]], dim=1)
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0) -> Array:
     """x with each of its first K = num_classes pixels replaced by amplitude / K."""
+    _check_pixels(x, num_classes, amplitude)
     return torch.cat([torch.full_like(x[:, :num_classes], amplitude / num_classes), x[:, num_classes:]], dim=1)
 
 
 def wrong_labels(labels: Labels, num_classes: int, generator: torch.Generator | None = None) -> Labels:
     """For each label one of the K - 1 others, all equally likely: (batch,)."""
+    check_count("num_classes", num_classes, 2)
+    check_labels(labels, num_classes)
     offsets = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
     return (labels + offsets) % num_classes
 
@@ -130,6 +154,7 @@ class LabelledInput(NamedTuple):
 
 def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> LabelledInput:
     """x with one or more sets of labels over its first pixels."""
+    _check_pixels(x, num_classes, amplitude)
     pixels = x[:, num_classes:]
     size = ((norm(pixels).square() + amplitude**2) / x.shape[1]).sqrt()[:, None] + 1e-8  # of x with any one label
     return LabelledInput(divided(pixels, size), (amplitude / size).to(x.dtype), labels, num_classes)
@@ -137,6 +162,7 @@ def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> La
 
 def first_inputs(positive: Array, negative: Array, normalised: bool) -> Array:
     """Both streams as the first layer takes them."""
+    check_shape("negative", negative, positive.shape)
     both = torch.cat([positive, negative])
     return both if normalised else normalise(both)
 
@@ -170,8 +196,7 @@ def credited(
 
     Raises ValueError for another prior than there is.
     """
-    if prior not in get_args(Prior):
-        raise ValueError(f"prior: {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    check_option("prior", prior, Prior)
     held = list(passes) if prior == "others" else []
     values = [goodness.value(found.h) for found in held]
     before: Array | None = None
@@ -240,6 +265,8 @@ def local_updates(
     amplitude: float = 1.0,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """`stream_updates` for x with right and with wrong labels."""
+    check_labels(labels, num_classes, len(x))
+    check_labels(negative_labels, num_classes, len(x))
     first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude)
     return credit(layer_passes(network, first), len(network.weights), goodness, loss, prior)
 
@@ -262,8 +289,7 @@ def updates(
 
 def check_first_layer(depth: int, first_layer: int) -> None:
     """Raises ValueError where there is no first_layer."""
-    if not 0 <= first_layer < depth:
-        raise ValueError(f"first_layer: {first_layer}, expected 0..{depth - 1}")
+    check_count("first_layer", first_layer, 0, depth - 1)
 
 
 def label_scores(
@@ -295,6 +321,7 @@ def features(network: Network, x: Array, first_layer: int = 1) -> Array:
     Raises ValueError where there is no first_layer.
     """
     check_first_layer(len(network.weights), first_layer)
+    check_batch("x", x, "n_0")
     passes = layer_passes(network, PlainInput(normalise(x)))
     return torch.cat([normalise(layer.h) for layer in islice(passes, first_layer, None)], dim=1)
 
@@ -308,5 +335,7 @@ def neutral_features(
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:
     """Batch-mean cross-entropy gradient of a linear read-out without bias: (K, width), as is the read-out."""
+    check_batch("features", features, "width")
+    check_shape("readout", readout, (len(readout), features.shape[1]))
     error = cross_entropy_gradient(features @ readout.T, labels)
     return error.T @ features / len(features)

@@ -7,7 +7,7 @@ the first layer's product (K rows instead) and the output layer, as backpropagat
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward, propagated_differences
 
@@ -41,6 +41,7 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
 
 def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
     """slope^(L-2l), or slope^(L-1-l) with `linear`, for the hidden layers; 1 for the output layer."""
+    check_positive("slope", slope)
     if linear:
         return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
@@ -68,6 +69,8 @@ def update_factors(
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """h_l - h~_l, or with `linear` `linear_errors`, corrected by the slope (e at the output); and h_(l-1)."""
+    check_shape("error", error, clean.scores.shape)
+    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
     u = error @ (projection.T @ network.weights[0].T)  # rows for columns: thin products are fast with few rows
     differences = (linear_errors if linear else propagated_differences)(network, clean, u, masks)
     correction = depth_correction(slope, len(network.weights), linear)
@@ -89,6 +92,9 @@ def recomputed_factors(
     The clean pass that gave the error is made once more: a product more for each layer but the output's, none of it
     held. `masks` has one entry a layer, taken when its turn comes.
     """
+    check_batch("x", x, "n_0")
+    check_shape("error", error, (len(x), len(network.weights[-1])))
+    check_shape("projection", projection, (x.shape[1], error.shape[1]))
     h, depth = x, len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
     u = error @ (projection.T @ network.weights[0].T)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_finite, check_option, check_positive, check_shape
 from .activations import Activation, identity
 from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
@@ -47,6 +47,10 @@ def random_feedback(
     dtype: torch.dtype | None = None,
 ) -> Array:
     """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square."""
+    check_count("n", n)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
+    check_option("law", law, FeedbackLaw)
     bound = scale * (6 / num_classes) ** 0.5
     match law:
         case "uniform":
@@ -55,10 +59,9 @@ def random_feedback(
         case "normal":
             empty = torch.empty(n, num_classes, device=device, dtype=dtype)
             return empty.normal_(0, bound / 3**0.5, generator=generator)
-        case "orthogonal":
+        case _:
             gain = bound / 3**0.5 * max(n, num_classes) ** 0.5
             return orthogonal((n, num_classes), generator, gain, device=device, dtype=dtype)
-    raise ValueError(f"law: {law!r}, expected 'uniform', 'normal' or 'orthogonal'")
 
 
 def low_rank_feedback(
@@ -75,8 +78,10 @@ def low_rank_feedback(
 
     Raises ValueError unless 1 <= rank <= num_classes.
     """
-    if not 1 <= rank <= num_classes:
-        raise ValueError(f"rank: {rank}, expected 1..{num_classes}, the number of classes")
+    check_count("n", n)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
+    check_count("rank", rank, 1, num_classes)
     left, right = (torch.empty(shape, device=device, dtype=dtype) for shape in ((n, rank), (rank, num_classes)))
     left.normal_(0, scale * (2 / num_classes) ** 0.5, generator=generator)
     return left, right.normal_(0, rank**-0.5, generator=generator)
@@ -94,6 +99,9 @@ def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
     """h_j - tau_j, but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
+    check_batch("error", error, "K")
+    check_shape("targets", targets, error.shape)
+    check_finite("gain", gain)
     if phi == identity:  # by value: a copy of a rule has a copy of it
         return project(feedback, gain * error)
     return gain * phi.difference(project(feedback, targets + error), project(feedback, error))
@@ -121,6 +129,7 @@ def differences(
     network: Network, clean: ForwardPass, first: Array, masks: Masks = None, inject: int = 1
 ) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, from h_j - tau_j but for the mask: (batch, n_l) each."""
+    check_shape("first", first, clean.inputs[inject].shape)
     mask = masks[inject - 1] if masks is not None and inject > 0 else None
     difference = first if mask is None else (mask > 0) * first
     yield difference
@@ -158,8 +167,8 @@ def update_factors(
 
     `first` is the `first_difference`. Raises ValueError where `inject` is no layer before the output.
     """
-    if not 0 <= inject < len(network.weights):
-        raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
+    check_count("inject", inject, 0, len(network.weights) - 1)
+    check_shape("error", error, clean.scores.shape)
     found = differences(network, clean, first, masks, inject)
     yield from local_factors(network, clean, error, found, masks, inject)
 

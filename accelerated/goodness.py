@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._arrays import Array
+from ._arrays import Array, check_not_negative
 
 __all__ = [
     "GOODNESS",
@@ -35,9 +35,15 @@ class Goodness(NamedTuple):
     scale: Callable[[int], float]
 
 
+def _rows(h: Array) -> Array:
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, ...), at least one of each")
+    return h.flatten(1)
+
+
 def _wide(h: Array) -> Array:
     """Activities as rows of float32 at least: (batch, n)."""
-    rows = h.flatten(1)
+    rows = _rows(h)
     return rows.float() if rows.element_size() < 4 else rows
 
 
@@ -82,12 +88,12 @@ def _largest(count: Callable[[int], int]) -> Goodness:
 
 
 def _largest_value(count: Callable[[int], int], h: Array) -> Array:
-    magnitudes = h.flatten(1).abs()
+    magnitudes = _rows(h).abs()
     return _wide(magnitudes.topk(count(magnitudes.shape[1]), dim=1, sorted=False).values).square().sum(dim=1)
 
 
 def _largest_gradient(count: Callable[[int], int], h: Array) -> Array:
-    rows = h.flatten(1)
+    rows = _rows(h)
     largest = rows.abs().topk(count(rows.shape[1]), dim=1, sorted=False).indices
     return torch.zeros_like(rows).scatter_(1, largest, 2 * rows.gather(1, largest)).view_as(h)
 
@@ -172,6 +178,7 @@ def _kurtosis_gradient(eps: float, h: Array) -> Array:
 
 def excess_kurtosis(eps: float = 1e-6) -> Goodness:
     """Fourth moment of the standardised activities, less 3, the variance raised by eps."""
+    check_not_negative("eps", eps)
     return Goodness(partial(_kurtosis_value, eps), partial(_kurtosis_gradient, eps), _one)
 
 

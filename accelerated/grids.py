@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ._arrays import Array, wide
+from ._arrays import Array, check_count, check_images, check_option, wide
 
 __all__ = ["Pooling", "grid_pool", "grid_pool_adjoint"]
 
@@ -64,6 +64,9 @@ def _cells(size: tuple[int, int], grid: tuple[int, int], pooling: Pooling, like:
 
 def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Array:
     """Means or sums of the cells: (batch, c, *grid). Raises ValueError for anything but maps."""
+    check_option("pooling", pooling, Pooling)
+    for count in grid:
+        check_count("grid", count)
     if h.dim() != 4:
         raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, channels, height, width) for a grid of cells")
     cells = _cells((h.shape[2], h.shape[3]), grid, pooling, h)
@@ -74,6 +77,10 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
     """The adjoint for maps of that height and width: (batch, c, *size), in the memory format of y."""
+    check_images("y", y)
+    check_option("pooling", pooling, Pooling)
+    for pixels in size:
+        check_count("size", pixels)
     return spread(y, size, pooling, channels_last(y))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, widened
+from ._arrays import Array, check_count, check_finite, check_not_negative, check_positive, widened
 from .normalisations import direction, direction_vjp
 from .scores import Grid, Score, ScoreCredit, features, features_adjoint
 
@@ -33,6 +33,9 @@ def random_logits(
     device: torch.device | str | None = None,
 ) -> Array:
     """Omega, (C, K), from N(0, deviation^2)."""
+    check_count("channels", channels)
+    check_count("num_classes", num_classes)
+    check_positive("deviation", deviation)
     return deviation * torch.randn(channels, num_classes, generator=generator, dtype=dtype, device=device)
 
 
@@ -42,6 +45,7 @@ def _temperature(log_temperature: Array, cooling: float) -> Array:
 
 def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> Array:
     """Every channel's distribution over the classes: (C, K)."""
+    check_positive("cooling", cooling)
     return (logits / _temperature(log_temperature, cooling)).softmax(dim=1).to(logits.dtype)
 
 
@@ -140,6 +144,13 @@ def channel_class(
     cooling: float = 1.0,
 ) -> Score:
     """Channels assigned to classes, of parameters (Omega, tau)."""
+    if len(pooling) != 3:
+        raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
+    for weight in pooling:
+        check_finite("pooling", weight)
+    check_not_negative("entropy", entropy)
+    check_not_negative("orthogonality", orthogonality)
+    check_positive("cooling", cooling)
     made = _Assignment(pooling, entropy, orthogonality, scaled, cooling)
     return Score(made.value, made.credit, made.penalty)
 
@@ -154,6 +165,8 @@ def random_prototypes(
     device: torch.device | str | None = None,
 ) -> Array:
     """Prototypes, (K, per_class, size), from N(0, 1 / size): lengths near 1."""
+    for name, value in (("num_classes", num_classes), ("per_class", per_class), ("size", size)):
+        check_count(name, value)
     return torch.randn(num_classes, per_class, size, generator=generator, dtype=dtype, device=device) / math.sqrt(size)
 
 
@@ -200,6 +213,5 @@ def _prototype_cosine_credit(
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
     """Cosines to prototypes on the sphere, of parameters (v,). Raises ValueError unless the sharpness is positive."""
-    if not 0 < sharpness < math.inf:
-        raise ValueError(f"sharpness: {sharpness}, expected a positive number")
+    check_positive("sharpness", sharpness)
     return Score(partial(_prototype_cosine, sharpness, grid), partial(_prototype_cosine_credit, sharpness, grid))

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_images
 from .activations import Activation
 from .convolutional_network import Convolution, activate, max_pool
 from .network import LayerUpdate, affine
@@ -94,6 +94,8 @@ class LocalUpdate(NamedTuple):
 
 def average_pool(h: Array, size: int) -> Array:
     """Means of squares: (batch, c, height // size, width // size)."""
+    check_images("h", h)
+    check_count("size", size, 1, min(h.shape[2:]))
     return functional.avg_pool2d(h, size)
 
 
@@ -113,6 +115,7 @@ def _pooled(size: int, h: Array) -> Array:
 
 def max_pooling(size: int) -> Differentiable:
     """Maxima of squares; of equal ones the first, row by row, has the gradient."""
+    check_count("size", size)
     return Differentiable(partial(_pooled, size), partial(_max_pool_vjp, size))
 
 
@@ -172,6 +175,8 @@ def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Sho
     """
     shortcuts = check_shortcuts(shortcuts, len(layers))
     saved: dict[int, Array] = {}
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
     z = x
     for index, (layer, _, _, inside, outside) in enumerate(layers):
         if isinstance(layer, DenseLayer):

@@ -6,7 +6,7 @@ Labels are not checked against K here, which would wait for the device: the data
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate
 
 __all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
 
@@ -15,12 +15,24 @@ def one_hot(
     labels: Labels, num_classes: int, label_smoothing: float = 0.0, *, dtype: torch.dtype | None = None
 ) -> Array:
     """Rows with 1 at the label and 0 elsewhere, mixed with the uniform distribution: (batch, num_classes)."""
+    check_count("num_classes", num_classes)
+    check_rate("label_smoothing", label_smoothing)
+    check_labels(labels, num_classes)
     targets = torch.full((len(labels), num_classes), label_smoothing / num_classes, dtype=dtype, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - label_smoothing + label_smoothing / num_classes)
 
 
+def check_scores(scores: Array, labels: Labels) -> None:
+    """Raises ValueError unless scores are (batch, K), at least one of each, with a label for each sample."""
+    check_batch("scores", scores, "K")
+    check_labels(labels, scores.shape[1], len(scores))
+
+
 def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
     """-sum_k t_k log softmax(s / T)_k, shape (batch,), in nats."""
+    check_scores(scores, labels)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
     return functional.cross_entropy(scores / temperature, labels, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -32,6 +44,9 @@ def cross_entropy_gradient(
     At the label, softmax - 1 is taken as minus the sum of the others, so that the error of a confident, correct sample
     does not cancel in low precision.
     """
+    check_scores(scores, labels)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
     probabilities = torch.softmax(scores / temperature, dim=1)
     others = probabilities.scatter(1, labels[:, None], 0)
     error = others.scatter(1, labels[:, None], -others.sum(dim=1, keepdim=True))
@@ -48,4 +63,5 @@ def squared_error(scores: Array, labels: Labels) -> Array:
 
 def squared_error_gradient(scores: Array, labels: Labels) -> Array:
     """e = s - t, shape (batch, K)."""
+    check_scores(scores, labels)
     return scores - one_hot(labels, scores.shape[1], dtype=scores.dtype)

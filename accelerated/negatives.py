@@ -4,9 +4,21 @@ A blur with its border repeated is a matrix of one axis, and that of many passes
 of passes. Half precision has too few digits for it, and blurs in float32.
 """
 
+from typing import Literal, TypeAlias
+
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import (
+    Array,
+    Labels,
+    check_batch,
+    check_count,
+    check_labels,
+    check_numbers,
+    check_option,
+    check_range,
+    check_shape,
+)
 
 __all__ = [
     "blurred_masks",
@@ -19,14 +31,19 @@ __all__ = [
 ]
 
 
-def wrong_label_probabilities(scores: Array, labels: Labels, law: str = "root") -> Array:
+Law: TypeAlias = Literal["root", "softmax"]
+"""What the probability of a wrong label is proportional to: the root of its score, or the exponential."""
+
+
+def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") -> Array:
     """For labels other than the right one proportional to the root of their score, or to its exponential: (batch, K).
 
     Where all wrong roots are 0, they are equal. Raises ValueError for another law than `root` or `softmax`, and for
     fewer than 2 classes.
     """
-    if law not in ("root", "softmax"):
-        raise ValueError(f"law: '{law}', expected 'root' or 'softmax'")
+    check_labels(labels, scores.shape[1], len(scores))
+    check_numbers("scores", scores)
+    check_option("law", law, Law)
     if scores.shape[1] < 2:
         raise ValueError(f"scores: {scores.shape[1]} classes, expected 2 or more")
     if law == "softmax":
@@ -38,7 +55,7 @@ def wrong_label_probabilities(scores: Array, labels: Labels, law: str = "root") 
 
 
 def hard_wrong_labels(
-    scores: Array, labels: Labels, generator: torch.Generator | None = None, law: str = "root"
+    scores: Array, labels: Labels, generator: torch.Generator | None = None, law: Law = "root"
 ) -> Labels:
     """Wrong labels drawn by these probabilities: (batch,)."""
     probabilities = wrong_label_probabilities(scores, labels, law)
@@ -48,6 +65,9 @@ def hard_wrong_labels(
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
     """mask x_1 + (1 - mask) x_2, of any shape that the mask's broadcasts to."""
+    check_shape("x2", x2, x1.shape)
+    if mask.ndim != x1.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x1.shape, strict=True)):
+        raise ValueError(f"mask: shape {tuple(mask.shape)}, expected {tuple(x1.shape)}, or 1 for some of it")
     return torch.lerp(x2, x1, mask)
 
 
@@ -63,6 +83,9 @@ def _blur(n: int, passes: int, like: Array) -> Array:
 
 def blurred_masks(noise: Array, passes: int) -> Array:
     """Bits, blurred with [1/4, 1/2, 1/4] along both axes, 1 where > 1/2: (batch, height, width), as is the noise."""
+    check_batch("noise", noise, "height, width", 2)
+    check_count("passes", passes, 0)
+    check_numbers("noise", noise)
     wide = noise.float() if noise.element_size() < 4 else noise
     blurred = _blur(noise.shape[1], passes, wide) @ wide @ _blur(noise.shape[2], passes, wide)
     return (blurred > 0.5).to(noise.dtype)
@@ -83,6 +106,8 @@ def random_masks(
 
 def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
     """Positive pairs [x_i, x_i] and negative ones [x_i, x_j] side by side along axis 1: (batch, 2 n, ...) each."""
+    check_range("partner", partner, len(x))
+    check_shape("partner", partner, (len(x),))
     return torch.cat([x, x], dim=1), torch.cat([x, x[partner]], dim=1)
 
 
@@ -90,7 +115,6 @@ def random_partners(
     batch: int, generator: torch.Generator | None = None, *, device: torch.device | str | None = None
 ) -> Labels:
     """For every sample another one, each taken once: (batch,). Raises ValueError for a batch of less than 2."""
-    if batch < 2:
-        raise ValueError(f"batch: {batch}, expected 2 or more")
+    check_count("batch", batch, 2)
     order = torch.randperm(batch, generator=generator, device=device)
     return torch.empty_like(order).scatter_(0, order, order.roll(-1))

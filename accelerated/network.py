@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch.nn import functional
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_count, check_rate, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -70,13 +70,24 @@ def affine(weight: Array, bias: Array | None, z: Array) -> Array:
     return functional.linear(z, weight, bias)
 
 
+def _check_layer(layer: int, weight: Array, bias: Array | None, h: Array) -> None:
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"weights[{layer}]: shape {tuple(weight.shape)}, expected (n_out, n_in), at least one of each")
+    if h.shape[1] != weight.shape[1]:
+        raise ValueError(f"weights[{layer}] has {weight.shape[1]} columns, but its input has {h.shape[1]} units")
+    if bias is not None:
+        check_shape(f"biases[{layer}]", bias, weight.shape[:1])
+
+
 def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
     """The clean pass. Raises ValueError where the widths of x and the layers do not fit."""
+    check_batch("x", x, "n_0")
+    if masks is not None and len(masks) != len(network.weights):
+        raise ValueError(f"masks: {len(masks)}, expected {len(network.weights)}, a mask or None for each layer")
     inputs, preactivations = [], []
     h = x
     for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):
-        if h.shape[1] != weight.shape[1]:
-            raise ValueError(f"weights[{layer}] has {weight.shape[1]} columns, but its input has {h.shape[1]} units")
+        _check_layer(layer, weight, bias, h)
         a = affine(weight, bias, h)  # (batch, n_l)
         inputs.append(h)
         preactivations.append(a)
@@ -86,7 +97,10 @@ def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
 
 def _mask(masks: Masks, layer: int, h: Array) -> Array:
     mask = masks[layer] if masks is not None else None
-    return h if mask is None else mask * h
+    if mask is None:
+        return h
+    check_shape(f"masks[{layer}]", mask, h.shape)
+    return mask * h
 
 
 def scores(network: Network, x: Array, masks: Iterable[Array | None] | None = None) -> Array:
@@ -95,9 +109,12 @@ def scores(network: Network, x: Array, masks: Iterable[Array | None] | None = No
     `masks` has one entry a layer, taken when its turn comes.
     """
     h = x
+    if x.ndim != 2:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, n_0)")
     if masks is None:
         masks = [None] * len(network.weights)
-    for weight, bias, activation, mask in zip(*network, masks, strict=True):
+    for layer, (weight, bias, activation, mask) in enumerate(zip(*network, masks, strict=True)):
+        _check_layer(layer, weight, bias, h)
         h = activation.value(affine(weight, bias, h))
         if mask is not None:
             h = mask * h
@@ -123,6 +140,8 @@ def propagated_differences(network: Network, clean: ForwardPass, u: Array, masks
 
 def layer_update(delta: Array, z: Array, bias: Array | None) -> LayerUpdate:
     """1/B delta^T z for one layer, and its bias's where it has one."""
+    check_batch("delta", delta)
+    check_shape("z", z, (len(delta), z.shape[-1]))
     scaled = delta / len(delta)  # the batch mean costs n_l, not n_l n_(l-1), divisions a sample
     return LayerUpdate(scaled.T @ z, None if bias is None else scaled.sum(dim=0))
 
@@ -146,6 +165,8 @@ def he_uniform(
     dtype: torch.dtype | None = None,
 ) -> Array:
     """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+    for n in shape:
+        check_count("shape", n)
     bound = (6 / shape[1]) ** 0.5
     return torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
@@ -160,6 +181,9 @@ def dropout_masks(
     dtype: torch.dtype | None = None,
 ) -> tuple[Array | None, ...]:
     """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
+    for n in (*widths, batch):
+        check_count("widths, batch", n)
+    check_rate("rate", rate)
     hidden = tuple(
         torch.empty(batch, width, device=device, dtype=dtype).bernoulli_(1 - rate, generator=generator) / (1 - rate)
         for width in widths[:-1]

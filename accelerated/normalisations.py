@@ -8,7 +8,7 @@ from math import prod, sqrt
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, wide, widened
+from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape, wide, widened
 from .grids import channels_last
 
 __all__ = [
@@ -25,6 +25,12 @@ __all__ = [
 ]
 
 
+def _check_input(h: Array, eps: float) -> None:
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, C, ...), at least one of each")
+    check_not_negative("eps", eps)
+
+
 def _check(name: str, count: int) -> None:
     if count < 2:
         raise ValueError(f"h: {name} has {count} number, whose deviation from its mean is always 0; expected 2 or more")
@@ -32,6 +38,8 @@ def _check(name: str, count: int) -> None:
 
 def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
     """Over each group of channels of a sample. Raises ValueError unless groups divide them, and for groups of one."""
+    check_count("groups", groups)
+    _check_input(h, eps)
     if h.shape[1] % groups:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
     _check("a group", prod(h.shape[1:]) // groups)
@@ -40,6 +48,7 @@ def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over each channel of a sample. Raises ValueError where a channel has one position."""
+    _check_input(h, eps)
     _check("a channel", prod(h.shape[2:]))
     if h.device.type == "cpu" and h.dtype == wide(h.dtype) and channels_last(h):
         # PyTorch's kernels take twice as long for so many groups, and give another format back.
@@ -50,12 +59,14 @@ def instance_norm(h: Array, eps: float = 1e-5) -> Array:
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over the channels at each position; maps come out with channels last. Raises ValueError for one channel."""
+    _check_input(h, eps)
     _check("a position", h.shape[1])
     return functional.layer_norm(h.movedim(1, -1), h.shape[1:2], eps=eps).movedim(-1, 1)
 
 
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over each sample. Raises ValueError where it has one number."""
+    _check_input(h, eps)
     _check("a sample", prod(h.shape[1:]))
     return functional.layer_norm(h, h.shape[1:], eps=eps)
 
@@ -71,8 +82,12 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
     """
+    _check_input(h, eps)
     if (mean is None) != (variance is None):
         raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is not None and variance is not None:
+        check_shape("mean", mean, h.shape[1:2])
+        check_shape("variance", variance, h.shape[1:2])
     if mean is None:
         _batch_axes(h)
     return functional.batch_norm(h, mean, variance, training=mean is None, eps=eps)
@@ -80,6 +95,8 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 
 def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
     """The gradient through the statistics of the batch."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
     axes = _batch_axes(h)
     variance, mean = torch.var_mean(widened(h), dim=axes, correction=0, keepdim=True)
     rate = (variance + eps).rsqrt()
@@ -90,6 +107,7 @@ def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square: it becomes 1; 0 stays 0."""
+    _check_input(h, eps)
     size = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=wide(h.dtype)) / sqrt(prod(h.shape[1:]))
     return (h / (size + eps).view(-1, *[1] * (h.dim() - 1))).to(h.dtype)
 
@@ -100,12 +118,15 @@ def _length(v: Array) -> Array:
 
 def direction(v: Array, eps: float = 1e-12) -> Array:
     """v / |v| along the last axis, and 0 where |v| <= eps."""
+    check_positive("eps", eps)
     length = _length(v)
     return torch.where(length <= eps, 0, v / length.clamp(min=eps)).to(v.dtype)
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
     """Its derivative: orthogonal to v."""
+    check_positive("eps", eps)
+    check_shape("gradient", gradient, v.shape)
     length, g = _length(v), widened(gradient)
     u = v / length.clamp(min=eps)
     tangential = g - (g * u).sum(dim=-1, keepdim=True) * u
@@ -114,6 +135,7 @@ def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
     """Samples of length 1, or of mean square 1 if scaled."""
+    _check_input(h, eps)
     rows = h.flatten(1)
     length = _length(rows)
     factor = torch.where(length <= eps, 0, (sqrt(rows.shape[1]) if scaled else 1.0) / length.clamp(min=eps))

@@ -120,7 +120,7 @@ def _decomposable(dtype: torch.dtype) -> torch.dtype:
 
 
 def _coefficients(order: int) -> list[float]:
-    if order < 1:
+    if isinstance(order, float) or order < 1:
         raise ValueError(f"order: {order}, expected a positive integer")
     return [comb(2 * k, k) / 4**k for k in range(order + 1)]
 

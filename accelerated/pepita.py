@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_option, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import (
     ForwardPass,
@@ -40,6 +40,9 @@ def error_projection(
     dtype: torch.dtype | None = None,
 ) -> Array:
     """F uniform on +-scale * sqrt(6 / n_in), shape (n_in, num_classes); 0.05 is the authors' scale."""
+    check_count("n_in", n_in)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
     bound = scale * (6 / n_in) ** 0.5
     return torch.empty(n_in, num_classes, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
@@ -57,6 +60,9 @@ def update_factors(
 
     e' is e, or output_gradient(modulated scores) where that function is given.
     """
+    check_option("presynaptic", presynaptic, Presynaptic)
+    check_shape("error", error, clean.scores.shape)
+    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
     z = clean.inputs[0] + error @ projection.T
     differences = activation_differences(network, clean, -error, projection, masks)
     for h, h_next, difference in zip(clean.inputs[:-1], clean.inputs[1:], differences, strict=True):
@@ -78,6 +84,7 @@ def updates(
     presynaptic: Presynaptic = "modulated",
 ) -> Updates:
     """The updates of all layers. Both passes share the dropout masks."""
+    check_option("output_error", output_error, OutputError)
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_shape
 from .activations import Activation, tanh
 from .network import affine, layer_update
 
@@ -162,6 +162,13 @@ def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
             f"weight_ih, weight_hh: {len(network.weight_ih)} and {len(network.weight_hh)} rows, expected "
             f"{network.cell.gates * n}, {network.cell.gates} for each of the {n} units"
         )
+    for name, bias, weight in (
+        ("bias_ih", network.bias_ih, network.weight_ih),
+        ("bias_hh", network.bias_hh, network.weight_hh),
+        ("bias_out", network.bias_out, network.weight_out),
+    ):
+        if bias is not None:
+            check_shape(name, bias, weight.shape[:1])
     if network.weight_out.shape[1] != n:
         raise ValueError(f"weight_out: {network.weight_out.shape[1]} columns, but the state has {n} units")
     from_input = affine(network.weight_ih, network.bias_ih, x.transpose(0, 1))  # (T, batch, gates n)
@@ -179,6 +186,8 @@ def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
 
 def residuals(outputs: Array, targets: Array) -> Array:
     """e = o - y of a regression, the gradient of half the sum of squares, for targets (batch, K): (batch, K)."""
+    check_batch("outputs", outputs, "K")
+    check_shape("targets", targets, outputs.shape)
     return outputs - targets
 
 
@@ -186,6 +195,7 @@ def time_summed_updates(
     network: RecurrentParameters, clean: RecurrentPass, factors: Factors, error: Array
 ) -> RecurrentUpdates:
     """The updates from delta_t and eta_t of the last k steps, and e: one product each over k batch rows."""
+    check_shape("error", error, clean.outputs.shape)
     count, batch = factors[0].shape[:2]
     deltas, etas = (factor.flatten(0, 1) / batch for factor in factors)  # (k batch, gates n)
     inputs = clean.x[:, clean.x.shape[1] - count :].transpose(0, 1).flatten(0, 1)

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ._arrays import Array
+from ._arrays import Array, check_option, check_shape
 from .activations import Activation, identity
 from .ftp import first_difference, output_error
 from .losses import cross_entropy_gradient
@@ -28,8 +28,8 @@ Reduction: TypeAlias = Literal["sum", "mean"]
 
 def differences(network: RecurrentParameters, clean: RecurrentPass, first: Array, inject: Injection = "first") -> Array:
     """h_t - tau_t of all steps from `first`, h_1 - tau_1: (T, batch, n). Raises ValueError for an unknown `inject`."""
-    if inject not in ("first", "every"):
-        raise ValueError(f"inject: {inject!r}, expected 'first' or 'every'")
+    check_shape("first", first, clean.states[1].shape)
+    check_option("inject", inject, Injection)
     difference = first
     found = [first]
     for p, q, h in zip(clean.from_input[1:], clean.from_state[1:], clean.states[1:-1], strict=True):
@@ -48,8 +48,7 @@ def update_factors(
     reduction: Reduction = "sum",
 ) -> Factors:
     """delta_t and eta_t of all steps, T times smaller for a mean. Raises ValueError as `differences`."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction: {reduction!r}, expected 'sum' or 'mean'")
+    check_option("reduction", reduction, Reduction)
     found = differences(network, clean, first, inject)
     if reduction == "mean":
         found = found / len(found)

@@ -5,14 +5,13 @@ Half precision is computed in float32 where exponentials are summed: scores are 
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.nn.functional import logsigmoid
 
 from . import losses
-from ._arrays import Array, Labels, widened
+from ._arrays import Array, Labels, check_finite, check_positive, check_rate, widened
 
 __all__ = [
     "ScoreLoss",
@@ -36,16 +35,6 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 """A loss of one layer, of its scores and the labels."""
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < inf:
-        raise ValueError(f"{name}: {value}, expected a positive number")
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 or more and less than 1")
-
-
 # Functions of the module, not of functions, so that a loss can be pickled.
 def _cross_entropy(label_smoothing: float, temperature: float, scores: Array, labels: Labels) -> ScoreLossCredit:
     return ScoreLossCredit(
@@ -56,13 +45,14 @@ def _cross_entropy(label_smoothing: float, temperature: float, scores: Array, la
 
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
     """That of s / T with smoothed labels. Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
-    _check_positive("temperature", temperature)
-    _check_smoothing(label_smoothing)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
     return partial(_cross_entropy, label_smoothing, temperature)
 
 
 def _column(scores: Array, labels: Labels) -> Labels:
     """The labels as indices of scores: (batch, 1). Raises ValueError for one class, which has no others."""
+    losses.check_scores(scores, labels)
     if scores.shape[1] < 2:
         raise ValueError(f"scores: {scores.shape[1]} class, expected 2 or more")
     return labels[:, None]
@@ -81,6 +71,7 @@ def _positive_versus_negative(threshold: float, scores: Array, labels: Labels) -
 
 def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
     """1/2 softplus(theta - s_y) + 1/2 softplus(mean of the others - theta)."""
+    check_finite("threshold", threshold)
     return partial(_positive_versus_negative, threshold)
 
 
@@ -94,6 +85,9 @@ def _mixed(share: float, threshold: float, scores: Array, labels: Labels) -> Sco
 
 def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
     """share times cross entropy, 1 - share times positive versus negative."""
+    check_finite("threshold", threshold)
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: {share}, expected 0..1")
     return partial(_mixed, share, threshold)
 
 
@@ -109,11 +103,13 @@ def _margin(scale: float, beta: float, margin: float, scores: Array, labels: Lab
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
     """Cross entropy of S (s - delta onehot(y)). Raises ValueError unless S > 0."""
-    _check_positive("scale", scale)
+    check_finite("margin", margin)
+    check_positive("scale", scale)
     return partial(_margin, scale, 1.0, margin)
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
     """1/beta softplus(beta (delta + log sum exp of the others - s_y)). Raises ValueError unless beta > 0."""
-    _check_positive("beta", beta)
+    check_finite("margin", margin)
+    check_positive("beta", beta)
     return partial(_margin, 1.0, beta, margin)

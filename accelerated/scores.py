@@ -7,12 +7,12 @@ builds a graph of its own; call them without one.
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ._arrays import Array, wide, widened
+from ._arrays import Array, check_count, check_shape, wide, widened
 from .grids import Pooling, channels_last, grid_pool, spread
 
 __all__ = [
@@ -58,6 +58,8 @@ class Score(NamedTuple):
 # Functions of the module, not of functions, so that a score can be pickled.
 def _groups(h: Array, num_classes: int) -> Array:
     """The activities of each group, a view: (batch, K, C / K, ...)."""
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, C, ...), at least one of each")
     if h.shape[1] % num_classes:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of the {num_classes} classes")
     return h.unflatten(1, (num_classes, -1))
@@ -89,6 +91,7 @@ def _group_mean_credit(num_classes: int, h: Array, parameters: tuple[Array, ...]
 
 def group_mean(num_classes: int) -> Score:
     """Means of a class's channels, without parameters. Its functions raise ValueError unless K divides the channels."""
+    check_count("num_classes", num_classes)
     return Score(partial(_group_mean, num_classes), partial(_group_mean_credit, num_classes))
 
 
@@ -109,6 +112,7 @@ def _group_mean_square_credit(
 
 def group_mean_square(num_classes: int) -> Score:
     """Means of the squares. Its functions raise ValueError unless K divides the channels."""
+    check_count("num_classes", num_classes)
     return Score(partial(_group_mean_square, num_classes), partial(_group_mean_square_credit, num_classes))
 
 
@@ -149,6 +153,8 @@ def random_projection(
     device: torch.device | str | None = None,
 ) -> tuple[Array, Array]:
     """R, (num_features, K), and b, (K,), from N(0, 1 / K)."""
+    check_count("num_features", num_features)
+    check_count("num_classes", num_classes)
     deviation = num_classes**-0.5
     projection = deviation * torch.randn(num_features, num_classes, generator=generator, dtype=dtype, device=device)
     return projection, deviation * torch.randn(num_classes, generator=generator, dtype=dtype, device=device)
@@ -199,6 +205,9 @@ def random_readout(
     projection: Array, offset: Array, grid: Grid = None, lowest: float = 0.5, highest: float = 2.0
 ) -> Score:
     """A fixed read-out of pooled squares at a learned temperature, of parameters (alpha,)."""
+    check_shape("offset", offset, projection.shape[1:])
+    if not 0 < lowest <= highest < inf:
+        raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
     readout = _Readout(projection, offset, grid, lowest, highest)
     return Score(partial(_random_readout, readout), partial(_random_readout_credit, readout))
 
@@ -213,5 +222,6 @@ def _patch_energy_credit(readout: _Readout, h: Array, parameters: tuple[Array, .
 
 def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
     """A fixed read-out of the cells' sums of squares, without parameters."""
+    check_shape("offset", offset, projection.shape[1:])
     readout = _Readout(projection, offset, grid)
     return Score(partial(_patch_energy, readout), partial(_patch_energy_credit, readout))

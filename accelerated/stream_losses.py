@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch.nn.functional import logsigmoid
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_finite, check_not_negative, check_positive, check_shape
 
 __all__ = [
     "LayerCredit",
@@ -48,6 +48,13 @@ LayerLoss: TypeAlias = Callable[[LayerGoodness], LayerCredit]
 """A loss of one layer."""
 
 
+def check_layer(layer: LayerGoodness) -> None:
+    """Raises ValueError unless all goodness is of the same samples: (batch,), at least one."""
+    check_batch("positive", layer.positive, axes=0)
+    for name in ("negative", "prior_positive", "prior_negative"):
+        check_shape(name, getattr(layer, name), layer.positive.shape)
+
+
 def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_negative: float) -> LayerCredit:
     above, below = positive - theta_positive, theta_negative - negative
     return LayerCredit(-logsigmoid(above) - logsigmoid(below), -torch.sigmoid(-above), torch.sigmoid(-below))
@@ -55,16 +62,19 @@ def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_ne
 
 # Functions of the module, not of functions, so that a loss can be pickled.
 def _threshold(threshold: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
     theta = threshold * layer.scale
     return _two_sided(layer.positive, layer.negative, theta, theta)
 
 
 def threshold(threshold: float = 1.0) -> LayerLoss:
     """softplus(theta - g^+) + softplus(g^- - theta)."""
+    check_finite("threshold", threshold)
     return partial(_threshold, threshold)
 
 
 def _symba(alpha: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
     u = alpha * (layer.negative - layer.positive)
     slope = alpha * torch.sigmoid(u)
     return LayerCredit(-logsigmoid(-u), -slope, slope)
@@ -72,10 +82,12 @@ def _symba(alpha: float, layer: LayerGoodness) -> LayerCredit:
 
 def symba(alpha: float = 4.0) -> LayerLoss:
     """softplus(-alpha (g^+ - g^-))."""
+    check_positive("alpha", alpha)
     return partial(_symba, alpha)
 
 
 def _smoothed_triplet(beta: float, margin: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
     u = beta * (layer.negative - layer.positive + margin)
     slope = torch.sigmoid(u)
     return LayerCredit(-logsigmoid(-u) / beta, -slope, slope)
@@ -83,10 +95,13 @@ def _smoothed_triplet(beta: float, margin: float, layer: LayerGoodness) -> Layer
 
 def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
     """1/beta softplus(beta (g^- - g^+ + margin))."""
+    check_positive("beta", beta)
+    check_finite("margin", margin)
     return partial(_smoothed_triplet, beta, margin)
 
 
 def _two_thresholds(positive: float, negative: float, penalty: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
     credit = _two_sided(layer.positive, layer.negative, positive * layer.scale, negative * layer.scale)
     return credit._replace(
         loss=credit.loss + penalty * layer.positive.abs(),
@@ -96,14 +111,19 @@ def _two_thresholds(positive: float, negative: float, penalty: float, layer: Lay
 
 def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
     """softplus(theta^+ - g^+) + softplus(g^- - theta^-) + penalty |g^+|; both thresholds are times the scale."""
+    check_finite("positive", positive)
+    check_finite("negative", negative)
+    check_not_negative("penalty", penalty)
     return partial(_two_thresholds, positive, negative, penalty)
 
 
 def _collaboration(threshold: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
     theta = threshold * layer.scale
     return _two_sided(layer.positive + layer.prior_positive, layer.negative + layer.prior_negative, theta, theta)
 
 
 def collaboration(threshold: float = 1.0) -> LayerLoss:
     """The threshold loss at the goodness of the layer and of those that count beside it."""
+    check_finite("threshold", threshold)
     return partial(_collaboration, threshold)

@@ -458,7 +458,8 @@ def test_the_hinge_rests_beyond_its_target(side: Side):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [({"c": 0.0}, "c: 0.0, expected more than 0"), ({"eps": -1.0}, "eps: -1.0, expected 0 or more")]
+    ("bad", "said"),
+    [({"c": 0.0}, "c: 0.0, expected a positive number"), ({"eps": -1.0}, "eps: -1.0, expected 0 or more")],
 )
 def test_a_compensation_of_nothing_is_refused(side: Side, bad: dict[str, float], said: str):
     with pytest.raises(ValueError, match=said):

@@ -132,7 +132,7 @@ def test_what_a_loss_is_told(side: Side, case: Streams):
 @pytest.mark.parametrize("function", ["stream_goodness", "stream_updates"])
 def test_another_prior_is_refused(side: Side, function: str):
     dense, x = side.operands((Dense((np.ones((4, 6)),), (None,), ("relu",)), np.ones((2, 6))))
-    with pytest.raises(ValueError, match="prior: 'after', expected one of none, before, others"):
+    with pytest.raises(ValueError, match="prior: 'after', expected 'none', 'before' or 'others'"):
         list(getattr(side.forward_forward, function)(side.network(dense), x, x, prior="after"))
 
 

@@ -331,7 +331,7 @@ def test_what_does_not_fit_is_refused(side: Side):
     rng = np.random.default_rng(0)
     weights = random_weights("gru", 3, 4, 2, rng)
     operands = side.operands((weights, rng.standard_normal((5, 6, 3)), np.zeros(5, dtype=np.int64)))
-    with pytest.raises(ValueError, match="truncation: 0, expected at least one step, or None"):
+    with pytest.raises(ValueError, match="truncation: 0, expected at least one step, a whole number, or None"):
         updates(side, *operands, cell="gru", truncation=0)
     with pytest.raises(ValueError, match=r"weight_ih, weight_hh: 12 and 12 rows, expected 4, 1 for each of the 4"):
         updates(side, *operands, cell="tanh")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array
+from ._arrays import Array, check_finite
 
 __all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
 
@@ -45,6 +45,7 @@ def _elementwise(value: Callable[[Array], Array], derivative: Callable[[Array], 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
+    check_finite("negative_slope", negative_slope)
 
     def derivative(a: Array) -> Array:
         return np.where(a > 0, 1.0, negative_slope).astype(a.dtype)

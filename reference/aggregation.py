@@ -20,25 +20,35 @@ For a linear read-out of all layers' activities see `local_classifiers`.
 import numpy as np
 from scipy.special import softmax
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_labels, check_numbers, check_shape
 
 __all__ = ["best_range", "last", "loss_weights", "range_hits", "range_total", "total", "weighted"]
 
 
+def _check(scores: Array) -> None:
+    if scores.ndim != 3 or not len(scores):
+        raise ValueError(f"scores: shape {tuple(scores.shape)}, expected (layers, batch, K), at least one layer")
+
+
 def last(scores: Array) -> Array:
     """Equation (1): (batch, K)."""
+    _check(scores)
     return scores[-1]
 
 
 def total(scores: Array) -> Array:
     """Equation (2): (batch, K)."""
+    _check(scores)
     return scores.sum(axis=0)
 
 
 def range_total(scores: Array, first: int, last: int) -> Array:
     """Equation (3), both ends included: (batch, K). Raises ValueError unless 0 <= first <= last < L."""
+    _check(scores)
     if not 0 <= first <= last < len(scores):
         raise ValueError(f"first, last: {first}, {last}, expected 0 <= first <= last < {len(scores)} layers")
+    check_count("first", first, 0)
+    check_count("last", last, 0)
     return scores[first : last + 1].sum(axis=0)
 
 
@@ -47,6 +57,9 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
     Counts of parts of the data add up. The best of equal scores is the first.
     """
+    _check(scores)
+    check_labels(labels, scores.shape[2], scores.shape[1])
+    check_numbers("scores", scores)
     depth = len(scores)
     hits = np.zeros((depth, depth), np.int64)
     for first in range(depth):
@@ -64,9 +77,12 @@ def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
 
 def loss_weights(losses: Array) -> Array:
     """w of equation (4): (L,)."""
+    check_shape("losses", losses, (len(losses),))
     return softmax(-losses)
 
 
 def weighted(scores: Array, weights: Array) -> Array:
     """Equation (4): (batch, K)."""
+    _check(scores)
+    check_shape("weights", weights, scores.shape[:1])
     return np.einsum("l,lbk->bk", weights, scores)

@@ -13,7 +13,7 @@
 
 from collections.abc import Callable, Iterator
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
@@ -24,6 +24,7 @@ def activation_gradients(
     network: Network, clean: ForwardPass, error: Array, masks: Masks = None
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2): two tuples of (batch, n_l)."""
+    check_shape("error", error, clean.scores.shape)
     gradients, preactivation_gradients = [], []
     gradient = error
     for layer in reversed(range(len(network.weights))):

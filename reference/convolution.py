@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_images, check_shape
 
 __all__ = [
     "average_pool",
@@ -47,8 +47,15 @@ def _shifted(x: Array, rows: int, columns: int) -> Array:
     return np.roll(x, (-rows, -columns), axis=(2, 3))
 
 
+def _check_kernel(kernel: Array) -> None:
+    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or 0 in kernel.shape:
+        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, size, size), all positive")
+
+
 def convolve(kernel: Array, x: Array) -> Array:
     """Equation (1): (batch, c_out, height, width). Raises ValueError for another number of channels."""
+    _check_kernel(kernel)
+    check_images("x", x)
     c_out, c_in, size, _ = kernel.shape
     if x.shape[1] != c_in:
         raise ValueError(f"x: {x.shape[1]} channels, but the kernel takes {c_in}")
@@ -61,6 +68,10 @@ def convolve(kernel: Array, x: Array) -> Array:
 
 def convolve_adjoint(kernel: Array, y: Array) -> Array:
     """Equation (2): (batch, c_in, height, width)."""
+    _check_kernel(kernel)
+    check_images("y", y)
+    if y.shape[1] != len(kernel):
+        raise ValueError(f"y: {y.shape[1]} channels, but the kernel gives {len(kernel)}")
     _, c_in, size, _ = kernel.shape
     x = np.zeros((len(y), c_in, *y.shape[2:]), y.dtype)
     for p in range(size):
@@ -71,6 +82,9 @@ def convolve_adjoint(kernel: Array, y: Array) -> Array:
 
 def kernel_update(delta: Array, z: Array, size: int) -> Array:
     """Equation (3): (c_out, c_in, size, size)."""
+    check_images("delta", delta)
+    check_count("size", size)
+    check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
     update = np.empty((delta.shape[1], z.shape[1], size, size), z.dtype)
     for p in range(size):
         for q in range(size):
@@ -85,6 +99,8 @@ def unshuffle(x: Array, factor: int) -> Array:
     A permutation, hence orthogonal; the order is that of torch.nn.PixelUnshuffle. Raises ValueError for a height or
     width that is no multiple of the factor.
     """
+    check_images("x", x)
+    check_count("factor", factor)
     batch, channels, height, width = x.shape
     if height % factor or width % factor:
         raise ValueError(f"x: {height} x {width} pixels, expected multiples of {factor}")
@@ -94,6 +110,10 @@ def unshuffle(x: Array, factor: int) -> Array:
 
 def shuffle(y: Array, factor: int) -> Array:
     """The inverse of `unshuffle`, which is its adjoint too."""
+    check_images("y", y)
+    check_count("factor", factor)
+    if y.shape[1] % factor**2:
+        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
     batch, channels, height, width = y.shape
     blocks = y.reshape(batch, channels // factor**2, factor, factor, height, width)
     return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * factor, width * factor)
@@ -101,6 +121,8 @@ def shuffle(y: Array, factor: int) -> Array:
 
 def average_pool(x: Array, size: int) -> Array:
     """Means of size x size pixels, times size: A A^T = I, where plain means would shrink differences by 1 / size^2."""
+    check_images("x", x)
+    check_count("size", size)
     batch, channels, height, width = x.shape
     if height % size or width % size:
         raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
@@ -109,6 +131,8 @@ def average_pool(x: Array, size: int) -> Array:
 
 def average_pool_adjoint(y: Array, size: int) -> Array:
     """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
+    check_images("y", y)
+    check_count("size", size)
     return y.repeat(size, axis=2).repeat(size, axis=3) / size
 
 
@@ -133,8 +157,16 @@ def _products(bases: Sequence[Array]) -> list[Array]:
     return products
 
 
+def _check_bases(mixing: Array, bases: Sequence[Array]) -> None:
+    if len(bases) % 2:
+        raise ValueError(f"bases: {len(bases)}, expected two for each step from a kernel of size 1")
+    for index, basis in enumerate(bases):
+        check_shape(f"bases[{index}]", basis, (max(mixing.shape), max(mixing.shape) // 2))
+
+
 def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
     """Equation (5), shape (c_out, c_in, size, size), from 2 (size - 1) bases; without any, H itself as 1 x 1 kernel."""
+    _check_bases(mixing, bases)
     if not bases:
         return mixing[:, :, None, None]
     c_out, c_in = mixing.shape
@@ -149,6 +181,9 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
     `gradient` is shaped like the kernel; the results are shaped like H and the bases. Nothing but this layer's own
     parameters enters.
     """
+    _check_bases(mixing, bases)
+    size = len(bases) // 2 + 1
+    check_shape("gradient", gradient, (*mixing.shape, size, size))
     gradient = gradient.transpose(2, 3, 0, 1)  # (size, size, c_out, c_in)
     if not bases:
         return gradient[0, 0], []

@@ -23,13 +23,14 @@ normalised over all of them at once, is ours: sources differ in both.
 A unit that is not the largest of its square counts for the goodness as any other.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from . import forward_forward
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_images, check_labels, check_option, check_positive, check_shape
 from .convolutional_network import ConvolutionalNetwork, ConvolutionalUpdates, activate, layer_update, max_pool
 from .forward_forward import (
     UNIT_THRESHOLD,
@@ -72,18 +73,30 @@ def _place(x: Array, code: Array, place: Place) -> Array:
     return np.concatenate([code, flat[:, code.shape[1] :]], axis=1).reshape(x.shape)
 
 
+def check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> None:
+    """Raises ValueError unless images have room for the labels at such a place."""
+    check_images("x", x)
+    check_option("place", place, Place)
+    check_count("num_classes", num_classes, 2, math.prod(x.shape[1:]) if place == "pixels" else None)
+    check_positive("amplitude", amplitude)
+
+
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with labels, equation (1): (batch, c_0, height, width), or K channels more."""
+    check_place(x, num_classes, amplitude, place)
+    check_labels(labels, num_classes, len(x))
     return _place(x, amplitude * one_hot(labels, num_classes).astype(x.dtype), place)
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with amplitude / K for every label."""
+    check_place(x, num_classes, amplitude, place)
     return _place(x, np.full((len(x), num_classes), amplitude / num_classes, x.dtype), place)
 
 
 def layer_passes(network: ConvolutionalNetwork, x: Array, normalised: bool = False) -> Iterator[LayerPass]:
     """Of every convolution and then of every dense layer, equation (2); x^_1 is x where that is normalised."""
+    check_images("x", x)
     z = x if normalised else normalise(x)
     for layer in network.layers:
         a = activate(layer, z)
@@ -105,6 +118,7 @@ def stream_goodness(
 
     The first layer takes `normalised` inputs as they are.
     """
+    check_shape("negative", negative, positive.shape)
     streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return layer_goodness(streams, goodness, prior)
 
@@ -123,6 +137,7 @@ def stream_updates(
     positive and negative are images with as many channels as the first kernel takes, which takes `normalised` ones as
     they are.
     """
+    check_shape("negative", negative, positive.shape)
     streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     layers = credited(streams, goodness, loss, prior)
     for layer, (both, mean_loss) in zip(network.layers, layers, strict=False):
@@ -182,6 +197,7 @@ def label_scores(
     Raises ValueError where there is no first_layer.
     """
     check_first_layer(len(network.layers) + len(network.dense.weights), first_layer)
+    check_place(x, num_classes, amplitude, place)
     scores = []
     for k in range(num_classes):
         candidate = overlay(x, np.full(len(x), k), num_classes, amplitude, place)

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import foton
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_shape
 from .activations import Activation
 from .convolution import (
     average_pool,
@@ -79,6 +79,8 @@ class ConvolutionalNetwork(NamedTuple):
 
 
 def _affine(layer: ConvolutionalLayer, z: Array) -> Array:
+    if layer.bias is not None:
+        check_shape("bias", layer.bias, layer.kernel.shape[:1])
     a = convolve(layer.kernel, z)
     return a if layer.bias is None else a + layer.bias[:, None, None]
 
@@ -143,6 +145,8 @@ def update_factors(
 
     `slope` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
     """
+    check_shape("error", error, clean.dense.scores.shape)
+    check_shape("projection", projection, (error.shape[1], *projection.shape[1:]))
     found = (linear_errors if linear else differences)(network, clean, error, projection)
     inputs = (*clean.inputs, *clean.dense.inputs)
     correction = foton.depth_correction(slope, len(inputs), linear)

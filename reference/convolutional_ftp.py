@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import ftp
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_shape
 from .activations import Activation, identity
 from .convolutional_network import (
     ConvolutionalNetwork,
@@ -56,6 +56,8 @@ __all__ = ["at_maxima", "differences", "feedback_by_channel", "first_difference"
 
 def feedback_by_channel(feedback: Array, positions: int) -> Array:
     """G, (channels positions, K), from one row for each channel: (channels, K)."""
+    check_batch("feedback", feedback, "K")
+    check_count("positions", positions)
     return feedback.repeat(positions, axis=0)
 
 
@@ -86,6 +88,7 @@ def at_maxima(g: Array, values: Array, size: int) -> Array:
 
 def differences(network: ConvolutionalNetwork, clean: ConvolutionalPass, first: Array) -> Iterator[Array]:
     """g_l - tau_l of the convolutional layers, equation (3), then h_l - tau_l of the dense hidden layers."""
+    check_shape("first", first, clean.preactivations[0].shape)
     z = clean.inputs[0]
     for i, (layer, a) in enumerate(zip(network.layers, clean.preactivations, strict=True)):
         g = layer.activation.value(a)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_images, check_shape
 from .activations import Activation
 from .network import ForwardPass, LayerUpdate, Network, Updates
 from .network import forward as dense_forward
@@ -86,6 +86,15 @@ def convolve(
     kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
 ) -> Array:
     """Equation (1) without the bias. Raises ValueError for another number of channels, or too small an image."""
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
+    check_images("z", z)
+    for step, around in zip(stride, padding, strict=True):
+        check_count("stride", step)
+        check_count("padding", around, 0)
+    check_count("groups", groups)
+    if len(kernel) % groups:
+        raise ValueError(f"groups: {groups}, expected a divisor of the kernel's {len(kernel)} outputs")
     if z.shape[1] != kernel.shape[1] * groups:
         raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
     for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
@@ -98,12 +107,16 @@ def convolve(
 
 def activate(layer: Convolution, z: Array) -> Array:
     """a of equation (1): (batch, c_out, height, width)."""
+    if layer.bias is not None:
+        check_shape("bias", layer.bias, layer.kernel.shape[:1])
     a = convolve(layer.kernel, z, layer.stride, layer.padding, layer.groups)
     return a if layer.bias is None else a + layer.bias[:, None, None]
 
 
 def max_pool(g: Array, size: int) -> Array:
     """h of equation (2): (batch, c, height // size, width // size)."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
     batch, channels, height, width = g.shape
     rows, columns = height // size, width // size
     g = g[:, :, : rows * size, : columns * size]
@@ -131,6 +144,8 @@ def kernel_update(
     groups: int = 1,
 ) -> Array:
     """G of equation (3) for a kernel of that size: (c_out, c_in / groups, *size)."""
+    check_images("delta", delta)
+    check_shape("z", z, (len(delta), *z.shape[1:]))
     windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
     deltas = np.split(delta, groups, axis=1)
     found = [np.einsum("bohw,bchwpq->ocpq", d, seen) for d, seen in zip(deltas, windows, strict=True)]

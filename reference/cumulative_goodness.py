@@ -44,8 +44,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 
-from ._arrays import Array
-from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, symba
+from ._arrays import Array, check_finite, check_not_negative, check_positive, check_shape
+from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
 
 __all__ = [
     "REMEDIES",
@@ -68,8 +68,16 @@ __all__ = [
 ]
 
 
+def _check_pair(margin: Array, prior: Array) -> None:
+    check_shape("margin", margin, (len(margin),))
+    check_shape("prior", prior, margin.shape)
+
+
 def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
     """log R of equation (2): (batch,). Finite, where R itself leaves the range of numbers."""
+    _check_pair(margin, prior)
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     return log_expit(-beta * (margin + gamma * prior)) - log_expit(-beta * margin)
 
 
@@ -81,6 +89,8 @@ def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array
 
 def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, Array]:
     """What R is between for this prior, whatever the margin, equation (3): (batch,) each."""
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     with np.errstate(over="ignore"):
         limit = np.exp(-beta * gamma * prior)
     return np.minimum(1, limit), np.maximum(1, limit)
@@ -88,11 +98,14 @@ def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, 
 
 def decay_bound(prior: Array, beta: float, gamma: float) -> Array:
     """What R is at most where neither the margin nor the prior is negative, equation (3): (batch,)."""
+    check_positive("beta", beta)
+    check_finite("gamma", gamma)
     return 2 * np.exp(-beta * gamma * np.maximum(prior, 0))
 
 
 def gradient_bound(cumulative_margin: Array, beta: float) -> Array:
     """What the derivative of (1) is at most in magnitude, equation (3): (batch,)."""
+    check_positive("beta", beta)
     return beta * np.exp(-beta * np.maximum(cumulative_margin, 0))
 
 
@@ -106,20 +119,24 @@ def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
 
 def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
     """Share of samples whose R is at most the limit, equation (4)."""
+    check_not_negative("limit", limit)
     return np.mean((attenuation <= limit).astype(attenuation.dtype))
 
 
 def coverage(margin: Array, prior: Array) -> Array:
     """Share of samples to which the decay bound applies, equation (4)."""
+    _check_pair(margin, prior)
     return np.mean(((margin >= 0) & (prior >= 0)).astype(margin.dtype))
 
 
 def layer_separation(positive: Array, negative: Array) -> Array:
     """Mean margin of a layer's own goodness, equation (5)."""
+    check_shape("negative", negative, positive.shape)
     return np.mean(positive - negative)
 
 
 def _margins(layer: LayerGoodness) -> tuple[Array, Array]:
+    check_layer(layer)
     return layer.positive - layer.negative, layer.prior_positive - layer.prior_negative
 
 
@@ -136,6 +153,8 @@ def _plus(first: LayerCredit, weight: Array | float, second: LayerCredit) -> Lay
 
 def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
     """Equation (1)."""
+    check_finite("gamma", gamma)
+    check_positive("beta", beta)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
         margin, prior = _margins(layer)
@@ -157,8 +176,12 @@ def hardness_gated(
     gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
 ) -> LayerLoss:
     """Equation (7): samples that the layers before find hard keep the cumulative term, easy ones lose it."""
+    for name, value in (("gamma", gamma), ("tau", tau), ("kappa", kappa)):
+        check_finite(name, value)
+    check_positive("beta", beta)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         positive = layer.positive + gamma * _gate(layer.prior_positive, tau, kappa) * layer.prior_positive
         negative = layer.negative + gamma * _gate(layer.prior_negative, tau, kappa) * layer.prior_negative
         return _ranked(positive - negative, beta)
@@ -170,6 +193,8 @@ def gate_gradient(
     layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
     """Derivatives of (7) by raw_tau and kappa where both are learnt, tau = softplus(raw_tau): (batch,) each."""
+    check_finite("gamma", gamma)
+    check_positive("beta", beta)
     tau = np.logaddexp(0, raw_tau)
     by_margin = hardness_gated(gamma, tau, kappa, beta)(layer).positive
     by_tau, by_kappa = np.zeros_like(by_margin), np.zeros_like(by_margin)
@@ -188,6 +213,9 @@ def depth_scaled_auxiliary(
     gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
 ) -> LayerLoss:
     """Equation (8): a loss of the layer's own, on the samples that the layers before leave over."""
+    for name, value in (("gamma", gamma), ("weight", weight), ("growth", growth)):
+        check_finite(name, value)
+    check_positive("beta", beta)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
         margin, prior = _margins(layer)
@@ -202,10 +230,11 @@ def compensated(
     gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
 ) -> LayerLoss:
     """Equation (9), missing-gradient compensation. Raises ValueError unless c > 0 and eps >= 0."""
-    if not c > 0:
-        raise ValueError(f"c: {c}, expected more than 0")
-    if not eps >= 0:
-        raise ValueError(f"eps: {eps}, expected 0 or more")
+    for name, value in (("gamma", gamma), ("rho", rho)):
+        check_finite(name, value)
+    check_positive("beta", beta)
+    check_positive("c", c)
+    check_not_negative("eps", eps)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
         margin, prior = _margins(layer)
@@ -221,6 +250,8 @@ def compensated(
 
 def squared_hinge(target: float = 2.0, gamma: float = 0.7) -> LayerLoss:
     """Equation (10), on each sample's cumulative margin."""
+    check_finite("target", target)
+    check_finite("gamma", gamma)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
         margin, prior = _margins(layer)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_finite, check_positive, check_shape
 from .activations import Activation, tanh
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Network, Updates, affine, batch_mean_updates, forward
@@ -55,6 +55,8 @@ class DifferenceTargetUpdates(NamedTuple):
 
 def random_inverses(widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh) -> Network:
     """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets."""
+    for n in widths:
+        check_count("widths", n)
     shapes = list(pairwise(widths))
     weights = tuple(orthogonal(shape, rng) for shape in shapes)
     return Network(weights, tuple(np.zeros(n) for n, _ in shapes), (activation,) * len(shapes))
@@ -64,6 +66,9 @@ def inverse_noise(
     widths: tuple[int, ...], batch: int, rng: np.random.Generator, scale: float = 0.1
 ) -> tuple[Array, ...]:
     """eps_2..eps_(L-1) for hidden layers of these widths, n_1 first: normal with that deviation."""
+    for n in (*widths, batch):
+        check_count("widths, batch", n)
+    check_positive("scale", scale)
     return tuple(scale * rng.standard_normal((batch, n)) for n in widths[:-1])
 
 
@@ -76,6 +81,11 @@ def differences(
     network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
     """h_l - tau_l of the hidden layers l = 1..L-1, equations (2) and (3): (batch, n_l) each."""
+    check_shape("error", error, clean.scores.shape)
+    check_finite("step", step)
+    for index, weight in enumerate(inverses.weights):
+        widths = (clean.inputs[index + 1].shape[1], clean.inputs[index + 2].shape[1])
+        check_shape(f"inverses.weights[{index}]", weight, widths)
     difference = step * (error @ network.weights[-1])
     found = [difference]
     for index in reversed(range(len(inverses.weights))):
@@ -99,6 +109,8 @@ def inverse_factors(
     network: Network, inverses: Network, clean: ForwardPass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
     """dLoss/d(Q_l h + c_l) and f_l(z) of the inverses in turn, the factors in (6)."""
+    for index, eps in enumerate(noise):
+        check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
     for index, eps in enumerate(noise):
         layer = index + 1
         z = clean.inputs[layer] + eps

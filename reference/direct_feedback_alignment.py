@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
@@ -29,6 +29,9 @@ def random_feedback(
     widths: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 1.0
 ) -> tuple[Array, ...]:
     """B_l for hidden layers of these widths, uniform on +-scale sqrt(6 / num_classes): (n_l, num_classes) each."""
+    for n in (*widths, num_classes):
+        check_count("widths, num_classes", n)
+    check_positive("scale", scale)
     bound = scale * np.sqrt(6 / num_classes)
     return tuple(rng.uniform(-bound, bound, (n, num_classes)) for n in widths)
 
@@ -45,8 +48,13 @@ def update_factors(
 
     `signal` (batch, K) is what the hidden layers are sent in place of the error.
     """
+    check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
+    check_shape("signal", signal, error.shape)
+    if len(feedback) != len(network.weights) - 1:
+        raise ValueError(f"feedback: {len(feedback)} matrices, expected {len(network.weights) - 1}, one a hidden layer")
     for layer, matrix in enumerate(feedback):
+        check_shape(f"feedback[{layer}]", matrix, (clean.preactivations[layer].shape[1], error.shape[1]))
         delta = signal @ matrix.T
         mask = masks[layer] if masks is not None else None
         if mask is not None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import backprop
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward, he_uniform
 
@@ -30,6 +30,8 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 
 def random_feedback(widths: tuple[int, ...], rng: np.random.Generator) -> tuple[Array, ...]:
     """B_1..B_L for layers of these widths, n_0 first, drawn as He draws weights."""
+    for n in widths:
+        check_count("widths", n)
     return tuple(he_uniform(shape, rng) for shape in zip(widths[1:], widths[:-1], strict=True))
 
 
@@ -37,6 +39,8 @@ def update_factors(
     network: Network, clean: ForwardPass, error: Array, feedback: tuple[Array, ...], masks: Masks = None
 ) -> Iterator[tuple[Array, Array]]:
     """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first, the factors in equation (3)."""
+    for layer, (matrix, weight) in enumerate(zip(feedback[1:], network.weights[1:], strict=True), start=1):
+        check_shape(f"feedback[{layer}]", matrix, weight.shape)
     mirrored = network._replace(weights=feedback)  # what delta goes back through; the clean pass has been made
     yield from backprop.update_factors(mirrored, clean, error, masks)
 

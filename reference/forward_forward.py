@@ -32,11 +32,21 @@ streams halves every update. Masks are not part of the method.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import (
+    Array,
+    Labels,
+    check_batch,
+    check_count,
+    check_labels,
+    check_not_negative,
+    check_option,
+    check_positive,
+    check_shape,
+)
 from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
 from .network import LayerUpdate, Network, Updates, affine, collect, layer_update
@@ -67,22 +77,36 @@ UNIT_THRESHOLD = threshold(1.0)
 
 def normalise(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square, equation (2): (batch, ...). The mean square becomes 1; 0 stays 0."""
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, ...), at least one of each")
+    check_not_negative("eps", eps)
     axes = tuple(range(1, h.ndim))
     return h / (np.sqrt(np.mean(h**2, axis=axes, keepdims=True)) + eps)
 
 
+def _check_pixels(x: Array, num_classes: int, amplitude: float) -> None:
+    check_batch("x", x, "n_0")
+    check_count("num_classes", num_classes, 2, x.shape[1])
+    check_positive("amplitude", amplitude)
+
+
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
     """x with its first K = num_classes pixels replaced by amplitude at the label and 0 elsewhere, equation (1)."""
+    _check_pixels(x, num_classes, amplitude)
+    check_labels(labels, num_classes, len(x))
     return np.concatenate([amplitude * one_hot(labels, num_classes).astype(x.dtype), x[:, num_classes:]], axis=1)
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0) -> Array:
     """x with each of its first K = num_classes pixels replaced by amplitude / K."""
+    _check_pixels(x, num_classes, amplitude)
     return np.concatenate([np.full_like(x[:, :num_classes], amplitude / num_classes), x[:, num_classes:]], axis=1)
 
 
 def wrong_labels(labels: Labels, num_classes: int, rng: np.random.Generator) -> Labels:
     """For each label one of the K - 1 others, all equally likely: (batch,)."""
+    check_count("num_classes", num_classes, 2)
+    check_labels(labels, num_classes)
     return (labels + rng.integers(1, num_classes, labels.shape)) % num_classes
 
 
@@ -96,6 +120,7 @@ class LayerPass(NamedTuple):
 
 def layer_passes(network: Network, x: Array, normalised: bool = False) -> Iterator[LayerPass]:
     """Of every layer in turn, equation (2); x^_1 is x where that is normalised."""
+    check_batch("x", x, "n_0")
     z = x if normalised else normalise(x)
     for weight, bias, activation in zip(*network, strict=True):
         a = affine(weight, bias, z)
@@ -110,8 +135,7 @@ Streams: TypeAlias = tuple[Sequence[LayerPass], Sequence[LayerPass]]
 
 def prior_layers(layer: int, depth: int, prior: Prior) -> list[int]:
     """The layers whose goodness P_l is made of. Raises ValueError for another prior than there is."""
-    if prior not in get_args(Prior):
-        raise ValueError(f"prior: {prior!r}, expected one of {', '.join(get_args(Prior))}")
+    check_option("prior", prior, Prior)
     return {"none": [], "before": list(range(layer)), "others": [t for t in range(depth) if t != layer]}[prior]
 
 
@@ -142,6 +166,7 @@ def stream_goodness(
 
     The first layer takes `normalised` inputs as they are.
     """
+    check_shape("negative", negative, positive.shape)
     streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return layer_goodness(streams, goodness, prior)
 
@@ -191,6 +216,7 @@ def stream_updates(
     positive and negative are (batch, n_0); the first layer takes `normalised` ones as they are. All that is needed is
     computed before the first update is handed over, so that each may be applied at once.
     """
+    check_shape("negative", negative, positive.shape)
     streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
     return dense_updates(network, credited(streams, goodness, loss, prior))
 
@@ -207,6 +233,7 @@ def local_updates(
     amplitude: float = 1.0,
 ) -> Iterator[tuple[LayerUpdate, Array]]:
     """`stream_updates` for x with right and with wrong labels, equation (1)."""
+    check_labels(negative_labels, num_classes, len(x))
     positive, negative = (overlay(x, of, num_classes, amplitude) for of in (labels, negative_labels))
     return stream_updates(network, positive, negative, goodness, loss, prior)
 
@@ -229,8 +256,7 @@ def updates(
 
 def check_first_layer(depth: int, first_layer: int) -> None:
     """Raises ValueError where there is no first_layer."""
-    if not 0 <= first_layer < depth:
-        raise ValueError(f"first_layer: {first_layer}, expected 0..{depth - 1}")
+    check_count("first_layer", first_layer, 0, depth - 1)
 
 
 def label_scores(
@@ -246,6 +272,7 @@ def label_scores(
     Raises ValueError where there is no first_layer.
     """
     check_first_layer(len(network.weights), first_layer)
+    _check_pixels(x, num_classes, amplitude)
     scores = []
     for k in range(num_classes):
         candidate = overlay(x, np.full(len(x), k), num_classes, amplitude)
@@ -260,6 +287,7 @@ def features(network: Network, x: Array, first_layer: int = 1) -> Array:
     Raises ValueError where there is no first_layer.
     """
     check_first_layer(len(network.weights), first_layer)
+    check_batch("x", x, "n_0")
     return np.concatenate([normalise(layer.h) for layer in list(layer_passes(network, x))[first_layer:]], axis=1)
 
 
@@ -272,5 +300,7 @@ def neutral_features(
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:
     """Batch-mean cross-entropy gradient of a linear read-out without bias: (K, width), as is the read-out."""
+    check_batch("features", features, "width")
+    check_shape("readout", readout, (len(readout), features.shape[1]))
     error = cross_entropy_gradient(features @ readout.T, labels)
     return error.T @ features / len(features)

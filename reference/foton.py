@@ -41,7 +41,7 @@ hidden layer's update is then exact for any activation.
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, activation_differences, affine, batch_mean_updates, forward
 
@@ -75,6 +75,7 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
 
 def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
     """What undoes equation (7), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact."""
+    check_positive("slope", slope)
     if linear:
         return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
@@ -106,6 +107,8 @@ def update_factors(
     With `linear` the first of them is that of equation (8). With `slope`, the lambda of (7), it is multiplied by its
     `depth_correction`.
     """
+    check_shape("error", error, clean.scores.shape)
+    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
     if linear:
         differences = linear_errors(network, clean, error @ projection.T @ network.weights[0].T, masks)
     else:
@@ -128,6 +131,9 @@ def recomputed_factors(
 
     `masks` has one entry a layer, taken when its turn comes.
     """
+    check_batch("x", x, "n_0")
+    check_shape("error", error, (len(x), len(network.weights[-1])))
+    check_shape("projection", projection, (x.shape[1], error.shape[1]))
     u = error @ projection.T
     h, h_modulated = x, x - u
     depth = len(network.weights)

@@ -39,7 +39,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_finite, check_option, check_positive, check_shape
 from .activations import Activation, identity
 from .losses import cross_entropy_gradient, one_hot
 from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward
@@ -70,15 +70,18 @@ def random_feedback(
     n: int, num_classes: int, rng: np.random.Generator, scale: float = 0.5, law: FeedbackLaw = "uniform"
 ) -> Array:
     """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square."""
+    check_count("n", n)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
+    check_option("law", law, FeedbackLaw)
     bound = scale * np.sqrt(6 / num_classes)
     match law:
         case "uniform":
             return rng.uniform(-bound, bound, (n, num_classes))
         case "normal":
             return rng.normal(0, bound / np.sqrt(3), (n, num_classes))
-        case "orthogonal":
+        case _:
             return orthogonal((n, num_classes), rng, gain=bound / np.sqrt(3) * np.sqrt(max(n, num_classes)))
-    raise ValueError(f"law: {law!r}, expected 'uniform', 'normal' or 'orthogonal'")
 
 
 def low_rank_feedback(
@@ -88,8 +91,10 @@ def low_rank_feedback(
 
     Ours: r (n + K) numbers in place of n K. Raises ValueError unless 1 <= rank <= num_classes.
     """
-    if not 1 <= rank <= num_classes:
-        raise ValueError(f"rank: {rank}, expected 1..{num_classes}, the number of classes")
+    check_count("n", n)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
+    check_count("rank", rank, 1, num_classes)
     left = rng.normal(0, scale * np.sqrt(2 / num_classes), (n, rank))
     return left, rng.normal(0, 1 / np.sqrt(rank), (rank, num_classes))
 
@@ -106,6 +111,9 @@ def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
     """h_j - tau_j of equation (2), but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
+    check_batch("error", error, "K")
+    check_shape("targets", targets, error.shape)
+    check_finite("gain", gain)
     outputs = targets + error
     return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
 
@@ -132,6 +140,7 @@ def differences(
     network: Network, clean: ForwardPass, first: Array, masks: Masks = None, inject: int = 1
 ) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, equation (3), from h_j - tau_j but for the mask: (batch, n_l)."""
+    check_shape("first", first, clean.inputs[inject].shape)
     mask = masks[inject - 1] if masks is not None and inject > 0 else None
     if mask is not None:
         first = (mask > 0) * first
@@ -173,8 +182,8 @@ def update_factors(
 
     `first` is the `first_difference`. Raises ValueError where `inject` is no layer before the output.
     """
-    if not 0 <= inject < len(network.weights):
-        raise ValueError(f"inject: {inject}, expected 0..{len(network.weights) - 1}")
+    check_count("inject", inject, 0, len(network.weights) - 1)
+    check_shape("error", error, clean.scores.shape)
     found = differences(network, clean, first, masks, inject)
     yield from local_factors(network, clean, error, found, masks, inject)
 

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_not_negative
 
 __all__ = [
     "GOODNESS",
@@ -62,6 +62,8 @@ class Goodness(NamedTuple):
 
 
 def _rows(h: Array) -> Array:
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {h.shape}, expected (batch, ...), at least one of each")
     return h.reshape(len(h), -1)  # (batch, n)
 
 
@@ -147,6 +149,7 @@ def entmax_weighted(stop_gradient: bool = True) -> Goodness:
 
 def excess_kurtosis(eps: float = 1e-6) -> Goodness:
     """Equation (7)."""
+    check_not_negative("eps", eps)
 
     def standardised(h: Array) -> tuple[Array, Array]:
         centred = _rows(h) - np.mean(_rows(h), axis=1, keepdims=True)

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_images, check_option
 
 __all__ = ["Pooling", "grid_pool", "grid_pool_adjoint"]
 
@@ -37,6 +37,9 @@ def _cells(size: int, count: int, pooling: Pooling) -> Array:
 
 def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Array:
     """Equation (1): (batch, c, *grid). Raises ValueError for anything but maps."""
+    check_option("pooling", pooling, Pooling)
+    for count in grid:
+        check_count("grid", count)
     if h.ndim != 4:
         raise ValueError(f"h: shape {h.shape}, expected (batch, channels, height, width) for a grid of cells")
     rows, columns = (_cells(size, count, pooling) for size, count in zip(h.shape[2:], grid, strict=True))
@@ -45,5 +48,9 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
     """Equation (3) for maps of that height and width: (batch, c, *size)."""
+    check_images("y", y)
+    check_option("pooling", pooling, Pooling)
+    for pixels in size:
+        check_count("size", pixels)
     rows, columns = (_cells(pixels, count, pooling) for pixels, count in zip(size, y.shape[2:], strict=True))
     return np.einsum("ip,jq,bcij->bcpq", rows.astype(y.dtype), columns.astype(y.dtype), y)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_count, check_not_negative, check_positive, check_shape
 
 __all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_noise", "read"]
 
@@ -51,8 +51,7 @@ def quantise(v: Array, bits: int | None) -> Array:
     """q_b(v) of equation (1), v itself for None. Raises ValueError for less than 2 bits: no level but 0 is left."""
     if bits is None:
         return v
-    if bits < 2:
-        raise ValueError(f"bits: {bits}, expected 2 or more")
+    check_count("bits", bits, 2)
     steps = 2 ** (bits - 1) - 1
     largest = np.max(np.abs(v))
     if largest == 0:
@@ -62,18 +61,24 @@ def quantise(v: Array, bits: int | None) -> Array:
 
 def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array:
     """R(W) of equation (2), shape as weight; without its noise for None."""
+    check_not_negative("read_noise", crossbar.read_noise)
+    if noise is not None:
+        check_shape("noise", noise, weight.shape)
     weight = quantise(weight, crossbar.weight_bits)
     return weight if noise is None else weight + crossbar.read_noise * np.max(np.abs(weight)) * noise
 
 
 def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = None) -> Array:
     """Equation (3) for every sample: (batch, n_out). `noise` is shaped as the weight."""
+    check_batch("x", x, "n_in")
     driven = quantise(x, crossbar.activation_bits)
     return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)
 
 
 def clipped(weight: Array, weight_range: float | None) -> Array:
     """The weight within -r..r, or as it is for None."""
+    if weight_range is not None:
+        check_positive("weight_range", weight_range)
     return weight if weight_range is None else np.clip(weight, -weight_range, weight_range)
 
 
@@ -81,6 +86,9 @@ def programmed(
     weight: Array, noise: Array | None = None, deviation: float = 0.0, weight_range: float | None = None
 ) -> Array:
     """What equation (4) leaves in the place of a new weight, or of any parameter: shape as weight."""
+    check_not_negative("deviation", deviation)
+    if noise is not None:
+        check_shape("noise", noise, weight.shape)
     target = clipped(weight, weight_range)
     if noise is None:
         return target

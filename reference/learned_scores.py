@@ -42,7 +42,7 @@ import math
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_finite, check_not_negative, check_positive
 from .normalisations import direction, direction_vjp
 from .scores import Grid, Score, ScoreCredit, features, features_adjoint
 
@@ -54,6 +54,9 @@ COLDEST, HOTTEST = 0.1, 100.0
 
 def random_logits(channels: int, num_classes: int, rng: np.random.Generator, deviation: float = 0.5) -> Array:
     """Omega, (C, K), from N(0, deviation^2)."""
+    check_count("channels", channels)
+    check_count("num_classes", num_classes)
+    check_positive("deviation", deviation)
     return deviation * rng.standard_normal((channels, num_classes))
 
 
@@ -63,6 +66,7 @@ def _temperature(log_temperature: Array, cooling: float) -> Array:
 
 def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> Array:
     """M of equation (2)."""
+    check_positive("cooling", cooling)
     return softmax(logits / _temperature(log_temperature, cooling), axis=1)
 
 
@@ -106,6 +110,13 @@ def channel_class(
     cooling: float = 1.0,
 ) -> Score:
     """Equations (1) to (4), of parameters (Omega, tau)."""
+    if len(pooling) != 3:
+        raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
+    for weight in pooling:
+        check_finite("pooling", weight)
+    check_not_negative("entropy", entropy)
+    check_not_negative("orthogonality", orthogonality)
+    check_positive("cooling", cooling)
 
     def value(h: Array, parameters: tuple[Array, ...]) -> Array:
         logits, log_temperature = parameters
@@ -137,13 +148,14 @@ def channel_class(
 
 def random_prototypes(num_classes: int, per_class: int, size: int, rng: np.random.Generator) -> Array:
     """v of equation (5), (K, per_class, size), from N(0, 1 / size): lengths near 1."""
+    for name, value in (("num_classes", num_classes), ("per_class", per_class), ("size", size)):
+        check_count(name, value)
     return rng.standard_normal((num_classes, per_class, size)) / math.sqrt(size)
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
     """Equations (5) and (6), of parameters (v,). Raises ValueError unless the sharpness is positive."""
-    if not 0 < sharpness < math.inf:
-        raise ValueError(f"sharpness: {sharpness}, expected a positive number")
+    check_positive("sharpness", sharpness)
 
     def cosines(h: Array, prototypes: Array) -> tuple[Array, Array, Array]:
         """c, (batch, K, per class), and the two directions that it is made of."""

@@ -41,7 +41,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_images
 from .activations import Activation
 from .convolutional_network import Convolution, activate, max_pool
 from .convolutional_network import layer_update as convolution_update
@@ -127,6 +127,8 @@ class LocalUpdate(NamedTuple):
 
 def average_pool(h: Array, size: int) -> Array:
     """Means of squares: (batch, c, height // size, width // size). What is left at the border is lost."""
+    check_images("h", h)
+    check_count("size", size, 1, min(h.shape[2:]))
     batch, channels, height, width = h.shape
     rows, columns = height // size, width // size
     h = h[:, :, : rows * size, : columns * size]
@@ -135,6 +137,7 @@ def average_pool(h: Array, size: int) -> Array:
 
 def max_pooling(size: int) -> Differentiable:
     """Maxima of squares, as `convolutional_network.max_pool`; of equal ones the first, row by row, has the gradient."""
+    check_count("size", size)
 
     def vjp(h: Array, gradient: Array) -> Array:
         batch, channels, height, width = h.shape
@@ -177,6 +180,8 @@ def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Sho
         if shortcut.join not in get_args(Join) or shortcut.pool < 1:
             raise ValueError(f"{shortcut}: expected a join of {' or '.join(get_args(Join))}, and a pool of 1 or more")
     passed: list[Array] = []
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
     z = x
     for index, (layer, _, _, inside, outside) in enumerate(layers):
         if isinstance(layer, DenseLayer):

@@ -15,7 +15,7 @@ differs from backpropagation by it. We take the gradient, as the paper's text sa
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate
 
 __all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
 
@@ -25,14 +25,26 @@ def one_hot(labels: Labels, num_classes: int, label_smoothing: float = 0.0) -> A
 
     Raises ValueError unless every label lies in 0..num_classes-1.
     """
+    check_count("num_classes", num_classes)
+    check_rate("label_smoothing", label_smoothing)
+    check_labels(labels, num_classes)
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(f"labels: found {labels.min()}..{labels.max()}, expected 0..{num_classes - 1}")
     hard = np.eye(num_classes)[labels]
     return (1 - label_smoothing) * hard + label_smoothing / num_classes
 
 
+def check_scores(scores: Array, labels: Labels) -> None:
+    """Raises ValueError unless scores are (batch, K), at least one of each, with a label for each sample."""
+    check_batch("scores", scores, "K")
+    check_labels(labels, scores.shape[1], len(scores))
+
+
 def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
     """-sum_k t_k log softmax(s / T)_k, shape (batch,), in nats."""
+    check_scores(scores, labels)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
     targets = one_hot(labels, scores.shape[1], label_smoothing).astype(scores.dtype)
     return -np.sum(targets * log_softmax(scores / temperature, axis=1), axis=1)
 
@@ -41,6 +53,9 @@ def cross_entropy_gradient(
     scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0
 ) -> Array:
     """e = (softmax(s / T) - t) / T, shape (batch, K)."""
+    check_scores(scores, labels)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
     targets = one_hot(labels, scores.shape[1], label_smoothing).astype(scores.dtype)
     return (softmax(scores / temperature, axis=1) - targets) / temperature
 
@@ -52,4 +67,5 @@ def squared_error(scores: Array, labels: Labels) -> Array:
 
 def squared_error_gradient(scores: Array, labels: Labels) -> Array:
     """e = s - t, shape (batch, K)."""
+    check_scores(scores, labels)
     return scores - one_hot(labels, scores.shape[1]).astype(scores.dtype)

@@ -24,10 +24,22 @@ nearly normal, with a correlation of e^(-distance^2 / (2 passes)), and cross the
 Exact ties with 1/2, which few passes leave, count as 0.
 """
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 from scipy.special import softmax
 
-from ._arrays import Array, Labels
+from ._arrays import (
+    Array,
+    Labels,
+    check_batch,
+    check_count,
+    check_labels,
+    check_numbers,
+    check_option,
+    check_range,
+    check_shape,
+)
 
 __all__ = [
     "blurred_masks",
@@ -40,13 +52,18 @@ __all__ = [
 ]
 
 
-def wrong_label_probabilities(scores: Array, labels: Labels, law: str = "root") -> Array:
+Law: TypeAlias = Literal["root", "softmax"]
+"""What the probability of a wrong label is proportional to: the root of its score, or the exponential."""
+
+
+def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") -> Array:
     """Equation (1), law `root` or `softmax`: (batch, K), 0 at the label. Where all wrong roots are 0, they are equal.
 
     Raises ValueError for another law, and for fewer than 2 classes.
     """
-    if law not in ("root", "softmax"):
-        raise ValueError(f"law: '{law}', expected 'root' or 'softmax'")
+    check_labels(labels, scores.shape[1], len(scores))
+    check_numbers("scores", scores)
+    check_option("law", law, Law)
     if scores.shape[1] < 2:
         raise ValueError(f"scores: {scores.shape[1]} classes, expected 2 or more")
     wrong = np.arange(scores.shape[1]) != labels[:, None]  # (batch, K)
@@ -57,7 +74,7 @@ def wrong_label_probabilities(scores: Array, labels: Labels, law: str = "root") 
     return roots / np.sum(roots, axis=1, keepdims=True)
 
 
-def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, law: str = "root") -> Labels:
+def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, law: Law = "root") -> Labels:
     """Wrong labels drawn by equation (1): (batch,)."""
     probabilities = wrong_label_probabilities(scores, labels, law)
     # The first of independent events with these rates; one of rate 0 never happens.
@@ -66,11 +83,17 @@ def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, l
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
     """Equation (2), of any shape that the mask's broadcasts to."""
+    check_shape("x2", x2, x1.shape)
+    if mask.ndim != x1.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x1.shape, strict=True)):
+        raise ValueError(f"mask: shape {tuple(mask.shape)}, expected {tuple(x1.shape)}, or 1 for some of it")
     return mask * x1 + (1 - mask) * x2
 
 
 def blurred_masks(noise: Array, passes: int) -> Array:
     """Equation (3) from bits 0 and 1: (batch, height, width) of 0 and 1, as is the noise."""
+    check_batch("noise", noise, "height, width", 2)
+    check_count("passes", passes, 0)
+    check_numbers("noise", noise)
     blurred = noise
     for _ in range(passes):
         for axis in (1, 2):
@@ -87,6 +110,8 @@ def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Genera
 
 def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
     """Equation (4): positive and negative pairs side by side along axis 1, (batch, 2 n, ...) each."""
+    check_range("partner", partner, len(x))
+    check_shape("partner", partner, (len(x),))
     return np.concatenate([x, x], axis=1), np.concatenate([x, x[partner]], axis=1)
 
 
@@ -95,8 +120,7 @@ def random_partners(batch: int, rng: np.random.Generator) -> Labels:
 
     The samples in a random order, each followed by its partner, the last by the first.
     """
-    if batch < 2:
-        raise ValueError(f"batch: {batch}, expected 2 or more")
+    check_count("batch", batch, 2)
     order = rng.permutation(batch)
     partner = np.empty_like(order)
     partner[order] = np.roll(order, -1)

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_count, check_rate, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -84,19 +84,31 @@ def affine(weight: Array, bias: Array | None, z: Array) -> Array:
     return z @ weight.T if bias is None else z @ weight.T + bias
 
 
+def _check_layer(layer: int, weight: Array, bias: Array | None, h: Array) -> None:
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"weights[{layer}]: shape {tuple(weight.shape)}, expected (n_out, n_in), at least one of each")
+    if h.shape[1] != weight.shape[1]:
+        raise ValueError(f"weights[{layer}] has {weight.shape[1]} columns, but its input has {h.shape[1]} units")
+    if bias is not None:
+        check_shape(f"biases[{layer}]", bias, weight.shape[:1])
+
+
 def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
     """The clean pass. Raises ValueError where the widths of x and the layers do not fit."""
+    check_batch("x", x, "n_0")
+    if masks is not None and len(masks) != len(network.weights):
+        raise ValueError(f"masks: {len(masks)}, expected {len(network.weights)}, a mask or None for each layer")
     inputs, preactivations = [], []
     h = x
     for layer, (weight, bias, activation) in enumerate(zip(*network, strict=True)):
-        if h.shape[1] != weight.shape[1]:
-            raise ValueError(f"weights[{layer}] has {weight.shape[1]} columns, but its input has {h.shape[1]} units")
+        _check_layer(layer, weight, bias, h)
         a = affine(weight, bias, h)
         inputs.append(h)
         preactivations.append(a)
         h = activation.value(a)
         mask = masks[layer] if masks is not None else None
         if mask is not None:
+            check_shape(f"masks[{layer}]", mask, h.shape)
             h = mask * h
     return ForwardPass(tuple(inputs), tuple(preactivations), h)
 
@@ -104,9 +116,12 @@ def forward(network: Network, x: Array, masks: Masks = None) -> ForwardPass:
 def scores(network: Network, x: Array, masks: Iterable[Array | None] | None = None) -> Array:
     """The scores of the clean pass alone. `masks` has one entry a layer, taken when its turn comes."""
     h = x
+    if x.ndim != 2:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, n_0)")
     if masks is None:
         masks = [None] * len(network.weights)
-    for weight, bias, activation, mask in zip(*network, masks, strict=True):
+    for layer, (weight, bias, activation, mask) in enumerate(zip(*network, masks, strict=True)):
+        _check_layer(layer, weight, bias, h)
         h = activation.value(affine(weight, bias, h))
         if mask is not None:
             h = mask * h
@@ -124,6 +139,8 @@ def activation_differences(
 
 def layer_update(delta: Array, z: Array, bias: Array | None) -> LayerUpdate:
     """G_l of equation (3) for one layer, and its bias's where it has one."""
+    check_batch("delta", delta)
+    check_shape("z", z, (len(delta), z.shape[-1]))
     return LayerUpdate(delta.T @ z / len(delta), None if bias is None else delta.mean(axis=0))
 
 
@@ -140,11 +157,16 @@ def collect(layers: Iterable[LayerUpdate]) -> Updates:
 
 def he_uniform(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+    for n in shape:
+        check_count("shape", n)
     bound = np.sqrt(6 / shape[1])
     return rng.uniform(-bound, bound, shape)
 
 
 def dropout_masks(widths: Sequence[int], batch: int, rate: float, rng: np.random.Generator) -> tuple[Array | None, ...]:
     """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
+    for n in (*widths, batch):
+        check_count("widths, batch", n)
+    check_rate("rate", rate)
     hidden = tuple((rng.random((batch, width)) >= rate) / (1 - rate) for width in widths[:-1])
     return (*hidden, None)

@@ -28,7 +28,7 @@ import math
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape
 
 __all__ = [
     "batch_norm",
@@ -44,6 +44,12 @@ __all__ = [
 ]
 
 
+def _check_input(h: Array, eps: float) -> None:
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, C, ...), at least one of each")
+    check_not_negative("eps", eps)
+
+
 def _check(name: str, count: int) -> None:
     if count < 2:
         raise ValueError(f"h: {name} has {count} number, whose deviation from its mean is always 0; expected 2 or more")
@@ -57,6 +63,8 @@ def _standardised(h: Array, axes: tuple[int, ...], eps: float) -> Array:
 
 def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
     """Equation (1), contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+    check_count("groups", groups)
+    _check_input(h, eps)
     if h.shape[1] % groups:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
     _check("a group", math.prod(h.shape[1:]) // groups)
@@ -65,18 +73,21 @@ def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     """Equation (1) for each channel. Raises ValueError where a channel has one position."""
+    _check_input(h, eps)
     _check("a channel", math.prod(h.shape[2:]))
     return _standardised(h, tuple(range(2, h.ndim)), eps)
 
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     """Equation (1) at each position. Raises ValueError for one channel."""
+    _check_input(h, eps)
     _check("a position", h.shape[1])
     return _standardised(h, (1,), eps)
 
 
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
     """Equation (1) for each sample. Raises ValueError where it has one number."""
+    _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised(h, tuple(range(1, h.ndim)), eps)
 
@@ -92,8 +103,12 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
     """
+    _check_input(h, eps)
     if (mean is None) != (variance is None):
         raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is not None and variance is not None:
+        check_shape("mean", mean, h.shape[1:2])
+        check_shape("variance", variance, h.shape[1:2])
     if mean is None or variance is None:
         return _standardised(h, _batch_axes(h), eps)
     shape = (-1, *[1] * (h.ndim - 2))
@@ -102,6 +117,8 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 
 def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
     """Equation (2), mu and v being those of the batch."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
     axes = _batch_axes(h)
     y = _standardised(h, axes, eps)
     across = gradient.mean(axis=axes, keepdims=True) + y * np.mean(gradient * y, axis=axes, keepdims=True)
@@ -110,17 +127,21 @@ def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
     """Equation (3): the mean square of a sample becomes 1; 0 stays 0."""
+    _check_input(h, eps)
     return h / (np.sqrt(np.mean(h**2, axis=tuple(range(1, h.ndim)), keepdims=True)) + eps)
 
 
 def direction(v: Array, eps: float = 1e-12) -> Array:
     """Equation (4), along the last axis."""
+    check_positive("eps", eps)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
     return np.where(length <= eps, 0, v / np.maximum(length, eps))
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
     """The derivative of equation (4): orthogonal to v."""
+    check_positive("eps", eps)
+    check_shape("gradient", gradient, v.shape)
     length, u = np.linalg.norm(v, axis=-1, keepdims=True), direction(v, eps)
     tangential = gradient - np.sum(gradient * u, axis=-1, keepdims=True) * u
     return np.where(length <= eps, 0, tangential / np.maximum(length, eps))
@@ -128,5 +149,6 @@ def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
     """Equation (5): samples of length 1, or of mean square 1 if scaled."""
+    _check_input(h, eps)
     rows = direction(h.reshape(len(h), -1), eps)
     return (math.sqrt(rows.shape[1]) * rows if scaled else rows).reshape(h.shape)

@@ -136,7 +136,7 @@ def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
 
 
 def _coefficients(order: int) -> list[float]:
-    if order < 1:
+    if isinstance(order, float) or order < 1:
         raise ValueError(f"order: {order}, expected a positive integer")
     return [comb(2 * k, k) / 4**k for k in range(order + 1)]
 

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_count, check_option, check_positive, check_shape
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
@@ -39,6 +39,9 @@ Presynaptic: TypeAlias = Literal["clean", "modulated"]
 
 def error_projection(n_in: int, num_classes: int, rng: np.random.Generator, scale: float = 0.05) -> Array:
     """F uniform on +-scale * sqrt(6 / n_in), shape (n_in, num_classes); 0.05 is the authors' scale."""
+    check_count("n_in", n_in)
+    check_count("num_classes", num_classes)
+    check_positive("scale", scale)
     bound = scale * np.sqrt(6 / n_in)
     return rng.uniform(-bound, bound, (n_in, num_classes))
 
@@ -56,6 +59,9 @@ def update_factors(
 
     e' is e, or output_gradient(modulated scores) where that function is given.
     """
+    check_option("presynaptic", presynaptic, Presynaptic)
+    check_shape("error", error, clean.scores.shape)
+    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
     modulated = forward(network, clean.inputs[0] + error @ projection.T, masks)
     inputs = modulated.inputs if presynaptic == "modulated" else clean.inputs
     for layer in range(len(network.weights) - 1):
@@ -74,6 +80,7 @@ def updates(
     presynaptic: Presynaptic = "modulated",
 ) -> Updates:
     """The updates of equations (3) and (4). Both passes share the dropout masks."""
+    check_option("output_error", output_error, OutputError)
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
 

@@ -34,7 +34,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_shape
 from .activations import Activation, tanh
 from .network import affine, layer_update
 
@@ -160,6 +160,13 @@ def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
             f"weight_ih, weight_hh: {len(network.weight_ih)} and {len(network.weight_hh)} rows, expected "
             f"{network.cell.gates * n}, {network.cell.gates} for each of the {n} units"
         )
+    for name, bias, weight in (
+        ("bias_ih", network.bias_ih, network.weight_ih),
+        ("bias_hh", network.bias_hh, network.weight_hh),
+        ("bias_out", network.bias_out, network.weight_out),
+    ):
+        if bias is not None:
+            check_shape(name, bias, weight.shape[:1])
     if network.weight_out.shape[1] != n:
         raise ValueError(f"weight_out: {network.weight_out.shape[1]} columns, but the state has {n} units")
     from_input, from_state = [], []
@@ -177,6 +184,8 @@ def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
 
 def residuals(outputs: Array, targets: Array) -> Array:
     """e = o - y of a regression, the gradient of half the sum of squares, for targets (batch, K): (batch, K)."""
+    check_batch("outputs", outputs, "K")
+    check_shape("targets", targets, outputs.shape)
     return outputs - targets
 
 
@@ -184,6 +193,7 @@ def time_summed_updates(
     network: RecurrentParameters, clean: RecurrentPass, factors: Factors, error: Array
 ) -> RecurrentUpdates:
     """Equation (5)."""
+    check_shape("error", error, clean.outputs.shape)
     count = len(factors[0])
     inputs, previous = np.moveaxis(clean.x, 1, 0)[-count:], clean.states[-count - 1 : -1]
     weight_ih, weight_hh = np.zeros_like(network.weight_ih), np.zeros_like(network.weight_hh)

@@ -37,7 +37,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, check_option, check_shape
 from .activations import Activation, identity
 from .ftp import first_difference, output_error
 from .losses import cross_entropy_gradient
@@ -58,8 +58,8 @@ def differences(network: RecurrentParameters, clean: RecurrentPass, first: Array
 
     Raises ValueError for an unknown `inject`.
     """
-    if inject not in ("first", "every"):
-        raise ValueError(f"inject: {inject!r}, expected 'first' or 'every'")
+    check_shape("first", first, clean.states[1].shape)
+    check_option("inject", inject, Injection)
     target = clean.states[1] - first
     found = [first]
     for p, h in zip(clean.from_input[1:], clean.states[2:], strict=True):
@@ -78,8 +78,7 @@ def update_factors(
     reduction: Reduction = "sum",
 ) -> Factors:
     """delta_t and eta_t of all steps, equation (5), T times smaller for a mean. Raises ValueError as `differences`."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction: {reduction!r}, expected 'sum' or 'mean'")
+    check_option("reduction", reduction, Reduction)
     deltas, etas = [], []
     found = differences(network, clean, first, inject)
     for p, q, h, difference in zip(clean.from_input, clean.from_state, clean.states[:-1], found, strict=True):

@@ -22,14 +22,13 @@ above 1/beta softplus(beta (delta + log(K - 1) - 2)). (5) at beta = 1 is (4) at 
 """
 
 from collections.abc import Callable
-from math import inf
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
 from . import losses
-from ._arrays import Array, Labels
+from ._arrays import Array, Labels, check_finite, check_positive, check_rate
 
 __all__ = [
     "ScoreLoss",
@@ -53,20 +52,10 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 """A loss of one layer, of its scores and the labels."""
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < inf:
-        raise ValueError(f"{name}: {value}, expected a positive number")
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 or more and less than 1")
-
-
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
     """Equation (1). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
-    _check_positive("temperature", temperature)
-    _check_smoothing(label_smoothing)
+    check_positive("temperature", temperature)
+    check_rate("label_smoothing", label_smoothing)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
         return ScoreLossCredit(
@@ -79,6 +68,7 @@ def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> Sco
 
 def _hot(scores: Array, labels: Labels) -> Array:
     """1 at the label, (batch, K). Raises ValueError for one class, which has no others."""
+    losses.check_scores(scores, labels)
     if scores.shape[1] < 2:
         raise ValueError(f"scores: {scores.shape[1]} class, expected 2 or more")
     return losses.one_hot(labels, scores.shape[1]).astype(scores.dtype)
@@ -86,6 +76,7 @@ def _hot(scores: Array, labels: Labels) -> Array:
 
 def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
     """Equation (2)."""
+    check_finite("threshold", threshold)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
         hot = _hot(scores, labels)
@@ -100,6 +91,9 @@ def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
 
 def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
     """Equation (3)."""
+    check_finite("threshold", threshold)
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: {share}, expected 0..1")
     one, other = cross_entropy(), positive_versus_negative(threshold)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
@@ -114,14 +108,16 @@ def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
     """Equation (4). Raises ValueError unless S > 0."""
-    _check_positive("scale", scale)
+    check_finite("margin", margin)
+    check_positive("scale", scale)
     scaled = cross_entropy(temperature=1 / scale)
     return lambda scores, labels: scaled(scores - margin * _hot(scores, labels), labels)
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
     """Equation (5). Raises ValueError unless beta > 0."""
-    _check_positive("beta", beta)
+    check_finite("margin", margin)
+    check_positive("beta", beta)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
         hot = _hot(scores, labels)

@@ -30,12 +30,13 @@ Gradients by the parameters are sums over the batch: give e of a batch mean for 
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array
+from ._arrays import Array, check_count, check_shape
 from .grids import Pooling, grid_pool, grid_pool_adjoint
 
 __all__ = [
@@ -83,6 +84,8 @@ class Score(NamedTuple):
 
 def _groups(h: Array, num_classes: int) -> Array:
     """The activities of each group: (batch, K, n)."""
+    if h.ndim < 2 or 0 in h.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, C, ...), at least one of each")
     if h.shape[1] % num_classes:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of the {num_classes} classes")
     return h.reshape(len(h), num_classes, -1)
@@ -90,6 +93,7 @@ def _groups(h: Array, num_classes: int) -> Array:
 
 def group_mean(num_classes: int) -> Score:
     """Equation (1), without parameters. Its functions raise ValueError where K does not divide the channels."""
+    check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
         groups = _groups(h, num_classes)
@@ -101,6 +105,7 @@ def group_mean(num_classes: int) -> Score:
 
 def group_mean_square(num_classes: int) -> Score:
     """Equation (2), without parameters. Its functions raise ValueError where K does not divide the channels."""
+    check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
         groups = _groups(h, num_classes)
@@ -137,6 +142,8 @@ def linear_map(grid: Grid = None) -> Score:
 
 def random_projection(num_features: int, num_classes: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """R, (num_features, K), and b, (K,), of equation (4) from N(0, 1 / K): DTG-FF's variance is 1 / K."""
+    check_count("num_features", num_features)
+    check_count("num_classes", num_classes)
     deviation = num_classes**-0.5
     return deviation * rng.standard_normal((num_features, num_classes)), deviation * rng.standard_normal(num_classes)
 
@@ -145,6 +152,9 @@ def random_readout(
     projection: Array, offset: Array, grid: Grid = None, lowest: float = 0.5, highest: float = 2.0
 ) -> Score:
     """Equation (4), of parameters (alpha,)."""
+    check_shape("offset", offset, projection.shape[1:])
+    if not 0 < lowest <= highest < inf:
+        raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
 
     def value(h: Array, parameters: tuple[Array, ...]) -> Array:
         (alpha,) = parameters
@@ -164,6 +174,7 @@ def random_readout(
 
 def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
     """Equation (5), W being the projection, without parameters."""
+    check_shape("offset", offset, projection.shape[1:])
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
         return ScoreCredit(2 * h * features_adjoint(gradient @ projection.T, h, grid, "sum"), ())

@@ -33,7 +33,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array
+from ._arrays import Array, check_batch, check_finite, check_not_negative, check_positive, check_shape
 
 __all__ = [
     "LayerCredit",
@@ -71,6 +71,13 @@ LayerLoss: TypeAlias = Callable[[LayerGoodness], LayerCredit]
 """A loss of one layer."""
 
 
+def check_layer(layer: LayerGoodness) -> None:
+    """Raises ValueError unless all goodness is of the same samples: (batch,), at least one."""
+    check_batch("positive", layer.positive, axes=0)
+    for name in ("negative", "prior_positive", "prior_negative"):
+        check_shape(name, getattr(layer, name), layer.positive.shape)
+
+
 def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_negative: float) -> LayerCredit:
     return LayerCredit(
         np.logaddexp(0, theta_positive - positive) + np.logaddexp(0, negative - theta_negative),
@@ -81,8 +88,10 @@ def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_ne
 
 def threshold(threshold: float = 1.0) -> LayerLoss:
     """Equation (1)."""
+    check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         theta = threshold * layer.scale
         return _two_sided(layer.positive, layer.negative, theta, theta)
 
@@ -91,8 +100,10 @@ def threshold(threshold: float = 1.0) -> LayerLoss:
 
 def symba(alpha: float = 4.0) -> LayerLoss:
     """Equation (2)."""
+    check_positive("alpha", alpha)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         u = alpha * (layer.negative - layer.positive)
         return LayerCredit(np.logaddexp(0, u), -alpha * expit(u), alpha * expit(u))
 
@@ -101,8 +112,11 @@ def symba(alpha: float = 4.0) -> LayerLoss:
 
 def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
     """Equation (3)."""
+    check_positive("beta", beta)
+    check_finite("margin", margin)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         u = beta * (layer.negative - layer.positive + margin)
         return LayerCredit(np.logaddexp(0, u) / beta, -expit(u), expit(u))
 
@@ -111,8 +125,12 @@ def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
 
 def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
     """Equation (4): thresholds of the two streams, both times the scale, and lambda = penalty."""
+    check_finite("positive", positive)
+    check_finite("negative", negative)
+    check_not_negative("penalty", penalty)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         credit = _two_sided(layer.positive, layer.negative, positive * layer.scale, negative * layer.scale)
         return credit._replace(
             loss=credit.loss + penalty * np.abs(layer.positive),
@@ -124,8 +142,10 @@ def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> La
 
 def collaboration(threshold: float = 1.0) -> LayerLoss:
     """Equation (5)."""
+    check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
         theta = threshold * layer.scale
         return _two_sided(layer.positive + layer.prior_positive, layer.negative + layer.prior_negative, theta, theta)
 

@@ -1,0 +1,748 @@
+"""Wrong arguments: each public function of both sides refuses them with the same words.
+
+A row is a call that is wrong in one argument, and the beginning of what is said of it. NaN in arrays is passed on,
+unless a comparison would turn it into a number.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from prograde import reference
+from prograde.equivalence_tests.sides import MODULES, Convolution, Dense, Images, Padded, Side, TwinSide
+
+pytestmark = pytest.mark.smoke
+
+
+class Lazy(NamedTuple):
+    """What only a side can make: a network, a forward pass, a generator."""
+
+    make: Callable[[Side], Any]
+
+
+class Row(NamedTuple):
+    """A call of `module.function`, or of what it makes (or of that one's attribute) with `then`; and what is said."""
+
+    name: str
+    said: str
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+    attribute: str
+    then: tuple[Any, ...] | None
+
+
+def row(
+    name: str, said: str, *arguments: Any, attribute: str = "", then: tuple[Any, ...] | None = None, **settings: Any
+) -> Row:
+    return Row(name, said, arguments, settings, attribute, then)
+
+
+NAN = math.nan
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((4, 3))
+LABELS = np.array([0, 1, 1, 0])
+SCORES = RNG.standard_normal((4, 2))
+IMAGES = RNG.standard_normal((4, 2, 4, 4))
+STREAM = np.ones(4)
+SEQUENCES = RNG.standard_normal((4, 3, 2))
+MIXING = np.eye(4)
+BASES = (np.eye(4)[:, :2], np.eye(4)[:, :2])
+KERNEL = RNG.standard_normal((4, 2, 3, 3))
+LAYER_SCORES = RNG.standard_normal((3, 4, 2))
+FEEDBACK = (np.ones((5, 2)), np.ones((4, 2)))
+DENSE = Dense(
+    (RNG.standard_normal((5, 3)), RNG.standard_normal((4, 5)), RNG.standard_normal((2, 4))),
+    (np.zeros(5), np.zeros(4), np.zeros(2)),
+    ("relu", "tanh", "identity"),
+)
+INVERSE = Dense((np.ones((5, 4)),), (np.zeros(5),), ("tanh",))
+HEAD = Dense((RNG.standard_normal((2, 16)),), (np.zeros(2),), ("identity",))
+
+
+def net(dense: Dense) -> Lazy:
+    return Lazy(lambda s: s.network(s.operands(dense)))
+
+
+def rnn(bias: Any) -> Lazy:
+    arrays = (np.eye(3)[:, :2], np.eye(3), bias, np.zeros(3), np.ones((2, 3)), None)
+    return Lazy(lambda s: s.recurrent.RecurrentParameters(*s.operands(arrays), s.recurrent.elman()))
+
+
+def circular(bias: Any) -> Lazy:
+    images = Images((Convolution(KERNEL, bias, "tanh", 1, 2),), HEAD)
+    return Lazy(lambda s: s.image_network(s.operands(images)))
+
+
+def padded(bias: Any) -> Lazy:
+    images = Images((Padded(KERNEL, bias, "tanh", (1, 1), (1, 1), 2),), HEAD)
+    return Lazy(lambda s: s.padded_network(s.operands(images)))
+
+
+def padded_layer(bias: Any) -> Lazy:
+    return Lazy(lambda s: padded(bias).make(s).layers[0])
+
+
+def goodness(**changed: Any) -> Lazy:
+    names = ("positive", "negative", "prior_positive", "prior_negative")
+    arrays = {name: changed.get(name, STREAM) for name in names}
+    return Lazy(lambda s: s.stream_losses.LayerGoodness(1, 3, 1.0, **s.operands(arrays)))
+
+
+def local_layers(side: Side) -> Any:
+    module = side.local_classifiers
+    layer = module.DenseLayer(*side.operands((np.eye(4)[:, :3], np.zeros(4))), side.activations.relu)
+    return (module.LocalLayer(layer, side.scores.group_mean(2)),)
+
+
+NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
+CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
+PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
+STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
+CIRCULAR_PASS = Lazy(lambda s: s.convolutional_foton.forward(CIRCULAR_NET.make(s), s.operands(IMAGES)))
+PADDED_PASS = Lazy(lambda s: s.convolutional_network.forward(PADDED_NET.make(s), s.operands(IMAGES)))
+SUM_OF_SQUARES = Lazy(lambda s: s.goodness.sum_of_squares)
+CROSS_ENTROPY = Lazy(lambda s: s.score_losses.cross_entropy())
+CROSSBAR = Lazy(lambda s: s.hardware.Crossbar())
+GENERATOR = Lazy(lambda s: np.random.default_rng(0) if s.name == "reference" else None)
+LABEL = Lazy(lambda s: None)
+"""Where `of_labels` puts its labels."""
+
+COLUMN = "labels: shape (4, 1), expected (batch,); labels.squeeze(1) has it"
+FEW = "labels: 3, expected 4, one for each sample"
+OUTSIDE = "labels: found -100..1, expected 0..1"
+EMPTY = "x: shape (0, 3), expected (batch, n_0), at least one of each"
+WRONG_LABELS = {COLUMN: LABELS[:, None], FEW: LABELS[:3], OUTSIDE: np.array([0, 1, -100, 1])}
+BAD = {
+    "positive": ((NAN, 0.0, -1.0, math.inf), "expected a positive number"),
+    "not negative": ((NAN, -1.0, math.inf), "expected 0 or more, a finite number"),
+    "finite": ((NAN, math.inf), "expected a finite number"),
+    "rate": ((NAN, -0.1, 1.0), "expected 0 or more and less than 1"),
+    "count": ((0, 1.5), "expected 1 or more, a whole number"),
+}
+"""Values out of range, by what a setting has to be."""
+
+
+def of_labels(name: str, *arguments: Any, then: tuple[Any, ...] | None = None) -> Iterator[Row]:
+    """Labels of another shape, too few, and out of range, in the place of LABEL."""
+
+    def put(operands: tuple[Any, ...], labels: Any) -> tuple[Any, ...]:
+        return tuple(labels if operand is LABEL else operand for operand in operands)
+
+    for said, labels in WRONG_LABELS.items():
+        yield row(name, said, *put(arguments, labels), then=then and put(then, labels))
+
+
+def of_updates(name: str, *arguments: Any) -> Iterator[Row]:
+    """The same through all of an algorithm for dense networks, and batches of no samples or of no axis."""
+    yield from of_labels(name, *arguments, X, LABEL)
+    yield row(name, EMPTY, *arguments, X[:0], LABELS[:0])
+    yield row(name, "x: shape (4,), expected (batch, n_0)", *arguments, X[:, 0], LABELS)
+
+
+def of_numbers(name: str, **kinds: str) -> Iterator[Row]:
+    """Each setting that is named out of range."""
+    for setting, kind in kinds.items():
+        values, expected = BAD[kind]
+        for value in values:
+            yield row(name, f"{setting}: {value}, {expected}", **{setting: value})
+
+
+ROWS: list[Row] = [
+    *of_numbers("activations.leaky_relu", negative_slope="finite"),
+    # Losses on scores
+    row("losses.one_hot", COLUMN, LABELS[:, None], 2),
+    row("losses.one_hot", OUTSIDE, WRONG_LABELS[OUTSIDE], 2),
+    row("losses.one_hot", "num_classes: 3.0, expected 1 or more, a whole", LABELS, 3.0),
+    row("losses.one_hot", "labels: dtype ", LABELS + 0.0, 3),
+    row("losses.one_hot", "label_smoothing: 1.0, expected 0 or more and", LABELS, 3, 1.0),
+    *of_labels("losses.cross_entropy", SCORES, LABEL),
+    row("losses.cross_entropy", "scores: shape (0, 2), expected (batch, K)", SCORES[:0], LABELS[:0]),
+    row("losses.cross_entropy", "temperature: 0.0, expected a positive", SCORES, LABELS, 0.0),
+    *of_labels("losses.cross_entropy_gradient", SCORES, LABEL),
+    row("losses.cross_entropy_gradient", "temperature: nan, expected a positive", SCORES, LABELS, NAN),
+    row("losses.cross_entropy_gradient", "label_smoothing: nan", SCORES, LABELS, 1.0, NAN),
+    *of_labels("losses.squared_error", SCORES, LABEL),
+    *of_labels("losses.squared_error_gradient", SCORES, LABEL),
+    *of_labels("score_losses.cross_entropy", then=(SCORES, LABEL)),
+    *of_numbers("score_losses.cross_entropy", label_smoothing="rate", temperature="positive"),
+    *of_labels("score_losses.positive_versus_negative", then=(SCORES, LABEL)),
+    *of_numbers("score_losses.positive_versus_negative", threshold="finite"),
+    *of_labels("score_losses.mixed", then=(SCORES, LABEL)),
+    *of_numbers("score_losses.mixed", threshold="finite"),
+    row("score_losses.mixed", "share: 1.5, expected 0..1", 1.5),
+    row("score_losses.mixed", "share: nan, expected 0..1", NAN),
+    *of_labels("score_losses.cosine_margin", then=(SCORES, LABEL)),
+    *of_numbers("score_losses.cosine_margin", scale="positive", margin="finite"),
+    *of_labels("score_losses.smooth_margin", then=(SCORES, LABEL)),
+    *of_numbers("score_losses.smooth_margin", beta="positive", margin="finite"),
+    # Losses on two streams
+    *of_numbers("stream_losses.threshold", threshold="finite"),
+    row("stream_losses.threshold", "negative: shape (4, 1), expected (4,)", then=(goodness(negative=STREAM[:, None]),)),
+    row("stream_losses.threshold", "positive: shape (0,), expected (batch", then=(goodness(positive=STREAM[:0]),)),
+    *of_numbers("stream_losses.symba", alpha="positive"),
+    row("stream_losses.symba", "negative: shape (1,), expected (4,)", then=(goodness(negative=STREAM[:1]),)),
+    *of_numbers("stream_losses.smoothed_triplet", beta="positive", margin="finite"),
+    row("stream_losses.smoothed_triplet", "negative: shape (1,)", then=(goodness(negative=STREAM[:1]),)),
+    row("stream_losses.two_thresholds", "positive: nan, expected a finite", NAN, 1.0),
+    row("stream_losses.two_thresholds", "negative: nan, expected a finite", 1.0, NAN),
+    row("stream_losses.two_thresholds", "penalty: -1.0, expected 0 or more", 1.0, 1.0, -1.0),
+    row("stream_losses.two_thresholds", "negative: shape (1,)", 1.0, 1.0, then=(goodness(negative=STREAM[:1]),)),
+    *of_numbers("stream_losses.collaboration", threshold="finite"),
+    row("stream_losses.collaboration", "prior_positive: shape (1,)", then=(goodness(prior_positive=STREAM[:1]),)),
+    # Cumulative goodness
+    row("cumulative_goodness.log_attenuation", "prior: shape (4, 1), expected (4,)", STREAM, STREAM[:, None], 4.0, 1.0),
+    row(
+        "cumulative_goodness.log_attenuation", "margin: shape (4, 1), expected (4,)", STREAM[:, None], STREAM, 4.0, 1.0
+    ),
+    row("cumulative_goodness.log_attenuation", "beta: 0.0, expected a positive", STREAM, STREAM, 0.0, 1.0),
+    row("cumulative_goodness.attenuation", "gamma: nan, expected a finite", STREAM, STREAM, 4.0, NAN),
+    row("cumulative_goodness.attenuation_bounds", "beta: nan, expected a positive", STREAM, NAN, 1.0),
+    row("cumulative_goodness.decay_bound", "gamma: nan, expected a finite", STREAM, 4.0, NAN),
+    row("cumulative_goodness.gradient_bound", "beta: -1.0, expected a positive", STREAM, -1.0),
+    row("cumulative_goodness.free_riding_fraction", "attenuation: 1 samples, expected 2", STREAM[:1]),
+    row("cumulative_goodness.starved_fraction", "limit: nan, expected 0 or more", STREAM, NAN),
+    row("cumulative_goodness.coverage", "prior: shape (1,), expected (4,)", STREAM, STREAM[:1]),
+    row("cumulative_goodness.layer_separation", "negative: shape (4, 1), expected (4,)", STREAM, STREAM[:, None]),
+    *of_numbers("cumulative_goodness.cumulative", gamma="finite", beta="positive"),
+    row("cumulative_goodness.cumulative", "prior_negative: shape (1,)", then=(goodness(prior_negative=STREAM[:1]),)),
+    row("cumulative_goodness.per_block", "alpha: 0.0, expected a positive", 0.0),
+    *of_numbers("cumulative_goodness.hardness_gated", gamma="finite", tau="finite", kappa="finite", beta="positive"),
+    row("cumulative_goodness.hardness_gated", "negative: shape (1,)", then=(goodness(negative=STREAM[:1]),)),
+    row("cumulative_goodness.gate_gradient", "gamma: nan", GOODNESS, *(np.ones(()), np.ones(())), NAN),
+    *of_numbers(
+        "cumulative_goodness.depth_scaled_auxiliary", gamma="finite", beta="positive", weight="finite", growth="finite"
+    ),
+    *of_numbers(
+        "cumulative_goodness.compensated",
+        gamma="finite",
+        beta="positive",
+        c="positive",
+        rho="finite",
+        eps="not negative",
+    ),
+    *of_numbers("cumulative_goodness.squared_hinge", target="finite", gamma="finite"),
+    # Goodness
+    row("goodness.top_k", "share: nan, expected more than 0 and at most 1", NAN),
+    row("goodness.top_k", "h: shape (4,), expected (batch, ...)", attribute="value", then=(STREAM,)),
+    row("goodness.top_k", "h: shape (4,), expected (batch, ...)", attribute="gradient", then=(STREAM,)),
+    row("goodness.entmax_weighted", "h: shape (4,), expected (batch", attribute="value", then=(STREAM,)),
+    *of_numbers("goodness.excess_kurtosis", eps="not negative"),
+    row("goodness.negated", "h: shape (4,), expected (batch", SUM_OF_SQUARES, attribute="value", then=(STREAM,)),
+    # Grids, scores and normalisations
+    row("grids.grid_pool", "grid: 0, expected 1 or more", IMAGES, (0, 2)),
+    row("grids.grid_pool", "grid: 1.5, expected 1 or more, a whole", IMAGES, (2, 1.5)),
+    row("grids.grid_pool", "pooling: 'max', expected 'mean' or 'sum'", IMAGES, (2, 2), "max"),
+    row("grids.grid_pool", "h: shape (4, 3), expected (batch, channels", X, (2, 2)),
+    row("grids.grid_pool_adjoint", "y: shape (4, 3), expected (batch, channels", X, (2, 2)),
+    row("grids.grid_pool_adjoint", "size: 0, expected 1 or more", IMAGES, (0, 2)),
+    row("grids.grid_pool_adjoint", "pooling: 'max'", IMAGES, (2, 2), "max"),
+    row("scores.features", "h: shape (4, 3), expected (batch, channels", X, (2, 2)),
+    *of_numbers("scores.group_mean", num_classes="count"),
+    row("scores.group_mean", "h: shape (4,), expected (batch, C, ...)", 2, attribute="value", then=(STREAM, ())),
+    *of_numbers("scores.group_mean_square", num_classes="count"),
+    row("scores.linear_map", "h: shape (4, 3), expected (batch, ch", (2, 2), attribute="value", then=(X, (MIXING,))),
+    row("scores.random_projection", "num_classes: 0, expected 1 or more", 3, 0, None),
+    row("scores.random_projection", "num_features: 2.5, expected 1 or more", 2.5, 3, None),
+    row("scores.random_readout", "offset: shape (1,), expected (2,)", np.ones((3, 2)), np.ones(1)),
+    row(
+        "scores.random_readout",
+        "lowest, highest: 2.0, 1.0, expected 0 < lowest <= highest",
+        np.ones((3, 2)),
+        np.ones(2),
+        None,
+        2.0,
+        1.0,
+    ),
+    row("scores.random_readout", "lowest, highest: nan", np.ones((3, 2)), np.ones(2), None, NAN),
+    row("scores.patch_energy", "offset: shape (1,), expected (2,)", np.ones((3, 2)), np.ones(1)),
+    row("learned_scores.random_logits", "channels: 0, expected 1 or more", 0, 2, None),
+    row("learned_scores.random_logits", "num_classes: 2.0, expected 1 or more", 3, 2.0, None),
+    row("learned_scores.random_logits", "deviation: nan, expected a positive", 3, 2, None, NAN),
+    row("learned_scores.assignment", "cooling: 0.0, expected a positive", *(np.eye(2), np.ones(())), 0.0),
+    *of_numbers(
+        "learned_scores.channel_class", entropy="not negative", orthogonality="not negative", cooling="positive"
+    ),
+    row("learned_scores.channel_class", "pooling: nan, expected a finite", (1.0, NAN, 0.0)),
+    row("learned_scores.channel_class", "pooling: (1.0, 0.5), expected the weights", (1.0, 0.5)),
+    row("learned_scores.random_prototypes", "per_class: 0, expected 1 or more", 2, 0, 3, None),
+    *of_numbers("learned_scores.prototype_cosine", sharpness="positive"),
+    *(
+        row(f"normalisations.{name}", "h: shape (4,), expected (batch, C, ...)", STREAM)
+        for name in ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
+    ),
+    *(
+        row(f"normalisations.{name}", "eps: nan, expected 0 or more", IMAGES, eps=NAN)
+        for name in ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
+    ),
+    row("normalisations.group_norm", "groups: 0, expected 1 or more", IMAGES, 0),
+    row("normalisations.group_norm", "eps: -1.0, expected 0 or more", IMAGES, 2, -1.0),
+    row("normalisations.batch_norm", "mean: shape (1,), expected (2,)", IMAGES, *(np.ones(1), np.ones(2))),
+    row("normalisations.batch_norm_vjp", "gradient: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1]),
+    row("normalisations.direction", "eps: 0.0, expected a positive", X, 0.0),
+    row("normalisations.direction_vjp", "gradient: shape (4, 1), expected (4, 3)", X, X[:, :1]),
+    # Aggregation
+    row("aggregation.last", "scores: shape (4, 2), expected (layers, batch, K)", SCORES),
+    row("aggregation.total", "scores: shape (4, 2), expected (layers, batch, K)", SCORES),
+    row("aggregation.range_total", "first: 0.5, expected 0 or more", LAYER_SCORES, 0.5, 1),
+    *of_labels("aggregation.range_hits", LAYER_SCORES, LABEL),
+    row("aggregation.range_hits", "scores: NaN among them", NAN * LAYER_SCORES, LABELS),
+    *of_labels("aggregation.best_range", LAYER_SCORES, LABEL),
+    row("aggregation.loss_weights", "losses: shape (4, 3), expected (4,)", X),
+    row("aggregation.weighted", "weights: shape (1,), expected (3,)", LAYER_SCORES, np.ones(1)),
+    # Negatives
+    *of_labels("negatives.wrong_label_probabilities", SCORES, LABEL),
+    row("negatives.wrong_label_probabilities", "scores: NaN among them", NAN * SCORES, LABELS),
+    *of_labels("negatives.hard_wrong_labels", SCORES, LABEL, None),
+    row("negatives.hybrid_images", "x2: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], IMAGES),
+    row("negatives.hybrid_images", "mask: shape (4, 2, 4, 4), expected (1, 2, 4, 4)", IMAGES[:1], IMAGES[:1], IMAGES),
+    row("negatives.blurred_masks", "passes: -1, expected 0 or more", np.ones((2, 3, 3)), -1),
+    row("negatives.blurred_masks", "passes: 1.5, expected 0 or more", np.ones((2, 3, 3)), 1.5),
+    row("negatives.blurred_masks", "noise: shape (3, 3), expected (batch, height, width)", np.ones((3, 3)), 1),
+    row("negatives.blurred_masks", "noise: NaN among them", np.full((2, 3, 3), NAN), 1),
+    row("negatives.random_masks", "passes: -1, expected 0 or more", (2, 3, 3), -1, GENERATOR),
+    row("negatives.self_supervised_pairs", "partner: found 1..4, expected 0..3", X, np.array([1, 2, 3, 4])),
+    row("negatives.self_supervised_pairs", "partner: shape (2,), expected (4,)", X, np.array([1, 2])),
+    row("negatives.random_partners", "batch: 2.5, expected 2 or more", 2.5, None),
+    # Hardware
+    *(row("hardware.quantise", f"bits: {bits}, expected 2 or more, a whole", X, bits) for bits in (1, 2.5, NAN)),
+    row(
+        "hardware.read", "read_noise: -1.0, expected 0 or more", Lazy(lambda s: s.hardware.Crossbar(read_noise=-1.0)), X
+    ),
+    row("hardware.read", "noise: shape (1, 3), expected (4, 3)", CROSSBAR, X, X[:1]),
+    row("hardware.product", "x: shape (4,), expected (batch, n_in)", CROSSBAR, STREAM, X),
+    row("hardware.clipped", "weight_range: nan, expected a positive", X, NAN),
+    row("hardware.programmed", "deviation: nan, expected 0 or more", X, X, NAN),
+    row("hardware.programmed", "noise: shape (4, 1), expected (4, 3)", X, X[:, :1]),
+    # Dense networks
+    row("network.forward", EMPTY, NET, X[:0]),
+    row("network.forward", "x: shape (3,), expected (batch, n_0)", NET, X[0]),
+    row(
+        "network.forward",
+        "weights[0]: shape (0, 3), expected (n_out, n_in)",
+        net(DENSE._replace(weights=(np.ones((0, 3)), *DENSE.weights[1:]))),
+        X,
+    ),
+    row(
+        "network.forward",
+        "biases[0]: shape (1,), expected (5,)",
+        net(DENSE._replace(biases=(np.zeros(1), None, None))),
+        X,
+    ),
+    row("network.forward", "masks[0]: shape (4, 1), expected (4, 5)", NET, X, (np.ones((4, 1)), None, None)),
+    row("network.forward", "masks: 4, expected 3, a mask or None for each layer", NET, X, (None,) * 4),
+    row("network.scores", "x: shape (3,), expected (batch, n_0)", NET, X[0]),
+    row("network.scores", "weights[0] has 3 columns, but its input has 2", NET, X[:, :2]),
+    row("network.layer_update", "delta: shape (0, 3), expected (batch, n)", X[:0], X[:0], None),
+    row("network.layer_update", "z: shape (1, 3), expected (4, 3)", X, X[:1], None),
+    row("network.batch_mean_updates", "delta: shape (0, 3)", NET, [(X[:0], X[:0])] * 3),
+    row("network.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
+    *(
+        row("network.dropout_masks", f"rate: {rate}, expected 0 or more and less than 1", (3, 2), 4, rate, None)
+        for rate in (NAN, -0.1, 1.0)
+    ),
+    row("network.dropout_masks", "widths, batch: 0, expected 1 or more", (0, 2), 4, 0.5, None),
+    # Rules of the output's error
+    *of_updates("backprop.updates", NET),
+    row("backprop.activation_gradients", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
+    row("backprop.update_factors", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
+    *of_updates("foton.updates", NET),
+    row("foton.updates", "projection: shape (1, 2), expected (3, 2)", NET, X, LABELS, projection=np.ones((1, 2))),
+    row("foton.updates", "slope: 0.0, expected a positive", NET, X, LABELS, slope=0.0),
+    row("foton.depth_correction", "slope: nan, expected a positive", NAN, 3),
+    row("foton.update_factors", "error: shape (1, 2), expected (4, 2)", NET, PASSED, SCORES[:1], np.ones((3, 2))),
+    row("foton.recomputed_factors", "error: shape (1, 2), expected (4, 2)", NET, X, SCORES[:1], np.ones((3, 2))),
+    row("foton.recomputed_factors", EMPTY, NET, X[:0], SCORES[:0], np.ones((3, 2))),
+    *of_updates("pepita.updates", NET, np.ones((3, 2))),
+    row(
+        "pepita.updates",
+        "output_error: 'modulate', expected 'clean' or 'modulated'",
+        NET,
+        np.ones((3, 2)),
+        X,
+        LABELS,
+        output_error="modulate",
+    ),
+    row(
+        "pepita.updates",
+        "presynaptic: 'Clean', expected 'clean' or 'modulated'",
+        NET,
+        np.ones((3, 2)),
+        X,
+        LABELS,
+        presynaptic="Clean",
+    ),
+    row("pepita.update_factors", "projection: shape (1, 2), expected (3, 2)", NET, PASSED, SCORES, np.ones((1, 2))),
+    row("pepita.error_projection", "scale: 0.0, expected a positive", 3, 2, None, 0.0),
+    row("pepita.error_projection", "scale: nan, expected a positive", 3, 2, None, NAN),
+    row("pepita.error_projection", "n_in: 0, expected 1 or more", 0, 2, None),
+    *of_updates("ftp.updates", NET, FEEDBACK[0]),
+    row("ftp.updates", "first: shape (4, 1), expected (4, 5)", NET, np.ones((1, 2)), X, LABELS),
+    row("ftp.updates", "gain: nan, expected a finite", NET, FEEDBACK[0], X, LABELS, gain=NAN),
+    row("ftp.first_difference", "targets: shape (1, 2), expected (4, 2)", FEEDBACK[0], SCORES[:1], SCORES),
+    row("ftp.differences", "first: shape (4, 1), expected (4, 5)", NET, PASSED, np.ones((4, 1))),
+    row("ftp.update_factors", "inject: 1.5, expected 0..2, a whole", NET, PASSED, SCORES, np.ones((4, 5)), inject=1.5),
+    row("ftp.update_factors", "error: shape (1, 2), expected (4, 2)", NET, PASSED, SCORES[:1], np.ones((4, 5))),
+    row("ftp.random_feedback", "scale: 0.0, expected a positive", 5, 2, None, 0.0),
+    row("ftp.random_feedback", "scale: nan, expected a positive", 5, 2, None, NAN),
+    row("ftp.random_feedback", "law: 'cauchy', expected 'uniform', 'normal' or 'orthogonal'", 5, 2, None, law="cauchy"),
+    row("ftp.random_feedback", "n: 0, expected 1 or more", 0, 2, None),
+    row("ftp.low_rank_feedback", "rank: 1.5, expected 1..3, a whole", 5, 3, 1.5, None),
+    *of_updates("feedback_alignment.updates", NET, DENSE.weights),
+    row(
+        "feedback_alignment.update_factors",
+        "feedback[2]: shape (1, 4), expected (2, 4)",
+        NET,
+        PASSED,
+        SCORES,
+        (*DENSE.weights[:2], np.ones((1, 4))),
+    ),
+    row("feedback_alignment.random_feedback", "widths: 0, expected 1 or more", (3, 0, 2), None),
+    *of_updates("direct_feedback_alignment.updates", NET, FEEDBACK),
+    row(
+        "direct_feedback_alignment.updates",
+        "feedback[0]: shape (1, 2), expected (5, 2)",
+        NET,
+        (np.ones((1, 2)), FEEDBACK[1]),
+        X,
+        LABELS,
+    ),
+    row(
+        "direct_feedback_alignment.update_factors",
+        "feedback: 1 matrices, expected 2",
+        NET,
+        PASSED,
+        SCORES,
+        FEEDBACK[:1],
+    ),
+    row(
+        "direct_feedback_alignment.update_factors",
+        "signal: shape (1, 2), expected (4, 2)",
+        NET,
+        PASSED,
+        SCORES,
+        FEEDBACK,
+        signal=SCORES[:1],
+    ),
+    row("direct_feedback_alignment.random_feedback", "scale: nan, expected a positive", (5,), 2, None, NAN),
+    *of_updates("direct_random_target_projection.updates", NET, FEEDBACK),
+    *of_updates("difference_target_propagation.updates", NET, INVERSES, (np.ones((4, 5)),)),
+    row(
+        "difference_target_propagation.differences",
+        "inverses.weights[0]: shape (1, 4), expected (5, 4)",
+        NET,
+        net(INVERSE._replace(weights=(np.ones((1, 4)),))),
+        PASSED,
+        SCORES,
+    ),
+    row(
+        "difference_target_propagation.update_factors",
+        "step: nan, expected a finite",
+        NET,
+        INVERSES,
+        PASSED,
+        SCORES,
+        NAN,
+    ),
+    row(
+        "difference_target_propagation.inverse_factors",
+        "noise[0]: shape (1, 5), expected (4, 5)",
+        NET,
+        INVERSES,
+        PASSED,
+        (np.ones((1, 5)),),
+    ),
+    row("difference_target_propagation.random_inverses", "widths: 0, expected 1 or more", (3, 0), None),
+    row("difference_target_propagation.inverse_noise", "scale: nan, expected a positive", (3, 2), 4, None, NAN),
+    # Recurrent networks
+    row("recurrent.forward", "bias_ih: shape (1,), expected (3,)", rnn(np.zeros(1)), SEQUENCES),
+    row("recurrent.forward", "x: shape (0, 3, 2), expected (batch, steps, 2)", RNN, SEQUENCES[:0]),
+    row("recurrent.residuals", "targets: shape (4,), expected (4, 1)", STREAM[:, None], STREAM),
+    row("recurrent.residuals", "outputs: shape (4,), expected (batch, K)", STREAM, STREAM[:, None]),
+    row(
+        "recurrent.time_summed_updates",
+        "error: shape (1, 2), expected (4, 2)",
+        RNN,
+        STEPS,
+        (np.ones((3, 4, 3)), np.ones((3, 4, 3))),
+        SCORES[:1],
+    ),
+    *of_labels("backprop_through_time.updates", RNN, SEQUENCES, LABEL),
+    row(
+        "backprop_through_time.updates",
+        "truncation: 1.5, expected at least one step, a whole",
+        RNN,
+        SEQUENCES,
+        LABELS,
+        truncation=1.5,
+    ),
+    row("backprop_through_time.state_gradients", "error: shape (1, 2), expected (4, 2)", RNN, STEPS, SCORES[:1]),
+    *of_labels("recurrent_ftp.updates", RNN, np.ones((3, 2)), SEQUENCES, LABEL),
+    row("recurrent_ftp.updates", "first: shape (4, 1), expected (4, 3)", RNN, np.ones((1, 2)), SEQUENCES, LABELS),
+    row(
+        "recurrent_ftp.differences", "inject: 'last', expected 'first' or 'every'", RNN, STEPS, np.ones((4, 3)), "last"
+    ),
+    row(
+        "recurrent_ftp.update_factors",
+        "reduction: 'max', expected 'sum' or 'mean'",
+        RNN,
+        STEPS,
+        np.ones((4, 3)),
+        reduction="max",
+    ),
+    # Convolutions
+    row(
+        "convolution.convolve",
+        "kernel: shape (4, 2, 3, 1), expected (c_out, c_in, size, size)",
+        np.ones((4, 2, 3, 1)),
+        IMAGES,
+    ),
+    row("convolution.convolve", "x: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
+    row("convolution.convolve_adjoint", "kernel: shape (4, 2, 3, 1)", np.ones((4, 2, 3, 1)), IMAGES),
+    row("convolution.convolve_adjoint", "y: 2 channels, but the kernel gives 4", KERNEL, IMAGES),
+    row("convolution.kernel_update", "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 3),
+    row("convolution.kernel_update", "size: 0, expected 1 or more", IMAGES, IMAGES, 0),
+    row("convolution.kernel_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], 3),
+    row("convolution.unshuffle", "factor: 0, expected 1 or more", IMAGES, 0),
+    row("convolution.shuffle", "y: 2 channels, expected a multiple of 4", IMAGES, 2),
+    row("convolution.average_pool", "size: 1.5, expected 1 or more, a whole", IMAGES, 1.5),
+    row("convolution.average_pool_adjoint", "size: 0, expected 1 or more", IMAGES, 0),
+    row("convolution.orthogonal_kernel", "bases: 1, expected two for each step", MIXING, BASES[:1]),
+    row("convolution.orthogonal_kernel", "bases[0]: shape (3, 2), expected (4, 2)", MIXING, [np.eye(3)[:, :2]] * 2),
+    row(
+        "convolution.orthogonal_kernel_vjp",
+        "gradient: shape (4, 4, 1, 1), expected (4, 4, 2, 2)",
+        MIXING,
+        BASES,
+        np.ones((4, 4, 1, 1)),
+    ),
+    *of_labels("convolutional_foton.updates", CIRCULAR_NET, IMAGES, LABEL),
+    row("convolutional_foton.updates", "slope: nan, expected a positive", CIRCULAR_NET, IMAGES, LABELS, slope=NAN),
+    row(
+        "convolutional_foton.update_factors",
+        "error: shape (1, 2), expected (4, 2)",
+        CIRCULAR_NET,
+        CIRCULAR_PASS,
+        SCORES[:1],
+        IMAGES[:2],
+    ),
+    row("convolutional_foton.forward", "x: shape (0, 2, 4, 4), expected (batch, channels", CIRCULAR_NET, IMAGES[:0]),
+    row("convolutional_foton.forward", "bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
+    row("convolutional_network.convolve", "z: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
+    row("convolutional_network.convolve", "stride: 0, expected 1 or more", KERNEL, IMAGES, (0, 1)),
+    row("convolutional_network.convolve", "padding: -1, expected 0 or more", KERNEL, IMAGES, (1, 1), (-1, 0)),
+    row(
+        "convolutional_network.convolve",
+        "groups: 2, expected a divisor of the kernel's 3 outputs",
+        np.ones((3, 1, 3, 3)),
+        IMAGES,
+        groups=2,
+    ),
+    row("convolutional_network.activate", "bias: shape (1,), expected (4,)", padded_layer(np.zeros(1)), IMAGES),
+    row("convolutional_network.max_pool", "size: 5, expected 1..4", IMAGES, 5),
+    row("convolutional_network.max_pool", "size: 0, expected 1..4", IMAGES, 0),
+    row("convolutional_network.forward", "z: shape (0, 2, 4, 4), expected (batch, channels", PADDED_NET, IMAGES[:0]),
+    row(
+        "convolutional_network.kernel_update",
+        "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)",
+        IMAGES,
+        IMAGES[:1],
+        (3, 3),
+        (1, 1),
+        (1, 1),
+    ),
+    row("convolutional_network.layer_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], padded_layer(None)),
+    *of_labels("convolutional_ftp.updates", PADDED_NET, np.ones((64, 2)), IMAGES, LABEL),
+    row(
+        "convolutional_ftp.differences",
+        "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
+        PADDED_NET,
+        PADDED_PASS,
+        np.ones((4, 4, 1, 1)),
+    ),
+    row(
+        "convolutional_ftp.update_factors",
+        "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
+        PADDED_NET,
+        PADDED_PASS,
+        SCORES,
+        np.ones((4, 4, 1, 1)),
+    ),
+    row(
+        "convolutional_ftp.first_difference",
+        "targets: shape (1, 2), expected (4, 2)",
+        np.ones((64, 2)),
+        SCORES[:1],
+        SCORES,
+        (4, 4, 4),
+    ),
+    row("convolutional_ftp.feedback_by_channel", "positions: 0, expected 1 or more", FEEDBACK[0], 0),
+    # Forward-Forward
+    row("forward_forward.normalise", "h: shape (4,), expected (batch, ...)", STREAM),
+    row("forward_forward.normalise", "eps: nan, expected 0 or more", X, NAN),
+    *of_labels("forward_forward.overlay", X, LABEL, 2),
+    row("forward_forward.overlay", "num_classes: 2.0, expected 2..3, a whole", X, LABELS, 2.0),
+    row("forward_forward.overlay", "num_classes: 4, expected 2..3", X, LABELS, 4),
+    row("forward_forward.overlay", "amplitude: nan, expected a positive", X, LABELS, 2, NAN),
+    row("forward_forward.overlay", "amplitude: 0.0, expected a positive", X, LABELS, 2, 0.0),
+    row("forward_forward.overlay_neutral", "num_classes: 2.0, expected 2..3, a whole", X, 2.0),
+    row("forward_forward.overlay_neutral", "num_classes: 4, expected 2..3", X, 4),
+    row("forward_forward.overlay_neutral", "amplitude: nan, expected a positive", X, 2, NAN),
+    row("forward_forward.overlay_neutral", "amplitude: 0.0, expected a positive", X, 2, 0.0),
+    row("forward_forward.wrong_labels", "num_classes: 1, expected 2 or more", LABELS, 1, None),
+    row("forward_forward.wrong_labels", COLUMN, LABELS[:, None], 2, None),
+    row("forward_forward.wrong_labels", "labels: found 1..2, expected 0..1", LABELS + 1, 2, None),
+    *of_labels("forward_forward.updates", NET, X, LABEL, 1 - LABELS, 2),
+    *of_labels("forward_forward.local_updates", NET, X, LABELS, LABEL, 2),
+    row("forward_forward.updates", EMPTY, NET, X[:0], LABELS[:0], LABELS[:0], 2),
+    row("forward_forward.stream_updates", "negative: shape (1, 3), expected (4, 3)", NET, X, X[:1]),
+    row("forward_forward.stream_goodness", "negative: shape (1, 3), expected (4, 3)", NET, X, X[:1]),
+    row("forward_forward.label_scores", "first_layer: 1.5, expected 0..2", NET, X, 2, first_layer=1.5),
+    row("forward_forward.label_scores", "num_classes: 3.0, expected 2..3", NET, X, 3.0),
+    row("forward_forward.features", "first_layer: 3, expected 0..2", NET, X, 3),
+    row("forward_forward.features", "x: shape (3,), expected (batch, n_0)", NET, X[0]),
+    row("forward_forward.neutral_features", "amplitude: -1.0, expected a positive", NET, X, 2, -1.0),
+    *of_labels("forward_forward.readout_update", np.ones((2, 3)), X, LABEL),
+    row("forward_forward.readout_update", "readout: shape (2, 1), expected (2, 3)", np.ones((2, 1)), X, LABELS),
+    *of_labels("convolutional_forward_forward.overlay", IMAGES, LABEL, 2),
+    row(
+        "convolutional_forward_forward.overlay",
+        "place: 'border', expected 'pixels' or 'planes'",
+        IMAGES,
+        LABELS,
+        2,
+        1.0,
+        "border",
+    ),
+    row("convolutional_forward_forward.overlay_neutral", "num_classes: 33, expected 2..32", IMAGES, 33),
+    *of_labels("convolutional_forward_forward.updates", PADDED_NET, IMAGES, LABEL, 1 - LABELS, 2),
+    *of_labels("convolutional_forward_forward.local_updates", PADDED_NET, IMAGES, LABELS, LABEL, 2),
+    row(
+        "convolutional_forward_forward.stream_updates",
+        "negative: shape (1, 2, 4, 4), expected (4, 2, 4, 4)",
+        PADDED_NET,
+        IMAGES,
+        IMAGES[:1],
+    ),
+    row(
+        "convolutional_forward_forward.stream_goodness", "negative: shape (1, 2, 4, 4)", PADDED_NET, IMAGES, IMAGES[:1]
+    ),
+    row(
+        "convolutional_forward_forward.label_scores",
+        "first_layer: 2, expected 0..1",
+        PADDED_NET,
+        IMAGES,
+        2,
+        first_layer=2,
+    ),
+    row("convolutional_forward_forward.features", "first_layer: 2, expected 0..1", PADDED_NET, IMAGES, 2),
+    row(
+        "convolutional_forward_forward.neutral_features",
+        "amplitude: nan, expected a positive",
+        PADDED_NET,
+        IMAGES,
+        2,
+        NAN,
+    ),
+    # Local classifiers
+    row("local_classifiers.average_pool", "size: 5, expected 1..4", IMAGES, 5),
+    row("local_classifiers.max_pooling", "size: 0, expected 1 or more", 0),
+    row(
+        "local_classifiers.joined",
+        "Shortcut(",
+        IMAGES,
+        IMAGES[:1],
+        Lazy(lambda s: s.local_classifiers.Shortcut(0, 1, "add")),
+    ),
+    *of_labels("local_classifiers.updates", LOCAL, X, LABEL, CROSS_ENTROPY),
+    *of_labels("local_classifiers.local_updates", LOCAL, X, LABEL, CROSS_ENTROPY),
+    row("local_classifiers.layer_passes", "layer 0: takes 3 features, but gets 2", LOCAL, X[:, :2]),
+    row("local_classifiers.layer_scores", "x: shape (0, 3), expected (batch, ...)", LOCAL, X[:0]),
+    # Orthogonality
+    row("orthogonality.bjorck", "order: 1.5, expected a positive integer", MIXING, 1.5),
+    row("orthogonality.bjorck_factor", "order: 1.5, expected a positive integer", MIXING, 1.5),
+    row("orthogonality.convergence_limit", "order: 1.5, expected a positive integer", 1.5),
+]
+
+FREE = {
+    "convolutional_foton": "its own parts of a step take what `update_factors` and `forward` have checked",
+    "foton.credit_operators": "weights of a network that `forward` takes",
+    "foton.error_projection": "weights of a network that `forward` takes",
+    "foton.linear_errors": "part of `update_factors`",
+    "ftp.local_factors": "part of `update_factors`",
+    "ftp.project": "part of `first_difference`",
+    "hardware.random_noise": "any shape",
+    "local_classifiers.concatenated": "activities of layers that have run",
+    "local_classifiers.masked": "any mask that multiplies the activities",
+    "network.activation_differences": "part of a rule's `update_factors`",
+    "network.affine": "any weight",
+    "network.collect": "updates of layers",
+    "recurrent.elman": "any activation",
+    "scores.features_adjoint": "part of a score's credit",
+    "scores.no_penalty": "any parameters",
+    "orthogonality": "any matrix",
+}
+"""What has no row, and why: functions, and modules of which only some functions have one."""
+
+
+def made(side: Side, operands: Any) -> Any:
+    """Operands of a side; what is lazy is made."""
+    return tuple(o.make(side) if isinstance(o, Lazy) else side.operands(o) for o in operands)
+
+
+def refusal(side: Side, wrong: Row) -> str:
+    """What the call is refused with, or that it is accepted."""
+    module, function = wrong.name.split(".")
+    called = getattr(side.net if module == "network" else side.module(module), function)
+    try:
+        found = called(*made(side, wrong.arguments), **side.operands(wrong.settings))
+        if wrong.then is not None:
+            found = (getattr(found, wrong.attribute) if wrong.attribute else found)(*made(side, wrong.then))
+        if isinstance(found, Iterator):
+            list(found)
+    except ValueError as error:
+        return str(error)
+    return "accepted"
+
+
+@pytest.mark.parametrize("wrong", ROWS, ids=[f"{i}-{wrong.name}-{wrong.said[:40]}" for i, wrong in enumerate(ROWS)])
+def test_refused(side: Side, wrong: Row):
+    if isinstance(side, TwinSide) and side.device.type != "cpu" and ("found" in wrong.said or "NaN" in wrong.said):
+        pytest.skip("numbers of a tensor are looked at on a CPU alone")
+    said = refusal(side, wrong)
+    assert said.startswith(wrong.said), f"{wrong.name}: {said}"
+
+
+def test_nan_is_passed_on(side: Side):
+    """A comparison that chooses 0 would hide it: of a sample's norm, of a unit's share."""
+    h = X.copy()
+    h[1, 2] = NAN
+    h = side.operands(h)
+    for name, found in (
+        ("scores", side.net.forward(NET.make(side), h).scores),
+        ("updates", side.backprop.updates(NET.make(side), h, side.operands(LABELS)).weights[0]),
+        ("direction", side.normalisations.direction(h)),
+        ("direction_vjp", side.normalisations.direction_vjp(h, side.operands(X))),
+        ("unit_sphere", side.normalisations.unit_sphere(h)),
+        ("top_k", side.goodness.top_k(0.5).value(h)),
+        ("entmax", side.goodness.entmax_weighted().value(h)),
+        ("cosines", side.learned_scores.prototype_cosine().value(h, (side.operands(np.ones((2, 1, 3))),))),
+    ):
+        assert np.isnan(side.results(found)).any(), f"{name}: NaN hidden"
+
+
+def test_every_public_function_has_a_row():
+    """A function that is added says what it refuses, or here why it refuses nothing."""
+    rows = {wrong.name for wrong in ROWS}
+    public = {
+        f"{name}.{function}"
+        for name in MODULES
+        for function in getattr(reference, name).__all__
+        if inspect.isfunction(getattr(getattr(reference, name), function))
+    }
+    missing = {name for name in public - rows if name not in FREE and name.split(".")[0] not in FREE}
+    assert not missing, f"no row for {', '.join(sorted(missing))}"
+    assert not rows - public, f"no such function: {', '.join(sorted(rows - public))}"
