@@ -380,6 +380,9 @@ ROWS: list[Row] = [
     row("pepita.error_projection", "scale: nan, expected a positive", 3, 2, None, NAN),
     row("pepita.error_projection", "n_in: 0, expected 1 or more", 0, 2, None),
     *of_updates("ftp.updates", NET, FEEDBACK[0]),
+    *of_labels("ftp.output_error", SCORES, LABEL),
+    row("ftp.output_error", "label_smoothing: 1.0, expected 0 or more and", SCORES, LABELS, label_smoothing=1.0),
+    row("ftp.output_error", "temperature: 0.0, expected a positive", SCORES, LABELS, temperature=0.0),
     row("ftp.updates", "first: shape (4, 1), expected (4, 5)", NET, np.ones((1, 2)), X, LABELS),
     row("ftp.updates", "gain: nan, expected a finite", NET, FEEDBACK[0], X, LABELS, gain=NAN),
     row("ftp.first_difference", "targets: shape (1, 2), expected (4, 2)", FEEDBACK[0], SCORES[:1], SCORES),
@@ -705,6 +708,8 @@ def refusal(side: Side, wrong: Row) -> str:
             list(found)
     except ValueError as error:
         return str(error)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        return repr(error)
     return "accepted"
 
 
