@@ -582,6 +582,8 @@ ROWS: list[Row] = [
         SCORES,
         (4, 4, 4),
     ),
+    row("convolutional_ftp.at_maxima", "values: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 2),
+    row("convolutional_ftp.at_maxima", "size: 5, expected 1..4", IMAGES, IMAGES, 5),
     row("convolutional_ftp.feedback_by_channel", "positions: 0, expected 1 or more", FEEDBACK[0], 0),
     # Forward-Forward
     row("forward_forward.normalise", "h: shape (4,), expected (batch, ...)", STREAM),

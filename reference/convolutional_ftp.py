@@ -75,6 +75,8 @@ def first_difference(
 
 def at_maxima(g: Array, values: Array, size: int) -> Array:
     """Of each size x size pixels the value where g is largest, the first of equal ones: as `max_pool(g)`."""
+    check_count("size", size, 1, min(g.shape[2:]))
+    check_shape("values", values, g.shape)
     batch, channels, height, width = g.shape
     rows, columns = height // size, width // size
 
