@@ -93,7 +93,7 @@ class Orthogonality(nn.Module):
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
     restores all weights of a shape at once. It keeps the limit wherever the singular values that a step leaves are
-    within a factor of 64; Adam at 1e-3 leaves a factor of 4 in 2,048 units. The defects of all weights are copied to
+    within a factor of about 50; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All defects are copied to
     the host together, without waiting, and looked at when they are there, at most 16 steps later. `asynchronous=True`
     goes this way on the CPU too.
 
