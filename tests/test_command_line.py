@@ -393,6 +393,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
 def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     folder = make_folder()
     options = ["--data", folder, "--hidden", "8", "--epochs", "3", "--batch", "16", "--shift", "1", "--flip"]
+    options += ["--seed", "4", "--dtype", "float64", "--validation", "12"]
     whole = run("train", "foton", *options, "--output", "whole", "--save", "checkpoint")
     assert whole.exit_code == 0, whole.stderr
     resumed = run("train", "foton", *options, "--output", "resumed", "--resume", "checkpoint")
@@ -410,6 +411,11 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert "has flip True, expected False" in unmirrored.stderr
     still = run("train", "foton", "--data", folder, "--resume", "checkpoint", "--shift", "0")
     assert "has shift 1, expected 0" in still.stderr
+    folder.rename("elsewhere")
+    folder = Path("elsewhere")
+    moved = run("train", "foton", "--data", folder, "--resume", "checkpoint")
+    assert moved.exit_code == 0, moved.stderr
+    assert "expected data 'digits' of 1425 + 12 + 360 samples" in run("train", "foton", "--resume", "checkpoint").stderr
     measured = run("evaluate", "checkpoint", "--data", folder)
     assert measured.exit_code == 0, measured.stderr
     assert f"{100 * first[0]['test'][0]:.2f} %" in measured.stdout
@@ -418,7 +424,7 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert "digits has images of (8, 8)" in foreign.stderr
     other = run("train", "foton", *options, "--resume", "checkpoint", "--seed", "5")
     assert other.exit_code == 2
-    assert "has seed 0, expected 5" in other.stderr
+    assert "has seed 4, expected 5" in other.stderr
 
 
 def test_options_of_a_rule_are_kept_and_gone_on_with() -> None:

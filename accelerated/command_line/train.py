@@ -25,9 +25,19 @@ def train(
     shift: options.Shift = None,
     flip: options.Flip = None,
     option: options.Option = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Fixes initial weights, batches, moves of images, masks and negatives.",
+            min=0,
+            max=2**63 - 1,
+            show_default="0",
+        ),
+    ] = None,
     device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64.", metavar="DTYPE", show_default="float32")
+    ] = None,
     validation: options.Validation = None,
     output: Annotated[
         Path | None,
@@ -60,7 +70,15 @@ def train(
 
     The epoch with the best validation accuracy is chosen, and its weights are measured on the test data, once.
     """
-    base = None if resume is None else recipe_of(checkpoint.load(resume), resume)
+    base = None
+    if resume is not None:
+        state = checkpoint.load(resume)
+        base = recipe_of(state, resume)
+        begun = state["settings"]
+        seed = begun["seed"] if seed is None else seed
+        dtype = begun["dtype"].removeprefix("torch.") if dtype is None else dtype
+        validation = begun["samples"][1] if validation is None else validation
+    seed, dtype = seed or 0, dtype or "float32"
     jobs = options.jobs(
         [rule],
         data,

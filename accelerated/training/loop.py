@@ -216,6 +216,7 @@ class _Run:
         self.settings: dict[str, Any] = {
             "rule": type(rule).__name__,
             "data": dataset.name,
+            "digest": None,
             "samples": [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)],
             "image_shape": list(dataset.image_shape),
             "num_classes": dataset.num_classes,
@@ -230,11 +231,14 @@ class _Run:
     def epoch(self) -> Epoch:
         number = len(self.history.epochs) + 1
         where = f"{type(self.rule).__name__}, epoch {number}"
-        start = time.perf_counter()
         try:
-            loss = self._train()
-        except FloatingPointError as error:
+            return self._epoch(number, where)
+        except (FloatingPointError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise TrainingError(f"{where}: {error}") from error
+
+    def _epoch(self, number: int, where: str) -> Epoch:
+        start = time.perf_counter()
+        loss = self._train()
         seconds = time.perf_counter() - start
         if not abs(loss) < float("inf"):
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
@@ -304,7 +308,7 @@ class _Run:
             if name not in ("data", "epochs") and found.get(name) != expected:
                 has, wanted = f"{name} {found.get(name)}", f"{expected}"
                 if name == "digest":
-                    has, wanted = (f"the data of '{flat.get('data')}'" for flat in (found, asked))
+                    has, wanted = _data_in(found), _data_in(asked)
                 raise checkpoints.CheckpointError(
                     f"checkpoint: '{path}' has {has}, expected {wanted} as asked for; a training goes on as it was "
                     "begun, or begins anew"
@@ -348,6 +352,11 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """With those of the recipe one by one."""
     recipe, network = settings.get("recipe") or {}, settings.get("network") or {}
     return {**{name: value for name, value in settings.items() if name != "recipe"}, **recipe, **network}
+
+
+def _data_in(settings: dict[str, Any]) -> str:
+    parts = " + ".join(map(str, settings.get("samples") or ()))
+    return f"data '{settings.get('data')}' of {parts} samples (SHA-256 {str(settings.get('digest'))[:8]})"
 
 
 def _copy(state: dict[str, Any]) -> dict[str, Any]:
