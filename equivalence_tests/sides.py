@@ -17,6 +17,8 @@ import torch
 
 from prograde import reference
 
+from .rounding import rounded_reference
+
 MODULES = (
     "activations",
     "losses",
@@ -182,6 +184,14 @@ class ReferenceSide(Side):
             return array.astype(np.float64)
 
         return map_arrays(check, tree)
+
+
+class RoundedSide(ReferenceSide):
+    """The reference in float64, each of whose operations is rounded while a `Rounding` is in force."""
+
+    def module(self, name: str) -> ModuleType:
+        module: ModuleType = getattr(rounded_reference(), name)
+        return module
 
 
 class TwinSide(Side):

@@ -36,7 +36,7 @@ def test_twin(twin: Side, compare: Comparison, case: Any, rng: np.random.Generat
     compare(twin, "loss_weights", lambda side, losses: side.aggregation.loss_weights(losses), losses)
     compare(
         twin, "weighted", lambda side, s, losses: side.aggregation.weighted(s, side.aggregation.loss_weights(losses)),
-        scores, losses, depth=2,
+        scores, losses,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
 
 @given(case=cases())
 def test_updates(twin: Side, compare: Comparison, case: Case):
-    compare(twin, "backprop.updates", updates, *case, depth=2 * case.depth)
+    compare(twin, "backprop.updates", updates, *case)
 
 
 @given(case=cases())
@@ -32,7 +32,7 @@ def test_activation_gradients(twin: Side, compare: Comparison, case: Case):
         error = side.losses.squared_error_gradient(clean.scores, labels)
         return side.backprop.activation_gradients(net, clean, error, masks)
 
-    compare(twin, "activation_gradients", gradients, *case, depth=2 * case.depth)
+    compare(twin, "activation_gradients", gradients, *case)
 
 
 @given(case=cases())
@@ -40,7 +40,7 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case):
     def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         return side.backprop.updates(side.network(dense), x, labels, masks, side.losses.squared_error_gradient)
 
-    compare(twin, "backprop.updates", updates, *case, depth=2 * case.depth)
+    compare(twin, "backprop.updates", updates, *case)
 
 
 TORCH_ACTIVATIONS = {

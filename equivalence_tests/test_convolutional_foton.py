@@ -125,13 +125,13 @@ def parts(side: Side, images: Any, x: Any, labels: Any) -> Any:
 
 @given(case=image_cases())
 def test_updates(twin: Side, compare: Comparison, case: ImageCase):
-    compare(twin, "convolutional_foton.updates", updates, *case, depth=4 * case.depth)
-    compare(twin, "parts", parts, *case, depth=4 * case.depth)
+    compare(twin, "convolutional_foton.updates", updates, *case)
+    compare(twin, "parts", parts, *case)
 
 
 @given(case=image_cases())
 def test_linear_updates(twin: Side, compare: Comparison, case: ImageCase):
-    compare(twin, "convolutional_foton.updates", linear_updates, *case, depth=4 * case.depth)
+    compare(twin, "convolutional_foton.updates", linear_updates, *case)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "maxmin"])
@@ -143,7 +143,7 @@ def test_updates_with_kinks(twin: Side, compare: Comparison, activation: str):
         rng = np.random.default_rng(seed)
         case = image_case(rng, (1, 4, 4), (2, 1), (1, 1), 2, activation=activation, batch=1, pixels=2)
         if clearance(case) > 2e-2:
-            compare(twin, "convolutional_foton.updates", updates, *case, depth=4 * case.depth)
+            compare(twin, "convolutional_foton.updates", updates, *case)
             return
     raise AssertionError("no image clear of kinks")
 

@@ -56,7 +56,7 @@ def test_updates(
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, phi=phi, gain=gain, **options)
 
-    compare(twin, "convolutional_ftp.updates", ours, *case, feedback_for(case, rng), depth=6 * case.depth)
+    compare(twin, "convolutional_ftp.updates", ours, *case, feedback_for(case, rng))
 
 
 def parts(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
@@ -71,7 +71,7 @@ def parts(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
 
 @given(case=padded_cases(groups=True), rng=seeds())
 def test_parts(twin: Side, compare: Comparison, case: PaddedCase, rng: np.random.Generator):
-    compare(twin, "parts", parts, *case, feedback_for(case, rng), depth=6 * case.depth)
+    compare(twin, "parts", parts, *case, feedback_for(case, rng))
 
 
 @given(case=padded_cases(), rng=seeds(), phi=projections)
@@ -107,7 +107,7 @@ def test_on_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, case
         return side.ftp.updates(side.network(dense), feedback, x, labels).weights
 
     operands = (case.dense, images, case.x, case.labels, feedback)
-    compare(side, "as dense", convolved, *operands, expected=theirs, depth=6 * case.depth)
+    compare(side, "as dense", convolved, *operands, expected=theirs)
 
 
 @given(case=padded_cases(("identity",)), rng=seeds())
@@ -185,7 +185,7 @@ def test_the_first_convolution_follows_direct_feedback(
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands).layers[0]
 
-    compare(side, "first kernel", ours, *case, feedback_for(case, rng), expected=theirs, depth=4 * case.depth)
+    compare(side, "first kernel", ours, *case, feedback_for(case, rng), expected=theirs)
 
 
 @given(case=padded_cases(), rng=seeds(), rank=st.integers(1, 4))
@@ -198,7 +198,7 @@ def test_low_rank_feedback_is_its_product(
     def product(side: Side, images: Any, x: Any, labels: Any, factors: Any) -> Any:
         return updates(side, images, x, labels, factors[0] @ factors[1])
 
-    compare(side, "low rank", updates, *case, factors, expected=product, depth=6 * case.depth)
+    compare(side, "low rank", updates, *case, factors, expected=product)
 
 
 def test_feedback_by_channel_is_one_number_for_all_positions(side: Side):

@@ -99,7 +99,7 @@ def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
     def credit(side: Side, layer: Any) -> Any:
         return LOSSES[name](side.cumulative_goodness)(side.stream_losses.LayerGoodness(*layer))
 
-    compare(twin, name, credit, layer, depth=3)
+    compare(twin, name, credit, layer)
 
 
 @losses
@@ -160,7 +160,7 @@ def test_log_attenuation(twin: Side, compare: Comparison, case: Any, beta: float
     def call(side: Side, m: Any, p: Any) -> Any:
         return side.cumulative_goodness.log_attenuation(m, p, beta, gamma)
 
-    compare(twin, "log_attenuation", call, *case, depth=2)
+    compare(twin, "log_attenuation", call, *case)
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
@@ -176,7 +176,7 @@ def test_attenuation_and_its_bounds(twin: Side, compare: Comparison, case: Any, 
             module.gradient_bound(m, beta),
         )
 
-    compare(twin, "attenuation", call, margin, prior, depth=3)
+    compare(twin, "attenuation", call, margin, prior)
 
 
 @given(rng=seeds())
@@ -205,7 +205,7 @@ def test_metrics(twin: Side, compare: Comparison, rng: np.random.Generator):
             sum(metric * place for metric, place in zip(of, places, strict=True)) for of in zip(*batches, strict=True)
         )
 
-    compare(twin, "metrics", call, attenuation, margin, prior, np.eye(7), depth=8)
+    compare(twin, "metrics", call, attenuation, margin, prior, np.eye(7))
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
@@ -366,7 +366,7 @@ def test_gate_gradient(twin: Side, compare: Comparison, layer: Any, raw_tau: flo
         layer = side.stream_losses.LayerGoodness(*layer)
         return side.cumulative_goodness.gate_gradient(layer, raw_tau, kappa, 0.5, 1.0)
 
-    compare(twin, "gate_gradient", gradient, layer, np.array(raw_tau), np.array(kappa), depth=4)
+    compare(twin, "gate_gradient", gradient, layer, np.array(raw_tau), np.array(kappa))
 
 
 @given(layer=layer_goodness(), raw_tau=st.sampled_from([-1.0, 0.5, 3.0]), kappa=st.sampled_from([-0.5, 0.3]))

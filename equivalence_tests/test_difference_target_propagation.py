@@ -43,7 +43,7 @@ def test_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Gen
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, step=0.3)
 
-    compare(twin, "dtp.updates", ours, *case[:3], *inverses_for(case, rng), depth=4 * case.depth)
+    compare(twin, "dtp.updates", ours, *case[:3], *inverses_for(case, rng))
 
 
 @given(case=cases(dropout=False), rng=seeds())
@@ -61,7 +61,7 @@ def test_the_last_two_layers_learn_as_under_backprop(
     def ours(side: Side, *operands: Any) -> Any:
         return last(updates(side, *operands).network)
 
-    compare(side, "updates", ours, *case[:3], *inverses_for(case, rng), expected=backprop, depth=3 * case.depth)
+    compare(side, "updates", ours, *case[:3], *inverses_for(case, rng), expected=backprop)
 
 
 def square(rng: np.random.Generator, orthogonal: bool, n: int = 6, depth: int = 4) -> tuple[Case, Dense, Any]:
@@ -160,7 +160,7 @@ def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Ge
         )
         return module.DifferenceTargetUpdates(network, learned)
 
-    compare(twin, "DifferenceTargetPropagation", ours, *case[:3], inverses, silent, depth=4 * case.depth)
+    compare(twin, "DifferenceTargetPropagation", ours, *case[:3], inverses, silent)
 
 
 def test_inverses_that_do_not_fit_are_refused(side: Side):

@@ -35,19 +35,19 @@ def updates(module: str, **options: Any) -> Any:
 @given(case=cases(), rng=seeds())
 def test_feedback_alignment(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
     rule = updates("feedback_alignment")
-    compare(twin, "feedback_alignment.updates", rule, *case, mirrored(case, rng), depth=3 * case.depth)
+    compare(twin, "feedback_alignment.updates", rule, *case, mirrored(case, rng))
 
 
 @given(case=cases(), rng=seeds(), signs=st.booleans())
 def test_direct_feedback_alignment(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, signs: bool):
     rule = updates("direct_feedback_alignment", signs=signs)
-    compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng), depth=3 * case.depth)
+    compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng))
 
 
 @given(case=cases(), rng=seeds())
 def test_direct_random_target_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
     rule = updates("direct_random_target_projection")
-    compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng), depth=3 * case.depth)
+    compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng))
 
 
 def backprop(side: Side, dense: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
@@ -57,14 +57,14 @@ def backprop(side: Side, dense: Any, x: Any, labels: Any, masks: Any, _: Any) ->
 @given(case=cases())
 def test_the_weights_as_feedback_give_backprop(side: Side, compare: Comparison, case: Case):
     rule = updates("feedback_alignment")
-    compare(side, "updates", rule, *case, case.dense.weights, expected=backprop, depth=3 * case.depth)
+    compare(side, "updates", rule, *case, case.dense.weights, expected=backprop)
 
 
 @given(case=cases(max_hidden=1))
 def test_the_last_weights_as_feedback_give_backprop_with_one_hidden_layer(side: Side, compare: Comparison, case: Case):
     rule = updates("direct_feedback_alignment")
     matrices = (case.dense.weights[-1].T.copy(),)
-    compare(side, "updates", rule, *case, matrices, expected=backprop, depth=3 * case.depth)
+    compare(side, "updates", rule, *case, matrices, expected=backprop)
 
 
 @given(case=cases(("identity",), dropout=False), rng=seeds())
@@ -84,7 +84,7 @@ def test_direct_feedback_is_feedback_through_products_in_a_linear_network(
         return side.feedback_alignment.updates(side.network(dense), feedback, x, labels, masks)
 
     rule = updates("direct_feedback_alignment")
-    compare(side, "updates", rule, *case, tuple(reversed(products)), expected=aligned, depth=4 * case.depth)
+    compare(side, "updates", rule, *case, tuple(reversed(products)), expected=aligned)
 
 
 @given(case=cases(), rng=seeds())

@@ -82,7 +82,7 @@ def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams):
         rule.generator = torch.Generator().manual_seed(7)
         return credited(rule, x, labels)
 
-    compare(twin, name, updates, *case[:3], depth=4 * case.depth)
+    compare(twin, name, updates, *case[:3])
 
 
 def dense_model(dtype: torch.dtype = torch.float64) -> nn.Sequential:

@@ -46,7 +46,7 @@ def test_updates(
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, phi=phi, gain=gain, inject=inject)
 
-    compare(twin, "ftp.updates", ours, *case, feedback, depth=4 * case.depth)
+    compare(twin, "ftp.updates", ours, *case, feedback)
 
 
 @given(case=cases(("relu", "leaky_relu", "maxmin")), rng=seeds())
@@ -55,7 +55,7 @@ def test_updates_with_kinks(twin: Side, compare: Comparison, case: Case, rng: np
     feedback = feedback_for(case, rng, scale=1e-4)
     if twin.eps > 1e-8:
         pytest.skip("corrections this small are lost in this precision")
-    compare(twin, "ftp.updates", updates, *case, feedback, depth=4 * case.depth)
+    compare(twin, "ftp.updates", updates, *case, feedback)
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
@@ -63,7 +63,7 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, output_gradient=side.losses.squared_error_gradient)
 
-    compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng), depth=4 * case.depth)
+    compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng))
 
 
 SOFTENED = st.fixed_dictionaries(
@@ -78,7 +78,7 @@ def test_updates_with_label_smoothing_and_temperature(
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, phi="tanh", **options)
 
-    compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng, scale=2.0), depth=4 * case.depth)
+    compare(twin, "ftp.updates", ours, *case, feedback_for(case, rng, scale=2.0))
 
 
 def parts(side: Side, dense: Any, x: Any, labels: Any, masks: Any, feedback: Any) -> Any:
@@ -93,7 +93,7 @@ def parts(side: Side, dense: Any, x: Any, labels: Any, masks: Any, feedback: Any
 
 @given(case=SMOOTH_CASES, rng=seeds())
 def test_parts(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
-    compare(twin, "parts", parts, *case, feedback_for(case, rng), depth=4 * case.depth)
+    compare(twin, "parts", parts, *case, feedback_for(case, rng))
 
 
 @given(case=cases(), rng=seeds(), phi=projections)
@@ -123,7 +123,7 @@ def test_one_hidden_layer_is_direct_feedback_alignment(
         matrices = (np.asarray(gain, feedback.dtype) * feedback,)
         return side.direct_feedback_alignment.updates(side.network(dense), matrices, x, labels, masks)
 
-    compare(side, "ftp.updates", ours, *case, feedback_for(case, rng), expected=theirs, depth=3 * case.depth)
+    compare(side, "ftp.updates", ours, *case, feedback_for(case, rng), expected=theirs)
 
 
 def linear(rng: np.random.Generator, widths: list[int], batch: int = 7) -> Case:

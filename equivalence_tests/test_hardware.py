@@ -101,7 +101,7 @@ def test_product(
         result = side.results(result)
         return np.round(result / np.abs(result).max() * levels(b)).astype(int)
 
-    compare(twin, "product", product, x, weight, noise, depth=2)
+    compare(twin, "product", product, x, weight, noise)
 
 
 @given(b=bits, rng=seeds())
@@ -379,7 +379,7 @@ def test_a_rules_gradient_is_the_reference_by_hand(
         chip.generator = torch.Generator().manual_seed(SEED)
         return credited(chip, x, labels).weights
 
-    compare(ours64, f"{name} on hardware", updates, dense, x, case.labels, fixed, depth=4 * case.depth)
+    compare(ours64, f"{name} on hardware", updates, dense, x, case.labels, fixed)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -492,7 +492,7 @@ def test_ftp_in_full(
         rule.feedback.copy_(feedback)
         return credited(rule, x, labels)
 
-    compare(twin64, "Ftp in full", updates, *case[:3], feedback, depth=4 * case.depth)
+    compare(twin64, "Ftp in full", updates, *case[:3], feedback)
 
 
 @given(case=cases(dropout=False), rng=seeds(), forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2))
@@ -509,7 +509,7 @@ def test_pepita_in_full(
         rule.projection.copy_(projection)
         return credited(rule, x, labels)
 
-    compare(twin64, "Pepita in full", updates, *case[:3], projection, depth=3 * case.depth)
+    compare(twin64, "Pepita in full", updates, *case[:3], projection)
 
 
 @pytest.mark.parametrize("name", ["ftp", "pepita"])

@@ -42,7 +42,7 @@ def test_penalties_of_the_twin(twin: Side, compare: Comparison, setting: str, ca
         return side.learned_scores.channel_class(**SETTINGS[setting]).penalty(parameters)
 
     # Operations, one upon another, between the parameters and the result.
-    compare(twin, f"penalty {setting}", penalty, *case, depth=12)
+    compare(twin, f"penalty {setting}", penalty, *case)
     cooling = SETTINGS[setting].get("cooling", 1.0)
     compare(twin, "assignment", lambda side, *case: side.learned_scores.assignment(*case, cooling), *case)
 

@@ -18,8 +18,6 @@ from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import local_classifiers
 
 pytestmark = pytest.mark.smoke
-STEPS = 5
-"""What rounding errors pass through in a layer: normalisation, windows of a convolution, score, loss, update."""
 
 K = 4
 GRID = (2, 2)
@@ -114,7 +112,7 @@ def test_updates(twin: Side, compare: Comparison, maker: str, case: Local, smoot
         loss = side.score_losses.cross_entropy(smoothing)
         return side.local_classifiers.updates(MAKERS[maker](side, local), local.x, local.labels, loss)
 
-    compare(twin, "local_classifiers.updates", updates, *case, depth=STEPS * case.depth)
+    compare(twin, "local_classifiers.updates", updates, *case)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -126,7 +124,7 @@ def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: 
         passes = list(module.layer_passes(layers, local.x))
         return passes, module.layer_scores(layers, local.x), module.concatenated(p.inside[-1] for p in passes)
 
-    compare(twin, "layer_scores", found, *case, depth=STEPS * case.depth)
+    compare(twin, "layer_scores", found, *case)
 
 
 class Wired(NamedTuple):
@@ -177,7 +175,7 @@ def test_shortcuts(twin: Side, compare: Comparison, case: Wired):
         scores = module.layer_scores(layers, local.x, shortcuts(side))
         return module.updates(layers, local.x, local.labels, loss, shortcuts(side)), scores
 
-    compare(twin, "with shortcuts", found, *case, depth=STEPS * 4)
+    compare(twin, "with shortcuts", found, *case)
 
 
 @given(case=wired())

@@ -27,14 +27,12 @@ def test_cross_entropy(twin: Side, compare: Comparison, case: tuple[Any, Any], t
         "cross_entropy",
         lambda side, s, y: side.losses.cross_entropy(s, y, temperature, smoothing),
         *case,
-        depth=2,
     )
     compare(
         twin,
         "cross_entropy_gradient",
         lambda side, s, y: side.losses.cross_entropy_gradient(s, y, temperature, smoothing),
         *case,
-        depth=2,
     )
 
 

@@ -37,7 +37,7 @@ def test_wrong_label_probabilities(twin: Side, compare: Comparison, case: Any, l
     def call(side: Side, scores: Any, labels: Any) -> Any:
         return side.negatives.wrong_label_probabilities(scores, labels, law)
 
-    compare(twin, "wrong_label_probabilities", call, scores, labels, depth=3)
+    compare(twin, "wrong_label_probabilities", call, scores, labels)
 
 
 @given(rng=seeds(), shape=st.sampled_from([(3, 5), (1, 7), (4, 2, 6, 5)]))

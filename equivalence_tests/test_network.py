@@ -22,7 +22,6 @@ def test_forward(twin: Side, compare: Comparison, case: Case):
         case.dense,
         case.x,
         case.masks,
-        depth=case.depth,
     )
 
 
@@ -36,7 +35,6 @@ def test_scores(side: Side, compare: Comparison, case: Case):
         case.x,
         case.masks,
         expected=lambda side, dense, x, masks: side.net.forward(side.network(dense), x, masks).scores,
-        depth=case.depth,
     )
 
 
@@ -68,7 +66,6 @@ def test_differences_are_those_of_two_passes(side: Side, compare: Comparison, ca
         projection,
         case.masks,
         expected=two_passes,
-        depth=case.depth,
     )
 
 

@@ -79,7 +79,7 @@ def expected(name: str, h: Any) -> Any:
 @given(data=st.data())
 def test_twin(twin: Side, compare: Comparison, name: str, data: st.DataObject):
     h = data.draw(activities(name.startswith("instance")), label="h")
-    compare(twin, name, lambda side, h: NORMALISATIONS[name](side.normalisations, h), h, depth=2)
+    compare(twin, name, lambda side, h: NORMALISATIONS[name](side.normalisations, h), h)
 
 
 @names
@@ -113,7 +113,7 @@ def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng:
     def given_ones(side: Side, *operands: Any) -> Any:
         return side.normalisations.batch_norm(*operands, eps=0.01)
 
-    compare(twin, "batch_norm of given statistics", given_ones, h, mean, variance, depth=2)
+    compare(twin, "batch_norm of given statistics", given_ones, h, mean, variance)
 
 
 @given(h=activities())
@@ -133,9 +133,7 @@ def test_statistics_of_the_batch_are_the_batch_s(side: Side, h: Any):
 @given(h=activities(), rng=seeds())
 def test_gradient_through_batch_norm(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
     gradient = rng.standard_normal(h.shape)
-    compare(
-        twin, "batch_norm_vjp", lambda side, h, g: side.normalisations.batch_norm_vjp(h, g, 0.01), h, gradient, depth=4
-    )
+    compare(twin, "batch_norm_vjp", lambda side, h, g: side.normalisations.batch_norm_vjp(h, g, 0.01), h, gradient)
 
 
 @given(h=activities(), rng=seeds())
@@ -258,7 +256,7 @@ def vectors(draw: st.DrawFn) -> tuple[Any, Any]:
 @given(case=vectors())
 def test_direction(twin: Side, compare: Comparison, case: Any):
     compare(twin, "direction", lambda side, v, g: side.normalisations.direction(v), *case)
-    compare(twin, "direction_vjp", lambda side, v, g: side.normalisations.direction_vjp(v, g), *case, depth=3)
+    compare(twin, "direction_vjp", lambda side, v, g: side.normalisations.direction_vjp(v, g), *case)
 
 
 @given(case=vectors(), rng=seeds())

@@ -29,7 +29,7 @@ def test_updates(
             side.network(dense), projection, x, labels, masks, output_error=output_error, presynaptic=presynaptic
         )
 
-    compare(twin, "pepita.updates", updates, *case, projection_for(case, rng), depth=3 * case.depth)
+    compare(twin, "pepita.updates", updates, *case, projection_for(case, rng))
 
 
 @given(case=cases(), rng=seeds())
@@ -38,7 +38,7 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng:
         gradient = side.losses.squared_error_gradient
         return side.pepita.updates(side.network(dense), projection, x, labels, masks, gradient)
 
-    compare(twin, "pepita.updates", updates, *case, projection_for(case, rng), depth=3 * case.depth)
+    compare(twin, "pepita.updates", updates, *case, projection_for(case, rng))
 
 
 @given(case=cases())

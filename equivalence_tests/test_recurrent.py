@@ -116,7 +116,7 @@ def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject
     def forward(side: Side, weights: Any, x: Any) -> Any:
         return side.recurrent.forward(recurrent(side, case.cell, weights), x)[1:]
 
-    compare(twin, "forward", forward, case.weights, case.x, depth=2 * case.length)
+    compare(twin, "forward", forward, case.weights, case.x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +134,7 @@ def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, r
         pulled = cell.vjp(p, q, h, d)
         return cell.value(p, q, h), pulled if case.cell == "gru" else pulled[:2], cell.difference(p, q, h, u, v)
 
-    compare(twin, f"{case.cell} step", step, p, q, h, d, u, v, depth=3)
+    compare(twin, f"{case.cell} step", step, p, q, h, d, u, v)
 
 
 @pytest.mark.parametrize("gate", [0, 1, 2])
@@ -248,7 +248,7 @@ def test_updates(
         return without_silent(found, case.length, truncation)
 
     operands = (case.weights, case.x, case.targets if regression else case.labels)
-    compare(twin, "backprop_through_time.updates", ours, *operands, depth=3 * case.length)
+    compare(twin, "backprop_through_time.updates", ours, *operands)
 
 
 def without_silent(found: Any, length: int, truncation: int | None = None) -> Any:
@@ -267,7 +267,7 @@ def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.Da
         error = side.losses.cross_entropy_gradient(clean.outputs, y)
         return side.backprop_through_time.state_gradients(network, clean, error, truncation)
 
-    compare(twin, "state_gradients", ours, *case.operands, depth=3 * case.length)
+    compare(twin, "state_gradients", ours, *case.operands)
 
 
 @pytest.mark.parametrize("kind", KINDS)

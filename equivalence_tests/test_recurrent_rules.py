@@ -102,7 +102,7 @@ def test_recurrent_ftp(
         return without_silent(found, case.length)
 
     y = case.targets if loss == "squared_error" else case.labels
-    compare(twin, "RecurrentFtp", ours, case.weights, case.x, y, feedback, depth=4 * case.length)
+    compare(twin, "RecurrentFtp", ours, case.weights, case.x, y, feedback)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_backprop_through_time(
         return without_silent(found, case.length)
 
     y = case.targets if loss == "squared_error" else case.labels
-    compare(twin, "BackpropThroughTime", ours, case.weights, case.x, y, depth=4 * case.length)
+    compare(twin, "BackpropThroughTime", ours, case.weights, case.x, y)
 
 
 RULES = {"ftp": RecurrentFtp, "bptt": BackpropThroughTime}

@@ -82,7 +82,7 @@ EQUATIONS: dict[str, Callable[[Any, Any], Any]] = {
 @losses
 @given(case=scored())
 def test_twin(twin: Side, compare: Comparison, name: str, case: Any):
-    compare(twin, name, lambda side, s, y: LOSSES[name](side.score_losses)(s, y), *case, depth=3)
+    compare(twin, name, lambda side, s, y: LOSSES[name](side.score_losses)(s, y), *case)
 
 
 def credit(side: Side, name: str, scores: Any, labels: Any) -> Any:

@@ -117,8 +117,8 @@ def test_twin(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
     def credit(side: Side, h: Any, fixed: Any, parameters: Any, gradient: Any) -> Any:
         return KINDS[kind].make(side, fixed).credit(h, parameters, gradient)
 
-    compare(twin, f"{kind}.value", value, *layer, depth=2)
-    compare(twin, f"{kind}.credit", credit, *layer, depth=4)
+    compare(twin, f"{kind}.value", value, *layer)
+    compare(twin, f"{kind}.credit", credit, *layer)
 
 
 def cells(h: Any, grid: tuple[int, int] | None, pooling: str) -> Any:

@@ -60,7 +60,7 @@ def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
     def credit(side: Side, layer: Any) -> Any:
         return LOSSES[name](side.stream_losses)(side.stream_losses.LayerGoodness(*layer))
 
-    compare(twin, name, credit, layer, depth=2)
+    compare(twin, name, credit, layer)
 
 
 def on(side: Side, loss: Any, layer: Any) -> Any:

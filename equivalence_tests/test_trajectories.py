@@ -42,7 +42,7 @@ def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
         updates = lambda dense: module.updates(side.network(dense), x, labels, masks)  # noqa: E731
         return descend(side, dense, updates, 0.1, orthogonal=rule == "foton")
 
-    compare(twin64, f"{rule} trajectory", train, *case, depth=3 * case.depth)
+    compare(twin64, f"{rule} trajectory", train, *case)
 
 
 @given(case=cases(("tanh",)), rng=seeds())
@@ -54,7 +54,7 @@ def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng:
             side, dense, lambda dense: side.pepita.updates(side.network(dense), projection, x, labels, masks), 0.1
         )
 
-    compare(twin64, "pepita trajectory", train, *case, projection, depth=3 * case.depth)
+    compare(twin64, "pepita trajectory", train, *case, projection)
 
 
 @given(case=streams())
@@ -66,7 +66,7 @@ def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: S
             side, dense, lambda dense: side.forward_forward.updates(side.network(dense), x, labels, negative, 5), 0.05
         )
 
-    compare(twin64, "forward_forward trajectory", train, *smooth, depth=3 * case.depth)
+    compare(twin64, "forward_forward trajectory", train, *smooth)
 
 
 @pytest.mark.parametrize("rule", ["backprop", "foton"])
@@ -85,7 +85,6 @@ def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, 
             dense,
             x,
             case.labels,
-            depth=3 * case.depth,
         )
         change = updates(reference_network(dense), x, case.labels, output_gradient=losses.squared_error_gradient)
         dense = dense._replace(
