@@ -54,7 +54,7 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
 
 def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
-    """The first and the last layer of the range with most right answers. Waits for the device."""
+    """The first and the last layer of the most accurate range. Waits for the device."""
     first, end = divmod(int(range_hits(scores, labels).argmax()), len(scores))  # the first of equals, row by row
     return first, end
 

@@ -1,4 +1,4 @@
-"""Convolutions on a torus with their adjoints, and kernels that are orthogonal; see the reference.
+"""Convolutions with circular padding, their adjoints, and kernels that are orthogonal; see the reference.
 
 Circular padding is laid out in memory, for PyTorch's own convolutions to run on.
 """

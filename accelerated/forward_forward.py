@@ -1,4 +1,4 @@
-"""Forward-Forward: every layer tells positive from negative data by its own goodness; see the reference.
+"""Forward-Forward: every layer separates positive from negative data by its own goodness; see the reference.
 
 Multiplications of a step: both streams go through one product of twice the batch. At the first layer labelled streams
 share the product but for the K label columns, since they differ in those pixels only and have the same norm: one
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 Prior: TypeAlias = Literal["none", "before", "others"]
-"""Which layers' goodness the loss of a layer is told beside its own."""
+"""Which other layers' goodness the loss of a layer includes."""
 
 UNIT_THRESHOLD = threshold(1.0)
 """The loss unless another is given: theta_l is 1 for each unit."""

@@ -1,4 +1,4 @@
-"""Goodness: how active a layer is, the one number by which it tells positive from negative data; see the reference.
+"""Goodness: how active a layer is, the number that separates positive from negative data; see the reference.
 
 Half precision has too few digits for sums over a layer: of it, values are computed and given in float32, gradients in
 the activities' own precision.

@@ -1,4 +1,4 @@
-"""Every layer a classifier: layers trained by a loss on class scores of their own; see the reference.
+"""Local classifiers: every layer has class scores and a loss of its own; see the reference.
 
 A layer's update costs two products, forward and of the update, to backpropagation's three. No layer is held for longer
 than the next one needs it, but for the sources of shortcuts.

@@ -196,7 +196,7 @@ def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array,
     slope = (readout.highest - readout.lowest) * torch.sigmoid(alpha_wide) * torch.sigmoid(-alpha_wide)
     cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
     activities = readout.of_squares(h, cells, "mean")
-    # Of degree 2 in h and -1 in T: the sum of e times u R is told by the gradient, without the product once more.
+    # Of degree 2 in h and -1 in T: the gradient gives the sum of e times u R, without another product.
     of_temperature = widened(_inner(h, activities)) / (-2 * temperature)
     return ScoreCredit(activities, ((of_temperature * slope).to(alpha.dtype),))
 

@@ -2,7 +2,7 @@
 
     (1)  last:     s_(L-1)
     (2)  total:    sum_l s_l
-    (3)  range:    sum_(l = first..last) s_l;  first and last are those of the most right answers on held-out data
+    (3)  range:    sum_(l = first..last) s_l;  the range with the highest accuracy on held-out data
     (4)  weights:  sum_l w_l s_l,  w = softmax(-loss)
 
 | symbol | variable | shape | meaning |
@@ -13,7 +13,7 @@
 
 (2) is the logit sum of DTG-FF (arXiv 2606.06539), (3) the layer selection of DeeperForward (Sun et al., ICLR 2025), (4)
 the layer contribution of CAW-Conv (arXiv 2606.09928), of losses on held-out data in its text, on training data in its
-code. Of two ranges with as many right answers (3) takes the one with the earlier first layer, and then the shorter one.
+code. Of two equally accurate ranges (3) takes the one with the earlier first layer, and then the shorter one.
 For a linear read-out of all layers' activities see `local_classifiers`.
 """
 

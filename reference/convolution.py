@@ -1,4 +1,4 @@
-"""Convolutions on a torus with their adjoints, and kernels that are orthogonal.
+"""Convolutions with circular padding, their adjoints, and kernels that are orthogonal.
 
     (1)  y[o, i] = sum_(c, p) k[o, c, p] x[c, i + p - s]        circular: i is taken modulo the height and the width
     (2)  its adjoint:  x[c, i] = sum_(o, p) k[o, c, p] y[o, i - p + s]
@@ -10,7 +10,7 @@
 products of them are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
 Attenuation in Lipschitz Constrained Convolutional Networks"). Each t_j is orthogonal as an operator, since P and R are
 symmetric projectors; so the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c_out >= c_in,
-if H has. They keep it on a torus alone: with zero padding the border loses norm. Li et al. take Q as the first half of
+if H has. This needs circular padding: with zero padding the border loses norm. Li et al. take Q as the first half of
 the columns of a full orthogonal matrix, and H as a corner of one; here these parts are the parameters.
 
 | symbol | variable | shape | meaning |
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def _shifted(x: Array, rows: int, columns: int) -> Array:
-    """x[..., i + rows, j + columns] on the torus."""
+    """x[..., i + rows, j + columns] with circular padding."""
     return np.roll(x, (-rows, -columns), axis=(2, 3))
 
 

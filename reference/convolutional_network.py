@@ -14,7 +14,7 @@
 | a_l | preactivations[l-1] | (batch, c_l, height_l, width_l) | pre-activation, before pooling |
 | delta | delta | (batch, c_l, height_l, width_l) | a rule's error factor |
 
-These are torch.nn.Conv2d and torch.nn.MaxPool2d. For convolutions on a torus, with orthogonal kernels, see
+These are torch.nn.Conv2d and torch.nn.MaxPool2d. For circular padding and orthogonal kernels, see
 `convolution`.
 """
 

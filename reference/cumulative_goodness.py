@@ -26,14 +26,14 @@ Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigm
 | M | cumulative margin | (batch,) | what the loss sees |
 
 Proof of (3): R is monotone in mu, from 1 for mu to -infinity to e^(-beta gamma P) for mu to infinity; 1 + e^t <= 2 e^t
-for t >= 0, and 1 + e^t >= e^t; s(M) <= e^(-beta M). So a layer behind others that tell the streams apart learns next to
-nothing, and one behind others that err learns more, which hides it in a batch's mean.
+for t >= 0, and 1 + e^t >= e^t; s(M) <= e^(-beta M). A layer thus learns next to nothing where the layers before it
+separate the streams, and more where they err; the mean over a batch hides it.
 
 (9) leaves -beta (c_d s(mu) + s(M) eps / (s(mu) + eps)) where the bracket is positive: the local gradient for c = 1 and
 eps = 0, but up to twice that for the eps of 1e-6 where mu > 3.5 and P is small. At d = 0 the published code has the
-limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that are all told apart below;
-the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not softplus's alone; that is no
-remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.
+limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that the layers below all
+separate; the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not softplus's alone; that
+is no remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.
 
 beta = 4 is the paper's, for margins of about 1; gamma is 1 (cumulative), 0.7 (its default) or 0.
 """

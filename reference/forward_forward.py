@@ -1,4 +1,4 @@
-"""Forward-Forward: every layer tells positive from negative data by its own goodness.
+"""Forward-Forward: every layer separates positive from negative data by its own goodness.
 
 Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345.
 
@@ -17,18 +17,18 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
 | v | amplitude | | brightness of a label pixel |
 | x^_l | normalise(h) | (batch, n_(l-1)) | the direction of the activity below: its goodness is hidden |
 | g_l | goodness.value(h) | (batch,) | goodness |
-| P_l | prior_positive, prior_negative | (batch,) | what the loss of layer l may know of the goodness of other layers |
+| P_l | prior_positive, prior_negative | (batch,) | goodness of other layers that the loss of layer l includes |
 | s_l | positive, negative | (batch,) | the loss's derivatives by the layer's own goodness, P_l held constant |
 
 P_l is 0 (`prior="none"`), the sum of g_t over the layers before l ("before"), or over all layers but l ("others");
 losses of one layer alone do not look at it. The input of a layer and P_l are constants to it: no gradient crosses
 layers.
 
-Positive and negative data need not be labelled images: `stream_updates` takes any two streams, and `normalised` ones
-as they are, so that their length can tell them apart. Sources differ in the
-normalisation (root mean square, here; or Euclidean norm) and in which layers score (all, or all but the first). A sum
-over streams and a mean over samples is taken, as in the paper's description; averaging over the 2B samples of both
-streams halves every update. Masks are not part of the method.
+Positive and negative data need not be labelled images: `stream_updates` takes any two streams, and `normalised` ones as
+they are, so that their length can separate them. Sources differ in the normalisation (root mean square, here; or
+Euclidean norm) and in which layers score (all, or all but the first). A sum over streams and a mean over samples is
+taken, as in the paper's description; averaging over the 2B samples of both streams halves every update. Masks are not
+part of the method.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 Prior: TypeAlias = Literal["none", "before", "others"]
-"""Which layers' goodness the loss of a layer is told beside its own."""
+"""Which other layers' goodness the loss of a layer includes."""
 
 UNIT_THRESHOLD = threshold(1.0)
 """The loss unless another is given: theta_l is 1 for each unit."""

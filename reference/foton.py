@@ -20,22 +20,24 @@ arXiv 2512.20668.
 | e | error | (batch, K) | output error |
 | h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
 | M_l | operators[l-1] | (n_l, n_l) | what stands between a linear network's FOTON and backpropagation |
-| lambda | slope | | the factor by which an activation multiplies norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
+| lambda | slope | | factor by which an activation multiplies norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
 
-So FOTON is backpropagation, for a linear network, where M_l leaves dLoss/dh_l alone: where W_k W_k^T = I for every
-k <= l (orthonormal rows: widths that do not grow from the input on), whatever W_L is. M_l is positive semidefinite, so
-no update of a linear network points uphill. The summary of the paper that was to be had asks for W^T W = I: for a layer
-that grows this is not sufficient, and a test shows it. For other networks the derivatives of the activations stand on
-the wrong side of the weights, and FOTON approximates; (7) is what is left of that in the norms of the updates, which
-the paper does not correct and `slope` does. Equal norms are not enough: maxmin permutes units, so it keeps every norm,
-but which units depends on the sample, and F has the weights alone. The equivalence does not extend to maxmin, which the
-summary claims; a test shows an error of more than half the gradient, and that the transposed Jacobian of each sample in
-place of F gives the gradient, for a small step. Biases, which the paper does not treat, get the update without h; the
-output layer may be left unconstrained.
+In a linear network FOTON is backpropagation for layer l where M_l = I, for any W_L: where W_k W_k^T = I for every
+k <= l. These are orthonormal rows, in widths that do not grow from the input on. M_l is positive semidefinite, so the
+update of a hidden layer of a linear network never has a negative inner product with its gradient. The available summary
+of the paper asks for W^T W = I, which is not sufficient for a layer that widens; a test shows it.
 
-(8) is a modulated pass that leaves the activations out (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e: a
-layer's own derivative stands where backpropagation has it, and only those of the layers above it are missing. The last
-hidden layer's update is then exact for any activation.
+In other networks FOTON approximates: it applies the derivatives of the layers below a layer, and backpropagation those
+of the layers above. (7) describes the norms of the updates that follow from this; `slope` corrects them, the paper does
+not. Equal norms are not enough. Maxmin permutes units and keeps every norm, but the permutation depends on the sample,
+and F has the weights alone. The equivalence does not extend to maxmin, which the summary claims: a test shows an error
+of more than half the gradient. With the transposed Jacobian of each sample in the place of F the test finds the
+gradient, for a small step. The paper has no biases: here they get the update without h. The output layer need not be
+orthogonal.
+
+(8) is a modulated pass without the activations (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e. The layer's own
+derivative is then where backpropagation has it, and only those of the layers above are missing. The update of the last
+hidden layer is exact for any activation.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -163,7 +165,7 @@ def updates(
     slope: float = 1.0,
     linear: bool = False,
 ) -> Updates:
-    """The updates of equations (4) and (5), or with `linear` of (8), rid of (7) or (9) where a slope is given.
+    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (7) or (9) for a slope.
 
     Both passes share the masks. `projection` is F where it is not to be rebuilt from the present weights (refreshed
     every few steps, say).

@@ -1,4 +1,4 @@
-"""Goodness: how active a layer is, the one number by which it tells positive from negative data.
+"""Goodness: how active a layer is, the number that separates positive from negative data.
 
     (1)  sum of squares:  sum_j h_j^2                                                scale n
     (2)  mean square:     1/n sum_j h_j^2                                            scale 1

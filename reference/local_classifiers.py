@@ -1,4 +1,4 @@
-"""Every layer a classifier: layers trained by a loss on class scores of their own, none waiting for another.
+"""Local classifiers: every layer has class scores and a loss of its own, and waits for no other layer.
 
     (1)  layer l:     a_l = k_l * z_l + b_l  or  W_l z_l + b_l,    h_l = sigma_l(a_l),    z_1 = x
     (2)  features:    u_l = f_l(h_l), what the score sees: f_l has a gradient

@@ -17,7 +17,7 @@ The root in (1) is that of a public comparison of losses on MNIST; the softmax i
 is beyond the border, which is the border's own pixel here. (4) is SCFF (arXiv 2409.11593), channels side by side.
 Through the same weights W for both parts a pair's product is that of a sum: [W, W]/2 [x_i, x_j] = W (x_i + x_j)/2. With
 samples of root mean square 1, x_i for the positive pair and (x_i + x_j)/2 for the negative are to be taken as they are
-(`normalised` in `forward_forward`): the latter is shorter, and its length is what tells them apart.
+(`normalised` in `forward_forward`): the latter is shorter, and its length separates them.
 
 Along a row, values of a mask last for pi sqrt(passes) pixels in the mean, far from the border: the blurred bits are
 nearly normal, with a correlation of e^(-distance^2 / (2 passes)), and cross their mean as often as Rice's formula says.

@@ -101,7 +101,7 @@ def test_free_riding_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> 
     assert again.count("data digits") == 1
     assert again.partition("| 3 layers")[2] == first.partition("| 3 layers")[2]
     rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in again.splitlines() if line.startswith("| ")}
-    assert rows["per-block"][2].strip() == "0.00, 0.00, 0.00", "a loss of the layer alone rides free of nothing"
+    assert rows["per-block"][2].strip() == "0.00, 0.00, 0.00", "free riding with the loss of the layer alone"
     assert float(rows["cumulative, gamma 1"][2].split(",")[1]) > 0.3
     assert (tmp_path / "results" / "free_riding.png").stat().st_size > 10_000
 

@@ -1,4 +1,4 @@
-"""Rules whose layers are classifiers, beside backpropagation on the same networks, convolutional and dense.
+"""Local classifiers, beside backpropagation on the same networks, convolutional and dense.
 
 Every run is added to FOLDER/local_classifiers.jsonl as it ends. One that stands there already is not repeated, so that
 the command goes on where it was stopped. Last it draws FOLDER/local_classifiers.png and prints tables.
@@ -14,10 +14,10 @@ averages over positions: of maps normalised one by one these would all be 0. Ada
 a rule chooses. Rates stand in RULES. Of the network that each rule ends with two more accuracies are taken: of all
 layers added up, and of the range of layers that is best on the validation data.
 
-After training, on the test data: what each layer guesses alone, on how many samples two layers disagree, how many any
-layer guesses, and what is told of the label in a layer's scalar goodness, by nearest neighbours, and at least in its
-goodness vector, with a confidence of 95 %, by a linear probe and Fano's bound; `layer_study` in
-`prograde.accelerated.training` says how.
+After training, on the test data: each layer's accuracy alone, how often two layers disagree, how often at least one layer
+is correct, the information about the label in a layer's scalar goodness (by nearest neighbours), and a lower bound of it
+for the goodness vector (95 % confidence, by a linear probe and Fano's bound). `layer_study` in
+`prograde.accelerated.training` has the definitions.
 Published figures are those of larger networks and longer training.
 """
 
@@ -76,7 +76,7 @@ NORMALISATIONS: dict[str, tuple[Callable[[int, int], nn.Module], Callable[[int, 
 
 
 class Setting(NamedTuple):
-    """What makes a rule of a model, told whether it has convolutions; its networks; rates, convolutional and dense."""
+    """A function of a model and of whether it has convolutions to a rule; its networks; rates of both kinds."""
 
     rule: Callable[[nn.Module, bool], Rule]
     normalisation: str

@@ -4,8 +4,9 @@
     python examples/experiments/which_rule.py FOLDER --quick    (half a minute: one seed, one rate, two epochs)
 
 Every run is added to FOLDER/which_rule.jsonl as it ends; the command continues where it was stopped, and prints the
-table at the end. Why a rule refuses a network stands in the file, as "refused". The rate is the best of the grid for validation accuracy with seed 0, after the last epoch. SGD has
-momentum 0.9, and every rate falls to 0 as a cosine. Test accuracies are of the last epoch.
+table at the end. Why a rule refuses a network stands in the file, as "refused". The rate is the best of the grid for
+validation accuracy with seed 0, after the last epoch. SGD has momentum 0.9, and every rate falls to 0 as a cosine. Test
+accuracies are of the last epoch.
 """
 
 import argparse
