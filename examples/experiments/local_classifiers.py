@@ -14,11 +14,10 @@ averages over positions: of maps normalised one by one these would all be 0. Ada
 a rule chooses. Rates stand in RULES. Of the network that each rule ends with two more accuracies are taken: of all
 layers added up, and of the range of layers that is best on the validation data.
 
-After training, on the test data: each layer's accuracy alone, how often two layers disagree, how often at least one layer
-is correct, the information about the label in a layer's scalar goodness (by nearest neighbours), and a lower bound of it
-for the goodness vector (95 % confidence, by a linear probe and Fano's bound). `layer_study` in
-`prograde.accelerated.training` has the definitions.
-Published figures are those of larger networks and longer training.
+After training, on the test data: each layer's accuracy alone, how often two layers disagree, how often at least one
+layer is correct, the information about the label in a layer's scalar goodness (by nearest neighbours), and a lower
+bound of it for the goodness vector (95 % confidence, by a linear probe and Fano's bound). `layer_study` in
+`prograde.accelerated.training` has the definitions. Published figures are those of larger networks and longer training.
 """
 
 import argparse
