@@ -395,7 +395,9 @@ def _in_units(train: _Arrays, test: _Arrays) -> tuple[NDArray[np.float32], NDArr
             f"{test.images_name}: values to {found[1].max():g}, but those of {train.images_name} go to "
             f"{found[0].max():g}; expected both in 0..1 or both in 0..255; divide one of them by 255"
         )
-    return found[0] / np.float32(scales[0]), found[1] / np.float32(scales[1])
+    for values, scale in zip(found, scales, strict=True):
+        values /= scale
+    return found[0], found[1]
 
 
 def _unit(part: _Arrays, values: NDArray[np.float32]) -> int:
