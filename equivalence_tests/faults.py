@@ -1036,7 +1036,7 @@ FAULTS = [
           "affine(network.weight_hh, network.bias_hh, target)",
           "affine(network.weight_hh, network.bias_hh, clean.states[1] - first)",
           "test_recurrent_ftp.py::test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop",
-          "inner product at step"),
+          "inner products"),
     Fault("kept state not displaced", "accelerated.recurrent_ftp",
           "difference @ network.weight_hh.T, difference)", "difference @ network.weight_hh.T, 0 * difference)",
           "test_recurrent_ftp.py::test_parts", "parts[0]"),

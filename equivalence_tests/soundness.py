@@ -2,9 +2,9 @@
 
     python -m prograde.equivalence_tests.soundness RESULTS.jsonl [--minutes 120] [--seed N] [--workers 2]
 
-Each row of the file is a test file, run with new examples in one precision, on one instruction set, with one or two
-threads; EXAMPLES are shared out over these. Files of FUNCTIONS are run again with a hundred times as many. The command
-goes on where it was stopped, prints its seed and the kernels that were in force, and fails where a test did.
+A job runs some test files with new examples in one precision and one of PLACES, an instruction set and a number of
+threads, over which the examples are shared out; what FUNCTIONS names is run with more of them. The command goes on
+where it was stopped, prints its seed and the kernels that were in force, and fails where a test did.
 """
 
 import argparse
@@ -69,10 +69,16 @@ print(", ".join(found))
 """
 
 
-class Job(NamedTuple):
-    """A test file in one configuration; `select` is pytest's -k."""
+PLACES = (("all", 1), ("AVX2", 2), ("SSE4.2", 1), ("all", 2))
+"""Instruction sets and threads."""
 
-    file: str
+FILES_A_JOB = 5
+
+
+class Job(NamedTuple):
+    """Test files, separated by spaces, in one configuration; `select` is pytest's -k."""
+
+    files: str
     select: str
     dtype: str
     instructions: str
@@ -81,16 +87,15 @@ class Job(NamedTuple):
 
 
 def jobs() -> Iterator[Job]:
-    """Every job, those of one configuration side by side with the others' so that an early stop has seen all."""
-    files = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if "given(" in path.read_text())
-    places = [(dtype, isa, threads) for dtype in PRECISIONS for isa in INSTRUCTION_SETS for threads in (1, 2)]
-    shares = 2 * len(INSTRUCTION_SETS)
-    for file in files:
-        for place in places:
-            yield Job(file, "", *place, EXAMPLES // shares)
+    """Every job, one after another in all configurations, so that an early stop has seen them all."""
+    configurations = [(dtype, *place) for place in PLACES for dtype in PRECISIONS]
     for file, select in FUNCTIONS.items():
-        for place in places:
-            yield Job(file, select, *place, EXAMPLES_OF_FUNCTIONS // shares)
+        for configuration in configurations:
+            yield Job(file, select, *configuration, EXAMPLES_OF_FUNCTIONS // len(PLACES))
+    files = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if "given(" in path.read_text())
+    for chosen in (files[i : i + FILES_A_JOB] for i in range(0, len(files), FILES_A_JOB)):
+        for configuration in configurations:
+            yield Job(" ".join(chosen), "", *configuration, EXAMPLES // len(PLACES))
 
 
 def environment(instructions: str, threads: int) -> dict[str, str]:
@@ -99,8 +104,8 @@ def environment(instructions: str, threads: int) -> dict[str, str]:
 
 def run(job: Job, seed: int) -> dict[str, Any]:
     """The job's record: exit code, pytest's last line, and the names of tests that failed."""
-    name = f"{__package__}.{job.file.removesuffix('.py')}"
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", name]
+    names = [f"{__package__}.{file.removesuffix('.py')}" for file in job.files.split()]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", *names]
     command += ["-p", f"{__package__}.plugin", "-o", "consider_namespace_packages=true", "--import-mode=importlib"]
     command += ["--dtype", job.dtype, "--examples", str(job.examples), "--hypothesis-seed", str(seed)]
     command += ["-k", job.select] if job.select else []
@@ -110,7 +115,7 @@ def run(job: Job, seed: int) -> dict[str, Any]:
     )
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    code = 0 if done.returncode == 5 else done.returncode  # none of the file's tests depends on the precision
+    code = 0 if done.returncode == 5 else done.returncode  # no test of these files depends on the precision
     seconds = round(time.perf_counter() - started, 1)
     return {**job._asdict(), "seed": seed, "code": code, "last": lines[-1], "failed": failed, "seconds": seconds}
 

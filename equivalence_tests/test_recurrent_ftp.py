@@ -194,27 +194,37 @@ def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: S
 
 
 @given(rng=seeds())
-def test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop(side: Side, rng: np.random.Generator):
+def test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop(
+    side: Side, compare: Comparison, rng: np.random.Generator
+):
     """<dLoss/dh_t, h_t - tau_t> = e^T W_o W_h^(T-1) G e of all steps: the sign of one tells whether all descend."""
     case = linear(rng)
-    feedback = feedback_for(case, rng)
-    weights, x, labels, given_ = side.operands((*case.operands, feedback))
-    error, _, found = side.results(parts(side, "identity", weights, x, labels, given_))
-    gradients = backprop_gradients(side, weights, x, labels)
-    through = case.weights.weight_out @ np.linalg.matrix_power(case.weights.weight_hh, case.length - 1)
-    shared = np.sum(error * (error @ feedback.T @ through.T), axis=1)
-    for t, (gradient, difference) in enumerate(zip(gradients, found, strict=True)):
-        products = np.sum(gradient * difference, axis=1)
-        sizes = np.linalg.norm(gradient, axis=1) * np.linalg.norm(difference, axis=1)
-        assert np.all(np.abs(products - shared) <= EXACT * side.eps * sizes), f"inner product at step {t + 1}"
+
+    def products(side: Side, weights: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        _, _, found = parts(side, "identity", weights, x, labels, feedback)
+        return (state_gradients(side, weights, x, labels) * found).sum(-1)  # (T, batch)
+
+    def shared(side: Side, weights: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        error, _, _ = parts(side, "identity", weights, x, labels, feedback)
+        back = error @ weights.weight_out
+        for _ in range(case.length - 1):
+            back = back @ weights.weight_hh
+        return np.broadcast_to((back * (error @ feedback.T)).sum(-1), (case.length, len(x)))
+
+    compare(side, "inner products", products, *case.operands, feedback_for(case, rng), expected=shared)
 
 
-def backprop_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
-    """dLoss/dh_t of all steps, for a linear cell."""
+def state_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
+    """dLoss/dh_t of all steps, for a linear cell, as arrays of the side."""
     network = recurrent(side, "identity", weights)
     clean = side.recurrent.forward(network, x)
     error = side.losses.cross_entropy_gradient(clean.outputs, labels)
-    return side.results(side.backprop_through_time.state_gradients(network, clean, error)[0])
+    return side.backprop_through_time.state_gradients(network, clean, error)[0]
+
+
+def backprop_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
+    """`state_gradients` as NumPy arrays."""
+    return side.results(state_gradients(side, weights, x, labels))
 
 
 @given(rng=seeds(), length=st.sampled_from([1, 2, 30]))
