@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import DataError, UserError
 from .idx import IdxPart, find_idx, read_idx
 from .image_folders import ARCHIVES, ENDS, File, find_part, read_class_folders
-from .reading import DEFLATE_RATIO, check_memory, entries, reading
+from .reading import check_memory, entries, reading
 
 __all__ = ["DataError", "Dataset", "Split", "load"]
 
@@ -350,7 +350,7 @@ def _read_member(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[An
             )
         expected = math.prod(shape) * dtype.itemsize
         length = info.file_size - file.tell()
-        if min(shape, default=0) < 0 or expected != length or length > DEFLATE_RATIO * info.compress_size:
+        if min(shape, default=0) < 0 or expected != length:
             raise DataError(f"{name}: {length} bytes of data, expected {expected} for shape {shape}; save it anew")
         check_memory(name, f"{shape[:1]} samples", expected + 8 * math.prod(shape))
         content = file.read(expected)
