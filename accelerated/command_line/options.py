@@ -81,7 +81,7 @@ Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.", metav
 Validation: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        help="Training samples held out, to choose the best epoch on.",
+        help="Training samples held out, evenly by class, to choose the best epoch on.",
         show_default="one in 12; 288 of the digits",
     ),
 ]
