@@ -1,5 +1,6 @@
 """Options, fixtures and Hypothesis profiles of the tests; loaded with `-p prograde.equivalence_tests.plugin`."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from inspect import signature
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from .placement import Placement
 from .sides import DTYPES, EPS, MODULES, OURS, ReferenceSide, Side, TwinSide
 from .strategies import Margin
 from .tolerance import Comparison
@@ -47,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: the tier that runs within a minute")
     config.addinivalue_line("markers", "nightly: long; runs with --profile nightly alone, or if -m names it")
     config.option.reportchars += "s"  # what was skipped, and why, is listed at the end
+    config.addinivalue_line("markers", "places_itself: names the device of what it makes, as compiled code has to")
+    Placement.device = torch.device(config.getoption("--device"))
     settings.load_profile(config.getoption("--profile"))
     if config.getoption("--hypothesis-seed", None) is not None:
         settings.register_profile("seeded", settings(derandomize=False))
@@ -98,6 +102,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         if device == "cpu" or not found:
             raise
         pytest.skip(f"{operation} has no deterministic form on {device}")
+
+
+@pytest.fixture(autouse=True)
+def _placed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test makes, models and generators included, is on the device under test."""
+    itself = Placement.device.type == "cpu" or request.node.get_closest_marker("places_itself")
+    with contextlib.nullcontext() if itself else Placement():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,9 @@ def test_the_reference_is_autograd(case: Case):
     torch.nn.functional.cross_entropy(h, torch.tensor(case.labels)).backward()
     ours = backprop.updates(reference_network(case.dense), case.x, case.labels, case.masks)
     for layer, (weight, bias) in enumerate(zip(dense.weights, dense.biases, strict=True)):
-        assert np.allclose(ours.weights[layer], weight.grad.numpy(), rtol=0, atol=1e-13), f"weights[{layer}]"
+        assert np.allclose(ours.weights[layer], weight.grad.cpu().numpy(), rtol=0, atol=1e-13), f"weights[{layer}]"
         if bias is not None:
-            assert np.allclose(ours.biases[layer], bias.grad.numpy(), rtol=0, atol=1e-13), f"biases[{layer}]"
+            assert np.allclose(ours.biases[layer], bias.grad.cpu().numpy(), rtol=0, atol=1e-13), f"biases[{layer}]"
 
 
 @given(case=cases(biases=True), rng=seeds())

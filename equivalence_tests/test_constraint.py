@@ -20,6 +20,7 @@ from prograde.accelerated.rules.orthogonality import _Copy
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
+pytestmark = pytest.mark.places_itself
 LIMIT = 5e-3
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -239,8 +240,8 @@ def test_telling_the_optimizer_gives_the_same_weights():
             with torch.no_grad():
                 block.linear.weight.copy_(polar_factor(block.linear.weight))
     for ours, theirs in zip(rule.parameters(), other.parameters(), strict=True):
-        gap = (ours - theirs).detach().numpy()
-        assert rms(gap) <= 1e-7 * rms(theirs.detach().numpy())
+        gap = (ours - theirs).detach().cpu().numpy()
+        assert rms(gap) <= 1e-7 * rms(theirs.detach().cpu().numpy())
 
 
 @pytest.mark.parametrize("rate", [0.003, 0.05, 0.5])
@@ -260,7 +261,9 @@ def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(ra
         for old, new, *blocks in zip(before, stepped, rule.blocks, other.blocks, strict=False):
             for weight in (block.linear.weight.detach() for block in blocks):
                 gap = polar_factor(weight) - polar_factor(new)
-                assert rms(gap.numpy()) <= 0.05 * rms((new - old).numpy()), "polar factor of the stepped weight"
+                assert rms(gap.cpu().numpy()) <= 0.05 * rms((new - old).cpu().numpy()), (
+                    "polar factor of the stepped weight"
+                )
                 assert defect(weight) <= LIMIT
 
 
@@ -278,8 +281,8 @@ def test_a_clipped_gradient_is_no_plain_step():
         stepped = [block.linear.weight.detach().clone() for block in rule.blocks[:-1]]
         rule.constrain(steps)
         for block, weight in zip(rule.blocks[:-1], stepped, strict=True):
-            gap = (block.linear.weight.detach() - polar_factor(weight)).numpy()
-            assert rms(gap) <= LIMIT * rms(weight.numpy()), "not the nearest orthogonal matrix"
+            gap = (block.linear.weight.detach() - polar_factor(weight)).cpu().numpy()
+            assert rms(gap) <= LIMIT * rms(weight.cpu().numpy()), "not the nearest orthogonal matrix"
 
 
 def test_which_optimizers_take_plain_steps():

@@ -243,7 +243,7 @@ def by_autograd(case: ImageStreams, place: str) -> list[tuple[Any, Any]]:
         loss = torch.logaddexp(theta - positive, zero) + torch.logaddexp(negative - theta, zero)
         loss.mean().backward()
         assert w.grad is not None
-        found.append((w.grad.numpy(), None if b is None or b.grad is None else b.grad.numpy()))
+        found.append((w.grad.cpu().numpy(), None if b is None or b.grad is None else b.grad.cpu().numpy()))
     return found
 
 

@@ -172,7 +172,7 @@ def backpropagated(case: ImageCase, slope: float = 1.0) -> list[Any]:
     network = side.image_network(images)
     clean = side.convolutional_foton.forward(network if slope == 1 else scaled(side, network, slope), x)
     loss = side.losses.cross_entropy(clean.dense.scores, labels).mean()
-    return [g.numpy() for g in torch.autograd.grad(loss, [*kernels, *weights])]
+    return [g.cpu().numpy() for g in torch.autograd.grad(loss, [*kernels, *weights])]
 
 
 def relative_errors(side: Side, case: ImageCase, **options: Any) -> list[float]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
 from prograde.accelerated.rules import Backprop, Foton, Ftp
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import OURS, Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
 from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
@@ -142,7 +143,7 @@ def autograd_of_maps(case: PaddedCase) -> list[Any]:
         h = nn.functional.linear(h, weight, bias)
         maps.append(h.requires_grad_())
     loss = nn.functional.cross_entropy(h, torch.tensor(case.labels), reduction="sum")
-    return [gradient.numpy() for gradient in torch.autograd.grad(loss, maps[:-1])]
+    return [gradient.cpu().numpy() for gradient in torch.autograd.grad(loss, maps[:-1])]
 
 
 def test_a_pooled_target_is_taken_where_the_clean_map_is_largest(side: Side):
@@ -224,7 +225,7 @@ def model(dtype: torch.dtype = torch.float64, activation: type[nn.Module] = nn.T
 
 
 def batch(n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     y = torch.randint(0, 3, (n,), generator=generator)
     centres = torch.randn(3, 2, 11, 9, generator=generator)
     return (centres[y] + 0.5 * torch.randn(n, 2, 11, 9, generator=generator)).to(dtype), y
@@ -237,7 +238,7 @@ def _ours_only(twin: TwinSide) -> None:
 
 
 def numpy(tensor: Any) -> Any:
-    return None if tensor is None else tensor.detach().double().numpy()
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
 def reference_network(rule: Ftp | Backprop, activation: str = "tanh") -> Any:
@@ -281,7 +282,7 @@ def test_gradients_are_the_references(options: Any):
         reference_network(rule),
         feedback,
         numpy(x),
-        y.numpy(),
+        y.cpu().numpy(),
         phi=table[options.get("phi", "tanh")],
         gain=options.get("gain", 1.0),
         label_smoothing=options.get("label_smoothing", 0.0),
@@ -327,8 +328,8 @@ def kernel_of(rule: Ftp) -> torch.Tensor:
 @pytest.mark.usefixtures("_ours_only")
 def test_a_seed_in_place_of_the_feedback():
     """Drawn anew at each step, the same each time, nothing held, and kept by a checkpoint."""
-    rule = Ftp(model(), image_size=(11, 9), seeded=True, generator=torch.Generator().manual_seed(3))
-    other = Ftp(model(), image_size=(11, 9), seeded=True, generator=torch.Generator().manual_seed(4))
+    rule = Ftp(model(), image_size=(11, 9), seeded=True, generator=seeded(3))
+    other = Ftp(model(), image_size=(11, 9), seeded=True, generator=seeded(4))
     assert "feedback" not in dict(rule.named_buffers())
     x, y = batch()
 
@@ -386,7 +387,7 @@ def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: A
     """G (its first factor, of low rank) summed over positions has the mean square of a dense layer's."""
     layers = nn.Conv2d(1, 600, 3), nn.Flatten(), nn.Linear(600 * 4 * 3, 10)
     for by_channel in (True, False):
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded(0)
         rule = Ftp(
             nn.Sequential(*layers), image_size=(6, 5), by_channel=by_channel, scale=0.7, generator=generator, **options
         )

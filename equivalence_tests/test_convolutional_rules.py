@@ -12,6 +12,7 @@ from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool
 from prograde.accelerated.orthogonality import defect
 from prograde.accelerated.rules import Backprop, Foton, Pepita
 from prograde.accelerated.training.alignment import alignment
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 from prograde.reference import convolution
@@ -43,14 +44,14 @@ def model(
 
 
 def batch(n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     y = torch.randint(0, 3, (n,), generator=generator)
     centres = torch.randn(3, 1, 8, 8, generator=generator)
     return (centres[y] + 0.5 * torch.randn(n, 1, 8, 8, generator=generator)).to(dtype), y
 
 
 def numpy(tensor: Any) -> Any:
-    return tensor.detach().double().numpy()
+    return tensor.detach().double().cpu().numpy()
 
 
 @pytest.mark.parametrize("options", [{}, {"linear": True, "slope": 0.9}], ids=["plain", "linear"])
@@ -71,7 +72,7 @@ def test_gradients_are_the_references_through_the_parts(channels: int, options: 
     weights = tuple(numpy(block.linear.weight) for block in rule.blocks)
     biases = tuple(numpy(block.linear.bias) for block in rule.blocks)
     dense = side.net.Network(weights, biases, (table["tanh"], table["identity"]))
-    expected = module.updates(module.ConvolutionalNetwork(tuple(layers), dense), numpy(x), y.numpy(), **options)
+    expected = module.updates(module.ConvolutionalNetwork(tuple(layers), dense), numpy(x), y.cpu().numpy(), **options)
 
     def same(name: str, ours: Any, theirs: Any) -> None:
         assert rms(numpy(ours) - theirs) <= 1e-12 * rms(theirs), name
@@ -174,7 +175,7 @@ def test_the_scores_that_are_trained_are_the_models():
     layers = [nn.PixelUnshuffle(4), OrthogonalConv2d(16, 5, 3), nn.Tanh(), ScaledAvgPool2d(2), nn.PixelUnshuffle(2)]
     layers += [OrthogonalConv2d(20, 8, 2), ScaledAvgPool2d(2), nn.Identity(), ScaledAvgPool2d(2)]
     rule = Foton(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3)).double())
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     x = torch.randn(4, 1, 64, 64, generator=generator, dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0])
     assert rule.assign_credit(x, y).item() == pytest.approx(rule.objective(x, y).item(), rel=1e-12)

@@ -245,7 +245,7 @@ def by_autograd(
             priors = [prior.detach() for prior in priors]
         scale = float(len(parameters[layer][0])) if of == "sum-of-squares" else 1.0
         TORCH_LOSSES[loss](scale, p, n, *priors).mean().backward(retain_graph=True)
-    return [(w.grad.numpy(), None if b is None else b.grad.numpy()) for w, b in parameters]
+    return [(w.grad.cpu().numpy(), None if b is None else b.grad.cpu().numpy()) for w, b in parameters]
 
 
 @given(case=streams(), prior=st.sampled_from(["none", "before", "others"]), of=st.sampled_from([*TORCH_GOODNESS]))

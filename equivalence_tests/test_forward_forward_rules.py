@@ -15,6 +15,7 @@ from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.goodness import entmax_weighted
 from prograde.accelerated.negatives import hard_wrong_labels, random_masks, random_partners
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
 from prograde.equivalence_tests.test_rules import credited, sequential
@@ -25,8 +26,6 @@ from prograde.equivalence_tests.tolerance import Comparison, rms
 def _ours_only(twin: TwinSide) -> None:
     if not twin.is_ours:
         pytest.skip("rules are prograde's own")
-    if twin.device.type != "cpu":
-        pytest.skip("the reference is given the draws of a generator of the CPU")
 
 
 CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], Any], str, str]] = {
@@ -72,14 +71,14 @@ def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams):
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            draw = torch.Generator().manual_seed(7)
-            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).numpy()) % 5
+            draw = seeded(7)
+            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).cpu().numpy()) % 5
             return side.forward_forward.updates(
                 side.network(dense), x, labels, negative, 5,
                 side.goodness.GOODNESS[goodness], loss(side), prior, amplitude=4.0,
             )  # fmt: skip
         rule = build(sequential(dense))
-        rule.generator = torch.Generator().manual_seed(7)
+        rule.generator = seeded(7)
         return credited(rule, x, labels)
 
     compare(twin, name, updates, *case[:3])
@@ -103,14 +102,14 @@ def image_model(planes: int = 0, dtype: torch.dtype = torch.float64) -> nn.Seque
 
 
 def batch(shape: tuple[int, ...], n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     y = torch.randint(0, 4, (n,), generator=generator)
     centres = torch.randn(4, *shape, generator=generator)
     return (centres[y] + 0.5 * torch.randn(n, *shape, generator=generator)).to(dtype), y
 
 
 def numpy(tensor: Any) -> Any:
-    return None if tensor is None else tensor.detach().double().numpy()
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
 def reference_network(rule: ForwardForward) -> Any:
@@ -140,7 +139,7 @@ def same(name: str, ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("labels", ["pixels", "planes"])
 @pytest.mark.parametrize("kind", [ForwardForward, SymBa, LayerCollaboration])
 def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any):
-    rule = kind(image_model(4 if labels == "planes" else 0), labels=labels, generator=torch.Generator().manual_seed(3))
+    rule = kind(image_model(4 if labels == "planes" else 0), labels=labels, generator=seeded(3))
     x, y = batch((2, 11, 9))
     negative = rule.negative_labels(x, y)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
@@ -155,7 +154,14 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
     amplitude = 1.0 if labels == "planes" else 4.0
     expected = list(
         module.local_updates(
-            network, numpy(x), y.numpy(), negative.numpy(), 4, *losses[kind], amplitude=amplitude, place=labels
+            network,
+            numpy(x),
+            y.cpu().numpy(),
+            negative.cpu().numpy(),
+            4,
+            *losses[kind],
+            amplitude=amplitude,
+            place=labels,
         )
     )
     for unit, (update, _) in zip(rule.units, expected, strict=True):
@@ -170,7 +176,7 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
 def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, ...]):
     model = dense_model() if len(shape) == 1 else image_model()
-    rule = ForwardForward(model, negatives="hard", generator=torch.Generator().manual_seed(3))
+    rule = ForwardForward(model, negatives="hard", generator=seeded(3))
     x, y = batch(shape, 200)
     scores = rule(x)
     draws = torch.stack([rule.negative_labels(x, y) for _ in range(20)])
@@ -184,18 +190,18 @@ def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, 
     rule.assign_credit(x, y)
     module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
     network = reference_network(rule)
-    update, _ = next(iter(module.local_updates(network, numpy(x), y.numpy(), negative.numpy(), 4, amplitude=4.0)))
+    update, _ = next(
+        iter(module.local_updates(network, numpy(x), y.cpu().numpy(), negative.cpu().numpy(), 4, amplitude=4.0))
+    )
     same("weight for hard negatives", rule.units[0].weights[0].grad, update.weight)
 
 
 def test_hard_negatives_are_drawn_by_the_rules_own_scores():
     """Of the layers that it scores by, and the brightness that it has."""
-    rule = ForwardForward(
-        dense_model(), negatives="hard", amplitude=0.5, first_layer=1, generator=torch.Generator().manual_seed(3)
-    )
+    rule = ForwardForward(dense_model(), negatives="hard", amplitude=0.5, first_layer=1, generator=seeded(3))
     x, y = batch((16,), 500)
     drawn = rule.negative_labels(x, y)
-    expected = hard_wrong_labels(rule(x), y, torch.Generator().manual_seed(3))
+    expected = hard_wrong_labels(rule(x), y, seeded(3))
     assert torch.equal(drawn, expected), "drawn by the rule's own scores"
 
 
@@ -206,10 +212,10 @@ def test_hard_negatives_of_scores_below_0():
     readout = ForwardForward(dense_model(), negatives="hard", readout=True)
     assert readout.readout is not None
     with torch.no_grad():
-        readout.readout.weight.normal_(generator=torch.Generator().manual_seed(1))
+        readout.readout.weight.normal_(generator=seeded(1))
     for rule in (kurtosis, readout):
-        rule.generator = torch.Generator().manual_seed(3)
-        expected = hard_wrong_labels(rule(x), y, torch.Generator().manual_seed(3), "softmax")
+        rule.generator = seeded(3)
+        expected = hard_wrong_labels(rule(x), y, seeded(3), "softmax")
         assert torch.equal(rule.negative_labels(x, y), expected), "softmax of the rule's own scores"
 
 
@@ -219,10 +225,10 @@ def test_masks_of_flat_images(passes: int):
     x, y = batch((16,))
     rule = ForwardForward(
         dense_model(), negatives="hybrid", readout=True, mask_passes=passes, image_shape=(2, 2, 4),
-        generator=torch.Generator().manual_seed(3),
+        generator=seeded(3),
     )  # fmt: skip
     drawn = rule.negative_images(x)
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     other = x[random_partners(16, generator)]
     mask = random_masks((16, 2, 4), passes, generator, dtype=x.dtype).repeat(1, 2, 1).view(16, 16)
     assert torch.equal(drawn, torch.where(mask == 1, x, other)), "mask"
@@ -230,14 +236,14 @@ def test_masks_of_flat_images(passes: int):
 
 
 def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out():
-    rule = ForwardForward(dense_model(), readout=True, generator=torch.Generator().manual_seed(3))
+    rule = ForwardForward(dense_model(), readout=True, generator=seeded(3))
     assert rule.readout is not None
     with torch.no_grad():
-        rule.readout.weight.normal_(generator=torch.Generator().manual_seed(1))
+        rule.readout.weight.normal_(generator=seeded(1))
     x, y = batch((16,))
     layers = rule.objective(x, y).item()
     logits = numpy(rule(x))
-    own = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y.numpy()])
+    own = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y.cpu().numpy()])
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     assert rule.assign_credit(x, y).item() == pytest.approx(layers + own, rel=1e-12), "loss of the read-out"
 
@@ -247,9 +253,7 @@ def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out():
 def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     """x against negatives made of two samples each; the read-out learns from features of x as it is."""
     model = dense_model() if len(shape) == 1 else image_model()
-    rule = ForwardForward(
-        model, negatives=negatives, readout=True, first_layer=1, generator=torch.Generator().manual_seed(3)
-    )
+    rule = ForwardForward(model, negatives=negatives, readout=True, first_layer=1, generator=seeded(3))
     x, y = batch(shape)
     negative = rule.negative_images(x)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
@@ -266,7 +270,7 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     features = module.features(network, numpy(x), 1)
     readout = np.zeros((4, features.shape[1]))
     assert rule.readout is not None
-    same("read-out", rule.readout.weight.grad, module_of_readout()(readout, features, y.numpy()))
+    same("read-out", rule.readout.weight.grad, module_of_readout()(readout, features, y.cpu().numpy()))
     flat_x, flat = x.flatten(1), negative.flatten(1)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     told = rule.layer_goodness(x, y)
@@ -296,15 +300,13 @@ def module_of_readout() -> Any:
 
 def test_a_gate_learns_its_own_parameters():
     """Their gradients are autograd's of the layers' losses, and the first layer has no gate."""
-    rule = CumulativeForwardForward(
-        dense_model(), remedy="hardness-gated", learn_gate=True, generator=torch.Generator().manual_seed(3)
-    )
+    rule = CumulativeForwardForward(dense_model(), remedy="hardness-gated", learn_gate=True, generator=seeded(3))
     assert {name for name, _ in rule.named_parameters()} >= {"raw_tau.0", "raw_tau.1", "kappa.0", "kappa.1"}
-    plain = CumulativeForwardForward(dense_model(), remedy="hardness-gated", generator=torch.Generator().manual_seed(3))
+    plain = CumulativeForwardForward(dense_model(), remedy="hardness-gated", generator=seeded(3))
     other = [
         CumulativeForwardForward(
             dense_model(), remedy="hardness-gated", learn_gate=learn, gamma=0.3, beta=2.0,
-            generator=torch.Generator().manual_seed(3),
+            generator=seeded(3),
         )
         for learn in (True, False)
     ]  # fmt: skip
@@ -345,7 +347,7 @@ def test_a_gate_learns_its_own_parameters():
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
 def test_gamma_counts_from_the_second_layer_on(gamma: float):
     x, y = batch((16,))
-    rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=torch.Generator()) for g in (0.5, gamma)]
+    rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=seeded(0)) for g in (0.5, gamma)]
     for rule in rules:
         rule.generator.manual_seed(3)  # type: ignore[union-attr]
         rule.assign_credit(x, y)
@@ -366,7 +368,7 @@ def test_gamma_counts_from_the_second_layer_on(gamma: float):
 )  # fmt: skip
 def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[str, Any]):
     """What the method holds constant is constant to autograd too."""
-    rule = CumulativeForwardForward(dense_model(), generator=torch.Generator().manual_seed(3), **options)
+    rule = CumulativeForwardForward(dense_model(), generator=seeded(3), **options)
     x, y = batch((16,))
     state = rule.generator.get_state()  # type: ignore[union-attr]
     rule.assign_credit(x, y)
@@ -382,7 +384,7 @@ def test_half_precision(kind: type[ForwardForward], shape: tuple[int, ...]):
     """Goodness, losses and scores are in float32, what is learned in its own precision."""
     model = (dense_model if len(shape) == 1 else image_model)(dtype=torch.bfloat16)
     gate = {"remedy": "hardness-gated", "learn_gate": True} if kind is CumulativeForwardForward else {}
-    rule = kind(model, negatives="hard", generator=torch.Generator().manual_seed(3), **gate)  # type: ignore[arg-type]
+    rule = kind(model, negatives="hard", generator=seeded(3), **gate)  # type: ignore[arg-type]
     x, y = batch(shape, dtype=torch.bfloat16)
     told = rule.layer_goodness(x, y)
     assert {value.dtype for layer in told for value in layer[3:]} == {torch.float32}, "goodness in float32"
@@ -409,7 +411,7 @@ def forbidden(tensor: Any) -> Any:
 def test_training_on_images_tells_classes_apart():
     for labels in ("pixels", "planes"):
         planes = 4 if labels == "planes" else 0
-        rule = SymBa(image_model(planes, torch.float32), labels=labels, generator=torch.Generator().manual_seed(0))
+        rule = SymBa(image_model(planes, torch.float32), labels=labels, generator=seeded(0))
         optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
         x, y = batch((2, 11, 9), 64, torch.float32)
         for _ in range(150):
@@ -421,7 +423,7 @@ def test_training_on_images_tells_classes_apart():
 @pytest.mark.parametrize("labels", ["pixels", "planes"])
 def test_saved_and_loaded_rules_go_on_alike(labels: Any):
     rules = [
-        LayerCollaboration(image_model(4 if labels == "planes" else 0), labels=labels, generator=torch.Generator())
+        LayerCollaboration(image_model(4 if labels == "planes" else 0), labels=labels, generator=seeded(0))
         for _ in range(2)
     ]
     with torch.no_grad():

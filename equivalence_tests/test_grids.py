@@ -41,7 +41,7 @@ def test_cells_are_those_of_pytorch(side: Side, case: Any):
     """And a sum is the mean times the number of a cell's pixels, which the sum of ones counts."""
     h, grid, _ = case
     h = side.results(side.operands(h))
-    expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(h), grid).numpy()
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(h), grid).cpu().numpy()
     means = side.results(side.grids.grid_pool(side.operands(h), grid))
     limit = 8 * side.eps * np.abs(h).max()
     assert np.abs(means - expected).max() <= limit, "means of the cells"

@@ -16,6 +16,7 @@ from torch import nn
 from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
 from prograde.accelerated.rules import RULES, Backprop, Foton, Ftp, Hardware, Pepita, RecurrentFtp, Rule
 from prograde.accelerated.rules import hardware as rules_hardware
+from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
 from prograde.equivalence_tests.test_rules import credited, example, gradients, make, sequential
@@ -221,8 +222,8 @@ def test_random_noise(side: Side):
     if isinstance(side, ReferenceSide):
         drawn = side.hardware.random_noise((300, 40), np.random.default_rng(1))
     else:
-        generator = torch.Generator().manual_seed(1)
-        drawn = side.hardware.random_noise((300, 40), generator, dtype=torch.float64).numpy()
+        place = {"device": Placement.device, "dtype": torch.float64}
+        drawn = side.hardware.random_noise((300, 40), seeded(1), **place).cpu().numpy()
     assert drawn.shape == (300, 40)
     assert stats.kstest(drawn.ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE
 
@@ -240,8 +241,6 @@ def ours(twin: TwinSide) -> TwinSide:
 @pytest.fixture
 def ours64(ours: TwinSide, twin64: TwinSide) -> TwinSide:
     """For what hangs on a rounding that a coarser precision may turn: results on the hardware of a whole network."""
-    if twin64.device.type != "cpu":
-        pytest.skip("the reference is given the draws of a generator of the CPU")
     return twin64
 
 
@@ -253,13 +252,19 @@ def crossbars(converters: Any, read_noise: float, margins: list[float]) -> Multi
 
     What the converters are given adds its distance from their ties to `margins`.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = seeded(SEED)
     crossbar = hardware.Crossbar(*converters, read_noise)
 
     def multiply(x: Any, weight: Any) -> Any:
         noise = None
         if read_noise:
-            noise = torch.empty(weight.shape, dtype=torch.float64).normal_(generator=generator).numpy().astype(x.dtype)
+            noise = (
+                torch.empty(weight.shape, dtype=torch.float64)
+                .normal_(generator=generator)
+                .cpu()
+                .numpy()
+                .astype(x.dtype)
+            )
         result = hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
         given = zip((weight, x, result), converters, strict=True)
         margins.extend(ties(v, b) for v, b in given if b is not None and v.any())
@@ -376,7 +381,7 @@ def test_a_rules_gradient_is_the_reference_by_hand(
             buffer.copy_(matrix)
         names = ("weight_bits", "activation_bits", "product_bits")
         chip = Hardware(rule, **dict(zip(names, converters, strict=True)), read_noise=read_noise)
-        chip.generator = torch.Generator().manual_seed(SEED)
+        chip.generator = seeded(SEED)
         return credited(chip, x, labels).weights
 
     compare(ours64, f"{name} on hardware", updates, dense, x, case.labels, fixed)
@@ -385,7 +390,7 @@ def test_a_rules_gradient_is_the_reference_by_hand(
 @pytest.mark.parametrize("name", RULES)
 def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
     """Updates, scores, and weights after three steps with momentum."""
-    bare, chip = (make(name, example()[0], torch.Generator().manual_seed(1)) for _ in range(2))
+    bare, chip = (make(name, example()[0], seeded(1)) for _ in range(2))
     chip.load_state_dict(bare.state_dict())
     chip = Hardware(chip)
     _, x, y = example()
@@ -462,12 +467,12 @@ def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPa
 
 def full_and_difference(name: str, model: nn.Module, **options: Any) -> Iterator[Rule]:
     """The rule in its two forms, with one matrix."""
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     kind: Any = {"ftp": Ftp, "pepita": Pepita}[name]
     rules = [kind(copy.deepcopy(model), second_pass=form, generator=generator) for form in ("full", "difference")]
     rules[1].load_state_dict(rules[0].state_dict())
     for rule in rules:
-        rule.generator = torch.Generator().manual_seed(5)
+        rule.generator = seeded(5)
         yield Hardware(rule, **options) if options else rule
 
 
@@ -523,7 +528,7 @@ def test_both_forms_share_their_masks(name: str, ours: TwinSide):
     found = []
     for rule in full_and_difference(name, model):
         rule.assign_credit(x, y)
-        found.append([weight.numpy() for weight in gradients(rule).weights])
+        found.append([weight.cpu().numpy() for weight in gradients(rule).weights])
     for layer, (one, other) in enumerate(zip(*found, strict=True)):
         assert rms(one - other) <= 1e-12 * rms(other), f"weights[{layer}]"
 
@@ -541,7 +546,7 @@ def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide):
             for buffer in rule.buffers():
                 buffer.mul_(1e-4)
             rule.assign_credit(x, y)
-            found.append(rule.blocks[1].linear.weight.grad.numpy())
+            found.append(rule.blocks[1].linear.weight.grad.cpu().numpy())
     exact, other, full, difference = found
     assert rms(exact - other) <= 1e-9 * rms(exact), "the forms are two algorithms"
     assert rms(full - exact) > 0.5 * rms(exact), "the full pass carries what is below its levels"
@@ -575,15 +580,15 @@ def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide):
     chip = Hardware(make(name, example()[0]), programming_noise=0.1, weight_range=0.15)
     _, x, y = example()
     optimizer = torch.optim.SGD(chip.parameters(), lr=0.5)
-    chip.generator = torch.Generator().manual_seed(2)
+    chip.generator = seeded(2)
     chip.assign_credit(x, y)
     optimizer.step()
     bare = copy.deepcopy(chip.rule)
     bare.constrain(optimizer)
     buffers = [buffer.clone() for buffer in chip.buffers()]
-    chip.generator = torch.Generator().manual_seed(SEED)
+    chip.generator = seeded(SEED)
     chip.constrain(optimizer)
-    draws = torch.Generator().manual_seed(SEED)
+    draws = seeded(SEED)
     for (label, parameter), before in zip(chip.named_parameters(), bare.parameters(), strict=True):
         expected = before.detach()
         if parameter.grad is not None:
@@ -611,7 +616,7 @@ def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide):
     _, x, y = example(torch.float32)
     for chip in chips:
         chip.float()
-        chip.generator = torch.Generator().manual_seed(4)
+        chip.generator = seeded(4)
         optimizer = torch.optim.SGD(chip.parameters(), lr=0.05, momentum=0.9)
         for _ in range(3):
             chip.assign_credit(x, y)
@@ -625,7 +630,7 @@ def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide):
 
 def test_the_hardware_has_the_rules_face(ours: TwinSide):
     model, x, y = example()
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     rule = Ftp(model)
     chip = Hardware(rule, bits=4, generator=generator)
     assert rule.generator is chip.generator is generator

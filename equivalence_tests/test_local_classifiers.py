@@ -264,7 +264,7 @@ def by_autograd(case: Local, maker: str) -> list[tuple[Any, ...]]:
         loss = functional.cross_entropy(scores, torch.tensor(case.labels)) + penalty
         learned = readout if maker == "mapped" else alpha
         wanted = [p for p in (kernel, bias, learned) if p is not None]
-        gradients = iter(g.numpy() for g in torch.autograd.grad(loss, wanted))
+        gradients = iter(g.cpu().numpy() for g in torch.autograd.grad(loss, wanted))
         found.append((next(gradients), None if bias is None else next(gradients), next(gradients), loss.item()))
     return found
 
@@ -382,6 +382,7 @@ def test_what_is_passed_on_is_not_kept(twin: TwinSide):
     assert kept == [[0], [0], [2], []], "kept"
 
 
+@pytest.mark.places_itself
 def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
     if not twin64.is_ours:
         pytest.skip("how a package is compiled is its own matter")

@@ -51,6 +51,7 @@ from prograde.accelerated.rules.local_blocks import LocalBlock
 from prograde.accelerated.rules.score_heads import Heads, LinearHead, head_loss
 from prograde.accelerated.score_losses import smooth_margin
 from prograde.accelerated.training.memory import LiveBytes
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases
 from prograde.equivalence_tests.test_rules import sequential
@@ -114,7 +115,7 @@ RULES: dict[str, Callable[[], LocalClassifiers]] = {
 
 def batch(rule: LocalClassifiers | None = None, n: int = 14) -> tuple[torch.Tensor, torch.Tensor]:
     """What the rule's model takes; images without one."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     shape = (11,) if rule is not None and not rule.convolutions else (2, 8, 8)
     y = torch.randint(0, K, (n,), generator=generator)
     centres = torch.randn(K, *shape, generator=generator, dtype=torch.float64)
@@ -122,7 +123,7 @@ def batch(rule: LocalClassifiers | None = None, n: int = 14) -> tuple[torch.Tens
 
 
 def numpy(tensor: Any) -> Any:
-    return None if tensor is None else tensor.detach().double().numpy()
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
 def score_of(side: ReferenceSide, head: nn.Module) -> tuple[Any, tuple[Any, ...]]:
@@ -229,7 +230,7 @@ def test_gradients_and_scores(name: str):
     loss_of = LOSSES.get(name, lambda side: side.score_losses.cross_entropy())
     loss = rule.assign_credit(x, y)
     assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
-    expected = side.local_classifiers.updates(layers, numpy(x), y.numpy(), loss_of(side))
+    expected = side.local_classifiers.updates(layers, numpy(x), y.cpu().numpy(), loss_of(side))
     for block, head, update in zip(rule.units, rule.heads, expected, strict=True):
         same(f"weight of {block.name}", block.layer.weight.grad, update.layer.weight)
         if not any(isinstance(module, nn.BatchNorm2d) for module in block.inside):  # before it a bias has no gradient
@@ -395,7 +396,7 @@ MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
 def test_every_loss_is_its_layers_own(name: str):
     """On networks of all kinds: .grad is autograd's of each layer's own loss, which reaches nothing else."""
     rule, shape = MODELS[name]()
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     x, y = torch.randn(6, *shape, generator=generator, dtype=torch.float64), torch.arange(6) % K
     torch.manual_seed(5)
     rule.assign_credit(x, y)
@@ -439,7 +440,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
     """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
     rule, shape = MODELS[name]()
     other = copy.deepcopy(rule)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     x, y = torch.randn(6, *shape, generator=generator, dtype=torch.float64), torch.arange(6) % K
     torch.manual_seed(5)
     whole = [[gradient.clone() for _, gradient in update.pairs] for update in list(rule.stream(x, y))]
@@ -723,7 +724,7 @@ def test_a_range_is_chosen_on_held_out_data():
     x, y = batch(rule, 40)
     scores = numpy(rule.layer_scores(x))
     side = ReferenceSide()
-    first, last = side.aggregation.best_range(scores, y.numpy())
+    first, last = side.aggregation.best_range(scores, y.cpu().numpy())
     expected = [float(first <= layer <= last) for layer in range(4)]
     assert rule.aggregation.weights.tolist() == expected, "range"
     same("scores of the range", rule(x), side.aggregation.range_total(scores, first, last))
@@ -835,10 +836,7 @@ def test_static_and_frozen_assignments():
         assert not list(rule.heads.parameters())
         rule.assign_credit(x, y)
         assert all(torch.equal(before[name], value) for name, value in rule.heads.state_dict().items())
-    drawn = [
-        ChannelClassAssignment(dense(), assignment="frozen", generator=torch.Generator().manual_seed(i))
-        for i in (1, 1, 2)
-    ]
+    drawn = [ChannelClassAssignment(dense(), assignment="frozen", generator=seeded(i)) for i in (1, 1, 2)]
     logits = [rule.heads[0].logits for rule in drawn]
     assert torch.equal(logits[0], logits[1])  # type: ignore[arg-type]
     assert not torch.equal(logits[0], logits[2])  # type: ignore[arg-type]
@@ -1248,7 +1246,7 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
     x, y = batch()
     found = []
     for fused in (False, True):
-        rule = kind(copy.deepcopy(model), generator=torch.Generator().manual_seed(1), **options)
+        rule = kind(copy.deepcopy(model), generator=seeded(1), **options)
         optimizer = torch.optim.AdamW(rule.parameters(), lr=1e-2, fused=fused)
         for _ in range(2):
             rule.assign_credit(x.float(), y)
@@ -1275,7 +1273,7 @@ def load_through(parent: nn.ModuleDict, state: dict[str, torch.Tensor]) -> None:
 def hybrid(activation: type[nn.Module] = nn.Tanh) -> HybridDynamicTemperature:
     """With temperatures, thresholds and normalisations unlike one another, and warm."""
     layers = [activation() if isinstance(module, nn.Tanh) else module for module in dense()]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     rule = HybridDynamicTemperature(nn.Sequential(*layers), share=0.3, amplitude=2.0, generator=generator)
     with torch.no_grad():
         for array in (rule.alpha, rule.theta, *rule.norms.parameters()):
@@ -1286,7 +1284,7 @@ def hybrid(activation: type[nn.Module] = nn.Tanh) -> HybridDynamicTemperature:
 
 def hybrid_streams(rule: HybridDynamicTemperature, x: torch.Tensor, y: torch.Tensor) -> Any:
     """By the docstring alone: g_l / T_l of both streams for the next draw of wrong labels; the classifier's scores."""
-    draws = torch.Generator()
+    draws = seeded(0)
     draws.set_state(rule.generator.get_state())  # type: ignore[union-attr]
     wrong = (y + torch.randint(1, K, y.shape, generator=draws)) % K
     linears, activation = [block.linear for block in rule.blocks], rule.model.get_submodule("1")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.equivalence_tests.strategies import arrays, scored, seeds
 from prograde.equivalence_tests.tolerance import Comparison
@@ -87,11 +88,16 @@ def test_goodness_of_any_size(side: Side, size: float):
     assert np.allclose(p, [[0.25, 0, 0.75, 0]], rtol=8 * side.eps)
 
 
+def place(side: Side) -> dict[str, Any]:
+    """Where the twin's samplers draw, if not where their operands lie."""
+    return {} if side.name == "reference" else {"device": Placement.device}
+
+
 def sampled(side: Side, function: Any, seed: int = 3, **place: Any) -> Any:
     """A draw of either side from a fixed seed."""
     if isinstance(side, ReferenceSide):
         return function(np.random.default_rng(seed))
-    return function(torch.Generator().manual_seed(seed), **place).numpy()
+    return function(seeded(seed), **place).cpu().numpy()
 
 
 def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side):
@@ -164,7 +170,7 @@ def test_random_masks(side: Side):
         def draw(generator: Any, passes: int = passes, **place: Any) -> Any:
             return side.negatives.random_masks((60, 96, 100), passes, generator, **place)
 
-        mask = sampled(side, draw, **({} if side.name == "reference" else {"dtype": torch.float64}))
+        mask = sampled(side, draw, **place(side), **({} if side.name == "reference" else {"dtype": torch.float64}))
         assert mask.shape == (60, 96, 100)
         assert abs(mask.mean() - 0.5) < 0.01, "chances"
         inner = mask[:, 10:-10, 10:-10]
@@ -179,9 +185,9 @@ def test_partners_are_others(side: Side, x: Any, seed: int):
     """Each sample is a partner once, and never its own; the positive pair is the sample twice."""
     if len(x) == 1:
         with pytest.raises(ValueError, match="batch: 1, expected 2 or more"):
-            sampled(side, lambda generator: side.negatives.random_partners(1, generator))
+            sampled(side, lambda g: side.negatives.random_partners(1, g, **place(side)))
         return
-    partner = sampled(side, lambda generator: side.negatives.random_partners(len(x), generator), seed)
+    partner = sampled(side, lambda g: side.negatives.random_partners(len(x), g, **place(side)), seed)
     assert sorted(partner) == list(range(len(x))), "not each sample once"
     assert np.all(partner != np.arange(len(x))), "its own partner"
     operand = side.operands(x)
@@ -194,7 +200,7 @@ def test_partners_are_others(side: Side, x: Any, seed: int):
 
 
 def test_partners_are_drawn_evenly(side: Side):
-    drawn = [sampled(side, lambda generator: side.negatives.random_partners(6, generator), seed) for seed in range(900)]
+    drawn = [sampled(side, lambda g: side.negatives.random_partners(6, g, **place(side)), seed) for seed in range(900)]
     counts = np.array([np.bincount(np.array(drawn)[:, i], minlength=6) for i in range(6)])
     for i in range(6):
         assert counts[i, i] == 0

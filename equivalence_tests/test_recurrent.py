@@ -219,10 +219,10 @@ def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject)
     found = side.recurrent.forward(recurrent(side, case.cell, weights), x)
     layer, output = library(case.cell, case.weights)
     states, _ = layer(torch.tensor(case.x))
-    expected = states.detach().numpy().swapaxes(0, 1)
+    expected = states.detach().cpu().numpy().swapaxes(0, 1)
     bound = 64 * case.length * side.eps
     assert np.max(np.abs(side.results(found.states)[1:] - expected)) <= bound, "states"
-    scores = output(states[:, -1]).detach().numpy()
+    scores = output(states[:, -1]).detach().cpu().numpy()
     assert np.max(np.abs(side.results(found.outputs) - scores)) <= bound, "outputs"
     assert not side.results(found.states)[0].any(), "the first state is zero"
 
@@ -291,7 +291,7 @@ def test_backprop_through_time_is_autograd(
     else:
         loss = nn.functional.cross_entropy(outputs, torch.tensor(case.labels))
     loss.backward()
-    expected = [parameter.grad.numpy() for parameter in [*layer.parameters(), *output.parameters()]]
+    expected = [parameter.grad.cpu().numpy() for parameter in [*layer.parameters(), *output.parameters()]]
     operands = side.operands((case.weights, case.x, case.targets if regression else case.labels))
     kind = "squared_error" if regression else ""
     found = side.results(updates(side, *operands, cell=case.cell, loss=kind, truncation=truncation))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import BackpropThroughTime, RecurrentFtp, RecurrentRule
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.test_recurrent import (
@@ -158,7 +159,7 @@ def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
 def test_stepping_while_streaming_changes_nothing(name: str):
     """Each part is overwritten before the next update is asked for."""
     model, x, y = example()
-    rule = RULES[name](model, generator=torch.Generator().manual_seed(1))
+    rule = RULES[name](model, generator=seeded(1))
     other = copy.deepcopy(rule)
     whole = [[update.clone() for update in part.updates] for part in rule.stream(x, y)]
     for expected, part in zip(whole, other.stream(x, y), strict=True):
@@ -187,7 +188,7 @@ def test_a_state_is_saved_whole(cell: Any):
     """The feedback is in it; copies and pickles learn alike."""
     model, x, y = example(cell)
     rule = RecurrentFtp(model)
-    other = RecurrentFtp(example(cell)[0], generator=torch.Generator().manual_seed(1))
+    other = RecurrentFtp(example(cell)[0], generator=seeded(1))
     assert not torch.equal(rule.feedback, other.feedback)
     other.load_state_dict(rule.state_dict())
     for copied in (other, pickle.loads(pickle.dumps(rule))):
@@ -197,12 +198,13 @@ def test_a_state_is_saved_whole(cell: Any):
             assert torch.equal(a.grad, b.grad)
 
 
+@pytest.mark.places_itself
 @pytest.mark.parametrize("cell", ["elman", "gru"])
 @pytest.mark.parametrize("module", ["backprop_through_time", "recurrent_ftp"])
 def test_twins_compile_without_a_graph_break(module: str, cell: str, twin64: TwinSide):
-    model, x, y = example(cell)
+    model, x, y = (part.to(twin64.device) for part in example(cell))
     network = RecurrentFtp(model).network()
-    extra = (torch.ones(6, 3, dtype=torch.float64),) if module == "recurrent_ftp" else ()
+    extra = (torch.ones(6, 3, dtype=torch.float64, device=twin64.device),) if module == "recurrent_ftp" else ()
     updates = getattr(twin64, module).updates
     compiled = torch.compile(updates, fullgraph=True, backend="eager")
     with torch.no_grad():
@@ -280,8 +282,8 @@ def test_data_that_does_not_fit_is_refused(name: str):
         (x, y[:4], r"y: torch.int64 of shape \(4,\), expected int64 of shape \(5,\)"),
         (x, y.double(), r"y: torch.float64 of shape \(5,\), expected int64"),
         (x, y + 3, r"y: labels \d..\d, expected 0..2"),
-        (x.numpy(), y, "x: a ndarray, expected a torch.Tensor"),
-        (x, y.numpy(), "y: a ndarray, expected a torch.Tensor"),
+        (x.cpu().numpy(), y, "x: a ndarray, expected a torch.Tensor"),
+        (x, y.cpu().numpy(), "y: a ndarray, expected a torch.Tensor"),
     ):
         with pytest.raises(ValueError, match=message):
             rule.assign_credit(wrong_x, wrong_y)

@@ -23,6 +23,7 @@ from prograde.accelerated.rules import (
     Pepita,
     Rule,
 )
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison
@@ -177,14 +178,12 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            draw = torch.Generator().manual_seed(7)
-            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).numpy()) % 5
+            draw = seeded(7)
+            negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).cpu().numpy()) % 5
             return side.forward_forward.updates(side.network(dense), x, labels, negative, 5, amplitude=4.0)
-        rule = ForwardForward(sequential(dense), num_classes=5, generator=torch.Generator(x.device).manual_seed(7))
+        rule = ForwardForward(sequential(dense), num_classes=5, generator=seeded(7))
         return credited(rule, x, labels)
 
-    if twin.device.type != "cpu":
-        pytest.skip("the reference is given the draw of a generator of the CPU")
     compare(twin, "ForwardForward", updates, *case[:3])
 
 
@@ -235,7 +234,7 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
 def test_stepping_while_streaming_changes_nothing(name: str):
     """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
     model, x, y = example()
-    rule = make(name, model, torch.Generator().manual_seed(1))
+    rule = make(name, model, seeded(1))
     other = copy.deepcopy(rule)
     if other.generator is not None:
         other.generator.manual_seed(1)
@@ -268,6 +267,7 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
 COMPILED = ["backprop", "foton", "ftp", "direct_feedback_alignment", "direct_random_target_projection", "pepita"]
 
 
+@pytest.mark.places_itself
 @pytest.mark.parametrize("module", [*COMPILED, "feedback_alignment", "forward_forward"])
 def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
     rng = np.random.default_rng(0)
@@ -306,7 +306,7 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
         nn.Linear(20, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 12), nn.Dropout(0.2), nn.ReLU(), nn.Linear(12, 4)
     ).double()
     x, y = torch.randn(9, 20, dtype=torch.float64), torch.randint(0, 4, (9,))
-    rule = make(name, model, torch.Generator())
+    rule = make(name, model, seeded(0))
     rule.generator.manual_seed(5)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
     rule.generator.manual_seed(5)  # type: ignore[union-attr]
@@ -327,7 +327,7 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
 def test_assign_credit_forgets_the_last_step(name: str):
     """No gradient adds to an older one, and what the rule does not train keeps none from elsewhere."""
     model, x, y = example()
-    rule = make(name, model, torch.Generator())
+    rule = make(name, model, seeded(0))
     rule.generator.manual_seed(1)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
     fresh = [None if p.grad is None else p.grad.clone() for p in rule.parameters()]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.reference import orthogonality
 
@@ -17,8 +18,8 @@ def drawn(side: Side, function: Any, *arguments: Any) -> Any:
     """A draw of either side, from a fixed seed, in float64."""
     if isinstance(side, ReferenceSide):
         return side.results(function(*arguments, np.random.default_rng(1)))
-    out = function(*arguments, torch.Generator().manual_seed(1), dtype=torch.float64)
-    return tuple(None if o is None else o.numpy() for o in out) if isinstance(out, tuple) else out.numpy()
+    out = function(*arguments, seeded(1), device=Placement.device, dtype=torch.float64)
+    return tuple(None if o is None else o.cpu().numpy() for o in out) if isinstance(out, tuple) else out.cpu().numpy()
 
 
 def test_he_uniform(side: Side):
@@ -113,8 +114,8 @@ def drawn_many(side: Side, count: int) -> list[Any]:
     if isinstance(side, ReferenceSide):
         rng = np.random.default_rng(2)
         return [side.orthogonality.orthogonal((8, 8), rng) for _ in range(count)]
-    generator = torch.Generator().manual_seed(2)
-    return [side.orthogonality.orthogonal((8, 8), generator, dtype=torch.float64).numpy() for _ in range(count)]
+    generator, place = seeded(2), {"device": Placement.device, "dtype": torch.float64}
+    return [side.orthogonality.orthogonal((8, 8), generator, **place).cpu().numpy() for _ in range(count)]
 
 
 def test_wrong_labels_are_wrong_and_even(side: Side):
@@ -122,7 +123,7 @@ def test_wrong_labels_are_wrong_and_even(side: Side):
     if isinstance(side, ReferenceSide):
         wrong = side.forward_forward.wrong_labels(labels, 5, np.random.default_rng(3))
     else:
-        wrong = side.forward_forward.wrong_labels(torch.tensor(labels), 5, torch.Generator().manual_seed(3)).numpy()
+        wrong = side.forward_forward.wrong_labels(torch.tensor(labels), 5, seeded(3)).cpu().numpy()
     assert not np.any(wrong == labels)
     offsets = np.bincount((wrong - labels) % 5, minlength=5)
     assert offsets[0] == 0

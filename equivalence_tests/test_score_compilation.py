@@ -11,6 +11,8 @@ from prograde.equivalence_tests.test_normalisations import NORMALISATIONS
 from prograde.equivalence_tests.test_score_losses import LOSSES
 from prograde.equivalence_tests.test_scores import CLASSES, KINDS
 
+pytestmark = pytest.mark.places_itself
+
 
 @pytest.fixture(autouse=True)
 def _ours_only(twin: Side) -> None:

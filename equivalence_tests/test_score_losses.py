@@ -99,8 +99,8 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, case: Any):
     loss.sum().backward()
     steep = 20 if name == "cosine_margin" else 5
     limit = 16 * side.eps * steep * (1 + np.abs(scores).max())
-    assert np.abs(found.loss - loss.detach().numpy()).max() <= limit, "loss"
-    assert np.abs(found.scores - tensor.grad.numpy()).max() <= steep * limit, "slope"
+    assert np.abs(found.loss - loss.detach().cpu().numpy()).max() <= limit, "loss"
+    assert np.abs(found.scores - tensor.grad.cpu().numpy()).max() <= steep * limit, "slope"
 
 
 @losses
@@ -166,7 +166,7 @@ def test_smooth_margin_at_one_is_the_cosine_margin_at_one(side: Side, case: Any)
     assert np.allclose(smooth.loss, cosine.loss, atol=slack), "beta of one"
     assert np.allclose(smooth.scores, cosine.scores, atol=slack), "beta of one"
     own, others = parted(torch.tensor(scores), torch.tensor(labels))
-    hinge = np.maximum(0, (0.7 + others.logsumexp(dim=1) - own).numpy())
+    hinge = np.maximum(0, (0.7 + others.logsumexp(dim=1) - own).cpu().numpy())
     steep = side.results(side.score_losses.smooth_margin(1e4, 0.7)(*operands))
     assert np.all(steep.loss >= hinge - slack), "below the hinge"
     assert np.all(steep.loss <= hinge + math.log(2) / 1e4 + slack), "far from the hinge"

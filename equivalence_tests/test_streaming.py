@@ -9,6 +9,7 @@ from torch import nn
 
 from prograde.accelerated.rules import Foton
 from prograde.accelerated.training.memory import LiveBytes
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -29,7 +30,7 @@ def model(*widths: int, dropout: float = 0.0) -> nn.Sequential:
 
 
 def batch(n_in: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     x = torch.randn(24, n_in, generator=generator, dtype=torch.float64)
     return x, torch.randint(0, 3, (24,), generator=generator)
 
@@ -44,7 +45,7 @@ def test_recomputed_updates_are_the_same_under_dropout(own_generator: bool):
     """The masks of the second sweep are those of the first, and the next step draws others."""
     rules = []
     for recompute in (False, True):
-        generator = torch.Generator().manual_seed(5) if own_generator else None
+        generator = seeded(5) if own_generator else None
         rules.append(Foton(model(12, 10, 8, 8, 3, dropout=0.4), recompute=recompute, generator=generator))
     seen = []
     for rule in rules:
