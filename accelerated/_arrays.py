@@ -101,7 +101,8 @@ def check_labels(labels: Labels, num_classes: int, batch: int | None = None) -> 
 def check_range(name: str, indices: Labels, count: int) -> None:
     """Raises ValueError unless all are in 0..count-1, on a CPU."""
     if readable(indices) and indices.numel():
-        low, high = (int(end) for end in indices.aminmax())
+        ends = indices.aminmax()
+        low, high = ends.min.item(), ends.max.item()
         if low < 0 or high >= count:
             raise ValueError(f"{name}: found {low}..{high}, expected 0..{count - 1}")
 

@@ -1,4 +1,4 @@
-"""Backpropagation, written out by hand: the yardstick of every other rule; see the reference."""
+"""Backpropagation, written out by hand: the baseline of every other rule; see the reference."""
 
 from collections.abc import Callable, Iterator
 

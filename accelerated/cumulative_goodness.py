@@ -1,4 +1,4 @@
-"""Cumulative goodness: what it takes away from a layer's gradient, and what gives it back; see the reference.
+"""Cumulative goodness: how it attenuates a layer's gradient, and remedies; see the reference.
 
 log R is computed without subtracting two nearly equal numbers: it keeps its digits for small priors and large margins.
 Nothing waits for the device: tau and kappa may be tensors.

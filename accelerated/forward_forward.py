@@ -202,9 +202,9 @@ def credited(
     before: Array | None = None
     for layer, found in enumerate(held or passes):
         own = values[layer] if held else goodness.value(found.h)
-        told = sum(values[layer + 1 :], torch.zeros_like(own) if before is None else before)
+        others = sum(values[layer + 1 :], torch.zeros_like(own) if before is None else before)
         scale = goodness.scale(prod(found.h.shape[1:]))
-        yield found, LayerGoodness(layer, depth, scale, *own.chunk(2), *told.chunk(2))
+        yield found, LayerGoodness(layer, depth, scale, *own.chunk(2), *others.chunk(2))
         if prior != "none":
             before = own if before is None else before + own
 

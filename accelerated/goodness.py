@@ -183,7 +183,7 @@ def excess_kurtosis(eps: float = 1e-6) -> Goodness:
 
 
 def negated(goodness: Goodness) -> Goodness:
-    """The goodness of a layer that is to be quiet on positive data: -g, with a theta of -threshold * scale."""
+    """The goodness of a layer trained to be less active on positive data: -g, with a theta of -threshold * scale."""
     return Goodness(
         partial(_negative, goodness.value), partial(_negative, goodness.gradient), partial(_minus, goodness.scale)
     )

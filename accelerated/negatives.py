@@ -1,4 +1,4 @@
-"""Negative data: what a layer is to be quiet on; see the reference.
+"""Negative data, on which goodness is trained to be low; see the reference.
 
 A blur with its border repeated is a matrix of one axis, and that of many passes its power: two products for any number
 of passes. Half precision has too few digits for it, and blurs in float32.

@@ -37,9 +37,10 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 
 # Functions of the module, not of functions, so that a loss can be pickled.
 def _cross_entropy(label_smoothing: float, temperature: float, scores: Array, labels: Labels) -> ScoreLossCredit:
+    losses.check_scores(scores, labels)
     return ScoreLossCredit(
-        losses.cross_entropy(scores, labels, temperature, label_smoothing),
-        losses.cross_entropy_gradient(scores, labels, temperature, label_smoothing),
+        losses.entropies(scores, labels, temperature, label_smoothing),
+        losses.errors(scores, labels, temperature, label_smoothing),
     )
 
 

@@ -1,4 +1,4 @@
-"""Backpropagation, written out by hand: the yardstick of every other rule.
+"""Backpropagation, written out by hand: the baseline of every other rule.
 
     (1)  delta_L = e
     (2)  delta_(l-1) = W_l^T sigma_l'(a_l)^T (m_l * delta_l)

@@ -6,8 +6,8 @@
     (4)  P = Q Q^T, R = S S^T;  t_j(u, v) = (P + (I - P) u) (R + (I - R) v)        of the bases Q, S of step j
     (5)  T = t_1 t_2 ... t_(size-1);  kernel = H T where it narrows, T H where it widens        (BCOP)
 
-(4) and (5) are polynomials in the shifts u down and v to the right, whose coefficients are the taps of the kernel:
-products of them are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
+(4) and (5) are polynomials in the shifts u down and v to the right. Their coefficients are the taps of the kernel, and
+their products are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
 Attenuation in Lipschitz Constrained Convolutional Networks"). Each t_j is orthogonal as an operator, since P and R are
 symmetric projectors; so the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c_out >= c_in,
 if H has. This needs circular padding: with zero padding the border loses norm. Li et al. take Q as the first half of

@@ -21,8 +21,8 @@ convolution. The rest follows from the dense case, since every part is a linear 
 
 For a linear network this is backpropagation where every map up to k_l has orthonormal rows: kernels of
 `convolution.orthogonal_kernel` with c_l <= c_z, the unshuffling, which is a permutation, and the pooling, which is
-scaled for it. A stem that widens breaks it. Max pooling and zero padding have no place here: a maximum is no linear
-map, and a padded convolution no orthogonal one.
+scaled for it. A first convolution with c_1 > c_z breaks the equality. Max pooling and zero padding are excluded: a
+maximum is not linear, and a convolution with zero padding is not orthogonal.
 """
 
 from collections.abc import Callable, Iterator

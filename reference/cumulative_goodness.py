@@ -1,4 +1,4 @@
-"""Cumulative goodness: what it takes away from a layer's gradient, and what gives it back.
+"""Cumulative goodness: how it attenuates a layer's gradient, and remedies.
 
 Yousefiramandi, "Cumulative-Goodness Free-Riding in Forward-Forward Networks: Real, Repairable, but Not
 Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigmoid(-beta u), and all of P constant:
@@ -23,7 +23,7 @@ Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigm
 | d, L | layer, depth | | index of the layer, number of layers |
 | mu | margin | (batch,) | g^+ - g^-, the layer's own |
 | P | prior | (batch,) | P^+ - P^-, the margin of the layers before: the sum of theirs |
-| M | cumulative margin | (batch,) | what the loss sees |
+| M | cumulative margin | (batch,) | the argument of the loss |
 
 Proof of (3): R is monotone in mu, from 1 for mu to -infinity to e^(-beta gamma P) for mu to infinity; 1 + e^t <= 2 e^t
 for t >= 0, and 1 + e^t >= e^t; s(M) <= e^(-beta M). A layer thus learns next to nothing where the layers before it

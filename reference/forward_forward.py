@@ -21,8 +21,7 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
 | s_l | positive, negative | (batch,) | the loss's derivatives by the layer's own goodness, P_l held constant |
 
 P_l is 0 (`prior="none"`), the sum of g_t over the layers before l ("before"), or over all layers but l ("others");
-losses of one layer alone do not look at it. The input of a layer and P_l are constants to it: no gradient crosses
-layers.
+losses of one layer alone ignore P_l. The input of a layer and P_l are constants of its loss; no gradient crosses it.
 
 Positive and negative data need not be labelled images: `stream_updates` takes any two streams, and `normalised` ones as
 they are, so that their length can separate them. Sources differ in the normalisation (root mean square, here; or
@@ -146,11 +145,11 @@ def layer_goodness(streams: Streams, goodness: Goodness, prior: Prior) -> list[L
     found = []
     for layer, own in enumerate(zip(positive, negative, strict=True)):
         chosen = prior_layers(layer, depth, prior)
-        told_positive, told_negative = (
+        other_positive, other_negative = (
             sum((g[t] for t in chosen), np.zeros_like(g[layer])) for g in (positive, negative)
         )
         scale = goodness.scale(streams[0][layer].h[0].size)
-        found.append(LayerGoodness(layer, depth, scale, *own, told_positive, told_negative))
+        found.append(LayerGoodness(layer, depth, scale, *own, other_positive, other_negative))
     return found
 
 

@@ -20,8 +20,8 @@
 (1) is Hinton's (arXiv 2212.13345); (2) that of SymBa (arXiv 2303.08418), and of many implementations of the former;
 (3) that of DeeperForward (Sun et al., ICLR 2025), which asks for activities that are not negative, and for a
 normalisation that removes their mean. (4) to (7) are ours, after "Selectivity and Shape in the Design of
-Forward-Forward Goodness Functions" (arXiv 2604.13081), of which no more than the abstract and a summary of its first
-version were to be had. By that summary the paper takes the mean of the k largest h_j, k = max(5, 0.02 n), where (4) has
+Forward-Forward Goodness Functions" (arXiv 2604.13081), of which we had only the abstract and a summary of its first
+version. By that summary the paper takes the mean of the k largest h_j, k = max(5, 0.02 n), where (4) has
 the sum of squares, and the entmax of h, where (6) has that of h^2. The 1.5-entmax is that of Peters et al. (arXiv
 1905.05702). The paper's kurtosis and its eps are not known to us. Kurtosis does not change with the scale of
 activities, so its theta is the threshold itself; n equal units have no spread, which gives -3. Of 2 units it is always
@@ -169,7 +169,7 @@ def excess_kurtosis(eps: float = 1e-6) -> Goodness:
 
 
 def negated(goodness: Goodness) -> Goodness:
-    """The goodness of a layer that is to be quiet on positive data: -g, with a theta of -threshold * scale.
+    """The goodness of a layer trained to be less active on positive data: -g, with a theta of -threshold * scale.
 
     The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g, and the best score is
     that of the smallest g.

@@ -1,4 +1,4 @@
-"""Negative data: what a layer is to be quiet on.
+"""Negative data, on which goodness is trained to be low.
 
     (1)  hard labels:     P(k) proportional to sqrt(max(0, score_k)), or to e^(score_k), for k other than the label
     (2)  hybrid images:   x^- = mask x_1 + (1 - mask) x_2

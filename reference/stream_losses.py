@@ -18,13 +18,13 @@ With softplus(u) = log(1 + e^u), and theta a threshold times the layer's scale:
 The sums P are constants: zeros, those of the layers before, or those of all others, as the rule has it. Only (5) and
 the losses of `cumulative_goodness` ask for them.
 
-(1) is Hinton's (arXiv 2212.13345). (2) is SymBa (arXiv 2303.08418), alpha = 4 for a mean of squares; its two
-derivatives are opposite, where one side of (1) may be settled while the other is not. (3) is named by a public
+(1) is Hinton's (arXiv 2212.13345). (2) is SymBa (arXiv 2303.08418), alpha = 4 for a mean of squares. Its two
+derivatives are opposite; those of (1) are independent. (3) is named by a public
 comparison of losses on MNIST, beside max(0, g^- - g^+ + 0.5), its limit for a large beta. That comparison describes a
 SiLU of beta (g^- - g^+) and runs a softplus of it, which is (2) with alpha = beta = 5; (3) with the margin is ours. (4)
 is SCFF (arXiv 2409.11593), whose (theta^+, theta^-) are (0, 1), (5, 9) and (6, 10) in layers 1 to 3; there lambda
-weighs a norm of g^+, which is taken of every sample alone here. (5) is layer collaboration (arXiv 2305.12393); theta
-is times the scale of that one layer, and its threshold had better count the layers that are added up.
+weighs a norm of g^+, which is taken of every sample alone here. (5) is layer collaboration (arXiv 2305.12393). Its
+theta counts the scale of one layer: multiply the threshold by the number of layers that are added up.
 """
 
 from collections.abc import Callable
