@@ -779,7 +779,7 @@ FAULTS = [
           "list(range(layer)),", "list(range(layer + 1)),",
           "test_forward_forward.py::test_the_reference_is_autograd_of_each_layers_own_loss", "weights[0]"),
     Fault("prior of the other stream", "accelerated.forward_forward",
-          "*own.chunk(2), *told.chunk(2))", "*own.chunk(2), *told.roll(len(told) // 2).chunk(2))",
+          "*own.chunk(2), *others.chunk(2))", "*own.chunk(2), *others.roll(len(others) // 2).chunk(2))",
           "test_forward_forward.py::test_updates", "forward_forward.updates.weights"),
     Fault("prior of the layer before alone", "accelerated.forward_forward",
           "before = own if before is None else before + own", "before = own",
