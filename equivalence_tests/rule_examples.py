@@ -124,6 +124,13 @@ def hardware(rule: Callable[..., Rule]) -> Callable[..., Rule]:
     return build
 
 
+def asynchronous(model: nn.Module, generator: torch.Generator) -> Rule:
+    """FOTON with the constraint as it is held on an accelerator."""
+    rule = Foton(model, generator=generator)
+    rule.orthogonality.asynchronous = True
+    return rule
+
+
 def options(rule: Callable[..., CreditAssignment], **given: Any) -> Callable[..., CreditAssignment]:
     return lambda model, generator: rule(model, generator=generator, **given)
 
@@ -134,6 +141,7 @@ EXAMPLES: dict[str, Example] = {
     "backprop, images": Example(Backprop, images, IMAGES),
     "foton": Example(Foton),
     "foton, recompute": Example(options(Foton, recompute=True, linear=True)),
+    "foton, asynchronous": Example(asynchronous),
     "foton, images": Example(Foton, orthogonal_images, IMAGES),
     "ftp": Example(Ftp),
     "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
