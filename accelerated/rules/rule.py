@@ -195,8 +195,8 @@ class CreditAssignment(nn.Module):
     The rule owns the model and the parameters and buffers that the algorithm adds. Pass `rule.parameters()` to the
     optimizer, and save `rule.state_dict()`.
 
-    A parameter with `requires_grad=False` stays as it is, whenever it was frozen. A hook on the model's modules is called
-    as in any pass, or refused by name. A layer that is replaced after the rule was built is refused by name.
+    A parameter with `requires_grad=False` stays as it is, whenever it was frozen. A hook on the model's modules is
+    called as in any pass, or refused by name. A layer that is replaced after the rule was built is refused by name.
     """
 
     __signature__: ClassVar[inspect.Signature]
