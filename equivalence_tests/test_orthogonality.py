@@ -200,6 +200,14 @@ def test_the_polar_iteration_from_the_widest_spread(side: Side):
     assert np.abs(1 - ours).max() <= 2.4e-4 + 64 * side.eps, "singular values reach 1"
 
 
+@pytest.mark.parametrize("residual", [0.88, -0.88])
+def test_the_polar_iteration_from_a_bound_of_nine_tenths(side: Side, residual: float):
+    """The steps of Bjorck are left to themselves: no singular value ends off by 2.4e-4."""
+    s = np.sqrt([1 - residual, 1, 1])
+    ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
+    assert np.abs(1 - ours).max() <= 1e-8 + 64 * side.eps, "near enough for Bjorck's steps"
+
+
 def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side):
     """So that it is seen in what the iteration leaves."""
     s = np.array([1.3, 1.0, 0.7, 0.0])

@@ -21,9 +21,9 @@ q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a de
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
 anywhere in (0, `convergence_limit(p)`).
 
-rho bounds |E|_2. So (7) needs no search for the largest singular value, and no decision but one: all singular values
-reach 1 within 2.4e-4 that are at least 1/64 of sqrt(1 + rho), and the polar factor to rounding for rho <= 0.9. The
-coefficients are from Remez's algorithm, each step for what the one before leaves (Amsel et al., 2025, arXiv
+rho is at least |E|_2, so that (7) needs no search for the largest singular value and takes one decision. For rho <= 0.9
+it ends within 1e-8 of the polar factor. Beyond, every singular value of at least sqrt(1 + rho) / 64 ends within 2.4e-4
+of 1. The coefficients are from Remez's algorithm, each step for what the one before leaves (Amsel et al., 2025, arXiv
 2505.16932).
 
 | symbol | variable | shape | meaning |
@@ -31,6 +31,7 @@ coefficients are from Remez's algorithm, each step for what the one before leave
 | W | weight | (n_out, n_in) | weight matrix |
 | G | gram | (n, n), n = min(n_out, n_in) | Gram matrix on the smaller side |
 | E | residual | (n, n) | I - G |
+| rho | radius | | bound on the spectral norm of E |
 | delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
 | a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
 | Q | q | (p, n) | orthonormal rows |
