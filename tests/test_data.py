@@ -66,7 +66,7 @@ def in_classes(path: Path, counts: tuple[int, ...], **arrays: NDArray[Any]) -> P
     return path
 
 
-@pytest.mark.parametrize("counts", [(130, 130, 130), (100, 20, 4), (30, 2, 1), (2, 1, 1)])
+@pytest.mark.parametrize("counts", [(130, 130, 130), (100, 20, 4), (30, 2, 1), (3, 3, 3), (2, 1, 1)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_validation_is_drawn_evenly_by_class(tmp_path: Path, counts: tuple[int, ...], seed: int) -> None:
     data = load(in_classes(tmp_path / "sorted.npz", counts), seed=seed)
