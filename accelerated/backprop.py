@@ -33,7 +33,7 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """dLoss/da_l and h_(l-1) of every layer, first layer first."""
     _, deltas = activation_gradients(network, clean, error, masks)
-    yield from zip(deltas, clean.inputs, strict=True)
+    return zip(deltas, clean.inputs, strict=True)
 
 
 def updates(

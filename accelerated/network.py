@@ -126,7 +126,7 @@ def activation_differences(
 ) -> Iterator[Array]:
     """h_l - h~_l of the hidden layers l = 1..L-1 in turn, by difference propagation."""
     u = error @ (projection.T @ network.weights[0].T)  # rows for columns: thin products are fast with few rows
-    yield from propagated_differences(network, clean, u, masks)
+    return propagated_differences(network, clean, u, masks)
 
 
 def propagated_differences(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:

@@ -42,7 +42,7 @@ def update_factors(
     for layer, (matrix, weight) in enumerate(zip(feedback[1:], network.weights[1:], strict=True), start=1):
         check_shape(f"feedback[{layer}]", matrix, weight.shape)
     mirrored = network._replace(weights=feedback)  # what delta goes back through; the clean pass has been made
-    yield from backprop.update_factors(mirrored, clean, error, masks)
+    return backprop.update_factors(mirrored, clean, error, masks)
 
 
 def updates(

@@ -185,7 +185,7 @@ def update_factors(
     check_count("inject", inject, 0, len(network.weights) - 1)
     check_shape("error", error, clean.scores.shape)
     found = differences(network, clean, first, masks, inject)
-    yield from local_factors(network, clean, error, found, masks, inject)
+    return local_factors(network, clean, error, found, masks, inject)
 
 
 def updates(
