@@ -38,7 +38,8 @@ def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label
 
 def entropies(scores: Array, labels: Labels, temperature: float, label_smoothing: float) -> Array:
     """`cross_entropy` of arguments that are checked: twice a step for each layer, the checks would cost a tenth."""
-    return functional.cross_entropy(scores / temperature, labels, reduction="none", label_smoothing=label_smoothing)
+    logits = scores if temperature == 1 else scores / temperature
+    return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def cross_entropy_gradient(
@@ -57,7 +58,7 @@ def errors(scores: Array, labels: Labels, temperature: float, label_smoothing: f
     At the label, softmax - 1 is taken as minus the sum of the others, so that the error of a confident, correct sample
     does not cancel in low precision.
     """
-    probabilities = torch.softmax(scores / temperature, dim=1)
+    probabilities = torch.softmax(scores if temperature == 1 else scores / temperature, dim=1)
     others = probabilities.scatter(1, labels[:, None], 0)
     error = others.scatter(1, labels[:, None], -others.sum(dim=1, keepdim=True))
     if label_smoothing:

@@ -446,13 +446,13 @@ class OutputErrorRule(Rule):
         """The batch-mean loss, a scalar."""
         if self.loss == "squared_error":
             return losses.squared_error(scores, y).mean()
-        return losses.cross_entropy(scores, y, label_smoothing=self.label_smoothing).mean()
+        return losses.entropies(scores, y, 1.0, self.label_smoothing).mean()
 
     def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
         """e, the loss's gradient of each sample: (batch, K)."""
         if self.loss == "squared_error":
             return losses.squared_error_gradient(scores, y)
-        return losses.cross_entropy_gradient(scores, y, label_smoothing=self.label_smoothing)
+        return losses.errors(scores, y, 1.0, self.label_smoothing)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self.output_loss(self(x), y)
