@@ -319,10 +319,12 @@ def test_results_are_replaced_only_if_asked_to() -> None:
         assert_refused(run(*command), "'out' has results already", "--overwrite", left=["out"])
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
     Path("out/notes").write_text("mine")
+    Path("out/layers.png").write_bytes(b"of an earlier run, which had more to draw")
     result = run("train", "foton", "--epochs", "1", "--hidden", "8", "--output", "out", "--overwrite")
     assert result.exit_code == 0, result.stderr
     assert len(results_in("out")) == 1
     assert Path("out/notes").read_text() == "mine"
+    assert not Path("out/layers.png").exists()
 
 
 def test_a_checkpoint_is_replaced_only_if_asked_to() -> None:
