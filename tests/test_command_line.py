@@ -414,9 +414,9 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     still = run("train", "foton", "--data", folder, "--resume", "checkpoint", "--shift", "0")
     assert "has shift 1, expected 0" in still.stderr
     folder.rename("elsewhere")
-    folder = Path("elsewhere")
-    moved = run("train", "foton", "--data", folder, "--resume", "checkpoint")
+    moved = run("train", "foton", "--data", "elsewhere", "--resume", "checkpoint")
     assert moved.exit_code == 0, moved.stderr
+    Path("elsewhere").rename(folder)
     assert "expected data 'digits' of 1425 + 12 + 360 samples" in run("train", "foton", "--resume", "checkpoint").stderr
     measured = run("evaluate", "checkpoint", "--data", folder)
     assert measured.exit_code == 0, measured.stderr

@@ -235,6 +235,10 @@ class _Run:
             return self._epoch(number, where)
         except (FloatingPointError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise TrainingError(f"{where}: {error}") from error
+        except ValueError as error:
+            if "NaN" not in str(error):  # which functions refuse; the data have none
+                raise
+            raise TrainingError(f"{where}: {error}; lower the learning rate") from error
 
     def _epoch(self, number: int, where: str) -> Epoch:
         start = time.perf_counter()
