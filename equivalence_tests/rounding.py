@@ -22,8 +22,10 @@ import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import operator
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -187,6 +189,17 @@ class _Rewriter(ast.NodeTransformer):
 def _through(name: str, *arguments: ast.expr, keywords: list[ast.keyword] | None = None) -> ast.Call:
     function = ast.Attribute(ast.Name("__rounding__", ast.Load()), name, ast.Load())
     return ast.Call(function, list(arguments), keywords or [])
+
+
+def rounding_too(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A test's own computation, whose operations are rounded as those of the copy are."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    tree.body[0].decorator_list = []  # type: ignore[attr-defined]
+    made: dict[str, Any] = {}
+    function.__globals__["__rounding__"] = sys.modules[__name__]
+    exec(compile(ast.fix_missing_locations(_Rewriter().visit(tree)), __file__, "exec"), function.__globals__, made)
+    rewritten: Callable[..., Any] = functools.wraps(function)(made[function.__name__])
+    return rewritten
 
 
 class _Loader(importlib.machinery.SourceFileLoader):

@@ -17,6 +17,7 @@ from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
 from prograde.accelerated.rules import RULES, Backprop, Foton, Ftp, Hardware, Pepita, RecurrentFtp, Rule
 from prograde.accelerated.rules import hardware as rules_hardware
 from prograde.equivalence_tests.placement import Placement, seeded
+from prograde.equivalence_tests.rounding import rounding_too
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
 from prograde.equivalence_tests.test_rules import credited, example, gradients, make, sequential
@@ -247,13 +248,14 @@ def ours64(ours: TwinSide, twin64: TwinSide) -> TwinSide:
 Multiply = Callable[[Any, Any], Any]
 
 
-def crossbars(converters: Any, read_noise: float, margins: list[float]) -> Multiply:
+@rounding_too
+def crossbars(side: Side, converters: Any, read_noise: float, margins: list[float]) -> Multiply:
     """(x, W) -> x W^T by the reference, every product with the noise that the rule's generator draws for it.
 
     What the converters are given adds its distance from their ties to `margins`.
     """
     generator = seeded(SEED)
-    crossbar = hardware.Crossbar(*converters, read_noise)
+    crossbar = side.hardware.Crossbar(*converters, read_noise)
 
     def multiply(x: Any, weight: Any) -> Any:
         noise = None
@@ -265,14 +267,15 @@ def crossbars(converters: Any, read_noise: float, margins: list[float]) -> Multi
                 .numpy()
                 .astype(x.dtype)
             )
-        result = hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
+        result = side.hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
         given = zip((weight, x, result), converters, strict=True)
         margins.extend(ties(v, b) for v, b in given if b is not None and v.any())
-        return hardware.product(crossbar, x, weight, noise)
+        return side.hardware.product(crossbar, x, weight, noise)
 
     return multiply
 
 
+@rounding_too
 def forward_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any) -> list[Any]:
     """h_0..h_L; biases are added to what the crossbar gives."""
     activities = [x]
@@ -288,6 +291,7 @@ def mean_updates(side: Side, dense: Dense, deltas: list[Any], activities: list[A
     return side.net.batch_mean_updates(side.network(dense), factors).weights
 
 
+@rounding_too
 def ftp_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
     """Both passes in full on the crossbars, G on one as well."""
     (feedback,) = fixed
@@ -303,6 +307,7 @@ def ftp_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: An
     return mean_updates(side, dense, [*deltas, error], h)
 
 
+@rounding_too
 def pepita_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
     (projection,) = fixed
     h = forward_by_hand(side, multiply, dense, x)
@@ -312,6 +317,7 @@ def pepita_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels:
     return mean_updates(side, dense, [*deltas, error], modulated)
 
 
+@rounding_too
 def backprop_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, _: Any) -> Any:
     """W^T delta is the same crossbar's, driven from its other side."""
     h = forward_by_hand(side, multiply, dense, x)
@@ -321,6 +327,7 @@ def backprop_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, label
     return mean_updates(side, dense, deltas[::-1], h)
 
 
+@rounding_too
 def direct_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, feedback: Any) -> Any:
     h = forward_by_hand(side, multiply, dense, x)
     error = side.losses.cross_entropy_gradient(h[-1], labels)
@@ -345,7 +352,7 @@ def off_all_ties(name: str, case: Case, converters: Any, read_noise: float, rng:
         hidden = [len(weight) for weight in case.dense.weights[:-1]]
         fixed = tuple(rng.uniform(-1, 1, (n, case.num_classes)) for n in rows.get(name, hidden))
         margins: list[float] = []
-        multiply = crossbars(converters, read_noise, margins)
+        multiply = crossbars(ReferenceSide(), converters, read_noise, margins)
         found = BY_HAND[name](ReferenceSide(), multiply, dense, x, case.labels, fixed)
         if min(margins, default=1.0) > 1e-6 and min(map(rms, found)) > 1e-6:
             return dense, x, fixed
@@ -374,7 +381,7 @@ def test_a_rules_gradient_is_the_reference_by_hand(
 
     def updates(side: Side, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return BY_HAND[name](side, crossbars(converters, read_noise, []), dense, x, labels, fixed)
+            return BY_HAND[name](side, crossbars(side, converters, read_noise, []), dense, x, labels, fixed)
         options = {"second_pass": "full"} if name in ("ftp", "pepita") else {}
         rule = RULES[name](sequential(dense), **options)
         for buffer, matrix in zip(rule.buffers(), fixed, strict=True):

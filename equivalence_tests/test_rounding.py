@@ -19,6 +19,7 @@ from prograde.equivalence_tests.rounding import (
     operate,
     rounded,
     rounded_reference,
+    rounding_too,
 )
 
 pytestmark = pytest.mark.smoke
@@ -105,6 +106,18 @@ def test_factorisations_are_those_of_a_matrix_moved_as_a_whole(rounding: Roundin
     error = (u * singular) @ vt - matrix
     size = 3 * np.sqrt(np.mean(matrix**2))
     assert size * EPS / 4 <= np.abs(error[2, 2]) <= size * EPS / 2
+
+
+@rounding_too
+def two_thirds_of(x: Any) -> Any:
+    return 2 * x / 3
+
+
+def test_a_tests_own_computation_is_rounded_too():
+    x = np.full(1000, 3.0)
+    assert np.array_equal(two_thirds_of(x), np.full(1000, 2.0))
+    with rounded(Rounding(EPS, EPS, np.random.default_rng(0))):
+        assert EPS / 4 < np.std(two_thirds_of(x)) / 2 < 2 * EPS
 
 
 def test_without_rounding_the_copy_is_the_reference():

@@ -32,10 +32,12 @@ def check_unchanged(found: Sequence[Watched], model: nn.Module, rule: str) -> No
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether a hook of the module's forward pass is registered, before it or after it."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def has_backward_hooks(module: nn.Module) -> bool:
+    """Whether a hook of the module's backward pass is registered, before it or after it."""
     return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
