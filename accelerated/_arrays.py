@@ -4,10 +4,13 @@ Numbers in a tensor are looked at on a CPU alone, outside of compilation: elsewh
 """
 
 from math import inf
+from operator import index
 from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Array: TypeAlias = Tensor
 """Real numbers in any floating dtype; functions return the dtype that they are given."""
@@ -27,13 +30,23 @@ def widened(x: Array) -> Array:
 
 
 def readable(x: Array) -> bool:
-    """Whether a look at the numbers of x costs no waiting, and breaks no graph."""
-    return type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether a look at the numbers of x costs no waiting, breaks no graph and passes by no transformation."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+        return False
+    return not is_functorch_wrapped_tensor(x) and _get_current_dispatch_mode() is None
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raises ValueError unless the value is a whole number from least on, up to most."""
-    if isinstance(value, float) or not value >= least or (most is not None and value > most):
+    if not _is_whole(value) or value < least or (most is not None and value > most):
         expected = f"{least} or more" if most is None else f"{least}..{most}"
         raise ValueError(f"{name}: {value!r}, expected {expected}, a whole number")
 

@@ -157,6 +157,8 @@ ROWS: list[Row] = [
     row("losses.one_hot", COLUMN, LABELS[:, None], 2),
     row("losses.one_hot", OUTSIDE, WRONG_LABELS[OUTSIDE], 2),
     row("losses.one_hot", "num_classes: 3.0, expected 1 or more, a whole", LABELS, 3.0),
+    row("losses.one_hot", "num_classes: ", LABELS, np.float32(2.5)),
+    row("losses.one_hot", "num_classes: True, expected 1 or more, a whole", LABELS, True),
     row("losses.one_hot", "labels: dtype ", LABELS + 0.0, 3),
     row("losses.one_hot", "label_smoothing: 1.0, expected 0 or more and", LABELS, 3, 1.0),
     *of_labels("losses.cross_entropy", SCORES, LABEL),

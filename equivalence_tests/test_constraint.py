@@ -1,6 +1,7 @@
 """FOTON's constraint through training: the limit is kept at every step, whatever optimizer steps the weights."""
 
 import copy
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import nn
 from prograde.accelerated.foton import error_projection
 from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
-from prograde.accelerated.rules import Backprop, Foton
+from prograde.accelerated.rules import Backprop, Foton, Rule
 from prograde.accelerated.rules.foton import plain_rate
 from prograde.accelerated.rules.orthogonality import _Copy
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
@@ -552,6 +553,20 @@ def test_a_weight_that_cannot_be_restored_asynchronously_is_named(
     assert re.match(f"weight of layer '2': {what} at step 2; lower the learning rate", found), found
 
 
+@pytest.mark.parametrize("build", [Foton, lambda model: Backprop(model, orthogonal=True)])
+def test_a_violation_in_the_last_step_is_raised_at_the_epochs_end(
+    build: Callable[[nn.Module], Rule], twin: TwinSide, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_Copy, "has_arrived", lambda copy: False)
+    rule = build(model(80, 64, 64, 4).to(twin.device))
+    rule.orthogonality.asynchronous = True
+    with torch.no_grad():
+        rule.blocks[1].linear.weight[0] = 0
+    rule.constrain()
+    assert "weight of layer '2'" in raised_by(lambda: rule.calibrate([]))
+    rule.calibrate([])
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule)), None])
 def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[Foton], Foton] | None):
     """Those of the rule, and one that has taken its state."""
@@ -590,6 +605,27 @@ def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.Mon
         monkeypatch.setattr(torch.Tensor, name, refuse)
     rule.constrain()
     assert read == [49], "one copy for all weights"
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("kind", ["half", "one large", "one small", "even", "large"])
+def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str):
+    """Singular values from 1/20 to 1, or to 20, however they lie between."""
+    values = {
+        "half": [1.0, 0.05] * (width // 2),
+        "one large": [1.0] + [0.05] * (width - 1),
+        "one small": [0.05] + [1.0] * (width - 1),
+        "even": torch.logspace(math.log10(0.05), 0, width).tolist(),
+        "large": torch.logspace(0, math.log10(20), width).tolist(),
+    }[kind]
+    path = Path(twin.device, True)
+    torch.manual_seed(0)
+    rule = path.foton(model(width, width, 4))
+    weight = rule.blocks[0].linear.weight
+    with torch.no_grad():
+        weight.copy_(weight * torch.tensor(values, device=weight.device))
+    rule.constrain()
+    assert defect(weight.detach()).item() <= LIMIT
 
 
 @pytest.mark.parametrize("limit", [5e-3, 1e-4])

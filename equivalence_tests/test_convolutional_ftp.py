@@ -60,6 +60,16 @@ def test_updates(
     compare(twin, "convolutional_ftp.updates", ours, *case, feedback_for(case, rng))
 
 
+@given(rng=seeds())
+def test_updates_through_groups(twin: Side, compare: Comparison, rng: np.random.Generator):
+    """Of both convolutions: targets are carried within the groups of the second."""
+    kernels = rng.standard_normal((4, 1, 2, 2)) / 2, rng.standard_normal((4, 2, 2, 2)) / np.sqrt(8)
+    layers = tuple(Padded(kernel, None, "tanh", (1, 1), (0, 0), 1, 2) for kernel in kernels)
+    dense = Dense((rng.standard_normal((4, 36)) / 6,), (None,), ("identity",))
+    case = PaddedCase(Images(layers, dense), rng.standard_normal((3, 2, 5, 5)), rng.integers(0, 4, 3))
+    compare(twin, "convolutional_ftp.updates", updates, *case, feedback_for(case, rng))
+
+
 def parts(side: Side, images: Any, x: Any, labels: Any, feedback: Any) -> Any:
     network = side.padded_network(images)
     clean = side.module("convolutional_network").forward(network, x)

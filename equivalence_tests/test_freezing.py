@@ -145,3 +145,13 @@ def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
     rule.theta.requires_grad_(False)
     rule.assign_credit(*example.batch(twin.device))
     assert torch.equal(rule.theta, torch.zeros_like(rule.theta)), "theta"
+
+
+def test_thresholds_that_were_frozen_are_set_by_the_first_batch_they_learn_from(twin: TwinSide):
+    example = EXAMPLES["hybrid-dynamic-temperature"]
+    rule = example.build(twin.device)
+    assert isinstance(rule, HybridDynamicTemperature)
+    for frozen in (True, False):
+        rule.theta.requires_grad_(not frozen)
+        rule.assign_credit(*example.batch(twin.device))
+        assert bool(rule.warm) is not frozen, "set by a batch"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import scored
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import losses
@@ -84,3 +85,15 @@ def test_cross_entropy_error_sums_to_zero(side: Side, case: tuple[Any, Any]):
 def test_the_reference_refuses_labels_out_of_range(labels: list[int]):
     with pytest.raises(ValueError, match=r"labels: found .* expected 0\.\.2"):
         losses.one_hot(np.array(labels), 3)
+
+
+def test_the_twin_goes_through_functorch_and_make_fx(twin: TwinSide):
+    """Where the numbers of a label cannot be looked at, they are not."""
+    if not twin.is_ours:
+        pytest.skip("prograde's own are made of torch functions")
+    scores, labels = torch.randn(5, 4, 3, device=twin.device), torch.randint(3, (5, 4), device=twin.device)
+    cross_entropy = twin.losses.cross_entropy
+    each = torch.stack([cross_entropy(*pair) for pair in zip(scores, labels, strict=True)])
+    assert torch.allclose(torch.func.vmap(cross_entropy)(scores, labels), each)
+    traced = make_fx(lambda s, y: cross_entropy(s, y))(scores[0], labels[0])
+    assert torch.allclose(traced(scores[0], labels[0]), each[0])

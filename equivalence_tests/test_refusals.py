@@ -211,6 +211,23 @@ def test_models_that_no_rule_trains(rule: Callable[[nn.Module], Rule], name: str
     assert found.startswith(message), found
 
 
+@pytest.mark.parametrize("rule", [DirectFeedbackAlignment, Foton, MonoForward, Pepita])
+def test_layers_tied_since_the_rule_was_built_are_refused(rule: Callable[..., Rule]):
+    """Where each has an update of its own: the second would replace the first."""
+    model = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(6, 6), nn.Tanh())), nn.Linear(6, K))
+    built = rule(model)
+    model[4].weight = model[2].weight
+    x, y = torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)
+    assert refusal(lambda: built.assign_credit(x, y)).startswith("model: a parameter of two layers, tied since")
+
+
+def test_a_projection_that_pairs_units_needs_a_row_of_feedback_for_each(twin: TwinSide):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    message = refusal(lambda: Ftp(model, image_size=(8, 8), phi="maxmin"))
+    assert message.startswith("phi: 'maxmin' pairs units, expected an elementwise one")
+    Ftp(model, image_size=(8, 8), phi="maxmin", by_channel=False)
+
+
 def test_target_propagation_needs_a_hidden_layer(twin: TwinSide):
     x, y = torch.ones(3, 16, device=twin.device), torch.zeros(3, dtype=torch.int64, device=twin.device)
     for hidden in ([], [nn.Linear(16, 16), nn.LeakyReLU()]):

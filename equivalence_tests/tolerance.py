@@ -87,6 +87,7 @@ class Comparison:
 
 def check(path: str, result: Any, truth: Any, limit: float) -> None:
     """Raises AssertionError unless result has truth's shape, is finite and within limit of it (root mean square)."""
+    assert np.isfinite(limit), f"{path}: limit {limit}, the reference is not finite where its operations are rounded"
     assert result.shape == truth.shape, f"{path}: shape {result.shape}, expected {truth.shape}"
     assert np.all(np.isfinite(result)), f"{path}: not finite"
     error = rms(result - truth)

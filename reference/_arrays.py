@@ -5,6 +5,7 @@ it into a number (the largest of scores), it is refused.
 """
 
 from math import inf
+from operator import index
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -17,9 +18,17 @@ Labels: TypeAlias = NDArray[Any]
 """Integers 0..K-1, shape (batch,)."""
 
 
+def _is_whole(value: Any) -> bool:
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raises ValueError unless the value is a whole number from least on, up to most."""
-    if isinstance(value, float) or not value >= least or (most is not None and value > most):
+    if not _is_whole(value) or value < least or (most is not None and value > most):
         expected = f"{least} or more" if most is None else f"{least}..{most}"
         raise ValueError(f"{name}: {value!r}, expected {expected}, a whole number")
 

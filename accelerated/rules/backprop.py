@@ -1,6 +1,6 @@
 """Backpropagation with the interface of a rule, to compare the others with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,11 @@ class Backprop(OutputErrorRule):
                 yield ConvolutionUpdate(unit, found[0], found[1:], bias)
             else:
                 yield BlockUpdate(unit, found[0], bias, loss.detach() if unit is self.blocks[-1] else None)
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""
+        if self.orthogonality is not None:
+            self.orthogonality.settle()
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         if self.orthogonality is not None:

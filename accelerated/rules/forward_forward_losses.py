@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from .._arrays import check_positive
 from ..cumulative_goodness import REMEDIES, gate_gradient, hardness_gated
 from ..forward_forward import Prior
 from ..goodness import Goodness
 from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
 from .forward_forward import ForwardForward
-from .rule import check_options, check_positive
+from .rule import check_options
 
 GATED = "hardness-gated"
 

@@ -1,12 +1,13 @@
 """FOTON as a rule."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from .. import convolutional_foton as images
+from .._arrays import check_positive
 from ..convolution import orthogonal_kernel_vjp
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..modules import OrthogonalConv2d
@@ -14,7 +15,7 @@ from ..network import Network, forward, layer_update, scores
 from .chain import Block
 from .images import ConvolutionalBlock
 from .orthogonality import Orthogonality, PlainStep, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count, check_positive
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count
 
 
 class Foton(OutputErrorRule):
@@ -135,6 +136,10 @@ class Foton(OutputErrorRule):
 
     def set_extra_state(self, state: int) -> None:
         self._uses = state
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""
+        self.orthogonality.settle()
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores orthogonality, see `Orthogonality`. Given the optimizer, less work may do.

@@ -95,6 +95,8 @@ class Ftp(OutputErrorRule):
             given = f"image_size: {image_size}" if image_size is not None else "by_channel: True"
             raise ValueError(f"{given}, but the model has no convolutions")
         self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
+        if phi == "maxmin" and self.by_channel:
+            raise ValueError("phi: 'maxmin' pairs units, expected an elementwise one where a channel has one row of G")
         if phi == "maxmin" and self.rows * self.positions % 2:
             raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {self.rows * self.positions}")
         self.seed: int | None = None

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._arrays import check_positive
 from ..activations import identity
 from ..forward_forward import overlay, overlay_neutral, wrong_labels
 from ..normalisations import layer_norm
 from .chain import Block
-from .rule import BlockUpdate, Rule, check_positive, gradients_by
+from .rule import BlockUpdate, Rule, gradients_by
 
 LOWEST, HIGHEST = 0.1, 2.0
 """Temperatures of dense layers, in the paper."""
@@ -139,10 +140,10 @@ class HybridDynamicTemperature(Rule):
     @torch.no_grad()
     def _warm_up(self, x: Tensor, y: Tensor) -> None:
         """Of the first batch, each theta becomes the mean goodness; the draw is another than that of the step."""
-        if self._looked or not self.training:
+        if self._looked or not self.training or not self.theta.requires_grad:
             return
         self._looked = True
-        if self.warm or not self.theta.requires_grad:
+        if self.warm:
             return
         mean = torch.stack(self.goodness(x, y)).mean(dim=(0, 2)).clamp(min=1e-6)  # softplus is above 0
         self.theta.copy_(torch.where(mean > LARGE, mean, mean.clamp(max=LARGE).expm1().log()))

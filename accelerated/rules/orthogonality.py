@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .._arrays import wide, widened
+from .._arrays import check_positive, wide, widened
 from ..orthogonality import (
     basis,
     bjorck_factor,
@@ -22,7 +22,7 @@ from ..orthogonality import (
     retract,
 )
 from .chain import Held
-from .rule import Rule, check_count, check_positive
+from .rule import Rule, check_count
 
 CHECKS = 8
 """Random sign vectors by which a weight is checked."""
@@ -92,10 +92,10 @@ class Orthogonality(nn.Module):
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
-    restores all weights of a shape at once. It keeps the limit wherever the singular values that a step leaves are
-    within a factor of about 50; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All defects are copied to
-    the host together, without waiting, and looked at when they are there, at most 16 steps later. `asynchronous=True`
-    goes this way on the CPU too.
+    restores all weights of a shape at once. It keeps the limit where a step leaves singular values of at least 1/20,
+    some of them 1 or more and none above their 20-fold; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All defects
+    are copied to the host together, without waiting, and looked at when they are there, at most 16 steps later, or by
+    `settle`. `asynchronous=True` goes this way on the CPU too.
 
     Raises FloatingPointError, naming the layer and the step, where a weight is no longer finite or cannot be restored,
     on an accelerator up to 16 steps late; ValueError where the limit is below what the weights' precision resolves.
@@ -239,9 +239,13 @@ class Orthogonality(nn.Module):
             names = [name for group, _ in defects for name in group]
             self._copies.append(_Copy(self.steps, names, torch.cat([part for _, part in defects])))
 
-    def _read_copies(self) -> None:
+    def settle(self) -> None:
+        """Waits for all defects on their way. Raises FloatingPointError for a weight that was not restored."""
+        self._read_copies(wait=True)
+
+    def _read_copies(self, wait: bool = False) -> None:
         """Raises FloatingPointError for a weight that was not restored, as soon as its defect is on the host."""
-        while self._copies and (self._copies[0].has_arrived() or self._copies[0].step <= self.steps - LATE):
+        while self._copies and (wait or self._copies[0].has_arrived() or self._copies[0].step <= self.steps - LATE):
             copy = self._copies.popleft()
             for name, found in zip(copy.names, copy.defects(), strict=True):
                 if not found <= self.limit:

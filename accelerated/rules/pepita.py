@@ -6,9 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .._arrays import check_positive
 from ..network import forward, layer_update
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
-from .rule import BlockUpdate, OutputErrorRule, check_place, check_positive
+from .rule import BlockUpdate, OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_modulated_factors
 
 

@@ -1,7 +1,6 @@
 """What all rules share: the interface that a training loop uses."""
 
 import inspect
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol
@@ -137,7 +136,7 @@ def check_labels(x: Tensor, y: Tensor, num_classes: int) -> None:
     if y.device != x.device:
         raise ValueError(f"y: on {y.device}, expected {x.device}, where x is")
     if y.device.type == "cpu":  # elsewhere looking would wait for the device
-        low, high = y.aminmax()
+        low, high = (end.item() for end in y.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(f"y: labels {low}..{high}, expected 0..{num_classes - 1}")
 
@@ -151,12 +150,6 @@ def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
         kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
         own[-1:] = [parameter for parameter in passed if parameter.name not in taken and parameter.kind in kinds]
     return inspect.Signature(own)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises ValueError unless the value is positive and finite."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: {value}, expected a positive number")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -247,6 +240,8 @@ class CreditAssignment(nn.Module):
         loss = torch.zeros((), device=x.device)
         for update in self.stream(x, y):
             for held, gradient in update.pairs:
+                if held.grad is not None:
+                    raise ValueError("model: a parameter of two layers, tied since the rule was built; untie it")
                 held.grad = gradient
             if update.loss is not None:
                 loss = loss + update.loss
