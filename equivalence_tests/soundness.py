@@ -89,13 +89,13 @@ class Job(NamedTuple):
 def jobs() -> Iterator[Job]:
     """Every job, one after another in all configurations, so that an early stop has seen them all."""
     configurations = [(dtype, *place) for place in PLACES for dtype in PRECISIONS]
-    for file, select in FUNCTIONS.items():
-        for configuration in configurations:
-            yield Job(file, select, *configuration, EXAMPLES_OF_FUNCTIONS // len(PLACES))
     files = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if "given(" in path.read_text())
     for chosen in (files[i : i + FILES_A_JOB] for i in range(0, len(files), FILES_A_JOB)):
         for configuration in configurations:
             yield Job(" ".join(chosen), "", *configuration, EXAMPLES // len(PLACES))
+    for file, select in FUNCTIONS.items():
+        for configuration in configurations:
+            yield Job(file, select, *configuration, EXAMPLES_OF_FUNCTIONS // len(PLACES))
 
 
 def environment(instructions: str, threads: int) -> dict[str, str]:

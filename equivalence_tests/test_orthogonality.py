@@ -174,6 +174,8 @@ def stretched(rng: np.random.Generator, shape: tuple[int, int], spread: str) -> 
 def test_polar_iteration(
     twin: Side, compare: Comparison, rng: np.random.Generator, shape: tuple[int, int], spread: str, steps: int
 ):
+    if twin.eps > 1e-4:
+        pytest.skip("rounded so coarsely the reference's steps diverge; the twin takes them in float32")
     weight, _ = stretched(rng, shape, spread)
     compare(twin, "polar_iteration", lambda side, w: side.orthogonality.polar_iteration(w, steps), weight)
 

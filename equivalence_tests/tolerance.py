@@ -33,9 +33,6 @@ DOUBLE = EPS["float64"]
 FINE = 2.0**-30
 """The finest rounding that the reference is looked at with: 2^22 times its own, which is then out of sight."""
 
-COARSE = 2.0**-16
-"""Precisions from which on rounding alone may be as large as a result, a difference of nearly equal numbers."""
-
 Call = Callable[..., Any]
 
 
@@ -59,7 +56,7 @@ class Comparison:
         for path, value in truth.items():
             limit = FACTOR * (side.eps * moves[path] + DOUBLE * noise[path]) + side.eps * rms(value)
             check(path, result[path], value, limit)
-            self._note(path, value, limit, side.eps)
+            self._note(path, value, limit)
 
     def exactly(self, side: Side, name: str, call: Call, *operands: Any) -> None:
         """The same, bit for bit: for results that nothing is computed in."""
@@ -68,7 +65,7 @@ class Comparison:
         assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
         for path, value in truth.items():
             check(path, result[path], value, 0.0)
-            self._note(path, value, 0.0, side.eps)
+            self._note(path, value, 0.0)
 
     def close(self) -> None:
         """Raises AssertionError for a result that no comparison held to anything: a broken twin's would have passed.
@@ -78,10 +75,10 @@ class Comparison:
         for path, twins in self.blind.items():
             assert not twins, f"{path}: every comparison would hold for a twin that returns {' or '.join(twins)}"
 
-    def _note(self, path: str, truth: Any, limit: float, eps: float) -> None:
-        """Which broken twins have passed all comparisons so far; in coarse precisions, of rounding alone, they may."""
+    def _note(self, path: str, truth: Any, limit: float) -> None:
+        """Which broken twins have passed all comparisons so far."""
         path = re.sub(r"\[\d+\]", "[]", path)
-        passing = set() if eps > COARSE else passing_twins(truth, limit)
+        passing = passing_twins(truth, limit)
         self.blind[path] = self.blind.get(path, passing) & passing
 
 
