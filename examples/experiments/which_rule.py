@@ -1,6 +1,6 @@
 """Which rule trains which network, with which learning rate: every rule on every network, on the digits.
 
-    python examples/experiments/which_rule.py FOLDER            (a quarter of an hour on one core)
+    python examples/experiments/which_rule.py FOLDER            (half an hour on one core)
     python examples/experiments/which_rule.py FOLDER --quick    (half a minute: one seed, one rate, two epochs)
 
 Every run is added to FOLDER/which_rule.jsonl as it ends; the command continues where it was stopped, and prints the
@@ -47,10 +47,17 @@ class Candidate:
     recurrent: Callable[..., Any] | None = None
     whole: Callable[..., Any] | None = None
     """What stands in for the rule where normalisation or shortcuts make it refuse."""
+    row: str | None = None
+    """What the table calls it, if not by the rule's name."""
 
 
 RULES = {
-    "Backprop": Candidate(rules.Backprop, recurrent=rules.BackpropThroughTime, whole=rules.BackpropEndToEnd),
+    "Backprop": Candidate(
+        rules.Backprop,
+        recurrent=rules.BackpropThroughTime,
+        whole=rules.BackpropEndToEnd,
+        row="backpropagation",
+    ),
     "Foton": Candidate(rules.Foton),
     "Foton, linear=True": Candidate(partial(rules.Foton, linear=True)),
     "Ftp": Candidate(
@@ -249,7 +256,7 @@ def summary(results: list[Result], names: list[str], networks: list[str]) -> str
             else:
                 cells.append(f"{cell(found)} ({rate:g})")
         optimizer = {"sgd": "SGD, momentum 0.9", "adam": "Adam"}[RULES[name].grid[0]]
-        lines.append(f"| `{name}` | {optimizer} | {' | '.join(cells)} |")
+        lines.append(f"| {RULES[name].row or f'`{name}`'} | {optimizer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
