@@ -337,6 +337,32 @@ def test_a_checkpoint_is_replaced_only_if_asked_to() -> None:
     assert Path("checkpoint").read_bytes() != before
 
 
+BRIEF = ("train", "foton", "--epochs", 1, "--hidden", 8)
+
+
+@pytest.mark.parametrize("refused", [("--epochs", 1), ("--hidden", 16), ("--data", "other.npz")])
+def test_a_refused_command_overwrites_nothing(refused: tuple[object, ...]) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    np.savez("other.npz", x_train=x, y_train=np.arange(60) % 10, x_test=x, y_test=np.arange(60) % 10)
+    assert run(*BRIEF, "--epochs", 2, "--save", "f.pt", "--output", "f").exit_code == 0
+    before = {path.name: path.read_bytes() for path in Path("f").iterdir()}
+    assert len(before) == 4
+    result = run("train", "foton", "--resume", "f.pt", *refused, "--output", "f", "--overwrite")
+    assert result.exit_code == 2, result.output
+    assert {path.name: path.read_bytes() for path in Path("f").iterdir()} == before
+
+
+def test_a_resumed_training_goes_on_in_its_file_and_asks_for_its_data() -> None:
+    assert run(*BRIEF, "--save", "f.pt").exit_code == 0
+    assert run("train", "foton", "--resume", "f.pt", "--epochs", 2).exit_code == 0
+    assert len(checkpoint.load("f.pt")["history"]) == 2
+    x = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    np.savez("mine.npz", x_train=x, y_train=np.arange(60) % 10, x_test=x, y_test=np.arange(60) % 10)
+    assert run(*BRIEF, "--data", "mine.npz", "--save", "mine.pt").exit_code == 0
+    result = run("train", "foton", "--resume", "mine.pt", "--epochs", 2)
+    assert_refused(result, "--data: 'mine.pt' was trained on 'mine'; give these data again", left=os.listdir())
+
+
 def test_a_resumed_training_is_extended_into_its_own_results() -> None:
     short = ["train", "foton", "--hidden", "8", "--save", "checkpoint", "--output", "out"]
     assert run(*short, "--epochs", "1").exit_code == 0
@@ -417,7 +443,8 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     moved = run("train", "foton", "--data", "elsewhere", "--resume", "checkpoint")
     assert moved.exit_code == 0, moved.stderr
     Path("elsewhere").rename(folder)
-    assert "expected data 'digits' of 1425 + 12 + 360 samples" in run("train", "foton", "--resume", "checkpoint").stderr
+    other = run("train", "foton", "--data", "digits", "--resume", "checkpoint")
+    assert "expected data 'digits' of 1425 + 12 + 360 samples" in other.stderr
     measured = run("evaluate", "checkpoint", "--data", folder)
     assert measured.exit_code == 0, measured.stderr
     assert f"{100 * first[0]['test'][0]:.2f} %" in measured.stdout

@@ -81,16 +81,17 @@ def compare(
     folder = options.output_folder(output, data, time.strftime("%Y%m%d-%H%M%S"))
     settings = report.settings("compare", jobs, dataset, all_seeds, where, precision)
     done, records = runs.logged(folder, settings, jobs) if resume else ([], [])
-    runs.claim(folder, overwrite=overwrite, resume=resume)
+    replaced = runs.claim(folder, overwrite=overwrite, resume=resume)
 
     def on_run(so_far: list[runs.Run]) -> None:
         report.write_results(folder, settings, so_far, dataset)
 
-    with runs.log_file(folder, [settings, *records]) as log:
+    with runs.log_file(folder, [settings, *records], replaced) as log:
         try:
             found = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
         except KeyboardInterrupt as stop:
-            stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
+            if (folder / "log.jsonl.partial").exists():
+                stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
             raise
         report.finish(folder, settings, found, dataset, log)
     if any(run.error is not None for run in found):

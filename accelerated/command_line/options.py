@@ -18,14 +18,12 @@ from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, method_named
 
 OWN = "the rule's own, see below"
 
-Data: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        help="'digits', a folder of MNIST's four IDX files (or .gz), a folder with train and test (or .tar.gz) and "
-        "in them a folder of images for each class, or an .npz file.",
-        metavar="DATA",
-    ),
-]
+DATA_HELP = (
+    "'digits', a folder of MNIST's four IDX files (or .gz), a folder with train and test (or .tar.gz) and in them a "
+    "folder of images for each class, or an .npz file."
+)
+Data: TypeAlias = Annotated[str, typer.Option(help=DATA_HELP, metavar="DATA")]
+DataOrDigits: TypeAlias = Annotated[str | None, typer.Option(help=DATA_HELP, metavar="DATA", show_default="digits")]
 Hidden: TypeAlias = Annotated[
     str | None, typer.Option(help="Widths of the hidden layers.", metavar="512-256", show_default=OWN)
 ]

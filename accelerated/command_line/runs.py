@@ -62,14 +62,14 @@ OURS = ("log.jsonl", "log.jsonl.partial", "results.json", "curves.png", "alignme
 """What is written to a folder of results."""
 
 
-def claim(folder: Path | None, *, overwrite: bool, resume: bool) -> None:
-    """Makes the folder and sees that it can be written, before training begins.
+def claim(folder: Path | None, *, overwrite: bool, resume: bool) -> list[Path]:
+    """Makes the folder and sees that it can be written, before training begins. The files to `overwrite`.
 
-    Earlier results there are removed to `overwrite` them, left to `resume` them, and else refused. Raises UserError,
-    and OSError where the folder can't be written.
+    Earlier results are refused unless they are to be overwritten or resumed. Raises UserError, and OSError where the
+    folder can't be written.
     """
     if folder is None:
-        return
+        return []
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"--output: '{folder}' is a file, expected a folder")
     there = [name for name in OURS if os.path.lexists(folder / name)]
@@ -81,28 +81,34 @@ def claim(folder: Path | None, *, overwrite: bool, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in OURS:
         files.prepare(folder / name)
-    for name in there if overwrite else ():
-        (folder / name).unlink()
+    return [folder / name for name in there] if overwrite else []
 
 
 @contextmanager
-def log_file(folder: Path | None, records: Sequence[dict[str, Any]]) -> Iterator[Log]:
+def log_file(folder: Path | None, records: Sequence[dict[str, Any]], replaced: Sequence[Path] = ()) -> Iterator[Log]:
     """A function that adds a line to `log.jsonl`, which is called `log.jsonl.partial` until it is complete.
 
-    Begins with these records. Raises OSError where it can't be written.
+    Begins with these records. The files that are `replaced` stay until the first line is added: a training that is
+    refused loses nothing. Raises OSError where it can't be written.
     """
     if folder is None:
         yield lambda record: None
         return
     partial = folder / "log.jsonl.partial"
-    files.write(partial, "".join(map(_line, records)).encode())
-    with open(partial, "a", encoding="utf-8") as file:
+    begun = False
 
-        def log(record: dict[str, Any]) -> None:
-            file.write(_line(record))
-            file.flush()
+    def log(*added: dict[str, Any]) -> None:
+        nonlocal begun
+        if not begun:
+            for path in replaced:
+                path.unlink()
+            files.write(partial, "".join(map(_line, records)).encode())
+            begun = True
+        with open(partial, "a", encoding="utf-8") as file:
+            file.writelines(map(_line, added))
 
-        yield log
+    yield log
+    log()
     partial.replace(folder / "log.jsonl")
 
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ..training import METHODS, checkpoint, load
+from ..training import METHODS, UserError, checkpoint, load
 from ..training.restore import recipe_of
 from . import options, report, runs
 
 
 def train(
     rule: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
-    data: options.Data = "digits",
+    data: options.DataOrDigits = None,
     hidden: options.Hidden = None,
     activation: options.Activation = None,
     epochs: options.Epochs = None,
@@ -51,7 +51,7 @@ def train(
         Path | None,
         typer.Option(
             help="Checkpoint file, written after every epoch. What is there already is refused, unless it is resumed.",
-            show_default="none written",
+            show_default="none written, or the one that is resumed",
         ),
     ] = None,
     resume: Annotated[
@@ -75,10 +75,15 @@ def train(
         state = checkpoint.load(resume)
         base = recipe_of(state, resume)
         begun = state["settings"]
+        if data is None and begun["data"] != "digits":
+            raise UserError(
+                f"--data: '{resume}' was trained on '{begun['data']}'; give these data again, as in --data PATH"
+            )
+        save = resume if save is None else save
         seed = begun["seed"] if seed is None else seed
         dtype = begun["dtype"].removeprefix("torch.") if dtype is None else dtype
         validation = begun["samples"][1] if validation is None else validation
-    seed, dtype = seed or 0, dtype or "float32"
+    seed, dtype, data = seed or 0, dtype or "float32", "digits" if data is None else data
     jobs = options.jobs(
         [rule],
         data,
@@ -104,8 +109,8 @@ def train(
     settings = report.settings("train", jobs, dataset, [seed], where, precision)
     if output is not None and resume is not None and not overwrite:
         runs.check_log(output, settings, changed=["epochs"])
-    runs.claim(output, overwrite=overwrite, resume=resume is not None)
-    with runs.log_file(output, [settings]) as log:
+    replaced = runs.claim(output, overwrite=overwrite, resume=resume is not None)
+    with runs.log_file(output, [settings], replaced) as log:
         try:
             done = runs.train_all(
                 jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume, overwrite=overwrite
