@@ -380,6 +380,15 @@ def test_a_resumed_training_is_extended_into_its_own_results() -> None:
     assert_refused(fewer, "'checkpoint' has 3 epochs done", left=os.listdir())
 
 
+def test_results_of_other_data_are_named(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder()
+    short = ["compare", "foton", "--hidden", "8", "--epochs", "1", "--seeds", "1", "--output", "out"]
+    assert run(*short, "--data", folder).exit_code == 0
+    refused = run(*short, "--resume")
+    words = f"'out' has results of data '{folder.name}' (SHA-256 ", "this command uses 'digits' ("
+    assert_refused(refused, *words, left=os.listdir())
+
+
 def test_layers_are_drawn_where_each_guesses() -> None:
     rules = "backprop", "hyperspherical"
     result = run("compare", *rules, "--hidden", "16-12", "--epochs", "2", "--seeds", "1", "--output", "out/layers")

@@ -180,6 +180,11 @@ def check_log(folder: Path, settings: dict[str, Any], changed: Sequence[str] = (
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"--output: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error
     for name, old, new in pairs:
+        if name == "digest" and old != new:
+            raise UserError(
+                f"--output: '{folder}' has results of data '{found.get('data')}' (SHA-256 {str(old)[:8]}), this "
+                f"command uses '{asked['data']}' ({new[:8]}); expected the same --data, or another folder"
+            )
         if old != new:
             raise UserError(f"--output: '{path}' has {name} {old}, expected {new} as asked for, or another folder")
     return records
