@@ -124,7 +124,9 @@ def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(ki
     model = dense().to(twin.device)
     model[2].weight.requires_grad_(False)
     first = model[0].weight.detach().clone()
-    assert refusal(lambda: kind(model)).startswith("weight of layer '2': frozen and not orthogonal, "), "refused"
+    message = refusal(lambda: kind(model))
+    assert message.startswith("weight of layer '2': frozen and not orthogonal, "), "refused"
+    assert message.endswith("; freeze it after the rule is built"), message
     assert torch.equal(model[0].weight, first), "nothing half done"
 
 

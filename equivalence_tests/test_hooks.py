@@ -50,6 +50,7 @@ def test_a_forward_hook_sees_the_module_once_or_is_refused(name: str, twin: Twin
         else:
             where = f"layer '{path}'" if path else "model"
             assert message.startswith(f"{where}: a forward hook, which"), message
+            assert message.endswith("; register it for a pass `model(x)` outside training, then remove it"), message
             assert not seen, "refused before anything was called"
         handle.remove()
     assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "without hooks"

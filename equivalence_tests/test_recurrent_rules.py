@@ -256,7 +256,7 @@ def test_models_that_are_not_trained_are_refused():
     rectified.recurrent = torch.nn.RNN(4, 6, nonlinearity="relu", batch_first=True, dtype=torch.float64)
     torch.nn.init.constant_(broken.output.bias, float("nan"))
     for model, message in (
-        (torch.nn.Linear(3, 2), "model: a Linear; BackpropThroughTime trains a RecurrentNetwork"),
+        (torch.nn.Linear(3, 2), "model: Linear; BackpropThroughTime trains a RecurrentNetwork"),
         (stacked, r"layer 'recurrent': RNN\(4, 6, num_layers=2, .*BackpropThroughTime trains the one that"),
         (rectified, r"layer 'recurrent': RNN\(4, 6, .*BackpropThroughTime trains the one that"),
         (broken, "parameter 'output.bias': not all finite"),

@@ -316,3 +316,16 @@ def test_members_that_a_rule_does_not_have_are_refused(member: str, twin: TwinSi
     assert len(Ftp(images().to(twin.device), image_size=(8, 8)).image_network().layers) == 2
     with pytest.raises(TypeError, match="rule: a RecurrentFtp, but alignment takes a Rule"):
         alignment(EXAMPLES["recurrent ftp"].build(twin.device), *EXAMPLES["recurrent ftp"].batch(twin.device))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_step_under_autocast_is_refused(name: str, twin: TwinSide):
+    rule = EXAMPLES[name].build(twin.device)
+    x, y = EXAMPLES[name].batch(twin.device)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        message = refusal(lambda: rule.assign_credit(x, y))
+    assert message == (
+        f"autocast is on for {x.device.type}: rules compute in the model's own precision; leave the autocast region, "
+        "or convert rule and data, rule.bfloat16()"
+    )
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "after the region"

@@ -36,19 +36,32 @@ def tied() -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # PyTorch's own, of what its compiler imports
+        return torch.compile(model)
+
+
 def poisoned(layer: nn.Linear) -> nn.Linear:
     nn.init.constant_(layer.bias, float("nan"))
     return layer
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a module that is no Sequential": (lambda: nn.Linear(3, 2), "model: a Linear; Foton trains an nn.Sequential"),
+    "a module that is no Sequential": (lambda: nn.Linear(3, 2), "model: Linear; Foton trains an nn.Sequential"),
     "no layer": (lambda: nn.Sequential(nn.Flatten()), "model: no Linear layer"),
     "max pooling": (lambda: nn.Sequential(nn.MaxPool1d(2), nn.Linear(3, 2)), r"layer '0': MaxPool1d.*ScaledAvgPool2d"),
     "convolution": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(3, 2)), r"layer '0': Conv2d.*OrthogonalConv2d"),
     "batch normalisation": (
         lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
-        "layer '1': BatchNorm1d.*remove it",
+        "layer '1': BatchNorm1d.*remove it, or use MonoForward or Hyperspherical",
+    ),
+    "a layer that no rule trains": (
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2), nn.Linear(4, 2)),
+        "layer '0': TransformerEncoderLayer.*no rule trains it yet",
+    ),
+    "a compiled model": (
+        lambda: compiled(nn.Sequential(nn.Linear(3, 2))),
+        "model: OptimizedModule.*pass the uncompiled model",
     ),
     "an unknown activation": (
         lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)),
@@ -71,7 +84,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "layer '2': a second activation",
     ),
     "tied weights": (lambda: tied(), "layer '2': shares a parameter with layer '0'"),
-    "a Sequential with a forward of its own": (lambda: Residual(nn.Linear(3, 3)), "model: a Residual"),
+    "a Sequential with a forward of its own": (
+        lambda: Residual(nn.Linear(3, 3)),
+        "model: Residual; .*no rule trains it yet",
+    ),
     "a parametrised weight": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))),
         "layer '0': .*plain Linear|layer '0': its weight is computed",

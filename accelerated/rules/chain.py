@@ -18,16 +18,24 @@ WITHOUT_DROPOUT = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin after it, a
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
     "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "Conv": "Ftp, ForwardForward and Backprop train Conv2d, Foton and Backprop OrthogonalConv2d of "
-    "prograde.accelerated.modules; "
-    "padded with zeros a convolution is not orthogonal",
+    "Conv": "Ftp, ForwardForward, Backprop and local classifiers such as MonoForward train Conv2d, Foton and Backprop "
+    "OrthogonalConv2d of prograde.accelerated.modules; padded with zeros a convolution is not orthogonal",
     "OrthogonalConv": "only Foton and Backprop train it",
-    "BatchNorm": "it couples samples and is not part of the rule; remove it",
-    "LayerNorm": "it is not part of the rule; remove it",
+    "BatchNorm": "it couples samples and is not part of the rule; remove it, or use MonoForward or Hyperspherical",
+    **dict.fromkeys(
+        ("LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "ChannelNorm"),
+        "it is not part of the rule; remove it, or use MonoForward or Hyperspherical",
+    ),
+    "ShortcutNetwork": "use MonoForward or Hyperspherical",
+    **dict.fromkeys(
+        ("RecurrentNetwork", "RNN", "GRU"),
+        "use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork of prograde.accelerated.modules",
+    ),
+    "OptimizedModule": "pass the uncompiled model",
     "Softmax": "the loss contains it; remove it",
     "LogSoftmax": "the loss contains it; remove it",
     "Sigmoid": "use Tanh",
-    **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "Mish", "Softplus"), "use ReLU or Tanh"),
+    **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU or Tanh"),
 }
 
 
@@ -161,19 +169,23 @@ def blocks(model: nn.Module, rule: str, trainable: str = TRAINABLE) -> list[Bloc
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
     """
     if not is_plain(model, nn.Sequential):
-        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {trainable}")
+        raise refusal("", model, rule, trainable)
     return dense_blocks(list(leaves(model)), rule, trainable)
 
 
-def refusal(name: str, module: nn.Module, rule: str, trainable: str) -> ValueError:
-    """The error for a layer that the rule can't train, with what to use instead."""
+def refusal(
+    name: str, module: nn.Module, rule: str, trainable: str, network: str = "an nn.Sequential of "
+) -> ValueError:
+    """The error for a layer that the rule can't train, or for the model (no name), with what to use instead."""
     kind = type(module).__name__
     named = re.findall(r"\w+", trainable)
     starts = [start for start in INSTEAD if kind.startswith(start) and not {kind, f"{start}2d"} & set(named)]
-    hint = INSTEAD[starts[0]] if starts else None
-    return ValueError(
-        f"layer '{name}': {kind}; {rule} trains an nn.Sequential of {trainable}" + (f" ({hint})" if hint else "")
-    )
+    hint = f" ({INSTEAD[starts[0]]})" if starts else ""
+    ours = type(module).__module__.startswith(("torch.", "prograde.")) and not list(module.parameters())
+    if not (starts or ours or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
+        hint = " (no rule trains it yet)"
+    where = f"layer '{name}'" if name else "model"
+    return ValueError(f"{where}: {kind}; {rule} trains {network}{trainable}{hint}")
 
 
 def dense_blocks(found: list[tuple[str, nn.Module]], rule: str, trainable: str = TRAINABLE) -> list[Block]:

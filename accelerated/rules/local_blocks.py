@@ -186,7 +186,7 @@ def read(model: nn.Module, rule: str, score_after: ScoreAfter = "activation") ->
         stem, blocks = _cut(list(leaves(model)), rule, score_after, [])
         blocks = blocks if last is None else blocks[:-1]
     else:
-        raise ValueError(f"model: a {type(model).__name__}; {rule} trains an nn.Sequential of {TRAINABLE}")
+        raise refusal("", model, rule, TRAINABLE)
     if not blocks:
         raise ValueError(f"model: no hidden layer; {rule} trains an nn.Sequential of {TRAINABLE}")
     return LocalNetwork(stem, blocks, shortcuts, None if last is None else last.out_features)

@@ -150,7 +150,7 @@ class Orthogonality(nn.Module):
             if not found <= self.limit:
                 raise ValueError(
                     f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {found:.2g} off the "
-                    f"identity, expected at most {self.limit}; unfreeze it, or put its polar factor there"
+                    f"identity, expected at most {self.limit}; freeze it after the rule is built"
                 )
         for weight in free.values():
             weight.copy_(polar_factor(weight))

@@ -15,8 +15,8 @@ from ..losses import one_hot
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
 from ..recurrent_ftp import Injection, Reduction, update_factors
-from .chain import check_like, is_plain
-from .rule import CreditAssignment, check_finite, check_labels, check_place, gradients_by, trained_pairs
+from .chain import check_like, is_plain, refusal
+from .rule import CreditAssignment, check_autocast, check_finite, check_labels, check_place, gradients_by, trained_pairs
 
 
 class RecurrentUpdate(NamedTuple):
@@ -48,9 +48,7 @@ class RecurrentRule(CreditAssignment):
         super().__init__()
         rule = type(self).__name__
         if not isinstance(model, RecurrentNetwork) or type(model).forward is not RecurrentNetwork.forward:
-            raise ValueError(
-                f"model: a {type(model).__name__}; {rule} trains a RecurrentNetwork of prograde.accelerated.modules"
-            )
+            raise refusal("", model, rule, "a RecurrentNetwork of prograde.accelerated.modules", network="")
         layer = model.recurrent
         if (
             not isinstance(layer, nn.RNN if model.cell == "elman" else nn.GRU)
@@ -129,6 +127,7 @@ class RecurrentRule(CreditAssignment):
         """x itself. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
+        check_autocast(x)
         check_finite(x)
         if self.loss == "cross_entropy":
             check_labels(x, y, self.num_outputs)

@@ -112,6 +112,15 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
         )
 
 
+def check_autocast(x: Tensor) -> None:
+    """Raises ValueError inside an autocast region, where modules compute in another precision than their own."""
+    if torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"autocast is on for {x.device.type}: rules compute in the model's own precision; leave the autocast "
+            "region, or convert rule and data, rule.bfloat16()"
+        )
+
+
 def check_finite(x: Tensor) -> None:
     """Raises ValueError for x on a CPU with NaN or infinity in it; elsewhere looking would wait for the device."""
     if x.device.type == "cpu" and not x.sum(dtype=wide(x.dtype)).isfinite():  # one number, many times as fast
@@ -377,6 +386,7 @@ class Rule(CreditAssignment):
         """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
+        check_autocast(x)
         check_finite(x)
         check_labels(x, y, self.num_classes)
         return x

@@ -51,8 +51,8 @@ def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module]
         where = f"layer '{name}'" if name else "model"
         if has_forward_hooks(module) and not calls(module):
             raise ValueError(
-                f"{where}: a forward hook, which {rule} does not call; remove it, and see activities by a pass of the "
-                "model itself, `model(x)`"
+                f"{where}: a forward hook, which {rule} does not call; register it for a pass `model(x)` outside "
+                "training, then remove it"
             )
         if has_backward_hooks(module) and not differentiates:
             raise ValueError(f"{where}: a backward hook, but {rule} has no backward pass through the model; remove it")
