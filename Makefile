@@ -54,6 +54,8 @@ examples: .venv/test-installed $(NAMESPACE) ## the examples and the blocks of RE
 nightly: .venv/test-installed $(NAMESPACE) ## 300 random examples per property, 100,000 damaged files a format and the longest tests: hours
 	@echo "make SEED=$(strip $(SEED)) nightly draws these examples again"
 	@$(PYTEST) $(SUITE) tests --profile nightly --hypothesis-seed $(SEED) --mutations 100000 --mutation-seed $(SEED)
+	@mkdir -p runs
+	@$(RUN) $(SUITE).soundness runs/soundness-$(strip $(SEED)).jsonl --seed $(strip $(SEED))
 
 check: .venv/test-installed $(NAMESPACE) ## style and types
 	@$(RUN) ruff check

@@ -156,14 +156,14 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     rules = ["backprop", "backprop-orthogonal", "foton", "pepita", "forward-forward", "pepita:20"]
-    result = run("compare", *rules, "--hidden", "24-16", "--epochs", "1", "--seeds", "2", "--output", "out/deep")
+    result = run("compare", *rules, "--hidden", "24-16", "--epochs", "2", "--seeds", "2", "--output", "out/deep")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     assert sorted(os.listdir("out/deep")) == ["alignment.png", "curves.png", "log.jsonl", "results.json"]
 
     log = lines(Path("out/deep/log.jsonl"))
     kinds = [record["kind"] for record in log]
-    assert kinds == ["settings"] + ["epoch", "run"] * 12 + ["result"] * 6
+    assert kinds == ["settings"] + ["epoch", "epoch", "run"] * 12 + ["result"] * 6
     assert log[0]["versions"]["torch"] == torch.__version__
     assert log[0]["seeds"] == [0, 1]
     assert list(log[1]["alignment"].values()) == pytest.approx([1, 1, 1], abs=1e-5)
@@ -172,6 +172,8 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert results[0]["ratio"] == 1
     assert results[3]["ratio"] > 0
     assert results[5]["ratio"] is None
+    warm = [record["seconds"] for record in log if record.get("rule") == "foton" and record.get("epoch") == 2]
+    assert results[2]["seconds"] == pytest.approx(sum(warm) / 2), "the first epoch counts"
     assert all(len(row["test"]) == 2 and 0 <= min(row["test"]) <= max(row["test"]) <= 1 for row in results)
 
     for name in ("curves", "alignment"):

@@ -60,7 +60,9 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
                 best_epochs=[run.history.best.epoch for run in group],
                 epochs=job.recipe.epochs,
                 seconds=seconds.get(name),
-                ratio=seconds[name] / seconds[yardstick.name] if group and yardstick is not None else None,
+                ratio=seconds[name] / seconds[yardstick.name]
+                if group and name in seconds and yardstick is not None
+                else None,
                 diverged=[run.seed for run in of_job if run.error is not None],
                 at_chance=[run.seed for run in group if run.history.at_chance],
             )
@@ -69,7 +71,8 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
 
 
 def _seconds(group: Sequence[Run]) -> list[float]:
-    return [epoch.seconds for run in group for epoch in run.history.epochs]
+    """Of all epochs but each training's first, in which PyTorch warms up."""
+    return [epoch.seconds for run in group for epoch in run.history.epochs[1:]]
 
 
 def _yardstick(job: Job, jobs: Sequence[Job]) -> Job | None:
