@@ -233,7 +233,7 @@ FAULTS = [
           "test_freezing.py::test_thresholds_that_were_frozen_are_set_by_the_first_batch_they_learn_from",
           "set by a batch"),
     Fault("tied layers passed by", "accelerated.rules.rule",
-          "if held.grad is not None:\n                    raise", "if False:\n                    raise",
+          "if held in filled:\n                    raise", "if False:\n                    raise",
           "test_refusals.py::test_layers_tied_since_the_rule_was_built_are_refused", "tied since"),
     Fault("an epoch's end that waits for no defect", "accelerated.rules.orthogonality",
           "self._read_copies(wait=True)", "self._read_copies()",

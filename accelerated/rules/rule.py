@@ -247,11 +247,13 @@ class CreditAssignment(nn.Module):
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
         loss = torch.zeros((), device=x.device)
+        filled: set[Tensor] = set()
         for update in self.stream(x, y):
             for held, gradient in update.pairs:
-                if held.grad is not None:
+                if held in filled:
                     raise ValueError("model: a parameter of two layers, tied since the rule was built; untie it")
                 held.grad = gradient
+                filled.add(held)
             if update.loss is not None:
                 loss = loss + update.loss
         return loss
