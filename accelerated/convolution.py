@@ -1,4 +1,4 @@
-"""Convolutions with circular padding, their adjoints, and kernels that are orthogonal; see the reference.
+"""Convolutions padded with zeros or circularly, their adjoints, and orthogonal kernels; see the reference.
 
 Circular padding is laid out in memory, for PyTorch's own convolutions to run on.
 """
@@ -7,21 +7,77 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ._arrays import Array, check_count, check_images, check_shape
 
 __all__ = [
-    "average_pool",
-    "average_pool_adjoint",
+    "circular_convolve",
+    "circular_convolve_adjoint",
+    "circular_kernel_update",
     "convolve",
     "convolve_adjoint",
     "kernel_update",
     "orthogonal_kernel",
     "orthogonal_kernel_vjp",
-    "shuffle",
-    "unshuffle",
 ]
+
+
+def convolve(
+    kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> Array:
+    """The convolution without bias. Raises ValueError for another number of channels, or too small an image."""
+    check_fit(kernel, z, stride, padding, groups)
+    return functional.conv2d(z, kernel, stride=stride, padding=padding, groups=groups)
+
+
+def check_fit(kernel: Array, z: Array, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
+    check_images("z", z)
+    for step, around in zip(stride, padding, strict=True):
+        check_count("stride", step)
+        check_count("padding", around, 0)
+    check_count("groups", groups)
+    if len(kernel) % groups:
+        raise ValueError(f"groups: {groups}, expected a divisor of the kernel's {len(kernel)} outputs")
+    if z.shape[1] != kernel.shape[1] * groups:
+        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
+    for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
+        if of_image + 2 * around < of_kernel:
+            raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
+
+
+def convolve_adjoint(
+    kernel: Array,
+    y: Array,
+    size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Array:
+    """The adjoint for images of `size`, height and width: (batch, c_in, *size)."""
+    check_images("y", y)
+    sides = zip(size, kernel.shape[2:], stride, padding, strict=True)
+    expected = tuple((n + 2 * around - k) // step + 1 for n, k, step, around in sides)
+    check_shape("y", y, (len(y), len(kernel), *expected))
+    shape = (len(y), kernel.shape[1] * groups, *size)
+    return conv2d_input(shape, kernel, y, stride=stride, padding=padding, groups=groups)
+
+
+def kernel_update(
+    delta: Array,
+    z: Array,
+    size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Array:
+    """1/B sum over samples and positions of delta z^T for a kernel of that size: (c_out, c_in / groups, *size)."""
+    check_images("delta", delta)
+    check_shape("z", z, (len(delta), *z.shape[1:]))
+    shape = (delta.shape[1], z.shape[1] // groups, *size)
+    return conv2d_weight(z, shape, delta, stride=stride, padding=padding, groups=groups) / len(z)
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
@@ -39,7 +95,7 @@ def _check_kernel(kernel: Array) -> None:
         raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, size, size), all positive")
 
 
-def convolve(kernel: Array, x: Array) -> Array:
+def circular_convolve(kernel: Array, x: Array) -> Array:
     """(batch, c_out, height, width). Raises ValueError for another number of channels."""
     _check_kernel(kernel)
     check_images("x", x)
@@ -49,7 +105,7 @@ def convolve(kernel: Array, x: Array) -> Array:
     return functional.conv2d(_padded(x, size // 2, size - 1 - size // 2), kernel)
 
 
-def convolve_adjoint(kernel: Array, y: Array) -> Array:
+def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
     """(batch, c_in, height, width): the convolution with the kernel mirrored and its channels exchanged."""
     _check_kernel(kernel)
     check_images("y", y)
@@ -59,51 +115,13 @@ def convolve_adjoint(kernel: Array, y: Array) -> Array:
     return functional.conv2d(_padded(y, size - 1 - size // 2, size // 2), kernel.flip(2, 3).transpose(0, 1))
 
 
-def kernel_update(delta: Array, z: Array, size: int) -> Array:
+def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
     """(c_out, c_in, size, size): the gradient of PyTorch's convolution for the output gradient delta / batch."""
     check_images("delta", delta)
     check_count("size", size)
     check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
     shape = (delta.shape[1], z.shape[1], size, size)
     return conv2d_weight(_padded(z, size // 2, size - 1 - size // 2), shape, delta / len(z))
-
-
-def unshuffle(x: Array, factor: int) -> Array:
-    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor)."""
-    check_images("x", x)
-    check_count("factor", factor)
-    _check_divides(x, factor)
-    return functional.pixel_unshuffle(x, factor)
-
-
-def _check_divides(x: Array, size: int) -> None:
-    height, width = x.shape[2:]
-    if height % size or width % size:
-        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
-
-
-def shuffle(y: Array, factor: int) -> Array:
-    """The inverse of `unshuffle`, which is its adjoint too."""
-    check_images("y", y)
-    check_count("factor", factor)
-    if y.shape[1] % factor**2:
-        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
-    return functional.pixel_shuffle(y, factor)
-
-
-def average_pool(x: Array, size: int) -> Array:
-    """Means of size x size pixels, times size."""
-    check_images("x", x)
-    check_count("size", size)
-    _check_divides(x, size)
-    return size * functional.avg_pool2d(x, size)
-
-
-def average_pool_adjoint(y: Array, size: int) -> Array:
-    """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
-    check_images("y", y)
-    check_count("size", size)
-    return functional.interpolate(y / size, scale_factor=size, mode="nearest")
 
 
 def _step(q: Array, s: Array) -> Array:

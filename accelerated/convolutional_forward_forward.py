@@ -16,7 +16,8 @@ from torch.nn.grad import conv2d_weight
 
 from . import forward_forward
 from ._arrays import Array, Labels, check_count, check_images, check_labels, check_option, check_positive
-from .convolutional_network import Convolution, ConvolutionalNetwork, ConvolutionalUpdates, activate, convolve, max_pool
+from .convolution import convolve
+from .convolutional_network import Convolution, ConvolutionalNetwork, ConvolutionalUpdates, activate
 from .forward_forward import (
     UNIT_THRESHOLD,
     LayerPass,
@@ -34,6 +35,7 @@ from .forward_forward import (
 from .goodness import Goodness, sum_of_squares
 from .losses import one_hot
 from .network import LayerUpdate, Updates
+from .pooling import max_pool
 from .stream_losses import LayerGoodness, LayerLoss
 
 __all__ = [

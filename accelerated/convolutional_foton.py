@@ -13,19 +13,12 @@ import torch
 from . import foton
 from ._arrays import Array, Labels, check_shape
 from .activations import Activation
-from .convolution import (
-    average_pool,
-    average_pool_adjoint,
-    convolve,
-    convolve_adjoint,
-    kernel_update,
-    shuffle,
-    unshuffle,
-)
+from .convolution import circular_convolve, circular_convolve_adjoint, circular_kernel_update
 from .convolutional_network import ConvolutionalPass, ConvolutionalUpdates
 from .losses import cross_entropy_gradient
 from .network import LayerUpdate, Network, batch_mean_updates, propagated_differences
 from .network import forward as dense_forward
+from .pooling import scaled_average_pool, scaled_average_pool_adjoint, shuffle, unshuffle
 
 __all__ = [
     "ConvolutionalLayer",
@@ -63,13 +56,13 @@ def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
     h = x
     for layer in network.layers:
         z = unshuffle(h, layer.factor)
-        a = convolve(layer.kernel, z)
+        a = circular_convolve(layer.kernel, z)
         if layer.bias is not None:
             check_shape("bias", layer.bias, layer.kernel.shape[:1])
             a = a + layer.bias[:, None, None]
         inputs.append(z)
         preactivations.append(a)
-        h = average_pool(layer.activation.value(a), layer.pool)
+        h = scaled_average_pool(layer.activation.value(a), layer.pool)
     return ConvolutionalPass(tuple(inputs), tuple(preactivations), dense_forward(network.dense, h.flatten(1)))
 
 
@@ -79,22 +72,24 @@ def error_projection(network: ConvolutionalNetwork, clean: ConvolutionalPass) ->
     for layer, a in zip(reversed(network.layers), reversed(clean.preactivations), strict=True):
         _, channels, height, width = a.shape
         rows = rows.reshape(len(rows), channels, height // layer.pool, width // layer.pool)
-        rows = shuffle(convolve_adjoint(layer.kernel, average_pool_adjoint(rows, layer.pool)), layer.factor)
+        rows = shuffle(
+            circular_convolve_adjoint(layer.kernel, scaled_average_pool_adjoint(rows, layer.pool)), layer.factor
+        )
     return rows
 
 
 def _first_error(first: ConvolutionalLayer, error: Array, projection: Array) -> Array:
     """k_1 unshuffle(F e): the convolution acts on the K rows of the projection in place of the batch."""
-    return torch.tensordot(error, convolve(first.kernel, unshuffle(projection, first.factor)), dims=1)
+    return torch.tensordot(error, circular_convolve(first.kernel, unshuffle(projection, first.factor)), dims=1)
 
 
 def _carried(network: ConvolutionalNetwork, index: int, difference: Array) -> Array:
     """What the linear map after that convolutional layer makes of a difference: another convolution's, or the dense."""
-    pooled = average_pool(difference, network.layers[index].pool)
+    pooled = scaled_average_pool(difference, network.layers[index].pool)
     if index + 1 == len(network.layers):
         return pooled.flatten(1) @ network.dense.weights[0].T
     following = network.layers[index + 1]
-    return convolve(following.kernel, unshuffle(pooled, following.factor))
+    return circular_convolve(following.kernel, unshuffle(pooled, following.factor))
 
 
 def differences(
@@ -144,7 +139,7 @@ def update_factors(
 def layer_update(delta: Array, z: Array, layer: ConvolutionalLayer) -> LayerUpdate:
     """1/B sum over samples and positions of delta z^T for one convolutional layer, and its bias's where it has one."""
     bias = None if layer.bias is None else delta.sum(dim=(2, 3)).mean(dim=0)
-    return LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias)
+    return LayerUpdate(circular_kernel_update(delta, z, layer.kernel.shape[2]), bias)
 
 
 def updates(

@@ -11,11 +11,11 @@ from torch.nn import functional
 from . import ftp
 from ._arrays import Array, Labels, check_batch, check_count, check_shape
 from .activations import Activation, identity
+from .convolution import convolve
 from .convolutional_network import (
     ConvolutionalNetwork,
     ConvolutionalPass,
     ConvolutionalUpdates,
-    convolve,
     forward,
     layer_update,
 )

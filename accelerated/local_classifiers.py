@@ -14,8 +14,9 @@ from torch.nn.grad import conv2d_weight
 
 from ._arrays import Array, Labels, check_count, check_images
 from .activations import Activation
-from .convolutional_network import Convolution, activate, max_pool
+from .convolutional_network import Convolution, activate
 from .network import LayerUpdate, affine
+from .pooling import max_pool
 from .score_losses import ScoreLoss
 from .scores import Score
 

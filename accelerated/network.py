@@ -8,10 +8,9 @@ product has K rows in place of the batch: u_1 = (W_1 F) e.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_batch, check_count, check_rate, check_shape
+from ._arrays import Array, check_batch, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -24,9 +23,7 @@ __all__ = [
     "affine",
     "batch_mean_updates",
     "collect",
-    "dropout_masks",
     "forward",
-    "he_uniform",
     "layer_update",
     "scores",
 ]
@@ -155,37 +152,3 @@ def collect(layers: Iterable[LayerUpdate]) -> Updates:
     """The layers' updates, first layer first, as the network's."""
     weights, biases = zip(*layers, strict=True)
     return Updates(weights, biases)
-
-
-def he_uniform(
-    shape: tuple[int, int],
-    generator: torch.Generator | None = None,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
-    for n in shape:
-        check_count("shape", n)
-    bound = (6 / shape[1]) ** 0.5
-    return torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
-
-
-def dropout_masks(
-    widths: Sequence[int],
-    batch: int,
-    rate: float,
-    generator: torch.Generator | None = None,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> tuple[Array | None, ...]:
-    """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
-    for n in (*widths, batch):
-        check_count("widths, batch", n)
-    check_rate("rate", rate)
-    hidden = tuple(
-        torch.empty(batch, width, device=device, dtype=dtype).bernoulli_(1 - rate, generator=generator) / (1 - rate)
-        for width in widths[:-1]
-    )
-    return (*hidden, None)

@@ -34,6 +34,8 @@ MODULES = (
     "normalisations",
     "aggregation",
     "convolution",
+    "pooling",
+    "layers",
     "convolutional_network",
     "backprop",
     "orthogonality",
@@ -55,7 +57,7 @@ MODULES = (
     "hardware",
 )
 OURS = "prograde.accelerated"
-LENT = ("activations", "losses", "network", "convolution", "convolutional_network")
+LENT = ("activations", "losses", "network", "convolution", "pooling", "layers", "convolutional_network")
 """What algorithms are made of, ours where a package of torch functions lacks it."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -130,6 +132,36 @@ class Side:
     def net(self) -> ModuleType:
         """The module `network`."""
         return self.module("network")
+
+    def chain(self, network: Dense | Images, masks: Any = None) -> Any:
+        """The layers of a network of this side, for its functions; `masks` has a dropout mask or None for each.
+
+        The first unshuffling of an `Images` is left to `unshuffled`.
+        """
+        module, table = self.layers, self.activations.ACTIVATIONS
+        convolutions, dense = ((), network) if isinstance(network, Dense) else network
+        masks = [None] * (len(convolutions) + len(dense.weights)) if masks is None else masks
+        found = []
+        for index, (layer, mask) in enumerate(zip(convolutions, masks, strict=False)):
+            steps = (table[layer.activation],) if mask is None else (table[layer.activation], module.Mask(mask))
+            pool = module.ScaledAveragePool if isinstance(layer, Convolution) else module.MaxPool
+            outlet = (pool(layer.pool),) if layer.pool > 1 else ()
+            following = convolutions[index + 1 : index + 2]
+            if not following:
+                outlet = (*outlet, module.Flatten())
+            elif isinstance(following[0], Convolution) and following[0].factor > 1:
+                outlet = (*outlet, module.Unshuffle(following[0].factor))
+            if isinstance(layer, Convolution):
+                found.append(module.CircularConvolution(layer.kernel, layer.bias, steps, outlet))
+            else:
+                place = (layer.stride, layer.padding, layer.groups)
+                found.append(module.Convolution(layer.kernel, layer.bias, steps, outlet, *place))
+        activations = tuple(table[name] for name in dense.activations)
+        return (*found, *module.dense_chain(dense.weights, dense.biases, activations, masks[len(found) :]))
+
+    def unshuffled(self, images: Images, x: Any) -> Any:
+        """x as the first circular convolution takes it."""
+        return self.pooling.unshuffle(x, images.layers[0].factor)
 
     def network(self, dense: Dense) -> Any:
         """A network of this side, for its functions."""

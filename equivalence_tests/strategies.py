@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from prograde.reference import activations, forward_forward, network, orthogonality, stream_losses
+from prograde.reference import activations, forward_forward, layers, network, orthogonality, stream_losses
 
 from .sides import Dense
 
@@ -165,7 +165,7 @@ def cases(
 
 def keeping_masks(widths: list[int], batch: int, rng: np.random.Generator) -> Any:
     """Dropout masks that keep at least one unit of every sample, so that no update is zero by chance."""
-    masks = network.dropout_masks(widths, batch, 0.3, rng)
+    masks = layers.dropout_masks(widths, batch, 0.3, rng)
     for mask in masks:
         if mask is not None:
             mask[:, rng.integers(mask.shape[1])] = 1 / 0.7

@@ -67,6 +67,10 @@ def net(dense: Dense) -> Lazy:
     return Lazy(lambda s: s.network(s.operands(dense)))
 
 
+def masked_chain(mask: Any) -> Lazy:
+    return Lazy(lambda s: s.chain(s.operands(DENSE), [s.operands(mask), None, None]))
+
+
 def rnn(bias: Any) -> Lazy:
     arrays = (np.eye(3)[:, :2], np.eye(3), bias, np.zeros(3), np.ones((2, 3)), None)
     return Lazy(lambda s: s.recurrent.RecurrentParameters(*s.operands(arrays), s.recurrent.elman()))
@@ -98,6 +102,7 @@ def local_layers(side: Side) -> Any:
     return (module.LocalLayer(layer, side.scores.group_mean(2)),)
 
 
+CHAIN = Lazy(lambda s: s.chain(s.operands(DENSE)))
 NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
 CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
 PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
@@ -341,12 +346,12 @@ ROWS: list[Row] = [
     row("network.layer_update", "delta: shape (0, 3), expected (batch, n)", X[:0], X[:0], None),
     row("network.layer_update", "z: shape (1, 3), expected (4, 3)", X, X[:1], None),
     row("network.batch_mean_updates", "delta: shape (0, 3)", NET, [(X[:0], X[:0])] * 3),
-    row("network.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
+    row("layers.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
     *(
-        row("network.dropout_masks", f"rate: {rate}, expected 0 or more and less than 1", (3, 2), 4, rate, None)
+        row("layers.dropout_masks", f"rate: {rate}, expected 0 or more and less than 1", (3, 2), 4, rate, None)
         for rate in (NAN, -0.1, 1.0)
     ),
-    row("network.dropout_masks", "widths, batch: 0, expected 1 or more", (0, 2), 4, 0.5, None),
+    row("layers.dropout_masks", "widths, batch: 0, expected 1 or more", (0, 2), 4, 0.5, None),
     # Rules of the output's error
     *of_updates("backprop.updates", NET),
     row("backprop.activation_gradients", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
@@ -500,21 +505,21 @@ ROWS: list[Row] = [
     ),
     # Convolutions
     row(
-        "convolution.convolve",
+        "convolution.circular_convolve",
         "kernel: shape (4, 2, 3, 1), expected (c_out, c_in, size, size)",
         np.ones((4, 2, 3, 1)),
         IMAGES,
     ),
-    row("convolution.convolve", "x: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
-    row("convolution.convolve_adjoint", "kernel: shape (4, 2, 3, 1)", np.ones((4, 2, 3, 1)), IMAGES),
-    row("convolution.convolve_adjoint", "y: 2 channels, but the kernel gives 4", KERNEL, IMAGES),
-    row("convolution.kernel_update", "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 3),
-    row("convolution.kernel_update", "size: 0, expected 1 or more", IMAGES, IMAGES, 0),
-    row("convolution.kernel_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], 3),
-    row("convolution.unshuffle", "factor: 0, expected 1 or more", IMAGES, 0),
-    row("convolution.shuffle", "y: 2 channels, expected a multiple of 4", IMAGES, 2),
-    row("convolution.average_pool", "size: 1.5, expected 1 or more, a whole", IMAGES, 1.5),
-    row("convolution.average_pool_adjoint", "size: 0, expected 1 or more", IMAGES, 0),
+    row("convolution.circular_convolve", "x: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
+    row("convolution.circular_convolve_adjoint", "kernel: shape (4, 2, 3, 1)", np.ones((4, 2, 3, 1)), IMAGES),
+    row("convolution.circular_convolve_adjoint", "y: 2 channels, but the kernel gives 4", KERNEL, IMAGES),
+    row("convolution.circular_kernel_update", "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 3),
+    row("convolution.circular_kernel_update", "size: 0, expected 1 or more", IMAGES, IMAGES, 0),
+    row("convolution.circular_kernel_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], 3),
+    row("pooling.unshuffle", "factor: 0, expected 1 or more", IMAGES, 0),
+    row("pooling.shuffle", "y: 2 channels, expected a multiple of 4", IMAGES, 2),
+    row("pooling.scaled_average_pool", "size: 1.5, expected 1 or more, a whole", IMAGES, 1.5),
+    row("pooling.scaled_average_pool_adjoint", "size: 0, expected 1 or more", IMAGES, 0),
     row("convolution.orthogonal_kernel", "bases: 1, expected two for each step", MIXING, BASES[:1]),
     row("convolution.orthogonal_kernel", "bases[0]: shape (3, 2), expected (4, 2)", MIXING, [np.eye(3)[:, :2]] * 2),
     row(
@@ -536,22 +541,30 @@ ROWS: list[Row] = [
     ),
     row("convolutional_foton.forward", "x: shape (0, 2, 4, 4), expected (batch, channels", CIRCULAR_NET, IMAGES[:0]),
     row("convolutional_foton.forward", "bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
-    row("convolutional_network.convolve", "z: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
-    row("convolutional_network.convolve", "stride: 0, expected 1 or more", KERNEL, IMAGES, (0, 1)),
-    row("convolutional_network.convolve", "padding: -1, expected 0 or more", KERNEL, IMAGES, (1, 1), (-1, 0)),
+    row("convolution.convolve", "z: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
+    row("convolution.convolve", "stride: 0, expected 1 or more", KERNEL, IMAGES, (0, 1)),
+    row("convolution.convolve", "padding: -1, expected 0 or more", KERNEL, IMAGES, (1, 1), (-1, 0)),
     row(
-        "convolutional_network.convolve",
+        "convolution.convolve",
         "groups: 2, expected a divisor of the kernel's 3 outputs",
         np.ones((3, 1, 3, 3)),
         IMAGES,
         groups=2,
     ),
     row("convolutional_network.activate", "bias: shape (1,), expected (4,)", padded_layer(np.zeros(1)), IMAGES),
-    row("convolutional_network.max_pool", "size: 5, expected 1..4", IMAGES, 5),
-    row("convolutional_network.max_pool", "size: 0, expected 1..4", IMAGES, 0),
+    row("pooling.max_pool", "size: 5, expected 1..4", IMAGES, 5),
+    row("pooling.average_pool", "size: 5, expected 1..4", IMAGES, 5),
+    row("pooling.at_maxima", "values: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 2),
+    row("pooling.max_pool_vjp", "d: shape (4, 2, 4, 4), expected (4, 2, 2, 2)", IMAGES, IMAGES, 2),
+    row("pooling.average_pool_adjoint", "d: shape (4, 2, 4, 4), expected (4, 2, 2, 2)", IMAGES, IMAGES, 2),
+    row("convolution.convolve_adjoint", "y: shape (4, 2, 4, 4), expected (4, 4, 3, 3)", KERNEL, IMAGES, (5, 5)),
+    row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, n)", CHAIN, X[:0]),
+    row("layers.forward", "layers[0]: mask: shape (4, 4), expected (4, 5)", masked_chain(np.ones((4, 4))), X),
+    row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
+    row("pooling.max_pool", "size: 0, expected 1..4", IMAGES, 0),
     row("convolutional_network.forward", "z: shape (0, 2, 4, 4), expected (batch, channels", PADDED_NET, IMAGES[:0]),
     row(
-        "convolutional_network.kernel_update",
+        "convolution.kernel_update",
         "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)",
         IMAGES,
         IMAGES[:1],
@@ -675,6 +688,13 @@ ROWS: list[Row] = [
 ]
 
 FREE = {
+    "layers.activity": "steps that say themselves what they refuse",
+    "layers.changed": "as `activity`",
+    "layers.pulled_back": "as `activity`",
+    "layers.pushed": "as `activity`",
+    "layers.scores": "layers that say themselves what they refuse",
+    "layers.updates": "as `scores`",
+    "layers.without_dropped": "as `activity`",
     "convolutional_foton": "its own parts of a step take what `update_factors` and `forward` have checked",
     "foton.credit_operators": "weights of a network that `forward` takes",
     "foton.error_projection": "weights of a network that `forward` takes",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prograde.equivalence_tests.sides import Side
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import convolution, orthogonality
+from prograde.reference import convolution, orthogonality, pooling
 
 pytestmark = pytest.mark.smoke
 
@@ -51,19 +51,31 @@ def parts(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Parts:
 def operator(kernel: Any, height: int, width: int) -> Any:
     """The convolution as a matrix, (c_out height width, c_in height width)."""
     n = kernel.shape[1] * height * width
-    return convolution.convolve(kernel, np.eye(n).reshape(n, -1, height, width)).reshape(n, -1).T
+    return convolution.circular_convolve(kernel, np.eye(n).reshape(n, -1, height, width)).reshape(n, -1).T
 
 
 @given(case=parts())
 def test_convolve(twin: Side, compare: Comparison, case: Parts):
-    compare(twin, "convolve", lambda side, *o: side.convolution.convolve(*o), case.kernel, case.x)
-    compare(twin, "convolve_adjoint", lambda side, *o: side.convolution.convolve_adjoint(*o), case.kernel, case.y)
+    compare(twin, "circular_convolve", lambda side, *o: side.convolution.circular_convolve(*o), case.kernel, case.x)
+    compare(
+        twin,
+        "circular_convolve_adjoint",
+        lambda side, *o: side.convolution.circular_convolve_adjoint(*o),
+        case.kernel,
+        case.y,
+    )
 
 
 @given(case=parts())
 def test_kernel_update(twin: Side, compare: Comparison, case: Parts):
     size = case.gradient.shape[2]
-    compare(twin, "kernel_update", lambda side, *o: side.convolution.kernel_update(*o, size), case.y, case.x)
+    compare(
+        twin,
+        "circular_kernel_update",
+        lambda side, *o: side.convolution.circular_kernel_update(*o, size),
+        case.y,
+        case.x,
+    )
 
 
 @given(case=parts())
@@ -74,9 +86,9 @@ def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts
     products = [
         np.sum(a * b)
         for a, b in (
-            side.results((module.convolve(kernel, x), y)),
-            side.results((x, module.convolve_adjoint(kernel, y))),
-            side.results((module.kernel_update(y, x, kernel.shape[2]) * len(x), kernel)),
+            side.results((module.circular_convolve(kernel, x), y)),
+            side.results((x, module.circular_convolve_adjoint(kernel, y))),
+            side.results((module.circular_kernel_update(y, x, kernel.shape[2]) * len(x), kernel)),
         )
     ]
     bound = 64 * side.eps * np.linalg.norm(case.gradient) * np.linalg.norm(case.x) * np.linalg.norm(case.y)
@@ -87,10 +99,10 @@ def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts
 def test_rearrangements(twin: Side, compare: Comparison, rng: np.random.Generator, factor: int, blocks: Any):
     """Bit for bit, and there and back again."""
     x = rng.standard_normal((2, 3, factor * blocks[0], factor * blocks[1]))
-    compare.exactly(twin, "unshuffle", lambda side, x: side.convolution.unshuffle(x, factor), side_rounded(twin, x))
-    y = convolution.unshuffle(x, factor)
-    compare.exactly(twin, "shuffle", lambda side, y: side.convolution.shuffle(y, factor), side_rounded(twin, y))
-    assert np.array_equal(convolution.shuffle(y, factor), x)
+    compare.exactly(twin, "unshuffle", lambda side, x: side.pooling.unshuffle(x, factor), side_rounded(twin, x))
+    y = pooling.unshuffle(x, factor)
+    compare.exactly(twin, "shuffle", lambda side, y: side.pooling.shuffle(y, factor), side_rounded(twin, y))
+    assert np.array_equal(pooling.shuffle(y, factor), x)
 
 
 def side_rounded(side: Side, array: Any) -> Any:
@@ -101,19 +113,19 @@ def side_rounded(side: Side, array: Any) -> Any:
 @given(rng=seeds(), size=st.sampled_from([1, 2, 3]), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)))
 def test_average_pool(twin: Side, compare: Comparison, rng: np.random.Generator, size: int, blocks: Any):
     x, y = (rng.standard_normal((2, 3, n * blocks[0], n * blocks[1])) for n in (size, 1))
-    compare(twin, "average_pool", lambda side, x: side.convolution.average_pool(x, size), x)
-    compare(twin, "average_pool_adjoint", lambda side, y: side.convolution.average_pool_adjoint(y, size), y)
+    compare(twin, "scaled_average_pool", lambda side, x: side.pooling.scaled_average_pool(x, size), x)
+    compare(twin, "scaled_average_pool_adjoint", lambda side, y: side.pooling.scaled_average_pool_adjoint(y, size), y)
 
 
 @given(rng=seeds(), size=st.sampled_from([2, 3]))
 def test_pooling_keeps_the_norm_of_what_it_keeps(side: Side, rng: np.random.Generator, size: int):
     """A A^T = I, and A^T is A's adjoint."""
     x, y = side.operands((rng.standard_normal((2, 3, 2 * size, size)), rng.standard_normal((2, 3, 2, 1))))
-    module = side.convolution
-    back = side.results(module.average_pool(module.average_pool_adjoint(y, size), size))
+    module = side.pooling
+    back = side.results(module.scaled_average_pool(module.scaled_average_pool_adjoint(y, size), size))
     y64 = side.results(y)
     assert rms(back - y64) <= 8 * side.eps * rms(y64), "A A^T = I"
-    pooled, spread = side.results((module.average_pool(x, size), module.average_pool_adjoint(y, size)))
+    pooled, spread = side.results((module.scaled_average_pool(x, size), module.scaled_average_pool_adjoint(y, size)))
     assert abs(np.sum(pooled * y64) - np.sum(side.results(x) * spread)) <= 64 * side.eps * x.shape[0] * 10, "adjoint"
 
 
@@ -172,12 +184,12 @@ def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Part
     assert abs(ours - slope) <= 1e-6 * (np.abs(slope) + np.linalg.norm(case.gradient)), "derivative of the kernel"
 
 
-@pytest.mark.parametrize("function", ["unshuffle", "average_pool"])
+@pytest.mark.parametrize("function", ["unshuffle", "scaled_average_pool"])
 def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
     with pytest.raises(ValueError, match="x: 5 x 4 pixels, expected multiples of 2"):
-        getattr(side.convolution, function)(side.operands(np.ones((1, 1, 5, 4))), 2)
+        getattr(side.pooling, function)(side.operands(np.ones((1, 1, 5, 4))), 2)
 
 
 def test_another_number_of_channels_is_refused(side: Side):
     with pytest.raises(ValueError, match="x: 2 channels, but the kernel takes 3"):
-        side.convolution.convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))
+        side.convolution.circular_convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))

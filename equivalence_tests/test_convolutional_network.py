@@ -11,7 +11,7 @@ from scipy.signal import correlate2d
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side
 from prograde.equivalence_tests.strategies import SMOOTH, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import convolutional_network
+from prograde.reference import convolution, convolutional_network
 
 pytestmark = pytest.mark.smoke
 
@@ -123,8 +123,8 @@ def test_grouped_convolutions(twin: Side, compare: Comparison, case: Grouped):
     def found(side: Side, images: Any, z: Any, delta: Any) -> Any:
         module, layer = side.module("convolutional_network"), side.padded_network(images).layers[0]
         kernel, *rest = layer.kernel, layer.stride, layer.padding, layer.groups
-        convolved = module.convolve(kernel, z, *rest)
-        updates = module.kernel_update(delta, z, (3, 2), *rest), module.layer_update(delta, z, layer)
+        convolved = side.convolution.convolve(kernel, z, *rest)
+        updates = side.convolution.kernel_update(delta, z, (3, 2), *rest), module.layer_update(delta, z, layer)
         return convolved, module.activate(layer, z), updates
 
     images = Images((case.layer,), Dense((), (), ()))
@@ -140,7 +140,7 @@ def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
     for n in range(groups):
         rows = slice(n * c_out, (n + 1) * c_out)
         whole[rows, n * c_in : (n + 1) * c_in] = case.layer.kernel[rows]
-    module, place = side.module("convolutional_network"), (case.layer.stride, case.layer.padding)
+    module, place = side.convolution, (case.layer.stride, case.layer.padding)
     kernel, z, delta, blocks = side.operands((case.layer.kernel, case.z, case.delta, whole))
     ours, theirs = side.results((module.convolve(kernel, z, *place, groups), module.convolve(blocks, z, *place)))
     assert rms(ours - theirs) <= 64 * side.eps * rms(theirs), "blocks of the kernel"
@@ -166,7 +166,7 @@ def test_the_reference_convolves_as_scipy_does(case: PaddedCase):
             for image in np.pad(case.x, around)
         ]
     )[:, :, :: layer.stride[0], :: layer.stride[1]]
-    ours = convolutional_network.convolve(layer.kernel, case.x, layer.stride, layer.padding)
+    ours = convolution.convolve(layer.kernel, case.x, layer.stride, layer.padding)
     assert ours.shape == expected.shape
     assert rms(ours - expected) <= 1e-13 * rms(expected), "convolve is not SciPy's correlation"
 
@@ -179,7 +179,7 @@ def test_kernel_update_is_the_convolutions_adjoint(side: Side, case: PaddedCase,
     change = rng.standard_normal(layer.kernel.shape)
     delta = rng.standard_normal((len(case.x), *case.feature_map()))
     operands = side.operands((delta, case.x, change))
-    module, shape = side.module("convolutional_network"), layer.kernel.shape[2:]
+    module, shape = side.convolution, layer.kernel.shape[2:]
     update, effect = side.results(
         (
             module.kernel_update(operands[0], operands[1], shape, layer.stride, layer.padding),
@@ -195,7 +195,7 @@ def test_max_pool_by_hand(side: Side):
     """Of 5 x 4 pixels the last row is lost."""
     image = np.arange(20.0).reshape(1, 1, 5, 4)
     image[0, 0, 1, 1] = 99
-    pooled = side.results(side.module("convolutional_network").max_pool(side.operands(image), 2))
+    pooled = side.results(side.pooling.max_pool(side.operands(image), 2))
     assert pooled.tolist() == [[[[99, 7], [13, 15]]]], "max_pool"
 
 
@@ -205,4 +205,4 @@ def test_max_pool_by_hand(side: Side):
 def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str):
     kernel, z = side.operands((np.ones((4, 2, 3, 3)), np.ones(shape)))
     with pytest.raises(ValueError, match=message):
-        side.module("convolutional_network").convolve(kernel, z)
+        side.convolution.convolve(kernel, z)

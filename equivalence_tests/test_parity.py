@@ -60,6 +60,12 @@ def comparable(default: object, function: object) -> object:
     return next(name for name, found in vars(inspect.getmodule(function)).items() if found is default)
 
 
+def fields(kind: type) -> tuple[str, ...]:
+    """Of a NamedTuple or a dataclass."""
+    found: tuple[str, ...] = tuple(getattr(kind, "_fields", getattr(kind, "__dataclass_fields__", ())))
+    return found
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_same_parameters(module: str, twin: TwinSide):
     ours, theirs = getattr(reference, module), twin.module(module)
@@ -69,6 +75,6 @@ def test_same_parameters(module: str, twin: TwinSide):
         if inspect.isfunction(original):
             assert parameters(original) == parameters(copy), f"{module}.{name}"
         elif inspect.isclass(original):
-            assert original._fields == copy._fields, f"{module}.{name}"
+            assert fields(original) == fields(copy), f"{module}.{name}"
         elif isinstance(original, dict):
             assert original.keys() == copy.keys(), f"{module}.{name}"

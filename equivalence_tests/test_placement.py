@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from prograde.accelerated.layers import he_uniform
 from prograde.accelerated.modules import RecurrentNetwork
-from prograde.accelerated.network import he_uniform
 from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import TwinSide
 

@@ -30,8 +30,8 @@ MOVES = {
     *("Generator", "LinAlgError", "T", "abs", "any", "arange", "argmax", "argsort", "array", "asarray", "astype"),
     *("broadcast_to", "clip", "concatenate", "diag", "empty", "empty_like", "eps", "errstate", "eye", "finfo"),
     *("float64", "full", "full_like", "inf", "int64", "integer", "isfinite", "isnan", "lib", "linalg", "max"),
-    *("maximum", "minimum", "moveaxis", "ndarray", "number", "ones_like", "pad", "put_along_axis", "random", "reshape"),
-    *("roll", "sign", "sliding_window_view", "sort", "split", "stack", "stride_tricks", "take"),
+    *("maximum", "minimum", "moveaxis", "ndarray", "ndindex", "number", "ones_like", "pad", "put_along_axis", "random"),
+    *("repeat", "reshape", "roll", "sign", "sliding_window_view", "sort", "split", "stack", "stride_tricks", "take"),
     *("take_along_axis", "unravel_index", "where", "zeros", "zeros_like"),
 }  # fmt: skip
 """What moves, selects, draws or names numbers, and computes none."""

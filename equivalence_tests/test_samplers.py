@@ -23,7 +23,7 @@ def drawn(side: Side, function: Any, *arguments: Any) -> Any:
 
 
 def test_he_uniform(side: Side):
-    weight = drawn(side, side.net.he_uniform, (200, 50))
+    weight = drawn(side, side.layers.he_uniform, (200, 50))
     assert weight.shape == (200, 50)
     bound = np.sqrt(6 / 50)
     assert stats.kstest(weight.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
@@ -90,7 +90,7 @@ def test_anchors_of_scores(side: Side):
 
 
 def test_dropout_masks(side: Side):
-    masks = drawn(side, side.net.dropout_masks, [40, 30, 10], 100, 0.25)
+    masks = drawn(side, side.layers.dropout_masks, [40, 30, 10], 100, 0.25)
     assert [None if mask is None else mask.shape for mask in masks] == [(100, 40), (100, 30), None]
     kept = np.concatenate([masks[0].ravel(), masks[1].ravel()])
     assert np.allclose(np.unique(kept), [0, 1 / 0.75])

@@ -1,10 +1,15 @@
-"""Convolutions with circular padding, their adjoints, and kernels that are orthogonal.
+"""Convolutions padded with zeros or circularly, their adjoints, and kernels that are orthogonal.
 
     (1)  y[o, i] = sum_(c, p) k[o, c, p] x[c, i + p - s]        circular: i is taken modulo the height and the width
     (2)  its adjoint:  x[c, i] = sum_(o, p) k[o, c, p] y[o, i - p + s]
     (3)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, i + p - s]        the update of a kernel from its factors
     (4)  P = Q Q^T, R = S S^T;  t_j(u, v) = (P + (I - P) u) (R + (I - R) v)        of the bases Q, S of step j
     (5)  T = t_1 t_2 ... t_(size-1);  kernel = H T where it narrows, T H where it widens        (BCOP)
+
+    (6)  y[o, i] = sum_(c, p) k[o, c, p] z[c, t i + p - q],  z = 0 outside of the image:  padded with zeros;
+         with groups, the n-th part of the outputs o sees the n-th part of the inputs c alone
+    (7)  its adjoint:  z[c, j] = sum_(o, p, i: t i + p - q = j) k[o, c, p] y[o, i]
+    (8)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, t i + p - q]        the update of a kernel from its factors
 
 (4) and (5) are polynomials in the shifts u down and v to the right. Their coefficients are the taps of the kernel, and
 their products are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
@@ -18,9 +23,12 @@ the columns of a full orthogonal matrix, and H as a corner of one; here these pa
 | x, z | x, z | (batch, c_in, height, width) | input |
 | y, delta | y, delta | (batch, c_out, height, width) | output; error factor |
 | k | kernel | (c_out, c_in, size, size) | kernel; i and p are pairs of row and column, s = size // 2 |
+| t, q | stride, padding | (2,) | steps between outputs; rows and columns of zeros put around the image |
 | H | mixing | (c_out, c_in) | what changes the number of channels, orthonormal rows or columns |
 | Q, S | bases[2j-2], bases[2j-1] | (c, c // 2) | orthonormal columns, c = max(c_in, c_out), j = 1..size-1 |
 | T | taps | (size, size, c, c) | coefficients by shift |
+
+(6) is torch.nn.Conv2d without its bias; a kernel of (1) is square.
 """
 
 from collections.abc import Sequence
@@ -30,16 +38,85 @@ import numpy as np
 from ._arrays import Array, check_count, check_images, check_shape
 
 __all__ = [
-    "average_pool",
-    "average_pool_adjoint",
+    "circular_convolve",
+    "circular_convolve_adjoint",
+    "circular_kernel_update",
     "convolve",
     "convolve_adjoint",
     "kernel_update",
     "orthogonal_kernel",
     "orthogonal_kernel_vjp",
-    "shuffle",
-    "unshuffle",
 ]
+
+
+def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Array:
+    """z[c, s i + p - q] for all i and p: (batch, c, height_out, width_out, *size)."""
+    around = [(0, 0), (0, 0), *((q, q) for q in padding)]
+    found = np.lib.stride_tricks.sliding_window_view(np.pad(z, around), size, axis=(2, 3))
+    return found[:, :, :: stride[0], :: stride[1]]
+
+
+def convolve(
+    kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
+) -> Array:
+    """Equation (6): (batch, c_out, height_out, width_out). Raises ValueError where sizes do not fit."""
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
+    check_images("z", z)
+    for step, around in zip(stride, padding, strict=True):
+        check_count("stride", step)
+        check_count("padding", around, 0)
+    check_count("groups", groups)
+    if len(kernel) % groups:
+        raise ValueError(f"groups: {groups}, expected a divisor of the kernel's {len(kernel)} outputs")
+    if z.shape[1] != kernel.shape[1] * groups:
+        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
+    for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
+        if of_image + 2 * around < of_kernel:
+            raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
+    windows = np.split(_windows(z, kernel.shape[2:], stride, padding), groups, axis=1)
+    found = [np.einsum("ocpq,bchwpq->bohw", k, seen) for k, seen in zip(np.split(kernel, groups), windows, strict=True)]
+    return np.concatenate(found, axis=1)
+
+
+def convolve_adjoint(
+    kernel: Array,
+    y: Array,
+    size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Array:
+    """Equation (7) for images of `size`, height and width: (batch, c_in, *size)."""
+    check_images("y", y)
+    shape = (len(y), kernel.shape[1] * groups, *size)
+    expected = convolve(kernel, np.zeros(shape, y.dtype), stride, padding, groups).shape
+    check_shape("y", y, expected)
+    z = np.zeros((*shape[:2], size[0] + 2 * padding[0], size[1] + 2 * padding[1]), y.dtype)
+    parts = zip(np.split(kernel, groups), np.split(y, groups, axis=1), np.split(z, groups, axis=1), strict=True)
+    for k, of_outputs, of_inputs in parts:
+        windows = np.lib.stride_tricks.sliding_window_view(of_inputs, kernel.shape[2:], axis=(2, 3), writeable=True)
+        windows = windows[:, :, :: stride[0], :: stride[1]]
+        for p, q in np.ndindex(*kernel.shape[2:]):
+            windows[..., p, q] += np.einsum("oc,bohw->bchw", k[:, :, p, q], of_outputs)
+    return z[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+
+
+def kernel_update(
+    delta: Array,
+    z: Array,
+    size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Array:
+    """Equation (8) for a kernel of that size: (c_out, c_in / groups, *size)."""
+    check_images("delta", delta)
+    check_shape("z", z, (len(delta), *z.shape[1:]))
+    windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
+    deltas = np.split(delta, groups, axis=1)
+    found = [np.einsum("bohw,bchwpq->ocpq", d, seen) for d, seen in zip(deltas, windows, strict=True)]
+    return np.concatenate(found) / np.asarray(len(z), z.dtype)
 
 
 def _shifted(x: Array, rows: int, columns: int) -> Array:
@@ -52,7 +129,7 @@ def _check_kernel(kernel: Array) -> None:
         raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, size, size), all positive")
 
 
-def convolve(kernel: Array, x: Array) -> Array:
+def circular_convolve(kernel: Array, x: Array) -> Array:
     """Equation (1): (batch, c_out, height, width). Raises ValueError for another number of channels."""
     _check_kernel(kernel)
     check_images("x", x)
@@ -66,7 +143,7 @@ def convolve(kernel: Array, x: Array) -> Array:
     return y
 
 
-def convolve_adjoint(kernel: Array, y: Array) -> Array:
+def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
     """Equation (2): (batch, c_in, height, width)."""
     _check_kernel(kernel)
     check_images("y", y)
@@ -80,7 +157,7 @@ def convolve_adjoint(kernel: Array, y: Array) -> Array:
     return x
 
 
-def kernel_update(delta: Array, z: Array, size: int) -> Array:
+def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
     """Equation (3): (c_out, c_in, size, size)."""
     check_images("delta", delta)
     check_count("size", size)
@@ -91,49 +168,6 @@ def kernel_update(delta: Array, z: Array, size: int) -> Array:
             shifted = _shifted(z, p - size // 2, q - size // 2)
             update[:, :, p, q] = np.einsum("bohw,bchw->oc", delta, shifted) / len(z)
     return update
-
-
-def unshuffle(x: Array, factor: int) -> Array:
-    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor).
-
-    A permutation, hence orthogonal; the order is that of torch.nn.PixelUnshuffle. Raises ValueError for a height or
-    width that is no multiple of the factor.
-    """
-    check_images("x", x)
-    check_count("factor", factor)
-    batch, channels, height, width = x.shape
-    if height % factor or width % factor:
-        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {factor}")
-    blocks = x.reshape(batch, channels, height // factor, factor, width // factor, factor)
-    return blocks.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, height // factor, width // factor)
-
-
-def shuffle(y: Array, factor: int) -> Array:
-    """The inverse of `unshuffle`, which is its adjoint too."""
-    check_images("y", y)
-    check_count("factor", factor)
-    if y.shape[1] % factor**2:
-        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
-    batch, channels, height, width = y.shape
-    blocks = y.reshape(batch, channels // factor**2, factor, factor, height, width)
-    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * factor, width * factor)
-
-
-def average_pool(x: Array, size: int) -> Array:
-    """Means of size x size pixels, times size: A A^T = I, where plain means would shrink differences by 1 / size^2."""
-    check_images("x", x)
-    check_count("size", size)
-    batch, channels, height, width = x.shape
-    if height % size or width % size:
-        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
-    return x.reshape(batch, channels, height // size, size, width // size, size).sum(axis=(3, 5)) / size
-
-
-def average_pool_adjoint(y: Array, size: int) -> Array:
-    """The adjoint of `average_pool`: each pixel spread over its size x size block, divided by size."""
-    check_images("y", y)
-    check_count("size", size)
-    return y.repeat(size, axis=2).repeat(size, axis=3) / size
 
 
 def _step(q: Array, s: Array) -> Array:

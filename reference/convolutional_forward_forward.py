@@ -31,7 +31,7 @@ import numpy as np
 
 from . import forward_forward
 from ._arrays import Array, Labels, check_count, check_images, check_labels, check_option, check_positive, check_shape
-from .convolutional_network import ConvolutionalNetwork, ConvolutionalUpdates, activate, layer_update, max_pool
+from .convolutional_network import ConvolutionalNetwork, ConvolutionalUpdates, activate, layer_update
 from .forward_forward import (
     UNIT_THRESHOLD,
     LayerPass,
@@ -45,6 +45,7 @@ from .forward_forward import (
 from .goodness import Goodness, sum_of_squares
 from .losses import one_hot
 from .network import LayerUpdate, Updates
+from .pooling import max_pool
 from .stream_losses import LayerGoodness, LayerLoss
 
 __all__ = [

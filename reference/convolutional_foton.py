@@ -34,19 +34,12 @@ import numpy as np
 from . import foton
 from ._arrays import Array, Labels, check_shape
 from .activations import Activation
-from .convolution import (
-    average_pool,
-    average_pool_adjoint,
-    convolve,
-    convolve_adjoint,
-    kernel_update,
-    shuffle,
-    unshuffle,
-)
+from .convolution import circular_convolve, circular_convolve_adjoint, circular_kernel_update
 from .convolutional_network import ConvolutionalPass, ConvolutionalUpdates
 from .losses import cross_entropy_gradient
 from .network import LayerUpdate, Network, batch_mean_updates
 from .network import forward as dense_forward
+from .pooling import scaled_average_pool, scaled_average_pool_adjoint, shuffle, unshuffle
 
 __all__ = [
     "ConvolutionalLayer",
@@ -81,7 +74,7 @@ class ConvolutionalNetwork(NamedTuple):
 def _affine(layer: ConvolutionalLayer, z: Array) -> Array:
     if layer.bias is not None:
         check_shape("bias", layer.bias, layer.kernel.shape[:1])
-    a = convolve(layer.kernel, z)
+    a = circular_convolve(layer.kernel, z)
     return a if layer.bias is None else a + layer.bias[:, None, None]
 
 
@@ -94,7 +87,7 @@ def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
         a = _affine(layer, z)
         inputs.append(z)
         preactivations.append(a)
-        h = average_pool(layer.activation.value(a), layer.pool)
+        h = scaled_average_pool(layer.activation.value(a), layer.pool)
     return ConvolutionalPass(tuple(inputs), tuple(preactivations), dense_forward(network.dense, h.reshape(len(h), -1)))
 
 
@@ -104,7 +97,9 @@ def error_projection(network: ConvolutionalNetwork, clean: ConvolutionalPass) ->
     for layer, a in zip(reversed(network.layers), reversed(clean.preactivations), strict=True):
         _, channels, height, width = a.shape
         rows = rows.reshape(len(rows), channels, height // layer.pool, width // layer.pool)
-        rows = shuffle(convolve_adjoint(layer.kernel, average_pool_adjoint(rows, layer.pool)), layer.factor)
+        rows = shuffle(
+            circular_convolve_adjoint(layer.kernel, scaled_average_pool_adjoint(rows, layer.pool)), layer.factor
+        )
     return rows
 
 
@@ -127,9 +122,9 @@ def linear_errors(
     """As `differences`, by equation (6): every layer's own derivative times what the linear maps carry to it."""
     u = np.einsum("bk,kchw->bchw", error, projection)
     for layer, a in zip(network.layers, clean.preactivations, strict=True):
-        u = convolve(layer.kernel, unshuffle(u, layer.factor))
+        u = circular_convolve(layer.kernel, unshuffle(u, layer.factor))
         yield layer.activation.vjp(a, u)
-        u = average_pool(u, layer.pool)
+        u = scaled_average_pool(u, layer.pool)
     yield from foton.linear_errors(network.dense, clean.dense, u.reshape(len(u), -1) @ network.dense.weights[0].T)
 
 
@@ -157,7 +152,7 @@ def update_factors(
 def layer_update(delta: Array, z: Array, layer: ConvolutionalLayer) -> LayerUpdate:
     """G_l of equation (5) for one convolutional layer, and its bias's where it has one."""
     bias = None if layer.bias is None else delta.sum(axis=(2, 3)).mean(axis=0)
-    return LayerUpdate(kernel_update(delta, z, layer.kernel.shape[2]), bias)
+    return LayerUpdate(circular_kernel_update(delta, z, layer.kernel.shape[2]), bias)
 
 
 def updates(

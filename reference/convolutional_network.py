@@ -20,12 +20,12 @@ These are torch.nn.Conv2d and torch.nn.MaxPool2d. For circular padding and ortho
 
 from typing import NamedTuple
 
-import numpy as np
-
-from ._arrays import Array, check_count, check_images, check_shape
+from ._arrays import Array, check_shape
 from .activations import Activation
+from .convolution import convolve, kernel_update
 from .network import ForwardPass, LayerUpdate, Network, Updates
 from .network import forward as dense_forward
+from .pooling import max_pool
 
 __all__ = [
     "Convolution",
@@ -33,11 +33,8 @@ __all__ = [
     "ConvolutionalPass",
     "ConvolutionalUpdates",
     "activate",
-    "convolve",
     "forward",
-    "kernel_update",
     "layer_update",
-    "max_pool",
 ]
 
 
@@ -75,52 +72,12 @@ class ConvolutionalUpdates(NamedTuple):
     dense: Updates
 
 
-def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Array:
-    """z[c, s i + p - q] for all i and p: (batch, c, height_out, width_out, *size)."""
-    around = [(0, 0), (0, 0), *((q, q) for q in padding)]
-    found = np.lib.stride_tricks.sliding_window_view(np.pad(z, around), size, axis=(2, 3))
-    return found[:, :, :: stride[0], :: stride[1]]
-
-
-def convolve(
-    kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
-) -> Array:
-    """Equation (1) without the bias. Raises ValueError for another number of channels, or too small an image."""
-    if kernel.ndim != 4 or 0 in kernel.shape:
-        raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
-    check_images("z", z)
-    for step, around in zip(stride, padding, strict=True):
-        check_count("stride", step)
-        check_count("padding", around, 0)
-    check_count("groups", groups)
-    if len(kernel) % groups:
-        raise ValueError(f"groups: {groups}, expected a divisor of the kernel's {len(kernel)} outputs")
-    if z.shape[1] != kernel.shape[1] * groups:
-        raise ValueError(f"z: {z.shape[1]} channels, but the kernel takes {kernel.shape[1] * groups}")
-    for of_image, of_kernel, around in zip(z.shape[2:], kernel.shape[2:], padding, strict=True):
-        if of_image + 2 * around < of_kernel:
-            raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
-    windows = np.split(_windows(z, kernel.shape[2:], stride, padding), groups, axis=1)
-    found = [np.einsum("ocpq,bchwpq->bohw", k, seen) for k, seen in zip(np.split(kernel, groups), windows, strict=True)]
-    return np.concatenate(found, axis=1)
-
-
 def activate(layer: Convolution, z: Array) -> Array:
     """a of equation (1): (batch, c_out, height, width)."""
     if layer.bias is not None:
         check_shape("bias", layer.bias, layer.kernel.shape[:1])
     a = convolve(layer.kernel, z, layer.stride, layer.padding, layer.groups)
     return a if layer.bias is None else a + layer.bias[:, None, None]
-
-
-def max_pool(g: Array, size: int) -> Array:
-    """h of equation (2): (batch, c, height // size, width // size)."""
-    check_images("g", g)
-    check_count("size", size, 1, min(g.shape[2:]))
-    batch, channels, height, width = g.shape
-    rows, columns = height // size, width // size
-    g = g[:, :, : rows * size, : columns * size]
-    return g.reshape(batch, channels, rows, size, columns, size).max(axis=(3, 5))
 
 
 def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
@@ -133,23 +90,6 @@ def forward(network: ConvolutionalNetwork, x: Array) -> ConvolutionalPass:
         preactivations.append(a)
         h = max_pool(layer.activation.value(a), layer.pool)
     return ConvolutionalPass(tuple(inputs), tuple(preactivations), dense_forward(network.dense, h.reshape(len(h), -1)))
-
-
-def kernel_update(
-    delta: Array,
-    z: Array,
-    size: tuple[int, int],
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    groups: int = 1,
-) -> Array:
-    """G of equation (3) for a kernel of that size: (c_out, c_in / groups, *size)."""
-    check_images("delta", delta)
-    check_shape("z", z, (len(delta), *z.shape[1:]))
-    windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
-    deltas = np.split(delta, groups, axis=1)
-    found = [np.einsum("bohw,bchwpq->ocpq", d, seen) for d, seen in zip(deltas, windows, strict=True)]
-    return np.concatenate(found) / np.asarray(len(z), z.dtype)
 
 
 def layer_update(delta: Array, z: Array, layer: Convolution) -> LayerUpdate:

@@ -22,8 +22,9 @@ import numpy as np
 
 from . import backprop
 from ._arrays import Array, Labels, check_count, check_shape
+from .layers import he_uniform
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward, he_uniform
+from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["random_feedback", "update_factors", "updates"]
 

@@ -43,9 +43,10 @@ import numpy as np
 
 from ._arrays import Array, Labels, check_count, check_images
 from .activations import Activation
-from .convolutional_network import Convolution, activate, max_pool
+from .convolutional_network import Convolution, activate
 from .convolutional_network import layer_update as convolution_update
 from .network import LayerUpdate, affine, layer_update
+from .pooling import max_pool
 from .score_losses import ScoreLoss
 from .scores import Score
 

@@ -23,9 +23,7 @@ activations with sigma(m a) = m sigma(a) for m >= 0: identity, relu and leaky re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
-
-from ._arrays import Array, check_batch, check_count, check_rate, check_shape
+from ._arrays import Array, check_batch, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -38,9 +36,7 @@ __all__ = [
     "affine",
     "batch_mean_updates",
     "collect",
-    "dropout_masks",
     "forward",
-    "he_uniform",
     "layer_update",
     "scores",
 ]
@@ -153,20 +149,3 @@ def collect(layers: Iterable[LayerUpdate]) -> Updates:
     """The layers' updates, first layer first, as the network's."""
     weights, biases = zip(*layers, strict=True)
     return Updates(weights, biases)
-
-
-def he_uniform(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
-    for n in shape:
-        check_count("shape", n)
-    bound = np.sqrt(6 / shape[1])
-    return rng.uniform(-bound, bound, shape)
-
-
-def dropout_masks(widths: Sequence[int], batch: int, rate: float, rng: np.random.Generator) -> tuple[Array | None, ...]:
-    """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
-    for n in (*widths, batch):
-        check_count("widths, batch", n)
-    check_rate("rate", rate)
-    hidden = tuple((rng.random((batch, width)) >= rate) / (1 - rate) for width in widths[:-1])
-    return (*hidden, None)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ..convolution import average_pool, convolve, orthogonal_kernel
+from ..convolution import circular_convolve, orthogonal_kernel
 from ..orthogonality import orthogonal
+from ..pooling import scaled_average_pool
 
 
 class OrthogonalConv2d(nn.Module):
@@ -46,7 +47,7 @@ class OrthogonalConv2d(nn.Module):
         return orthogonal_kernel(self.mixing, list(self.bases))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = convolve(self.kernel(), x)
+        y = circular_convolve(self.kernel(), x)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def extra_repr(self) -> str:
@@ -66,7 +67,7 @@ class ScaledAvgPool2d(nn.Module):
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
-        return average_pool(x, self.kernel_size)
+        return scaled_average_pool(x, self.kernel_size)
 
     def extra_repr(self) -> str:
         return str(self.kernel_size)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..activations import ACTIVATIONS
+from ..layers import he_uniform
 from ..modules import MaxMin
-from ..network import he_uniform
 from ..rules import RULES, Rule
 from .data import Dataset
 from .errors import UserError, unknown

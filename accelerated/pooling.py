@@ -1,0 +1,102 @@
+"""Maps of images that change their size, and the adjoints, by PyTorch's own; see the reference."""
+
+import torch
+from torch.nn import functional
+
+from ._arrays import Array, check_count, check_images, check_shape
+
+__all__ = [
+    "at_maxima",
+    "average_pool",
+    "average_pool_adjoint",
+    "max_pool",
+    "max_pool_vjp",
+    "scaled_average_pool",
+    "scaled_average_pool_adjoint",
+    "shuffle",
+    "unshuffle",
+]
+
+
+def max_pool(g: Array, size: int) -> Array:
+    """Largest of each size x size pixels: (batch, c, height // size, width // size)."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
+    return functional.max_pool2d(g, size) if size > 1 else g
+
+
+def at_maxima(g: Array, values: Array, size: int) -> Array:
+    """Of each size x size pixels the value where g is largest, the first of equal ones: shaped as `max_pool(g)`."""
+    check_count("size", size, 1, min(g.shape[2:]))
+    check_shape("values", values, g.shape)
+    if size == 1:
+        return values
+    _, places = functional.max_pool2d(g, size, return_indices=True)
+    return values.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
+
+
+def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
+    """The adjoint of `at_maxima`, d put where g is largest: as g."""
+    pooled, places = functional.max_pool2d(g, size, return_indices=True)
+    check_shape("d", d, pooled.shape)
+    if size == 1:
+        return d
+    square = [size, size]
+    spread: Array = torch.ops.aten.max_pool2d_with_indices_backward(d, g, square, square, [0, 0], [1, 1], False, places)
+    return spread
+
+
+def average_pool(g: Array, size: int) -> Array:
+    """Means of size x size pixels: (batch, c, height // size, width // size)."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
+    return functional.avg_pool2d(g, size)
+
+
+def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
+    """The adjoint of `average_pool`; of g only the shape of a sample matters: (batch, c, height, width)."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
+    channels, height, width = g.shape[1:]
+    rows, columns = height // size, width // size
+    check_shape("d", d, (len(d), channels, rows, columns))
+    spread = functional.interpolate(d / size**2, scale_factor=size, mode="nearest")
+    return functional.pad(spread, (0, width - columns * size, 0, height - rows * size))
+
+
+def _check_divides(x: Array, size: int) -> None:
+    height, width = x.shape[2:]
+    if height % size or width % size:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
+
+
+def scaled_average_pool(x: Array, size: int) -> Array:
+    """Means of size x size pixels, times size."""
+    check_images("x", x)
+    check_count("size", size)
+    _check_divides(x, size)
+    return size * functional.avg_pool2d(x, size)
+
+
+def scaled_average_pool_adjoint(y: Array, size: int) -> Array:
+    """The adjoint of `scaled_average_pool`: each pixel spread over its size x size block, divided by size."""
+    check_images("y", y)
+    check_count("size", size)
+    return functional.interpolate(y / size, scale_factor=size, mode="nearest")
+
+
+def unshuffle(x: Array, factor: int) -> Array:
+    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor)."""
+    check_images("x", x)
+    check_count("factor", factor)
+    _check_divides(x, factor)
+    return functional.pixel_unshuffle(x, factor)
+
+
+def shuffle(y: Array, factor: int) -> Array:
+    """The inverse of `unshuffle`, which is its adjoint too."""
+    check_images("y", y)
+    check_count("factor", factor)
+    if y.shape[1] % factor**2:
+        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
+    return functional.pixel_shuffle(y, factor)

@@ -1,0 +1,248 @@
+"""Layers: twin against reference, and each kind against what its value says of difference, adjoint and update."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prograde.equivalence_tests.sides import ReferenceSide, Side
+from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, seeds
+from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.reference import activations, layers, pooling
+
+pytestmark = pytest.mark.smoke
+
+
+class Sample(NamedTuple):
+    """Operands of a layer: its parameters in order, z and u of its input's shape, d and delta of its output's.
+
+    `settings` are those of the convolution; d has another number of rows than z.
+    """
+
+    kind: str
+    parameters: tuple[Any, ...]
+    z: Any
+    u: Any
+    d: Any
+    delta: Any
+    settings: dict[str, Any]
+
+
+def made(side: Side, sample: Sample) -> Any:
+    weight, *bias = sample.parameters
+    return getattr(side.layers, sample.kind)(weight, bias[0] if bias else None, **sample.settings)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    """A layer of any kind, with and without a bias."""
+    rng = draw(seeds())
+    kind = draw(st.sampled_from(["Dense", "Convolution", "CircularConvolution"]), label="kind")
+    batch = draw(st.sampled_from([1, 3, 5]), label="batch")
+    settings: dict[str, Any] = {}
+    n_in, n_out = draw(st.integers(1, 5), label="n_in"), draw(st.integers(1, 5), label="n_out")
+    if kind == "Dense":
+        weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, n_in))
+    elif kind == "CircularConvolution":
+        size = draw(st.integers(1, 3), label="size")
+        weight = rng.standard_normal((n_out, n_in, size, size)) / size
+        z = rng.standard_normal((batch, n_in, draw(st.integers(1, 5)), draw(st.integers(1, 5))))
+    else:
+        groups = draw(st.integers(1, 2), label="groups")
+        size = [draw(st.integers(1, 3), label="kernel") for _ in range(2)]
+        settings = {
+            "stride": (draw(st.integers(1, 3), label="stride"), draw(st.integers(1, 2), label="stride")),
+            "padding": (draw(st.integers(0, 2), label="padding"), draw(st.integers(0, 1), label="padding")),
+            "groups": groups,
+        }
+        weight = rng.standard_normal((groups * n_out, n_in, *size)) / np.sqrt(np.prod(size))
+        z = rng.standard_normal((batch, groups * n_in, draw(st.integers(3, 6)), draw(st.integers(3, 6))))
+    parameters = (weight, rng.standard_normal(len(weight))) if draw(st.booleans(), label="bias") else (weight,)
+    sample = Sample(kind, parameters, z, z, z, z, settings)
+    shape = made(ReferenceSide(), sample).value(z).shape
+    return sample._replace(
+        u=rng.standard_normal(z.shape),
+        d=rng.standard_normal((batch + 1, *shape[1:])),
+        delta=rng.standard_normal(shape),
+    )
+
+
+def inner(a: Any, b: Any) -> float:
+    return float(np.sum(a * b))
+
+
+@given(sample=samples())
+def test_twin(twin: Side, compare: Comparison, sample: Sample):
+    def four(side: Side, parameters: Any, z: Any, u: Any, d: Any, delta: Any) -> Any:
+        layer = made(side, sample._replace(parameters=parameters))
+        return layer.value(z), layer.difference(z, u), layer.adjoint(z, d), layer.update(z, delta)
+
+    compare(twin, sample.kind, four, sample.parameters, sample.z, sample.u, sample.d, sample.delta)
+
+
+@given(sample=samples())
+def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sample: Sample):
+    def difference(side: Side, parameters: Any, z: Any, u: Any) -> Any:
+        return made(side, sample._replace(parameters=parameters)).difference(z, u)
+
+    def of_values(reference: Side, parameters: Any, z: Any, u: Any) -> Any:
+        layer = made(reference, sample._replace(parameters=parameters))
+        return layer.value(z) - layer.value(z - u)
+
+    compare(side, sample.kind, difference, sample.parameters, sample.z, sample.u, expected=of_values)
+
+
+@given(sample=samples())
+def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample):
+    """<d, A u> = <A^T d, u> for every pair of rows, the layers here being affine."""
+    layer = made(side, Sample(sample.kind, *side.operands(tuple(sample)[1:6]), sample.settings))
+    z, u, d = side.operands((sample.z, sample.u, sample.d))
+    forwards, backwards = side.results((layer.difference(z, u), layer.adjoint(z, d)))
+    d, u = sample.d, sample.u
+    assert backwards.shape == (len(d), *sample.z.shape[1:])
+    one = np.tensordot(d, forwards, axes=(range(1, d.ndim), range(1, d.ndim)))
+    other = np.tensordot(backwards, u, axes=(range(1, u.ndim), range(1, u.ndim)))
+    size = rms(d) * rms(forwards) * d[0].size + 1
+    assert np.abs(one - other).max() <= 64 * side.eps * size, "adjoint"
+
+
+@given(sample=samples(), rng=seeds())
+def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample, rng: np.random.Generator):
+    """A is affine in its parameters: 1/B <delta, A_(theta + xi)(z) - A_theta(z)> = <G, xi>, for any xi."""
+    directions = [rng.standard_normal(p.shape) for p in sample.parameters]
+    layer = made(side, sample._replace(parameters=side.operands(sample.parameters)))
+    update = side.results(layer.update(*side.operands((sample.z, sample.delta))))
+    assert [g.shape for g in update] == [p.shape for p in sample.parameters]
+    moved = sample._replace(parameters=tuple(p + xi for p, xi in zip(sample.parameters, directions, strict=True)))
+    reference = ReferenceSide()
+    change = made(reference, moved).value(sample.z) - made(reference, sample).value(sample.z)
+    expected = inner(sample.delta, change) / len(sample.z)
+    found = sum(inner(g, xi) for g, xi in zip(update, directions, strict=True))
+    size = sum(rms(g) * rms(xi) * g.size for g, xi in zip(update, directions, strict=True)) + rms(change) + 1
+    assert abs(found - expected) <= 256 * side.eps * size, "update"
+
+
+STEPS = ("Mask", "Flatten", "Unshuffle", "AveragePool", "ScaledAveragePool", "MaxPool")
+WHOLE = ("Unshuffle", "ScaledAveragePool")
+"""Those that refuse what fills no square."""
+
+
+class StepCase(NamedTuple):
+    """A step's name, its setting or None, and maps h and u."""
+
+    name: str
+    setting: Any
+    h: Any
+    u: Any
+
+
+@st.composite
+def step_cases(draw: st.DrawFn) -> StepCase:
+    name = draw(st.sampled_from(STEPS), label="step")
+    rng = draw(seeds())
+    size = draw(st.integers(1, 3), label="size")
+    sides = [draw(st.integers(1, 2)) * size + (0 if name in WHOLE else draw(st.integers(0, size - 1))) for _ in "hw"]
+    h = rng.standard_normal((3, 2, *sides))
+    setting = {"Mask": rng.integers(0, 2, h.shape) / 0.5, "Flatten": None}.get(name, size)
+    return StepCase(name, setting, h, rng.standard_normal(h.shape))
+
+
+def step_of(side: Side, name: str, setting: Any) -> Any:
+    return getattr(side.layers, name)(*(() if setting is None else (setting,)))
+
+
+@given(case=step_cases())
+def test_steps(twin: Side, compare: Comparison, case: StepCase):
+    def all_of(side: Side, setting: Any, h: Any, u: Any) -> Any:
+        step = step_of(side, case.name, setting)
+        return step.value(h), step.jvp(h, u), step.vjp(h, step.value(u)), step.difference(h, u)
+
+    compare(twin, case.name, all_of, case.setting, case.h, case.u)
+
+
+@given(case=step_cases())
+def test_steps_agree_with_their_value(side: Side, case: StepCase):
+    """difference is that of two values, jvp its limit for small u, and vjp the transpose of jvp."""
+    step = step_of(ReferenceSide(), case.name, case.setting)
+    small = 1e-7 * case.u
+    difference = step.value(case.h) - step.value(case.h - small)
+    assert rms(step.difference(case.h, small) - difference) <= 1e-14, "difference"
+    assert rms(step.jvp(case.h, case.u) - 1e7 * difference) <= 1e-6, "jvp"
+    d = step.value(case.u)
+    assert np.isclose(inner(d, step.jvp(case.h, case.u)), inner(step.vjp(case.h, d), case.u)), "vjp"
+
+
+def test_equal_maxima_count_the_first(side: Side):
+    """Row by row; on both sides."""
+    h, d = np.zeros((1, 1, 2, 2)), np.ones((1, 1, 1, 1))
+    found = side.results(side.layers.MaxPool(2).vjp(*side.operands((h, d))))
+    assert found.tolist() == [[[[1, 0], [0, 0]]]], "the first"
+
+
+@given(case=padded_cases())
+def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: PaddedCase):
+    def ours(side: Side, images: Any, x: Any) -> Any:
+        return side.layers.forward(side.chain(images), x)
+
+    compare(twin, "layers.forward", ours, case.images, case.x)
+
+
+@given(case=cases())
+def test_a_pass_through_dense_layers(twin: Side, compare: Comparison, case: Case):
+    def ours(side: Side, dense: Any, x: Any, masks: Any) -> Any:
+        found = side.layers.forward(side.chain(dense, masks), x)
+        return found, found.scores, side.layers.scores(side.chain(dense, masks), x)
+
+    compare(twin, "layers.forward", ours, case.dense, case.x, case.masks)
+
+
+@given(case=cases(SMOOTH), rng=seeds())
+def test_steps_in_a_row(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+    """An activation, then a mask: value, difference, derivative and its transpose."""
+    u = rng.standard_normal((len(case.x), len(case.dense.weights[0])))
+
+    def ours(side: Side, dense: Any, x: Any, masks: Any, u: Any) -> Any:
+        steps, module = side.chain(dense, masks)[0].steps, side.layers
+        a = side.chain(dense, masks)[0].value(x)
+        functions = (module.changed, module.pushed, module.pulled_back)
+        return module.activity(steps, a), *(function(steps, a, u) for function in functions)
+
+    compare(twin, "steps", ours, case.dense, case.x, case.masks, u)
+
+
+@given(rng=seeds())
+def test_steps_in_a_row_follow_the_chain_rule(rng: np.random.Generator):
+    """tanh, a mask, max pooling and flattening, on the reference: against two values and each other."""
+    steps = (activations.tanh, layers.Mask(np.where(rng.random((3, 2, 4, 4)) < 0.3, 0, 2.0)), layers.MaxPool(2))
+    steps = (*steps, layers.Flatten())
+    a, u = rng.standard_normal((2, 3, 2, 4, 4))
+    d = rng.standard_normal((3, 8))
+    both = layers.activity(steps, a) - layers.activity(steps, a - u)
+    assert np.allclose(layers.changed(steps, a, u), both)
+    small = layers.activity(steps, a + 5e-7 * u) - layers.activity(steps, a - 5e-7 * u)
+    assert np.allclose(layers.pushed(steps, a, u), 1e6 * small, atol=1e-6)
+    assert np.isclose(inner(d, layers.pushed(steps, a, u)), inner(layers.pulled_back(steps, a, d), u))
+
+
+def test_dropped_units(side: Side):
+    """0 where a mask has 0, and elsewhere u as it was, without the mask's scale."""
+    mask, u = np.array([[0, 2.0, 2.0]]), np.array([[3.0, 5.0, 0]])
+    steps = (side.activations.relu, side.layers.Mask(side.operands(mask)))
+    found = side.layers.without_dropped(steps, side.operands(u))
+    assert side.results(found).tolist() == [[0, 5, 0]], "dropped"
+
+
+def test_the_layer_that_does_not_fit_is_named(side: Side):
+    weights = side.operands((np.ones((3, 2)), np.ones((4, 5))))
+    chain = side.layers.dense_chain(weights, (None, None), (side.activations.relu, side.activations.identity))
+    with pytest.raises(ValueError, match=r"layers\[1\]: z: 3 units, but the weight has 5 columns"):
+        side.layers.forward(chain, side.operands(np.ones((2, 2))))
+
+
+@given(rng=seeds())
+def test_average_pooling_is_scaled_average_pooling_but_for_the_size(rng: np.random.Generator):
+    h = rng.standard_normal((2, 3, 6, 4))
+    assert np.allclose(pooling.scaled_average_pool(h, 2), 2 * pooling.average_pool(h, 2))

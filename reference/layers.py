@@ -1,0 +1,426 @@
+"""Layers: what every algorithm asks of a part of a network, and networks as chains of them.
+
+    (1)  z_1 = x,    a_l = A_l(z_l),    h_l = s_l(a_l),    z_(l+1) = p_l(h_l),    scores = h_L
+    (2)  G_l = 1/B sum_samples of the gradient of <delta_l, A_l(z_l)> by A_l's parameters
+
+| of a layer | meaning | dense | convolution |
+| --- | --- | --- | --- |
+| value(z) | A(z) | W z + b | k * z + b |
+| difference(z, u) | A(z) - A(z - u) | W u | k * u |
+| adjoint(z, d) | A'(z)^T d, shaped as z | W^T d | the adjoint convolution |
+| update(z, delta) | equation (2), in the order of the parameters | 1/B delta z^T, mean delta | a correlation |
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| x | x | (batch, ...) | input |
+| z_l | inputs[l-1] | (batch, ...) | input of layer l = 1..L |
+| a_l | preactivations[l-1] | (batch, ...) | pre-activation |
+| s_l | layers[l-1].steps | | what keeps the shape: an activation, a dropout mask |
+| h_l | activities[l-1] | (batch, ...) | activity, shaped as a_l |
+| p_l | layers[l-1].outlet | | what does not: pooling, flattening, unshuffling, on the way to the next layer |
+| delta_l | delta | (batch, ...) | an algorithm's error factor, shaped as a_l |
+
+An algorithm never asks what a layer is, and a layer never asks which algorithm is at work: every algorithm is written
+once, for dense layers and convolutions. Steps and outlets are of one type, `Step`. In `adjoint` only the
+shape of a sample of z matters where A is affine, so that it takes any number of rows d.
+
+Dropout's mask follows the activation, as torch.nn.Dropout does. FOTON's authors mask before it, which is the same for
+activations with s(m a) = m s(a) for m >= 0: identity, relu and leaky relu.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from . import convolution, pooling
+from ._arrays import Array, check_batch, check_count, check_rate, check_shape
+from .activations import Activation
+
+__all__ = [
+    "AveragePool",
+    "CircularConvolution",
+    "Convolution",
+    "Dense",
+    "Flatten",
+    "Layer",
+    "Mask",
+    "MaxPool",
+    "Pass",
+    "ScaledAveragePool",
+    "Step",
+    "Unshuffle",
+    "Update",
+    "activity",
+    "changed",
+    "dense_chain",
+    "dropout_masks",
+    "forward",
+    "he_uniform",
+    "pulled_back",
+    "pushed",
+    "scores",
+    "updates",
+    "without_dropped",
+]
+
+Update: TypeAlias = tuple[Array, ...]
+"""What an optimizer is to subtract from the parameters of a layer: shaped like them, scaled like a batch mean."""
+
+
+class Step(Protocol):
+    """A map s of activities, as an activation is one; `Linear` maps have the first and the third alone to say."""
+
+    def value(self, a: Array, /) -> Array:
+        """s(a)."""
+
+    def jvp(self, a: Array, u: Array, /) -> Array:
+        """s'(a) u."""
+
+    def vjp(self, a: Array, d: Array, /) -> Array:
+        """s'(a)^T d."""
+
+    def difference(self, a: Array, u: Array, /) -> Array:
+        """s(a) - s(a - u)."""
+
+
+class _Linear:
+    """A linear map: its derivative and its difference are its value."""
+
+    def value(self, h: Array) -> Array:
+        raise NotImplementedError
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(_Linear):
+    """The product with a mask shaped as the activities, dropout's for one."""
+
+    mask: Array
+
+    def value(self, h: Array) -> Array:
+        check_shape("mask", self.mask, h.shape)
+        return self.mask * h
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return self.mask * d
+
+
+@dataclass(frozen=True)
+class Flatten(_Linear):
+    """A sample as one row."""
+
+    def value(self, h: Array) -> Array:
+        return h.reshape(len(h), -1)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return d.reshape(len(d), *h.shape[1:])
+
+
+@dataclass(frozen=True)
+class Unshuffle(_Linear):
+    """Squares of pixels that become channels, `pooling.unshuffle`."""
+
+    factor: int
+
+    def value(self, h: Array) -> Array:
+        return pooling.unshuffle(h, self.factor)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return pooling.shuffle(d, self.factor)
+
+
+@dataclass(frozen=True)
+class AveragePool(_Linear):
+    """Averages of squares, `pooling.average_pool`."""
+
+    size: int
+
+    def value(self, h: Array) -> Array:
+        return pooling.average_pool(h, self.size)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return pooling.average_pool_adjoint(h, d, self.size)
+
+
+@dataclass(frozen=True)
+class ScaledAveragePool(_Linear):
+    """Averages of squares, scaled so that A A^T = I: `pooling.scaled_average_pool`."""
+
+    size: int
+
+    def value(self, h: Array) -> Array:
+        return pooling.scaled_average_pool(h, self.size)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return pooling.scaled_average_pool_adjoint(d, self.size)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones."""
+
+    size: int
+
+    def value(self, h: Array) -> Array:
+        return pooling.max_pool(h, self.size)
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return pooling.at_maxima(h, u, self.size)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return pooling.max_pool_vjp(h, d, self.size)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)
+
+
+class Layer(Protocol):
+    """Equation (1) for one layer; see the module's first table."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """s, first step first."""
+
+    @property
+    def outlet(self) -> tuple[Step, ...]:
+        """p, first step first."""
+
+    def value(self, z: Array) -> Array:
+        """A(z). Raises ValueError where z does not fit."""
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """A(z) - A(z - u)."""
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """A'(z)^T d, a sample shaped as z's."""
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """Equation (2), in the order of the parameters."""
+
+
+class Dense(NamedTuple):
+    """W z + b: weight (n_out, n_in), bias (n_out,) or None, z (batch, n_in)."""
+
+    weight: Array
+    bias: Array | None
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    def value(self, z: Array) -> Array:
+        """W z + b for every sample: (batch, n_out). Raises ValueError where sizes do not fit."""
+        if self.weight.ndim != 2 or 0 in self.weight.shape:
+            raise ValueError(f"weight: shape {self.weight.shape}, expected (n_out, n_in), at least one of each")
+        check_batch("z", z)
+        if z.shape[1] != self.weight.shape[1]:
+            raise ValueError(f"z: {z.shape[1]} units, but the weight has {self.weight.shape[1]} columns")
+        if self.bias is None:
+            return z @ self.weight.T
+        check_shape("bias", self.bias, self.weight.shape[:1])
+        return z @ self.weight.T + self.bias
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """W u: (batch, n_out)."""
+        return u @ self.weight.T
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """W^T d: (batch, n_in)."""
+        return d @ self.weight
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """1/B delta z^T, (n_out, n_in), and the mean of delta where there is a bias."""
+        check_batch("delta", delta)
+        check_shape("z", z, (len(delta), z.shape[-1]))
+        weight = delta.T @ z / len(delta)
+        return (weight,) if self.bias is None else (weight, delta.mean(axis=0))
+
+
+def _of_channels(delta: Array) -> Array:
+    """The update of a convolution's bias: delta summed over positions, averaged over samples."""
+    return delta.sum(axis=(2, 3)).mean(axis=0)
+
+
+class Convolution(NamedTuple):
+    """A convolution padded with zeros, torch.nn.Conv2d: kernel (c_out, c_in / groups, rows, columns)."""
+
+    kernel: Array
+    bias: Array | None
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    def value(self, z: Array) -> Array:
+        """k * z + b: (batch, c_out, height, width). Raises ValueError where sizes do not fit."""
+        a = convolution.convolve(self.kernel, z, self.stride, self.padding, self.groups)
+        if self.bias is None:
+            return a
+        check_shape("bias", self.bias, self.kernel.shape[:1])
+        return a + self.bias[:, None, None]
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """k * u."""
+        return convolution.convolve(self.kernel, u, self.stride, self.padding, self.groups)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """The adjoint convolution: (batch, c_in, height, width) of z."""
+        return convolution.convolve_adjoint(self.kernel, d, z.shape[2:], self.stride, self.padding, self.groups)
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """The correlation of delta with z, shaped as the kernel, and of the bias where there is one."""
+        size = self.kernel.shape[2:]
+        kernel = convolution.kernel_update(delta, z, size, self.stride, self.padding, self.groups)
+        return (kernel,) if self.bias is None else (kernel, _of_channels(delta))
+
+
+class CircularConvolution(NamedTuple):
+    """A convolution with circular padding, whose kernel can be orthogonal: (c_out, c_in, size, size)."""
+
+    kernel: Array
+    bias: Array | None
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    def value(self, z: Array) -> Array:
+        """k * z + b: (batch, c_out, height, width). Raises ValueError where sizes do not fit."""
+        a = convolution.circular_convolve(self.kernel, z)
+        if self.bias is None:
+            return a
+        check_shape("bias", self.bias, self.kernel.shape[:1])
+        return a + self.bias[:, None, None]
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """k * u."""
+        return convolution.circular_convolve(self.kernel, u)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """The adjoint convolution: (batch, c_in, height, width)."""
+        return convolution.circular_convolve_adjoint(self.kernel, d)
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """The correlation of delta with z, shaped as the kernel, and of the bias where there is one."""
+        kernel = convolution.circular_kernel_update(delta, z, self.kernel.shape[2])
+        return (kernel,) if self.bias is None else (kernel, _of_channels(delta))
+
+
+class Pass(NamedTuple):
+    """What a forward pass computes: z_l, a_l and h_l of every layer."""
+
+    inputs: tuple[Array, ...]
+    preactivations: tuple[Array, ...]
+    activities: tuple[Array, ...]
+
+    @property
+    def scores(self) -> Array:
+        """h_L: (batch, K)."""
+        return self.activities[-1]
+
+
+def activity(steps: Iterable[Step], a: Array) -> Array:
+    """s(a), or p(h)."""
+    for step in steps:
+        a = step.value(a)
+    return a
+
+
+def changed(steps: Iterable[Step], a: Array, u: Array) -> Array:
+    """s(a) - s(a - u)."""
+    for step in steps:
+        a, u = step.value(a), step.difference(a, u)
+    return u
+
+
+def pushed(steps: Iterable[Step], a: Array, u: Array) -> Array:
+    """s'(a) u, the derivative along u."""
+    for step in steps:
+        a, u = step.value(a), step.jvp(a, u)
+    return u
+
+
+def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
+    """s'(a)^T d, the cotangent d of what the steps give, pulled back to a."""
+    if not steps:
+        return d
+    first, *others = steps
+    return first.vjp(a, pulled_back(others, first.value(a), d))
+
+
+def forward(layers: Sequence[Layer], x: Array) -> Pass:
+    """Equation (1). Raises ValueError, with the layer's index, where sizes do not fit."""
+    inputs, preactivations, activities = [], [], []
+    z = x
+    for index, layer in enumerate(layers):
+        try:
+            a = layer.value(z)
+            h = activity(layer.steps, a)
+            inputs.append(z)
+            preactivations.append(a)
+            activities.append(h)
+            if index + 1 < len(layers):
+                z = activity(layer.outlet, h)
+        except ValueError as error:
+            raise ValueError(f"layers[{index}]: {error}") from error
+    return Pass(tuple(inputs), tuple(preactivations), tuple(activities))
+
+
+def scores(layers: Iterable[Layer], x: Array) -> Array:
+    """h_L of (1) alone, each layer taken when its turn comes: (batch, K)."""
+    z = h = x
+    for layer in layers:
+        h = activity(layer.steps, layer.value(z))
+        z = activity(layer.outlet, h)
+    return h
+
+
+def updates(layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]]) -> tuple[Update, ...]:
+    """Equation (2) for every layer, from its factors delta_l and z_l."""
+    return tuple(layer.update(z, delta) for layer, (delta, z) in zip(layers, factors, strict=True))
+
+
+def without_dropped(steps: Iterable[Step], u: Array) -> Array:
+    """u, shaped as a layer's activities, with 0 at the units that its steps drop."""
+    for step in steps:
+        if isinstance(step, Mask):
+            u = (step.mask > 0) * u
+    return u
+
+
+def dense_chain(
+    weights: Sequence[Array],
+    biases: Sequence[Array | None],
+    activations: Sequence[Activation],
+    masks: Sequence[Array | None] | None = None,
+) -> tuple[Dense, ...]:
+    """Dense layers, each with its activation and dropout mask, None for no mask."""
+    if masks is None:
+        masks = [None] * len(weights)
+    if len(masks) != len(weights):
+        raise ValueError(f"masks: {len(masks)}, expected {len(weights)}, a mask or None for each layer")
+    return tuple(
+        Dense(weight, bias, (activation,) if mask is None else (activation, Mask(mask)))
+        for weight, bias, activation, mask in zip(weights, biases, activations, masks, strict=True)
+    )
+
+
+def he_uniform(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+    for n in shape:
+        check_count("shape", n)
+    bound = np.sqrt(6 / shape[1])
+    return rng.uniform(-bound, bound, shape)
+
+
+def dropout_masks(widths: Sequence[int], batch: int, rate: float, rng: np.random.Generator) -> tuple[Array | None, ...]:
+    """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
+    for n in (*widths, batch):
+        check_count("widths, batch", n)
+    check_rate("rate", rate)
+    hidden = tuple((rng.random((batch, width)) >= rate) / (1 - rate) for width in widths[:-1])
+    return (*hidden, None)

@@ -1,0 +1,126 @@
+"""Maps of images that change their size, and the adjoints: pooling, and pixels that become channels.
+
+    (1)  max:             h[c, i] = max_(0 <= p < n) g[c, n i + p]
+    (2)  at maxima:       v[c, n i + p*], p* the first p, row by row, where g is largest: the derivative of (1)
+    (3)  average:         h[c, i] = 1/n^2 sum_(0 <= p < n) g[c, n i + p]
+    (4)  scaled average:  n times (3), for which A A^T = I
+    (5)  unshuffling:     h[c n^2 + p, i] = g[c, n i + p], a permutation, hence orthogonal
+
+| symbol | variable | shape | meaning |
+| --- | --- | --- | --- |
+| g | g | (batch, c, height, width) | images; i and p are pairs of row and column |
+| h | h | (batch, c, height // n, width // n) | what becomes of them, with c n^2 channels in (5) |
+| n | size, factor | | side of the squares |
+| v | values | as g | what is taken where g is largest |
+
+(1) to (3) lose the rows and columns at the border that fill no square; (4) and (5) refuse them.
+"""
+
+import numpy as np
+
+from ._arrays import Array, check_count, check_images, check_shape
+
+__all__ = [
+    "at_maxima",
+    "average_pool",
+    "average_pool_adjoint",
+    "max_pool",
+    "max_pool_vjp",
+    "scaled_average_pool",
+    "scaled_average_pool_adjoint",
+    "shuffle",
+    "unshuffle",
+]
+
+
+def _squares(g: Array, size: int) -> Array:
+    """The whole squares: (batch, c, height // size, width // size, size^2), pixels row by row."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
+    batch, channels, height, width = g.shape
+    rows, columns = height // size, width // size
+    blocks = g[:, :, : rows * size, : columns * size].reshape(batch, channels, rows, size, columns, size)
+    return blocks.swapaxes(3, 4).reshape(batch, channels, rows, columns, size * size)
+
+
+def _placed(squares: Array, size: int, shape: tuple[int, ...]) -> Array:
+    """The adjoint of `_squares`: (batch, *shape), 0 where no square was."""
+    batch, channels, rows, columns, _ = squares.shape
+    blocks = squares.reshape(batch, channels, rows, columns, size, size).swapaxes(3, 4)
+    g = np.zeros((batch, *shape), squares.dtype)
+    g[:, :, : rows * size, : columns * size] = blocks.reshape(batch, channels, rows * size, columns * size)
+    return g
+
+
+def max_pool(g: Array, size: int) -> Array:
+    """Equation (1): (batch, c, height // size, width // size)."""
+    return _squares(g, size).max(axis=-1)
+
+
+def at_maxima(g: Array, values: Array, size: int) -> Array:
+    """Equation (2): of each square the value where g is largest, the first of equal ones, shaped as `max_pool(g)`."""
+    check_shape("values", values, g.shape)
+    places = _squares(g, size).argmax(axis=-1)[..., None]
+    return np.take_along_axis(_squares(values, size), places, axis=-1)[..., 0]
+
+
+def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
+    """The adjoint of (2), d put where g is largest: as g."""
+    squares = _squares(g, size)
+    check_shape("d", d, squares.shape[:-1])
+    largest = np.arange(size**2) == squares.argmax(axis=-1)[..., None]
+    return _placed(largest * d[..., None], size, g.shape[1:])
+
+
+def average_pool(g: Array, size: int) -> Array:
+    """Equation (3): (batch, c, height // size, width // size)."""
+    return _squares(g, size).mean(axis=-1)
+
+
+def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
+    """The adjoint of (3), d spread over its squares; of g only the shape of a sample matters: (batch, c, ...)."""
+    check_shape("d", d, (len(d), *_squares(g, size).shape[1:-1]))
+    return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:])
+
+
+def scaled_average_pool(x: Array, size: int) -> Array:
+    """Means of size x size pixels, times size: A A^T = I, where plain means would shrink differences by 1 / size^2."""
+    check_images("x", x)
+    check_count("size", size)
+    batch, channels, height, width = x.shape
+    if height % size or width % size:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {size}")
+    return x.reshape(batch, channels, height // size, size, width // size, size).sum(axis=(3, 5)) / size
+
+
+def scaled_average_pool_adjoint(y: Array, size: int) -> Array:
+    """The adjoint of `scaled_average_pool`: each pixel spread over its size x size block, divided by size."""
+    check_images("y", y)
+    check_count("size", size)
+    return y.repeat(size, axis=2).repeat(size, axis=3) / size
+
+
+def unshuffle(x: Array, factor: int) -> Array:
+    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor).
+
+    A permutation, hence orthogonal; the order is that of torch.nn.PixelUnshuffle. Raises ValueError for a height or
+    width that is no multiple of the factor.
+    """
+    check_images("x", x)
+    check_count("factor", factor)
+    batch, channels, height, width = x.shape
+    if height % factor or width % factor:
+        raise ValueError(f"x: {height} x {width} pixels, expected multiples of {factor}")
+    blocks = x.reshape(batch, channels, height // factor, factor, width // factor, factor)
+    return blocks.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, height // factor, width // factor)
+
+
+def shuffle(y: Array, factor: int) -> Array:
+    """The inverse of `unshuffle`, which is its adjoint too."""
+    check_images("y", y)
+    check_count("factor", factor)
+    if y.shape[1] % factor**2:
+        raise ValueError(f"y: {y.shape[1]} channels, expected a multiple of {factor**2}, the pixels of a block")
+    batch, channels, height, width = y.shape
+    blocks = y.reshape(batch, channels // factor**2, factor, factor, height, width)
+    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(batch, -1, height * factor, width * factor)
