@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
+from ..layers import Dense, Mask, Step
 from ..modules import MaxMin
 
 TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
@@ -64,6 +65,11 @@ class Block(NamedTuple):
     @property
     def bias(self) -> nn.Parameter | None:
         return self.linear.bias
+
+    def layer(self, mask: Tensor | None = None, outlet: tuple[Step, ...] = ()) -> Dense:
+        """The unit as the functions of this package take it; the tensors are the parameters themselves."""
+        steps = (self.activation,) if mask is None else (self.activation, Mask(mask))
+        return Dense(self.linear.weight, self.linear.bias, steps, outlet)
 
     @property
     def is_linear(self) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from ..activations import Activation, identity, maxmin
+from ..layers import CircularConvolution, Convolution, Mask, MaxPool, ScaledAveragePool, Step
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from .chain import (
     TRAINABLE,
@@ -53,6 +54,12 @@ class ConvolutionalBlock(NamedTuple):
     def bias(self) -> Tensor | None:
         return self.convolution.bias
 
+    def layer(self, mask: Tensor | None = None, outlet: tuple[Step, ...] = ()) -> CircularConvolution:
+        """The unit as the functions of this package take it, its kernel made of the parameters; `outlet` comes last."""
+        steps = (self.activation,) if mask is None else (self.activation, Mask(mask))
+        pooled = (ScaledAveragePool(self.pool),) if self.pool > 1 else ()
+        return CircularConvolution(self.convolution.kernel(), self.bias, steps, (*pooled, *outlet))
+
     @property
     def image_channels(self) -> int:
         """Of what goes into the block, before it is unshuffled."""
@@ -90,6 +97,12 @@ class Conv2dBlock(NamedTuple):
     @property
     def bias(self) -> Tensor | None:
         return self.convolution.bias
+
+    def layer(self, mask: Tensor | None = None, outlet: tuple[Step, ...] = ()) -> Convolution:
+        """The unit as the functions of this package take it; `outlet` comes last."""
+        steps = (self.activation,) if mask is None else (self.activation, Mask(mask))
+        pooled = (MaxPool(self.pool),) if self.pool > 1 else ()
+        return Convolution(self.convolution.weight, self.bias, steps, (*pooled, *outlet), self.stride, self.padding)
 
     @property
     def image_channels(self) -> int:

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from .. import losses
 from .._arrays import wide
+from ..convolution import orthogonal_kernel_vjp
 from ..convolutional_network import Convolution, ConvolutionalNetwork
+from ..layers import Flatten, Layer, Pass, Step, Unshuffle, forward
+from ..layers import Update as LayerUpdate
 from ..network import Masks, Network
+from ..pooling import unshuffle
 from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
 from .local_blocks import LocalBlock
@@ -61,6 +65,17 @@ class ConvolutionUpdate(NamedTuple):
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter of the block that is not frozen, and what is to be subtracted from it."""
         return trained_pairs(_pairs(self))
+
+
+def unit_update(
+    unit: Unit, update: LayerUpdate, loss: Tensor | None = None, own: tuple[tuple[Tensor, Tensor], ...] = ()
+) -> BlockUpdate | ConvolutionUpdate:
+    """A layer's update as that of its unit: of an orthogonal kernel, by what it means for the kernel's parts."""
+    weight, bias = update[0], update[1] if len(update) == 2 else None
+    if isinstance(unit, ConvolutionalBlock):
+        parts = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), weight)
+        return ConvolutionUpdate(unit, *parts, bias, loss)
+    return BlockUpdate(unit, weight, bias, loss, own)
 
 
 def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor]]:
@@ -316,6 +331,27 @@ class Rule(CreditAssignment):
         """
         raise NotImplementedError
 
+    def layers(self, masks: Iterable[Tensor | None] | None = None) -> tuple[Layer, ...]:
+        """The units as the functions of this package take them; `masks` has a dropout mask or None for each.
+
+        Tensors are the parameters themselves. What the first layer takes is `begin(x)`.
+        """
+        units = self.units
+        found = []
+        for unit, following, mask in zip(units, [*units[1:], None], masks or [None] * len(units), strict=True):
+            outlet: tuple[Step, ...] = ()
+            if isinstance(following, ConvolutionalBlock) and following.factor > 1:
+                outlet = (Unshuffle(following.factor),)
+            elif not isinstance(unit, Block) and not isinstance(following, ConvolutionalBlock | Conv2dBlock):
+                outlet = (Flatten(),)
+            found.append(unit.layer(mask, outlet))
+        return tuple(found)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """x as the first layer takes it: unshuffled where a PixelUnshuffle comes before it."""
+        first = self.units[0]
+        return unshuffle(x, first.factor) if isinstance(first, ConvolutionalBlock) and first.factor > 1 else x
+
     def network(self) -> Network:
         """The blocks as the functions of this package take them; the tensors are the parameters themselves."""
         return Network(
@@ -340,11 +376,12 @@ class Rule(CreditAssignment):
         return ConvolutionalNetwork(layers, self.network())
 
     def masks(self, x: Tensor) -> Masks:
-        """One draw of the blocks' dropout masks for the batch x, or None where nothing is dropped."""
+        """One draw of the units' dropout masks for the batch x, or None where nothing is dropped."""
         return tuple(self.draw_masks(x, self.generator)) if any(block.dropout_rate for block in self.blocks) else None
 
     def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
-        """The blocks' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
+        """The units' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
+        yield from [None] * len(self.convolutions)
         for block in self.blocks:
             rate = block.dropout_rate
             if not rate:
@@ -448,6 +485,23 @@ class OutputErrorRule(Rule):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))
         return scores
+
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """delta_l and z_l of every layer, first layer first, from the clean pass and its error."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        x = self.checked(x, y)
+        layers = self.layers(self.masks(x))
+        clean = forward(layers, self.begin(x))
+        error = self.output_gradient(clean.scores, y)
+        last = self.units[-1]
+        for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
+            loss = self.output_loss(clean.scores, y) if unit is last else None
+            yield unit_update(unit, layer.update(z, delta), loss)
 
     def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
         """The batch-mean loss, a scalar."""
