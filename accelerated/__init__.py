@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         activations,
+        adaptive_pooling,
         aggregation,
         backprop,
         backprop_through_time,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         foton,
         ftp,
         goodness,
-        grids,
         hardware,
         layers,
         learned_scores,
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
         network,
         normalisations,
         orthogonality,
+        pair_losses,
         pepita,
         pooling,
         recurrent,
         recurrent_ftp,
         score_losses,
         scores,
-        stream_losses,
     )
 
 __all__ = [
     "activations",
+    "adaptive_pooling",
     "aggregation",
     "backprop",
     "backprop_through_time",
@@ -64,7 +65,6 @@ __all__ = [
     "foton",
     "ftp",
     "goodness",
-    "grids",
     "hardware",
     "layers",
     "learned_scores",
@@ -74,13 +74,13 @@ __all__ = [
     "network",
     "normalisations",
     "orthogonality",
+    "pair_losses",
     "pepita",
     "pooling",
     "recurrent",
     "recurrent_ftp",
     "score_losses",
     "scores",
-    "stream_losses",
 ]
 
 if not TYPE_CHECKING:

@@ -35,8 +35,8 @@ from .forward_forward import (
 from .goodness import Goodness, sum_of_squares
 from .losses import one_hot
 from .network import LayerUpdate, Updates
+from .pair_losses import LayerGoodness, LayerLoss
 from .pooling import max_pool
-from .stream_losses import LayerGoodness, LayerLoss
 
 __all__ = [
     "Place",

@@ -120,18 +120,18 @@ def update_factors(
     clean: ConvolutionalPass,
     error: Array,
     projection: Array,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """The differences of all layers, e last, and the layers' inputs: the factors of the updates.
 
-    `slope` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
+    `activation_gain` and `linear` as in `foton.update_factors`, the convolutional layers counted as layers.
     """
     check_shape("error", error, clean.dense.scores.shape)
     check_shape("projection", projection, (error.shape[1], *projection.shape[1:]))
     found = (linear_errors if linear else differences)(network, clean, error, projection)
     inputs = (*clean.inputs, *clean.dense.inputs)
-    correction = foton.depth_correction(slope, len(inputs), linear)
+    correction = foton.depth_correction(activation_gain, len(inputs), linear)
     for factor, delta, z in zip(correction, chain(found, [error]), inputs, strict=True):
         yield (delta if factor == 1 else factor * delta), z
 
@@ -148,7 +148,7 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> ConvolutionalUpdates:
     """The updates of all layers. `projection` is F^T where it is not to be rebuilt."""
@@ -156,6 +156,6 @@ def updates(
     error = output_gradient(clean.dense.scores, labels)
     if projection is None:
         projection = error_projection(network, clean)
-    factors = update_factors(network, clean, error, projection, slope, linear)
+    factors = update_factors(network, clean, error, projection, activation_gain, linear)
     layers = tuple(layer_update(*next(factors), layer) for layer in network.layers)
     return ConvolutionalUpdates(layers, batch_mean_updates(network.dense, factors))

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ._arrays import Array, check_finite, check_not_negative, check_positive, check_shape
-from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
+from .pair_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
 
 __all__ = [
     "REMEDIES",

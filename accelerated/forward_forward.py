@@ -29,7 +29,7 @@ from .activations import Activation
 from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
 from .network import LayerUpdate, Network, Updates, affine, collect
-from .stream_losses import LayerGoodness, LayerLoss, threshold
+from .pair_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
     "Prior",

@@ -39,12 +39,12 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(operators)
 
 
-def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
-    """slope^(L-2l), or slope^(L-1-l) with `linear`, for the hidden layers; 1 for the output layer."""
-    check_positive("slope", slope)
+def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
+    """lambda^(L-2l), lambda the gain, or lambda^(L-1-l) with `linear`, for hidden layers; 1 for the output layer."""
+    check_positive("activation_gain", activation_gain)
     if linear:
-        return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
-    return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
+        return [activation_gain ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
+    return [activation_gain ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
 def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
@@ -65,15 +65,15 @@ def update_factors(
     error: Array,
     projection: Array,
     masks: Masks = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l, or with `linear` `linear_errors`, corrected by the slope (e at the output); and h_(l-1)."""
+    """h_l - h~_l, or with `linear` `linear_errors`, corrected by the gain (e at the output); and h_(l-1)."""
     check_shape("error", error, clean.scores.shape)
     check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
     u = error @ (projection.T @ network.weights[0].T)  # rows for columns: thin products are fast with few rows
     differences = (linear_errors if linear else propagated_differences)(network, clean, u, masks)
-    correction = depth_correction(slope, len(network.weights), linear)
+    correction = depth_correction(activation_gain, len(network.weights), linear)
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield (delta if factor == 1 else factor * delta), h
 
@@ -84,7 +84,7 @@ def recomputed_factors(
     error: Array,
     projection: Array,
     masks: Iterable[Array | None] | None = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: one layer's activations and differences alive at a time.
@@ -98,7 +98,7 @@ def recomputed_factors(
     h, depth = x, len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
     u = error @ (projection.T @ network.weights[0].T)
-    for layer, factor in enumerate(depth_correction(slope, depth, linear)[:-1]):
+    for layer, factor in enumerate(depth_correction(activation_gain, depth, linear)[:-1]):
         activation, mask = network.activations[layer], next(masks)
         z, a = h, affine(network.weights[layer], network.biases[layer], h)
         h = activation.value(a)
@@ -123,16 +123,18 @@ def updates(
     masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Updates:
-    """The updates of all layers, with `linear` by `linear_errors`, corrected by the slope.
+    """The updates of all layers, with `linear` by `linear_errors`, corrected by the gain.
 
-    Both passes share the dropout masks. `projection` is F where it is not to be rebuilt from the present weights
-    (refreshed every few steps, say).
+    Both passes share the dropout masks. `projection` is F where it is not built from the present weights: every few
+    steps, say.
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope, linear))
+    return batch_mean_updates(
+        network, update_factors(network, clean, error, projection, masks, activation_gain, linear)
+    )

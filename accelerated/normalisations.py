@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape, wide, widened
-from .grids import channels_last
+from .adaptive_pooling import channels_last
 
 __all__ = [
     "batch_norm",

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from ._arrays import Array, check_count, check_shape, wide, widened
-from .grids import Pooling, channels_last, grid_pool, spread
+from .adaptive_pooling import Pooling, channels_last, grid_pool, spread
 
 __all__ = [
     "Grid",

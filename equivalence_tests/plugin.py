@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from .placement import Placement
 from .sides import DTYPES, EPS, MODULES, OURS, ReferenceSide, Side, TwinSide
-from .strategies import Margin
+from .strategies import KinkDistance
 from .tolerance import Comparison
 
 OF_A_PRECISION = {"side", "twin", "compare", "ours"}  # arguments of tests that depend on --dtype
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    Margin.widen_for(EPS[config.getoption("--dtype")])
+    KinkDistance.widen_for(EPS[config.getoption("--dtype")])
     if config.getoption("--twin") != OURS:
         try:
             TwinSide(config.getoption("--twin"), "cpu", "float64")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from prograde.reference import activations, forward_forward, layers, network, orthogonality, stream_losses
+from prograde.reference import activations, forward_forward, layers, network, orthogonality, pair_losses
 
 from .sides import Dense
 
@@ -16,7 +16,7 @@ KINKED = ("relu", "leaky_relu", "maxmin")
 NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
 
 
-class Margin:
+class KinkDistance:
     """How far pre-activations stay from a kink: far beyond any rounding, and rare enough to be met by chance."""
 
     size = 1e-3
@@ -85,7 +85,7 @@ def scored(draw: st.DrawFn) -> tuple[Any, Any]:
     return 3 * rng.standard_normal((batch, num_classes)), rng.integers(0, num_classes, batch)
 
 
-def kinks(name: str, a: Any) -> Any:
+def kink_distance(name: str, a: Any) -> Any:
     """Distance of each sample's pre-activations from the activation's kinks: (batch,), infinite without kinks."""
     if name in ("relu", "leaky_relu"):
         return np.abs(a).min(axis=1)
@@ -101,17 +101,17 @@ def reference_network(dense: Dense) -> network.Network:
 
 
 def clear_of_kinks(dense: Dense, batch: int, masks: Any, rng: np.random.Generator) -> Any:
-    """A batch x, (batch, n_0), whose pre-activations stay the margin away from every kink and silence no layer."""
+    """A batch x, (batch, n_0), with pre-activations `KinkDistance.size` away from every kink that silence no layer."""
     x = rng.standard_normal((batch, dense.weights[0].shape[1]))
     for _ in range(300):
         clean = network.forward(reference_network(dense), x, masks)
-        distances = [kinks(name, a) for name, a in zip(dense.activations, clean.preactivations, strict=True)]
+        distances = [kink_distance(name, a) for name, a in zip(dense.activations, clean.preactivations, strict=True)]
         alive = [np.any(h != 0, axis=1) for h in clean.inputs]
-        redraw = (np.min(distances, axis=0) < Margin.size) | ~np.all(alive, axis=0)
+        redraw = (np.min(distances, axis=0) < KinkDistance.size) | ~np.all(alive, axis=0)
         if not redraw.any():
             return x
         x[redraw] = rng.standard_normal((redraw.sum(), x.shape[1]))
-    raise RuntimeError("no batch clear of kinks in 300 draws: the network is too large for the margin, or silent")
+    raise RuntimeError("no batch clear of kinks in 300 draws: the network is too large for that distance, or silent")
 
 
 @st.composite
@@ -215,7 +215,7 @@ def opposite_pairs(shape: tuple[int, int], rng: np.random.Generator) -> Any:
 
 
 @st.composite
-def layer_goodness(draw: st.DrawFn) -> stream_losses.LayerGoodness:
+def layer_goodness(draw: st.DrawFn) -> pair_losses.LayerGoodness:
     """A layer's goodness on two streams; the first sample is told wrongly, by this layer and by the others."""
     layer = draw(st.integers(0, 3), label="layer")
     depth = layer + draw(st.integers(1, 3), label="layers from this one on")
@@ -226,9 +226,9 @@ def layer_goodness(draw: st.DrawFn) -> stream_losses.LayerGoodness:
     positive, negative, prior_positive, prior_negative = scale + spread * rng.standard_normal((4, batch))
     positive[0], negative[0] = scale - 1 - spread, scale + 1 + spread
     prior_positive[0], prior_negative[0] = -0.2 * spread, 0.3 * spread
-    return stream_losses.LayerGoodness(layer, depth, scale, positive, negative, prior_positive, prior_negative)
+    return pair_losses.LayerGoodness(layer, depth, scale, positive, negative, prior_positive, prior_negative)
 
 
-def size_of(layer: stream_losses.LayerGoodness) -> float:
+def size_of(layer: pair_losses.LayerGoodness) -> float:
     """How large the numbers of a layer's goodness are, at least 1: what rounding errors are a share of."""
     return max(1.0, *(float(np.abs(array).max()) for array in layer[3:]), abs(layer.scale))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import Side, TwinSide
-from prograde.equivalence_tests.strategies import KINKED, SMOOTH, Margin, arrays, seeds
+from prograde.equivalence_tests.strategies import KINKED, SMOOTH, KinkDistance, arrays, seeds
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference.activations import ACTIVATIONS
 
@@ -20,9 +20,9 @@ def clear(name: str, a: np.ndarray) -> np.ndarray:
     if name == "maxmin":
         gap = a[:, 0::2] - a[:, 1::2]
         a = a.copy()
-        a[:, 0::2] += np.where(np.abs(gap) < Margin.size, 1.0, 0.0)
+        a[:, 0::2] += np.where(np.abs(gap) < KinkDistance.size, 1.0, 0.0)
         return a
-    return np.where(np.abs(a) < Margin.size, 1.0, a)
+    return np.where(np.abs(a) < KinkDistance.size, 1.0, a)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -47,7 +47,7 @@ def test_difference(name: str, twin: Side, compare: Comparison, a: np.ndarray, r
 def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarray, rng: np.random.Generator):
     """sigma(a) - sigma(a - u) is J(a) u to first order; the twin does not lose it to cancellation."""
     a = clear(name, a)
-    u = 1e-3 * Margin.size * rng.standard_normal(a.shape)
+    u = 1e-3 * KinkDistance.size * rng.standard_normal(a.shape)
     a, u = twin.results(twin.operands((a, u)))
     difference = twin.results(twin.activations.ACTIVATIONS[name].difference(*twin.operands((a, u))))
     derivative = ACTIVATIONS[name].jvp(a, u)

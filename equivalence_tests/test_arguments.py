@@ -93,7 +93,7 @@ def padded_layer(bias: Any) -> Lazy:
 def goodness(**changed: Any) -> Lazy:
     names = ("positive", "negative", "prior_positive", "prior_negative")
     arrays = {name: changed.get(name, STREAM) for name in names}
-    return Lazy(lambda s: s.stream_losses.LayerGoodness(1, 3, 1.0, **s.operands(arrays)))
+    return Lazy(lambda s: s.pair_losses.LayerGoodness(1, 3, 1.0, **s.operands(arrays)))
 
 
 def local_layers(side: Side) -> Any:
@@ -187,19 +187,19 @@ ROWS: list[Row] = [
     *of_labels("score_losses.smooth_margin", then=(SCORES, LABEL)),
     *of_numbers("score_losses.smooth_margin", beta="positive", margin="finite"),
     # Losses on two streams
-    *of_numbers("stream_losses.threshold", threshold="finite"),
-    row("stream_losses.threshold", "negative: shape (4, 1), expected (4,)", then=(goodness(negative=STREAM[:, None]),)),
-    row("stream_losses.threshold", "positive: shape (0,), expected (batch", then=(goodness(positive=STREAM[:0]),)),
-    *of_numbers("stream_losses.symba", alpha="positive"),
-    row("stream_losses.symba", "negative: shape (1,), expected (4,)", then=(goodness(negative=STREAM[:1]),)),
-    *of_numbers("stream_losses.smoothed_triplet", beta="positive", margin="finite"),
-    row("stream_losses.smoothed_triplet", "negative: shape (1,)", then=(goodness(negative=STREAM[:1]),)),
-    row("stream_losses.two_thresholds", "positive: nan, expected a finite", NAN, 1.0),
-    row("stream_losses.two_thresholds", "negative: nan, expected a finite", 1.0, NAN),
-    row("stream_losses.two_thresholds", "penalty: -1.0, expected 0 or more", 1.0, 1.0, -1.0),
-    row("stream_losses.two_thresholds", "negative: shape (1,)", 1.0, 1.0, then=(goodness(negative=STREAM[:1]),)),
-    *of_numbers("stream_losses.collaboration", threshold="finite"),
-    row("stream_losses.collaboration", "prior_positive: shape (1,)", then=(goodness(prior_positive=STREAM[:1]),)),
+    *of_numbers("pair_losses.threshold", threshold="finite"),
+    row("pair_losses.threshold", "negative: shape (4, 1), expected (4,)", then=(goodness(negative=STREAM[:, None]),)),
+    row("pair_losses.threshold", "positive: shape (0,), expected (batch", then=(goodness(positive=STREAM[:0]),)),
+    *of_numbers("pair_losses.symba", alpha="positive"),
+    row("pair_losses.symba", "negative: shape (1,), expected (4,)", then=(goodness(negative=STREAM[:1]),)),
+    *of_numbers("pair_losses.smoothed_triplet", beta="positive", margin="finite"),
+    row("pair_losses.smoothed_triplet", "negative: shape (1,)", then=(goodness(negative=STREAM[:1]),)),
+    row("pair_losses.two_thresholds", "positive: nan, expected a finite", NAN, 1.0),
+    row("pair_losses.two_thresholds", "negative: nan, expected a finite", 1.0, NAN),
+    row("pair_losses.two_thresholds", "penalty: -1.0, expected 0 or more", 1.0, 1.0, -1.0),
+    row("pair_losses.two_thresholds", "negative: shape (1,)", 1.0, 1.0, then=(goodness(negative=STREAM[:1]),)),
+    *of_numbers("pair_losses.collaboration", threshold="finite"),
+    row("pair_losses.collaboration", "prior_positive: shape (1,)", then=(goodness(prior_positive=STREAM[:1]),)),
     # Cumulative goodness
     row("cumulative_goodness.log_attenuation", "prior: shape (4, 1), expected (4,)", STREAM, STREAM[:, None], 4.0, 1.0),
     row(
@@ -240,13 +240,13 @@ ROWS: list[Row] = [
     *of_numbers("goodness.excess_kurtosis", eps="not negative"),
     row("goodness.negated", "h: shape (4,), expected (batch", SUM_OF_SQUARES, attribute="value", then=(STREAM,)),
     # Grids, scores and normalisations
-    row("grids.grid_pool", "grid: 0, expected 1 or more", IMAGES, (0, 2)),
-    row("grids.grid_pool", "grid: 1.5, expected 1 or more, a whole", IMAGES, (2, 1.5)),
-    row("grids.grid_pool", "pooling: 'max', expected 'mean' or 'sum'", IMAGES, (2, 2), "max"),
-    row("grids.grid_pool", "h: shape (4, 3), expected (batch, channels", X, (2, 2)),
-    row("grids.grid_pool_adjoint", "y: shape (4, 3), expected (batch, channels", X, (2, 2)),
-    row("grids.grid_pool_adjoint", "size: 0, expected 1 or more", IMAGES, (0, 2)),
-    row("grids.grid_pool_adjoint", "pooling: 'max'", IMAGES, (2, 2), "max"),
+    row("adaptive_pooling.grid_pool", "grid: 0, expected 1 or more", IMAGES, (0, 2)),
+    row("adaptive_pooling.grid_pool", "grid: 1.5, expected 1 or more, a whole", IMAGES, (2, 1.5)),
+    row("adaptive_pooling.grid_pool", "pooling: 'max', expected 'mean' or 'sum'", IMAGES, (2, 2), "max"),
+    row("adaptive_pooling.grid_pool", "h: shape (4, 3), expected (batch, channels", X, (2, 2)),
+    row("adaptive_pooling.grid_pool_adjoint", "y: shape (4, 3), expected (batch, channels", X, (2, 2)),
+    row("adaptive_pooling.grid_pool_adjoint", "size: 0, expected 1 or more", IMAGES, (0, 2)),
+    row("adaptive_pooling.grid_pool_adjoint", "pooling: 'max'", IMAGES, (2, 2), "max"),
     row("scores.features", "h: shape (4, 3), expected (batch, channels", X, (2, 2)),
     *of_numbers("scores.group_mean", num_classes="count"),
     row("scores.group_mean", "h: shape (4,), expected (batch, C, ...)", 2, attribute="value", then=(STREAM, ())),
@@ -358,8 +358,8 @@ ROWS: list[Row] = [
     row("backprop.update_factors", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
     *of_updates("foton.updates", NET),
     row("foton.updates", "projection: shape (1, 2), expected (3, 2)", NET, X, LABELS, projection=np.ones((1, 2))),
-    row("foton.updates", "slope: 0.0, expected a positive", NET, X, LABELS, slope=0.0),
-    row("foton.depth_correction", "slope: nan, expected a positive", NAN, 3),
+    row("foton.updates", "activation_gain: 0.0, expected a positive", NET, X, LABELS, activation_gain=0.0),
+    row("foton.depth_correction", "activation_gain: nan, expected a positive", NAN, 3),
     row("foton.update_factors", "error: shape (1, 2), expected (4, 2)", NET, PASSED, SCORES[:1], np.ones((3, 2))),
     row("foton.recomputed_factors", "error: shape (1, 2), expected (4, 2)", NET, X, SCORES[:1], np.ones((3, 2))),
     row("foton.recomputed_factors", EMPTY, NET, X[:0], SCORES[:0], np.ones((3, 2))),
@@ -530,7 +530,14 @@ ROWS: list[Row] = [
         np.ones((4, 4, 1, 1)),
     ),
     *of_labels("convolutional_foton.updates", CIRCULAR_NET, IMAGES, LABEL),
-    row("convolutional_foton.updates", "slope: nan, expected a positive", CIRCULAR_NET, IMAGES, LABELS, slope=NAN),
+    row(
+        "convolutional_foton.updates",
+        "activation_gain: nan, expected a positive",
+        CIRCULAR_NET,
+        IMAGES,
+        LABELS,
+        activation_gain=NAN,
+    ),
     row(
         "convolutional_foton.update_factors",
         "error: shape (1, 2), expected (4, 2)",

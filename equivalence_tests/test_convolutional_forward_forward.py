@@ -50,8 +50,8 @@ def image_streams(draw: st.DrawFn, place: str) -> ImageStreams:
 
 
 LOSSES: dict[str, Callable[[Side], Any]] = {
-    "threshold": lambda side: side.stream_losses.threshold(0.5),
-    "collaboration": lambda side: side.stream_losses.collaboration(1.2),
+    "threshold": lambda side: side.pair_losses.threshold(0.5),
+    "collaboration": lambda side: side.pair_losses.collaboration(1.2),
 }
 
 
@@ -205,14 +205,14 @@ def test_over_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, ca
 
     def convolved(side: Side, dense: Any, images: Any, x: Any, labels: Any, negative: Any) -> Any:
         module, network = side.convolutional_forward_forward, side.padded_network(images)
-        loss = side.stream_losses.collaboration(1.0)
+        loss = side.pair_losses.collaboration(1.0)
         found = module.updates(network, x[:, :, None, None], labels, negative, K, loss=loss, prior="before")
         weights = tuple(layer.weight[:, :, 0, 0] for layer in found.layers)
         return weights, module.label_scores(network, x[:, :, None, None], K)
 
     def theirs(side: Side, dense: Any, images: Any, x: Any, labels: Any, negative: Any) -> Any:
         module, network = side.forward_forward, side.network(dense)
-        loss = side.stream_losses.collaboration(1.0)
+        loss = side.pair_losses.collaboration(1.0)
         return module.updates(network, x, labels, negative, K, loss=loss).weights, module.label_scores(network, x, K)
 
     compare(side, "as dense", convolved, case.dense, images, *case[1:], expected=theirs)
@@ -253,7 +253,7 @@ def test_the_reference_is_autograd_of_each_layers_own_loss(data: st.DataObject, 
     side = ReferenceSide()
     ours = convolutional_forward_forward.updates(
         side.padded_network(case.images), case.x, case.labels, case.negative_labels, K,
-        loss=side.stream_losses.threshold(0.5), place=place,
+        loss=side.pair_losses.threshold(0.5), place=place,
     )  # fmt: skip
     updates = [*ours.layers, *zip(*ours.dense, strict=True)]
     for i, ((weight, bias), (w, b)) in enumerate(zip(updates, by_autograd(case, place), strict=True)):

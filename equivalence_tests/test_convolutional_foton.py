@@ -92,16 +92,16 @@ def image_cases(
 
 
 def updates(side: Side, images: Any, x: Any, labels: Any, **options: Any) -> Any:
-    """`slope` is the options' and that of the network: what every activation multiplies by, if it is given."""
+    """`activation_gain` is the options' and the network's: what every activation multiplies by, if it is given."""
     network = side.image_network(images)
-    if "slope" in options:
-        network = scaled(side, network, options["slope"])
+    if "activation_gain" in options:
+        network = scaled(side, network, options["activation_gain"])
     return side.convolutional_foton.updates(network, x, labels, **options)
 
 
-def scaled(side: Side, network: Any, slope: float) -> Any:
-    """The network with sigma(a) = slope a before the output."""
-    activation = side.activations.Activation(lambda a: slope * a, *(lambda a, u: slope * u,) * 3)
+def scaled(side: Side, network: Any, gain: float) -> Any:
+    """The network with sigma(a) = gain a before the output."""
+    activation = side.activations.Activation(lambda a: gain * a, *(lambda a, u: gain * u,) * 3)
     dense = network.dense
     hidden = (activation,) * (len(dense.weights) - 1)
     return network._replace(
@@ -163,14 +163,14 @@ def clearance(case: ImageCase) -> float:
     return least
 
 
-def backpropagated(case: ImageCase, slope: float = 1.0) -> list[Any]:
+def backpropagated(case: ImageCase, gain: float = 1.0) -> list[Any]:
     """dLoss/dparameter of the kernels and dense weights, by autograd of our own forward pass in float64."""
     side = TwinSide("prograde.accelerated", "cpu", "float64")
     images, x, labels = side.operands(tuple(case))
     kernels = [layer.kernel.requires_grad_() for layer in images.layers]
     weights = [weight.requires_grad_() for weight in images.dense.weights]
     network = side.image_network(images)
-    clean = side.convolutional_foton.forward(network if slope == 1 else scaled(side, network, slope), x)
+    clean = side.convolutional_foton.forward(network if gain == 1 else scaled(side, network, gain), x)
     loss = side.losses.cross_entropy(clean.dense.scores, labels).mean()
     return [g.cpu().numpy() for g in torch.autograd.grad(loss, [*kernels, *weights])]
 
@@ -178,7 +178,10 @@ def backpropagated(case: ImageCase, slope: float = 1.0) -> list[Any]:
 def relative_errors(side: Side, case: ImageCase, **options: Any) -> list[float]:
     found = side.results(updates(side, *side.operands(tuple(case)), **options))
     ours = [*(layer.weight for layer in found.layers), *found.dense.weights]
-    return [rms(a - b) / rms(b) for a, b in zip(ours, backpropagated(case, options.get("slope", 1.0)), strict=True)]
+    return [
+        rms(a - b) / rms(b)
+        for a, b in zip(ours, backpropagated(case, options.get("activation_gain", 1.0)), strict=True)
+    ]
 
 
 @given(case=image_cases(("identity",), growing=False))
@@ -205,11 +208,11 @@ def output_only(case: ImageCase) -> Dense:
 
 
 @pytest.mark.parametrize("linear", [False, True])
-def test_a_slope_gives_the_updates_of_a_scaled_network_their_size(side: Side, linear: bool):
+def test_an_activation_gain_gives_the_updates_of_a_scaled_network_their_size(side: Side, linear: bool):
     """sigma(a) = a / 2 in three layers, two of them convolutions: backpropagation's updates, layer by layer."""
     case = image_case(np.random.default_rng(3), (3, 6, 6), (2, 1), (1, 2), 3, (5,), biases=True)
-    errors = relative_errors(side, case, linear=linear, slope=0.5)
-    assert max(errors) <= EXACT * side.eps, f"slope: relative errors {errors}"
+    errors = relative_errors(side, case, linear=linear, activation_gain=0.5)
+    assert max(errors) <= EXACT * side.eps, f"activation_gain: relative errors {errors}"
 
 
 def test_a_widening_stem_does_not_give_backprop(side: Side):

@@ -54,7 +54,7 @@ def numpy(tensor: Any) -> Any:
     return tensor.detach().double().cpu().numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"linear": True, "slope": 0.9}], ids=["plain", "linear"])
+@pytest.mark.parametrize("options", [{}, {"linear": True, "activation_gain": 0.9}], ids=["plain", "linear"])
 @pytest.mark.parametrize("channels", [8, 14], ids=["narrowing", "widening"])
 def test_gradients_are_the_references_through_the_parts(channels: int, options: Any):
     """.grad of mixing, bases and biases: the reference's kernel update times its kernel's derivative."""
@@ -193,7 +193,7 @@ def test_rules_without_convolutions_refuse_them():
         Pepita(nn.Sequential(nn.Identity(), OrthogonalConv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
 
 
-@pytest.mark.parametrize("options", [{"recompute": True}, {"refresh": 2}])
+@pytest.mark.parametrize("options", [{"recompute": True}, {"projection_every": 2}])
 def test_options_that_convolutions_lack_are_refused(options: Any):
     with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: with convolutions"):
         Foton(model(), **options)

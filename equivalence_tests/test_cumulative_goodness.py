@@ -78,7 +78,7 @@ EQUATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 def on(side: Side, loss: Any, layer: Any) -> Any:
     """The credit of a layer's goodness on a side, as NumPy arrays."""
-    return side.results(loss(side.stream_losses.LayerGoodness(*side.operands(layer))))
+    return side.results(loss(side.pair_losses.LayerGoodness(*side.operands(layer))))
 
 
 def layer_at(margin: Any, prior: Any, layer: int = 1, depth: int = 4) -> Any:
@@ -97,7 +97,7 @@ def s(u: Any, beta: float = 4.0) -> Any:
 @given(layer=layer_goodness())
 def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
     def credit(side: Side, layer: Any) -> Any:
-        return LOSSES[name](side.cumulative_goodness)(side.stream_losses.LayerGoodness(*layer))
+        return LOSSES[name](side.cumulative_goodness)(side.pair_losses.LayerGoodness(*layer))
 
     compare(twin, name, credit, layer)
 
@@ -320,7 +320,7 @@ def test_without_gamma_all_is_local(side: Side, layer: Any, beta: float):
     """gamma = 0 is the loss per block, SymBa's; gated or not."""
     module = side.cumulative_goodness
     local = on(side, module.per_block(beta), layer)
-    symba = on(side, side.stream_losses.symba(beta), layer)
+    symba = on(side, side.pair_losses.symba(beta), layer)
     limit = 64 * side.eps * size_of(layer)
     for loss in (module.cumulative(0.0, beta), module.hardness_gated(0.0, beta=beta)):
         for name, a, b, c in zip(local._fields, local, on(side, loss, layer), symba, strict=True):
@@ -363,7 +363,7 @@ def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side)
 @given(layer=layer_goodness(), raw_tau=st.sampled_from([-1.0, 0.5, 3.0]), kappa=st.sampled_from([-0.5, 0.3]))
 def test_gate_gradient(twin: Side, compare: Comparison, layer: Any, raw_tau: float, kappa: float):
     def gradient(side: Side, layer: Any, raw_tau: Any, kappa: Any) -> Any:
-        layer = side.stream_losses.LayerGoodness(*layer)
+        layer = side.pair_losses.LayerGoodness(*layer)
         return side.cumulative_goodness.gate_gradient(layer, raw_tau, kappa, 0.5, 1.0)
 
     compare(twin, "gate_gradient", gradient, layer, np.array(raw_tau), np.array(kappa))
@@ -375,7 +375,7 @@ def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: floa
     layer = side.results(side.operands(layer))
     layer = layer._replace(**{field: 2 * getattr(layer, field) / size_of(layer) for field in layer._fields[3:]})
     layer = side.results(side.operands(layer))
-    operand = side.stream_losses.LayerGoodness(*side.operands(layer))
+    operand = side.pair_losses.LayerGoodness(*side.operands(layer))
     learnt = side.operands((np.array(raw_tau), np.array(kappa)))
     kept = side.results(learnt)
     ours = side.results(side.cumulative_goodness.gate_gradient(operand, *learnt, 0.5, 1.0))

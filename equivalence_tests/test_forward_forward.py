@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prograde.equivalence_tests.sides import Dense, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, arrays, reference_network, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import activations, cumulative_goodness, forward_forward, goodness, stream_losses
+from prograde.reference import activations, cumulative_goodness, forward_forward, goodness, pair_losses
 
 pytestmark = pytest.mark.smoke
 
@@ -36,7 +36,7 @@ def test_updates(
     def updates(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
         return side.forward_forward.updates(
             side.network(dense), x, labels, negative, 5,
-            side.goodness.GOODNESS[goodness], LOSSES[loss](side.stream_losses), prior, amplitude,
+            side.goodness.GOODNESS[goodness], LOSSES[loss](side.pair_losses), prior, amplitude,
         )  # fmt: skip
 
     compare(twin, "forward_forward.updates", updates, *case)
@@ -54,7 +54,7 @@ def test_losses_of_layers(twin: Side, compare: Comparison, case: Streams):
 @given(case=streams(), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
 def test_updates_of_any_two_streams(twin: Side, compare: Comparison, case: Streams, prior: Any, normalised: bool):
     def updates(side: Side, dense: Any, positive: Any, negative: Any) -> Any:
-        loss = side.stream_losses.collaboration(0.8)
+        loss = side.pair_losses.collaboration(0.8)
         layers = side.forward_forward.stream_updates(
             side.network(dense), positive, negative, loss=loss, prior=prior, normalised=normalised
         )
@@ -214,9 +214,9 @@ TORCH_GOODNESS: dict[str, Any] = {
 }
 
 REFERENCE_LOSSES: dict[str, Any] = {
-    "threshold": lambda: stream_losses.threshold(0.5),
-    "symba": lambda: stream_losses.symba(0.7),
-    "collaboration": lambda: stream_losses.collaboration(1.2),
+    "threshold": lambda: pair_losses.threshold(0.5),
+    "symba": lambda: pair_losses.symba(0.7),
+    "collaboration": lambda: pair_losses.collaboration(1.2),
     "cumulative": lambda: cumulative_goodness.cumulative(gamma=0.7, beta=0.2),
 }
 

@@ -31,23 +31,23 @@ def _ours_only(twin: TwinSide) -> None:
 CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], Any], str, str]] = {
     "goodness": (
         lambda model: ForwardForward(model, num_classes=5, goodness="kurtosis", threshold=0.5),
-        lambda side: side.stream_losses.threshold(0.5), "kurtosis", "none",
+        lambda side: side.pair_losses.threshold(0.5), "kurtosis", "none",
     ),
     "SymBa": (
         lambda model: SymBa(model, num_classes=5, alpha=0.7),
-        lambda side: side.stream_losses.symba(0.7), "mean-square", "none",
+        lambda side: side.pair_losses.symba(0.7), "mean-square", "none",
     ),
     "LayerCollaboration": (
         lambda model: LayerCollaboration(model, num_classes=5, threshold=2.0),
-        lambda side: side.stream_losses.collaboration(2.0), "sum-of-squares", "others",
+        lambda side: side.pair_losses.collaboration(2.0), "sum-of-squares", "others",
     ),
     "LayerCollaboration with the layers before": (
         lambda model: LayerCollaboration(model, num_classes=5, prior="before"),
-        lambda side: lambda layer: side.stream_losses.collaboration(layer.layer + 1)(layer), "sum-of-squares", "before",
+        lambda side: lambda layer: side.pair_losses.collaboration(layer.layer + 1)(layer), "sum-of-squares", "before",
     ),
     "LayerCollaboration of all layers": (
         lambda model: LayerCollaboration(model, num_classes=5),
-        lambda side: lambda layer: side.stream_losses.collaboration(layer.depth)(layer), "sum-of-squares", "others",
+        lambda side: lambda layer: side.pair_losses.collaboration(layer.depth)(layer), "sum-of-squares", "others",
     ),
     "CumulativeForwardForward": (
         lambda model: CumulativeForwardForward(model, num_classes=5, gamma=0.7, beta=2.0),
@@ -146,9 +146,9 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
     loss = rule.assign_credit(x, y)
     side = ReferenceSide()
     losses = {
-        ForwardForward: (side.goodness.sum_of_squares, side.stream_losses.threshold(1.0), "before"),
-        SymBa: (side.goodness.mean_square, side.stream_losses.symba(4.0), "before"),
-        LayerCollaboration: (side.goodness.sum_of_squares, side.stream_losses.collaboration(3.0), "others"),
+        ForwardForward: (side.goodness.sum_of_squares, side.pair_losses.threshold(1.0), "before"),
+        SymBa: (side.goodness.mean_square, side.pair_losses.symba(4.0), "before"),
+        LayerCollaboration: (side.goodness.sum_of_squares, side.pair_losses.collaboration(3.0), "others"),
     }
     module, network, goodness = side.convolutional_forward_forward, reference_network(rule), losses[kind][0]
     amplitude = 1.0 if labels == "planes" else 4.0

@@ -106,9 +106,9 @@ def test_credit_operators(twin: Side, compare: Comparison, case: Case, rng: np.r
         )
 
 
-@given(case=cases(max_hidden=4), slope=st.sampled_from([1.0, 0.7, 1.3]), linear=st.booleans())
+@given(case=cases(max_hidden=4), activation_gain=st.sampled_from([1.0, 0.7, 1.3]), linear=st.booleans())
 def test_recomputing_the_clean_pass_changes_nothing(
-    side: Side, compare: Comparison, case: Case, slope: float, linear: bool
+    side: Side, compare: Comparison, case: Case, activation_gain: float, linear: bool
 ):
     """The factors of the form that holds one layer at a time are those of the ordinary form."""
 
@@ -118,8 +118,8 @@ def test_recomputing_the_clean_pass_changes_nothing(
         error = side.losses.cross_entropy_gradient(clean.scores, labels)
         projection = side.foton.error_projection(network.weights)
         if recompute:
-            return tuple(side.foton.recomputed_factors(network, x, error, projection, masks, slope, linear))
-        return tuple(side.foton.update_factors(network, clean, error, projection, masks, slope, linear))
+            return tuple(side.foton.recomputed_factors(network, x, error, projection, masks, activation_gain, linear))
+        return tuple(side.foton.update_factors(network, clean, error, projection, masks, activation_gain, linear))
 
     compare(
         side,
@@ -169,13 +169,13 @@ def test_linear_pass_comes_nearer_to_backprop_in_a_deep_network(side: Side):
     assert all(a > b for a, b in zip(linear[1:], plain[1:], strict=True)), f"cosines {linear} and {plain}"
 
 
-@given(case=cases(), slope=st.sampled_from([0.7, 1.3]))
-def test_updates_corrected_for_a_slope(side: Side, compare: Comparison, case: Case, slope: float):
+@given(case=cases(), activation_gain=st.sampled_from([0.7, 1.3]))
+def test_updates_corrected_for_an_activation_gain(side: Side, compare: Comparison, case: Case, activation_gain: float):
     """Each hidden update times lambda^(L-2l), biases too; the output's as it was."""
 
     def corrected(reference: Side, *operands: Any) -> Any:
         plain = foton_updates(reference, *operands)
-        factors = [slope ** (case.depth - 2 * layer) for layer in range(1, case.depth)] + [1.0]
+        factors = [activation_gain ** (case.depth - 2 * layer) for layer in range(1, case.depth)] + [1.0]
         return reference.net.Updates(
             *(
                 tuple(None if a is None else np.asarray(f, a.dtype) * a for f, a in zip(factors, part, strict=True))
@@ -184,7 +184,7 @@ def test_updates_corrected_for_a_slope(side: Side, compare: Comparison, case: Ca
         )
 
     def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
-        return side.foton.updates(side.network(dense), x, labels, masks, slope=slope)
+        return side.foton.updates(side.network(dense), x, labels, masks, activation_gain=activation_gain)
 
     compare(side, "foton.updates", updates, *case, expected=corrected)
 
@@ -299,10 +299,10 @@ def test_scaled_identity_scales_updates_by_depth(side: Side, rng: np.random.Gene
         delta, gradient = factor ** (2 * layer - depth + 1), factor ** (2 * layer - depth)
         assert rms(ours[layer - 1] - delta * theirs[layer - 1]) <= EXACT * side.eps * rms(ours[layer - 1])
         assert rms(ours_g[layer - 1] - gradient * theirs_g[layer - 1]) <= EXACT * side.eps * rms(ours_g[layer - 1])
-    corrected = side.results(side.foton.updates(network, x, labels, slope=factor)).weights
+    corrected = side.results(side.foton.updates(network, x, labels, activation_gain=factor)).weights
     for layer, (a, b) in enumerate(zip(corrected, theirs_g, strict=True)):
         assert rms(a - b) <= EXACT * side.eps * rms(b), f"corrected weights[{layer}]"
-    linear = side.results(side.foton.updates(network, x, labels, slope=factor, linear=True)).weights
+    linear = side.results(side.foton.updates(network, x, labels, activation_gain=factor, linear=True)).weights
     for layer, (a, b) in enumerate(zip(linear, theirs_g, strict=True)):
         assert rms(a - b) <= EXACT * side.eps * rms(b), f"linear, corrected weights[{layer}]"
 
@@ -364,7 +364,7 @@ def test_adding_the_projected_error_ascends(side: Side, compare: Comparison, cas
 
 
 def test_a_stale_projection_errs_with_its_age(side: Side):
-    """The error grows with the distance of the weights from those that F was built from, and is none at a refresh."""
+    """The error grows with the distance of the weights from those that F was built from; none where F is rebuilt."""
     case = linear_case([32, 24, 24, 10])
     rng = np.random.default_rng(1)
     turn = rng.standard_normal((24, 24))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
-from prograde.equivalence_tests.strategies import Margin, seeds
+from prograde.equivalence_tests.strategies import KinkDistance, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
 pytestmark = pytest.mark.smoke
@@ -36,13 +36,13 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 @st.composite
 def activities(draw: st.DrawFn, widths: tuple[int, ...] = (5, 8, 17, 33)) -> Any:
-    """(batch, n) or (batch, channels, height, width), magnitudes a margin apart: which is largest is no chance."""
+    """(batch, n) or (batch, channels, height, width), magnitudes so far apart: which is largest is no chance."""
     batch = draw(st.sampled_from((1, 2, 7, 16)), label="batch")  # never n: the gradient of the maximum is no diagonal
     width = draw(st.sampled_from(widths), label="width")
     shape = draw(st.sampled_from(((batch, width), (batch, 2, 3, 4))), label="shape")
     rng = draw(seeds())
     count = math.prod(shape[1:])
-    apart = max(Margin.size, 1 / count)
+    apart = max(KinkDistance.size, 1 / count)
     magnitudes = rng.uniform(0.2, 1) + apart * (np.arange(count) + 0.3 * rng.random((batch, count)))
     signs = rng.choice([-1.0, 1.0], (batch, count))
     return (rng.permuted(magnitudes, axis=1) * signs).reshape(shape)

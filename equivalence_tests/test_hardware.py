@@ -249,10 +249,10 @@ Multiply = Callable[[Any, Any], Any]
 
 
 @rounding_too
-def crossbars(side: Side, converters: Any, read_noise: float, margins: list[float]) -> Multiply:
+def crossbars(side: Side, converters: Any, read_noise: float, distances: list[float]) -> Multiply:
     """(x, W) -> x W^T by the reference, every product with the noise that the rule's generator draws for it.
 
-    What the converters are given adds its distance from their ties to `margins`.
+    What the converters are given adds its distance from their ties to `distances`.
     """
     generator = seeded(SEED)
     crossbar = side.hardware.Crossbar(*converters, read_noise)
@@ -269,7 +269,7 @@ def crossbars(side: Side, converters: Any, read_noise: float, margins: list[floa
             )
         result = side.hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
         given = zip((weight, x, result), converters, strict=True)
-        margins.extend(ties(v, b) for v, b in given if b is not None and v.any())
+        distances.extend(ties(v, b) for v, b in given if b is not None and v.any())
         return side.hardware.product(crossbar, x, weight, noise)
 
     return multiply
@@ -351,10 +351,10 @@ def off_all_ties(name: str, case: Case, converters: Any, read_noise: float, rng:
         dense, x = case.dense._replace(weights=weights), rng.standard_normal(case.x.shape)
         hidden = [len(weight) for weight in case.dense.weights[:-1]]
         fixed = tuple(rng.uniform(-1, 1, (n, case.num_classes)) for n in rows.get(name, hidden))
-        margins: list[float] = []
-        multiply = crossbars(ReferenceSide(), converters, read_noise, margins)
+        distances: list[float] = []
+        multiply = crossbars(ReferenceSide(), converters, read_noise, distances)
         found = BY_HAND[name](ReferenceSide(), multiply, dense, x, case.labels, fixed)
-        if min(margins, default=1.0) > 1e-6 and min(map(rms, found)) > 1e-6:
+        if min(distances, default=1.0) > 1e-6 and min(map(rms, found)) > 1e-6:
             return dense, x, fixed
     raise RuntimeError("no network off all ties in 200 draws")
 

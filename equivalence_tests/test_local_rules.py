@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prograde.accelerated.grids import _kept_weights
+from prograde.accelerated.adaptive_pooling import _kept_weights
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import (
     ChannelNorm,
@@ -1226,11 +1226,13 @@ def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
 
 def test_temperatures_are_not_decayed():
     learned = [DynamicTemperature(dense()), channels(), ChannelClassAssignment(dense(), assignment="frozen")]
-    names = [{name for name, p in rule.named_parameters() if any(p is q for q in rule.undecayed())} for rule in learned]
+    names = [
+        {name for name, p in rule.named_parameters() if any(p is q for q in rule.no_weight_decay())} for rule in learned
+    ]
     assert names == [
         {f"heads.{i}.alpha" for i in range(3)}, {f"heads.{i}.log_temperature" for i in range(3)}, set(),
     ]  # fmt: skip
-    assert MonoForward(dense()).undecayed() == []
+    assert MonoForward(dense()).no_weight_decay() == []
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

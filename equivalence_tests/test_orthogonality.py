@@ -358,7 +358,7 @@ def test_a_step_is_left_alone_just_where_the_trace_says_so(
     side: Side, rng: np.random.Generator, shape: tuple[int, int]
 ):
     """tr E^6 a little below 1 and above, from one direction: half precision moves it by tenths, others by less."""
-    margin = 0.4 if side.eps > 1e-3 else 0.01
+    off = 0.4 if side.eps > 1e-3 else 0.01
     weight, _, z, _ = a_step(rng, shape, 1, 0.0)
     delta = rng.standard_normal((1, shape[0]))
     delta /= np.linalg.norm(delta) * np.linalg.norm(z)
@@ -370,7 +370,7 @@ def test_a_step_is_left_alone_just_where_the_trace_says_so(
         e = np.eye(min(shape)) - orthogonality.gram(step(rate)[0])
         return float(np.trace(np.linalg.matrix_power(e, 6)))
 
-    for target in (1 - margin, 1 + margin):
+    for target in (1 - off, 1 + off):
         low, high = 0.0, 3.0
         for _ in range(60):
             middle = (low + high) / 2

@@ -131,10 +131,10 @@ def test_targets_of_a_regression_in_a_row_are_refused(twin: TwinSide):
 
 
 OPTIONS: list[tuple[Callable[..., Any], str, list[Any]]] = [
-    (Foton, "every", [1.5, 0, True, nan]),
-    (Foton, "refresh", [1.5, 0]),
-    (Foton, "limit", [nan, inf, 0]),
-    (Foton, "slope", [nan, 0, inf]),
+    (Foton, "orthogonality_every", [1.5, 0, True, nan]),
+    (Foton, "projection_every", [1.5, 0]),
+    (Foton, "orthogonality_tolerance", [nan, inf, 0]),
+    (Foton, "activation_gain", [nan, 0, inf]),
     (Backprop, "label_smoothing", [nan, 1.0, -0.1]),
     (BackpropEndToEnd, "label_smoothing", [nan, 1.0, -0.1]),
     (Pepita, "scale", [0, -1.0, nan, inf]),

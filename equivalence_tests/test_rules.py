@@ -89,21 +89,23 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
         if isinstance(side, ReferenceSide):
             gradient = getattr(side.losses, f"{loss}_gradient")
             return side.foton.updates(side.network(dense), x, labels, output_gradient=gradient)
-        return credited(Foton(sequential(dense), limit=LIMIT, loss=loss), x, labels)
+        return credited(Foton(sequential(dense), orthogonality_tolerance=LIMIT, loss=loss), x, labels)
 
     compare(twin, "Foton", updates, *case[:3])
 
 
 @given(
     case=cases(orthogonal=True, dropout=False),
-    options=st.fixed_dictionaries({"slope": st.sampled_from([0.7, 1.0]), "linear": st.booleans()}),
+    options=st.fixed_dictionaries({"activation_gain": st.sampled_from([0.7, 1.0]), "linear": st.booleans()}),
     recompute=st.booleans(),
 )
 def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.foton.updates(side.network(dense), x, labels, **options)
-        return credited(Foton(sequential(dense), limit=LIMIT, recompute=recompute, **options), x, labels)
+        return credited(
+            Foton(sequential(dense), orthogonality_tolerance=LIMIT, recompute=recompute, **options), x, labels
+        )
 
     compare(twin, "Foton", updates, *case[:3])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.linalg import matrix_rank, norm, svd
 
 from prograde.equivalence_tests.sides import Side
-from prograde.equivalence_tests.strategies import Margin, seeds
+from prograde.equivalence_tests.strategies import KinkDistance, seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
@@ -89,14 +89,14 @@ class Layer(NamedTuple):
 
 @st.composite
 def layers(draw: st.DrawFn, kind: Kind, batches: tuple[int, ...] = (1, 2, 7, 16)) -> Layer:
-    """A layer for the score; its positions are a margin apart, so that no extreme is chance."""
+    """A layer for the score; its positions are so far apart that no extreme is chance."""
     batch = draw(st.sampled_from(batches), label="batch")
     channels = CLASSES * draw(st.sampled_from((1, 2, 3)), label="channels of a class")
     sizes = ((4, 4), (3, 4), (2, 5), (1, 3)) if kind.grid else ((4, 4), (3, 5), (2, 1), ())
     size = draw(st.sampled_from(sizes), label="size")
     rng = draw(seeds())
     count = int(np.prod(size, dtype=int))
-    apart = max(Margin.size, 1 / count)
+    apart = max(KinkDistance.size, 1 / count)
     h = rng.uniform(0.1, 1, (batch, channels, 1)) + apart * (
         np.arange(count) + 0.3 * rng.random((batch, channels, count))
     )

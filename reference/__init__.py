@@ -6,6 +6,7 @@ the order of the equations. Nothing here imports torch.
 
 from . import (
     activations,
+    adaptive_pooling,
     aggregation,
     backprop,
     backprop_through_time,
@@ -23,7 +24,6 @@ from . import (
     foton,
     ftp,
     goodness,
-    grids,
     hardware,
     layers,
     learned_scores,
@@ -33,17 +33,18 @@ from . import (
     network,
     normalisations,
     orthogonality,
+    pair_losses,
     pepita,
     pooling,
     recurrent,
     recurrent_ftp,
     score_losses,
     scores,
-    stream_losses,
 )
 
 __all__ = [
     "activations",
+    "adaptive_pooling",
     "aggregation",
     "backprop",
     "backprop_through_time",
@@ -61,7 +62,6 @@ __all__ = [
     "foton",
     "ftp",
     "goodness",
-    "grids",
     "hardware",
     "layers",
     "learned_scores",
@@ -71,11 +71,11 @@ __all__ = [
     "network",
     "normalisations",
     "orthogonality",
+    "pair_losses",
     "pepita",
     "pooling",
     "recurrent",
     "recurrent_ftp",
     "score_losses",
     "scores",
-    "stream_losses",
 ]

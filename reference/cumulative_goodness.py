@@ -45,7 +45,7 @@ import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 
 from ._arrays import Array, check_finite, check_not_negative, check_positive, check_shape
-from .stream_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
+from .pair_losses import LayerCredit, LayerGoodness, LayerLoss, check_layer, symba
 
 __all__ = [
     "REMEDIES",

@@ -5,7 +5,7 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
     (1)  input:      x^+ = x with its first K pixels replaced by v onehot(label); x^- the same with a wrong label
     (2)  layer l:    x^_l = h_(l-1) / (sqrt(mean h_(l-1)^2) + eps), h_0 = x^+ or x^-;   h_l = sigma_l(W_l x^_l + b_l)
     (3)  goodness:   g_l = sum_j h_lj^2, or another of `goodness`
-    (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or another of `stream_losses`;
+    (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or another of `pair_losses`;
                      theta_l = threshold * goodness.scale(n_l)
     (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  and without x^ for biases;
                      d_l = sigma_l'(a_l)^T dg_l/dh_l,  s_l^+ = dloss_l/dg_l^+,  s_l^- = dloss_l/dg_l^-
@@ -49,7 +49,7 @@ from ._arrays import (
 from .goodness import Goodness, sum_of_squares
 from .losses import cross_entropy_gradient, one_hot
 from .network import LayerUpdate, Network, Updates, affine, collect, layer_update
-from .stream_losses import LayerGoodness, LayerLoss, threshold
+from .pair_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
     "Prior",

@@ -20,7 +20,7 @@ arXiv 2512.20668.
 | e | error | (batch, K) | output error |
 | h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
 | M_l | operators[l-1] | (n_l, n_l) | what stands between a linear network's FOTON and backpropagation |
-| lambda | slope | | factor by which an activation multiplies norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
+| lambda | activation_gain | | by what activations multiply norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
 
 In a linear network FOTON is backpropagation for layer l where M_l = I, for any W_L: where W_k W_k^T = I for every
 k <= l. These are orthonormal rows, in widths that do not grow from the input on. M_l is positive semidefinite, so the
@@ -28,12 +28,12 @@ update of a hidden layer of a linear network never has a negative inner product 
 of the paper asks for W^T W = I, which is not sufficient for a layer that widens; a test shows it.
 
 In other networks FOTON approximates: it applies the derivatives of the layers below a layer, and backpropagation those
-of the layers above. (7) describes the norms of the updates that follow from this; `slope` corrects them, the paper does
-not. Equal norms are not enough. Maxmin permutes units and keeps every norm, but the permutation depends on the sample,
-and F has the weights alone. The equivalence does not extend to maxmin, which the summary claims: a test shows an error
-of more than half the gradient. With the transposed Jacobian of each sample in the place of F the test finds the
-gradient, for a small step. The paper has no biases: here they get the update without h. The output layer need not be
-orthogonal.
+of the layers above. (7) describes the norms of the updates that follow from this; `activation_gain` corrects them, the
+paper does not. Equal norms are not enough. Maxmin permutes units and keeps every norm, but the permutation depends on
+the sample, and F has the weights alone. The equivalence does not extend to maxmin, which the summary claims: a test
+shows an error of more than half the gradient. With the transposed Jacobian of each sample in the place of F the test
+finds the gradient, for a small step. The paper has no biases: here they get the update without h. The output layer need
+not be orthogonal.
 
 (8) is a modulated pass without the activations (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e. The layer's own
 derivative is then where backpropagation has it, and only those of the layers above are missing. The update of the last
@@ -75,12 +75,12 @@ def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(operators)
 
 
-def depth_correction(slope: float, depth: int, linear: bool = False) -> list[float]:
+def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
     """What undoes equation (7), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact."""
-    check_positive("slope", slope)
+    check_positive("activation_gain", activation_gain)
     if linear:
-        return [slope ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
-    return [slope ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
+        return [activation_gain ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
+    return [activation_gain ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
 def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
@@ -101,13 +101,13 @@ def update_factors(
     error: Array,
     projection: Array,
     masks: Masks = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
 
-    With `linear` the first of them is that of equation (8). With `slope`, the lambda of (7), it is multiplied by its
-    `depth_correction`.
+    With `linear` the first of them is that of equation (8). With `activation_gain`, the lambda of (7), it is multiplied
+    by its `depth_correction`.
     """
     check_shape("error", error, clean.scores.shape)
     check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
@@ -115,7 +115,7 @@ def update_factors(
         differences = linear_errors(network, clean, error @ projection.T @ network.weights[0].T, masks)
     else:
         differences = activation_differences(network, clean, error, projection, masks)
-    correction = depth_correction(slope, len(network.weights), linear)
+    correction = depth_correction(activation_gain, len(network.weights), linear)
     for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
         yield factor * delta, h
 
@@ -126,7 +126,7 @@ def recomputed_factors(
     error: Array,
     projection: Array,
     masks: Iterable[Array | None] | None = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: both passes side by side, one layer alive at a time.
@@ -140,7 +140,9 @@ def recomputed_factors(
     h, h_modulated = x, x - u
     depth = len(network.weights)
     masks = iter(masks if masks is not None else [None] * depth)
-    for factor, weight, bias, activation in zip(depth_correction(slope, depth, linear)[:-1], *network, strict=False):
+    for factor, weight, bias, activation in zip(
+        depth_correction(activation_gain, depth, linear)[:-1], *network, strict=False
+    ):
         mask = next(masks)
         keep = 1 if mask is None else mask
         a = affine(weight, bias, h)
@@ -162,16 +164,18 @@ def updates(
     masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
-    slope: float = 1.0,
+    activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Updates:
-    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (7) or (9) for a slope.
+    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (7) or (9) for a gain.
 
-    Both passes share the masks. `projection` is F where it is not to be rebuilt from the present weights (refreshed
-    every few steps, say).
+    Both passes share the masks. `projection` is F where it is not built from the present weights: every few steps,
+    say.
     """
     clean = forward(network, x, masks)
     error = output_gradient(clean.scores, labels)
     if projection is None:
         projection = error_projection(network.weights)
-    return batch_mean_updates(network, update_factors(network, clean, error, projection, masks, slope, linear))
+    return batch_mean_updates(
+        network, update_factors(network, clean, error, projection, masks, activation_gain, linear)
+    )

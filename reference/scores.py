@@ -13,7 +13,7 @@
 | e | gradient | (batch, K) | derivative of a loss by them |
 | | num_classes | | K, of (1) and (2): group k has the channels k C / K to (k + 1) C / K - 1, at all positions |
 | u | | (batch, d) | features, d = C rows columns; without a grid all of h or h^2, flattened |
-| | grid | (rows, columns) or None | cells, as in `grids` |
+| | grid | (rows, columns) or None | cells, as in `adaptive_pooling` |
 | M | parameters[0] of (3) | (K, d) | learned |
 | R, W; b | projection; offset | (d, K); (K,) | drawn once, `random_projection` |
 | alpha | parameters[0] of (4) | () | learned, from 0 on |
@@ -37,7 +37,7 @@ import numpy as np
 from scipy.special import expit
 
 from ._arrays import Array, check_count, check_shape
-from .grids import Pooling, grid_pool, grid_pool_adjoint
+from .adaptive_pooling import Pooling, grid_pool, grid_pool_adjoint
 
 __all__ = [
     "Grid",

@@ -491,12 +491,12 @@ def test_options_of_a_rule_are_kept_and_gone_on_with() -> None:
 def test_options_go_to_the_rules_that_have_them() -> None:
     rules = ["symba", "foton"]
     result = run(
-        "compare", *rules, "--option", "goodness=mean", "--option", "slope=0.9", "--epochs", "1", "--seeds", "1",
-        "--hidden", "8", "--output", "out",
+        "compare", *rules, "--option", "goodness=mean", "--option", "activation_gain=0.9", "--epochs", "1",
+        "--seeds", "1", "--hidden", "8", "--output", "out",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     jobs = lines(Path("out/log.jsonl"))[0]["jobs"]
-    assert [job["options"] for job in jobs] == [{"amplitude": 4.0, "goodness": "mean"}, {"slope": 0.9}]
+    assert [job["options"] for job in jobs] == [{"amplitude": 4.0, "goodness": "mean"}, {"activation_gain": 0.9}]
 
 
 def test_train_without_output_writes_nothing() -> None:

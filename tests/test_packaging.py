@@ -34,7 +34,7 @@ MATH = {
     "convolutional_network",
     "cumulative_goodness",
     "goodness",
-    "grids",
+    "adaptive_pooling",
     "learned_scores",
     "losses",
     "negatives",
@@ -44,7 +44,7 @@ MATH = {
     "recurrent",
     "score_losses",
     "scores",
-    "stream_losses",
+    "pair_losses",
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 

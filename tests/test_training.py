@@ -496,7 +496,7 @@ def test_divergence_is_named(method: str, options: dict[str, Any], digits: Datas
         ({"hidden": 64}, "hidden: 64, expected a tuple"),
         ({"hidden": "64"}, "hidden: '64', expected a tuple"),
         ({"hidden": (64.0,)}, "hidden: width 64.0"),
-        ({"options": [("slope", 0.9)]}, "options: .*, expected a dict"),
+        ({"options": [("activation_gain", 0.9)]}, "options: .*, expected a dict"),
         ({"learning_rat": 0.1}, r"recipe: 'learning_rat', did you mean learning_rate\?"),
     ],
 )
@@ -525,8 +525,10 @@ def test_a_recipe_holds_plain_values(digits: Dataset, tmp_path: Path) -> None:
 def test_misspelt_names_are_refused_with_close_ones(digits: Dataset) -> None:
     with pytest.raises(UserError, match=r"rule: 'fotn', did you mean foton\?"):
         default_recipe("fotn", "digits")
-    misspelt = recipe("foton", options={"slop": 0.9})
-    with pytest.raises(UserError, match=r"foton: options: 'slop', did you mean slope\? expected one of"):
+    misspelt = recipe("foton", options={"activation_gian": 0.9})
+    with pytest.raises(
+        UserError, match=r"foton: options: 'activation_gian', did you mean activation_gain\? expected one of"
+    ):
         build("foton", digits, misspelt, seed=0)
     rule = build("foton", digits, recipe("foton"), seed=0)
     for epochs in (-1, 0, 1.5):

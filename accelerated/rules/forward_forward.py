@@ -18,8 +18,8 @@ from ..goodness import GOODNESS, Goodness
 from ..losses import cross_entropy
 from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_partners
 from ..network import Network, affine
-from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss
-from ..stream_losses import threshold as threshold_loss
+from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
+from ..pair_losses import threshold as threshold_loss
 from .chain import Block
 from .images import ConvolutionalBlock
 from .rule import BlockUpdate, Rule, check_count
@@ -38,7 +38,7 @@ class ForwardForward(Rule):
     otherwise left out: neither trained nor used, since every hidden layer is trained by its own goodness. A model
     that ends with an activation needs `num_classes`. Dropout is not part of the rule and is refused.
 
-    `goodness` is one of `prograde.accelerated.goodness`, or its name there. `loss` is one of `stream_losses` or
+    `goodness` is one of `prograde.accelerated.goodness`, or its name there. `loss` is one of `pair_losses` or
     `cumulative_goodness`, by default the threshold loss, whose theta per unit is `threshold`. `prior` chooses the other
     layers whose goodness the loss uses. `amplitude` is the brightness of a label pixel, by default 4, or 1 of a plane.
     Scores are the goodness of the layers from `first_layer` on (0: all) for each candidate label, K passes in one
@@ -113,7 +113,7 @@ class ForwardForward(Rule):
             raise ValueError(f"threshold: {threshold}, but a loss is given, which has its own if any")
         self.loss = threshold_loss(1.0 if threshold is None else threshold) if loss is None else loss
         if not callable(self.loss):
-            raise ValueError(f"loss: {loss!r}, expected a loss, as stream_losses and cumulative_goodness make them")
+            raise ValueError(f"loss: {loss!r}, expected a loss, as pair_losses and cumulative_goodness make them")
         for name, value, kind in (
             ("prior", prior, Prior),
             ("labels", labels, Place),

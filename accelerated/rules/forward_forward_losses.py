@@ -12,7 +12,7 @@ from .._arrays import check_positive
 from ..cumulative_goodness import REMEDIES, gate_gradient, hardness_gated
 from ..forward_forward import Prior
 from ..goodness import Goodness
-from ..stream_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
+from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
 from .forward_forward import ForwardForward
 from .rule import check_options
 
@@ -66,8 +66,8 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
     `remedy` is a name in `prograde.accelerated.cumulative_goodness.REMEDIES`, "cumulative" for none, or a loss made
     there with settings of your own; `gamma` and `beta` are the remedy's own unless given. With `learn_gate`, for
     "hardness-gated", every layer but the first learns its gate's tau, as `raw_tau` with tau = softplus(raw_tau), and
-    `kappa`, neither of which weight decay should act on (`undecayed`); in the published code tau is one for all layers.
-    `options` are those of `ForwardForward`.
+    `kappa`, neither of which weight decay should act on (`no_weight_decay`); in the published code tau is one for all
+    layers. `options` are those of `ForwardForward`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
         raw_tau, kappa = self.raw_tau[layer.layer - 1], self.kappa[layer.layer - 1]
         return hardness_gated(tau=softplus(raw_tau), kappa=kappa, **self.gate)(layer)
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         return [*self.raw_tau, *self.kappa]
 
     def own_updates(self, layer: LayerGoodness) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -22,18 +22,19 @@ class Foton(OutputErrorRule):
     """FOTON (arXiv 2512.20668): two forward passes through orthogonal weights.
 
     Building the rule replaces the weights of the hidden layers, in place, by their polar factors. `constrain()` keeps
-    every entry of their Gram matrices within `limit` of the identity, and checks them every `every` steps. The output
-    layer is free: the theory does not need it orthogonal, and it has its exact gradient.
+    every entry of their Gram matrices within `orthogonality_tolerance` of the identity, and checks them every
+    `orthogonality_every` steps. The output layer is free: the theory does not need it orthogonal, and it has its exact
+    gradient.
 
-    The error projection is rebuilt every `refresh` training steps. `slope` is the factor by which the activation
-    multiplies norms, about 0.7 for ReLU; the update of each layer is divided by the factor that follows from it.
+    The error projection is rebuilt every `projection_every` training steps. `activation_gain` is the factor by which
+    the activation multiplies norms, about 0.7 for ReLU; each layer's update is divided by what follows from it.
     `linear=True` is not in the paper: the second pass omits the activations, and each layer applies its own derivative.
     It costs no more and is closer to backpropagation in deep networks.
     `recompute=True` computes the clean pass twice and holds one layer at a time. With `stream` the memory for
     activations then does not grow with depth; the price is one more product for each layer.
 
-    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`. `limit`
-    then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
+    Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
+    `orthogonality_tolerance` then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
     """
 
     convolution_kinds = (OrthogonalConv2d,)
@@ -43,10 +44,10 @@ class Foton(OutputErrorRule):
         self,
         model: nn.Module,
         *,
-        limit: float = 5e-3,
-        every: int = 1,
-        refresh: int = 1,
-        slope: float = 1.0,
+        orthogonality_tolerance: float = 5e-3,
+        orthogonality_every: int = 1,
+        projection_every: int = 1,
+        activation_gain: float = 1.0,
         linear: bool = False,
         recompute: bool = False,
         loss: str = "cross_entropy",
@@ -54,17 +55,23 @@ class Foton(OutputErrorRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
-        check_count("refresh", refresh)
-        check_positive("slope", slope)
-        if self.convolutions and (refresh > 1 or recompute):
-            raise ValueError(f"refresh={refresh}, recompute={recompute}: with convolutions neither is possible")
-        self.orthogonality = Orthogonality(hidden_weights(self), limit=limit, every=every)
+        check_positive("orthogonality_tolerance", orthogonality_tolerance)
+        check_count("orthogonality_every", orthogonality_every)
+        check_count("projection_every", projection_every)
+        check_positive("activation_gain", activation_gain)
+        if self.convolutions and (projection_every > 1 or recompute):
+            raise ValueError(
+                f"projection_every={projection_every}, recompute={recompute}: with convolutions neither is possible"
+            )
+        self.orthogonality = Orthogonality(
+            hidden_weights(self), tolerance=orthogonality_tolerance, every=orthogonality_every
+        )
         self.orthogonality.initialise()
-        self.refresh = refresh
-        self.slope = slope
+        self.projection_every = projection_every
+        self.activation_gain = activation_gain
         self.linear = linear
         self.recompute = recompute
-        if refresh > 1:
+        if projection_every > 1:
             self.register_buffer("projection", error_projection(self.network().weights).detach())
         self._uses = 0
         self._last_step: dict[str, _Credit] = {}
@@ -86,14 +93,14 @@ class Foton(OutputErrorRule):
             output = scores(network, x, self.draw_masks(x, self.generator))
             error = self.output_gradient(output, y)
             masks = self.draw_masks(x, replay)
-            factors = recomputed_factors(network, x, error, projection, masks, self.slope, self.linear)
+            factors = recomputed_factors(network, x, error, projection, masks, self.activation_gain, self.linear)
             for block, (delta, z) in zip(self.blocks, factors, strict=True):
                 yield BlockUpdate(block, *layer_update(delta, z, block.linear.bias), self._loss(block, output, y))
             return
         held_masks = self.masks(x)
         clean = forward(network, x, held_masks)
         error = self.output_gradient(clean.scores, y)
-        factors = update_factors(network, clean, error, projection, held_masks, self.slope, self.linear)
+        factors = update_factors(network, clean, error, projection, held_masks, self.activation_gain, self.linear)
         for block, a, (delta, z) in zip(self.blocks, clean.preactivations, factors, strict=True):
             update = layer_update(delta, z, block.linear.bias)
             if block is not self.blocks[-1] and self.orthogonality.knows_steps_of(len(x), block.linear.weight):
@@ -110,7 +117,7 @@ class Foton(OutputErrorRule):
         clean = images.forward(network, x)
         error = self.output_gradient(clean.dense.scores, y)
         projection = images.error_projection(network, clean)
-        factors = images.update_factors(network, clean, error, projection, self.slope, self.linear)
+        factors = images.update_factors(network, clean, error, projection, self.activation_gain, self.linear)
         for unit, layer in zip(units, layers, strict=True):
             kernel, bias = images.layer_update(*next(factors), layer)
             mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), kernel)
@@ -122,11 +129,11 @@ class Foton(OutputErrorRule):
         return self.output_loss(output, y) if block is self.blocks[-1] else None
 
     def _projection(self, network: Network) -> Tensor:
-        """F, of the present weights or those of up to `refresh` - 1 training steps ago."""
-        if self.refresh == 1:
+        """F, of the present weights or those of up to `projection_every` - 1 training steps ago."""
+        if self.projection_every == 1:
             return error_projection(network.weights)
         if self.training:
-            if self._uses % self.refresh == 0:
+            if self._uses % self.projection_every == 0:
                 self.projection.copy_(error_projection(network.weights))
             self._uses += 1
         return self.projection
@@ -146,8 +153,8 @@ class Foton(OutputErrorRule):
 
         `torch.optim.SGD` without momentum and weight decay, stepped once since `assign_credit` on the gradients as they
         were left, is recognised: after a small batch the polar factor of the weights is known from the batch. In any
-        other case the weights are checked, and a drift within `limit` may stay. Both lead to the same polar factor, to
-        a few hundredths of the step; the weights themselves differ within `limit`.
+        other case the weights are checked, and a drift within the tolerance may stay. Both lead to the same polar
+        factor, to a few hundredths of the step; the weights themselves differ within the tolerance.
         """
         plain = {}
         for name, credit in self._last_step.items():

@@ -111,7 +111,7 @@ class HybridDynamicTemperature(Rule):
         local = functional.softplus(theta - positive) + functional.softplus(negative - theta)
         return local.mean(dim=1), functional.cross_entropy(self(x), y)
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         return [self.alpha, self.theta]
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:

@@ -121,8 +121,8 @@ class LocalClassifiers(BlockwiseRule):
                 if other != own:
                     raise ValueError(f"score: {own} shares a parameter with {other}, expected modules of their own")
 
-    def undecayed(self) -> list[nn.Parameter]:
-        return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.undecayed()]
+    def no_weight_decay(self) -> list[nn.Parameter]:
+        return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
         """Every block's activities."""

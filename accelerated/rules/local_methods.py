@@ -12,12 +12,12 @@ from .local_classifiers import LocalClassifiers
 from .score_heads import (
     Assignment,
     ChannelHead,
+    GridSize,
     GroupHead,
     LinearHead,
     PatchHead,
     PrototypeHead,
     ReadoutHead,
-    Sides,
     each,
     gridded,
 )
@@ -33,7 +33,7 @@ class MonoForward(LocalClassifiers, sets=("score",)):
     `grid` x `grid` cells first. The paper scores by the sum of all layers or by the last.
     """
 
-    def __init__(self, model: nn.Module, *, grid: Sides = 4, **options: Any) -> None:
+    def __init__(self, model: nn.Module, *, grid: GridSize = 4, **options: Any) -> None:
         super().__init__(model, score=gridded(LinearHead, grid, generator=options.get("generator")), **options)
 
 
@@ -53,7 +53,7 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
         margin: float = 0.0,
         per_class: int = 1,
         sharpness: float = 10.0,
-        grid: Sides = 4,
+        grid: GridSize = 4,
         loss: ScoreLoss | None = None,
         **options: Any,
     ) -> None:
@@ -78,7 +78,7 @@ class DynamicTemperature(LocalClassifiers, sets=("score",)):
     """
 
     def __init__(
-        self, model: nn.Module, *, grid: Sides = None, lowest: float = 0.5, highest: float = 2.0, **options: Any
+        self, model: nn.Module, *, grid: GridSize = None, lowest: float = 0.5, highest: float = 2.0, **options: Any
     ) -> None:
         generator = options.get("generator")
         score = gridded(ReadoutHead, grid, lowest=lowest, highest=highest, generator=generator)
@@ -91,7 +91,7 @@ class PatchEnergy(LocalClassifiers, sets=("score",)):
     `grid` is the number of patches a side, for all layers or for each; None, the paper's, as in `DynamicTemperature`.
     """
 
-    def __init__(self, model: nn.Module, *, grid: Sides = None, **options: Any) -> None:
+    def __init__(self, model: nn.Module, *, grid: GridSize = None, **options: Any) -> None:
         super().__init__(model, score=gridded(PatchHead, grid, generator=options.get("generator")), **options)
 
 

@@ -31,11 +31,11 @@ NEW, HELD = 8, 16
 """Directions in which its largest drift is sought: random ones, and those found last."""
 
 SHARE = 0.6
-"""Up to which share of the limit an entry is let pass: those that are not looked at may be larger."""
+"""Up to which share of the tolerance an entry is let pass: those that are not looked at may be larger."""
 
 PROBABLE = 0.8
-"""The share of the limit that the diagonal may reach, and that the largest entry outside of those rows may be expected
-to have from their norms."""
+"""The share of the tolerance that the diagonal may reach, and that the largest entry outside of those rows may be
+expected to have from their norms."""
 
 ROWS = 32
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
@@ -57,7 +57,7 @@ LATE = 16
 """Steps after which a defect that was copied to the host is waited for."""
 
 FINE = 1e-3
-"""The least limit that three steps of the polar iteration keep: those for a large drift leave up to 4.8e-4."""
+"""The least tolerance that three steps of the polar iteration keep: those for a large drift leave up to 4.8e-4."""
 
 
 def hidden_weights(rule: Rule) -> dict[str, Held]:
@@ -75,40 +75,40 @@ class PlainStep(NamedTuple):
 
 
 class Orthogonality(nn.Module):
-    """Holds weights at orthonormal rows (wide) or columns (tall), to within `limit` in each entry of the Gram matrix.
+    """Holds weights at orthonormal rows (wide) or columns (tall), within `tolerance` in each entry of the Gram matrix.
 
     After every change (or every so many, `every`) a weight is checked by random sign vectors v, new ones each time:
     the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
     larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
     and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
     ones in other rows; every 64th step, and always in narrow weights, all entries are looked at. Where one exceeds
-    six tenths of the limit, eight on the diagonal, the cheapest that helps comes next:
+    six tenths of the tolerance, eight on the diagonal, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
        ones, and set right; the check then tells whether that will do. Training drifts in few directions, much the same
        from step to step, whatever the optimizer is, so that it mostly will.
-    3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the limit; the polar
+    3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the tolerance; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
-    restores all weights of a shape at once. It keeps the limit where a step leaves singular values of at least 1/20,
-    some of them 1 or more and none above their 20-fold; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All defects
-    are copied to the host together, without waiting, and looked at when they are there, at most 16 steps later, or by
-    `settle`. `asynchronous=True` goes this way on the CPU too.
+    restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
+    1/20, some of them 1 or more and none above their 20-fold; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All
+    defects are copied to the host together, without waiting, and looked at when they are there, at most 16 steps later,
+    or by `settle`. `asynchronous=True` goes this way on the CPU too.
 
     Raises FloatingPointError, naming the layer and the step, where a weight is no longer finite or cannot be restored,
-    on an accelerator up to 16 steps late; ValueError where the limit is below what the weights' precision resolves.
+    on an accelerator up to 16 steps late; ValueError where the tolerance is below what the weights' precision resolves.
     """
 
     def __init__(
-        self, weights: Mapping[str, Held], *, limit: float = 5e-3, every: int = 1, asynchronous: bool = False
+        self, weights: Mapping[str, Held], *, tolerance: float = 5e-3, every: int = 1, asynchronous: bool = False
     ) -> None:
         super().__init__()
-        check_positive("limit", limit)
+        check_positive("tolerance", tolerance)
         check_count("every", every)
         self._held = dict(weights)  # by where they are, since others may be put there: load_state_dict(assign=True)
-        self.limit = limit
+        self.tolerance = tolerance
         self.every = every
         self.asynchronous = asynchronous
         self.steps = 0
@@ -130,13 +130,13 @@ class Orthogonality(nn.Module):
         return weight.device.type == "cpu" and not self.asynchronous
 
     def _check_precision(self) -> None:
-        """Raises ValueError for a limit that a weight cannot keep: it may have been converted since."""
+        """Raises ValueError for a tolerance that a weight cannot keep: it may have been converted since."""
         for name, weight in self.weights().items():
             least = resolution(weight)
-            if self.limit < least:
+            if self.tolerance < least:
                 raise ValueError(
-                    f"limit: {self.limit}, expected at least {least:.2g}, what {weight.dtype} resolves in layer "
-                    f"'{name}'; raise the limit or keep the weights in a finer precision"
+                    f"tolerance: {self.tolerance}, expected at least {least:.2g}, what {weight.dtype} resolves in "
+                    f"layer '{name}'; raise the tolerance or keep the weights in a finer precision"
                 )
 
     @torch.no_grad()
@@ -147,10 +147,10 @@ class Orthogonality(nn.Module):
             if name in free:
                 continue
             found = float(defect(weight))
-            if not found <= self.limit:
+            if not found <= self.tolerance:
                 raise ValueError(
                     f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {found:.2g} off the "
-                    f"identity, expected at most {self.limit}; freeze it after the rule is built"
+                    f"identity, expected at most {self.tolerance}; freeze it after the rule is built"
                 )
         for weight in free.values():
             weight.copy_(polar_factor(weight))
@@ -187,7 +187,7 @@ class Orthogonality(nn.Module):
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
     def _is_kept(self, name: str, weight: Tensor, signs: Tensor) -> bool:
-        """Whether the limit is kept, if need be after steps that cost thin products only."""
+        """Whether the tolerance is kept, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
         check = signs[:CHECKS]
@@ -197,14 +197,14 @@ class Orthogonality(nn.Module):
             squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
             if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
-                if largest <= (SHARE * self.limit) ** 2:
+                if largest <= (SHARE * self.tolerance) ** 2:
                     return True
                 norms, indices = squares.topk(ROWS + 1)
                 evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
                 if (
-                    evenly <= PROBABLE * self.limit
-                    and _largest_entry(weight, indices[:-1]) <= SHARE * self.limit
-                    and _largest_of_diagonal(weight) <= PROBABLE * self.limit
+                    evenly <= PROBABLE * self.tolerance
+                    and _largest_entry(weight, indices[:-1]) <= SHARE * self.tolerance
+                    and _largest_of_diagonal(weight) <= PROBABLE * self.tolerance
                 ):
                     return True
             if not left or not total < MUCH:
@@ -231,7 +231,9 @@ class Orthogonality(nn.Module):
             alike[weight.device, weight.dtype, weight.shape].append(name)
         found = defaultdict(list)
         for (device, _, _), names in alike.items():
-            restored = polar_iteration(torch.stack([weights[name] for name in names]), 3 if self.limit >= FINE else 4)
+            restored = polar_iteration(
+                torch.stack([weights[name] for name in names]), 3 if self.tolerance >= FINE else 4
+            )
             for name, weight in zip(names, restored, strict=True):
                 weights[name].copy_(weight)
             found[device].append((names, defect(widened(restored))))
@@ -248,8 +250,10 @@ class Orthogonality(nn.Module):
         while self._copies and (wait or self._copies[0].has_arrived() or self._copies[0].step <= self.steps - LATE):
             copy = self._copies.popleft()
             for name, found in zip(copy.names, copy.defects(), strict=True):
-                if not found <= self.limit:
-                    what = f"|G - I| up to {found:.2g}, limit {self.limit}," if isfinite(found) else "not finite"
+                if not found <= self.tolerance:
+                    what = (
+                        f"|G - I| up to {found:.2g}, tolerance {self.tolerance}," if isfinite(found) else "not finite"
+                    )
                     self._raise(name, what, copy.step)
 
     def _raise(self, name: str, what: str = "not finite", step: int | None = None) -> NoReturn:
@@ -257,7 +261,7 @@ class Orthogonality(nn.Module):
         raise FloatingPointError(f"weight of layer '{name}': {what} at step {at}; lower the learning rate")
 
     def _restore(self, name: str, weight: Tensor) -> None:
-        """Brings every entry below the limit, in place, unless all are within a share of it."""
+        """Brings every entry below the tolerance, in place, unless all are within a share of it."""
         g = gram(weight)
         sufficient = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
         if sufficient is None:
@@ -274,17 +278,17 @@ class Orthogonality(nn.Module):
             weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
 
     def _sufficient(self, residual: Tensor) -> tuple[int, int] | None:
-        """The least order and number of steps that leave at most `limit` in every entry, for E = residual.
+        """The least order and number of steps that leave at most `tolerance` in every entry, for E = residual.
 
-        No steps where a share of the limit is kept, None where no number is known. A step of order p leaves at most
+        No steps where a share of the tolerance is kept, None where no number is known. A step of order p leaves at most
         3/4 |E|^(p+1) / (1 - |E|), so long as |E| < 1, and an entry of a product of symmetric matrices is at most the
         product of their largest column norms. Any norm bounds |E|.
         """
         of_residual = [residual.abs().amax(), _largest_column(residual), torch.linalg.matrix_norm(residual)]
         entry, column, frobenius = torch.stack(of_residual).tolist()
-        if frobenius <= 0.5 and entry <= SHARE * self.limit:
+        if frobenius <= 0.5 and entry <= SHARE * self.tolerance:
             return 1, 0
-        if frobenius < 1 and column**2 <= self.limit:
+        if frobenius < 1 and column**2 <= self.tolerance:
             return 1, 1
         square = residual @ residual
         fourth = square @ square
@@ -294,10 +298,10 @@ class Orthogonality(nn.Module):
         if not radius < 0.9:
             return None
         for order, product in ((2, column_2 * column), (3, column_2**2), (4, column_4 * column)):
-            if 0.75 * product <= self.limit * (1 - radius):
+            if 0.75 * product <= self.tolerance * (1 - radius):
                 return order, 1
         left = 0.75 * radius**5 / (1 - radius)
-        return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.limit * (1 - left) else None
+        return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.tolerance * (1 - left) else None
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]
@@ -312,7 +316,7 @@ class Orthogonality(nn.Module):
 
 
 def resolution(weight: Tensor) -> float:
-    """The least limit that rounding lets a weight keep."""
+    """The least tolerance that rounding lets a weight keep."""
     eps = torch.finfo(weight.dtype).eps
     return 2 * eps * (max(weight.shape) ** 0.5 if eps < 1e-4 else 1)  # half precisions are multiplied in a finer one
 

@@ -278,14 +278,14 @@ class CreditAssignment(nn.Module):
         """The fewest samples that a training step is sure to take: 2 where samples are mixed or normalised over."""
         return 1
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         """Parameters that weight decay should leave alone, since 0 has a meaning for them: none for most rules."""
         return []
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Restores the rule's constraint on the weights, if it has one. Call it after every `optimizer.step()`.
 
-        With the optimizer the rule may need less work. The weights are the same within the constraint's limit.
+        With the optimizer the rule may need less work. The weights are the same within the constraint's tolerance.
         """
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

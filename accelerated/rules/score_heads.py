@@ -55,7 +55,7 @@ class ScoreHead(nn.Module):
         """Its learned arrays; those that are buffers here stay as they are."""
         return ()
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         """Parameters that weight decay should leave alone, as a log temperature, for which 0 has a meaning."""
         return []
 
@@ -154,11 +154,11 @@ def size_of(block: LocalBlock, grid: Grid) -> tuple[int, Grid]:
     return block.width * grid[0] * grid[1], grid
 
 
-Sides: TypeAlias = int | Sequence[int] | None
+GridSize: TypeAlias = int | Sequence[int] | None
 """Cells a side of square grids: of all layers, or of each; None for fewer the more channels a layer has."""
 
 
-def grids(blocks: Sequence[LocalBlock], sides: Sides) -> list[tuple[int, int]]:
+def grids(blocks: Sequence[LocalBlock], sides: GridSize) -> list[tuple[int, int]]:
     """The grid of each block; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394), of L convolutions.
 
     Raises ValueError for another number of them.
@@ -177,7 +177,7 @@ def each(head: Callable[..., nn.Module], **settings: Any) -> Heads:
     return lambda blocks, num_classes: [head(block, num_classes, **settings) for block in blocks]
 
 
-def gridded(head: Callable[..., nn.Module], sides: Sides, **settings: Any) -> Heads:
+def gridded(head: Callable[..., nn.Module], sides: GridSize, **settings: Any) -> Heads:
     """That head for every block, on a grid where the block gives maps."""
     return lambda blocks, num_classes: [
         head(block, num_classes, grid=grid, **settings)
@@ -253,7 +253,7 @@ class ReadoutHead(FixedHead):
     def score(self) -> Score:
         return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         return [self.alpha]
 
     def arrays(self) -> tuple[Tensor, ...]:
@@ -364,7 +364,7 @@ class ChannelHead(ScoreHead):
         logits, log_temperature = (getattr(self, name) for name in ("logits", "log_temperature"))
         return logits, log_temperature
 
-    def undecayed(self) -> list[nn.Parameter]:
+    def no_weight_decay(self) -> list[nn.Parameter]:
         return [] if self.fixed else [self.get_parameter("log_temperature")]
 
     def end_epoch(self) -> None:

@@ -369,10 +369,10 @@ def _copy(state: dict[str, Any]) -> dict[str, Any]:
 
 def _groups(rule: Rule) -> list[dict[str, Any]]:
     """The rule's parameters, and apart from them those that weight decay is not for."""
-    undecayed = rule.undecayed()
-    apart = {id(parameter) for parameter in undecayed}
+    no_weight_decay = rule.no_weight_decay()
+    apart = {id(parameter) for parameter in no_weight_decay}
     groups: list[dict[str, Any]] = [{"params": [p for p in rule.parameters() if id(p) not in apart]}]
-    return [*groups, {"params": undecayed, "weight_decay": 0.0}] if undecayed else groups
+    return [*groups, {"params": no_weight_decay, "weight_decay": 0.0}] if no_weight_decay else groups
 
 
 def _optimizer(rule: Rule, recipe: Recipe) -> torch.optim.Optimizer:

@@ -47,9 +47,9 @@ RATES = {
         "foton-linear": {10: 0.01},
     },
 }
-VARIED_DEPTH = 10  # of the networks in which the intervals and the slope are varied
-PLAIN = {"activation": "tanh", "every": 1, "refresh": 1, "slope": 1.0}
-RELU_SLOPE = 0.7
+VARIED_DEPTH = 10  # of the networks in which the intervals and the gain are varied
+PLAIN = {"activation": "tanh", "orthogonality_every": 1, "projection_every": 1, "activation_gain": 1.0}
+RELU_GAIN = 0.7
 
 
 def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) -> list[Run]:
@@ -63,8 +63,13 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
                 runs += [{**plain, "rule": rule, "depth": depth, "activation": activation} for rule in rules]
             if depth == VARIED_DEPTH:
                 varied = {**plain, "rule": "foton", "depth": depth}
-                runs.append({**varied, "activation": "relu", "slope": RELU_SLOPE})
-                runs += [{**varied, option: n} for option in ("every", "refresh") for n in INTERVALS if n > 1]
+                runs.append({**varied, "activation": "relu", "activation_gain": RELU_GAIN})
+                runs += [
+                    {**varied, option: n}
+                    for option in ("orthogonality_every", "projection_every")
+                    for n in INTERVALS
+                    if n > 1
+                ]
     return runs
 
 
@@ -72,7 +77,7 @@ def train(run: Run, data: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
     options = dict(METHODS[run["rule"]][1].options)
     if run["rule"] == "foton":
-        options |= {name: run[name] for name in ("every", "refresh", "slope")}
+        options |= {name: run[name] for name in ("orthogonality_every", "projection_every", "activation_gain")}
     dataset = load(data)
     recipe = default_recipe(
         run["rule"],
@@ -122,7 +127,7 @@ def draw(results: list[Result], path: Path) -> None:
         points(depth, {d: accuracies(of(results, rule=rule, depth=d)) for d in depths}, rule)
     depth.set(title="Test accuracy against depth", xscale="log", xlabel="layers", ylabel="%")
     depth.set_xticks(depths, [str(d) for d in depths])
-    for option, name in (("every", "orthogonality"), ("refresh", "projection")):
+    for option, name in (("orthogonality_every", "orthogonality"), ("projection_every", "projection")):
         varied = {n: of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS}
         points(interval, {n: accuracies(found) for n, found in varied.items()}, name)
     interval.set(title=f"FOTON, {VARIED_DEPTH} layers, renewed every so many steps", xscale="log", xlabel="steps")
@@ -167,10 +172,10 @@ def summary(results: list[Result]) -> str:
         for rule in rates:
             found = [of(results, activation=activation, rule=rule, depth=d) for d in depths]
             lines.append(f"| {activation}, {rule} | {' | '.join(map(cell, found))} |")
-    found = [of(results, activation="relu", rule="foton", depth=d, slope=RELU_SLOPE) for d in depths]
-    lines.append(f"| relu, foton with slope {RELU_SLOPE} | {' | '.join(map(cell, found))} |")
+    found = [of(results, activation="relu", rule="foton", depth=d, activation_gain=RELU_GAIN) for d in depths]
+    lines.append(f"| relu, foton with gain {RELU_GAIN} | {' | '.join(map(cell, found))} |")
     lines += ["", f"| renewed every | {' | '.join(map(str, INTERVALS))} |", "| --- |" + " --- |" * len(INTERVALS)]
-    for option, name in (("every", "orthogonality"), ("refresh", "projection")):
+    for option, name in (("orthogonality_every", "orthogonality"), ("projection_every", "projection")):
         found = [of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
         lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
     return "\n".join(lines)

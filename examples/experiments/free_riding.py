@@ -26,8 +26,8 @@ from resumable import Result, Run, cell, chosen, run_all, show
 from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
+from prograde.accelerated.pair_losses import LayerGoodness
 from prograde.accelerated.rules import CumulativeForwardForward, Rule
-from prograde.accelerated.stream_losses import LayerGoodness
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
 
 BETA = 4.0

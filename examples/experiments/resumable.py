@@ -50,7 +50,7 @@ def finished(log: Path) -> list[Result]:
 
 def chosen(results: Iterable[Result], **wanted: Any) -> list[Result]:
     """Those whose runs are as wanted."""
-    return [result for result in results if all(result["run"][name] == value for name, value in wanted.items())]
+    return [result for result in results if wanted.items() <= result["run"].items()]
 
 
 def accuracies(results: Iterable[Result]) -> list[float]:

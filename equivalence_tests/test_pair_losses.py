@@ -58,21 +58,21 @@ EQUATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 @given(layer=layer_goodness())
 def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
     def credit(side: Side, layer: Any) -> Any:
-        return LOSSES[name](side.stream_losses)(side.stream_losses.LayerGoodness(*layer))
+        return LOSSES[name](side.pair_losses)(side.pair_losses.LayerGoodness(*layer))
 
     compare(twin, name, credit, layer)
 
 
 def on(side: Side, loss: Any, layer: Any) -> Any:
     """The credit of a layer's goodness on a side, as NumPy arrays."""
-    return side.results(loss(side.stream_losses.LayerGoodness(*side.operands(layer))))
+    return side.results(loss(side.pair_losses.LayerGoodness(*side.operands(layer))))
 
 
 @losses
 @given(layer=layer_goodness())
 def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
     layer = side.results(side.operands(layer))
-    credit = on(side, LOSSES[name](side.stream_losses), layer)
+    credit = on(side, LOSSES[name](side.pair_losses), layer)
     tensors = layer._replace(**{field: torch.tensor(getattr(layer, field)) for field in layer._fields[3:]})
     positive, negative = tensors.positive.requires_grad_(), tensors.negative.requires_grad_()
     loss = EQUATIONS[name](positive, negative, tensors)
@@ -88,7 +88,7 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
 def test_finite_for_any_goodness(side: Side, name: str, size: float):
     corners = np.array([(a, b, c, d) for a in (0, 1, -1) for b in (0, 1, -1) for c in (0, 1) for d in (0, 1)])
     layer = (1, 3, 1.0, *(size * corners.T.astype(float)))
-    credit = on(side, LOSSES[name](side.stream_losses), layer)
+    credit = on(side, LOSSES[name](side.pair_losses), layer)
     for field, array in credit._asdict().items():
         assert np.isfinite(array).all(), field
     assert credit.loss.max() >= size / 4, "a stream on the wrong side costs what it is off by"
@@ -98,7 +98,7 @@ def test_finite_for_any_goodness(side: Side, name: str, size: float):
 def test_far_tails(side: Side, u: float):
     """softplus(u) and its slope to relative precision, where log(1 + e^u) by its letter is 0 or not finite."""
     zero = np.zeros(1)
-    loss = side.stream_losses.symba(1.0)
+    loss = side.pair_losses.symba(1.0)
     credit = on(side, loss, (0, 1, 1.0, zero, np.array([u]), zero, zero))
     smallest = 1e-37 if side.eps > 1e-10 else 1e-300
     expected = max(u, 0) + np.log1p(np.exp(-abs(u)))
@@ -112,9 +112,9 @@ def test_far_tails(side: Side, u: float):
 def test_a_quiet_layer_is_the_mirror_of_an_active_one(side: Side, layer: Any):
     """The threshold loss on -g and -scale: softplus(g^+ - theta) + softplus(theta - g^-)."""
     mirrored = layer._replace(scale=-layer.scale, positive=-layer.positive, negative=-layer.negative)
-    ours = on(side, side.stream_losses.threshold(), mirrored)
+    ours = on(side, side.pair_losses.threshold(), mirrored)
     swapped = layer._replace(positive=layer.negative, negative=layer.positive)
-    theirs = on(side, side.stream_losses.threshold(), swapped)
+    theirs = on(side, side.pair_losses.threshold(), swapped)
     assert np.allclose(ours.loss, theirs.loss, rtol=16 * side.eps)
     assert np.allclose(ours.positive, -theirs.negative, rtol=16 * side.eps)
     assert np.allclose(ours.negative, -theirs.positive, rtol=16 * side.eps)
@@ -123,12 +123,12 @@ def test_a_quiet_layer_is_the_mirror_of_an_active_one(side: Side, layer: Any):
 @given(layer=layer_goodness())
 def test_slopes_of_rankings_are_opposite(side: Side, layer: Any):
     """And at most alpha, or 1; the threshold loss can be settled on one stream alone."""
-    for loss, most in ((side.stream_losses.symba(), 4), (side.stream_losses.smoothed_triplet(), 1)):
+    for loss, most in ((side.pair_losses.symba(), 4), (side.pair_losses.smoothed_triplet(), 1)):
         credit = on(side, loss, layer)
         assert np.array_equal(credit.positive, -credit.negative)
         assert np.all((credit.negative >= 0) & (credit.negative <= most))
     zero = np.zeros(1)
-    settled = on(side, side.stream_losses.threshold(), (0, 1, 1.0, zero + 60, zero + 5, zero, zero))
+    settled = on(side, side.pair_losses.threshold(), (0, 1, 1.0, zero + 60, zero + 5, zero, zero))
     assert abs(settled.positive[0]) < 1e-20
     assert settled.negative[0] > 0.9
 
@@ -140,12 +140,12 @@ def test_limits_of_the_smoothed_triplet(side: Side, layer: Any):
     gap = layer.negative - layer.positive
     limit = 32 * side.eps * size_of(layer)
     for beta in (1.0, 5.0, 1e4):
-        loss = on(side, side.stream_losses.smoothed_triplet(beta, 0.5), layer).loss
+        loss = on(side, side.pair_losses.smoothed_triplet(beta, 0.5), layer).loss
         hinge = np.maximum(gap + 0.5, 0)
         assert np.all(loss >= hinge - limit), "below the triplet"
         assert np.all(loss <= hinge + np.log(2) / beta + limit), "too far above the triplet"
-    triplet = on(side, side.stream_losses.smoothed_triplet(4.0, 0.0), layer)
-    symba = on(side, side.stream_losses.symba(4.0), layer)
+    triplet = on(side, side.pair_losses.smoothed_triplet(4.0, 0.0), layer)
+    symba = on(side, side.pair_losses.symba(4.0), layer)
     assert np.allclose(4 * triplet.loss, symba.loss, rtol=8 * side.eps)
     assert np.allclose(4 * triplet.positive, symba.positive, rtol=8 * side.eps)
 
@@ -156,8 +156,8 @@ def test_collaboration_is_the_threshold_loss_of_a_sum(side: Side, layer: Any):
     summed = layer._replace(
         positive=layer.positive + layer.prior_positive, negative=layer.negative + layer.prior_negative
     )
-    ours = on(side, side.stream_losses.collaboration(), layer)
-    theirs = on(side, side.stream_losses.threshold(), summed)
+    ours = on(side, side.pair_losses.collaboration(), layer)
+    theirs = on(side, side.pair_losses.threshold(), summed)
     for name, a, b in zip(ours._fields, ours, theirs, strict=True):
         assert np.allclose(a, b, rtol=0, atol=32 * side.eps * size_of(layer)), name
 
@@ -167,7 +167,7 @@ def test_collaboration_is_the_threshold_loss_of_a_sum(side: Side, layer: Any):
 def test_who_asks_for_the_other_layers(side: Side, name: str, layer: Any):
     """Bit for bit: but for collaboration, a layer's credit does not depend on the others' goodness."""
     other = layer._replace(prior_positive=layer.prior_negative - 7, prior_negative=layer.prior_positive + 1)
-    loss = LOSSES[name](side.stream_losses)
+    loss = LOSSES[name](side.pair_losses)
     ours, theirs = on(side, loss, layer), on(side, loss, other)
     same = all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert same != name.startswith("collaboration"), "prior"
@@ -176,11 +176,11 @@ def test_who_asks_for_the_other_layers(side: Side, name: str, layer: Any):
 @given(layer=layer_goodness())
 def test_equal_thresholds_are_one(side: Side, layer: Any):
     """The penalty adds its slope by the sign of the positive goodness, and nothing to the negative stream."""
-    one = on(side, side.stream_losses.threshold(1.5), layer)
-    two = on(side, side.stream_losses.two_thresholds(1.5, 1.5), layer)
+    one = on(side, side.pair_losses.threshold(1.5), layer)
+    two = on(side, side.pair_losses.two_thresholds(1.5, 1.5), layer)
     for name, a, b in zip(one._fields, one, two, strict=True):
         assert np.array_equal(a, b), name
-    paid = on(side, side.stream_losses.two_thresholds(1.5, 1.5, 8.0), layer)
+    paid = on(side, side.pair_losses.two_thresholds(1.5, 1.5, 8.0), layer)
     assert np.array_equal(paid.negative, two.negative)
     assert np.allclose(paid.positive, two.positive + 8 * np.sign(layer.positive), rtol=4 * side.eps)
 
@@ -189,7 +189,7 @@ def test_equal_thresholds_are_one(side: Side, layer: Any):
 def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
-    loss = LOSSES[name](twin.stream_losses)
+    loss = LOSSES[name](twin.pair_losses)
     layer = (1, 2, 1.0, *np.array([[0.3], [0.7], [2.0], [1.0]]))
     for a, b in zip(on(twin, loss, layer), on(twin, pickle.loads(pickle.dumps(loss)), layer), strict=True):
         assert np.array_equal(a, b)
