@@ -32,6 +32,7 @@ def convolve(
 
 
 def check_fit(kernel: Array, z: Array, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
+    """Raises ValueError where a kernel and images padded with zeros do not fit."""
     if kernel.ndim != 4 or 0 in kernel.shape:
         raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
     check_images("z", z)

@@ -41,6 +41,7 @@ MATH = {
     "network",
     "normalisations",
     "orthogonality",
+    "pooling",
     "recurrent",
     "score_losses",
     "scores",
@@ -48,7 +49,7 @@ MATH = {
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
-LAYERS = ["math", "algorithms", "modules", "rules", "training", "command_line"]
+LAYERS = ["math", "layers", "algorithms", "modules", "rules", "training", "command_line"]
 """The parts of a package, each of which imports only itself and what stands before it."""
 
 
