@@ -23,7 +23,7 @@ from prograde.accelerated.command_line import pictures, runs
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
-from prograde.accelerated.training import METHODS, Epoch, History, Recipe, TrainingError, checkpoint, files, fit, load
+from prograde.accelerated.training import PRESETS, Epoch, History, Recipe, TrainingError, checkpoint, files, fit, load
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, methods: Sequence[str]) -> Any:
     return pictures.curves(found, load("digits"))
 
 
-@pytest.mark.parametrize("methods", [list(METHODS), ["backprop", "foton", "symba"], ["dfa"]], ids=len)
+@pytest.mark.parametrize("methods", [list(PRESETS), ["backprop", "foton", "symba"], ["dfa"]], ids=len)
 def test_every_line_of_a_picture_has_its_own_label(methods: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """At its end, in its colour, which no other line of the panel has; no two labels overlap; heights are shared."""
     figure = drawn(monkeypatch, methods)
@@ -638,32 +638,64 @@ def test_ctrl_c_while_pytorch_loads_ends_in_a_line() -> None:
 NEW_RULE = '"""A rule of one\'s own."""\n\nfrom .backprop import Backprop\n\n\nclass Mine(Backprop):\n    """It."""\n'
 
 
-def test_a_rule_is_added_by_one_file_and_one_entry() -> None:
-    """By CONTRIBUTING's steps, in a copy; every command then knows it."""
+def changed_copy(changes: dict[str, tuple[str, str]]) -> Path:
+    """A copy of the package: of each file a text, which is there, replaced by another."""
     copy = Path("namespace/prograde/accelerated")
     shutil.copytree(Path(accelerated.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "rules/mine.py").write_text(NEW_RULE)
-    entry, added = '    "foton": Foton,\n', '    "mine": Mine,\n    "foton": Foton,\n'
-    names = (copy / "rules/__init__.py").read_text()
-    assert entry in names
-    (copy / "rules/__init__.py").write_text(names.replace(entry, added).replace(
-        "from .orthogonality", "from .mine import Mine\nfrom .orthogonality"))  # fmt: skip
+    for name, (old, new) in changes.items():
+        text = (copy / name).read_text()
+        assert old in text, f"{name} has no {old!r}"
+        (copy / name).write_text(text.replace(old, new))
+    return copy
+
+
+def run_copy(*commands: str) -> str:
+    """What the commands of `changed_copy` print, each with its exit code on a line after it."""
     script = (
         "import sys; from typer.testing import CliRunner; from prograde.accelerated.command_line.app import app\n"
         "for line in sys.stdin:\n"
         "    result = CliRunner().invoke(app, line.split())\n"
         "    print(result.output, f'exit {result.exit_code}', sep='\\n')"
     )
-    commands = (
-        "--help", "train --help", "train mine --epochs 1", "compare mine backprop --epochs 1 --seeds 1 --output out",
-        "benchmark --rules mine --network 8-4-2 --steps 1 --batch 4", "costs --rules mine,backprop --steps 0",
-        "train min",
-    )  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.path.abspath("namespace")}
     result = subprocess.run(
         [sys.executable, "-c", script], input="\n".join(commands), env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("  mine ") == 4, result.stdout
-    assert "did you mean mine?" in result.stdout
-    assert [line for line in result.stdout.splitlines() if line.startswith("exit")] == ["exit 0"] * 6 + ["exit 2"]
+    return result.stdout
+
+
+def exit_codes(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("exit")]
+
+
+def test_a_rule_is_added_by_one_file_and_one_entry() -> None:
+    """By CONTRIBUTING's steps, in a copy; every command then knows it."""
+    entry = '    "foton": Foton,\n'
+    copy = changed_copy({"rules/__init__.py": (entry, f'    "mine": Mine,\n{entry}')})
+    (copy / "rules/mine.py").write_text(NEW_RULE)
+    names = (copy / "rules/__init__.py").read_text()
+    (copy / "rules/__init__.py").write_text(f"from .mine import Mine\n{names}")
+    output = run_copy(
+        "--help", "train --help", "train mine --epochs 1", "compare mine backprop --epochs 1 --seeds 1 --output out",
+        "benchmark --rules mine --network 8-4-2 --steps 1 --batch 4", "costs --rules mine,backprop --steps 0",
+        "train min",
+    )  # fmt: skip
+    assert output.count("  mine ") == 4, output
+    assert "did you mean mine?" in output
+    assert exit_codes(output) == ["exit 0"] * 6 + ["exit 2"]
+
+
+def test_a_preset_is_one_entry() -> None:
+    """One added, under a name of its own, is trained; one of a rule that is in no other list is still there."""
+    entry = '    "foton": FOTON,\n'
+    preset = '    "mine": replace(FOTON, recipe=Recipe(hidden=(7,), epochs=1), digits={}),\n'
+    changed_copy(
+        {
+            "training/recipes.py": (entry, preset + entry),
+            "rules/__init__.py": ('    "pepita": Pepita,\n', ""),
+        }
+    )
+    output = run_copy("train --help", "train mine --epochs 1", "train pepita --epochs 1")
+    assert "mine: hidden 7, 1 epochs" in output
+    assert exit_codes(output) == ["exit 0"] * 3

@@ -29,27 +29,28 @@ UNSHIPPED = (".*", "*.egg-info", "__pycache__", "build", "dist", "runs")
 MATH = {
     "_arrays",
     "activations",
+    "adaptive_pooling",
     "aggregation",
     "convolution",
     "convolutional_network",
     "cumulative_goodness",
     "goodness",
-    "adaptive_pooling",
+    "layers",
     "learned_scores",
     "losses",
     "negatives",
     "network",
     "normalisations",
     "orthogonality",
+    "pair_losses",
     "pooling",
     "recurrent",
     "score_losses",
     "scores",
-    "pair_losses",
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
-LAYERS = ["math", "layers", "algorithms", "modules", "rules", "training", "command_line"]
+LAYERS = ["math", "algorithms", "modules", "rules", "training", "command_line"]
 """The parts of a package, each of which imports only itself and what stands before it."""
 
 

@@ -27,7 +27,7 @@ from prograde.accelerated.rules import (
     Rule,
 )
 from prograde.accelerated.training import (
-    METHODS,
+    PRESETS,
     CheckpointError,
     Dataset,
     Epoch,
@@ -59,7 +59,7 @@ def digits() -> Dataset:
 
 
 def recipe(method: str, **changes: Any) -> Recipe:
-    dropout = 0.0 if method == "dtp" or issubclass(METHODS[method][0], ForwardForward) else 0.2
+    dropout = 0.0 if method == "dtp" or issubclass(PRESETS[method].rule, ForwardForward) else 0.2
     return default_recipe(method, "digits", **{**SHORT, "dropout": dropout, **changes})
 
 
@@ -78,7 +78,7 @@ def assert_same(first: tuple[Rule, History], second: tuple[Rule, History]) -> No
         assert torch.equal(tensor, second[0].get_parameter(name)), name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_a_seed_fixes_everything_and_leaves_the_callers_generator_alone(method: str, digits: Dataset) -> None:
     state = torch.get_rng_state()
     first = trained(method, digits)
@@ -89,7 +89,7 @@ def test_a_seed_fixes_everything_and_leaves_the_callers_generator_alone(method: 
     assert not torch.equal(next(first[0].parameters()), next(other[0].parameters()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_the_default_recipe_learns(method: str, digits: Dataset) -> None:
     chosen = default_recipe(method, "digits")
     history = fit(build(method, digits, chosen, seed=0), digits, chosen, alignment_every=0)
@@ -109,7 +109,7 @@ def stop_after(number: int) -> Callable[[Epoch], None]:
     return on_epoch
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_resuming_is_exact(method: str, digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     whole = trained(method, digits)
@@ -311,7 +311,7 @@ def dense(*, normalised: bool = False) -> torch.nn.Sequential:
 
 
 REMAINDER: dict[str, Callable[[], Rule]] = {
-    **{method: (lambda method=method: build(method, load("digits"), recipe(method), seed=0)) for method in METHODS},
+    **{method: (lambda method=method: build(method, load("digits"), recipe(method), seed=0)) for method in PRESETS},
     "mono-forward, read-out": lambda: MonoForward(dense(), aggregation="readout"),
     "forward-forward, pairs": lambda: ForwardForward(dense(), negatives="pairs", readout=True),
     "forward-forward, hybrid": lambda: ForwardForward(dense(), negatives="hybrid", readout=True),
@@ -324,7 +324,7 @@ REMAINDER: dict[str, Callable[[], Rule]] = {
 def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tmp_path: Path) -> None:
     """Every sample is seen once an epoch, none of them alone, and resuming stays exact."""
     few, path = cut(digits, 129), tmp_path / "checkpoint"
-    chosen = recipe(name, epochs=2) if name in METHODS else Recipe(epochs=2, learning_rate=0.01)
+    chosen = recipe(name, epochs=2) if name in PRESETS else Recipe(epochs=2, learning_rate=0.01)
     chosen = replace(chosen, batch=64)
 
     def train(**options: Any) -> tuple[list[int], list[Tensor]]:
@@ -444,7 +444,7 @@ def aligned(method: str, dataset: Dataset) -> list[float]:
     return list(cosines.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_alignment_disturbs_nothing_and_is_1_where_the_update_is_the_gradient(method: str, digits: Dataset) -> None:
     cosines = aligned(method, digits)
     exact = len(cosines) if method.startswith("backprop") else EXACT.get(method, 1)

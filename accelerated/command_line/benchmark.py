@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..orthogonality import defect
 from ..rules import RULES, Foton, Rule
-from ..training import METHODS, UserError, load, mlp
+from ..training import PRESETS, UserError, load, mlp
 from . import options, report
 
 PLAIN = "PyTorch backprop"
@@ -120,7 +120,7 @@ def plain_contender(
     widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float | None = None
 ) -> Contender:
     """Backpropagation as one writes it in PyTorch, at its own learning rate unless one is given."""
-    learning_rate = METHODS["backprop"].recipe.learning_rate if learning_rate is None else learning_rate
+    learning_rate = PRESETS["backprop"].recipe.learning_rate if learning_rate is None else learning_rate
     model = model_for(widths, seed, dtype).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
 
@@ -143,7 +143,7 @@ def rule_contender(
     learning_rate: float | None = None,
 ) -> Contender:
     """A rule, at its own learning rate unless one is given. Raises UserError where it can't train the network."""
-    learning_rate = METHODS[name].recipe.learning_rate if learning_rate is None else learning_rate
+    learning_rate = PRESETS[name].recipe.learning_rate if learning_rate is None else learning_rate
     try:
         rule: Rule = RULES[name](model_for(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
     except ValueError as error:

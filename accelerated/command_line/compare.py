@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..training import METHODS, UserError, load
+from ..training import PRESETS, UserError, load
 from . import options, report, runs
 
 
@@ -15,7 +15,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             help="Rules, each with widths of its own if you like, as in pepita:1024 or forward-forward:1000-1000-1000.",
-            show_default=" ".join(METHODS),
+            show_default=" ".join(PRESETS),
         ),
     ] = None,
     data: options.Data = "digits",
@@ -59,7 +59,7 @@ def compare(
     if resume and (overwrite or output is None):
         raise UserError("--resume: expected with --output, the folder to go on with, and without --overwrite")
     jobs = options.jobs(
-        rules or list(METHODS),
+        rules or list(PRESETS),
         data,
         hidden,
         option=option,

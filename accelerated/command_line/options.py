@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_ar
 import torch
 import typer
 
-from ..training import METHODS, Recipe, UserError, default_recipe
-from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, method_named
+from ..training import PRESETS, Recipe, UserError, default_recipe
+from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, preset_named
 
 OWN = "the rule's own, see below"
 
@@ -106,8 +106,9 @@ class Job(NamedTuple):
 def recipes_help() -> str:
     """The rules' own settings, for the end of a help page."""
     lines = ["The rules' own settings:"]
-    for method, (_, recipe, digits, _) in METHODS.items():
-        changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in digits.items())
+    for method, preset in PRESETS.items():
+        recipe = preset.recipe
+        changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in preset.digits.items())
         extras = [
             recipe.activation,
             f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
@@ -143,7 +144,7 @@ def rule_names(text: str) -> list[str]:
 
 def method(name: str) -> str:
     """The name, if it is a method's. Raises UserError with close names."""
-    method_named(name)
+    preset_named(name)
     return name
 
 
@@ -177,7 +178,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def rule_options(method: str) -> dict[str, list[Any]]:
     """The options of a rule that `--option` can set: names, and the values of each."""
-    parameters = list(inspect.signature(METHODS[method].rule).parameters.values())[1:]
+    parameters = list(inspect.signature(PRESETS[method].rule).parameters.values())[1:]
     found = {parameter.name: _kinds(parameter.annotation) for parameter in parameters}
     return {name: kinds for name, kinds in found.items() if set(kinds) - {NoneType}}
 

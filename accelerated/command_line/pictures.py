@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..training import METHODS, Dataset
+from ..training import PRESETS, Dataset
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def alignment_curves(runs: Sequence[Run]) -> bytes | None:
     groups = [g for g in _groups(runs) if not g.runs[0].job.method.startswith("backprop") and _layers(g)]
     if not groups:
         return None
-    groups.sort(key=lambda group: list(METHODS).index(group.runs[0].job.method))
+    groups.sort(key=lambda group: list(PRESETS).index(group.runs[0].job.method))
     columns = min(COLUMNS, len(groups))
     lines = -(-len(groups) // columns)
     figure = _figure(WIDTH * max(columns, 3) / COLUMNS, 0.6 + LINE_HEIGHT * lines)
@@ -302,7 +302,7 @@ def _usual_epochs(groups: Sequence[_Group]) -> int:
 
 
 def _family(group: _Group) -> str:
-    return METHODS[group.runs[0].job.method].family
+    return PRESETS[group.runs[0].job.method].family
 
 
 def _errors(

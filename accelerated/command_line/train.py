@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ..training import METHODS, UserError, checkpoint, load
+from ..training import PRESETS, UserError, checkpoint, load
 from ..training.restore import recipe_of
 from . import options, report, runs
 
 
 def train(
-    rule: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
+    rule: Annotated[str, typer.Argument(help=f"One of {', '.join(PRESETS)}.")],
     data: options.DataOrDigits = None,
     hidden: options.Hidden = None,
     activation: options.Activation = None,

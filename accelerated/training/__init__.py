@@ -8,11 +8,11 @@ from .errors import UserError
 from .layer_study import layer_study, layer_summary
 from .loop import Epoch, History, TrainingError, accuracy, fit
 from .margins import LayerMargins, margin_summary, margins
-from .recipes import METHODS, Recipe, build, default_recipe, mlp
+from .recipes import PRESETS, Recipe, build, default_recipe, mlp
 from .restore import Restored, restore
 
 __all__ = [
-    "METHODS",
+    "PRESETS",
     "CheckpointError",
     "Cost",
     "DataError",

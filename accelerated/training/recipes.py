@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ulp
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +14,26 @@ from torch import nn
 from ..activations import ACTIVATIONS
 from ..layers import he_uniform
 from ..modules import MaxMin
-from ..rules import RULES, Rule
+from ..rules import (
+    RULES,
+    Backprop,
+    BackpropDeepSupervision,
+    CumulativeForwardForward,
+    DifferenceTargetPropagation,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    DynamicTemperature,
+    FeedbackAlignment,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Hyperspherical,
+    LayerCollaboration,
+    MonoForward,
+    Pepita,
+    Rule,
+    SymBa,
+)
 from .data import Dataset
 from .errors import UserError, unknown
 from .schedules import SCHEDULES
@@ -122,102 +141,91 @@ def _check_hidden(hidden: Any) -> None:
             raise UserError(f"hidden: width {width!r}, expected positive integers")
 
 
-FORWARD_FORWARD = Recipe(
-    hidden=(1000, 1000, 1000),
-    epochs=20,
-    optimizer="adam",
-    learning_rate=1e-3,
-    momentum=0.0,
-    schedule="linear-tail",
-    standardise=False,
-    options={"amplitude": 4.0},
-)
-
-LOCAL = Recipe(
-    hidden=(1000, 1000, 1000),
-    epochs=8,
-    optimizer="adam",
-    learning_rate=1e-3,
-    momentum=0.0,
-    dropout=0.1,
-)
-
-FEEDBACK = Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02)
-
-
-class Method(NamedTuple):
-    """A rule, its recipe, what of that is changed for the digits (chosen on validation samples), and its family."""
+@dataclass(frozen=True)
+class Preset:
+    """A rule, its family, its recipe, and what of that is changed for the digits (chosen on validation samples)."""
 
     rule: type[Rule]
-    recipe: Recipe
-    digits: dict[str, Any]
     family: str = "Other rules"
+    recipe: Recipe = Recipe()  # frozen
+    digits: dict[str, Any] = field(default_factory=lambda: {"epochs": 30})
 
 
-def _local(normalisation: str) -> Recipe:
-    return replace(LOCAL, normalisation=normalisation)
+BACKPROP = Preset(Backprop, "Backpropagation", Recipe(learning_rate=0.05), {"epochs": 30, "learning_rate": 0.1})
+FOTON = Preset(Foton, "A second pass with the error")
+FTP = Preset(
+    Ftp,
+    "Feedback and targets",
+    Recipe(hidden=(1024, 128), activation="tanh", learning_rate=0.02),
+    {"epochs": 30, "learning_rate": 0.05},
+)
+FORWARD_FORWARD = Preset(
+    ForwardForward,
+    "Forward-Forward",
+    Recipe(
+        hidden=(1000, 1000, 1000),
+        epochs=20,
+        optimizer="adam",
+        learning_rate=1e-3,
+        momentum=0.0,
+        schedule="linear-tail",
+        standardise=False,
+        options={"amplitude": 4.0},
+    ),
+    {"epochs": 60, "learning_rate": 1e-2},
+)
+MONO_FORWARD = Preset(
+    MonoForward,
+    "Layers that are classifiers",
+    Recipe(hidden=(1000, 1000, 1000), epochs=8, optimizer="adam", learning_rate=1e-3, momentum=0.0, dropout=0.1),
+    {"epochs": 30, "learning_rate": 3e-3},
+)
 
-
-FAMILIES: dict[str, dict[str, Method]] = {
-    "Backpropagation": {
-        "backprop": Method(RULES["backprop"], Recipe(learning_rate=0.05), {"epochs": 30, "learning_rate": 0.1}),
-        "backprop-orthogonal": Method(
-            RULES["backprop"],
-            Recipe(learning_rate=0.05, options={"orthogonal": True}),
-            {"epochs": 30, "learning_rate": 0.1},
-        ),
-        "backprop-deep-supervision": Method(
-            RULES["backprop-deep-supervision"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}
-        ),
-    },
-    "A second pass with the error": {
-        "foton": Method(RULES["foton"], Recipe(), {"epochs": 30}),
-        "foton-linear": Method(RULES["foton"], Recipe(options={"linear": True}), {"epochs": 30}),
-        "pepita": Method(
-            RULES["pepita"],
-            Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
-            {"epochs": 80, "learning_rate": 0.3},
-        ),
-    },
-    "Feedback and targets": {
-        "ftp": Method(RULES["ftp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-        "fa": Method(RULES["fa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-        "dfa": Method(RULES["dfa"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-        "drtp": Method(RULES["drtp"], replace(FEEDBACK, learning_rate=0.005), {"epochs": 30, "learning_rate": 0.01}),
-        "dtp": Method(RULES["dtp"], FEEDBACK, {"epochs": 30, "learning_rate": 0.05}),
-    },
-    "Forward-Forward": {
-        name: Method(RULES[name], FORWARD_FORWARD, {"epochs": 60, "learning_rate": 1e-2})
-        for name in ("forward-forward", "symba", "layer-collaboration", "cumulative")
-    },
-    "Layers that are classifiers": {
-        "mono-forward": Method(RULES["mono-forward"], LOCAL, {"epochs": 30, "learning_rate": 3e-3}),
-        "hyperspherical": Method(RULES["hyperspherical"], _local("direction"), {"epochs": 30, "learning_rate": 3e-3}),
-        "dynamic-temperature": Method(
-            RULES["dynamic-temperature"], _local("layer"), {"epochs": 30, "learning_rate": 3e-3}
-        ),
-    },
+PRESETS: dict[str, Preset] = {
+    "backprop": BACKPROP,
+    "backprop-orthogonal": replace(BACKPROP, recipe=replace(BACKPROP.recipe, options={"orthogonal": True})),
+    "backprop-deep-supervision": replace(MONO_FORWARD, rule=BackpropDeepSupervision, family=BACKPROP.family),
+    "foton": FOTON,
+    "foton-linear": replace(FOTON, recipe=Recipe(options={"linear": True})),
+    "pepita": Preset(
+        Pepita,
+        FOTON.family,
+        Recipe(hidden=(1024,), epochs=30, schedule="steps", standardise=False, dropout=0.1),
+        {"epochs": 80, "learning_rate": 0.3},
+    ),
+    "ftp": FTP,
+    "fa": replace(FTP, rule=FeedbackAlignment),
+    "dfa": replace(FTP, rule=DirectFeedbackAlignment),
+    "drtp": replace(
+        FTP,
+        rule=DirectRandomTargetProjection,
+        recipe=replace(FTP.recipe, learning_rate=0.005),
+        digits={"epochs": 30, "learning_rate": 0.01},
+    ),
+    "dtp": replace(FTP, rule=DifferenceTargetPropagation),
+    "forward-forward": FORWARD_FORWARD,
+    "symba": replace(FORWARD_FORWARD, rule=SymBa),
+    "layer-collaboration": replace(FORWARD_FORWARD, rule=LayerCollaboration),
+    "cumulative": replace(FORWARD_FORWARD, rule=CumulativeForwardForward),
+    "mono-forward": MONO_FORWARD,
+    "hyperspherical": replace(
+        MONO_FORWARD, rule=Hyperspherical, recipe=replace(MONO_FORWARD.recipe, normalisation="direction")
+    ),
+    "dynamic-temperature": replace(
+        MONO_FORWARD, rule=DynamicTemperature, recipe=replace(MONO_FORWARD.recipe, normalisation="layer")
+    ),
 }
-"""The rules that have settings of their own, by family."""
-
-PRESETS = {
-    name: method._replace(family=family) for family, methods in FAMILIES.items() for name, method in methods.items()
-}
-
-METHODS: dict[str, Method] = {
-    **PRESETS,
-    **{name: Method(rule, Recipe(), {"epochs": 30}) for name, rule in RULES.items() if name not in PRESETS},
-}
-"""What can be trained, by the names that the command line uses. A rule without a preset has the default recipe."""
+PRESETS |= {name: Preset(rule) for name, rule in RULES.items() if name not in PRESETS}
+"""What can be trained, by the names that the command line uses. A rule not named here has the default recipe."""
 
 OPTIMIZER_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
-def method_named(name: str) -> Method:
-    """Raises UserError, with close names, for one that is not in METHODS."""
-    if name not in METHODS:
-        raise unknown("rule", name, METHODS)
-    return METHODS[name]
+def preset_named(name: str) -> Preset:
+    """Raises UserError, with close names, for one that is not in PRESETS."""
+    if name not in PRESETS:
+        raise unknown("rule", name, PRESETS)
+    return PRESETS[name]
 
 
 def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
@@ -225,12 +233,12 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
 
     Raises UserError for an unknown method and an impossible recipe.
     """
-    _, recipe, digits, _ = method_named(method)
+    recipe = preset_named(method).recipe
     for name in changes:
         if name not in Recipe.__dataclass_fields__:
             raise unknown("recipe", name, Recipe.__dataclass_fields__)
     if data == "digits":
-        recipe = replace(recipe, hidden=(128, 64), **digits)
+        recipe = replace(recipe, hidden=(128, 64), **preset_named(method).digits)
     optimizer = changes.get("optimizer", recipe.optimizer)
     if optimizer != recipe.optimizer and optimizer in OPTIMIZER_RATES:
         recipe = replace(recipe, learning_rate=OPTIMIZER_RATES[optimizer])
@@ -286,7 +294,7 @@ def build(
 
     Raises UserError where the rule can't train such a network.
     """
-    rule_class = method_named(method).rule
+    rule_class = preset_named(method).rule
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -20,7 +20,7 @@ from resumable import Result, Run, accuracies, cell, chosen, run_all, show
 from torch import nn
 
 from prograde.accelerated.rules import Rule
-from prograde.accelerated.training import METHODS, UserError, build, default_recipe, fit, load
+from prograde.accelerated.training import PRESETS, UserError, build, default_recipe, fit, load
 
 WIDTH = 256
 DEPTHS = (3, 10, 50, 100)
@@ -75,7 +75,7 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
 
 def train(run: Run, data: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
-    options = dict(METHODS[run["rule"]][1].options)
+    options = dict(PRESETS[run["rule"]].recipe.options)
     if run["rule"] == "foton":
         options |= {name: run[name] for name in ("orthogonality_every", "projection_every", "activation_gain")}
     dataset = load(data)

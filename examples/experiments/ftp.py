@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from resumable import Result, Run, cell, chosen, run_all, show
 
-from prograde.accelerated.training import METHODS, UserError, build, default_recipe, fit, load
+from prograde.accelerated.training import PRESETS, UserError, build, default_recipe, fit, load
 
 RATES = {"backprop": 0.05, "ftp": 0.02, "dfa": 0.02, "fa": 0.02, "drtp": 0.005, "dtp": 0.02, "pepita": 0.02}
 HIDDEN_LAYERS = (2, 3, 5, 8)
@@ -46,7 +46,7 @@ def wanted(data: str, seeds: Iterable[int], epochs: int) -> list[Run]:
 
 def train(run: Run, data: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at the last epoch."""
-    options: dict[str, Any] = dict(METHODS[run["rule"]][1].options)
+    options: dict[str, Any] = dict(PRESETS[run["rule"]].recipe.options)
     if run["rule"] == "ftp":
         options |= {"scale": run["scale"], "law": run["law"]}
     dataset = load(data)
