@@ -35,7 +35,6 @@ MATH = {
     "convolutional_network",
     "cumulative_goodness",
     "goodness",
-    "layers",
     "learned_scores",
     "losses",
     "negatives",
@@ -50,7 +49,7 @@ MATH = {
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
-LAYERS = ["math", "algorithms", "modules", "rules", "training", "command_line"]
+LAYERS = ["math", "layers", "algorithms", "modules", "rules", "training", "command_line"]
 """The parts of a package, each of which imports only itself and what stands before it."""
 
 
