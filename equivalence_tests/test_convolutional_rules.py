@@ -11,7 +11,7 @@ from torch import nn
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
 from prograde.accelerated.orthogonality import defect
 from prograde.accelerated.rules import Backprop, Foton, Pepita
-from prograde.accelerated.training.alignment import alignment
+from prograde.accelerated.training.diagnostics.alignment import alignment
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prograde.accelerated.rules import Backprop, CreditAssignment, Foton, MonoForward
-from prograde.accelerated.training.costs import layer_costs
+from prograde.accelerated.training.diagnostics.costs import layer_costs
 from prograde.equivalence_tests.rule_examples import EXAMPLES, dense, images, refusal
 from prograde.equivalence_tests.sides import TwinSide
 

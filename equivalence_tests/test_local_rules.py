@@ -50,7 +50,7 @@ from prograde.accelerated.rules import (
 from prograde.accelerated.rules.local_blocks import LocalBlock
 from prograde.accelerated.rules.score_heads import Heads, LinearHead, head_loss
 from prograde.accelerated.score_losses import smooth_margin
-from prograde.accelerated.training.memory import LiveBytes
+from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases

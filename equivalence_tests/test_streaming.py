@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prograde.accelerated.rules import Foton
-from prograde.accelerated.training.memory import LiveBytes
+from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import TwinSide
 

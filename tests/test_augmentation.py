@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prograde.accelerated.training import Dataset, Epoch, Recipe, UserError, build, default_recipe, fit, load
-from prograde.accelerated.training.augmentation import augmented
+from prograde.accelerated.training.data.augmentation import augmented
 
 
 def moves(image: Tensor, shift: int, flip: bool) -> dict[tuple[int, int, bool], bytes]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from prograde.accelerated.modules import OrthogonalConv2d, ScaledAvgPool2d
 from prograde.accelerated.training import UserError, costs, layer_costs, mlp
-from prograde.accelerated.training.memory import live_bytes
+from prograde.accelerated.training.diagnostics.memory import live_bytes
 
 
 def dense(n_in: int, classes: int) -> nn.Sequential:

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from prograde.accelerated.training import DataError, image_folders, load, reading
+from prograde.accelerated.training import DataError, load
+from prograde.accelerated.training.data import image_folders, reading
 
 CLASSES = "cat", "ant", "bee"
 Images = dict[str, NDArray[np.uint8]]

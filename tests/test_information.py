@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-from prograde.accelerated.training.information import (
+from prograde.accelerated.training.diagnostics.information import (
     Probe,
     confident_fano_bound,
     fano_bound,

@@ -14,7 +14,7 @@ from prograde.accelerated.command_line.runs import Run
 from prograde.accelerated.rules import Backprop, LocalClassifiers
 from prograde.accelerated.rules.layer_aggregation import Aggregation
 from prograde.accelerated.training import Recipe, Split, UserError, fit, load
-from prograde.accelerated.training.layer_study import (
+from prograde.accelerated.training.diagnostics.layer_study import (
     disagreement,
     goodness_vector,
     layer_accuracies,
@@ -152,7 +152,7 @@ def test_goodness_vectors_of_layers_are_about_as_long(monkeypatch: pytest.Monkey
             return [torch.ones(len(x), channels, side, side) for channels, side in ((2, 8), (4, 8), (9, 2))]
 
     seen: list[tuple[int, ...]] = []
-    module = importlib.import_module("prograde.accelerated.training.layer_study")
+    module = importlib.import_module("prograde.accelerated.training.diagnostics.layer_study")
     probe = module.linear_probe
     monkeypatch.setattr(module, "linear_probe", lambda x, *rest: (seen.append(tuple(x.shape)), probe(x, *rest))[1])
     layer_study(Maps(nn.Sequential(nn.Linear(4, 2))), columns(40)[1])

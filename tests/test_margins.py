@@ -74,7 +74,7 @@ def test_the_summary_of_margins_given_by_hand(monkeypatch: pytest.MonkeyPatch) -
     zero = torch.zeros(4)
     given = {"0": (zero + 2, zero, zero), "2": (zero, zero, zero + 2), "4": (-zero - 1, zero, zero - 2)}
     kind = type(next(iter(margins(rule, *batch(12)).values())))
-    module = import_module("prograde.accelerated.training.margins")
+    module = import_module("prograde.accelerated.training.diagnostics.margins")
     monkeypatch.setattr(module, "margins", lambda *_: {name: kind(*arrays) for name, arrays in given.items()})
     first, second, third = margin_summary(rule, *batch(12)).values()
     ratio = 2 / (1 + torch.tensor(8.0).exp().item())

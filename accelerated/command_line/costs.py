@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..rules import RULES
 from ..training import UserError
-from ..training.costs import costs as counted
-from ..training.memory import live_bytes
+from ..training.diagnostics.costs import costs as counted
+from ..training.diagnostics.memory import live_bytes
 from . import options, report
 from .benchmark import PLAIN, Contender, batches_for, model_for, plain_contender, rule_contender, take_turns
 

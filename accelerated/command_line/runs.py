@@ -26,7 +26,7 @@ from ..training import (
     layer_summary,
     margin_summary,
 )
-from ..training.augmentation import check_moves
+from ..training.data.augmentation import check_moves
 from ..training.loop import Measure
 from .options import Job
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..rules import Rule
 from ..rules.rule import evaluating
 from . import checkpoint as checkpoints
-from .alignment import alignment, check_rule
-from .augmentation import augmented, check_moves
 from .data import Dataset, Split
+from .data.augmentation import augmented, check_moves
+from .diagnostics.alignment import alignment, check_rule
 from .errors import UserError
 from .recipes import Recipe
 from .schedules import SCHEDULES

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cumulative_goodness import (
+from ...cumulative_goodness import (
     attenuation,
     coverage,
     free_riding_fraction,
@@ -13,9 +13,9 @@ from ..cumulative_goodness import (
     log_attenuation,
     starved_fraction,
 )
-from ..rules import ForwardForward, Rule
+from ...rules import ForwardForward, Rule
+from ..errors import UserError
 from .alignment import undisturbed
-from .errors import UserError
 
 
 class LayerMargins(NamedTuple):

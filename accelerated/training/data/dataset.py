@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import DataError, UserError
+from ..errors import DataError, UserError
 from .idx import IdxPart, find_idx, read_idx
 from .image_folders import ARCHIVES, ENDS, File, find_part, read_class_folders
 from .reading import check_memory, entries, reading

@@ -16,7 +16,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError, UserError
+from ..errors import DataError, UserError
 from .idx import GZIP
 from .reading import available_memory, check_memory, entries, reading
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..rules import Rule
-from ..rules.rule import evaluating
+from ...rules import Rule
+from ...rules.rule import evaluating
 
 
 def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:

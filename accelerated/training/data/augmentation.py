@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .data import Dataset
-from .errors import UserError
+from ..errors import UserError
+from .dataset import Dataset
 
 
 def check_moves(shift: int, flip: bool, dataset: Dataset) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._arrays import widened
-from ..rules import Rule
+from ..._arrays import widened
+from ...rules import Rule
+from ..data import Split
+from ..errors import UserError
 from .alignment import undisturbed
-from .data import Split
-from .errors import UserError
 from .information import information, linear_probe, nearest_neighbours
 
 STUDY_BATCH = 1000

@@ -36,8 +36,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..modules import OrthogonalConv2d, ScaledAvgPool2d
-from .errors import UserError
+from ...modules import OrthogonalConv2d, ScaledAvgPool2d
+from ..errors import UserError
 
 
 class LayerCost(NamedTuple):

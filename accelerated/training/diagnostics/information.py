@@ -26,7 +26,7 @@ from scipy.special import digamma
 from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from ..losses import cross_entropy_gradient
+from ...losses import cross_entropy_gradient
 
 Floats: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64]

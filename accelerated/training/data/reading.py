@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DataError, UserError
+from ..errors import DataError, UserError
 
 MEMORY = Path("/proc/meminfo")
 DEFLATE_RATIO = 1032

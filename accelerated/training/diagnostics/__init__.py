@@ -1,0 +1,19 @@
+"""What is measured of rules and their layers, and what their steps cost."""
+
+from .alignment import alignment
+from .costs import Cost, LayerCost, costs, layer_costs
+from .layer_study import layer_study, layer_summary
+from .margins import LayerMargins, margin_summary, margins
+
+__all__ = [
+    "Cost",
+    "LayerCost",
+    "LayerMargins",
+    "alignment",
+    "costs",
+    "layer_costs",
+    "layer_study",
+    "layer_summary",
+    "margin_summary",
+    "margins",
+]
