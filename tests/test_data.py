@@ -22,9 +22,9 @@ from prograde.accelerated.training import (
     default_recipe,
     fit,
     load,
-    reading,
     restore,
 )
+from prograde.accelerated.training.data import reading
 
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
