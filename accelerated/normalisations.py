@@ -3,7 +3,9 @@
 Statistics of half precision are those of float32, as the kernels have them.
 """
 
+from collections.abc import Callable
 from math import prod, sqrt
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -12,17 +14,39 @@ from ._arrays import Array, check_count, check_not_negative, check_positive, che
 from .adaptive_pooling import channels_last
 
 __all__ = [
+    "Normalisation",
     "batch_norm",
     "batch_norm_vjp",
     "channel_norm",
+    "channel_norm_vjp",
     "direction",
     "direction_vjp",
     "group_norm",
+    "group_norm_vjp",
     "instance_norm",
+    "instance_norm_vjp",
     "layer_norm",
+    "layer_norm_vjp",
     "rms_norm",
+    "rms_norm_vjp",
     "unit_sphere",
+    "unit_sphere_vjp",
 ]
+
+
+class Normalisation(NamedTuple):
+    """A step of `layers`, for one: Normalisation(layer_norm, layer_norm_vjp)."""
+
+    value: Callable[[Array], Array]
+    vjp: Callable[[Array, Array], Array]
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        """As `vjp`, since the derivative is symmetric."""
+        return self.vjp(h, u)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        """The difference of two values."""
+        return self.value(h) - self.value(h - u)
 
 
 def _check_input(h: Array, eps: float) -> None:
@@ -36,14 +60,36 @@ def _check(name: str, count: int) -> None:
         raise ValueError(f"h: {name} has {count} number, whose deviation from its mean is always 0; expected 2 or more")
 
 
-def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
-    """Over each group of channels of a sample. Raises ValueError unless groups divide them, and for groups of one."""
+def _standardised_vjp(h: Array, gradient: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """The gradient through mean and deviation over the axes."""
+    check_shape("gradient", gradient, h.shape)
+    variance, mean = torch.var_mean(widened(h), dim=axes, correction=0, keepdim=True)
+    rate = (variance + eps).rsqrt()
+    y, g = (h - mean) * rate, widened(gradient)
+    across = g.mean(dim=axes, keepdim=True) + y * (g * y).mean(dim=axes, keepdim=True)
+    return ((g - across) * rate).to(h.dtype)
+
+
+def _check_groups(h: Array, groups: int, eps: float) -> None:
     check_count("groups", groups)
     _check_input(h, eps)
     if h.shape[1] % groups:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
     _check("a group", prod(h.shape[1:]) // groups)
+
+
+def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
+    """Over each group of channels of a sample. Raises ValueError unless groups divide them, and for groups of one."""
+    _check_groups(h, groups, eps)
     return functional.group_norm(h, groups, eps=eps)
+
+
+def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) -> Array:
+    """The gradient through it. Raises ValueError as `group_norm` does."""
+    _check_groups(h, groups, eps)
+    check_shape("gradient", gradient, h.shape)
+    rows = h.reshape(len(h), groups, -1)
+    return _standardised_vjp(rows, gradient.reshape(rows.shape), (2,), eps).reshape(h.shape)
 
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
@@ -57,6 +103,13 @@ def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     return functional.group_norm(h.contiguous(), h.shape[1], eps=eps)
 
 
+def instance_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """The gradient through it. Raises ValueError where a channel has one position."""
+    _check_input(h, eps)
+    _check("a channel", prod(h.shape[2:]))
+    return _standardised_vjp(h, gradient, tuple(range(2, h.dim())), eps)
+
+
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over the channels at each position; maps come out with channels last. Raises ValueError for one channel."""
     _check_input(h, eps)
@@ -64,11 +117,25 @@ def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     return functional.layer_norm(h.movedim(1, -1), h.shape[1:2], eps=eps).movedim(-1, 1)
 
 
+def channel_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """The gradient through it. Raises ValueError for one channel."""
+    _check_input(h, eps)
+    _check("a position", h.shape[1])
+    return _standardised_vjp(h, gradient, (1,), eps)
+
+
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
     """Over each sample. Raises ValueError where it has one number."""
     _check_input(h, eps)
     _check("a sample", prod(h.shape[1:]))
     return functional.layer_norm(h, h.shape[1:], eps=eps)
+
+
+def layer_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """The gradient through it. Raises ValueError where a sample has one number."""
+    _check_input(h, eps)
+    _check("a sample", prod(h.shape[1:]))
+    return _standardised_vjp(h, gradient, tuple(range(1, h.dim())), eps)
 
 
 def _batch_axes(h: Array) -> tuple[int, ...]:
@@ -96,13 +163,7 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
     """The gradient through the statistics of the batch."""
     _check_input(h, eps)
-    check_shape("gradient", gradient, h.shape)
-    axes = _batch_axes(h)
-    variance, mean = torch.var_mean(widened(h), dim=axes, correction=0, keepdim=True)
-    rate = (variance + eps).rsqrt()
-    y, g = (h - mean) * rate, widened(gradient)
-    across = g.mean(dim=axes, keepdim=True) + y * (g * y).mean(dim=axes, keepdim=True)
-    return ((g - across) * rate).to(h.dtype)
+    return _standardised_vjp(h, gradient, _batch_axes(h), eps)
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
@@ -110,6 +171,17 @@ def rms_norm(h: Array, eps: float = 1e-8) -> Array:
     _check_input(h, eps)
     size = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=wide(h.dtype)) / sqrt(prod(h.shape[1:]))
     return (h / (size + eps).view(-1, *[1] * (h.dim() - 1))).to(h.dtype)
+
+
+def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
+    """The gradient through it; at 0 that of h / eps."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
+    v, g = widened(h).flatten(1), widened(gradient).flatten(1)
+    size = _length(v) / sqrt(v.shape[1])
+    u = torch.where(size == 0, 0, v / torch.where(size == 0, 1, size))
+    found = (g - u * (g * u).mean(dim=1, keepdim=True) * size / (size + eps)) / (size + eps)
+    return found.to(h.dtype).view_as(h)
 
 
 def _length(v: Array) -> Array:
@@ -140,3 +212,12 @@ def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
     length = _length(rows)
     factor = torch.where(length <= eps, 0, (sqrt(rows.shape[1]) if scaled else 1.0) / length.clamp(min=eps))
     return (rows * factor).to(h.dtype).view_as(h)
+
+
+def unit_sphere_vjp(h: Array, gradient: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
+    """The gradient through it."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
+    v = h.flatten(1)
+    rows = direction_vjp(v, gradient.flatten(1), eps)
+    return (sqrt(v.shape[1]) * rows if scaled else rows).view_as(h)

@@ -98,7 +98,7 @@ def goodness(**changed: Any) -> Lazy:
 
 def local_layers(side: Side) -> Any:
     module = side.local_classifiers
-    layer = module.DenseLayer(*side.operands((np.eye(4)[:, :3], np.zeros(4))), side.activations.relu)
+    layer = side.layers.Dense(*side.operands((np.eye(4)[:, :3], np.zeros(4))), (side.activations.relu,))
     return (module.LocalLayer(layer, side.scores.group_mean(2)),)
 
 
@@ -116,6 +116,7 @@ GENERATOR = Lazy(lambda s: np.random.default_rng(0) if s.name == "reference" els
 LABEL = Lazy(lambda s: None)
 """Where `of_labels` puts its labels."""
 
+NORMS = ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
 COLUMN = "labels: shape (4, 1), expected (batch,); labels.squeeze(1) has it"
 FEW = "labels: 3, expected 4, one for each sample"
 OUTSIDE = "labels: found -100..1, expected 0..1"
@@ -277,18 +278,16 @@ ROWS: list[Row] = [
     row("learned_scores.channel_class", "pooling: (1.0, 0.5), expected the weights", (1.0, 0.5)),
     row("learned_scores.random_prototypes", "per_class: 0, expected 1 or more", 2, 0, 3, None),
     *of_numbers("learned_scores.prototype_cosine", sharpness="positive"),
-    *(
-        row(f"normalisations.{name}", "h: shape (4,), expected (batch, C, ...)", STREAM)
-        for name in ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
-    ),
-    *(
-        row(f"normalisations.{name}", "eps: nan, expected 0 or more", IMAGES, eps=NAN)
-        for name in ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
-    ),
+    *(row(f"normalisations.{name}", "h: shape (4,), expected (batch, C, ...)", STREAM) for name in NORMS),
+    *(row(f"normalisations.{name}", "eps: nan, expected 0 or more", IMAGES, eps=NAN) for name in NORMS),
     row("normalisations.group_norm", "groups: 0, expected 1 or more", IMAGES, 0),
     row("normalisations.group_norm", "eps: -1.0, expected 0 or more", IMAGES, 2, -1.0),
     row("normalisations.batch_norm", "mean: shape (1,), expected (2,)", IMAGES, *(np.ones(1), np.ones(2))),
-    row("normalisations.batch_norm_vjp", "gradient: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1]),
+    row("normalisations.group_norm_vjp", "groups: 0, expected 1 or more", IMAGES, IMAGES, 0),
+    *(
+        row(f"normalisations.{name}", "gradient: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1])
+        for name in (f"{kind}_vjp" for kind in NORMS)
+    ),
     row("normalisations.direction", "eps: 0.0, expected a positive", X, 0.0),
     row("normalisations.direction_vjp", "gradient: shape (4, 1), expected (4, 3)", X, X[:, :1]),
     # Aggregation
@@ -675,8 +674,6 @@ ROWS: list[Row] = [
         NAN,
     ),
     # Local classifiers
-    row("local_classifiers.average_pool", "size: 5, expected 1..4", IMAGES, 5),
-    row("local_classifiers.max_pooling", "size: 0, expected 1 or more", 0),
     row(
         "local_classifiers.joined",
         "Shortcut(",
@@ -686,8 +683,8 @@ ROWS: list[Row] = [
     ),
     *of_labels("local_classifiers.updates", LOCAL, X, LABEL, CROSS_ENTROPY),
     *of_labels("local_classifiers.local_updates", LOCAL, X, LABEL, CROSS_ENTROPY),
-    row("local_classifiers.layer_passes", "layer 0: takes 3 features, but gets 2", LOCAL, X[:, :2]),
-    row("local_classifiers.layer_scores", "x: shape (0, 3), expected (batch, ...)", LOCAL, X[:0]),
+    row("local_classifiers.layer_passes", "layers[0]: z: 2 units, but the weight has 3", LOCAL, X[:, :2]),
+    row("local_classifiers.layer_scores", "layers[0]: z: shape (0, 3), expected (batch, n)", LOCAL, X[:0]),
     # Orthogonality
     row("orthogonality.bjorck", "order: 1.5, expected a positive integer", MIXING, 1.5),
     row("orthogonality.bjorck_factor", "order: 1.5, expected a positive integer", MIXING, 1.5),
@@ -710,7 +707,6 @@ FREE = {
     "ftp.project": "part of `first_difference`",
     "hardware.random_noise": "any shape",
     "local_classifiers.concatenated": "activities of layers that have run",
-    "local_classifiers.masked": "any mask that multiplies the activities",
     "network.activation_differences": "part of a rule's `update_factors`",
     "network.affine": "any weight",
     "network.collect": "updates of layers",

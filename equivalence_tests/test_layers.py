@@ -182,6 +182,16 @@ def test_equal_maxima_count_the_first(side: Side):
     assert found.tolist() == [[[[1, 0], [0, 0]]]], "the first"
 
 
+def test_pooling_by_hand(side: Side):
+    """Of 5 x 4 pixels the last row is lost."""
+    h, d = side.operands((np.arange(20.0).reshape(1, 1, 5, 4), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])))
+    module = side.layers
+    assert side.results(module.MaxPool(2).value(h)).tolist() == [[[[5, 7], [13, 15]]]], "maxima"
+    spread = side.results(module.MaxPool(2).vjp(h, d))
+    assert spread.tolist() == [[[[0, 0, 0, 0], [0, 1, 0, 2], [0, 0, 0, 0], [0, 3, 0, 4], [0, 0, 0, 0]]]], "gradient"
+    assert side.results(module.AveragePool(2).value(h)).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]], "averages"
+
+
 @given(case=padded_cases())
 def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: PaddedCase):
     def ours(side: Side, images: Any, x: Any) -> Any:

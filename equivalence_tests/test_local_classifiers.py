@@ -63,41 +63,51 @@ Make = Callable[[Side, Local], Any]
 
 
 def layers_of(side: Side, case: Local) -> list[Any]:
-    """The layers as this side's functions take them, without their pooling."""
-    network, module = side.padded_network(case.images), side.local_classifiers
-    convolutions = [layer._replace(pool=1) for layer in network.layers]
-    return [*convolutions, *(module.DenseLayer(*layer) for layer in zip(*network.dense, strict=True))]
+    """The layers, whose outlets have the convolutions' pooling by maximum and flattening."""
+    return list(side.chain(case.images))
 
 
-def pools(case: Local) -> list[int]:
-    return [layer.pool for layer in case.images.layers]
+def pools(case: Local) -> list[int | None]:
+    """None for dense layers."""
+    return [layer.pool for layer in case.images.layers] + [None] * len(case.images.dense.weights)
+
+
+def flattened(side: Side, case: Local, i: int) -> tuple[Any, ...]:
+    """The end of the outlet of layer i."""
+    return (side.layers.Flatten(),) if i + 1 == len(case.images.layers) else ()
 
 
 def mapped(side: Side, case: Local) -> Any:
-    """Learned maps, with a penalty; a mask before the first, maps pooled by maximum inside and averaged outside."""
-    module, scores = side.local_classifiers, side.scores
+    """Learned maps, with a penalty; a mask and pooling before the score, so that later layers see the same."""
     found = []
-    for i, (layer, readout) in enumerate(zip(layers_of(side, case), case.readouts, strict=True)):
-        pool = pools(case)[i] if i < len(pools(case)) else None
-        inside = (module.masked(case.mask),) if i == 0 else ()
-        if pool is not None:
-            inside = (*inside, module.max_pooling(pool))
-        score = scores.linear_map(None if pool is None else GRID)._replace(penalty=halved_squares)
-        found.append(module.LocalLayer(layer, score, (readout,), inside))
+    layers = zip(layers_of(side, case), case.readouts, pools(case), strict=True)
+    for i, (layer, readout, pool) in enumerate(layers):
+        masks = (side.layers.Mask(case.mask),) if i == 0 else ()
+        pooling = () if pool is None else (side.layers.MaxPool(pool),)
+        steps = (*layer.steps, *masks, *pooling)
+        score = side.scores.linear_map(None if pool is None else GRID)._replace(penalty=halved_squares)
+        layer = layer._replace(steps=steps, outlet=flattened(side, case, i))
+        found.append(side.local_classifiers.LocalLayer(layer, score, (readout,)))
     return tuple(found)
+
+
+def normalised(side: Side, name: str, **settings: Any) -> Any:
+    """That normalisation as a step."""
+    module = side.normalisations
+    value, vjp = (partial(getattr(module, f), **settings) for f in (name, f"{name}_vjp"))
+    return module.Normalisation(value, vjp)
 
 
 def drawn(side: Side, case: Local) -> Any:
     """Fixed read-outs of squares; layers normalised, and pooled by averages, on the way to the next."""
-    module, norms = side.local_classifiers, side.normalisations
     found = []
-    for i, (layer, readout, alpha) in enumerate(zip(layers_of(side, case), case.readouts, case.temper, strict=True)):
-        pool = pools(case)[i] if i < len(pools(case)) else None
+    layers = zip(layers_of(side, case), case.readouts, case.temper, pools(case), strict=True)
+    for i, (layer, readout, alpha, pool) in enumerate(layers):
         score = side.scores.random_readout(readout.T, readout[:, 0], None if pool is None else GRID)
-        outside = (norms.layer_norm,)
+        outlet = (normalised(side, "layer_norm"),)
         if pool is not None:
-            outside = (norms.channel_norm, lambda h, pool=pool: module.average_pool(h, pool))
-        found.append(module.LocalLayer(layer, score, (alpha,), (), outside))
+            outlet = (normalised(side, "channel_norm"), side.layers.AveragePool(pool), *flattened(side, case, i))
+        found.append(side.local_classifiers.LocalLayer(layer._replace(outlet=outlet), score, (alpha,)))
     return tuple(found)
 
 
@@ -122,7 +132,7 @@ def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: 
         local, module = Local(*fields), side.local_classifiers
         layers = MAKERS[maker](side, local)
         passes = list(module.layer_passes(layers, local.x))
-        return passes, module.layer_scores(layers, local.x), module.concatenated(p.inside[-1] for p in passes)
+        return passes, module.layer_scores(layers, local.x), module.concatenated(p.h for p in passes)
 
     compare(twin, "layer_scores", found, *case)
 
@@ -153,11 +163,12 @@ def wired(draw: st.DrawFn) -> Wired:
 
 def wired_layers(side: Side, case: Wired) -> tuple[Any, ...]:
     """The third has a stride of 2."""
-    convolution, tanh = side.module("convolutional_network").Convolution, side.activations.ACTIVATIONS["tanh"]
-    score, norm = side.scores.linear_map(GRID), side.normalisations.rms_norm
+    steps, outlet = (side.activations.tanh,), (normalised(side, "rms_norm"),)
     return tuple(
         side.local_classifiers.LocalLayer(
-            convolution(kernel, None, tanh, (2, 2) if i == 2 else (1, 1), (1, 1)), score, (readout,), (), (norm,)
+            side.layers.Convolution(kernel, None, steps, outlet, (2, 2) if i == 2 else (1, 1), (1, 1)),
+            side.scores.linear_map(GRID),
+            (readout,),
         )
         for i, (kernel, readout) in enumerate(zip(case.kernels, case.readouts, strict=True))
     )
@@ -186,7 +197,7 @@ def test_where_shortcuts_lead(side: Side, case: Wired):
     inputs, own = [], []
     for layer, p in zip(layers, module.layer_passes(layers, operands.x, shortcuts(side)), strict=True):
         inputs.append(side.results(p.z))
-        own.append(side.results(layer.outside[0](p.inside[-1])))
+        own.append(side.results(side.layers.activity(layer.layer.outlet, p.h)))
     x = inputs[0]
     assert np.array_equal(x, side.results(operands.x)), "the input"
     assert np.array_equal(inputs[1], own[0]), "no shortcut ends at the first layer"
@@ -206,7 +217,7 @@ def test_shortcuts_change_no_layers_own_gradient(side: Side, case: Wired):
     found = list(module.local_updates(layers, operands.x, operands.labels, loss, shortcuts(side)))
     for index, (layer, z, update) in enumerate(zip(layers, inputs, found, strict=True)):
         (alone,) = module.updates([layer], z, operands.labels, loss)
-        for ours, theirs in zip((update.layer.weight, *update.parameters), (alone[0].weight, *alone[1]), strict=True):
+        for ours, theirs in zip((*update.layer, *update.parameters), (*alone.layer, *alone.parameters), strict=True):
             assert np.array_equal(side.results(ours), side.results(theirs)), f"layer {index} alone"
 
 
@@ -218,9 +229,7 @@ def test_layers_are_local(side: Side, maker: str, case: Local):
     layers, loss = MAKERS[maker](side, operands), side.score_losses.cross_entropy()
 
     def weights(layers: Any) -> list[Any]:
-        return [
-            side.results(update.layer.weight) for update in module.updates(layers, operands.x, operands.labels, loss)
-        ]
+        return [side.results(update.layer[0]) for update in module.updates(layers, operands.x, operands.labels, loss)]
 
     whole = weights(layers)
     for depth in range(1, len(layers)):
@@ -276,7 +285,7 @@ def test_the_reference_is_autograd_of_each_layers_own_loss(maker: str, case: Loc
     layers = MAKERS[maker](side, case)
     ours = local_classifiers.updates(layers, case.x, case.labels, side.score_losses.cross_entropy())
     for i, (update, expected) in enumerate(zip(ours, by_autograd(case, maker), strict=True)):
-        found = (update.layer.weight, update.layer.bias, update.parameters[0], update.loss)
+        found = (update.layer[0], update.layer[-1], update.parameters[0], update.loss)
         for name, one, other in zip(("weight", "bias", "score", "loss"), found, expected, strict=True):
             if other is not None:
                 assert np.allclose(one, other, rtol=0, atol=1e-12), f"{name} of layer {i}"
@@ -288,14 +297,13 @@ def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side):
     kernel, bias, readout = rng.standard_normal((4, 2, 3, 3)), rng.standard_normal(4), rng.standard_normal((K, 16))
     x, labels = rng.standard_normal((5, 2, 8, 8)), rng.integers(0, K, 5)
     kernel, bias, readout, x, labels = side.operands((kernel, bias, readout, x, labels))
-    module, norms = side.local_classifiers, side.normalisations
-    identity = side.activations.ACTIVATIONS["identity"]
-    layer = side.module("convolutional_network").Convolution(kernel, bias, identity)
-    norm = module.Differentiable(norms.batch_norm, norms.batch_norm_vjp)
-    local = module.LocalLayer(layer, side.scores.linear_map(GRID), (readout,), (norm,))
-    (inside,) = module.updates([local], x, labels, side.score_losses.cross_entropy())
-    (after,) = module.updates([local._replace(inside=())], x, labels, side.score_losses.cross_entropy())
-    update, kernel, bias_update, free = side.results((inside.layer.weight, kernel, inside.layer.bias, after.layer.bias))
+    module, score, loss = side.local_classifiers, side.scores.linear_map(GRID), side.score_losses.cross_entropy()
+    layer = side.layers.Convolution(kernel, bias)
+    (inside,) = module.updates(
+        [module.LocalLayer(layer._replace(steps=(normalised(side, "batch_norm"),)), score, (readout,))], x, labels, loss
+    )
+    (after,) = module.updates([module.LocalLayer(layer, score, (readout,))], x, labels, loss)
+    update, kernel, bias_update, free = side.results((inside.layer[0], kernel, inside.layer[1], after.layer[1]))
     along = np.sum(update * kernel, axis=(1, 2, 3)) / np.sqrt(np.sum(update**2, axis=(1, 2, 3)) * np.sum(kernel**2))
     assert np.abs(along).max() < max(1e3 * side.eps, 1e-4), "the kernel's scale"
     assert rms(bias_update) < 1e3 * side.eps * rms(free), "the bias"
@@ -308,37 +316,18 @@ def test_length_is_not_passed_on(side: Side, scaled: bool):
     weights = [rng.standard_normal(shape) for shape in ((8, 6), (7, 8), (5, 7))]
     readouts = [rng.standard_normal((K, len(weight))) for weight in weights]
     weights, readouts, x = side.operands((weights, readouts, rng.standard_normal((9, 6))))
-    module, relu = side.local_classifiers, side.activations.ACTIVATIONS["relu"]
-    norm = partial(side.normalisations.unit_sphere, scaled=scaled)
+    outlet = (normalised(side, "unit_sphere", scaled=scaled),)
     told = []
     for factor in (1.0, 2.0):
-        first = weights[0] * factor
         layers = [
-            module.LocalLayer(
-                module.DenseLayer(weight, None, relu), side.scores.linear_map(), (readout,), (),
-                (norm,),
+            side.local_classifiers.LocalLayer(
+                side.layers.Dense(weight, None, (side.activations.relu,), outlet), side.scores.linear_map(), (readout,)
             )
-            for weight, readout in zip((first, *weights[1:]), readouts, strict=True)
-        ]  # fmt: skip
-        told.append(side.results(module.layer_scores(layers, x)))
+            for weight, readout in zip((weights[0] * factor, *weights[1:]), readouts, strict=True)
+        ]
+        told.append(side.results(side.local_classifiers.layer_scores(layers, x)))
     assert rms(told[1][0] - 2 * told[0][0]) <= 4 * side.eps * rms(told[0][0]), "its own score sees it"
     assert rms(told[1][1:] - told[0][1:]) <= 64 * side.eps * rms(told[0][1:]), "no other does"
-
-
-def test_max_pooling_and_averages_by_hand(side: Side):
-    """Of 5 x 4 pixels the last row is lost; of equal ones the first has the gradient."""
-    image = np.arange(20.0).reshape(1, 1, 5, 4)
-    image[0, 0, 0, 0] = image[0, 0, 1, 1]
-    h, gradient = side.operands((image, np.array([[[[1.0, 2.0], [3.0, 4.0]]]])))
-    module = side.local_classifiers
-    step = module.max_pooling(2)
-    assert side.results(step.value(h)).tolist() == [[[[5, 7], [13, 15]]]], "maxima"
-    spread = side.results(step.vjp(h, gradient))
-    assert spread.tolist() == [[[[1, 0, 0, 0], [0, 0, 0, 2], [0, 0, 0, 0], [0, 3, 0, 4], [0, 0, 0, 0]]]], "its gradient"
-    assert side.results(module.average_pool(h, 2)).tolist() == [[[[3.75, 4.5], [10.5, 12.5]]]], "averages"
-    masked = module.masked(side.operands(np.array([0.0, 2.0, 0.0, 2.0])))
-    assert side.results(masked.value(h))[0, 0, 4].tolist() == [0, 34, 0, 38], "masked"
-    assert side.results(masked.vjp(h, h))[0, 0, 4].tolist() == [0, 34, 0, 38], "masked"
 
 
 def test_what_does_not_fit_is_named(side: Side):
@@ -360,12 +349,9 @@ def test_what_does_not_fit_is_named(side: Side):
     for join, pool in (("add", 2), ("concatenate", 3)):
         with pytest.raises(ValueError, match=r"pool=\d\): brings \(3, 2, \d, \d\), but layer 1 has \(3, 2, 6, 6\)"):
             list(module.layer_passes(layers, case.x, [shortcut(0, 1, join, pool)]))
-    dense = module.DenseLayer(*side.operands((np.ones((3, 5)), None)), side.activations.ACTIVATIONS["relu"])
-    with pytest.raises(ValueError, match="layer 0: takes 5 features, but gets 72"):
-        list(module.layer_passes([layers[0]._replace(layer=dense)], case.x))
-    pooled = layers[0]._replace(layer=layers[0].layer._replace(pool=2))
-    with pytest.raises(ValueError, match="layer 0: pool 2, expected 1, and pooling inside or outside"):
-        list(module.layer_passes([pooled], case.x))
+    dense = side.layers.Dense(side.operands(np.ones((3, 5))), None)
+    with pytest.raises(ValueError, match=r"layers\[1\]: z: shape \(3, 2, 6, 6\), expected \(batch, n\)"):
+        list(module.layer_passes([layers[0], layers[1]._replace(layer=dense)], case.x))
 
 
 def test_what_is_passed_on_is_not_kept(twin: TwinSide):
@@ -396,7 +382,7 @@ def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
     updates = twin64.local_classifiers.updates
 
     def weights(x: Any, labels: Any) -> Any:
-        return [update.layer.weight for update in updates(layers, x, labels, loss, ahead)]
+        return [update.layer[0] for update in updates(layers, x, labels, loss, ahead)]
 
     compiled = torch.compile(weights, fullgraph=True, backend="eager")
     for ours, eager in zip(compiled(case.x, case.labels), weights(case.x, case.labels), strict=True):

@@ -54,6 +54,7 @@ from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases
+from prograde.equivalence_tests.test_local_classifiers import normalised
 from prograde.equivalence_tests.test_rules import sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
@@ -146,57 +147,42 @@ def score_of(side: ReferenceSide, head: nn.Module) -> tuple[Any, tuple[Any, ...]
     return score if not h.fixed else score._replace(penalty=scores.no_penalty), tuple(numpy(p) for p in h.arrays())
 
 
-def outside_of(side: ReferenceSide, module: nn.Module) -> Any:
-    norms = side.normalisations
+def step_of(side: ReferenceSide, module: nn.Module) -> Any:
+    """The reference's step for a module."""
     match module:
         case ChannelNorm():
-            return norms.channel_norm
+            return normalised(side, "channel_norm")
         case nn.GroupNorm():
-            return partial(norms.group_norm, groups=module.num_groups)
+            return normalised(side, "group_norm", groups=module.num_groups)
         case nn.InstanceNorm2d():
-            return norms.instance_norm
+            return normalised(side, "instance_norm")
         case nn.LayerNorm():
-            return norms.layer_norm
+            return normalised(side, "layer_norm")
         case nn.BatchNorm2d():
-            return norms.batch_norm
+            return normalised(side, "batch_norm")
         case nn.AvgPool2d():
-            return partial(side.local_classifiers.average_pool, size=module.kernel_size)
+            return side.layers.AveragePool(module.kernel_size)
         case nn.MaxPool2d():
-            return side.local_classifiers.max_pooling(module.kernel_size).value
-    return lambda h: h
-
-
-def inside_of(side: ReferenceSide, module: nn.Module) -> Any:
-    local, norms = side.local_classifiers, side.normalisations
-    match module:
-        case nn.BatchNorm2d():
-            return local.Differentiable(norms.batch_norm, norms.batch_norm_vjp)
-        case nn.MaxPool2d():
-            return local.max_pooling(module.kernel_size)
-        case nn.AvgPool2d():
-            size = module.kernel_size
-            return local.Differentiable(
-                partial(local.average_pool, size=size),
-                lambda h, g: np.repeat(np.repeat(g, size, 2), size, 3) / size**2,
-            )
+            return side.layers.MaxPool(module.kernel_size)
+        case nn.Flatten():
+            return side.layers.Flatten()
+        case nn.Tanh():
+            return side.activations.tanh
     raise AssertionError(module)
 
 
 def reference_layers(rule: LocalClassifiers) -> list[Any]:
-    """All activations are tanh."""
     side = ReferenceSide()
-    local, tanh = side.local_classifiers, side.activations.ACTIVATIONS["tanh"]
     found = []
     for block, head in zip(rule.units, rule.heads, strict=True):
         weight, bias = numpy(block.layer.weight), numpy(block.bias)
+        steps, outlet = (tuple(step_of(side, m) for m in modules) for modules in (block.inside, block.outside))
         if isinstance(block.layer, nn.Conv2d):
-            place = block.layer.stride, block.layer.padding, 1, block.layer.groups
-            layer = side.module("convolutional_network").Convolution(weight, bias, tanh, *place)
+            place = block.layer.stride, block.layer.padding, block.layer.groups
+            layer = side.layers.Convolution(weight, bias, steps, outlet, *place)
         else:
-            layer = local.DenseLayer(weight, bias, tanh)
-        inside = tuple(inside_of(side, module) for module in block.inside[1:])
-        outside = tuple(outside_of(side, module) for module in block.outside)
-        found.append(local.LocalLayer(layer, *score_of(side, head), inside, outside))
+            layer = side.layers.Dense(weight, bias, steps, outlet)
+        found.append(side.local_classifiers.LocalLayer(layer, *score_of(side, head)))
     return found
 
 
@@ -232,9 +218,10 @@ def test_gradients_and_scores(name: str):
     assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
     expected = side.local_classifiers.updates(layers, numpy(x), y.cpu().numpy(), loss_of(side))
     for block, head, update in zip(rule.units, rule.heads, expected, strict=True):
-        same(f"weight of {block.name}", block.layer.weight.grad, update.layer.weight)
+        same(f"weight of {block.name}", block.layer.weight.grad, update.layer[0])
         if not any(isinstance(module, nn.BatchNorm2d) for module in block.inside):  # before it a bias has no gradient
-            same(f"bias of {block.name}", None if block.bias is None else block.bias.grad, update.layer.bias)
+            bias = update.layer[1] if len(update.layer) == 2 else None
+            same(f"bias of {block.name}", None if block.bias is None else block.bias.grad, bias)
         for parameter, theirs in zip(head.parameters(), update.parameters, strict=False):
             same(f"score of {block.name}", parameter.grad, theirs)
     assert loss.item() == pytest.approx(sum(float(update.loss) for update in expected), rel=1e-10), "loss"
@@ -242,7 +229,7 @@ def test_gradients_and_scores(name: str):
     same("layer_scores", rule.layer_scores(x), scores)
     same("scores", rule(x), np.einsum("l,lbk->bk", numpy(rule.aggregation.weights), scores))
     for ours, p in zip(rule.layer_features(x), side.local_classifiers.layer_passes(layers, numpy(x)), strict=True):
-        same("layer_features", ours, p.inside[-1])
+        same("layer_features", ours, p.h)
 
 
 def kinds(modules: Any) -> list[str]:
@@ -279,14 +266,14 @@ def test_dense_gradients(twin: Side, compare: Comparison, case: Case):
 
     def updates(side: Side, dense: Any, x: Any, labels: Any, maps: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            module, network = side.local_classifiers, side.network(dense)
+            module = side.local_classifiers
             layers = [
-                module.LocalLayer(module.DenseLayer(*layer), side.scores.linear_map(), (matrix,))
-                for layer, matrix in zip(list(zip(*network, strict=True))[:-1], maps, strict=True)
+                module.LocalLayer(layer, side.scores.linear_map(), (matrix,))
+                for layer, matrix in zip(side.chain(dense)[:-1], maps, strict=True)
             ]
             found = module.updates(layers, x, labels, side.score_losses.cross_entropy())
             scores = module.layer_scores(layers, x).sum(axis=0)
-            return [(u.layer.weight, u.layer.bias, *u.parameters) for u in found], scores
+            return [(u.layer[0], u.layer[1] if len(u.layer) == 2 else None, *u.parameters) for u in found], scores
         rule = MonoForward(sequential(dense))
         for head, matrix in zip(rule.heads, maps, strict=True):
             with torch.no_grad():

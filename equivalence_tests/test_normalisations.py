@@ -1,6 +1,7 @@
 """Normalisations: twin against reference, both against the definition, and what they erase or leave."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -99,9 +100,11 @@ def test_values_are_those_of_the_definition(side: Side, name: str, last: bool, d
 
 
 def deviations(name: str, h: Any) -> Any:
-    """What the normalisation divides by."""
-    if name == "group_norm":
-        return np.sqrt(h.reshape(len(h), 3, -1).var(axis=2) + 1e-5)
+    """What the normalisation divides by, but for eps where it is more."""
+    if name.startswith("group_norm"):
+        return np.sqrt(h.reshape(len(h), 1 if name.endswith("(1)") else 3, -1).var(axis=2) + 1e-5)
+    if name.startswith(("rms", "unit")):
+        return np.sqrt((h**2).mean(axis=tuple(range(1, h.ndim))))
     return np.sqrt(h.var(axis=axes_of(name, h)) + 1e-5)
 
 
@@ -130,10 +133,47 @@ def test_statistics_of_the_batch_are_the_batch_s(side: Side, h: Any):
             side.normalisations.batch_norm(operand, **alone)
 
 
-@given(h=activities(), rng=seeds())
-def test_gradient_through_batch_norm(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
-    gradient = rng.standard_normal(h.shape)
-    compare(twin, "batch_norm_vjp", lambda side, h, g: side.normalisations.batch_norm_vjp(h, g, 0.01), h, gradient)
+def step_of(module: Any, name: str) -> Any:
+    """The normalisation as a step of a layer."""
+    kind = name.partition("(")[0].split(" ")[0]
+    settings: dict[str, Any] = {"eps": 0.1} if "0.1" in name else {}
+    if kind == "group_norm":
+        settings = {"groups": 1, "eps": 0.1} if name.endswith("(1)") else {"groups": 3}
+    if name.endswith("scaled"):
+        settings = {"scaled": True}
+    value, vjp = getattr(module, kind), getattr(module, f"{kind}_vjp")
+    return module.Normalisation(partial(value, **settings), partial(vjp, **settings))
+
+
+@names
+@given(data=st.data())
+def test_steps(twin: Side, compare: Comparison, name: str, data: st.DataObject):
+    h = data.draw(activities(name.startswith("instance")), label="h")
+    u = data.draw(seeds(), label="u").standard_normal(h.shape)
+
+    def derivatives(side: Side, h: Any, u: Any) -> Any:
+        step = step_of(side.normalisations, name)
+        return step.jvp(h, u), step.vjp(h, u)
+
+    compare(twin, f"derivatives of {name}", derivatives, h, u)
+
+
+@names
+@given(data=st.data())
+def test_derivatives_are_those_of_the_value(name: str, data: st.DataObject):
+    """Central differences on the reference; the derivative is symmetric, and the difference that of two values."""
+    h = data.draw(activities(name.startswith("instance")), label="h")
+    rng = data.draw(seeds(), label="u")
+    u, d = rng.standard_normal((2, *h.shape))
+    step = step_of(ReferenceSide().normalisations, name)
+    steep = 1 / np.ravel(deviations(name, h)).min()
+    move = 1e-5 / steep
+    slope = (step.value(h + move * u) - step.value(h - move * u)) / (2 * move)
+    found = step.jvp(h, u)
+    size = steep * np.abs(u).max() * (np.sqrt(h.size) + np.abs(h).max() * steep)
+    assert np.abs(found - slope).max() <= 1e-7 * size, f"derivative of {name}"
+    assert np.isclose(np.sum(d * found), np.sum(step.vjp(h, d) * u)), f"{name} is symmetric"
+    assert np.array_equal(step.difference(h, u), step.value(h) - step.value(h - u)), f"difference of {name}"
 
 
 @given(h=activities(), rng=seeds())

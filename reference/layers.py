@@ -346,10 +346,12 @@ def pushed(steps: Iterable[Step], a: Array, u: Array) -> Array:
 
 def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
     """s'(a)^T d, the cotangent d of what the steps give, pulled back to a."""
-    if not steps:
-        return d
-    first, *others = steps
-    return first.vjp(a, pulled_back(others, first.value(a), d))
+    values = [a]
+    for step in steps[:-1]:
+        values.append(step.value(values[-1]))
+    for step, value in zip(reversed(steps), reversed(values), strict=False):  # without steps d is left as it is
+        d = step.vjp(value, d)
+    return d
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:

@@ -8,8 +8,9 @@
              layer_norm       all of a sample
              batch_norm       the samples and positions of each channel; or mu and v are given
 
-    (2)  of (1) for a batch:  dL/dh = (g - mean_S g - y mean_S (g y)) / sqrt(v + eps),    g = dL/dy
-    (3)  rms_norm:            y = h / (sqrt(mean h^2) + eps), over all of a sample; the mean stays
+    (2)  of (1):              dL/dh = (g - mean_S g - y mean_S (g y)) / sqrt(v + eps),    g = dL/dy
+    (3)  rms_norm:            y = h / r,  r = sqrt(mean h^2) + eps, over all of a sample; the mean stays
+                              dL/dh = (g - y mean (g y) r / (r - eps)) / r
     (4)  direction:           u = v / |v|, and 0 for |v| <= eps;    dL/dv = (g - (g . u) u) / |v|, and 0
     (5)  unit_sphere:         (4) of all of a sample, times sqrt(n) if scaled
 
@@ -20,28 +21,53 @@
 
 After group_norm by classes the mean of every group is 0: no linear read-out of group means, score (1) of `scores`, has
 anything left to read. Their trace stays: a ReLU's zeros become -mu / sqrt(v), which can be read by other means. No
-normalisation here has learned parameters. A set S of one number has no deviation, whatever it is: it is refused. A
-vector of length eps or less has no direction: 0 is chosen for it and for its derivative, which would be 1 / eps.
+normalisation here has learned parameters. All derivatives are symmetric, so that each is its own transpose. A set S of
+one number has no deviation, whatever it is: it is refused. A vector of length eps or less has no direction: 0 is chosen
+for it and for its derivative, which would be 1 / eps.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape
 
 __all__ = [
+    "Normalisation",
     "batch_norm",
     "batch_norm_vjp",
     "channel_norm",
+    "channel_norm_vjp",
     "direction",
     "direction_vjp",
     "group_norm",
+    "group_norm_vjp",
     "instance_norm",
+    "instance_norm_vjp",
     "layer_norm",
+    "layer_norm_vjp",
     "rms_norm",
+    "rms_norm_vjp",
     "unit_sphere",
+    "unit_sphere_vjp",
 ]
+
+
+class Normalisation(NamedTuple):
+    """A step of `layers`, for one: Normalisation(layer_norm, layer_norm_vjp)."""
+
+    value: Callable[[Array], Array]
+    vjp: Callable[[Array, Array], Array]
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        """As `vjp`, since the derivative is symmetric."""
+        return self.vjp(h, u)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        """The difference of two values."""
+        return self.value(h) - self.value(h - u)
 
 
 def _check_input(h: Array, eps: float) -> None:
@@ -61,14 +87,34 @@ def _standardised(h: Array, axes: tuple[int, ...], eps: float) -> Array:
     return centred / np.sqrt(np.mean(centred**2, axis=axes, keepdims=True) + eps)
 
 
-def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
-    """Equation (1), contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+def _standardised_vjp(h: Array, gradient: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """Equation (2) over the axes."""
+    check_shape("gradient", gradient, h.shape)
+    y = _standardised(h, axes, eps)
+    across = gradient.mean(axis=axes, keepdims=True) + y * np.mean(gradient * y, axis=axes, keepdims=True)
+    return (gradient - across) / np.sqrt(h.var(axis=axes, keepdims=True) + eps)
+
+
+def _check_groups(h: Array, groups: int, eps: float) -> None:
     check_count("groups", groups)
     _check_input(h, eps)
     if h.shape[1] % groups:
         raise ValueError(f"h: {h.shape[1]} channels, expected a multiple of {groups} groups")
     _check("a group", math.prod(h.shape[1:]) // groups)
+
+
+def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
+    """Equation (1), contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+    _check_groups(h, groups, eps)
     return _standardised(h.reshape(len(h), groups, -1), (2,), eps).reshape(h.shape)
+
+
+def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) -> Array:
+    """Equation (2), contiguous groups of channels. Raises ValueError as `group_norm` does."""
+    _check_groups(h, groups, eps)
+    check_shape("gradient", gradient, h.shape)
+    rows = h.reshape(len(h), groups, -1)
+    return _standardised_vjp(rows, gradient.reshape(rows.shape), (2,), eps).reshape(h.shape)
 
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
@@ -78,6 +124,13 @@ def instance_norm(h: Array, eps: float = 1e-5) -> Array:
     return _standardised(h, tuple(range(2, h.ndim)), eps)
 
 
+def instance_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """Equation (2) for each channel. Raises ValueError where a channel has one position."""
+    _check_input(h, eps)
+    _check("a channel", math.prod(h.shape[2:]))
+    return _standardised_vjp(h, gradient, tuple(range(2, h.ndim)), eps)
+
+
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     """Equation (1) at each position. Raises ValueError for one channel."""
     _check_input(h, eps)
@@ -85,11 +138,25 @@ def channel_norm(h: Array, eps: float = 1e-5) -> Array:
     return _standardised(h, (1,), eps)
 
 
+def channel_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """Equation (2) at each position. Raises ValueError for one channel."""
+    _check_input(h, eps)
+    _check("a position", h.shape[1])
+    return _standardised_vjp(h, gradient, (1,), eps)
+
+
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
     """Equation (1) for each sample. Raises ValueError where it has one number."""
     _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised(h, tuple(range(1, h.ndim)), eps)
+
+
+def layer_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
+    """Equation (2) for each sample. Raises ValueError where it has one number."""
+    _check_input(h, eps)
+    _check("a sample", math.prod(h.shape[1:]))
+    return _standardised_vjp(h, gradient, tuple(range(1, h.ndim)), eps)
 
 
 def _batch_axes(h: Array) -> tuple[int, ...]:
@@ -118,17 +185,23 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
     """Equation (2), mu and v being those of the batch."""
     _check_input(h, eps)
-    check_shape("gradient", gradient, h.shape)
-    axes = _batch_axes(h)
-    y = _standardised(h, axes, eps)
-    across = gradient.mean(axis=axes, keepdims=True) + y * np.mean(gradient * y, axis=axes, keepdims=True)
-    return (gradient - across) / np.sqrt(h.var(axis=axes, keepdims=True) + eps)
+    return _standardised_vjp(h, gradient, _batch_axes(h), eps)
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
     """Equation (3): the mean square of a sample becomes 1; 0 stays 0."""
     _check_input(h, eps)
     return h / (np.sqrt(np.mean(h**2, axis=tuple(range(1, h.ndim)), keepdims=True)) + eps)
+
+
+def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
+    """The derivative of equation (3); at 0 that of h / eps."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
+    axes = tuple(range(1, h.ndim))
+    size = np.sqrt(np.mean(h**2, axis=axes, keepdims=True))
+    u = np.where(size == 0, 0, h / np.where(size == 0, 1, size))
+    return (gradient - u * np.mean(gradient * u, axis=axes, keepdims=True) * size / (size + eps)) / (size + eps)
 
 
 def direction(v: Array, eps: float = 1e-12) -> Array:
@@ -152,3 +225,12 @@ def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
     _check_input(h, eps)
     rows = direction(h.reshape(len(h), -1), eps)
     return (math.sqrt(rows.shape[1]) * rows if scaled else rows).reshape(h.shape)
+
+
+def unit_sphere_vjp(h: Array, gradient: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
+    """The derivative of equation (5)."""
+    _check_input(h, eps)
+    check_shape("gradient", gradient, h.shape)
+    v = h.reshape(len(h), -1)
+    rows = direction_vjp(v, gradient.reshape(v.shape), eps)
+    return (math.sqrt(v.shape[1]) * rows if scaled else rows).reshape(h.shape)
