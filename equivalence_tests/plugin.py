@@ -119,6 +119,13 @@ def twin(request: pytest.FixtureRequest) -> TwinSide:
     return TwinSide(option("--twin"), option("--device"), option("--dtype"))
 
 
+@pytest.fixture
+def ours_only(twin: TwinSide) -> None:
+    """Skips a test of what another package has in its own way."""
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """What another package was tested in, since passes alone do not tell: theorems are tested on the reference too."""
     name = config.getoption("--twin")

@@ -1,0 +1,177 @@
+"""How a local rule reads a model, and what a step of a layer costs in graphs, convolutions and memory."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prograde.accelerated.adaptive_pooling import _kept_weights
+from prograde.accelerated.local_classifiers import Shortcut
+from prograde.accelerated.modules import ShortcutNetwork
+from prograde.accelerated.rules import ChannelClassAssignment, ChannelCompetition, Hyperspherical, MonoForward
+from prograde.accelerated.rules.local_blocks import LocalBlock
+from prograde.accelerated.training.diagnostics.memory import LiveBytes
+from prograde.equivalence_tests.local_examples import K, batch, batch_norm, channel_norm, images, numpy
+from prograde.equivalence_tests.tolerance import rms
+
+pytestmark = pytest.mark.usefixtures("ours_only")
+
+
+def kinds(modules: Any) -> list[str]:
+    return [type(module).__name__ for module in modules]
+
+
+def test_where_scores_are_taken():
+    """Behind an activation and the dropout of its own; or behind normalisation, with all that comes before it."""
+    layers = [
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Dropout2d(), nn.GroupNorm(2, 4),
+        nn.Dropout(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(),
+    ]  # fmt: skip
+    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2).units
+    assert kinds(block.inside) == ["BatchNorm2d", "ReLU", "Dropout", "Dropout2d"], (
+        "after the activation and its dropout"
+    )
+    assert kinds(block.outside) == ["GroupNorm", "Dropout", "MaxPool2d", "BatchNorm2d", "Dropout", "Flatten"]
+    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2, score_after="normalisation").units
+    assert len(block.inside) == 8, "after the last normalisation"
+    assert kinds(block.outside) == ["Dropout", "Flatten"], "after the last normalisation"
+    competing = ChannelCompetition(images(batch_norm)).units[0]
+    assert kinds(competing.inside) == ["Tanh", "AvgPool2d", "BatchNorm2d"], "CwComp's after batch normalisation"
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Flatten())
+    (block,) = MonoForward(plain, num_classes=2, score_after="normalisation").units
+    assert (kinds(block.inside), kinds(block.outside)) == ([], ["Flatten"])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
+def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch):
+    """All of them, and to the gradients of the graph."""
+    without: list[str] = []
+    rectified = LocalBlock.rectified
+
+    def counted(block: LocalBlock, x: torch.Tensor) -> torch.Tensor:
+        without.append(block.name)
+        return rectified(block, x)
+
+    monkeypatch.setattr(LocalBlock, "rectified", counted)
+    rule = Hyperspherical(images(channel_norm, activation=activation))
+    x, y = batch()
+    rule.assign_credit(x, y)
+    assert without == [unit.name for unit in rule.units], f"without a graph: {without}"
+    ours = [p.grad for p in rule.parameters()]
+    monkeypatch.setattr(LocalBlock, "takes_graph", True)
+    rule.assign_credit(x, y)
+    assert len(without) == len(rule.units), "a graph was asked for"
+    for found, p in zip(ours, rule.parameters(), strict=True):
+        assert (found is None) == (p.grad is None)
+        assert p.grad is None or rms(numpy(found - p.grad)) <= 1e-12 * rms(numpy(p.grad)), "gradients of the graph"
+
+
+def deep(depth: int, shortcuts: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    widths = [20] + [32] * depth
+    blocks = [nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh(), nn.LayerNorm(n_out)) for n_in, n_out in pairwise(widths)]
+    if not shortcuts:
+        return nn.Sequential(*blocks, nn.Linear(32, K))
+    shortcuts_ = [Shortcut(target - 2, target, "add") for target in range(2, depth, 2)]
+    return ShortcutNetwork(nn.Identity(), blocks, shortcuts_, nn.Linear(32, K))
+
+
+def deep_convolutional(depth: int) -> nn.Module:
+    """Of ReLU: a step of them builds no graph."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for n_in in [1] + [8] * (depth - 1):
+        layers += [nn.Conv2d(n_in, 8, 3, padding=1), nn.ReLU(), nn.GroupNorm(1, 8)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 36, K))
+
+
+def peak(depth: int, shortcuts: bool = False, detach: bool = True, images: bool = False) -> int:
+    """Bytes alive in a training step that takes each layer's update as it comes."""
+    rule = MonoForward(deep_convolutional(depth) if images else deep(depth, shortcuts), detach=detach)
+    x, y = torch.randn(24, 1, 6, 6) if images else torch.randn(24, 20), torch.arange(24) % K
+    with LiveBytes([x, y, *rule.parameters(), *rule.buffers()]) as live:
+        for update in rule.stream(x, y):
+            with torch.no_grad():
+                for parameter, gradient in update.pairs:
+                    parameter.sub_(gradient, alpha=0.1)
+            del update
+    return live.peak
+
+
+DEEP: dict[str, dict[str, Any]] = {"dense": {}, "shortcuts": {"shortcuts": True}, "convolutional": {"images": True}}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_memory_does_not_grow_with_depth(name: str):
+    """At most a tenth more at depth 64 than at depth 4, in bytes of live tensors. Backpropagation's does grow."""
+    shallow, depth64 = peak(4, **DEEP[name]), peak(64, **DEEP[name])
+    assert depth64 <= 1.1 * shallow, f"live bytes: {shallow} at depth 4, {depth64} at depth 64"
+    assert peak(64, **DEEP[name], detach=False) > 5 * peak(4, **DEEP[name], detach=False), "the count sees what is held"
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "readout"])
+def test_scores_hold_one_layer_at_a_time(aggregation: Any):
+    """Beside the scores of all layers, or the averages that a read-out sees, both twice: apart and together."""
+    peaks = []
+    for depth in (4, 64):
+        rule, x = MonoForward(deep_convolutional(depth), aggregation=aggregation).eval(), torch.randn(24, 1, 6, 6)
+        with torch.no_grad(), LiveBytes([x, *rule.parameters(), *rule.buffers()]) as live:
+            rule(x)
+        peaks.append(live.peak)
+    beside = 2 * 60 * 24 * 4 * (K if aggregation == "sum" else 8 + 8)
+    assert peaks[1] <= 1.1 * peaks[0] + beside, f"live bytes: {peaks}"
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.forward += func is torch.ops.aten.convolution.default
+        self.backward += func is torch.ops.aten.convolution_backward.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_layer_is_convolved_once(activation: type[nn.Module]):
+    """In a step once forward and once for its kernel, whether there is a graph or not; for all scores once."""
+    rule = MonoForward(images(channel_norm, activation=activation))
+    layers = sum(block.has_maps for block in rule.units)
+    x, y = batch()
+    rule.assign_credit(x, y)  # sizes are known from here on
+    with Convolutions() as step:
+        rule.assign_credit(x, y)
+    assert (step.forward, step.backward) == (layers, layers), "convolutions of a step"
+    with torch.no_grad(), Convolutions() as scores:
+        assert rule.layer_scores(x).shape == (len(rule.units), len(x), K)
+    assert (scores.forward, scores.backward) == (layers, 0), "convolutions for the scores of all classes"
+
+
+def test_cells_are_not_kept_from_where_nothing_is_computed():
+    rule = MonoForward(images(channel_norm))
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    _kept_weights.cache_clear()  # other tests have left the same cells there
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rule(x)
+    assert type(rule(x).detach()) is torch.Tensor, "cells that are computed"
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}, {"eps": 0.1}])
+def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
+    """Though one that learns nothing goes by a function of ours."""
+    torch.manual_seed(0)
+    normalise = nn.InstanceNorm2d(10, **options)
+    for array in (*normalise.parameters(), *(b for b in normalise.buffers() if b.dim())):
+        nn.init.uniform_(array, 0.5, 2)
+    model = nn.Sequential(nn.Conv2d(2, 10, 3), nn.ReLU(), normalise, nn.Conv2d(10, 10, 3), nn.ReLU())
+    rule = ChannelClassAssignment(model.double(), num_classes=K).eval()
+    x = torch.randn(4, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(rule.layer_features(x)[1], model(x)), "what is passed on"
