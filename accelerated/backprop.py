@@ -1,49 +1,61 @@
 """Backpropagation, written out by hand: the baseline of every other rule; see the reference."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ._arrays import Array, Labels, check_shape
+from .layers import Layer, Pass, dense_chain, forward, pulled_back
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
+from .network import Network, Updates
 
-__all__ = ["activation_gradients", "update_factors", "updates"]
+__all__ = ["activity_gradients", "update_factors", "updates"]
 
 
-def activation_gradients(
-    network: Network, clean: ForwardPass, error: Array, masks: Masks = None
+def activity_gradients(
+    layers: Sequence[Layer], clean: Pass, error: Array
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """dLoss/dh_l and dLoss/da_l of every layer: two tuples of (batch, n_l)."""
+    """dLoss/dh_l and dLoss/da_l of every layer."""
     check_shape("error", error, clean.scores.shape)
-    gradients, preactivation_gradients = [], []
-    gradient = error
-    for layer in reversed(range(len(network.weights))):
-        gradients.append(gradient)
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            gradient = mask * gradient
-        gradient = network.activations[layer].vjp(clean.preactivations[layer], gradient)
-        preactivation_gradients.append(gradient)
-        if layer > 0:
-            gradient = gradient @ network.weights[layer]
-    return tuple(reversed(gradients)), tuple(reversed(preactivation_gradients))
+    activities, preactivations = [error], []
+    for index in reversed(range(len(layers))):
+        layer = layers[index]
+        delta = pulled_back(layer.steps, clean.preactivations[index], activities[-1])
+        preactivations.append(delta)
+        if index > 0:
+            d = layer.adjoint(clean.inputs[index], delta)
+            activities.append(pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d))
+    return tuple(reversed(activities)), tuple(reversed(preactivations))
 
 
-def update_factors(
-    network: Network, clean: ForwardPass, error: Array, masks: Masks = None
-) -> Iterator[tuple[Array, Array]]:
-    """dLoss/da_l and h_(l-1) of every layer, first layer first."""
-    _, deltas = activation_gradients(network, clean, error, masks)
+def update_factors(layers: Sequence[Layer], clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+    """dLoss/da_l and z_l of every layer, first layer first."""
+    _, deltas = activity_gradients(layers, clean, error)
     return zip(deltas, clean.inputs, strict=True)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
-) -> Updates:
+) -> Any:
     """The gradient of the batch-mean loss."""
-    clean = forward(network, x, masks)
+    if isinstance(layers, Network):
+        return _of_network(layers, x, labels, output_gradient)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    return batch_mean_updates(network, update_factors(network, clean, error, masks))
+    return layer_updates(layers, update_factors(layers, clean, error))
+
+
+def _of_network(network: Network, x: Array, labels: Labels, masks: Any) -> Updates:
+    """The old form, for what is still written over `network`."""
+    masks, gradient = (None, masks) if callable(masks) else (masks, cross_entropy_gradient)
+    found = updates(dense_chain(*network, masks), x, labels, gradient)
+    return Updates(tuple(u[0] for u in found), tuple(u[1] if len(u) == 2 else None for u in found))
+
+
+def activation_gradients(network: Network, clean: Any, error: Array, masks: Any = None) -> Any:
+    """The old form, for what is still written over `network`."""
+    layers = dense_chain(*network, masks)
+    return activity_gradients(layers, forward(layers, clean.inputs[0]), error)

@@ -105,6 +105,7 @@ def local_layers(side: Side) -> Any:
 CHAIN = Lazy(lambda s: s.chain(s.operands(DENSE)))
 NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
 CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
+CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
 STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
 CIRCULAR_PASS = Lazy(lambda s: s.convolutional_foton.forward(CIRCULAR_NET.make(s), s.operands(IMAGES)))
@@ -147,6 +148,13 @@ def of_updates(name: str, *arguments: Any) -> Iterator[Row]:
     yield from of_labels(name, *arguments, X, LABEL)
     yield row(name, EMPTY, *arguments, X[:0], LABELS[:0])
     yield row(name, "x: shape (4,), expected (batch, n_0)", *arguments, X[:, 0], LABELS)
+
+
+def of_chains(name: str, *arguments: Any) -> Iterator[Row]:
+    """The same through all of an algorithm over layers."""
+    yield from of_labels(name, *arguments, X, LABEL)
+    yield row(name, "layers[0]: z: shape (0, 3), expected (batch, n)", *arguments, X[:0], LABELS[:0])
+    yield row(name, "layers[0]: z: shape (4,), expected (batch, n)", *arguments, X[:, 0], LABELS)
 
 
 def of_numbers(name: str, **kinds: str) -> Iterator[Row]:
@@ -352,9 +360,9 @@ ROWS: list[Row] = [
     ),
     row("layers.dropout_masks", "widths, batch: 0, expected 1 or more", (0, 2), 4, 0.5, None),
     # Rules of the output's error
-    *of_updates("backprop.updates", NET),
-    row("backprop.activation_gradients", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
-    row("backprop.update_factors", "error: shape (4, 1), expected (4, 2)", NET, PASSED, SCORES[:, :1]),
+    *of_chains("backprop.updates", CHAIN),
+    row("backprop.activity_gradients", "error: shape (4, 1), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:, :1]),
+    row("backprop.update_factors", "error: shape (4, 1), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:, :1]),
     *of_updates("foton.updates", NET),
     row("foton.updates", "projection: shape (1, 2), expected (3, 2)", NET, X, LABELS, projection=np.ones((1, 2))),
     row("foton.updates", "activation_gain: 0.0, expected a positive", NET, X, LABELS, activation_gain=0.0),
@@ -755,7 +763,7 @@ def test_nan_is_passed_on(side: Side):
     h = side.operands(h)
     for name, found in (
         ("scores", side.net.forward(NET.make(side), h).scores),
-        ("updates", side.backprop.updates(NET.make(side), h, side.operands(LABELS)).weights[0]),
+        ("updates", side.backprop.updates(CHAIN.make(side), h, side.operands(LABELS))[0][0]),
         ("direction", side.normalisations.direction(h)),
         ("direction_vjp", side.normalisations.direction_vjp(h, side.operands(X))),
         ("unit_sphere", side.normalisations.unit_sphere(h)),

@@ -126,8 +126,8 @@ def test_without_rounding_the_copy_is_the_reference():
     x, weight, labels = rng.standard_normal((7, 5)), rng.standard_normal((3, 5)), rng.integers(0, 3, 7)
     updates = []
     for package in (copy, reference):
-        network = package.network.Network((weight,), (None,), (package.activations.ACTIVATIONS["tanh"],))
-        updates.append(package.backprop.updates(network, x, labels).weights[0])
+        chain = package.layers.dense_chain((weight,), (None,), (package.activations.ACTIVATIONS["tanh"],))
+        updates.append(package.backprop.updates(chain, x, labels)[0][0])
     assert np.array_equal(*updates)
     assert copy.losses is not reference.losses
     assert copy.foton.__file__ == reference.foton.__file__

@@ -1,59 +1,75 @@
 """Backpropagation, written out by hand: the baseline of every other rule.
 
     (1)  delta_L = e
-    (2)  delta_(l-1) = W_l^T sigma_l'(a_l)^T (m_l * delta_l)
-    (3)  G_l = 1/B sum_samples [sigma_l'(a_l)^T (m_l * delta_l)] h_(l-1)^T,  and the same without h for biases
+    (2)  delta_(l-1) = p_(l-1)'(h_(l-1))^T A_l'(z_l)^T s_l'(a_l)^T delta_l
+    (3)  G_l = 1/B sum_samples of the gradient of <s_l'(a_l)^T delta_l, A_l(z_l)> by A_l's parameters
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | e | error | (batch, K) | dLoss/dscores |
-| delta_l | gradients[l-1] | (batch, n_l) | dLoss/dh_l, h_l after activation and dropout |
-| G_l | updates.weights[l-1] | (n_l, n_(l-1)) | weight update |
+| delta_l | activities[l-1] | shaped as h_l | dLoss/dh_l, h_l after activation and dropout |
+| s_l'(a_l)^T delta_l | preactivations[l-1] | shaped as a_l | dLoss/da_l |
+
+Of a dense layer, (2) is W_l^T s_l'(a_l)^T delta_l and (3) is 1/B sum [s_l'(a_l)^T delta_l] h_(l-1)^T. The other symbols
+are those of `layers`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ._arrays import Array, Labels, check_shape
+from .layers import Layer, Pass, dense_chain, forward, pulled_back
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
+from .network import Network, Updates
 
-__all__ = ["activation_gradients", "update_factors", "updates"]
+__all__ = ["activity_gradients", "update_factors", "updates"]
 
 
-def activation_gradients(
-    network: Network, clean: ForwardPass, error: Array, masks: Masks = None
+def activity_gradients(
+    layers: Sequence[Layer], clean: Pass, error: Array
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2): two tuples of (batch, n_l)."""
+    """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2)."""
     check_shape("error", error, clean.scores.shape)
-    gradients, preactivation_gradients = [], []
-    gradient = error
-    for layer in reversed(range(len(network.weights))):
-        gradients.append(gradient)
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            gradient = mask * gradient
-        gradient = network.activations[layer].vjp(clean.preactivations[layer], gradient)
-        preactivation_gradients.append(gradient)
-        gradient = gradient @ network.weights[layer]
-    return tuple(reversed(gradients)), tuple(reversed(preactivation_gradients))
+    activities, preactivations = [error], []
+    for index in reversed(range(len(layers))):
+        layer = layers[index]
+        delta = pulled_back(layer.steps, clean.preactivations[index], activities[-1])
+        preactivations.append(delta)
+        if index > 0:
+            d = layer.adjoint(clean.inputs[index], delta)
+            activities.append(pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d))
+    return tuple(reversed(activities)), tuple(reversed(preactivations))
 
 
-def update_factors(
-    network: Network, clean: ForwardPass, error: Array, masks: Masks = None
-) -> Iterator[tuple[Array, Array]]:
-    """dLoss/da_l and h_(l-1) of every layer, first layer first, the factors in equation (3)."""
-    _, deltas = activation_gradients(network, clean, error, masks)
+def update_factors(layers: Sequence[Layer], clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+    """dLoss/da_l and z_l of every layer, first layer first, the factors in equation (3)."""
+    _, deltas = activity_gradients(layers, clean, error)
     return zip(deltas, clean.inputs, strict=True)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
-) -> Updates:
+) -> Any:
     """The gradient of the batch-mean loss, equation (3)."""
-    clean = forward(network, x, masks)
+    if isinstance(layers, Network):
+        return _of_network(layers, x, labels, output_gradient)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    return batch_mean_updates(network, update_factors(network, clean, error, masks))
+    return layer_updates(layers, update_factors(layers, clean, error))
+
+
+def _of_network(network: Network, x: Array, labels: Labels, masks: Any) -> Updates:
+    """The old form, for what is still written over `network`."""
+    masks, gradient = (None, masks) if callable(masks) else (masks, cross_entropy_gradient)
+    found = updates(dense_chain(*network, masks), x, labels, gradient)
+    return Updates(tuple(u[0] for u in found), tuple(u[1] if len(u) == 2 else None for u in found))
+
+
+def activation_gradients(network: Network, clean: Any, error: Array, masks: Any = None) -> Any:
+    """The old form, for what is still written over `network`."""
+    layers = dense_chain(*network, masks)
+    return activity_gradients(layers, forward(layers, clean.inputs[0]), error)

@@ -22,7 +22,7 @@ import numpy as np
 
 from . import backprop
 from ._arrays import Array, Labels, check_count, check_shape
-from .layers import he_uniform
+from .layers import Pass, dense_chain, he_uniform
 from .losses import cross_entropy_gradient
 from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
@@ -42,8 +42,8 @@ def update_factors(
     """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first, the factors in equation (3)."""
     for layer, (matrix, weight) in enumerate(zip(feedback[1:], network.weights[1:], strict=True), start=1):
         check_shape(f"feedback[{layer}]", matrix, weight.shape)
-    mirrored = network._replace(weights=feedback)  # what delta goes back through; the clean pass has been made
-    return backprop.update_factors(mirrored, clean, error, masks)
+    mirrored = dense_chain(feedback, network.biases, network.activations, masks)
+    return backprop.update_factors(mirrored, Pass(*clean[:2], (*clean.inputs[1:], clean.scores)), error)
 
 
 def updates(
