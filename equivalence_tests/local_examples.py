@@ -20,8 +20,9 @@ from prograde.accelerated.rules import (
     PatchEnergy,
 )
 from prograde.accelerated.score_losses import smooth_margin
-from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.tolerance import rms
+
+from .placement import seeded
+from .tolerance import rms
 
 K = 4
 

@@ -13,7 +13,7 @@ from prograde.accelerated.adaptive_pooling import _kept_weights
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import ShortcutNetwork
 from prograde.accelerated.rules import ChannelClassAssignment, ChannelCompetition, Hyperspherical, MonoForward
-from prograde.accelerated.rules.local_blocks import LocalBlock
+from prograde.accelerated.rules.local.blocks import LocalBlock
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.local_examples import K, batch, batch_norm, channel_norm, images, numpy
 from prograde.equivalence_tests.tolerance import rms

@@ -21,7 +21,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     Rule,
 )
-from prograde.accelerated.rules.score_heads import Heads, LinearHead
+from prograde.accelerated.rules.local.score_heads import Heads, LinearHead
 from prograde.equivalence_tests.local_examples import K, batch, batch_norm, channel_norm, channels, dense, images
 from prograde.equivalence_tests.test_score_heads import Shifted
 

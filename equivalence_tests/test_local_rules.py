@@ -24,7 +24,7 @@ from prograde.accelerated.rules import (
     Rule,
     SymBa,
 )
-from prograde.accelerated.rules.score_heads import head_loss
+from prograde.accelerated.rules.local.score_heads import head_loss
 from prograde.equivalence_tests.local_examples import MODELS, RULES, K, batch, dense, images, numpy, same
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side

@@ -12,7 +12,7 @@ from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.command_line.pictures import layer_curves, margin_curves
 from prograde.accelerated.command_line.runs import Run
 from prograde.accelerated.rules import Backprop, LocalClassifiers
-from prograde.accelerated.rules.layer_aggregation import Aggregation
+from prograde.accelerated.rules.local.layer_aggregation import Aggregation
 from prograde.accelerated.training import Recipe, Split, UserError, fit, load
 from prograde.accelerated.training.diagnostics.layer_study import (
     disagreement,

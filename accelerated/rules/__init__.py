@@ -9,12 +9,12 @@ from .forward_forward_losses import CumulativeForwardForward, LayerCollaboration
 from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
-from .hybrid_dynamic_temperature import HybridDynamicTemperature
 from .images import Conv2dBlock, ConvolutionalBlock
-from .local_blocks import LocalBlock
-from .local_classifiers import LocalClassifiers
-from .local_controls import BackpropDeepSupervision, BackpropEndToEnd, BackpropEnsemble
-from .local_methods import (
+from .local.blocks import LocalBlock
+from .local.classifiers import LocalClassifiers
+from .local.controls import BackpropDeepSupervision, BackpropEndToEnd, BackpropEnsemble
+from .local.hybrid_dynamic_temperature import HybridDynamicTemperature
+from .local.methods import (
     ChannelClassAssignment,
     ChannelCompetition,
     DeeperForward,

@@ -18,7 +18,7 @@ from ..network import Masks, Network
 from ..pooling import unshuffle
 from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
-from .local_blocks import LocalBlock
+from .local.blocks import LocalBlock
 from .watch import Watched, check_hooks, check_unchanged, watched
 
 

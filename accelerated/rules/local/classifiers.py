@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..local_classifiers import concatenated, wired
-from ..score_losses import ScoreLoss, cross_entropy
+from ...local_classifiers import concatenated, wired
+from ...score_losses import ScoreLoss, cross_entropy
+from ..rule import BlockUpdate, evaluating, gradients_by
+from .blocks import LocalBlock, ScoreAfter
 from .blockwise import BlockwiseRule
 from .layer_aggregation import Aggregation, LayerAggregation
-from .local_blocks import LocalBlock, ScoreAfter
-from .rule import BlockUpdate, evaluating, gradients_by
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 
 LINEAR_MAPS = gridded(LinearHead, 4)

@@ -6,9 +6,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from .chain import channels_last, check_like, flat_input
-from .local_blocks import LocalBlock, ScoreAfter, check_sizes, read
-from .rule import ModuleRule, check_count
+from ..chain import channels_last, check_like, flat_input
+from ..rule import ModuleRule, check_count
+from .blocks import LocalBlock, ScoreAfter, check_sizes, read
 
 
 class BlockwiseRule(ModuleRule):

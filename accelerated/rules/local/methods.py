@@ -5,10 +5,10 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
-from .._arrays import check_positive
-from ..score_losses import ScoreLoss, cosine_margin, cross_entropy, mixed, positive_versus_negative
+from ..._arrays import check_positive
+from ...score_losses import ScoreLoss, cosine_margin, cross_entropy, mixed, positive_versus_negative
+from .classifiers import LocalClassifiers
 from .layer_aggregation import Aggregation
-from .local_classifiers import LocalClassifiers
 from .score_heads import (
     Assignment,
     ChannelHead,

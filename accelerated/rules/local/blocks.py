@@ -8,11 +8,11 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from ..local_classifiers import Shortcut, wired
-from ..modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
-from ..normalisations import instance_norm
-from .chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
-from .watch import has_forward_hooks
+from ...local_classifiers import Shortcut, wired
+from ...modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
+from ...normalisations import instance_norm
+from ..chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
+from ..watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""

@@ -7,13 +7,13 @@ from typing import Literal, Self, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from .._arrays import wide, widened
-from ..activations import identity
-from ..aggregation import loss_weights, range_hits, weighted
-from ..local_classifiers import concatenated
-from ..score_losses import ScoreLoss
-from .chain import Block
-from .rule import BlockUpdate, gradients_by
+from ..._arrays import wide, widened
+from ...activations import identity
+from ...aggregation import loss_weights, range_hits, weighted
+from ...local_classifiers import concatenated
+from ...score_losses import ScoreLoss
+from ..chain import Block
+from ..rule import BlockUpdate, gradients_by
 
 Aggregation: TypeAlias = Literal["last", "sum", "range", "validation-loss", "training-loss", "readout"]
 """How one score is made; `LocalClassifiers` says what they are."""

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from .._arrays import wide
-from ..learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
-from ..score_losses import ScoreLoss, ScoreLossCredit
-from ..scores import (
+from ..._arrays import wide
+from ...learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
+from ...score_losses import ScoreLoss, ScoreLossCredit
+from ...scores import (
     Grid,
     Score,
     group_mean,
@@ -21,7 +21,7 @@ from ..scores import (
     random_projection,
     random_readout,
 )
-from .local_blocks import LocalBlock
+from .blocks import LocalBlock
 
 Heads: TypeAlias = Callable[[Sequence[LocalBlock], int], Sequence[nn.Module]]
 """What makes the scores of a network's blocks for so many classes: modules from activities to (batch, K)."""

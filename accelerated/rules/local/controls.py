@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..losses import cross_entropy
+from ...losses import cross_entropy
+from ..rule import BlockUpdate, ModuleRule, gradients_by
+from .blocks import LocalBlock
 from .blockwise import BlockwiseRule
-from .local_blocks import LocalBlock
-from .local_classifiers import LocalClassifiers
-from .rule import BlockUpdate, ModuleRule, gradients_by
+from .classifiers import LocalClassifiers
 from .score_heads import Heads
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._arrays import check_positive
-from ..activations import identity
-from ..forward_forward import overlay, overlay_neutral, wrong_labels
-from ..normalisations import layer_norm
-from .chain import Block
-from .rule import BlockUpdate, Rule, gradients_by
+from ..._arrays import check_positive
+from ...activations import identity
+from ...forward_forward import overlay, overlay_neutral, wrong_labels
+from ...normalisations import layer_norm
+from ..chain import Block
+from ..rule import BlockUpdate, Rule, gradients_by
 
 LOWEST, HIGHEST = 0.1, 2.0
 """Temperatures of dense layers, in the paper."""
