@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated import cumulative_goodness, stream_losses
+from prograde.accelerated import cumulative_goodness, pair_losses
 from prograde.accelerated.goodness import GOODNESS, negated
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import (
@@ -336,23 +336,23 @@ CASES: dict[str, Case] = {
     # FOTON.
     "foton, linear pass": case(Foton, dense(nn.ReLU), linear=True),
     "foton, linear pass, dropout": case(Foton, dense(after=dropped), linear=True),
-    "foton, activation that shrinks": case(Foton, dense(nn.ReLU), slope=0.7),
-    "foton, activation that shrinks, linear pass": case(Foton, slope=0.7, linear=True),
-    "foton, projection of two steps": case(Foton, refresh=2),
+    "foton, activation that shrinks": case(Foton, dense(nn.ReLU), activation_gain=0.7),
+    "foton, activation that shrinks, linear pass": case(Foton, activation_gain=0.7, linear=True),
+    "foton, projection of two steps": case(Foton, projection_every=2),
     "foton, clean pass twice": case(Foton, recompute=True),
     "foton, clean pass twice, dropout": case(Foton, dense(nn.ReLU, after=dropped), recompute=True),
-    "foton, clean pass twice, linear pass": case(Foton, nested, recompute=True, linear=True, slope=0.8),
-    "foton, constraint every second step": case(Foton, every=2),
-    "foton, tight constraint": case(Foton, limit=1e-6),
+    "foton, clean pass twice, linear pass": case(Foton, nested, recompute=True, linear=True, activation_gain=0.8),
+    "foton, constraint every second step": case(Foton, orthogonality_every=2),
+    "foton, tight constraint": case(Foton, orthogonality_tolerance=1e-6),
     "foton, small batch": case(Foton, batch=2),
     "foton, small batch, wide layers": case(Foton, dense(nn.ReLU, (16, 12, 12)), batch=2),
     "foton, momentum": case(Foton, momentum=0.9),
     "foton, asynchronous": case(asynchronous_foton),
     "foton, images": case(Foton, orthogonal_images(), IMAGES),
-    "foton, images, relu": case(Foton, orthogonal_images(nn.ReLU), IMAGES, slope=0.7),
+    "foton, images, relu": case(Foton, orthogonal_images(nn.ReLU), IMAGES, activation_gain=0.7),
     "foton, images, linear pass": case(Foton, orthogonal_images(nn.ReLU), IMAGES, linear=True),
     "foton, images, linear pass, squared error": case(
-        Foton, orthogonal_images(), IMAGES, linear=True, slope=0.8, loss="squared_error"
+        Foton, orthogonal_images(), IMAGES, linear=True, activation_gain=0.8, loss="squared_error"
     ),
     "foton, deep images": case(Foton, deep_orthogonal_images, IMAGES),
     "foton, deep images, linear pass": case(Foton, deep_orthogonal_images, IMAGES, linear=True),
@@ -427,7 +427,7 @@ CASES: dict[str, Case] = {
     "forward-forward, negated goodness": case(ForwardForward, goodness=negated(GOODNESS["mean-square"])),
     **{
         f"forward-forward, prior {prior}, {model}": case(
-            ForwardForward, DENSE[model], prior=prior, goodness="mean-square", loss=stream_losses.collaboration(1.0)
+            ForwardForward, DENSE[model], prior=prior, goodness="mean-square", loss=pair_losses.collaboration(1.0)
         )
         for prior in ("none", "before", "others")
         for model in ("tanh", "widening")
@@ -435,11 +435,11 @@ CASES: dict[str, Case] = {
     **{
         f"forward-forward, {name}": case(ForwardForward, dense(nn.ReLU), goodness="mean-square", loss=loss)
         for name, loss in {
-            "threshold": stream_losses.threshold(0.3),
-            "symmetric": stream_losses.symba(2.0),
-            "smoothed triplet": stream_losses.smoothed_triplet(),
-            "two thresholds": stream_losses.two_thresholds(1.0, 0.5, 0.1),
-            "collaboration": stream_losses.collaboration(2.0),
+            "threshold": pair_losses.threshold(0.3),
+            "symmetric": pair_losses.symba(2.0),
+            "smoothed triplet": pair_losses.smoothed_triplet(),
+            "two thresholds": pair_losses.two_thresholds(1.0, 0.5, 0.1),
+            "collaboration": pair_losses.collaboration(2.0),
             "cumulative": cumulative_goodness.cumulative(),
         }.items()
     },
