@@ -1,24 +1,27 @@
 """Forward Target Propagation: targets that run forward; see the reference.
 
-Targets are carried as differences to the clean activations, as in `network.propagated_differences`. Multiplications of
-a step: those of backpropagation without the product that takes e to the last hidden layer, and two products with G.
+Targets are carried as their differences to the clean activities, which layers pass on by `difference` and outlets by
+their derivative. Multiplications of a step: those of backpropagation without the product that takes e to the last
+hidden layer, and two products with G.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 
 from ._arrays import Array, Labels, check_batch, check_count, check_finite, check_option, check_positive, check_shape
 from .activations import Activation, identity
+from .layers import Layer, Pass, Update, changed, forward, pulled_back, pushed, without_dropped
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient, one_hot
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
 __all__ = [
     "Feedback",
     "FeedbackLaw",
     "differences",
+    "feedback_by_channel",
     "first_difference",
     "local_factors",
     "low_rank_feedback",
@@ -87,6 +90,13 @@ def low_rank_feedback(
     return left, right.normal_(0, rank**-0.5, generator=generator)
 
 
+def feedback_by_channel(feedback: Array, positions: int) -> Array:
+    """G of a map with so many positions, (channels positions, K), from one row for each channel: (channels, K)."""
+    check_batch("feedback", feedback, "K")
+    check_count("positions", positions)
+    return feedback.repeat_interleave(positions, dim=0)
+
+
 def project(feedback: Feedback, v: Array) -> Array:
     """G v for every sample of v, (batch, K): (batch, n)."""
     if isinstance(feedback, tuple):
@@ -98,7 +108,7 @@ def project(feedback: Feedback, v: Array) -> Array:
 def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
-    """h_j - tau_j, but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
+    """h_j - tau_j, one row a sample, but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
     check_batch("error", error, "K")
     check_shape("targets", targets, error.shape)
     check_finite("gain", gain)
@@ -125,69 +135,73 @@ def output_error(
     return one_hot(labels, error.shape[1], label_smoothing, dtype=error.dtype), error
 
 
-def differences(
-    network: Network, clean: ForwardPass, first: Array, masks: Masks = None, inject: int = 1
-) -> Iterator[Array]:
-    """h_l - tau_l of the layers l = j..L-1 in turn, from h_j - tau_j but for the mask: (batch, n_l) each."""
-    check_shape("first", first, clean.inputs[inject].shape)
-    mask = masks[inject - 1] if masks is not None and inject > 0 else None
-    difference = first if mask is None else (mask > 0) * first
+def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
+    """h_j, x for j = 0. Raises ValueError where `inject` is no layer before the output."""
+    check_count("inject", inject, 0, len(layers) - 1)
+    return (clean.inputs[0], *clean.activities)[inject]
+
+
+def differences(layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1) -> Iterator[Array]:
+    """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l, from h_j - tau_j but for the mask.
+
+    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j.
+    """
+    h = _first_reached(layers, clean, inject)
+    check_shape("first", first, h.shape)
+    steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
+    difference = without_dropped(steps, first)
     yield difference
-    for layer in range(inject, len(network.weights) - 1):
-        u = difference @ network.weights[layer].T
-        difference = network.activations[layer].difference(clean.preactivations[layer], u)
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            difference = mask * difference
+    for index in range(inject, len(layers) - 1):
+        layer = layers[index]
+        u = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
+        difference = changed(layer.steps, clean.preactivations[index], u)
+        h, outlet = clean.activities[index], layer.outlet
         yield difference
 
 
 def local_factors(
-    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+    layers: Sequence[Layer], clean: Pass, error: Array, found: Iterator[Array], inject: int = 1
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first. `found` are the `differences`."""
+    """delta_l, as a_l, and z_l of every layer, first layer first; 0 before the j-th. `found` are the `differences`."""
     if inject == 0:
         next(found)
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else torch.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    for number, (layer, a) in enumerate(zip(layers[:-1], clean.preactivations[:-1], strict=True), 1):
+        delta = pulled_back(layer.steps, a, next(found)) if number >= inject else torch.zeros_like(a)
+        yield delta, clean.inputs[number - 1]
     yield error, clean.inputs[-1]
 
 
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
-    error: Array,
-    first: Array,
-    masks: Masks = None,
-    inject: int = 1,
+    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first.
+    """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
-    `first` is the `first_difference`. Raises ValueError where `inject` is no layer before the output.
+    Raises ValueError where `inject` is no layer before the output, and for `first` and an error of other shapes than
+    h_j and the scores.
     """
-    check_count("inject", inject, 0, len(network.weights) - 1)
     check_shape("error", error, clean.scores.shape)
-    found = differences(network, clean, first, masks, inject)
-    return local_factors(network, clean, error, found, masks, inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject), inject)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     feedback: Feedback,
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: int = 1,
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
-) -> Updates:
-    """The updates of all layers. Raises ValueError where `inject` is no layer before the output."""
-    clean = forward(network, x, masks)
+) -> tuple[Update, ...]:
+    """The updates of all layers, for labels (batch,); `label_smoothing` and `temperature` are `output_error`'s.
+
+    Raises ValueError where `inject` is no layer before the output, and for a G without a row for each unit of h_j.
+    """
+    clean = forward(layers, x)
     targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
+    h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
-    return batch_mean_updates(network, update_factors(network, clean, error, first, masks, inject))
+    check_shape("first", first, (len(h), h[0].numel()))
+    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject))

@@ -307,17 +307,19 @@ def activity(steps: Iterable[Step], a: Array) -> Array:
     return a
 
 
-def changed(steps: Iterable[Step], a: Array, u: Array) -> Array:
+def changed(steps: Sequence[Step], a: Array, u: Array) -> Array:
     """s(a) - s(a - u)."""
-    for step in steps:
-        a, u = step.value(a), step.difference(a, u)
+    for number, step in enumerate(steps, 1):
+        u = step.difference(a, u)
+        a = step.value(a) if number < len(steps) else a  # nobody needs the last one's
     return u
 
 
-def pushed(steps: Iterable[Step], a: Array, u: Array) -> Array:
+def pushed(steps: Sequence[Step], a: Array, u: Array) -> Array:
     """s'(a) u, the derivative along u."""
-    for step in steps:
-        a, u = step.value(a), step.jvp(a, u)
+    for number, step in enumerate(steps, 1):
+        u = step.jvp(a, u)
+        a = step.value(a) if number < len(steps) else a
     return u
 
 

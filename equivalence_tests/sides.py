@@ -43,7 +43,6 @@ MODULES = (
     "foton",
     "convolutional_foton",
     "ftp",
-    "convolutional_ftp",
     "feedback_alignment",
     "direct_feedback_alignment",
     "direct_random_target_projection",

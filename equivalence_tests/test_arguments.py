@@ -103,9 +103,11 @@ def local_layers(side: Side) -> Any:
 
 
 CHAIN = Lazy(lambda s: s.chain(s.operands(DENSE)))
+CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
+MAPS = Lazy(lambda s: s.chain(s.operands(Images((Padded(KERNEL, None, "tanh", (1, 1), (1, 1), 2),), HEAD))))
+MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
 NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
 CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
-CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
 STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
 CIRCULAR_PASS = Lazy(lambda s: s.convolutional_foton.forward(CIRCULAR_NET.make(s), s.operands(IMAGES)))
@@ -393,16 +395,33 @@ ROWS: list[Row] = [
     row("pepita.error_projection", "scale: 0.0, expected a positive", 3, 2, None, 0.0),
     row("pepita.error_projection", "scale: nan, expected a positive", 3, 2, None, NAN),
     row("pepita.error_projection", "n_in: 0, expected 1 or more", 0, 2, None),
-    *of_updates("ftp.updates", NET, FEEDBACK[0]),
+    *of_chains("ftp.updates", CHAIN, FEEDBACK[0]),
     *of_labels("ftp.output_error", SCORES, LABEL),
     row("ftp.output_error", "label_smoothing: 1.0, expected 0 or more and", SCORES, LABELS, label_smoothing=1.0),
     row("ftp.output_error", "temperature: 0.0, expected a positive", SCORES, LABELS, temperature=0.0),
-    row("ftp.updates", "first: shape (4, 1), expected (4, 5)", NET, np.ones((1, 2)), X, LABELS),
-    row("ftp.updates", "gain: nan, expected a finite", NET, FEEDBACK[0], X, LABELS, gain=NAN),
+    row("ftp.updates", "first: shape (4, 1), expected (4, 5)", CHAIN, np.ones((1, 2)), X, LABELS),
+    row("ftp.updates", "gain: nan, expected a finite", CHAIN, FEEDBACK[0], X, LABELS, gain=NAN),
     row("ftp.first_difference", "targets: shape (1, 2), expected (4, 2)", FEEDBACK[0], SCORES[:1], SCORES),
-    row("ftp.differences", "first: shape (4, 1), expected (4, 5)", NET, PASSED, np.ones((4, 1))),
-    row("ftp.update_factors", "inject: 1.5, expected 0..2, a whole", NET, PASSED, SCORES, np.ones((4, 5)), inject=1.5),
-    row("ftp.update_factors", "error: shape (1, 2), expected (4, 2)", NET, PASSED, SCORES[:1], np.ones((4, 5))),
+    row("ftp.differences", "first: shape (4, 1), expected (4, 5)", CHAIN, CHAIN_PASS, np.ones((4, 1))),
+    row(
+        "ftp.differences",
+        "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
+        MAPS,
+        MAPS_PASS,
+        np.ones((4, 4, 1, 1)),
+    ),
+    row("ftp.updates", "first: shape (4, 4), expected (4, 64)", MAPS, np.ones((4, 2)), IMAGES, LABELS),
+    row("ftp.feedback_by_channel", "positions: 0, expected 1 or more", FEEDBACK[0], 0),
+    row(
+        "ftp.update_factors",
+        "inject: 1.5, expected 0..2, a whole",
+        CHAIN,
+        CHAIN_PASS,
+        SCORES,
+        np.ones((4, 5)),
+        inject=1.5,
+    ),
+    row("ftp.update_factors", "error: shape (1, 2), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:1], np.ones((4, 5))),
     row("ftp.random_feedback", "scale: 0.0, expected a positive", 5, 2, None, 0.0),
     row("ftp.random_feedback", "scale: nan, expected a positive", 5, 2, None, NAN),
     row("ftp.random_feedback", "law: 'cauchy', expected 'uniform', 'normal' or 'orthogonal'", 5, 2, None, law="cauchy"),
@@ -587,33 +606,6 @@ ROWS: list[Row] = [
         (1, 1),
     ),
     row("convolutional_network.layer_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], padded_layer(None)),
-    *of_labels("convolutional_ftp.updates", PADDED_NET, np.ones((64, 2)), IMAGES, LABEL),
-    row(
-        "convolutional_ftp.differences",
-        "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
-        PADDED_NET,
-        PADDED_PASS,
-        np.ones((4, 4, 1, 1)),
-    ),
-    row(
-        "convolutional_ftp.update_factors",
-        "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
-        PADDED_NET,
-        PADDED_PASS,
-        SCORES,
-        np.ones((4, 4, 1, 1)),
-    ),
-    row(
-        "convolutional_ftp.first_difference",
-        "targets: shape (1, 2), expected (4, 2)",
-        np.ones((64, 2)),
-        SCORES[:1],
-        SCORES,
-        (4, 4, 4),
-    ),
-    row("convolutional_ftp.at_maxima", "values: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 2),
-    row("convolutional_ftp.at_maxima", "size: 5, expected 1..4", IMAGES, IMAGES, 5),
-    row("convolutional_ftp.feedback_by_channel", "positions: 0, expected 1 or more", FEEDBACK[0], 0),
     # Forward-Forward
     row("forward_forward.normalise", "h: shape (4,), expected (batch, ...)", STREAM),
     row("forward_forward.normalise", "eps: nan, expected 0 or more", X, NAN),

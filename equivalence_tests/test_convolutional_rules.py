@@ -204,3 +204,39 @@ def test_inputs_that_are_no_images_are_refused(shape: tuple[int, ...]):
     rule = Foton(model())
     with pytest.raises(ValueError, match=r"x: shape .*, expected \(batch, 1, height, width\)"):
         rule(torch.ones(shape, dtype=torch.float64))
+
+
+def padded_model(activation: type[nn.Module]) -> nn.Sequential:
+    """For images of 11 x 9 pixels with 2 channels."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, (3, 2), padding="valid"),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 4, 3, stride=(2, 1), padding=(1, 2), bias=False),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(48, 6),
+        activation(),
+        nn.Linear(6, 3),
+    ).double()
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.Identity])
+def test_backprop_through_padded_convolutions_is_autograd(activation: type[nn.Module]):
+    rule = Backprop(padded_model(activation))
+    x, y = torch.randn(16, 2, 11, 9, dtype=torch.float64), torch.randint(0, 3, (16,))
+    loss = rule.assign_credit(x, y)
+    ours = {name: p.grad.clone() for name, p in rule.named_parameters() if p.grad is not None}
+    rule.zero_grad()
+    expected = nn.functional.cross_entropy(rule.model(x), y)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for name, parameter in rule.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(ours[name], parameter.grad, rtol=1e-12, atol=1e-14), name
+
+
+def test_padded_kernels_are_not_held_orthogonal():
+    with pytest.raises(ValueError, match="orthogonal: True, with Conv2d"):
+        Backprop(padded_model(nn.Tanh), orthogonal=True)

@@ -20,7 +20,7 @@ from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.rounding import rounding_too
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
-from prograde.equivalence_tests.test_rules import credited, example, gradients, make, sequential
+from prograde.equivalence_tests.test_rules import credited, example, gradients, layer_gradients, make, sequential
 from prograde.equivalence_tests.test_samplers import SIGNIFICANCE
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import hardware
@@ -499,10 +499,11 @@ def test_ftp_in_full(
     def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
         if isinstance(side, ReferenceSide):
             activation = side.activations.ACTIVATIONS[phi]
-            return side.ftp.updates(side.network(dense), feedback, x, labels, phi=activation, gain=0.7, inject=inject)
+            return side.ftp.updates(side.chain(dense), feedback, x, labels, phi=activation, gain=0.7, inject=inject)
         rule = Ftp(sequential(dense), phi=phi, gain=0.7, inject=inject, second_pass="full")
         rule.feedback.copy_(feedback)
-        return credited(rule, x, labels)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin64, "Ftp in full", updates, *case[:3], feedback)
 

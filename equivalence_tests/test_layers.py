@@ -192,6 +192,29 @@ def test_pooling_by_hand(side: Side):
     assert side.results(module.AveragePool(2).value(h)).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]], "averages"
 
 
+def test_values_at_maxima_are_taken_where_the_map_is_largest(side: Side):
+    """Not where they are largest themselves: of equal pixels the first; what is left at the border is lost."""
+    clean, values = np.zeros((1, 1, 3, 5)), np.arange(15.0).reshape(1, 1, 3, 5)
+    clean[0, 0, 1, 2] = 1.0
+    found = side.results(side.pooling.at_maxima(*side.operands((clean, values)), 2))
+    assert found.tolist() == [[[[0.0, 7.0]]]], "places of the maxima"
+
+
+@given(case=padded_cases(("relu",)))
+def test_of_equal_pixels_both_sides_take_the_first(twin: Side, case: PaddedCase):
+    """Zeros of ReLU are equal: the values there are the pre-activations, which are not."""
+
+    def ours(side: Side, a: Any) -> Any:
+        g = side.activations.relu.value(a)
+        at_maxima = side.pooling.at_maxima
+        return tuple(at_maxima(g, values, size) for size in (1, 2, 3) for values in (g, a))
+
+    a = case.x[:, :, :6, :6]
+    found, expected = ours(twin, twin.operands(a)), ours(ReferenceSide(), a)
+    for one, other in zip(twin.results(found), expected, strict=True):
+        assert rms(one - other) <= twin.eps * rms(other), "places"
+
+
 @given(case=padded_cases())
 def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: PaddedCase):
     def ours(side: Side, images: Any, x: Any) -> Any:

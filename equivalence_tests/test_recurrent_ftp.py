@@ -147,20 +147,24 @@ def test_one_step_is_dense_ftp_and_direct_feedback_alignment(
     """With phi = identity, B_1 = gamma G, and the state's bias a part of the layer's."""
     weights = case.weights._replace(bias_hh=None if case.weights.bias_hh is None else 0 * case.weights.bias_hh)
 
-    def dense(side: Side, weights: Any) -> Any:
+    def dense(weights: Any) -> Dense:
         biases = (weights.bias_ih, weights.bias_out)
-        return side.network(Dense((weights.weight_ih, weights.weight_out), biases, (case.cell, "identity")))
+        return Dense((weights.weight_ih, weights.weight_out), biases, (case.cell, "identity"))
 
     def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
         found = updates(side, weights, x, y, feedback, case.cell, gain=gain)
-        return (found.weight_ih, found.weight_out), (found.bias_ih, found.bias_out)
+        return tuple(
+            (w,) if b is None else (w, b)
+            for w, b in ((found.weight_ih, found.bias_ih), (found.weight_out, found.bias_out))
+        )
 
     def layered(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
-        return tuple(side.ftp.updates(dense(side, weights), feedback, x[:, 0], y, gain=gain))
+        return side.ftp.updates(side.chain(dense(weights)), feedback, x[:, 0], y, gain=gain)
 
     def direct(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
         matrices = (np.asarray(gain, feedback.dtype) * feedback,)
-        return tuple(side.direct_feedback_alignment.updates(dense(side, weights), matrices, x[:, 0], y))
+        found = side.direct_feedback_alignment.updates(side.network(dense(weights)), matrices, x[:, 0], y)
+        return tuple((w,) if b is None else (w, b) for w, b in zip(*found, strict=True))
 
     operands = (weights, case.x, case.labels, feedback_for(case, rng))
     compare(side, "dense FTP", ours, *operands, expected=layered)

@@ -66,6 +66,12 @@ def gradients(rule: Rule) -> Any:
     )
 
 
+def layer_gradients(rule: Rule) -> Any:
+    """What the rule left in .grad, as the updates of its layers."""
+    parameters = [(*unit.weights, unit.bias) for unit in rule.units]
+    return tuple(tuple(p.grad for p in own if p is not None) for own in parameters)
+
+
 def credited(rule: Rule, x: Any, labels: Any) -> Any:
     rule.assign_credit(x.unflatten(1, (1, -1)), labels)
     return gradients(rule)
@@ -144,10 +150,11 @@ def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generat
     def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
         if isinstance(side, ReferenceSide):
             activation = side.activations.ACTIVATIONS[phi]
-            return side.ftp.updates(side.network(dense), feedback, x, labels, phi=activation, **options)
+            return side.ftp.updates(side.chain(dense), feedback, x, labels, phi=activation, **options)
         rule = Ftp(sequential(dense), phi=phi, **options)
         rule.feedback.copy_(feedback)
-        return credited(rule, x, labels)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "Ftp", updates, *case[:3], feedback)
 
@@ -266,6 +273,14 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert [id(p) for p in rule.parameters()] == identities
 
 
+OVER_LAYERS = {"ftp"}
+
+
+def weights_of(updates: Any) -> Any:
+    """Those of the weights, of an algorithm over layers or over a network."""
+    return tuple(update[0] for update in updates) if type(updates) is tuple else updates.weights
+
+
 COMPILED = ["backprop", "foton", "ftp", "direct_feedback_alignment", "direct_random_target_projection", "pepita"]
 
 
@@ -282,18 +297,19 @@ def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
         (dense, rng.standard_normal((6, 16)), np.array([0, 1, 2, 3, 0, 1]), np.array([1, 2, 3, 0, 1, 2]),
          rng.standard_normal((16, 4)))
     )  # fmt: skip
-    network, updates = twin64.network(dense), getattr(twin64, module).updates
+    network = twin64.chain(dense) if module in OVER_LAYERS else twin64.network(dense)
+    updates = getattr(twin64, module).updates
     direct = (projection[:12], projection[:8])
     extra = {
         "pepita": (projection, x, y),
         "ftp": (projection[:12], x, y),
-        "feedback_alignment": (network.weights, x, y),
+        "feedback_alignment": (dense.weights, x, y),
         "direct_feedback_alignment": (direct, x, y),
         "direct_random_target_projection": (direct, x, y),
         "forward_forward": (x, y, z, 4),
     }.get(module, (x, y))
     compiled = torch.compile(updates, fullgraph=True, backend="eager")
-    for ours, eager in zip(compiled(network, *extra).weights, updates(network, *extra).weights, strict=True):
+    for ours, eager in zip(weights_of(compiled(network, *extra)), weights_of(updates(network, *extra)), strict=True):
         assert torch.equal(ours, eager)
 
 
@@ -317,9 +333,13 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     extra = [getattr(rule, buffer) for buffer in ("projection", "feedback") if hasattr(rule, buffer)]
     if name == "fa":
         extra = [(model[0].weight, *extra[0])]  # in the place of B_1, which the rule does not keep
+    updates = getattr(twin64, MODULE_OF.get(name, name)).updates
     with torch.no_grad():
-        expected = getattr(twin64, MODULE_OF.get(name, name)).updates(rule.network(), *extra, x, y, masks)
-    for block, weight in zip(rule.blocks, expected.weights, strict=True):
+        if name in OVER_LAYERS:
+            expected = updates(rule.layers(masks), *extra, x, y)
+        else:
+            expected = updates(rule.network(), *extra, x, y, masks)
+    for block, weight in zip(rule.blocks, weights_of(expected), strict=True):
         assert torch.equal(block.linear.weight.grad, weight), f"masks of block {block.name}"
     rule.eval()
     assert rule.masks(x) is None

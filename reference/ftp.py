@@ -3,52 +3,77 @@
 As-Saquib, Abeer, Chien, Yoon, Kumar and Yi, "Forward Target Propagation: A Forward-Only Approach to Global Error Credit
 Assignment via Local Losses", arXiv 2506.11030.
 
-    (1)  clean pass:       h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = m_l * sigma_l(a_l),    e = dLoss/dscores
-    (2)  first target:     tau_j = h_j + gamma [m_j > 0] * (phi(G y) - phi(G p)),    p = y + T e
-    (3)  its way forward:  tau_l = m_l * sigma_l(W_l tau_(l-1) + b_l),    j < l < L
-    (4)  hidden layers:    d_l = sigma_l'(a_l)^T (m_l * (h_l - tau_l)),    G_l = 1/B sum_samples d_l h_(l-1)^T
-    (5)  output layer:     G_L = 1/B sum_samples e h_(L-1)^T
+    (1)  clean pass:       equation (1) of `layers`,    e = dLoss/dscores
+    (2)  first target:     tau_j = h_j + gamma (phi(G y) - phi(G p)),    p = y + T e
+    (3)  its way forward:  zeta_(l+1) = p_l'(h_l) tau_l,    tau_(l+1) = s_(l+1)(A_(l+1)(zeta_(l+1))),    j <= l < L-1
+    (4)  hidden layers:    1/2 |h_l - tau_l|^2, tau_l held fixed:    delta_l = s_l'(a_l)^T (h_l - tau_l)
+    (5)  output layer:     delta_L = e
+    (6)  updates:          equation (2) of `layers`, from delta_l and the clean z_l
+
+In a chain of dense layers (3) is tau_(l+1) = sigma_(l+1)(W_(l+1) tau_l + b_(l+1)).
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | y | targets | (batch, K) | the label, one-hot, smoothed if asked |
-| p | outputs | (batch, K) | softmax(scores / T), so that e = (p - y) / T |
+| p | outputs | (batch, K) | softmax(scores / T), so that e = (p - y) / T; without an index, which the outlet p_l has |
 | T | temperature | | of the scores; 1 for squared error, where p are the scores |
-| G | feedback | (n_j, K), or its factors | random and fixed |
+| G | feedback | (n_j, K), or its factors | random and fixed; a row for each unit of the flattened h_j |
 | phi | phi | | what the projections go through |
 | gamma | gain | | of the correction |
-| j | inject | | the layer that is given the first target: 1 in the paper, 0 is the input |
-| h_l - tau_l | differences[l-j] | (batch, n_l) | how far a layer's activation lies from its target |
+| j | inject | | the layer that is given the first target: 1 in the paper; 0 is the input, h_0 = x |
+| zeta_l | target | as z_l | what the target makes of a layer's input |
+| h_l - tau_l | differences[l-j] | as h_l | how far a layer's activity lies from its target |
 
-The paper's body and code are not public, and this is put together from what is. Seen in reviews of it: the form of (2),
-one random frozen G, two projections through a nonlinearity, targets carried forward by the ordinary weights, a local
-loss for each layer. Deduced from its published counts of multiplications: G has n_1 rows, there are two products with
-it, the second pass leaves the first layer out. Inferred: the local losses are 1/2 |h_l - tau_l|^2, so that sigma_l' is
-in (4); its other factor is the clean h_(l-1); the output layer follows its own loss; gamma (a number of that name is
-called crucial, not what it multiplies), phi, and the law of G. Ours: a dropped unit has no target, and layers before
-the j-th have none and are not trained; with label smoothing y in (2) is the smoothed label, with a temperature p is the
-softmax of the divided scores, so that (2) is 0 where the loss is smallest.
+**What is known.** The paper's body and code are not public, and this is put together from what is. Seen in reviews of
+it: the form of (2), one random frozen G, two projections through a nonlinearity, targets carried forward by the
+ordinary weights, a local loss for each layer.
+
+**Deduced**, from its published counts of multiplications: G has a row for each unit of the first layer (of the whole
+feature map of a first convolution, before it is pooled), there are two products with it, and the second pass leaves the
+first layer out.
+
+**Inferred.** The local losses are squares, so that s_l' is in (4); the other factor of an update is the clean z_l; the
+output layer follows its own loss; gamma (a number of that name is called crucial, not what it multiplies), phi, and the
+law of G.
+
+**Ours.** Layers before the j-th have no target and are not trained. A dropped unit has none either: with a mask m_j
+among the steps of layer j the correction in (2) is multiplied by [m_j > 0]. With label smoothing y in (2) is the
+smoothed label, with a temperature p is the softmax of the divided scores, so that (2) is 0 where the loss is smallest.
+
+Outlets, in (3): p_l' is the derivative at the clean activity, which for max pooling takes of each square of tau_l the
+unit that is largest in h_l. Every outlet is homogeneous, p_l(h_l) = p_l'(h_l) h_l, and where layers are linear
+<dLoss/dh_l, h_l - tau_l> is the same for all of them. Maxima of tau_l itself lie above those of h_l by about the size
+of the correction wherever pixels are alike, whatever the label is: the next kernel then grows without end. Pooled units
+have no loss of their own, and a unit that is not the largest of its square has one: it is drawn to a target as well.
+
+Feedback of images: a full G outgrows the network; for 25,088 units and 100 classes it has four times the numbers of
+the paper's network. `low_rank_feedback` has fewer, and so has `feedback_by_channel`, the same at all positions of a
+channel. A kernel's update sums over the P positions of a map. The sum of P corrections is P times as large as one if
+they are equal, and sqrt(P) times if they are independent, where patches are alike. Drawn at scale / P with one row a
+channel, or at scale / sqrt(P) with one a position, G makes a kernel's update as large as a dense layer's at that scale.
 
 With phi = identity and one hidden layer, (4) is direct feedback alignment. No layer's target needs a weight that an
-earlier layer's update changes, tau_l being made of W_l and tau_(l-1): whether a layer is updated as soon as its target
-is there or all are after the pass is one and the same.
+earlier layer's update changes, tau_l being made of A_l and zeta_l: whether a layer is updated as soon as its target is
+there or all are after the pass is one and the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from ._arrays import Array, Labels, check_batch, check_count, check_finite, check_option, check_positive, check_shape
 from .activations import Activation, identity
+from .layers import Layer, Pass, Update, activity, forward, pulled_back, pushed, without_dropped
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient, one_hot
-from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
 __all__ = [
     "Feedback",
     "FeedbackLaw",
     "differences",
+    "feedback_by_channel",
     "first_difference",
     "local_factors",
     "low_rank_feedback",
@@ -69,7 +94,10 @@ FeedbackLaw: TypeAlias = Literal["uniform", "normal", "orthogonal"]
 def random_feedback(
     n: int, num_classes: int, rng: np.random.Generator, scale: float = 0.5, law: FeedbackLaw = "uniform"
 ) -> Array:
-    """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square."""
+    """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square.
+
+    Raises ValueError for a size below 1, a scale that is not positive, and an unknown law.
+    """
     check_count("n", n)
     check_count("num_classes", num_classes)
     check_positive("scale", scale)
@@ -99,6 +127,13 @@ def low_rank_feedback(
     return left, rng.normal(0, 1 / np.sqrt(rank), (rank, num_classes))
 
 
+def feedback_by_channel(feedback: Array, positions: int) -> Array:
+    """G of a map with so many positions, (channels positions, K), from one row for each channel: (channels, K)."""
+    check_batch("feedback", feedback, "K")
+    check_count("positions", positions)
+    return feedback.repeat(positions, axis=0)
+
+
 def project(feedback: Feedback, v: Array) -> Array:
     """G v for every sample of v, (batch, K): (batch, n)."""
     if isinstance(feedback, tuple):
@@ -110,7 +145,10 @@ def project(feedback: Feedback, v: Array) -> Array:
 def first_difference(
     feedback: Feedback, targets: Array, error: Array, phi: Activation = identity, gain: float = 1.0
 ) -> Array:
-    """h_j - tau_j of equation (2), but for the mask, from y and p - y, both (batch, K): (batch, n_j)."""
+    """h_j - tau_j of equation (2), one row a sample, but for the mask, from y and p - y, both (batch, K): (batch, n_j).
+
+    Raises ValueError for targets of another shape than the error's, and for a gain that is not finite.
+    """
     check_batch("error", error, "K")
     check_shape("targets", targets, error.shape)
     check_finite("gain", gain)
@@ -136,73 +174,76 @@ def output_error(
     return one_hot(labels, error.shape[1], label_smoothing).astype(error.dtype), error
 
 
-def differences(
-    network: Network, clean: ForwardPass, first: Array, masks: Masks = None, inject: int = 1
-) -> Iterator[Array]:
-    """h_l - tau_l of the layers l = j..L-1 in turn, equation (3), from h_j - tau_j but for the mask: (batch, n_l)."""
-    check_shape("first", first, clean.inputs[inject].shape)
-    mask = masks[inject - 1] if masks is not None and inject > 0 else None
-    if mask is not None:
-        first = (mask > 0) * first
+def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
+    """h_j, x for j = 0. Raises ValueError where `inject` is no layer before the output."""
+    check_count("inject", inject, 0, len(layers) - 1)
+    return (clean.inputs[0], *clean.activities)[inject]
+
+
+def differences(layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1) -> Iterator[Array]:
+    """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l: equation (3), from h_j - tau_j but for the mask.
+
+    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j.
+    """
+    h = _first_reached(layers, clean, inject)
+    check_shape("first", first, h.shape)
+    steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
+    first = without_dropped(steps, first)
     yield first
-    target = clean.inputs[inject] - first
-    for layer in range(inject, len(network.weights) - 1):
-        target = network.activations[layer].value(affine(network.weights[layer], network.biases[layer], target))
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            target = mask * target
-        yield clean.inputs[layer + 1] - target
+    tau = h - first
+    for layer, following in zip(layers[inject:-1], clean.activities[inject:-1], strict=True):
+        target = pushed(outlet, h, tau)
+        tau = activity(layer.steps, layer.value(target))
+        h, outlet = following, layer.outlet
+        yield h - tau
 
 
 def local_factors(
-    network: Network, clean: ForwardPass, error: Array, found: Iterator[Array], masks: Masks = None, inject: int = 1
+    layers: Sequence[Layer], clean: Pass, error: Array, found: Iterator[Array], inject: int = 1
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+    """delta_l of equations (4) and (5), as a_l, and z_l of every layer, first layer first; 0 before the j-th.
 
     `found` are the `differences`.
     """
     if inject == 0:
         next(found)  # the input has a target, and nothing to be trained
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        difference = next(found) if layer >= inject - 1 else np.zeros_like(a)
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, difference if mask is None else mask * difference), clean.inputs[layer]
+    for number, (layer, a) in enumerate(zip(layers[:-1], clean.preactivations[:-1], strict=True), 1):
+        delta = pulled_back(layer.steps, a, next(found)) if number >= inject else np.zeros_like(a)
+        yield delta, clean.inputs[number - 1]
     yield error, clean.inputs[-1]
 
 
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
-    error: Array,
-    first: Array,
-    masks: Masks = None,
-    inject: int = 1,
+    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+    """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
-    `first` is the `first_difference`. Raises ValueError where `inject` is no layer before the output.
+    Raises ValueError where `inject` is no layer before the output, and for `first` and an error of other shapes than
+    h_j and the scores.
     """
-    check_count("inject", inject, 0, len(network.weights) - 1)
     check_shape("error", error, clean.scores.shape)
-    found = differences(network, clean, first, masks, inject)
-    return local_factors(network, clean, error, found, masks, inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject), inject)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     feedback: Feedback,
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[..., Array] = cross_entropy_gradient,
     phi: Activation = identity,
     gain: float = 1.0,
     inject: int = 1,
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
-) -> Updates:
-    """The updates of equations (4) and (5). Raises ValueError where `inject` is no layer before the output."""
-    clean = forward(network, x, masks)
+) -> tuple[Update, ...]:
+    """The updates of equation (6), for labels (batch,); `label_smoothing` and `temperature` are `output_error`'s.
+
+    Raises ValueError where `inject` is no layer before the output, and for a G without a row for each unit of h_j.
+    """
+    clean = forward(layers, x)
     targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
+    h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
-    return batch_mean_updates(network, update_factors(network, clean, error, first, masks, inject))
+    check_shape("first", first, (len(h), h[0].size))
+    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject))

@@ -1,15 +1,13 @@
 """Forward Target Propagation as a rule."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from .. import convolutional_ftp as images
 from ..activations import ACTIVATIONS, Activation
-from ..convolutional_network import forward as image_forward
-from ..convolutional_network import layer_update as kernel_layer_update
 from ..ftp import (
     Feedback,
     FeedbackLaw,
@@ -19,10 +17,9 @@ from ..ftp import (
     low_rank_feedback,
     random_feedback,
 )
+from ..layers import Layer, Pass, forward
 from ..losses import one_hot
-from ..network import forward, layer_update
-from .images import Conv2dBlock
-from .rule import BlockUpdate, OutputErrorRule, check_place
+from .rule import OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
 
@@ -32,19 +29,19 @@ class Ftp(OutputErrorRule):
     A reconstruction, see `prograde.reference.ftp`: what is not known of the paper is an option. `feedback`, G, is drawn
     once, (n_j, K), by `law` and `scale`, and held as a buffer. `phi` is the name of the activation that projections go
     through; None takes tanh where the model has tanh and the identity elsewhere (ReLU on G leaves tanh layers
-    untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first hidden
-    one and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
-    the layers, in place of their differences to the activations: equal but for rounding, as on `Hardware`.
+    untrained). `gain` multiplies the correction. `inject` is j, the layer with the first target, 1 for the first one
+    and 0 for the input; layers before it are not trained. `second_pass="full"` runs the targets themselves through
+    the layers, in place of their differences to the activities: equal but for rounding, as on `Hardware`.
     With ReLU a rate that suits backpropagation may be too large: training then ends at chance or in NaN. A `scale` of
     0.1, or a rate that is smaller by that much, is the remedy.
 
-    Models for images may begin with Conv2d and MaxPool2d. The first feature map then has the first target, and
-    `image_size`, (height, width) of the images, gives its size. `by_channel`, the default there, gives all positions of
-    a channel one row of G (ours, as positions share a kernel); False gives each position its own, as in the paper, and
-    diverged with ReLU through two convolutions. G is drawn at `scale` / positions, or / sqrt(positions) without
-    `by_channel`; see `prograde.reference.convolutional_ftp`. Where G is too large to be held, `rank` makes it a product
-    of two factors, and `seeded` keeps a seed in its place, from which it is drawn anew at each step, on the CPU, the
-    same on every device and in every precision.
+    Models for images may begin with Conv2d and MaxPool2d; `image_size`, (height, width) of the images, gives the sizes
+    of their feature maps. Where the first target is that of a map (or of the images), `by_channel`, the default there,
+    gives all positions of a channel one row of G (ours, as positions share a kernel); False gives each position its
+    own, as in the paper, and diverged with ReLU through two convolutions. G is drawn at `scale` / positions, or
+    / sqrt(positions) without `by_channel`; see `prograde.reference.ftp`. Where G is too large to be held, `rank` makes
+    it a product of two factors, and `seeded` keeps a seed in its place, from which it is drawn anew at each step, on
+    the CPU, the same on every device and in every precision.
     """
 
     convolution_kinds = (nn.Conv2d,)
@@ -79,26 +76,27 @@ class Ftp(OutputErrorRule):
                 raise ValueError(f"{name}: {value}, expected a positive number")
         self.phi: Activation = ACTIVATIONS[phi]
         self.gain, self.scale, self.inject, self.rank = gain, scale, inject, rank
-        self.by_channel = bool(self.convolutions) if by_channel is None else by_channel
         self.law: FeedbackLaw = law
         self.second_pass: SecondPass = second_pass
         check_second_pass(second_pass)
-        if self.convolutions and second_pass == "full":
-            raise ValueError("second_pass: 'full', expected 'difference' in a model for images")
         if law not in get_args(FeedbackLaw):
             raise ValueError(f"law: {law!r}, expected one of {', '.join(get_args(FeedbackLaw))}")
         if rank is not None and (type(rank) is not int or not 1 <= rank <= self.num_classes):
             raise ValueError(f"rank: {rank!r}, expected 1..{self.num_classes}, the number of classes, or None")
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
-        if not self.convolutions and (by_channel or image_size is not None):
-            given = f"image_size: {image_size}" if image_size is not None else "by_channel: True"
-            raise ValueError(f"{given}, but the model has no convolutions")
-        self.rows, self.positions = self._feature_map(image_size) if self.convolutions else self._units()
+        self.image_size = image_size
+        self.target_shape = self._target_shape()
+        is_map = len(self.target_shape) == 3
+        if by_channel and not is_map:
+            lacking = f"layer {inject} gives no feature map" if self.convolutions else "the model has no convolutions"
+            raise ValueError(f"by_channel: True, but {lacking}")
+        self.by_channel = is_map if by_channel is None else by_channel
+        units = math.prod(self.target_shape)
         if phi == "maxmin" and self.by_channel:
             raise ValueError("phi: 'maxmin' pairs units, expected an elementwise one where a channel has one row of G")
-        if phi == "maxmin" and self.rows * self.positions % 2:
-            raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {self.rows * self.positions}")
+        if phi == "maxmin" and units % 2:
+            raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {units}")
         self.seed: int | None = None
         if seeded:
             place = None if generator is None else generator.device
@@ -112,38 +110,35 @@ class Ftp(OutputErrorRule):
         else:
             self.register_buffer("feedback", drawn)
 
-    def _units(self) -> tuple[int, int]:
-        """n_j, and 1 position. Raises ValueError where no layer has that number."""
-        if len(self.blocks) == 1:
+    @torch.no_grad()
+    def _target_shape(self) -> tuple[int, ...]:
+        """A sample's shape in h_j. Raises ValueError where no layer has that number, and without a size that fits."""
+        depth, size = len(self.units), self.image_size
+        if depth == 1:
             raise ValueError("model: no hidden layer; Ftp needs one to have a target")
-        if type(self.inject) is not int or not 0 <= self.inject < len(self.blocks):
-            raise ValueError(f"inject: {self.inject}, expected 0..{len(self.blocks) - 1}, the input or a hidden layer")
-        first = self.blocks[max(self.inject, 1) - 1].linear
-        return (first.out_features if self.inject else first.in_features), 1
-
-    def _feature_map(self, image_size: tuple[int, int] | None) -> tuple[int, int]:
-        """Channels and positions of the first feature map. Raises ValueError without a size that fits."""
-        first = self.convolutions[0]
-        assert isinstance(first, Conv2dBlock)
-        if self.inject != 1:
-            raise ValueError(f"inject: {self.inject}, expected 1, the first convolution, in a model for images")
-        is_size = isinstance(image_size, Sequence) and len(image_size) == 2
-        if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
+        if type(self.inject) is not int or not 0 <= self.inject < depth:
+            raise ValueError(f"inject: {self.inject}, expected 0..{depth - 1}, the input or a hidden layer")
+        if not self.convolutions:
+            if size is not None:
+                raise ValueError(f"image_size: {size}, but the model has no convolutions")
+            first = self.blocks[max(self.inject, 1) - 1].linear
+            return (first.out_features if self.inject else first.in_features,)
+        is_size = isinstance(size, Sequence) and len(size) == 2
+        if size is None or not is_size or not all(type(n) is int and n > 0 for n in size):
             raise ValueError(
-                f"image_size: {image_size!r}, expected (height, width) of the images, for a model with convolutions"
+                f"image_size: {size!r}, expected (height, width) of the images, for a model with convolutions"
             )
-        shape = (1, first.convolution.in_channels, *image_size)
-        self.checked_input(torch.empty(shape, device=first.weights[0].device, dtype=first.weights[0].dtype))
-        height, width = first.map_size(image_size)
-        self.image_size = (image_size[0], image_size[1])
-        return first.convolution.out_channels, height * width
+        images = self.convolutions[0].weights[0].new_zeros(1, self.convolutions[0].image_channels, *size)
+        images = self.checked_input(images)
+        return tuple((images, *forward(self.layers(), self.begin(images)).activities)[self.inject].shape[1:])
 
     def _drawn(
         self, generator: torch.Generator | None, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Feedback:
         """G or its factors, with one row a channel if positions share it."""
-        rows = self.rows * (1 if self.by_channel else self.positions)
-        scale = self.scale / (self.positions if self.by_channel else self.positions**0.5)
+        positions = math.prod(self.target_shape[1:])
+        rows = self.target_shape[0] * (1 if self.by_channel else positions)
+        scale = self.scale / (positions if self.by_channel else positions**0.5)
         if self.rank is not None:
             return low_rank_feedback(rows, self.num_classes, self.rank, generator, scale, device=device, dtype=dtype)
         return random_feedback(rows, self.num_classes, generator, scale, self.law, device=device, dtype=dtype)
@@ -165,46 +160,35 @@ class Ftp(OutputErrorRule):
             )
         self.seed = state
 
-    @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
-        x = self.checked(x, y)
-        if self.convolutions and tuple(x.shape[2:]) != self.image_size:
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if self.image_size is not None and tuple(x.shape[2:]) != tuple(self.image_size):
             came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
             raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
-        feedback = self._feedback(x)
-        if self.convolutions:
-            yield from self._stream_images(x, y, feedback)
-            return
-        network, masks = self.network(), self.masks(x)
-        clean = forward(network, x, masks)
-        error = self.output_gradient(clean.scores, y)
-        full = self.second_pass == "full"
-        difference = full_first_difference if full else first_difference
-        first = difference(feedback, self._targets(x, y), error, self.phi, self.gain)
-        found = (full_differences if full else differences)(network, clean, first, masks, self.inject)
-        factors = local_factors(network, clean, error, found, masks, self.inject)
-        for index, (block, (delta, z)) in enumerate(zip(self.blocks, factors, strict=True)):
-            if index < self.inject - 1:
-                yield BlockUpdate(block, torch.zeros_like(block.linear.weight), None, None, trained=False)
-                continue
-            loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
-            yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)
+        return x
 
-    def _targets(self, x: Tensor, y: Tensor) -> Tensor:
-        return one_hot(y, self.num_classes, self.label_smoothing, dtype=x.dtype)
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+    ) -> Iterator[tuple[Tensor | None, Tensor]]:
+        first = self._first_difference((clean.inputs[0], *clean.activities)[self.inject], error, y)
+        carried = full_differences if self.second_pass == "full" else differences
+        found = carried(layers, clean, first, self.inject)
+        for number, (delta, z) in enumerate(local_factors(layers, clean, error, found, self.inject), 1):
+            yield (delta if number >= self.inject else None), z
 
-    def _stream_images(self, x: Tensor, y: Tensor, feedback: Feedback) -> Iterator[BlockUpdate]:
-        network = self.image_network()
-        clean = image_forward(network, x)
-        error = self.output_gradient(clean.dense.scores, y)
-        shape = clean.preactivations[0].shape[1:]
-        shared = (shape[0], 1, 1) if self.by_channel else shape
-        first = images.first_difference(feedback, self._targets(x, y), error, shared, self.phi, self.gain)
-        factors = images.update_factors(network, clean, error, first.expand(-1, *shape))
-        for unit, layer in zip(self.convolutions, network.layers, strict=True):
-            delta, z = next(factors)
-            assert isinstance(unit, Conv2dBlock)
-            yield BlockUpdate(unit, *kernel_layer_update(delta, z, layer), None)
-        for block, (delta, z) in zip(self.blocks, factors, strict=True):
-            loss = self.output_loss(clean.dense.scores, y) if block is self.blocks[-1] else None
-            yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)
+    def _first_difference(self, h: Tensor, error: Tensor, y: Tensor) -> Tensor:
+        """h_j - tau_j, shaped as h_j, and strided as it where that costs no copy."""
+        targets = one_hot(y, self.num_classes, self.label_smoothing, dtype=error.dtype)
+        feedback = self._feedback(h)
+        difference = full_first_difference if self.second_pass == "full" else first_difference
+        if self.by_channel:
+            return difference(feedback, targets, error, self.phi, self.gain)[:, :, None, None].expand(h.shape)
+        is_channels_last = h.dim() == 4 and h.stride(1) == 1
+        if not is_channels_last or self.phi == ACTIVATIONS["maxmin"]:  # which pairs rows as they are
+            return difference(feedback, targets, error, self.phi, self.gain).reshape(h.shape)
+        # The rows of G in the order of memory: they are permuted, (n_j, K), not what they give, (batch, n_j).
+        left, *right = feedback if isinstance(feedback, tuple) else (feedback,)
+        left = left.T.unflatten(1, h.shape[1:]).movedim(1, -1).flatten(1).T
+        permuted = (left, *right) if right else left
+        found = difference(permuted, targets, error, self.phi, self.gain)
+        return found.unflatten(1, (*h.shape[2:], h.shape[1])).movedim(-1, 1)

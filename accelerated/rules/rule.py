@@ -29,7 +29,7 @@ class BlockUpdate(NamedTuple):
     stays as it is, and its update is 0.
     """
 
-    block: Block | Conv2dBlock | LocalBlock
+    block: Unit | LocalBlock
     weight: Tensor
     bias: Tensor | None
     loss: Tensor | None
@@ -488,8 +488,11 @@ class OutputErrorRule(Rule):
 
     def factors(
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """delta_l and z_l of every layer, first layer first, from the clean pass and its error."""
+    ) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """delta_l and z_l of every layer, first layer first, from the clean pass and its error.
+
+        None for delta_l stands for a layer that the rule does not train.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -500,6 +503,9 @@ class OutputErrorRule(Rule):
         error = self.output_gradient(clean.scores, y)
         last = self.units[-1]
         for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
+            if delta is None:
+                yield BlockUpdate(unit, torch.zeros_like(unit.weights[0]), None, None, trained=False)
+                continue
             loss = self.output_loss(clean.scores, y) if unit is last else None
             yield unit_update(unit, layer.update(z, delta), loss)
 

@@ -4,14 +4,15 @@ The twins carry the difference h_l - h~_l through the layers, which is equal in 
 products are rounded: a difference is rounded at its own scale, which two separate passes cannot use.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
 from ..activations import Activation
 from ..ftp import Feedback, project
-from ..network import ForwardPass, Masks, Network, affine, forward
+from ..layers import Layer, Pass, activity, pushed, without_dropped
+from ..network import ForwardPass, Masks, Network, forward
 
 SecondPass: TypeAlias = Literal["difference", "full"]
 """How the second pass is run."""
@@ -29,21 +30,17 @@ def full_first_difference(feedback: Feedback, targets: Tensor, error: Tensor, ph
     return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
 
 
-def full_differences(
-    network: Network, clean: ForwardPass, first: Tensor, masks: Masks = None, inject: int = 1
-) -> Iterator[Tensor]:
-    """`ftp.differences` by carrying the targets themselves: (batch, n_l) each."""
-    mask = masks[inject - 1] if masks is not None and inject > 0 else None
-    if mask is not None:
-        first = (mask > 0) * first
+def full_differences(layers: Sequence[Layer], clean: Pass, first: Tensor, inject: int = 1) -> Iterator[Tensor]:
+    """`ftp.differences` by carrying the targets themselves: each as h_l."""
+    h = (clean.inputs[0], *clean.activities)[inject]
+    steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
+    first = without_dropped(steps, first)
     yield first
-    target = clean.inputs[inject] - first
-    for layer in range(inject, len(network.weights) - 1):
-        target = network.activations[layer].value(affine(network.weights[layer], network.biases[layer], target))
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            target = mask * target
-        yield clean.inputs[layer + 1] - target
+    target = h - first
+    for layer, following in zip(layers[inject:-1], clean.activities[inject:-1], strict=True):
+        target = activity(layer.steps, layer.value(pushed(outlet, h, target)))
+        h, outlet = following, layer.outlet
+        yield h - target
 
 
 def full_modulated_factors(
