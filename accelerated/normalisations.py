@@ -144,26 +144,37 @@ def _batch_axes(h: Array) -> tuple[int, ...]:
     return (0, *range(2, h.dim()))
 
 
+def _check_statistics(h: Array, mean: Array | None, variance: Array | None) -> None:
+    if (mean is None) != (variance is None):
+        raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is not None and variance is not None:
+        check_shape("mean", mean, h.shape[1:2])
+        check_shape("variance", variance, h.shape[1:2])
+
+
 def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
     """Over each channel of the batch, or with the statistics given, (C,) each.
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
     """
     _check_input(h, eps)
-    if (mean is None) != (variance is None):
-        raise ValueError("mean, variance: one without the other, expected both or neither")
-    if mean is not None and variance is not None:
-        check_shape("mean", mean, h.shape[1:2])
-        check_shape("variance", variance, h.shape[1:2])
+    _check_statistics(h, mean, variance)
     if mean is None:
         _batch_axes(h)
     return functional.batch_norm(h, mean, variance, training=mean is None, eps=eps)
 
 
-def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """The gradient through the statistics of the batch."""
+def batch_norm_vjp(
+    h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
+) -> Array:
+    """The gradient through it and the batch's statistics. Raises ValueError as `batch_norm` does."""
     _check_input(h, eps)
-    return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    _check_statistics(h, mean, variance)
+    check_shape("gradient", gradient, h.shape)
+    if variance is None:
+        return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    rate = (widened(variance) + eps).rsqrt().view(-1, *[1] * (h.dim() - 2))
+    return (gradient * rate).to(h.dtype)
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:

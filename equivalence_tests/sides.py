@@ -50,6 +50,7 @@ MODULES = (
     "forward_forward",
     "convolutional_forward_forward",
     "local_classifiers",
+    "hybrid_dynamic_temperature",
     "recurrent",
     "backprop_through_time",
     "recurrent_ftp",

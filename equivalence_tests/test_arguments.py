@@ -102,10 +102,18 @@ def local_layers(side: Side) -> Any:
     return (module.LocalLayer(layer, side.scores.group_mean(2)),)
 
 
+def hybrid(theta: int = 2, read: int = 1) -> Lazy:
+    """Parameters of the hybrid of two layers, with so many thresholds and scales."""
+    ones = np.ones(5)
+    arrays = (np.ones(2), np.ones(theta), (ones,) * read, (ones,), np.ones((2, 5)), np.ones(2))
+    return Lazy(lambda s: s.hybrid_dynamic_temperature.Parameters(*s.operands(arrays)))
+
+
 CHAIN = Lazy(lambda s: s.chain(s.operands(DENSE)))
 CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 MAPS = Lazy(lambda s: s.chain(s.operands(Images((Padded(KERNEL, None, "tanh", (1, 1), (1, 1), 2),), HEAD))))
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
+FIRST, HIDDEN = Lazy(lambda s: CHAIN.make(s)[:1]), Lazy(lambda s: CHAIN.make(s)[:2])
 NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
 CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
 PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
@@ -685,6 +693,29 @@ ROWS: list[Row] = [
     *of_labels("local_classifiers.local_updates", LOCAL, X, LABEL, CROSS_ENTROPY),
     row("local_classifiers.layer_passes", "layers[0]: z: 2 units, but the weight has 3", LOCAL, X[:, :2]),
     row("local_classifiers.layer_scores", "layers[0]: z: shape (0, 3), expected (batch, n)", LOCAL, X[:0]),
+    # The hybrid
+    row("hybrid_dynamic_temperature.goodness", "theta: shape (1,), expected (2,)", HIDDEN, hybrid(theta=1), X, LABELS),
+    row("hybrid_dynamic_temperature.warm_start", "negative: shape (1, 3), expected (4, 3)", X, X[:1]),
+    row("hybrid_dynamic_temperature.scores", "scales: 2, expected 1, one for each read", HIDDEN, hybrid(read=2), X),
+    row(
+        "hybrid_dynamic_temperature.scores",
+        "layers: 1, expected two or more",
+        Lazy(lambda s: HIDDEN.make(s)[:1]),
+        hybrid(),
+        X,
+    ),
+    *of_labels("hybrid_dynamic_temperature.losses", HIDDEN, hybrid(), X, LABEL, 1 - LABELS),
+    *of_labels("hybrid_dynamic_temperature.updates", HIDDEN, hybrid(), X, LABELS, LABEL),
+    row(
+        "hybrid_dynamic_temperature.updates",
+        "share: -1.0, expected 0 or more",
+        HIDDEN,
+        hybrid(),
+        X,
+        LABELS,
+        LABELS,
+        -1.0,
+    ),
     # Orthogonality
     row("orthogonality.bjorck", "order: 1.5, expected a positive integer", MIXING, 1.5),
     row("orthogonality.bjorck_factor", "order: 1.5, expected a positive integer", MIXING, 1.5),

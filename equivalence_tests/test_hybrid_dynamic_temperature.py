@@ -1,17 +1,163 @@
-"""DTG-FF's dense hybrid, whose classifier is trained by backpropagation."""
+"""DTG-FF's dense hybrid: twin against reference, autograd of the paper's loss, and the rule."""
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from prograde.accelerated.rules import HybridDynamicTemperature, MonoForward
 from prograde.equivalence_tests.local_examples import K, batch, dense
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side
+from prograde.equivalence_tests.strategies import SMOOTH, seeds
+from prograde.equivalence_tests.tolerance import Comparison
 
-pytestmark = pytest.mark.usefixtures("ours_only")
+SHARE, AMPLITUDE = 0.3, 2.0
+
+
+class Hybrid(NamedTuple):
+    """Hidden layers, the parameters in the order of `Parameters`, a batch with right and wrong labels, and statistics.
+
+    The statistics are a mean and a variance for each layer that the classifier reads.
+    """
+
+    dense: Dense
+    parameters: tuple[Any, ...]
+    x: Any
+    labels: Any
+    wrong: Any
+    statistics: tuple[Any, ...]
+
+
+@st.composite
+def hybrids(draw: st.DrawFn) -> Hybrid:
+    """Two or three layers. Nothing is normalised over two numbers, which would become 1 and -1 whatever they are."""
+    rng = draw(seeds())
+    depth = draw(st.integers(2, 3), label="depth")
+    widths = [
+        draw(st.integers(K + 2, K + 5), label="n_0"),
+        *(draw(st.integers(3, 7), label="width") for _ in range(depth)),
+    ]
+    batch = draw(st.sampled_from([3, 5]), label="batch")
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    biases = draw(st.booleans(), label="biases")
+    layers = Dense(
+        tuple(rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes),
+        tuple(0.3 * rng.standard_normal(n) if biases else None for n, _ in shapes),
+        (draw(st.sampled_from(SMOOTH), label="activation"),) * depth,
+    )
+    read = widths[1:-1]
+    parameters = (
+        rng.standard_normal(depth),
+        rng.standard_normal(depth),
+        tuple(rng.uniform(0.5, 1.5, n) for n in read),
+        tuple(rng.standard_normal(n) for n in read),
+        rng.standard_normal((K, sum(read))) / np.sqrt(sum(read)),
+        rng.standard_normal(K),
+    )
+    labels = rng.integers(0, K, batch)
+    wrong = (labels + rng.integers(1, K, batch)) % K
+    statistics = tuple((rng.standard_normal(n), rng.uniform(0.5, 2, n)) for n in read)
+    return Hybrid(layers, parameters, rng.standard_normal((batch, widths[0])), labels, wrong, statistics)
+
+
+def norms_of(side: Side, statistics: Any) -> Any:
+    """Batch normalisation by given statistics."""
+    module = side.normalisations
+    return [
+        module.Normalisation(
+            lambda h, mean=mean, v=variance: module.batch_norm(h, mean, v),
+            lambda h, g, mean=mean, v=variance: module.batch_norm_vjp(h, g, mean, v),
+        )
+        for mean, variance in statistics
+    ]
+
+
+def arguments(side: Side, case: Hybrid, given_ones: bool) -> tuple[Any, ...]:
+    """Layers, parameters, batch and normalisations as this side's functions take them."""
+    parameters = side.hybrid_dynamic_temperature.Parameters(*case.parameters)
+    return side.chain(case.dense), parameters, case.x, norms_of(side, case.statistics) if given_ones else None
+
+
+@pytest.mark.parametrize("given_ones", [False, True], ids=["of the batch", "given statistics"])
+@given(case=hybrids())
+def test_twin(twin: Side, compare: Comparison, given_ones: bool, case: Hybrid):
+    def found(side: Side, *fields: Any) -> Any:
+        module, case = side.hybrid_dynamic_temperature, Hybrid(*fields)
+        layers, parameters, x, norms = arguments(side, case, given_ones)
+        updates = module.updates(layers, parameters, x, case.labels, case.wrong, SHARE, AMPLITUDE, norms)
+        losses = module.losses(layers, parameters, x, case.labels, case.wrong, AMPLITUDE, norms)
+        goodness = [module.goodness(layers, parameters, x, k, AMPLITUDE) for k in (case.labels, case.wrong)]
+        return updates, losses, goodness, module.scores(layers, parameters, x, AMPLITUDE, norms)
+
+    compare(twin, "hybrid_dynamic_temperature", found, *case)
+
+
+@given(case=hybrids(), scale=st.sampled_from([0.1, 1.0, 10.0]))
+def test_warm_start(twin: Side, compare: Comparison, case: Hybrid, scale: float):
+    found = [scale * p**2 for p in (case.x, case.x[::-1].copy())]
+    compare(twin, "warm_start", lambda side, *pair: side.hybrid_dynamic_temperature.warm_start(*pair), *found)
+
+
+@given(case=hybrids())
+def test_thresholds_begin_at_the_mean_goodness(side: Side, case: Hybrid):
+    """softplus(theta0) is the mean g / T of both streams; above 20 theta0 is that itself, as published."""
+    positive, negative = (np.abs(case.x) + 0.1, 40 * np.abs(case.x) + 50)
+    for pair in ((positive, positive[::-1].copy()), (negative, negative[::-1].copy()), (0 * positive, 0 * positive)):
+        theta = side.results(side.hybrid_dynamic_temperature.warm_start(*side.operands(pair)))
+        mean = (pair[0] + pair[1]).mean(axis=1) / 2
+        assert np.isfinite(theta).all(), "theta of a silent layer"
+        expected = np.where(mean > 20, theta, np.logaddexp(0, theta))
+        assert np.allclose(expected, np.maximum(mean, 1e-6), rtol=64 * side.eps, atol=64 * side.eps), "theta"
+
+
+@pytest.mark.parametrize("given_ones", [False, True], ids=["of the batch", "given statistics"])
+@given(case=hybrids(), rng=seeds())
+def test_updates_are_the_gradient_of_the_losses(given_ones: bool, case: Hybrid, rng: np.random.Generator):
+    """Of the reference, along any direction: each layer's own loss as what it is of this layer alone."""
+    side = ReferenceSide()
+    module = side.hybrid_dynamic_temperature
+    layers, parameters, x, norms = arguments(side, case, given_ones)
+    given_labels = (case.labels, case.wrong)
+    update = module.updates(layers, parameters, x, *given_labels, SHARE, AMPLITUDE, norms)
+
+    def total(size: float, layer: int, direction: Any, of_parameters: Any) -> float:
+        """The losses that reach the layer: its own, and the classifier's; of parameters all."""
+        weights = list(case.dense.weights)
+        if direction is not None:
+            weights[layer] = weights[layer] + size * direction
+        chain = side.chain(case.dense._replace(weights=tuple(weights)))
+        moved = parameters._replace(**{k: getattr(parameters, k) + size * d for k, d in of_parameters.items()})
+        local, classifier = module.losses(chain, moved, x, *given_labels, AMPLITUDE, norms)
+        return float(SHARE * (local[layer] if direction is not None else local.sum()) + classifier)
+
+    for layer, weight in enumerate(case.dense.weights):
+        direction = rng.standard_normal(weight.shape)
+        slope = (total(1e-6, layer, direction, {}) - total(-1e-6, layer, direction, {})) / 2e-6
+        assert np.isclose(np.sum(update.layers[layer][0] * direction), slope, rtol=1e-5, atol=1e-7), f"layer {layer}"
+    for name in ("alpha", "theta", "weight", "bias"):
+        direction = rng.standard_normal(getattr(parameters, name).shape)
+        slope = (total(1e-6, 0, None, {name: direction}) - total(-1e-6, 0, None, {name: direction})) / 2e-6
+        found = np.sum(getattr(update.parameters, name) * direction)
+        assert np.isclose(found, slope, rtol=1e-5, atol=1e-7), f"gradient of {name}"
+    local, classifier = module.losses(layers, parameters, x, *given_labels, AMPLITUDE, norms)
+    assert np.allclose(update.local, local), "the losses"
+    assert np.isclose(update.classifier, classifier), "the losses"
+
+
+@given(case=hybrids())
+def test_the_last_layer_learns_by_its_own_loss_alone(side: Side, case: Hybrid):
+    """With no share of the layers' losses it does not learn; the first layer does, from the classifier."""
+    module, case = side.hybrid_dynamic_temperature, Hybrid(*side.operands(tuple(case)))
+    layers, parameters, x, _ = arguments(side, case, False)
+    found = side.results(module.updates(layers, parameters, x, case.labels, case.wrong, 0.0))
+    assert not np.any(found.layers[-1][0]), "the last layer"
+    assert np.any(found.layers[0][0]), "the first"
 
 
 def load_through(parent: nn.ModuleDict, state: dict[str, torch.Tensor]) -> None:
@@ -59,6 +205,7 @@ def hybrid_streams(rule: HybridDynamicTemperature, x: torch.Tensor, y: torch.Ten
     return *found, rule.classifier(torch.cat(seen, dim=1))
 
 
+@pytest.mark.usefixtures("ours_only")
 def test_a_hybrid_learns_by_its_definition():
     """.grad is autograd's of the loss in the docstring; a layer's own part of it reaches no other layer."""
     rule = hybrid()
@@ -75,6 +222,12 @@ def test_a_hybrid_learns_by_its_definition():
         assert p.grad is not None, name
         assert torch.allclose(p.grad, g, rtol=1e-9, atol=1e-13), f"{name} of a hybrid"
     assert torch.allclose(rule(x), scores, rtol=1e-12), "its scores are the classifier's"
+    own = copy.deepcopy(rule.norms[0]).train()
+    own.reset_running_stats()
+    own(rule.blocks[0].linear(torch.cat([torch.full((len(x), K), 2 / K).to(x), x[:, K:]], dim=1)))
+    for name, buffer in own.named_buffers():
+        if name != "num_batches_tracked":
+            assert torch.allclose(rule.norms[0].get_buffer(name), buffer, rtol=1e-12), "running statistics"
     weights = [block.linear.weight for block in rule.blocks]
     for layer, loss in enumerate(rule.losses(x, y)[0]):
         reached = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
@@ -82,6 +235,7 @@ def test_a_hybrid_learns_by_its_definition():
         assert layers == [layer], "layers that a layer's own part reaches"
 
 
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("size", [1.0, 30.0])
 def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float):
     """softplus(theta0) is the mean of g / T of both streams; above 20 theta0 is that itself, as published."""
@@ -98,6 +252,7 @@ def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float):
     assert torch.allclose(rule.theta, expected, rtol=1e-9), "theta of a hybrid"
 
 
+@pytest.mark.usefixtures("ours_only")
 def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():
     torch.manual_seed(0)
     rule = HybridDynamicTemperature(dense())

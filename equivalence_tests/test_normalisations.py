@@ -117,6 +117,12 @@ def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng:
         return side.normalisations.batch_norm(*operands, eps=0.01)
 
     compare(twin, "batch_norm of given statistics", given_ones, h, mean, variance)
+    gradient = rng.standard_normal(h.shape)
+
+    def derivative(side: Side, *operands: Any) -> Any:
+        return side.normalisations.batch_norm_vjp(*operands, eps=0.01)
+
+    compare(twin, "derivative at given statistics", derivative, h, gradient, mean, variance)
 
 
 @given(h=activities())

@@ -165,27 +165,37 @@ def _batch_axes(h: Array) -> tuple[int, ...]:
     return (0, *range(2, h.ndim))
 
 
+def _check_statistics(h: Array, mean: Array | None, variance: Array | None) -> None:
+    if (mean is None) != (variance is None):
+        raise ValueError("mean, variance: one without the other, expected both or neither")
+    if mean is not None and variance is not None:
+        check_shape("mean", mean, h.shape[1:2])
+        check_shape("variance", variance, h.shape[1:2])
+
+
 def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
     """Equation (1) for each channel, with the batch's mu and v or with those given, (C,) each.
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
     """
     _check_input(h, eps)
-    if (mean is None) != (variance is None):
-        raise ValueError("mean, variance: one without the other, expected both or neither")
-    if mean is not None and variance is not None:
-        check_shape("mean", mean, h.shape[1:2])
-        check_shape("variance", variance, h.shape[1:2])
+    _check_statistics(h, mean, variance)
     if mean is None or variance is None:
         return _standardised(h, _batch_axes(h), eps)
     shape = (-1, *[1] * (h.ndim - 2))
     return (h - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + eps)
 
 
-def batch_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """Equation (2), mu and v being those of the batch."""
+def batch_norm_vjp(
+    h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
+) -> Array:
+    """Equation (2); with mu and v given dL/dh = g / sqrt(v + eps). Raises ValueError as `batch_norm` does."""
     _check_input(h, eps)
-    return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    _check_statistics(h, mean, variance)
+    check_shape("gradient", gradient, h.shape)
+    if variance is None:
+        return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    return gradient / np.sqrt(variance.reshape(-1, *[1] * (h.ndim - 2)) + eps)
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:

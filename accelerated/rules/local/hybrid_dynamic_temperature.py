@@ -1,6 +1,7 @@
 """DTG-FF's dense network, whose classifier is trained by backpropagation: no local rule."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,15 +10,11 @@ from torch.nn import functional
 
 from ..._arrays import check_positive
 from ...activations import identity
-from ...forward_forward import overlay, overlay_neutral, wrong_labels
-from ...normalisations import layer_norm
+from ...forward_forward import wrong_labels
+from ...hybrid_dynamic_temperature import Parameters, goodness, losses, scores, updates, warm_start
+from ...normalisations import Normalisation, batch_norm, batch_norm_vjp
 from ..chain import Block
-from ..rule import BlockUpdate, Rule, gradients_by
-
-LOWEST, HIGHEST = 0.1, 2.0
-"""Temperatures of dense layers, in the paper."""
-LARGE = 20.0
-"""A goodness from which on softplus is taken for the identity, in the paper."""
+from ..rule import BlockUpdate, ConvolutionUpdate, Rule, unit_update
 
 
 class HybridDynamicTemperature(Rule):
@@ -79,37 +76,40 @@ class HybridDynamicTemperature(Rule):
             raise ValueError("x: a batch of 1, expected 2 or more: BatchNorm1d of the classifier needs them")
         return x
 
+    def learned(self) -> Parameters:
+        """What is learned beside the layers; the tensors are the parameters themselves."""
+        scales, offsets = zip(*((norm.weight, norm.bias) for norm in self._norms()), strict=True)
+        return Parameters(self.alpha, self.theta, scales, offsets, self.classifier.weight, self.classifier.bias)
+
+    def _norms(self) -> list[nn.BatchNorm1d]:
+        return [norm for norm in self.norms if isinstance(norm, nn.BatchNorm1d)]
+
+    def _steps(self, counted: bool = False) -> list[Normalisation]:
+        """Batch normalisation as each module's mode has it; if counted, with the batch in the running statistics."""
+        steps = []
+        for norm in self._norms():
+            mean, variance = norm.running_mean, norm.running_var
+            step = Normalisation(batch_norm, batch_norm_vjp)
+            if not norm.training:
+                value, vjp = (partial(f, mean=mean, variance=variance) for f in (batch_norm, batch_norm_vjp))
+                step = Normalisation(value, vjp)
+            elif counted:
+                noted = partial(functional.batch_norm, running_mean=mean, running_var=variance, training=True)
+                step = step._replace(value=noted)
+            steps.append(step)
+        return steps
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_hooks()
-        h = overlay_neutral(self.checked_input(x), self.num_classes, self.amplitude)
-        seen = []
-        for block, norm in zip(self.blocks[:-1], self.norms, strict=True):
-            a = block.linear(h)
-            seen.append(norm(a))
-            h = block.activation.value(a)
-        scores: Tensor = self.classifier(torch.cat(seen, dim=1))
-        return scores
+        return scores(self.layers(), self.learned(), self.checked_input(x), self.amplitude, self._steps())
 
-    def goodness(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """g_l / T_l of every layer for right labels and for one draw of wrong ones: (layers, batch) each."""
-        x = self.checked(x, y)
-        wrong = wrong_labels(y, self.num_classes, self.generator)
-        h = torch.cat([overlay(x, labels, self.num_classes, self.amplitude) for labels in (y, wrong)])
-        temperature = LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(self.alpha)
-        found = []
-        for index, block in enumerate(self.blocks):
-            h = block.activation.value(block.linear(h))
-            found.append(h.square().mean(dim=1) / temperature[index])
-            h = layer_norm(h.detach())
-        positive, negative = torch.stack(found).unflatten(1, (2, -1)).unbind(dim=1)
-        return positive, negative
+    def _wrong(self, y: Tensor) -> Tensor:
+        return wrong_labels(y, self.num_classes, self.generator)
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers' losses, (layers,), and the classifier's, with their graphs."""
-        positive, negative = self.goodness(x, y)
-        theta = functional.softplus(self.theta)[:, None]
-        local = functional.softplus(theta - positive) + functional.softplus(negative - theta)
-        return local.mean(dim=1), functional.cross_entropy(self(x), y)
+        """The layers' losses, (layers,), and the classifier's, with their graphs; wrong labels are drawn."""
+        x = self.checked(x, y)
+        return losses(self.layers(), self.learned(), x, y, self._wrong(y), self.amplitude, self._steps())
 
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [self.alpha, self.theta]
@@ -118,20 +118,18 @@ class HybridDynamicTemperature(Rule):
         local, last = self.losses(x, y)
         return self.share * local.sum() + last
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    @torch.no_grad()
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        x = self.checked(x, y)
         self._warm_up(x, y)
-        with torch.enable_grad():
-            local, last = self.losses(x, y)
-            total = self.share * local.sum() + last
-        held = [p for block in self.blocks for p in block.linear.parameters()]
-        trained = [*held, self.alpha, self.theta, *self.norms.parameters(), *self.classifier.parameters()]
-        gradients = gradients_by(total, trained)
-        for index, block in enumerate(self.blocks):
-            bias = None if block.bias is None else gradients[block.bias]
-            yield BlockUpdate(block, gradients[block.linear.weight], bias, self.share * local[index].detach())
-        own = tuple((p, gradients[p]) for p in (self.alpha, self.theta, *self.norms.parameters()))
-        weight, bias = (gradients[p] for p in (self.classifier.weight, self.classifier.bias))
-        yield BlockUpdate(Block("classifier", self.classifier, identity, None), weight, bias, last.detach(), own)
+        learned, steps = self.learned(), self._steps(counted=True)
+        found = updates(self.layers(), learned, x, y, self._wrong(y), self.share, self.amplitude, steps)
+        for block, update, loss in zip(self.blocks, found.layers, found.local, strict=True):
+            yield unit_update(block, update, self.share * loss)
+        told = found.parameters
+        own = ((held.alpha, held.theta, *held.scales, *held.offsets) for held in (learned, told))
+        readout = Block("classifier", self.classifier, identity, None)
+        yield BlockUpdate(readout, told.weight, told.bias, found.classifier, tuple(zip(*own, strict=True)))
 
     def _load_from_state_dict(self, *state: Any) -> None:
         self._looked = False  # the state may be of a rule that has not seen a batch
@@ -145,6 +143,6 @@ class HybridDynamicTemperature(Rule):
         self._looked = True
         if self.warm:
             return
-        mean = torch.stack(self.goodness(x, y)).mean(dim=(0, 2)).clamp(min=1e-6)  # softplus is above 0
-        self.theta.copy_(torch.where(mean > LARGE, mean, mean.clamp(max=LARGE).expm1().log()))
+        layers, learned = self.layers(), self.learned()
+        self.theta.copy_(warm_start(*(goodness(layers, learned, x, k, self.amplitude) for k in (y, self._wrong(y)))))
         self.warm.fill_(True)
