@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prograde.accelerated.modules import MaxMin
+from prograde.accelerated.modules.activations import MODULES
 from prograde.accelerated.rules import (
     RULES,
     Backprop,
@@ -30,7 +30,6 @@ from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 LIMIT = 0.05  # one that bfloat16 can resolve
-MODULES = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "maxmin": MaxMin, "identity": nn.Identity}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +49,7 @@ def sequential(dense: Dense) -> nn.Sequential:
             linear.weight.copy_(weight)
             if bias is not None:
                 linear.bias.copy_(bias)
-        layers += [linear, MODULES[name]()]
+        layers += [linear, MODULES.get(name, nn.Identity)()]
     return nn.Sequential(*layers)
 
 

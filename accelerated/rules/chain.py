@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..activations import Activation, identity, leaky_relu, maxmin, relu, tanh
+from ..activations import Activation, identity, maxmin, tanh
 from ..layers import Dense, Mask, Step
-from ..modules import MaxMin
+from ..modules.activations import MODULES, activation_of
 
-TRAINABLE = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin and Dropout after it, and Flatten before the first"
-WITHOUT_DROPOUT = "Linear, each with ReLU, LeakyReLU, Tanh or MaxMin after it, and Flatten before the first"
+ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
+TRAINABLE = f"Linear, each with {ACTIVATIONS} and Dropout after it, and Flatten before the first"
+WITHOUT_DROPOUT = f"Linear, each with {ACTIVATIONS} after it, and Flatten before the first"
 
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
@@ -144,20 +145,6 @@ def _check_linear(name: str, module: nn.Linear, chain: list["Block"], rule: str)
             f"layer '{name}': takes {module.in_features} features, "
             f"but layer '{chain[-1].name}' gives {chain[-1].linear.out_features}"
         )
-
-
-def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module is, or None."""
-    match module:
-        case nn.ReLU():
-            return relu
-        case nn.LeakyReLU():
-            return leaky_relu(module.negative_slope)
-        case nn.Tanh():
-            return tanh
-        case MaxMin():
-            return maxmin
-    return None
 
 
 def _is_whole_flatten(name: str, module: nn.Module, rule: str) -> bool:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from ..activations import Activation, identity, maxmin
 from ..layers import CircularConvolution, Convolution, Mask, MaxPool, ScaledAveragePool, Step
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
+from ..modules.activations import activation_of
 from .chain import (
+    ACTIVATIONS,
     TRAINABLE,
     WITHOUT_DROPOUT,
     Block,
     Held,
-    activation_of,
     blocks,
     channels_last,
     check_like,
@@ -27,7 +28,7 @@ from .chain import (
 ORTHOGONAL = (
     "PixelUnshuffle, OrthogonalConv2d, each with an activation and ScaledAvgPool2d after it, then Flatten and Linear"
 )
-PLAIN = "Conv2d, each with ReLU, LeakyReLU, Tanh or MaxMin and MaxPool2d after it, then Flatten and Linear"
+PLAIN = f"Conv2d, each with {ACTIVATIONS} and MaxPool2d after it, then Flatten and Linear"
 
 
 class ConvolutionalBlock(NamedTuple):

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..activations import ACTIVATIONS
 from ..layers import he_uniform
-from ..modules import MaxMin
+from ..modules.activations import MODULES
 from ..rules import (
     RULES,
     Backprop,
@@ -39,15 +39,6 @@ from .errors import UserError, unknown
 from .schedules import SCHEDULES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-
-MODULES: dict[str, type[nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "maxmin": MaxMin,
-}
-"""The activations' modules; the names are those of `ACTIVATIONS`."""
 
 NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
@@ -259,7 +250,7 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip((features, *hidden), hidden, strict=False):
-        layers += [_linear(n_in, n_out), MODULES[activation]()]
+        layers += [_linear(n_in, n_out), MODULES.get(activation, nn.Identity)()]
         if dropout:
             layers.append(nn.Dropout(dropout))
         normalise = NORMALISATIONS[normalisation]

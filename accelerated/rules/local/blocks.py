@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ...local_classifiers import Shortcut, wired
-from ...modules import ChannelNorm, MaxMin, ScaledAvgPool2d, ShortcutNetwork
+from ...modules import ChannelNorm, ScaledAvgPool2d, ShortcutNetwork
+from ...modules.activations import MODULES
 from ...normalisations import instance_norm
 from ..chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
 from ..watch import has_forward_hooks
@@ -18,8 +19,8 @@ ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
 
 ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
-    nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, MaxMin,
+    *MODULES.values(), nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid,
+    nn.Hardtanh, nn.Hardswish,
 )  # fmt: skip
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 NORMALISATIONS = (

@@ -1,0 +1,28 @@
+"""The activations as modules: what models are made with, and what rules read."""
+
+from torch import Tensor, nn
+
+from ..activations import ACTIVATIONS, Activation, leaky_relu, maxmin
+
+
+class MaxMin(nn.Module):
+    """Replaces units 2i and 2i+1 of axis 1 by their maximum and minimum; shape unchanged, an even number of units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return maxmin.value(x)
+
+
+MODULES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "maxmin": MaxMin,
+}
+"""The module of each of `ACTIVATIONS` but the identity, by its name there."""
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """The activation that a module is, or None."""
+    if isinstance(module, nn.LeakyReLU):
+        return leaky_relu(module.negative_slope)
+    return next((ACTIVATIONS[name] for name, kind in MODULES.items() if isinstance(module, kind)), None)
