@@ -117,6 +117,16 @@ def odd(activation: type[nn.Module] = nn.GELU) -> nn.Sequential:
     ).double()  # fmt: skip
 
 
+def asge() -> nn.Sequential:
+    """Layers as they are published: pooled by roots of sums of squares."""
+    torch.manual_seed(0)
+    layers = [
+        (nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(), nn.LPPool2d(2, 2), ChannelNorm())
+        for n_in, n_out in ((2, 6), (6, 12))
+    ]
+    return nn.Sequential(*layers[0], *layers[1], nn.Flatten(), nn.Linear(48, K)).double()
+
+
 MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
     "own score": lambda: (LocalClassifiers(odd(), score=own_score, num_classes=K), (128,)),
     "after normalisation": lambda: (
@@ -137,6 +147,7 @@ MODELS: dict[str, Callable[[], tuple[LocalClassifiers, tuple[int, ...]]]] = {
         ),
         (15,),
     ),
+    "ASGE": lambda: (PatchEnergy(asge()), (2, 8, 8)),
     "MaxMin": lambda: (Hyperspherical(images(channel_norm, activation=MaxMin)), (2, 8, 8)),
     "rectified, as convolutions may be": lambda: (
         LocalClassifiers(

@@ -9,13 +9,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prograde.accelerated import normalisations
 from prograde.accelerated.adaptive_pooling import _kept_weights
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import ShortcutNetwork
-from prograde.accelerated.rules import ChannelClassAssignment, ChannelCompetition, Hyperspherical, MonoForward
+from prograde.accelerated.rules import (
+    ChannelClassAssignment,
+    ChannelCompetition,
+    Hyperspherical,
+    MonoForward,
+    PatchEnergy,
+)
 from prograde.accelerated.rules.local.blocks import LocalBlock
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
-from prograde.equivalence_tests.local_examples import K, batch, batch_norm, channel_norm, images, numpy
+from prograde.equivalence_tests.local_examples import K, asge, batch, batch_norm, channel_norm, images, numpy
 from prograde.equivalence_tests.tolerance import rms
 
 pytestmark = pytest.mark.usefixtures("ours_only")
@@ -175,3 +182,16 @@ def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
     x = torch.randn(4, 2, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(rule.layer_features(x)[1], model(x)), "what is passed on"
+
+
+def test_layers_of_asge_are_pooled_by_their_squares():
+    """Roots of means of squares, as published, but for a factor that normalisation takes away."""
+    rule = PatchEnergy(asge())
+    x = batch()[0]
+    first, second = rule.layer_features(x)
+    assert (first >= 0).all(), "energies of what ReLU gives"
+    means = nn.functional.avg_pool2d(first.square(), 2).sqrt()
+    expected = rule.model[4](normalisations.channel_norm(means, eps=1e-5 / 4)).relu()  # of half the size
+    assert second.shape == expected.shape, "pooled by squares"
+    assert torch.allclose(second, expected, rtol=1e-12, atol=1e-14), "pooled by squares"
+    assert [head.grid for head in rule.heads] == [(2, 2), (1, 1)], "patches"

@@ -29,7 +29,7 @@ NORMALISATIONS = (
 )  # fmt: skip
 SHAPES = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d, ScaledAvgPool2d,
+    nn.AdaptiveMaxPool2d, nn.LPPool2d, ScaledAvgPool2d,
 )  # fmt: skip
 KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
 """What may give the very memory that it gets, Dropout in evaluation for one."""

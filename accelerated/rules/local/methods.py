@@ -89,6 +89,8 @@ class PatchEnergy(LocalClassifiers, sets=("score",)):
     """ASGE (arXiv 2509.12394): the energies of patches through a fixed random read-out, whose law it omits.
 
     `grid` is the number of patches a side, for all layers or for each; None, the paper's, as in `DynamicTemperature`.
+    A published layer is Conv2d, ReLU, nn.LPPool2d(2, 2) and `ChannelNorm`. LPPool2d of norm 2 takes roots of sums; the
+    paper takes those of means, half as large. The normalisation leaves no difference, but for its eps.
     """
 
     def __init__(self, model: nn.Module, *, grid: GridSize = None, **options: Any) -> None:
