@@ -14,6 +14,8 @@ BATCHES = (1, 2, 3, 7, 16, 33)
 SMOOTH = ("identity", "tanh")
 KINKED = ("relu", "leaky_relu", "maxmin")
 NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
+POOLS = [1, 2, 3]
+"""Sizes of the squares whose maxima networks take."""
 
 
 class KinkDistance:
@@ -23,10 +25,14 @@ class KinkDistance:
 
     @classmethod
     def widen_for(cls, eps: float) -> None:
-        """For precisions as coarse as bfloat16, where no network keeps clear of kinks by chance: smooth ones only."""
+        """For precisions as coarse as bfloat16, where no network keeps clear of kinks by chance: smooth ones only.
+
+        Nor of squares with two pixels that are nearly the largest: none takes maxima.
+        """
         if eps > 1e-4:
             cls.size = 8 * eps
             NETWORK_ACTIVATIONS[:] = SMOOTH
+            POOLS[:] = [1]
 
 
 class Case(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side
-from prograde.equivalence_tests.strategies import SMOOTH, seeds
+from prograde.equivalence_tests.strategies import POOLS, SMOOTH, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import convolution, convolutional_network
 
@@ -63,7 +63,7 @@ def padded_cases(
         weights = rng.standard_normal((c_out, seen, *kernel)) / np.sqrt(seen * np.prod(kernel))
         sides = zip(size, kernel, stride, padding, strict=True)
         size = [(n + 2 * around - k) // step + 1 for n, k, step, around in sides]
-        pool = draw(st.sampled_from([n for n in (1, 2, 3) if n <= min(size)]), label="pool")
+        pool = draw(st.sampled_from([n for n in POOLS if n <= min(size)]), label="pool")
         size = [n // pool for n in size]
         bias = 0.3 * rng.standard_normal(c_out) if biases else None
         layers.append(Padded(weights, bias, activation, stride, padding, pool, parts))

@@ -145,7 +145,8 @@ def step_cases(draw: st.DrawFn) -> StepCase:
     rng = draw(seeds())
     size = draw(st.integers(1, 3), label="size")
     sides = [draw(st.integers(1, 2)) * size + (0 if name in WHOLE else draw(st.integers(0, size - 1))) for _ in "hw"]
-    h = rng.standard_normal((3, 2, *sides))
+    apart = np.tile(np.linspace(-2, 2, sides[0] * sides[1]), (3, 2, 1))  # no maximum is chance
+    h = rng.permuted(apart, axis=2).reshape(3, 2, *sides)
     setting = {"Mask": rng.integers(0, 2, h.shape) / 0.5, "Flatten": None}.get(name, size)
     return StepCase(name, setting, h, rng.standard_normal(h.shape))
 

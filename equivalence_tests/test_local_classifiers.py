@@ -49,7 +49,7 @@ def locals_(draw: st.DrawFn) -> Local:
     images = case.images._replace(dense=case.images.dense._replace(activations=("tanh",) * len(case.images.dense[0])))
     widths = [4 * len(layer.kernel) for layer in images.layers] + [len(weight) for weight in images.dense.weights]
     readouts = tuple(rng.standard_normal((K, m)) / np.sqrt(m) for m in widths)
-    temper = tuple(rng.standard_normal(()) for _ in widths)
+    temper = tuple(rng.choice((-1, 1)) * rng.uniform(0.5, 1.5, ()) for _ in widths)
     mask = (rng.random((len(case.x), *case.feature_map())) < 0.7) / 0.7
     mask[:, 0] = 1
     return Local(images, readouts, temper, case.x, case.labels, mask)
