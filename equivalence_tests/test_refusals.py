@@ -32,7 +32,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.score_losses import cross_entropy
 from prograde.accelerated.training import alignment
-from prograde.equivalence_tests.rule_examples import EXAMPLES, K, dense, gru, images, normalised, refusal
+from prograde.equivalence_tests.rule_examples import EXAMPLES, K, dense, gru, normalised, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -301,21 +301,10 @@ def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
     assert torch.equal(loaded.theta, before), "thresholds set twice"
 
 
-@pytest.mark.parametrize("member", ["network", "image_network", "masks", "draw_masks"])
-def test_members_that_a_rule_does_not_have_are_refused(member: str, twin: TwinSide):
-    for name in ("mono-forward", "end to end", "ensemble", "local classifiers on hardware"):
-        rule = EXAMPLES[name].build(twin.device)
-        x, _ = EXAMPLES[name].batch(twin.device)
-        found = [] if "network" in member else [x, None][: 1 if member == "masks" else 2]
-        with pytest.raises(
-            TypeError, match=rf"^{member}: \w+ calls the modules of its model and has none; see rule.units"
-        ):
-            getattr(rule, member)(*found)
-    with pytest.raises(TypeError, match="image_network: layer '1' is a OrthogonalConv2d, expected Conv2d"):
-        EXAMPLES["foton, images"].build(twin.device).image_network()  # type: ignore[operator]
-    assert len(Ftp(images().to(twin.device), image_size=(8, 8)).image_network().layers) == 2
+def test_alignment_takes_no_recurrent_rule(twin: TwinSide):
+    example = EXAMPLES["recurrent ftp"]
     with pytest.raises(TypeError, match="rule: a RecurrentFtp, but alignment takes a Rule"):
-        alignment(EXAMPLES["recurrent ftp"].build(twin.device), *EXAMPLES["recurrent ftp"].batch(twin.device))  # type: ignore[arg-type]
+        alignment(example.build(twin.device), *example.batch(twin.device))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

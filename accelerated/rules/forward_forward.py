@@ -22,7 +22,7 @@ from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
 from .chain import Block
 from .images import ConvolutionalBlock
-from .rule import BlockUpdate, Rule, check_count
+from .rule import BlockUpdate, LayeredRule, check_count
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -31,7 +31,7 @@ Negatives: TypeAlias = Literal["wrong", "hard", "hybrid", "pairs"]
 """What the negative data are."""
 
 
-class ForwardForward(Rule):
+class ForwardForward(LayeredRule):
     """Hinton's Forward-Forward (arXiv 2212.13345): positive samples carry their label, negative ones a wrong label.
 
     The first K pixels of the input are overwritten by the label. A last Linear without an activation gives K and is

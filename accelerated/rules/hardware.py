@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..convolutional_network import ConvolutionalNetwork
 from ..hardware import Crossbar, product, programmed, random_noise
-from ..network import Masks, Network
 from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
 
 aten = torch.ops.aten
@@ -97,18 +95,6 @@ class Hardware(Rule):
     @generator.setter
     def generator(self, generator: torch.Generator | None) -> None:
         self.rule.generator = generator
-
-    def network(self) -> Network:
-        return self.rule.network()
-
-    def image_network(self) -> ConvolutionalNetwork:
-        return self.rule.image_network()
-
-    def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
-        return self.rule.draw_masks(x, generator)
-
-    def masks(self, x: Tensor) -> Masks:
-        return self.rule.masks(x)
 
     @property
     def least_batch(self) -> int:

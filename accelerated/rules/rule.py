@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -306,6 +306,45 @@ class Rule(CreditAssignment):
     them in a model for images; `num_classes`, K; `generator`, which random draws come from (None: PyTorch's own).
     """
 
+    convolutions: Sequence[Any]
+    blocks: Sequence[Any]
+    num_classes: int
+    generator: torch.Generator | None
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
+
+        x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
+        """
+        raise NotImplementedError
+
+    @property
+    def units(self) -> list[Any]:
+        """All local units in forward order."""
+        return [*self.convolutions, *self.blocks]
+
+    @property
+    def wants_images(self) -> bool:
+        """Whether x is (batch, channels, height, width)."""
+        return bool(self.convolutions)
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        """x as the first unit takes it. Raises ValueError unless x fits the model."""
+        raise NotImplementedError
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
+        self.check_hooks()
+        x = self.checked_input(x)
+        check_autocast(x)
+        check_finite(x)
+        check_labels(x, y, self.num_classes)
+        return x
+
+
+class LayeredRule(Rule):
+    """A rule that computes by the functions of this package on the layers of a chain."""
+
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions a model may begin with."""
     takes_dropout: ClassVar[bool] = True
@@ -323,13 +362,6 @@ class Rule(CreditAssignment):
         self.num_classes = self.blocks[-1].linear.out_features
         self.generator = generator
         self.check_hooks()
-
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
-        """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
-
-        x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
-        """
-        raise NotImplementedError
 
     def layers(self, masks: Iterable[Tensor | None] | None = None) -> tuple[Layer, ...]:
         """The units as the functions of this package take them; `masks` has a dropout mask or None for each.
@@ -402,16 +434,6 @@ class Rule(CreditAssignment):
         generator.set_state(state)
         return generator
 
-    @property
-    def units(self) -> list[Unit]:
-        """All local units in forward order."""
-        return [*self.convolutions, *self.blocks]
-
-    @property
-    def wants_images(self) -> bool:
-        """Whether x is (batch, channels, height, width)."""
-        return bool(self.convolutions)
-
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
         self.check_unchanged()
@@ -421,40 +443,8 @@ class Rule(CreditAssignment):
             return image_input(x, self.convolutions, self.first_dense, self.label_planes)
         return flat_input(x, self.first_dense.linear.weight)
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
-        self.check_hooks()
-        x = self.checked_input(x)
-        check_autocast(x)
-        check_finite(x)
-        check_labels(x, y, self.num_classes)
-        return x
 
-
-class ModuleRule(Rule):
-    """A rule that calls the modules of its model, and has no arrays to pass to the functions of this package."""
-
-    def network(self) -> NoReturn:
-        """Raises TypeError: layers are modules here."""
-        raise self._without("network")
-
-    def image_network(self) -> NoReturn:
-        """Raises TypeError: layers are modules here."""
-        raise self._without("image_network")
-
-    def masks(self, x: Tensor) -> NoReturn:
-        """Raises TypeError: nn.Dropout draws its own."""
-        raise self._without("masks")
-
-    def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> NoReturn:
-        """Raises TypeError: nn.Dropout draws its own."""
-        raise self._without("draw_masks")
-
-    def _without(self, member: str) -> TypeError:
-        return TypeError(f"{member}: {type(self).__name__} calls the modules of its model and has none; see rule.units")
-
-
-class OutputErrorRule(Rule):
+class OutputErrorRule(LayeredRule):
     """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K.
 
     `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot

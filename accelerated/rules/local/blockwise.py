@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..chain import channels_last, check_like, flat_input
-from ..rule import ModuleRule, check_count
+from ..rule import Rule, check_count
 from .blocks import LocalBlock, ScoreAfter, check_sizes, read
 
 
-class BlockwiseRule(ModuleRule):
+class BlockwiseRule(Rule):
     """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `local_blocks.read` into `local`."""
 
     def __init__(
@@ -28,8 +28,8 @@ class BlockwiseRule(ModuleRule):
         self.watch(model)
         self.generator = generator
         self.local = read(model, type(self).__name__, score_after)
-        self.convolutions = [block for block in self.units if block.has_maps]  # type: ignore[misc]
-        self.blocks = [block for block in self.units if not block.has_maps]  # type: ignore[misc]
+        self.convolutions = [block for block in self.units if block.has_maps]
+        self.blocks = [block for block in self.units if not block.has_maps]
         given = self.local.num_classes
         if num_classes is not None:
             check_count("num_classes", num_classes, least=2)
@@ -48,7 +48,7 @@ class BlockwiseRule(ModuleRule):
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
 
     @property
-    def units(self) -> list[LocalBlock]:  # type: ignore[override]
+    def units(self) -> list[LocalBlock]:
         """All local units in forward order."""
         return self.local.blocks
 

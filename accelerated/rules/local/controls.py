@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...losses import cross_entropy
-from ..rule import BlockUpdate, ModuleRule, gradients_by
+from ..rule import BlockUpdate, Rule, gradients_by
 from .blocks import LocalBlock
 from .blockwise import BlockwiseRule
 from .classifiers import LocalClassifiers
@@ -81,7 +81,7 @@ class BackpropEndToEnd(BlockwiseRule):
             )
 
 
-class BackpropEnsemble(ModuleRule):
+class BackpropEnsemble(Rule):
     """Control: several networks, each trained by backpropagation alone; scores are the log of their mean probability.
 
     All see the same batches. Give them weights of their own.
@@ -105,7 +105,7 @@ class BackpropEnsemble(ModuleRule):
         return enumerate(cast(Iterable[BackpropEndToEnd], self.members))
 
     @property
-    def units(self) -> list[LocalBlock]:  # type: ignore[override]
+    def units(self) -> list[LocalBlock]:
         """Those of every member in turn, the member's number before their names."""
         return [block._replace(name=f"{i}.{block.name}") for i, member in self._members() for block in member.units]
 

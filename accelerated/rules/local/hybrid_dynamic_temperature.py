@@ -14,10 +14,10 @@ from ...forward_forward import wrong_labels
 from ...hybrid_dynamic_temperature import Parameters, goodness, losses, scores, updates, warm_start
 from ...normalisations import Normalisation, batch_norm, batch_norm_vjp
 from ..chain import Block
-from ..rule import BlockUpdate, ConvolutionUpdate, Rule, unit_update
+from ..rule import BlockUpdate, ConvolutionUpdate, LayeredRule, unit_update
 
 
-class HybridDynamicTemperature(Rule):
+class HybridDynamicTemperature(LayeredRule):
     """The dense form of DTG-FF (arXiv 2606.06539). NOT local: its classifier's error goes back through all layers.
 
         loss = share sum_l [softplus(theta_l - g_l^+ / T_l) + softplus(g_l^- / T_l - theta_l)] + cross entropy
