@@ -1,19 +1,25 @@
-"""FOTON: two forward passes through orthogonal weights; see the reference.
+"""FOTON: two forward passes through orthogonal layers; see the reference.
 
-Multiplications of a step: those of backpropagation, but for the K-row chain of the projection. The modulated pass skips
-the first layer's product (K rows instead) and the output layer, as backpropagation skips the gradient of the input.
+Multiplications of a step: those of backpropagation, but for the K rows of the projection. The modulated pass is carried
+as u_l = a_l - a~_l: equal in exact arithmetic, with no cancellation in the products. It starts from (W_1 F) e, in which
+the first layer acts on K rows in place of the batch, and ends before the output layer, as backpropagation leaves out
+the gradient of the input.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
-from ._arrays import Array, Labels, check_batch, check_positive, check_shape
+import torch
+
+from . import layers as chains
+from ._arrays import Array, Labels, check_count, check_positive, check_shape
+from .layers import Layer, Pass, Update, activity, changed, forward, pulled_back, pushed
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, affine, batch_mean_updates, forward, propagated_differences
 
 __all__ = [
     "credit_operators",
     "depth_correction",
+    "differences",
     "error_projection",
     "linear_errors",
     "recomputed_factors",
@@ -22,119 +28,126 @@ __all__ = [
 ]
 
 
-def error_projection(weights: tuple[Array, ...]) -> Array:
-    """F = W_1^T ... W_L^T, shape (n_0, K), built from the output as its transpose: products of K rows."""
-    transposed = weights[-1]  # (K, n_(L-1))
-    for weight in reversed(weights[:-1]):
-        transposed = transposed @ weight  # (K, n_(l-1))
-    return transposed.T
+def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
+    """F^T = W_L ... p_1 W_1, from the output on: K rows, each shaped as a sample of x. Of the pass, shapes alone enter.
+
+    Raises ValueError for an outlet that is not linear.
+    """
+    rows = torch.eye(clean.scores.shape[1], dtype=clean.scores.dtype, device=clean.scores.device)
+    for index in reversed(range(len(layers))):
+        rows = layers[index].adjoint(clean.inputs[index], rows)
+        if index > 0:
+            rows = pulled_back(layers[index - 1].outlet, clean.activities[index - 1][:1], rows)
+    return rows
 
 
-def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
-    """M_l = W_l M_(l-1) W_l^T, M_0 = I, for the hidden layers: (n_l, n_l) each."""
-    operators: list[Array] = []
-    for weight in weights[:-1]:
-        through = weight if not operators else weight @ operators[-1]
-        operators.append(through @ weight.T)
-    return tuple(operators)
+def _first(layer: Layer, z: Array, error: Array, projection: Array) -> Array:
+    """W_1 F e: (batch, ...), as a_1."""
+    return torch.tensordot(error, layer.difference(z, projection), dims=1)
+
+
+def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
+    """h_l - h~_l of the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
+    u = projection
+    for index, (layer, z, a, h) in enumerate(zip(layers[:-1], *clean, strict=False)):
+        u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
+        u = changed(layer.steps, a, u)
+        yield u
+        u = changed(layer.outlet, h, u)
+
+
+def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
+    """s_l'(a_l)^T u_l, u_l = W_l p_(l-1) u_(l-1), for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
+    u = projection
+    for index, (layer, z, a, h) in enumerate(zip(layers[:-1], *clean, strict=False)):
+        u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
+        yield pulled_back(layer.steps, a, u)
+        u = pushed(layer.outlet, h, u)
 
 
 def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
     """lambda^(L-2l), lambda the gain, or lambda^(L-1-l) with `linear`, for hidden layers; 1 for the output layer."""
     check_positive("activation_gain", activation_gain)
+    check_count("depth", depth)
     if linear:
         return [activation_gain ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [activation_gain ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
-def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
-    """m_l sigma_l'(a_l) u_l, u_l = W_l u_(l-1), for the hidden layers l = 1..L-1 in turn: (batch, n_l) each.
-
-    `u` is u_1 = W_1 F e, (batch, n_1).
-    """
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        if layer > 0:
-            u = u @ network.weights[layer].T
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, u if mask is None else mask * u)
-
-
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
+    layers: Sequence[Layer],
+    clean: Pass,
     error: Array,
     projection: Array,
-    masks: Masks = None,
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l, or with `linear` `linear_errors`, corrected by the gain (e at the output); and h_(l-1)."""
+    """h_l - h~_l, or with `linear` `linear_errors`, corrected by the gain (e at the output); and z_l."""
     check_shape("error", error, clean.scores.shape)
-    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
-    u = error @ (projection.T @ network.weights[0].T)  # rows for columns: thin products are fast with few rows
-    differences = (linear_errors if linear else propagated_differences)(network, clean, u, masks)
-    correction = depth_correction(activation_gain, len(network.weights), linear)
-    for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
-        yield (delta if factor == 1 else factor * delta), h
+    check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
+    found = (linear_errors if linear else differences)(layers, clean, error, projection)
+    correction = depth_correction(activation_gain, len(layers), linear)
+    for factor, delta, z in zip(correction, chain(found, [error]), clean.inputs, strict=True):
+        yield (delta if factor == 1 else factor * delta), z
 
 
 def recomputed_factors(
-    network: Network,
+    layers: Iterable[Layer],
+    depth: int,
     x: Array,
     error: Array,
     projection: Array,
-    masks: Iterable[Array | None] | None = None,
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: one layer's activations and differences alive at a time.
 
     The clean pass that gave the error is made once more: a product more for each layer but the output's, none of it
-    held. `masks` has one entry a layer, taken when its turn comes.
+    held. Each of the `depth` layers is taken when its turn comes.
     """
-    check_batch("x", x, "n_0")
-    check_shape("error", error, (len(x), len(network.weights[-1])))
-    check_shape("projection", projection, (x.shape[1], error.shape[1]))
-    h, depth = x, len(network.weights)
-    masks = iter(masks if masks is not None else [None] * depth)
-    u = error @ (projection.T @ network.weights[0].T)
-    for layer, factor in enumerate(depth_correction(activation_gain, depth, linear)[:-1]):
-        activation, mask = network.activations[layer], next(masks)
-        z, a = h, affine(network.weights[layer], network.biases[layer], h)
-        h = activation.value(a)
-        if linear:
-            delta = activation.vjp(a, u if mask is None else mask * u)
-        else:
-            delta = u = activation.difference(a, u)
-            if mask is not None:
-                delta = u = mask * u
-        if mask is not None:
-            h = mask * h
+    check_shape("error", error, (len(x), len(projection)))
+    check_shape("projection", projection, (len(projection), *x.shape[1:]))
+    z, u = x, projection
+    for factor, (index, layer) in zip(depth_correction(activation_gain, depth, linear), enumerate(layers), strict=True):
+        if index == depth - 1:
+            yield error, z
+            continue
+        a = layer.value(z)
+        u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
+        delta = pulled_back(layer.steps, a, u) if linear else changed(layer.steps, a, u)
+        h = activity(layer.steps, a)
+        if not linear:
+            u = delta
         yield (delta if factor == 1 else factor * delta), z
-        if layer < depth - 2:
-            u = u @ network.weights[layer + 1].T
-    yield error, h
+        u = changed(layer.outlet, h, u)
+        z = activity(layer.outlet, h)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
     activation_gain: float = 1.0,
     linear: bool = False,
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of all layers, with `linear` by `linear_errors`, corrected by the gain.
 
-    Both passes share the dropout masks. `projection` is F where it is not built from the present weights: every few
-    steps, say.
+    For every layer a tuple in the order of its parameters. `projection` is F^T where it is not built from the present
+    weights: every few steps, say.
     """
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     if projection is None:
-        projection = error_projection(network.weights)
-    return batch_mean_updates(
-        network, update_factors(network, clean, error, projection, masks, activation_gain, linear)
-    )
+        projection = error_projection(layers, clean)
+    return chains.updates(layers, update_factors(layers, clean, error, projection, activation_gain, linear))
+
+
+def credit_operators(weights: Sequence[Array]) -> tuple[Array, ...]:
+    """M_l = W_l M_(l-1) W_l^T, M_0 = I, for the hidden layers of dense ones without outlets: (n_l, n_l) each."""
+    operators: list[Array] = []
+    for weight in weights[:-1]:
+        through = weight if not operators else weight @ operators[-1]
+        operators.append(through @ weight.T)
+    return tuple(operators)

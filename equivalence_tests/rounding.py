@@ -48,7 +48,7 @@ OPERATORS = {
     ast.MatMult: "matmul",
 }
 
-SUMS = {"sum", "mean", "matmul", "einsum", "cumsum", "norm"}
+SUMS = {"sum", "mean", "matmul", "einsum", "tensordot", "cumsum", "norm"}
 """Functions that add up products or terms."""
 
 ROUNDED = {
@@ -96,7 +96,7 @@ class Rounding:
 
 def _terms(name: str, result: Any, arguments: tuple[Any, ...]) -> float:
     """How many terms each number of the result is a sum of."""
-    if name == "matmul":
+    if name in ("matmul", "tensordot"):  # of one axis
         return float(np.shape(arguments[0])[-1])
     if name == "einsum":
         letters = dict(zip("".join(arguments[0].split("->")[0].split(",")), _shapes(arguments[1:]), strict=True))

@@ -41,7 +41,6 @@ MODULES = (
     "orthogonality",
     "pepita",
     "foton",
-    "convolutional_foton",
     "ftp",
     "feedback_alignment",
     "direct_feedback_alignment",
@@ -73,7 +72,7 @@ class Dense(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolutional layer as plain operands; see `ConvolutionalLayer`."""
+    """A circular convolution as plain operands: unshuffled by `factor` before, pooled after."""
 
     kernel: Any
     bias: Any
@@ -167,14 +166,6 @@ class Side:
         """A network of this side, for its functions."""
         table = self.activations.ACTIVATIONS
         return self.net.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
-
-    def image_network(self, images: Images) -> Any:
-        """A network of orthogonal convolutions of this side, for its functions."""
-        module, table = self.convolutional_foton, self.activations.ACTIVATIONS
-        layers = (
-            module.ConvolutionalLayer(*layer._replace(activation=table[layer.activation])) for layer in images.layers
-        )
-        return module.ConvolutionalNetwork(tuple(layers), self.network(images.dense))
 
     def padded_network(self, images: Images) -> Any:
         """A network of convolutions padded with zeros of this side, for its functions."""

@@ -78,7 +78,7 @@ def rnn(bias: Any) -> Lazy:
 
 def circular(bias: Any) -> Lazy:
     images = Images((Convolution(KERNEL, bias, "tanh", 1, 2),), HEAD)
-    return Lazy(lambda s: s.image_network(s.operands(images)))
+    return Lazy(lambda s: s.chain(s.operands(images)))
 
 
 def padded(bias: Any) -> Lazy:
@@ -115,10 +115,9 @@ MAPS = Lazy(lambda s: s.chain(s.operands(Images((Padded(KERNEL, None, "tanh", (1
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
 FIRST, HIDDEN = Lazy(lambda s: CHAIN.make(s)[:1]), Lazy(lambda s: CHAIN.make(s)[:2])
 NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
-CIRCULAR_NET, PADDED_NET, GOODNESS, LOCAL = circular(None), padded(None), goodness(), Lazy(local_layers)
+PADDED_NET, GOODNESS, LOCAL = padded(None), goodness(), Lazy(local_layers)
 PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
 STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
-CIRCULAR_PASS = Lazy(lambda s: s.convolutional_foton.forward(CIRCULAR_NET.make(s), s.operands(IMAGES)))
 PADDED_PASS = Lazy(lambda s: s.convolutional_network.forward(PADDED_NET.make(s), s.operands(IMAGES)))
 SUM_OF_SQUARES = Lazy(lambda s: s.goodness.sum_of_squares)
 CROSS_ENTROPY = Lazy(lambda s: s.score_losses.cross_entropy())
@@ -373,13 +372,17 @@ ROWS: list[Row] = [
     *of_chains("backprop.updates", CHAIN),
     row("backprop.activity_gradients", "error: shape (4, 1), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:, :1]),
     row("backprop.update_factors", "error: shape (4, 1), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:, :1]),
-    *of_updates("foton.updates", NET),
-    row("foton.updates", "projection: shape (1, 2), expected (3, 2)", NET, X, LABELS, projection=np.ones((1, 2))),
-    row("foton.updates", "activation_gain: 0.0, expected a positive", NET, X, LABELS, activation_gain=0.0),
+    *of_chains("foton.updates", CHAIN),
+    row("foton.updates", "projection: shape (3, 2), expected (2, 3)", CHAIN, X, LABELS, projection=np.ones((3, 2))),
+    row("foton.updates", "activation_gain: 0.0, expected a positive", CHAIN, X, LABELS, activation_gain=0.0),
     row("foton.depth_correction", "activation_gain: nan, expected a positive", NAN, 3),
-    row("foton.update_factors", "error: shape (1, 2), expected (4, 2)", NET, PASSED, SCORES[:1], np.ones((3, 2))),
-    row("foton.recomputed_factors", "error: shape (1, 2), expected (4, 2)", NET, X, SCORES[:1], np.ones((3, 2))),
-    row("foton.recomputed_factors", EMPTY, NET, X[:0], SCORES[:0], np.ones((3, 2))),
+    row("foton.depth_correction", "depth: 0, expected 1 or more", 0.7, 0),
+    row("foton.error_projection", "d: shape (2, 4, 2, 2), expected (1, 4, 2, 2)", MAPS, MAPS_PASS),
+    row("foton.update_factors", "error: shape (1, 2), expected (4, 2)", CHAIN, CHAIN_PASS, SCORES[:1], np.ones((2, 3))),
+    row("foton.recomputed_factors", "error: shape (1, 2), expected (4, 2)", CHAIN, 3, X, SCORES[:1], np.ones((2, 3))),
+    row("foton.recomputed_factors", "projection: shape (2, 1), expected (2, 3)", CHAIN, 3, X, SCORES, np.ones((2, 1))),
+    row("foton.recomputed_factors", "zip() argument 2 is shorter than", CHAIN, 4, X, SCORES, np.ones((2, 3))),
+    row("foton.recomputed_factors", "zip() argument 2 is longer than", CHAIN, 2, X, SCORES, np.ones((2, 3))),
     *of_updates("pepita.updates", NET, np.ones((3, 2))),
     row(
         "pepita.updates",
@@ -563,25 +566,6 @@ ROWS: list[Row] = [
         BASES,
         np.ones((4, 4, 1, 1)),
     ),
-    *of_labels("convolutional_foton.updates", CIRCULAR_NET, IMAGES, LABEL),
-    row(
-        "convolutional_foton.updates",
-        "activation_gain: nan, expected a positive",
-        CIRCULAR_NET,
-        IMAGES,
-        LABELS,
-        activation_gain=NAN,
-    ),
-    row(
-        "convolutional_foton.update_factors",
-        "error: shape (1, 2), expected (4, 2)",
-        CIRCULAR_NET,
-        CIRCULAR_PASS,
-        SCORES[:1],
-        IMAGES[:2],
-    ),
-    row("convolutional_foton.forward", "x: shape (0, 2, 4, 4), expected (batch, channels", CIRCULAR_NET, IMAGES[:0]),
-    row("convolutional_foton.forward", "bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
     row("convolution.convolve", "z: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
     row("convolution.convolve", "stride: 0, expected 1 or more", KERNEL, IMAGES, (0, 1)),
     row("convolution.convolve", "padding: -1, expected 0 or more", KERNEL, IMAGES, (1, 1), (-1, 0)),
@@ -600,6 +584,8 @@ ROWS: list[Row] = [
     row("pooling.average_pool_adjoint", "d: shape (4, 2, 4, 4), expected (4, 2, 2, 2)", IMAGES, IMAGES, 2),
     row("convolution.convolve_adjoint", "y: shape (4, 2, 4, 4), expected (4, 4, 3, 3)", KERNEL, IMAGES, (5, 5)),
     row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, n)", CHAIN, X[:0]),
+    row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
+    row("layers.forward", "layers[0]: x: shape (0, 2, 4, 4), expected (batch, channels", circular(None), IMAGES[:0]),
     row("layers.forward", "layers[0]: mask: shape (4, 4), expected (4, 5)", masked_chain(np.ones((4, 4))), X),
     row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
     row("pooling.max_pool", "size: 0, expected 1..4", IMAGES, 0),
@@ -730,9 +716,8 @@ FREE = {
     "layers.scores": "layers that say themselves what they refuse",
     "layers.updates": "as `scores`",
     "layers.without_dropped": "as `activity`",
-    "convolutional_foton": "its own parts of a step take what `update_factors` and `forward` have checked",
     "foton.credit_operators": "weights of a network that `forward` takes",
-    "foton.error_projection": "weights of a network that `forward` takes",
+    "foton.differences": "part of `update_factors`",
     "foton.linear_errors": "part of `update_factors`",
     "ftp.local_factors": "part of `update_factors`",
     "ftp.project": "part of `first_difference`",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prograde.accelerated.foton import error_projection
+from prograde.accelerated.layers import forward
 from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton, Rule
@@ -690,17 +691,15 @@ def test_updates_follow_the_weights(twin64: TwinSide, path: Path):
     reference = ReferenceSide()
     for x, y in path.batches(12, 80):
         rule.assign_credit(x.double(), y)
-        network = rule.network()
-        weights, biases = ([p.detach().cpu().numpy().copy() for p in part] for part in network[:2])
+        arrays = [(p[0].detach().cpu().numpy().copy(), p[1].detach().cpu().numpy().copy()) for p in rule.layers()]
         table = reference.activations.ACTIVATIONS
-        theirs = reference.foton.updates(
-            reference.net.Network(tuple(weights), tuple(biases), (table["relu"], table["relu"], table["identity"])),
-            x.double().cpu().numpy(),
-            y.cpu().numpy(),
+        layers = reference.layers.dense_chain(
+            *zip(*arrays, strict=True), (table["relu"], table["relu"], table["identity"])
         )
+        theirs = reference.foton.updates(layers, x.double().cpu().numpy(), y.cpu().numpy())
         for layer, block in enumerate(rule.blocks):
-            gap = rms(block.linear.weight.grad.cpu().numpy() - theirs.weights[layer])
-            assert gap <= 1e-12 * rms(theirs.weights[layer]), f"Foton.weights[{layer}]"
+            gap = rms(block.linear.weight.grad.cpu().numpy() - theirs[layer][0])
+            assert gap <= 1e-12 * rms(theirs[layer][0]), f"Foton.weights[{layer}]"
         steps.step()
         rule.constrain(steps)
 
@@ -728,7 +727,8 @@ def test_projection_rebuilt_every_third_step(path: Path):
     data = path.batches(8, 80)
     built: list[torch.Tensor] = []
     for number, (x, y) in enumerate(data):
-        now = error_projection(rule.network().weights).detach().clone()
+        with torch.no_grad():
+            now = error_projection(rule.layers(), forward(rule.layers(), x))
         if number == 4:
             rule.eval()
             rule.assign_credit(x, y)
@@ -740,6 +740,7 @@ def test_projection_rebuilt_every_third_step(path: Path):
         rule.assign_credit(x, y)
         if number % 3 == 0:
             built.append(now)
+        assert rule.projection is not None
         assert torch.equal(rule.projection, built[-1]), f"step {number}"
         steps.step()
         rule.constrain(steps)

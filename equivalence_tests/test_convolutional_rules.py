@@ -15,7 +15,8 @@ from prograde.accelerated.training.diagnostics.alignment import alignment
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
-from prograde.reference import convolution
+from prograde.reference import convolution, pooling
+from prograde.reference import layers as reference
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +26,14 @@ def _ours_only(twin: TwinSide) -> None:
 
 
 def model(
-    channels: int = 8, activation: type[nn.Module] = nn.Tanh, dtype: torch.dtype = torch.float64
+    channels: int = 8,
+    activation: type[nn.Module] = nn.Tanh,
+    dtype: torch.dtype = torch.float64,
+    dropout: float | None = None,
 ) -> nn.Sequential:
-    """For images of 8 x 8 pixels: 1 channel to 16 by unshuffling, then never more."""
+    """For images of 8 x 8 pixels: 1 channel to 16 by unshuffling, then never more; with dropout behind activations."""
     torch.manual_seed(0)
-    return nn.Sequential(
+    layers = [
         nn.PixelUnshuffle(4),
         OrthogonalConv2d(16, 12, 3),
         activation(),
@@ -40,7 +44,14 @@ def model(
         nn.Linear(channels, 6),
         activation(),
         nn.Linear(6, 3),
-    ).to(dtype)
+    ]
+    if dropout is not None:
+        layers = [
+            part
+            for layer in layers
+            for part in ((layer, nn.Dropout(dropout)) if type(layer) is activation else (layer,))
+        ]
+    return nn.Sequential(*layers).to(dtype)
 
 
 def batch(n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,39 +65,101 @@ def numpy(tensor: Any) -> Any:
     return tensor.detach().double().cpu().numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"linear": True, "activation_gain": 0.9}], ids=["plain", "linear"])
-@pytest.mark.parametrize("channels", [8, 14], ids=["narrowing", "widening"])
-def test_gradients_are_the_references_through_the_parts(channels: int, options: Any):
-    """.grad of mixing, bases and biases: the reference's kernel update times its kernel's derivative."""
-    rule = Foton(model(channels), **options)
-    x, y = batch()
-    rule.assign_credit(x, y)
+def reference_layers(rule: Foton, masks: Any = None) -> Any:
+    """The rule's layers as the reference's, each kernel made by the reference of the rule's parts."""
     side = ReferenceSide()
-    table, module = side.activations.ACTIVATIONS, side.convolutional_foton
-    layers, parts = [], []
-    for unit in rule.convolutions:
-        mixing, bases = numpy(unit.convolution.mixing), [numpy(b) for b in unit.convolution.bases]
-        kernel, bias = convolution.orthogonal_kernel(mixing, bases), numpy(unit.convolution.bias)
-        layers.append(module.ConvolutionalLayer(kernel, bias, table["tanh"], unit.factor, unit.pool))
-        parts.append((mixing, bases))
-    weights = tuple(numpy(block.linear.weight) for block in rule.blocks)
-    biases = tuple(numpy(block.linear.bias) for block in rule.blocks)
-    dense = side.net.Network(weights, biases, (table["tanh"], table["identity"]))
-    expected = module.updates(module.ConvolutionalNetwork(tuple(layers), dense), numpy(x), y.cpu().numpy(), **options)
+    module, found = side.layers, []
+    for index, unit in enumerate(rule.units):
+        bias, steps = numpy(unit.bias), (side.activations.ACTIVATIONS["tanh"],)
+        if unit is rule.units[-1]:
+            steps = ()
+        elif masks is not None and masks[index] is not None:
+            steps = (*steps, module.Mask(numpy(masks[index])))
+        if unit not in rule.convolutions:
+            found.append(module.Dense(numpy(unit.linear.weight), bias, steps))
+            continue
+        kernel = convolution.orthogonal_kernel(*parts_of(unit))
+        outlet = (module.ScaledAveragePool(unit.pool), module.Flatten()) if unit is rule.convolutions[-1] else ()
+        found.append(module.CircularConvolution(kernel, bias, steps, outlet))
+    return tuple(found)
+
+
+def parts_of(unit: Any) -> tuple[Any, list[Any]]:
+    return numpy(unit.convolution.mixing), [numpy(b) for b in unit.convolution.bases]
+
+
+def check_gradients(rule: Foton, x: torch.Tensor, y: torch.Tensor, masks: Any = None, **options: Any) -> None:
+    """.grad of mixing, bases, weights and biases: the reference's update times its kernel's derivative."""
+    side = ReferenceSide()
+    start = pooling.unshuffle(numpy(x), 4)
+    expected = side.foton.updates(reference_layers(rule, masks), start, y.cpu().numpy(), **options)
 
     def same(name: str, ours: Any, theirs: Any) -> None:
         assert rms(numpy(ours) - theirs) <= 1e-12 * rms(theirs), name
 
-    for unit, (mixing, bases), update in zip(rule.convolutions, parts, expected.layers, strict=True):
-        of_mixing, of_bases = convolution.orthogonal_kernel_vjp(mixing, bases, update.weight)
+    for unit, (weight, bias) in zip(rule.units, expected, strict=True):
+        assert unit.bias is not None
+        same("bias", unit.bias.grad, bias)
+        if unit not in rule.convolutions:
+            same("dense weight", unit.linear.weight.grad, weight)
+            continue
+        of_mixing, of_bases = convolution.orthogonal_kernel_vjp(*parts_of(unit), weight)
         same("mixing", unit.convolution.mixing.grad, of_mixing)
         for parameter, theirs in zip(unit.convolution.bases, of_bases, strict=True):
             same("bases", parameter.grad, theirs)
-        assert unit.convolution.bias is not None
-        same("bias of a convolution", unit.convolution.bias.grad, update.bias)
-    for block, weight, bias in zip(rule.blocks, expected.dense.weights, expected.dense.biases, strict=True):
-        same("dense weight", block.linear.weight.grad, weight)
-        same("dense bias", block.linear.bias.grad, bias)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"linear": True, "activation_gain": 0.9}, {"recompute": True}],
+    ids=["plain", "linear", "recomputed"],
+)
+@pytest.mark.parametrize("channels", [8, 14], ids=["narrowing", "widening"])
+def test_gradients_are_the_references_through_the_parts(channels: int, options: Any):
+    rule = Foton(model(channels), **options)
+    x, y = batch()
+    rule.assign_credit(x, y)
+    check_gradients(rule, x, y, **{name: value for name, value in options.items() if name != "recompute"})
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_dropout_drops_pixels_of_maps(recompute: bool):
+    """Both passes have the masks that the rule draws, whose shapes are those of the activities."""
+    rule = Foton(model(dropout=0.3), recompute=recompute, generator=seeded(3))
+    x, y = batch()
+    masks = tuple(rule.draw_masks(x, rule.replay(x.device)))
+    shapes = [None if mask is None else tuple(mask.shape[1:]) for mask in masks]
+    assert shapes == [(12, 2, 2), (8, 2, 2), (6,), None], "shapes of masks"
+    assert all(0.1 < (mask == 0).double().mean() < 0.5 for mask in masks[:-1]), "share that is dropped"
+    rule.assign_credit(x, y)
+    check_gradients(rule, x, y, masks)
+    rule.eval()
+    rule.assign_credit(x, y)
+    check_gradients(rule, x, y)
+
+
+def test_a_projection_of_images_is_held_for_some_steps():
+    """F^T is built at the first step and every third one, and is part of the state."""
+    rule = Foton(model(), projection_every=3)
+    steps = torch.optim.SGD(rule.parameters(), lr=0.1)
+    x, y = batch()
+    built: list[Any] = []
+    for step in range(5):
+        if step == 4:
+            other = Foton(model(), projection_every=3)
+            other.load_state_dict(copy.deepcopy(rule.state_dict()))
+            rule = other
+        if step % 3 == 0:
+            layers = reference_layers(rule)
+            clean = reference.forward(layers, pooling.unshuffle(numpy(x), 4))
+            built.append(ReferenceSide().foton.error_projection(layers, clean))
+        rule.assign_credit(x, y)
+        check_gradients(rule, x, y, projection=built[-1])
+        steps.step()
+        rule.constrain(steps)
+    assert rule.projection is not None
+    assert tuple(rule.projection.shape) == (3, 16, 2, 2)
+    assert rms(built[0] - built[1]) > 1e-3 * rms(built[0])
 
 
 def test_backprop_on_images_is_autograd():
@@ -161,7 +234,12 @@ def test_saved_and_loaded_rules_go_on_alike():
         ),
         ([*[nn.PixelUnshuffle(2)] * 2, OrthogonalConv2d(16, 3, 3)], "'1': a second PixelUnshuffle"),
         ([OrthogonalConv2d(4, 4, 3), nn.SiLU()], "'1': SiLU.*use ReLU or Tanh"),
-        ([OrthogonalConv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 4), nn.Dropout()], "'2': Dropout after it"),
+        (
+            [OrthogonalConv2d(4, 4, 3), ScaledAvgPool2d(2), nn.Dropout()],
+            "'2': Dropout.*Dropout and ScaledAvgPool2d after",
+        ),
+        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Tanh()], "'2': Tanh.*in this order"),
+        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Dropout()], "'2': Dropout; Foton trains"),
     ],
 )
 def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], message: str):
@@ -191,12 +269,6 @@ def test_images_of_another_size_than_the_dense_layers_take():
 def test_rules_without_convolutions_refuse_them():
     with pytest.raises(ValueError, match=r"layer '1': OrthogonalConv2d; Pepita trains"):
         Pepita(nn.Sequential(nn.Identity(), OrthogonalConv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
-
-
-@pytest.mark.parametrize("options", [{"recompute": True}, {"projection_every": 2}])
-def test_options_that_convolutions_lack_are_refused(options: Any):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: with convolutions"):
-        Foton(model(), **options)
 
 
 @pytest.mark.parametrize("shape", [(5, 64), (5, 2, 8, 8), (0, 1, 8, 8)])

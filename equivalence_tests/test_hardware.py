@@ -416,7 +416,7 @@ def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
 
 PRODUCTS = {
     "backprop": 3 + 2,
-    "foton": 3 + 2 + 2,  # F by two products, and its way through W_1 and W_2
+    "foton": 3 + 3 + 2,  # F by three products, and its way through W_1 and W_2
     "ftp": 3 + 2 + 1,
     "pepita": 3 + 1 + 2,
     "fa": 3 + 2,

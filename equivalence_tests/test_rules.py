@@ -93,8 +93,10 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             gradient = getattr(side.losses, f"{loss}_gradient")
-            return side.foton.updates(side.network(dense), x, labels, output_gradient=gradient)
-        return credited(Foton(sequential(dense), orthogonality_tolerance=LIMIT, loss=loss), x, labels)
+            return side.foton.updates(side.chain(dense), x, labels, output_gradient=gradient)
+        rule = Foton(sequential(dense), orthogonality_tolerance=LIMIT, loss=loss)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "Foton", updates, *case[:3])
 
@@ -107,10 +109,10 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
 def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.foton.updates(side.network(dense), x, labels, **options)
-        return credited(
-            Foton(sequential(dense), orthogonality_tolerance=LIMIT, recompute=recompute, **options), x, labels
-        )
+            return side.foton.updates(side.chain(dense), x, labels, **options)
+        rule = Foton(sequential(dense), orthogonality_tolerance=LIMIT, recompute=recompute, **options)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "Foton", updates, *case[:3])
 
@@ -272,7 +274,7 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert [id(p) for p in rule.parameters()] == identities
 
 
-OVER_LAYERS = {"ftp"}
+OVER_LAYERS = {"foton", "ftp"}
 
 
 def weights_of(updates: Any) -> Any:

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from prograde.equivalence_tests.sides import Dense, Side
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side
 from prograde.equivalence_tests.strategies import (
     Case,
     Streams,
     cases,
     clear_of_kinks,
-    reference_network,
     seeds,
     streams,
 )
 from prograde.equivalence_tests.tolerance import Comparison
-from prograde.reference import backprop, foton, losses
 
 STEPS = 30
 
@@ -34,12 +32,18 @@ def descend(side: Side, dense: Any, updates: Any, rate: float, orthogonal: bool 
     return dense[:2]
 
 
+def paired(side: Side, updates: Any) -> Any:
+    """The updates of layers, all weights' and all biases'."""
+    weights, biases = zip(*((layer[0], layer[1] if len(layer) == 2 else None) for layer in updates), strict=True)
+    return side.net.Updates(weights, biases)
+
+
 @pytest.mark.parametrize("rule", ["backprop", "foton"])
 @given(case=cases(("tanh",), orthogonal=True))
 def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         module = getattr(side, rule)
-        updates = lambda dense: module.updates(side.network(dense), x, labels, masks)  # noqa: E731
+        updates = lambda dense: paired(side, module.updates(side.chain(dense, masks), x, labels))  # noqa: E731
         return descend(side, dense, updates, 0.1, orthogonal=rule == "foton")
 
     compare(twin64, f"{rule} trajectory", train, *case)
@@ -73,20 +77,22 @@ def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: S
 @given(case=cases(max_hidden=2, orthogonal=True, dropout=False), rng=seeds())
 def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
     """With kinks: the twin starts each step from the reference's weights, on a batch drawn anew and clear of kinks."""
-    updates = {"backprop": backprop.updates, "foton": foton.updates}[rule]
+    reference = ReferenceSide()
     dense, x = case.dense, case.x
     for step in range(10):
         compare(
             twin,
             f"{rule} step {step}",
             lambda side, dense, x, y: getattr(side, rule).updates(
-                side.network(dense), x, y, output_gradient=side.losses.squared_error_gradient
+                side.chain(dense), x, y, output_gradient=side.losses.squared_error_gradient
             ),
             dense,
             x,
             case.labels,
         )
-        change = updates(reference_network(dense), x, case.labels, output_gradient=losses.squared_error_gradient)
+        updates = getattr(reference, rule).updates
+        layers = reference.chain(dense)
+        change = paired(reference, updates(layers, x, case.labels, reference.losses.squared_error_gradient))
         dense = dense._replace(
             weights=tuple(w - 0.02 * u for w, u in zip(dense.weights, change.weights, strict=True)),
             biases=tuple(None if b is None else b - 0.02 * u for b, u in zip(dense.biases, change.biases, strict=True)),

@@ -1,55 +1,66 @@
-"""FOTON: two forward passes through orthogonal weights, the second with the error taken off the input.
+"""FOTON: two forward passes through orthogonal layers, the second with the error taken off the input.
 
 Caillon, Colagrande, Fagnou, Delattre and Allauzen, "Forward Only Learning for Orthogonal Neural Networks of any Depth",
-arXiv 2512.20668.
+arXiv 2512.20668. For layers of any affine kind; A_l, s_l, p_l and z_l are those of `layers`.
 
-    (1)  clean pass:      h_0 = x,             h_l = m_l * sigma_l(W_l h_(l-1) + b_l),    e = dLoss/dscores
-    (2)  projection:      F = W_1^T W_2^T ... W_L^T
-    (3)  modulated pass:  h~_0 = x - F e,      h~_l = m_l * sigma_l(W_l h~_(l-1) + b_l)
-    (4)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) h_(l-1)^T        (the paper's equations 8 and 9)
-    (5)  output layer:    G_L = 1/B sum_samples e h_(L-1)^T
+The paper's; of its own numbers 8 and 9, those of the update, are known to us.
 
-    (6)  a linear network:             h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l M_(l-1) W_l^T,    M_0 = I
-    (7)  sigma_l(a) = lambda a, W W^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
-    (8)  not in the paper:  u_0 = F e,  u_l = W_l u_(l-1),  and m_l sigma_l'(a_l) u_l in place of h_l - h~_l in (4)
-    (9)  of (8), for the networks of (7):    G_l = lambda^(l+1-L) G_l of backpropagation,    l < L
+    (1)  clean pass:      z_1 = x,             a_l = A_l(z_l),  h_l = s_l(a_l),  z_(l+1) = p_l(h_l),  e = dLoss/dscores
+    (2)  projection:      F = W_1^T p_1^T W_2^T p_2^T ... W_L^T,    W_l the linear part of A_l
+    (3)  modulated pass:  (1) from z~_1 = x - F e
+    (4)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) z_l^T    (8 and 9; of a convolution over positions too)
+    (5)  output layer:    G_L = 1/B sum_samples e z_L^T
+    (6)  s_l(a) = lambda a, W_l W_l^T = p_l p_l^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
+
+Ours.
+
+    (7)  a linear network:    h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l p_(l-1) M_(l-1) p_(l-1)^T W_l^T,    M_0 = I
+    (8)  linear pass:         u_0 = F e,  u_l = W_l p_(l-1) u_(l-1),  and s_l'(a_l)^T u_l in place of h_l - h~_l in (4)
+    (9)  of (8), for the networks of (6):    G_l = lambda^(l+1-L) G_l of backpropagation,    l < L
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| F | projection | (n_0, K) | error projection, rebuilt from the weights |
+| F^T | projection | (K, ...), a row as a sample of x | error projection, rebuilt from the weights |
 | e | error | (batch, K) | output error |
-| h_l - h~_l | differences[l-1] | (batch, n_l) | stands for dLoss/dh_l |
+| h_l - h~_l | differences[l-1] | (batch, ...), as a_l | stands for dLoss/dh_l |
 | M_l | operators[l-1] | (n_l, n_l) | what stands between a linear network's FOTON and backpropagation |
 | lambda | activation_gain | | by what activations multiply norms: about 1 for tanh, 0.7 for relu, 1 for maxmin |
 
-In a linear network FOTON is backpropagation for layer l where M_l = I, for any W_L: where W_k W_k^T = I for every
-k <= l. These are orthonormal rows, in widths that do not grow from the input on. M_l is positive semidefinite, so the
-update of a hidden layer of a linear network never has a negative inner product with its gradient. The available summary
-of the paper asks for W^T W = I, which is not sufficient for a layer that widens; a test shows it.
+In a linear network FOTON is backpropagation for layer l where M_l = I, for any W_L: where every map up to A_l has
+orthonormal rows, W_k W_k^T = I and p_k p_k^T = I. Dense layers have in widths that do not grow from the input on,
+kernels of `convolution.orthogonal_kernel` in channels that do not. Unshuffling is a permutation, and
+`pooling.scaled_average_pool` is scaled for it. M_l is positive semidefinite, so the update of a hidden layer of a
+linear network never has a negative inner product with its gradient. The available summary of the paper asks for W^T W =
+I, which is not sufficient for a layer that widens; a test shows it. Outlets have to be linear: max pooling is not, and
+a convolution padded with zeros is not orthogonal.
 
 In other networks FOTON approximates: it applies the derivatives of the layers below a layer, and backpropagation those
-of the layers above. (7) describes the norms of the updates that follow from this; `activation_gain` corrects them, the
+of the layers above. (6) describes the norms of the updates that follow from this; `activation_gain` corrects them, the
 paper does not. Equal norms are not enough. Maxmin permutes units and keeps every norm, but the permutation depends on
 the sample, and F has the weights alone. The equivalence does not extend to maxmin, which the summary claims: a test
 shows an error of more than half the gradient. With the transposed Jacobian of each sample in the place of F the test
-finds the gradient, for a small step. The paper has no biases: here they get the update without h. The output layer need
-not be orthogonal.
+finds the gradient, for a small step. The paper has no biases: here they get the update without z. The output layer need
+not be orthogonal. Both passes share dropout's masks, which F leaves out.
 
-(8) is a modulated pass without the activations (`linear`). For W W^T = I, u_l = W_(l+1)^T ... W_L^T e. The layer's own
-derivative is then where backpropagation has it, and only those of the layers above are missing. The update of the last
-hidden layer is exact for any activation.
+(8) is a modulated pass without the activations (`linear`). For W W^T = I, u_l is what backpropagation through the
+linear maps alone gives. The layer's own derivative is then where backpropagation has it, and only those of the layers
+above are missing. The update of the last hidden layer is exact for any activation.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
-from ._arrays import Array, Labels, check_batch, check_positive, check_shape
+import numpy as np
+
+from . import layers as chains
+from ._arrays import Array, Labels, check_count, check_positive, check_shape
+from .layers import Layer, Pass, Update, activity, forward, pulled_back, pushed
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, activation_differences, affine, batch_mean_updates, forward
 
 __all__ = [
     "credit_operators",
     "depth_correction",
+    "differences",
     "error_projection",
     "linear_errors",
     "recomputed_factors",
@@ -58,124 +69,130 @@ __all__ = [
 ]
 
 
-def error_projection(weights: tuple[Array, ...]) -> Array:
-    """F of equation (2), shape (n_0, K): biases, masks and activations do not enter."""
-    projection = weights[-1].T  # (n_(L-1), K)
-    for weight in reversed(weights[:-1]):
-        projection = weight.T @ projection  # (n_(l-1), K)
-    return projection
+def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
+    """F^T of equation (2), one row a class: (K, ...), each shaped as a sample of x.
+
+    Biases, activations and masks do not enter, and of the clean pass the shapes alone. Raises ValueError for an outlet
+    that is not linear.
+    """
+    rows = np.eye(clean.scores.shape[1], dtype=clean.scores.dtype)
+    for index in reversed(range(len(layers))):
+        rows = layers[index].adjoint(clean.inputs[index], rows)  # of z_(index+1)
+        if index > 0:
+            rows = pulled_back(layers[index - 1].outlet, clean.activities[index - 1][:1], rows)  # of h_index
+    return rows
 
 
-def credit_operators(weights: tuple[Array, ...]) -> tuple[Array, ...]:
-    """M_l of equation (6) for the hidden layers l = 1..L-1: (n_l, n_l) each."""
-    operators: list[Array] = []
-    for weight in weights[:-1]:
-        through = weight if not operators else weight @ operators[-1]
-        operators.append(through @ weight.T)
-    return tuple(operators)
+def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
+    """h_l - h~_l of the hidden layers l = 1..L-1 in turn, by the modulated pass (3): each shaped as a_l."""
+    modulated = forward(layers, clean.inputs[0] - np.tensordot(error, projection, axes=1))
+    for h, h_modulated in zip(clean.activities[:-1], modulated.activities[:-1], strict=True):
+        yield h - h_modulated
+
+
+def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
+    """s_l'(a_l)^T u_l of equation (8) for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
+    u = np.tensordot(error, projection, axes=1)
+    for layer, z, a, h in zip(layers[:-1], clean.inputs, clean.preactivations, clean.activities, strict=False):
+        u = layer.difference(z, u)
+        yield pulled_back(layer.steps, a, u)
+        u = pushed(layer.outlet, h, u)
 
 
 def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
-    """What undoes equation (7), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact."""
+    """What undoes equation (6), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact.
+
+    `depth` is L. Raises ValueError for a gain that is not positive.
+    """
     check_positive("activation_gain", activation_gain)
+    check_count("depth", depth)
     if linear:
         return [activation_gain ** (depth - 1 - layer) for layer in range(1, depth)] + [1.0]
     return [activation_gain ** (depth - 2 * layer) for layer in range(1, depth)] + [1.0]
 
 
-def linear_errors(network: Network, clean: ForwardPass, u: Array, masks: Masks = None) -> Iterator[Array]:
-    """m_l sigma_l'(a_l) u_l of equation (8) for the hidden layers l = 1..L-1 in turn: (batch, n_l) each.
-
-    `u` is u_1 = W_1 F e, (batch, n_1).
-    """
-    for layer, (activation, a) in enumerate(zip(network.activations[:-1], clean.preactivations[:-1], strict=True)):
-        if layer > 0:
-            u = u @ network.weights[layer].T
-        mask = masks[layer] if masks is not None else None
-        yield activation.vjp(a, u if mask is None else mask * u)
-
-
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
+    layers: Sequence[Layer],
+    clean: Pass,
     error: Array,
     projection: Array,
-    masks: Masks = None,
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e at the output) and h_(l-1) of every layer, first layer first: the factors of (4) and (5).
+    """h_l - h~_l (e at the output) and z_l of every layer, first layer first: the factors of (4) and (5).
 
-    With `linear` the first of them is that of equation (8). With `activation_gain`, the lambda of (7), it is multiplied
-    by its `depth_correction`.
+    With `linear` the first of them is that of equation (8). With `activation_gain`, the lambda of (6), it is multiplied
+    by its `depth_correction`. Raises ValueError for an error or a projection of another shape.
     """
     check_shape("error", error, clean.scores.shape)
-    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
-    if linear:
-        differences = linear_errors(network, clean, error @ projection.T @ network.weights[0].T, masks)
-    else:
-        differences = activation_differences(network, clean, error, projection, masks)
-    correction = depth_correction(activation_gain, len(network.weights), linear)
-    for factor, delta, h in zip(correction, chain(differences, [error]), clean.inputs, strict=True):
-        yield factor * delta, h
+    check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
+    found = (linear_errors if linear else differences)(layers, clean, error, projection)
+    correction = depth_correction(activation_gain, len(layers), linear)
+    for factor, delta, z in zip(correction, chain(found, [error]), clean.inputs, strict=True):
+        yield factor * delta, z
 
 
 def recomputed_factors(
-    network: Network,
+    layers: Iterable[Layer],
+    depth: int,
     x: Array,
     error: Array,
     projection: Array,
-    masks: Iterable[Array | None] | None = None,
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: both passes side by side, one layer alive at a time.
 
-    `masks` has one entry a layer, taken when its turn comes.
+    Each of the `depth` layers is taken when its turn comes, so that its mask or kernel need not be there before.
+    Raises ValueError for another number of layers, and as `update_factors` does.
     """
-    check_batch("x", x, "n_0")
-    check_shape("error", error, (len(x), len(network.weights[-1])))
-    check_shape("projection", projection, (x.shape[1], error.shape[1]))
-    u = error @ projection.T
-    h, h_modulated = x, x - u
-    depth = len(network.weights)
-    masks = iter(masks if masks is not None else [None] * depth)
-    for factor, weight, bias, activation in zip(
-        depth_correction(activation_gain, depth, linear)[:-1], *network, strict=False
-    ):
-        mask = next(masks)
-        keep = 1 if mask is None else mask
-        a = affine(weight, bias, h)
-        z, h = h, keep * activation.value(a)
+    check_shape("error", error, (len(x), len(projection)))
+    check_shape("projection", projection, (len(projection), *x.shape[1:]))
+    u = np.tensordot(error, projection, axes=1)
+    z, z_modulated = x, x - u
+    for factor, (index, layer) in zip(depth_correction(activation_gain, depth, linear), enumerate(layers), strict=True):
+        if index == depth - 1:
+            yield error, z
+            continue
+        a = layer.value(z)
+        h = activity(layer.steps, a)
         if linear:
-            u = u @ weight.T
-            delta = activation.vjp(a, keep * u)
+            u = layer.difference(z, u)
+            yield factor * pulled_back(layer.steps, a, u), z
+            u = pushed(layer.outlet, h, u)
         else:
-            h_modulated = keep * activation.value(affine(weight, bias, h_modulated))
-            delta = h - h_modulated
-        yield factor * delta, z
-    yield error, h
+            h_modulated = activity(layer.steps, layer.value(z_modulated))
+            yield factor * (h - h_modulated), z
+            z_modulated = activity(layer.outlet, h_modulated)
+        z = activity(layer.outlet, h)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     projection: Array | None = None,
     activation_gain: float = 1.0,
     linear: bool = False,
-) -> Updates:
-    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (7) or (9) for a gain.
+) -> tuple[Update, ...]:
+    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (6) or (9) for a gain.
 
-    Both passes share the masks. `projection` is F where it is not built from the present weights: every few steps,
-    say.
+    For every layer a tuple in the order of its parameters. `projection` is F^T where it is not built from the present
+    weights: every few steps, say. Raises ValueError where layers, x and labels do not fit, as `update_factors` and the
+    gradient do.
     """
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     if projection is None:
-        projection = error_projection(network.weights)
-    return batch_mean_updates(
-        network, update_factors(network, clean, error, projection, masks, activation_gain, linear)
-    )
+        projection = error_projection(layers, clean)
+    return chains.updates(layers, update_factors(layers, clean, error, projection, activation_gain, linear))
+
+
+def credit_operators(weights: Sequence[Array]) -> tuple[Array, ...]:
+    """M_l of equation (7) for the hidden layers l = 1..L-1 of dense layers without outlets: (n_l, n_l) each."""
+    operators: list[Array] = []
+    for weight in weights[:-1]:
+        through = weight if not operators else weight @ operators[-1]
+        operators.append(through @ weight.T)
+    return tuple(operators)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prograde.accelerated.layers import forward
 from prograde.accelerated.modules import MaxMin
-from prograde.accelerated.network import forward
 from prograde.accelerated.rules import RULES, Backprop, ForwardForward, Foton, Ftp, Pepita, Rule
 
 
@@ -255,8 +255,7 @@ def test_a_reused_activation_counts_each_time() -> None:
     rule = Foton(nn.Sequential(nn.Linear(12, 8), relu, nn.Linear(8, 6), relu, nn.Linear(6, 3)))
     assert [block.is_linear for block in rule.blocks] == [False, False, True]
     x, _ = data()
-    network = rule.network()
-    assert torch.allclose(forward(network, x).scores, rule(x))
+    assert torch.allclose(forward(rule.layers(), x).scores, rule(x))
 
 
 def test_images_need_no_flatten() -> None:

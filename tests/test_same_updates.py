@@ -614,6 +614,13 @@ CASES: dict[str, Case] = {
     ),
 }
 
+CHANGED = {
+    f"{name} on hardware, {kind}"
+    for name in ("foton", "foton, linear pass")
+    for kind in ("written with noise", "read with noise")
+}
+"""FOTON's projection reads the last weight from its crossbar too, which before was taken as it is."""
+
 
 def filled(model: nn.Module) -> nn.Module:
     """The model with parameters from NumPy's frozen generator: whatever draws initial weights may change."""
@@ -687,7 +694,7 @@ def before() -> Any:
         return dict(file)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in CHANGED])
 def test_the_updates_are_as_before(name: str, before: Any) -> None:
     expected, found = stored(before, name), updates(CASES[name])
     assert list(found) == list(expected)

@@ -72,6 +72,14 @@ class Block(NamedTuple):
         steps = (self.activation,) if mask is None else (self.activation, Mask(mask))
         return Dense(self.linear.weight, self.linear.bias, steps, outlet)
 
+    def activity_shape(self, size: list[int]) -> tuple[int, ...]:
+        """Of a sample's activities, whatever the size of images."""
+        return (self.linear.out_features,)
+
+    def output_size(self, size: list[int]) -> list[int]:
+        """As it is: no image is left."""
+        return size
+
     @property
     def is_linear(self) -> bool:
         return self.activation == identity

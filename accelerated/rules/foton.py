@@ -1,21 +1,19 @@
 """FOTON as a rule."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import convolutional_foton as images
 from .._arrays import check_positive
-from ..convolution import orthogonal_kernel_vjp
 from ..foton import error_projection, recomputed_factors, update_factors
+from ..layers import Layer, Pass, activity, forward
 from ..modules import OrthogonalConv2d
-from ..network import Network, forward, layer_update, scores
 from .chain import Block
-from .images import ConvolutionalBlock
 from .orthogonality import Orthogonality, PlainStep, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count, unit_update
 
 
 class Foton(OutputErrorRule):
@@ -38,7 +36,7 @@ class Foton(OutputErrorRule):
     """
 
     convolution_kinds = (OrthogonalConv2d,)
-    projection: Tensor
+    projection: Tensor | None
 
     def __init__(
         self,
@@ -59,10 +57,6 @@ class Foton(OutputErrorRule):
         check_count("orthogonality_every", orthogonality_every)
         check_count("projection_every", projection_every)
         check_positive("activation_gain", activation_gain)
-        if self.convolutions and (projection_every > 1 or recompute):
-            raise ValueError(
-                f"projection_every={projection_every}, recompute={recompute}: with convolutions neither is possible"
-            )
         self.orthogonality = Orthogonality(
             hidden_weights(self), tolerance=orthogonality_tolerance, every=orthogonality_every
         )
@@ -72,7 +66,7 @@ class Foton(OutputErrorRule):
         self.linear = linear
         self.recompute = recompute
         if projection_every > 1:
-            self.register_buffer("projection", error_projection(self.network().weights).detach())
+            self.register_buffer("projection", None)  # its shape is that of the first samples
         self._uses = 0
         self._last_step: dict[str, _Credit] = {}
         self._versions = self._weight_versions()
@@ -82,61 +76,49 @@ class Foton(OutputErrorRule):
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         x = self.checked(x, y)
         self._warn_if_unconstrained()
-        if self.convolutions:
-            yield from self._stream_images(x, y)
-            return
-        network = self.network()
-        projection = self._projection(network)
         self._last_step.clear()
         if self.recompute:
-            replay = self.replay(x.device)
-            output = scores(network, x, self.draw_masks(x, self.generator))
-            error = self.output_gradient(output, y)
-            masks = self.draw_masks(x, replay)
-            factors = recomputed_factors(network, x, error, projection, masks, self.activation_gain, self.linear)
-            for block, (delta, z) in zip(self.blocks, factors, strict=True):
-                yield BlockUpdate(block, *layer_update(delta, z, block.linear.bias), self._loss(block, output, y))
+            yield from self._recomputed(x, y)
             return
-        held_masks = self.masks(x)
-        clean = forward(network, x, held_masks)
+        layers = self.layers(self.masks(x))
+        clean = forward(layers, self.begin(x))
         error = self.output_gradient(clean.scores, y)
-        factors = update_factors(network, clean, error, projection, held_masks, self.activation_gain, self.linear)
-        for block, a, (delta, z) in zip(self.blocks, clean.preactivations, factors, strict=True):
-            update = layer_update(delta, z, block.linear.bias)
-            if block is not self.blocks[-1] and self.orthogonality.knows_steps_of(len(x), block.linear.weight):
-                self._last_step[block.name] = _Credit(block, delta, z, a, block.linear.bias, update.weight)
-            yield BlockUpdate(block, *update, self._loss(block, clean.scores, y))
+        projection = self._projection(layers, clean)
+        factors = update_factors(layers, clean, error, projection, self.activation_gain, self.linear)
+        last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
+        for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
+            update = layer.update(z, delta)
+            if isinstance(unit, Block) and unit is not last and knows_steps_of(len(x), unit.linear.weight):
+                self._last_step[unit.name] = _Credit(unit, delta, z, a, unit.bias, update[0])
+            yield unit_update(unit, update, self.output_loss(clean.scores, y) if unit is last else None)
 
-    def _stream_images(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
-        units = [unit for unit in self.convolutions if isinstance(unit, ConvolutionalBlock)]
-        layers = tuple(
-            images.ConvolutionalLayer(unit.convolution.kernel(), unit.bias, unit.activation, unit.factor, unit.pool)
-            for unit in units
-        )
-        network = images.ConvolutionalNetwork(layers, self.network())
-        clean = images.forward(network, x)
-        error = self.output_gradient(clean.dense.scores, y)
-        projection = images.error_projection(network, clean)
-        factors = images.update_factors(network, clean, error, projection, self.activation_gain, self.linear)
-        for unit, layer in zip(units, layers, strict=True):
-            kernel, bias = images.layer_update(*next(factors), layer)
-            mixing, bases = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), kernel)
-            yield ConvolutionUpdate(unit, mixing, bases, bias)
-        for block, (delta, z) in zip(self.blocks, factors, strict=True):
-            yield BlockUpdate(block, *layer_update(delta, z, block.bias), self._loss(block, clean.dense.scores, y))
+    def _recomputed(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        start, replay = self.begin(x), self.replay(x.device)
+        output, outline = _swept(self.each_layer(self.draw_masks(x, self.generator)), start)
+        error = self.output_gradient(output, y)
+        bare = self.layers()
+        projection = self._projection(bare, outline)
+        masked = self.each_layer(self.draw_masks(x, replay))
+        factors = recomputed_factors(masked, len(bare), start, error, projection, self.activation_gain, self.linear)
+        for unit, layer, (delta, z) in zip(self.units, bare, factors, strict=True):
+            loss = self.output_loss(output, y) if unit is self.units[-1] else None
+            yield unit_update(unit, layer.update(z, delta), loss)
 
-    def _loss(self, block: Block, output: Tensor, y: Tensor) -> Tensor | None:
-        return self.output_loss(output, y) if block is self.blocks[-1] else None
-
-    def _projection(self, network: Network) -> Tensor:
-        """F, of the present weights or those of up to `projection_every` - 1 training steps ago."""
+    def _projection(self, layers: Sequence[Layer], clean: Pass) -> Tensor:
+        """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
         if self.projection_every == 1:
-            return error_projection(network.weights)
-        if self.training:
-            if self._uses % self.projection_every == 0:
-                self.projection.copy_(error_projection(network.weights))
-            self._uses += 1
+            return error_projection(layers, clean)
+        if self.projection is None or (self.training and self._uses % self.projection_every == 0):
+            self.projection = error_projection(layers, clean)
+        self._uses += self.training
         return self.projection
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *options: Any) -> None:
+        """Takes a projection of any shape, or none, where the state has none yet."""
+        if self.projection_every > 1:
+            found = state_dict.get(f"{prefix}projection")
+            self.projection = None if found is None else self.blocks[0].linear.weight.new_empty(found.shape)
+        super()._load_from_state_dict(state_dict, prefix, *options)
 
     def get_extra_state(self) -> int:
         return self._uses
@@ -182,6 +164,19 @@ class Foton(OutputErrorRule):
                     "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
                     stacklevel=4,
                 )
+
+
+def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
+    """The scores; and the shapes of the pass for one sample, which take no memory, as `error_projection` needs them."""
+    number = x.new_zeros(())
+    shapes = []
+    z = h = x
+    for layer in layers:
+        a = layer.value(z)
+        h = activity(layer.steps, a)
+        shapes.append([number.expand(1, *array.shape[1:]) for array in (z, a, h)])
+        z = activity(layer.outlet, h)
+    return h, Pass(*zip(*shapes, strict=True))
 
 
 class _Credit:

@@ -26,19 +26,21 @@ from .chain import (
 )
 
 ORTHOGONAL = (
-    "PixelUnshuffle, OrthogonalConv2d, each with an activation and ScaledAvgPool2d after it, then Flatten and Linear"
+    "PixelUnshuffle, OrthogonalConv2d, each with an activation, Dropout and ScaledAvgPool2d after it, in this order, "
+    "then Flatten and Linear"
 )
 PLAIN = f"Conv2d, each with {ACTIVATIONS} and MaxPool2d after it, then Flatten and Linear"
 
 
 class ConvolutionalBlock(NamedTuple):
-    """A local unit: an orthogonal convolution and its activation, unshuffling by `factor` before, pooling after."""
+    """A local unit: an orthogonal convolution, its activation and dropout; unshuffling before, pooling after."""
 
     name: str
     convolution: OrthogonalConv2d
     activation: Activation
     factor: int
     pool: int
+    dropout: nn.Dropout | None = None
 
     @property
     def held(self) -> dict[str, Held]:
@@ -65,6 +67,14 @@ class ConvolutionalBlock(NamedTuple):
     def image_channels(self) -> int:
         """Of what goes into the block, before it is unshuffled."""
         return self.convolution.in_channels // self.factor**2
+
+    @property
+    def dropout_rate(self) -> float:
+        return self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
+
+    def activity_shape(self, size: list[int]) -> tuple[int, ...]:
+        """Of a sample's activities, for images of that height and width."""
+        return (self.convolution.out_channels, *(side // self.factor for side in size))
 
     def output_size(self, size: list[int]) -> list[int]:
         """Height and width of what images of that size become. Raises ValueError where they do not fit."""
@@ -125,6 +135,15 @@ class Conv2dBlock(NamedTuple):
         rows, columns = given
         return rows, columns
 
+    @property
+    def dropout_rate(self) -> float:
+        """None is dropped."""
+        return 0.0
+
+    def activity_shape(self, size: list[int]) -> tuple[int, ...]:
+        """Of a sample's activities, for images of that height and width."""
+        return (self.convolution.out_channels, *self.map_size(size))
+
     def map_size(self, size: Sequence[int]) -> list[int]:
         """Height and width before pooling. Raises ValueError where the image is too small."""
         sides = zip(size, self.convolution.kernel_size, self.stride, self.padding, strict=True)
@@ -152,39 +171,44 @@ def image_blocks(
         return [], blocks(model, rule, trainable)
     end = next((i for i, (_, module) in enumerate(found) if isinstance(module, nn.Flatten)), len(found))
     chain: list[ImageBlock] = []
+    takes_dropout = trainable == TRAINABLE and present[0] is OrthogonalConv2d
     if present[0] is OrthogonalConv2d:
-        chain += _orthogonal_blocks(found[:end], rule)
+        chain += _orthogonal_blocks(found[:end], rule, takes_dropout)
     else:
         chain += _plain_blocks(found[:end], rule)
-    dense = dense_blocks(found[end:], rule, WITHOUT_DROPOUT)
+    dense = dense_blocks(found[end:], rule, trainable if takes_dropout else WITHOUT_DROPOUT)
     for block in dense:
-        if block.dropout is not None:
+        if block.dropout is not None and not takes_dropout:
             raise ValueError(
                 f"layer '{block.name}': Dropout after it; {rule} does without in convolutional models, remove it"
             )
     return chain, dense
 
 
-def _orthogonal_blocks(found: list[tuple[str, nn.Module]], rule: str) -> list[ConvolutionalBlock]:
+def _orthogonal_blocks(found: list[tuple[str, nn.Module]], rule: str, dropout: bool) -> list[ConvolutionalBlock]:
     chain: list[ConvolutionalBlock] = []
     factor, ready = 1, False  # ready: the last block may take an activation
+    bare = False  # may take a Dropout
     for name, module in found:
         activation = activation_of(module)
         if isinstance(module, OrthogonalConv2d) and is_plain(module, OrthogonalConv2d):
             _check_convolution(name, module, chain, factor, rule)
             chain.append(ConvolutionalBlock(name, module, identity, factor, 1))
-            factor, ready = 1, True
+            factor, ready, bare = 1, True, dropout
         elif isinstance(module, nn.PixelUnshuffle):
             if factor > 1:
                 raise ValueError(f"layer '{name}': a second PixelUnshuffle; use one, of the product of their factors")
-            factor, ready = module.downscale_factor, False
+            factor, ready, bare = module.downscale_factor, False, False
         elif activation is not None and ready:
             _check_maxmin(name, activation, chain[-1])
             chain[-1] = chain[-1]._replace(activation=activation)
             ready = False
+        elif isinstance(module, nn.Dropout) and bare:
+            chain[-1] = chain[-1]._replace(dropout=module)
+            ready = bare = False
         elif isinstance(module, ScaledAvgPool2d) and is_plain(module, ScaledAvgPool2d) and chain and factor == 1:
             chain[-1] = chain[-1]._replace(pool=chain[-1].pool * module.kernel_size)
-            ready = False
+            ready = bare = False
         elif not isinstance(module, nn.Identity):
             raise refusal(name, module, rule, ORTHOGONAL)
     if factor > 1:

@@ -16,7 +16,7 @@ from ..layers import Flatten, Layer, Pass, Step, Unshuffle, forward
 from ..layers import Update as LayerUpdate
 from ..network import Masks, Network
 from ..pooling import unshuffle
-from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, flat_input
+from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, channels_last, flat_input
 from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
 from .local.blocks import LocalBlock
 from .watch import Watched, check_hooks, check_unchanged, watched
@@ -368,16 +368,18 @@ class LayeredRule(Rule):
 
         Tensors are the parameters themselves. What the first layer takes is `begin(x)`.
         """
+        return tuple(self.each_layer(masks))
+
+    def each_layer(self, masks: Iterable[Tensor | None] | None = None) -> Iterator[Layer]:
+        """`layers` one at a time, each with its mask taken when its turn comes."""
         units = self.units
-        found = []
         for unit, following, mask in zip(units, [*units[1:], None], masks or [None] * len(units), strict=True):
             outlet: tuple[Step, ...] = ()
             if isinstance(following, ConvolutionalBlock) and following.factor > 1:
                 outlet = (Unshuffle(following.factor),)
             elif not isinstance(unit, Block) and not isinstance(following, ConvolutionalBlock | Conv2dBlock):
                 outlet = (Flatten(),)
-            found.append(unit.layer(mask, outlet))
-        return tuple(found)
+            yield unit.layer(mask, outlet)
 
     def begin(self, x: Tensor) -> Tensor:
         """x as the first layer takes it: unshuffled where a PixelUnshuffle comes before it."""
@@ -409,19 +411,20 @@ class LayeredRule(Rule):
 
     def masks(self, x: Tensor) -> Masks:
         """One draw of the units' dropout masks for the batch x, or None where nothing is dropped."""
-        return tuple(self.draw_masks(x, self.generator)) if any(block.dropout_rate for block in self.blocks) else None
+        return tuple(self.draw_masks(x, self.generator)) if any(unit.dropout_rate for unit in self.units) else None
 
     def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
         """The units' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
-        yield from [None] * len(self.convolutions)
-        for block in self.blocks:
-            rate = block.dropout_rate
+        size = list(x.shape[2:])
+        for unit in self.units:
+            shape = (len(x), *unit.activity_shape(size))
+            size = unit.output_size(size)
+            rate = unit.dropout_rate
             if not rate:
                 yield None
                 continue
             keep = max(1 - rate, torch.finfo(x.dtype).eps)  # a rate of 1 drops all
-            shape = (len(x), block.linear.out_features)
-            mask = torch.empty(shape, device=x.device, dtype=x.dtype)
+            mask = channels_last(torch.empty(shape, device=x.device, dtype=x.dtype))
             yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
 
     def replay(self, device: torch.device) -> torch.Generator:
