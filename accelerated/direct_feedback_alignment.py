@@ -4,13 +4,14 @@ Multiplications of a step: those of the forward pass and the updates, and K for 
 backpropagation are gone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from ._arrays import Array, Labels, check_count, check_positive, check_shape
+from .layers import Layer, Pass, Update, forward, pulled_back
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["random_feedback", "update_factors", "updates"]
 
@@ -33,44 +34,45 @@ def random_feedback(
     return tuple(matrix.uniform_(-bound, bound, generator=generator) for matrix in empty)
 
 
+def _projected(signal: Array, matrix: Array, h: Array, name: str) -> Array:
+    """B_l of the signal, shaped as h_l."""
+    by_channel = h.ndim > 2 and len(matrix) == h.shape[1]
+    rows = h.shape[1] if by_channel else h[0].numel()
+    check_shape(name, matrix, (rows, signal.shape[1]))
+    delta = signal @ matrix.T
+    if by_channel:
+        return delta.reshape(*delta.shape, *(1 for _ in h.shape[2:])).expand(h.shape)
+    return delta.reshape(h.shape)
+
+
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
-    error: Array,
-    feedback: tuple[Array, ...],
-    masks: Masks = None,
-    signal: Array | None = None,
+    layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array], signal: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
-    """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first.
+    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first.
 
     `signal` (batch, K) is what the hidden layers are sent in place of the error.
     """
     check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
     check_shape("signal", signal, error.shape)
-    if len(feedback) != len(network.weights) - 1:
-        raise ValueError(f"feedback: {len(feedback)} matrices, expected {len(network.weights) - 1}, one a hidden layer")
-    for layer, matrix in enumerate(feedback):
-        check_shape(f"feedback[{layer}]", matrix, (clean.preactivations[layer].shape[1], error.shape[1]))
-        delta = signal @ matrix.T
-        mask = masks[layer] if masks is not None else None
-        if mask is not None:
-            delta = mask * delta
-        yield network.activations[layer].vjp(clean.preactivations[layer], delta), clean.inputs[layer]
+    if len(feedback) != len(layers) - 1:
+        raise ValueError(f"feedback: {len(feedback)} matrices, expected {len(layers) - 1}, one a hidden layer")
+    for index, matrix in enumerate(feedback):
+        delta = _projected(signal, matrix, clean.activities[index], f"feedback[{index}]")
+        yield pulled_back(layers[index].steps, clean.preactivations[index], delta), clean.inputs[index]
     yield error, clean.inputs[-1]
 
 
 def updates(
-    network: Network,
-    feedback: tuple[Array, ...],
+    layers: Sequence[Layer],
+    feedback: Sequence[Array],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     signs: bool = False,
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of all layers; with `signs` the hidden layers are sent the error's signs alone."""
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     signal = torch.sign(error) if signs else error
-    return batch_mean_updates(network, update_factors(network, clean, error, feedback, masks, signal))
+    return layer_updates(layers, update_factors(layers, clean, error, feedback, signal))

@@ -1,51 +1,58 @@
-"""Feedback alignment: backpropagation through fixed random matrices; see the reference."""
+"""Feedback alignment: backpropagation through fixed random weights; see the reference."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from . import backprop
-from ._arrays import Array, Labels, check_count, check_shape
-from .layers import Pass, dense_chain, he_uniform
+from ._arrays import Array, Labels, check_shape
+from .layers import Layer, Pass, Update, forward, he_uniform
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["random_feedback", "update_factors", "updates"]
 
 
 def random_feedback(
-    widths: tuple[int, ...],
+    shapes: Sequence[tuple[int, ...]],
     generator: torch.Generator | None = None,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Array, ...]:
-    """B_1..B_L for layers of these widths, n_0 first, drawn as He draws weights."""
-    for n in widths:
-        check_count("widths", n)
-    shapes = zip(widths[1:], widths[:-1], strict=True)
+    """B_l for weights of these shapes, drawn as He draws weights."""
     return tuple(he_uniform(shape, generator, device=device, dtype=dtype) for shape in shapes)
 
 
+def _mirrored(layer: Any, matrix: Array, name: str) -> Layer:
+    """The layer with another weight, which is the first of its fields."""
+    weight, *others = layer
+    check_shape(name, matrix, weight.shape)
+    return type(layer)(matrix, *others)
+
+
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, feedback: tuple[Array, ...], masks: Masks = None
+    layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
-    """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first."""
-    for layer, (matrix, weight) in enumerate(zip(feedback[1:], network.weights[1:], strict=True), start=1):
-        check_shape(f"feedback[{layer}]", matrix, weight.shape)
-    mirrored = dense_chain(feedback, network.biases, network.activations, masks)
-    return backprop.update_factors(mirrored, Pass(*clean[:2], (*clean.inputs[1:], clean.scores)), error)
+    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first."""
+    if len(feedback) != len(layers) - 1:
+        raise ValueError(f"feedback: {len(feedback)} arrays, expected {len(layers) - 1}, one a layer but the first")
+    later = [
+        _mirrored(layer, matrix, f"feedback[{index}]")
+        for index, (layer, matrix) in enumerate(zip(layers[1:], feedback, strict=True))
+    ]
+    return backprop.update_factors((layers[0], *later), clean, error)
 
 
 def updates(
-    network: Network,
-    feedback: tuple[Array, ...],
+    layers: Sequence[Layer],
+    feedback: Sequence[Array],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of all layers."""
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    return batch_mean_updates(network, update_factors(network, clean, error, feedback, masks))
+    return layer_updates(layers, update_factors(layers, clean, error, feedback))

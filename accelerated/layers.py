@@ -6,6 +6,7 @@ no cancellation in the products.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -391,16 +392,16 @@ def dense_chain(
 
 
 def he_uniform(
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     generator: torch.Generator | None = None,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, ...), n_in the product of the others (He et al., 2015)."""
     for n in shape:
         check_count("shape", n)
-    bound = (6 / shape[1]) ** 0.5
+    bound = (6 / prod(shape[1:])) ** 0.5
     return torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
 

@@ -158,9 +158,11 @@ class Side:
         activations = tuple(table[name] for name in dense.activations)
         return (*found, *module.dense_chain(dense.weights, dense.biases, activations, masks[len(found) :]))
 
-    def unshuffled(self, images: Images, x: Any) -> Any:
-        """x as the first circular convolution takes it."""
-        return self.pooling.unshuffle(x, images.layers[0].factor)
+    def unshuffled(self, network: Dense | Images, x: Any) -> Any:
+        """x as the first layer takes it: unshuffled for a circular convolution."""
+        if isinstance(network, Images) and isinstance(network.layers[0], Convolution):
+            return self.pooling.unshuffle(x, network.layers[0].factor)
+        return x
 
     def network(self, dense: Dense) -> Any:
         """A network of this side, for its functions."""

@@ -1,6 +1,6 @@
 """The hand-written backpropagation: twin against reference, autograd and finite differences."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,43 +10,68 @@ from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import Convolution, Dense, Images, ReferenceSide, Side, map_arrays
 from prograde.equivalence_tests.strategies import Case, cases, seeds
-from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
-from prograde.equivalence_tests.test_foton import ImageCase, image_cases
+from prograde.equivalence_tests.test_convolutional_network import padded_cases
+from prograde.equivalence_tests.test_foton import image_cases
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import backprop, layers, losses
 
 pytestmark = pytest.mark.smoke
 
 
-def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
-    return side.backprop.updates(side.chain(dense, masks), x, labels)
+class ChainCase(NamedTuple):
+    """Any network with a batch, and a dropout mask or None for each of its layers, or None."""
+
+    network: Dense | Images
+    x: Any
+    labels: Any
+    masks: Any
+
+    @property
+    def num_classes(self) -> int:
+        return len((self.network.dense if isinstance(self.network, Images) else self.network).weights[-1])
+
+    def clean(self) -> Any:
+        """The reference's forward pass."""
+        side = ReferenceSide()
+        return side.layers.forward(side.chain(self.network, self.masks), side.unshuffled(self.network, self.x))
 
 
-@given(case=cases())
-def test_updates(twin: Side, compare: Comparison, case: Case):
+@st.composite
+def chain_cases(
+    draw: st.DrawFn, kinds: tuple[str, ...] = ("dense", "padded", "circular"), plain: bool = False
+) -> ChainCase:
+    """Dense layers, or convolutions before them, with masks and groups or `plain`, without."""
+    kind = draw(st.sampled_from(kinds), label="kind")
+    if kind == "dense":
+        return ChainCase(*draw(cases(dropout=False if plain else None)))
+    if kind == "circular":
+        return ChainCase(*draw(image_cases(dropout=not plain)))
+    case = ChainCase(*draw(padded_cases(groups=not plain)), None)
+    if plain or not draw(st.booleans(), label="masks"):
+        return case
+    rng = draw(seeds())
+    hidden = [(rng.random(h.shape) < 0.7) / 0.7 for h in case.clean().activities[:-1]]
+    return case._replace(masks=(*hidden, None))
+
+
+def chain_of(side: Side, network: Any, x: Any, masks: Any) -> tuple[Any, Any]:
+    """The layers, and x as the first of them takes it."""
+    return side.chain(network, masks), side.unshuffled(network, x)
+
+
+def updates(side: Side, network: Any, x: Any, labels: Any, masks: Any) -> Any:
+    return side.backprop.updates(*chain_of(side, network, x, masks), labels)
+
+
+@given(case=chain_cases())
+def test_updates(twin: Side, compare: Comparison, case: ChainCase):
     compare(twin, "backprop.updates", updates, *case)
 
 
-def image_updates(side: Side, images: Any, x: Any, labels: Any) -> Any:
-    if isinstance(images.layers[0], Convolution):
-        x = side.unshuffled(images, x)
-    return side.backprop.updates(side.chain(images), x, labels)
-
-
-@given(case=padded_cases(groups=True))
-def test_updates_of_padded_convolutions(twin: Side, compare: Comparison, case: PaddedCase):
-    compare(twin, "backprop.updates", image_updates, *case)
-
-
-@given(case=image_cases())
-def test_updates_of_circular_convolutions(twin: Side, compare: Comparison, case: ImageCase):
-    compare(twin, "backprop.updates", image_updates, *case[:3])
-
-
-@given(case=cases())
-def test_activity_gradients(twin: Side, compare: Comparison, case: Case):
-    def gradients(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
-        chain = side.chain(dense, masks)
+@given(case=chain_cases())
+def test_activity_gradients(twin: Side, compare: Comparison, case: ChainCase):
+    def gradients(side: Side, network: Any, x: Any, labels: Any, masks: Any) -> Any:
+        chain, x = chain_of(side, network, x, masks)
         clean = side.layers.forward(chain, x)
         error = side.losses.squared_error_gradient(clean.scores, labels)
         return side.backprop.activity_gradients(chain, clean, error)
@@ -75,19 +100,22 @@ def torch_scores(network: Dense | Images, x: torch.Tensor, masks: Any) -> torch.
     """An independent forward pass in torch."""
     f = torch.nn.functional
     convolutions, dense = ((), network) if isinstance(network, Dense) else network
+    masks = list(masks or [None] * (len(convolutions) + len(dense.weights)))
     for layer in convolutions:
-        activation = TORCH_ACTIVATIONS[layer.activation]
         if isinstance(layer, Convolution):
             a = circular(layer, f.pixel_unshuffle(x, layer.factor))
-            x = layer.pool * f.avg_pool2d(activation(a), layer.pool)
         else:
             a = f.conv2d(x, layer.kernel, layer.bias, layer.stride, layer.padding, groups=layer.groups)
-            x = f.max_pool2d(activation(a), layer.pool)
+        h = masked(TORCH_ACTIVATIONS[layer.activation](a), masks.pop(0))
+        x = layer.pool * f.avg_pool2d(h, layer.pool) if isinstance(layer, Convolution) else f.max_pool2d(h, layer.pool)
     h = x.flatten(1)
-    for weight, bias, name, mask in zip(*dense, masks or [None] * len(dense.weights), strict=True):
-        h = TORCH_ACTIVATIONS[name](f.linear(h, weight, bias))
-        h = h if mask is None else h * mask
+    for weight, bias, name in zip(*dense, strict=True):
+        h = masked(TORCH_ACTIVATIONS[name](f.linear(h, weight, bias)), masks.pop(0))
     return h
+
+
+def masked(h: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return h if mask is None else h * mask
 
 
 def circular(layer: Any, z: torch.Tensor) -> torch.Tensor:
@@ -109,13 +137,12 @@ def parameters(network: Dense | Images) -> list[tuple[Any, ...]]:
     return [tuple(p for p in pair if p is not None) for pair in pairs]
 
 
-@given(case=st.one_of(cases(), padded_cases(groups=True), image_cases(dropout=False)))
-def test_the_reference_is_autograd(case: Any):
-    network, x, labels, *masks = map_arrays(torch.tensor, tuple(case))
+@given(case=chain_cases())
+def test_the_reference_is_autograd(case: ChainCase):
+    network, x, labels, masks = map_arrays(torch.tensor, tuple(case))
     network = map_arrays(lambda p: p.requires_grad_(), network)
-    torch.nn.functional.cross_entropy(torch_scores(network, x, *(masks or [None])), labels).backward()
-    side = ReferenceSide()
-    ours = updates(side, *case) if isinstance(case, Case) else image_updates(side, *case[:3])
+    torch.nn.functional.cross_entropy(torch_scores(network, x, masks), labels).backward()
+    ours = updates(ReferenceSide(), *case)
     theirs = parameters(network)
     assert [len(found) for found in ours] == [len(expected) for expected in theirs]
     for layer, (found, expected) in enumerate(zip(ours, theirs, strict=True)):

@@ -6,58 +6,72 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from prograde.equivalence_tests.sides import Side
+from prograde.accelerated.rules import DirectFeedbackAlignment
+from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
+from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, chain_of, parameters
+from prograde.equivalence_tests.test_backprop import updates as backprop_updates
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import direct_feedback_alignment, feedback_alignment
 
 pytestmark = pytest.mark.smoke
 
 
-def mirrored(case: Case, rng: np.random.Generator) -> Any:
-    widths = (case.x.shape[1], *(len(weight) for weight in case.dense.weights))
-    return feedback_alignment.random_feedback(widths, rng)
+def weights(network: Any) -> list[Any]:
+    return [weight for weight, *_ in parameters(network)]
 
 
-def direct(case: Case, rng: np.random.Generator) -> Any:
-    widths = tuple(len(weight) for weight in case.dense.weights[:-1])
+def mirrored(case: ChainCase, rng: np.random.Generator) -> Any:
+    return feedback_alignment.random_feedback([weight.shape for weight in weights(case.network)[1:]], rng)
+
+
+def direct(case: ChainCase, rng: np.random.Generator, by_channel: bool = False) -> Any:
+    hidden = case.clean().activities[:-1]
+    widths = tuple(h.shape[1] if by_channel else h[0].size for h in hidden)
     return direct_feedback_alignment.random_feedback(widths, case.num_classes, rng)
 
 
 def updates(module: str, **options: Any) -> Any:
-    def run(side: Side, dense: Any, x: Any, labels: Any, masks: Any, feedback: Any) -> Any:
-        return getattr(side, module).updates(side.network(dense), feedback, x, labels, masks, **options)
+    def run(side: Side, network: Any, x: Any, labels: Any, masks: Any, feedback: Any) -> Any:
+        layers, x = chain_of(side, network, x, masks)
+        return getattr(side, module).updates(layers, feedback, x, labels, **options)
 
     return run
 
 
-@given(case=cases(), rng=seeds())
-def test_feedback_alignment(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def backprop(side: Side, network: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
+    return backprop_updates(side, network, x, labels, masks)
+
+
+@given(case=chain_cases(), rng=seeds())
+def test_feedback_alignment(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator):
     rule = updates("feedback_alignment")
     compare(twin, "feedback_alignment.updates", rule, *case, mirrored(case, rng))
 
 
-@given(case=cases(), rng=seeds(), signs=st.booleans())
-def test_direct_feedback_alignment(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, signs: bool):
+@given(case=chain_cases(), rng=seeds(), signs=st.booleans(), by_channel=st.booleans())
+def test_direct_feedback_alignment(
+    twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, signs: bool, by_channel: bool
+):
     rule = updates("direct_feedback_alignment", signs=signs)
-    compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng))
+    compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng, by_channel))
 
 
-@given(case=cases(), rng=seeds())
-def test_direct_random_target_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+@given(case=chain_cases(), rng=seeds(), by_channel=st.booleans())
+def test_direct_random_target_projection(
+    twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, by_channel: bool
+):
     rule = updates("direct_random_target_projection")
-    compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng))
+    compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng, by_channel))
 
 
-def backprop(side: Side, dense: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
-    return side.backprop.updates(side.network(dense), x, labels, masks)
-
-
-@given(case=cases())
-def test_the_weights_as_feedback_give_backprop(side: Side, compare: Comparison, case: Case):
+@given(case=chain_cases())
+def test_the_weights_as_feedback_give_backprop(side: Side, compare: Comparison, case: ChainCase):
     rule = updates("feedback_alignment")
-    compare(side, "updates", rule, *case, case.dense.weights, expected=backprop)
+    compare(side, "updates", rule, *case, tuple(weights(case.network)[1:]), expected=backprop)
 
 
 @given(case=cases(max_hidden=1))
@@ -72,43 +86,72 @@ def test_direct_feedback_is_feedback_through_products_in_a_linear_network(
     side: Side, compare: Comparison, case: Case, rng: np.random.Generator
 ):
     """B_l (direct) = B_(l+1)^T ... B_L^T."""
-    chain = mirrored(case, rng)
+    chain = mirrored(ChainCase(*case), rng)
     products = []
     through = np.eye(case.num_classes)
-    for matrix in reversed(chain[1:]):
+    for matrix in reversed(chain):
         through = matrix.T @ through
         products.append(through)
 
     def aligned(side: Side, dense: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
         feedback = tuple(matrix.astype(x.dtype) for matrix in chain)
-        return side.feedback_alignment.updates(side.network(dense), feedback, x, labels, masks)
+        return updates("feedback_alignment")(side, dense, x, labels, masks, feedback)
 
     rule = updates("direct_feedback_alignment")
     compare(side, "updates", rule, *case, tuple(reversed(products)), expected=aligned)
 
 
-@given(case=cases(), rng=seeds())
-def test_the_output_layer_learns_as_under_backprop(side: Side, case: Case, rng: np.random.Generator):
+@given(case=chain_cases(("padded", "circular")), rng=seeds())
+def test_one_row_a_channel_is_that_row_at_each_position(
+    side: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator
+):
+    rule = updates("direct_feedback_alignment")
+    rows = direct(case, rng, by_channel=True)
+    sizes = [h[0, 0].size for h in case.clean().activities[:-1]]
+    whole = tuple(np.repeat(matrix, size, axis=0) for matrix, size in zip(rows, sizes, strict=True))
+
+    def repeated(side: Side, network: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
+        return rule(side, network, x, labels, masks, tuple(matrix.astype(x.dtype) for matrix in whole))
+
+    compare(side, "updates", rule, *case, rows, expected=repeated)
+
+
+@given(case=chain_cases(), rng=seeds())
+def test_the_output_layer_learns_as_under_backprop(side: Side, case: ChainCase, rng: np.random.Generator):
     for module, draw in (
         ("feedback_alignment", mirrored),
         ("direct_feedback_alignment", direct),
         ("direct_random_target_projection", direct),
     ):
         operands = side.operands((*case, draw(case, rng)))
-        ours = side.results(updates(module)(side, *operands)).weights[-1]
-        theirs = side.results(backprop(side, *operands)).weights[-1]
-        assert rms(ours - theirs) <= 16 * side.eps * rms(theirs), module
+        ours = side.results(updates(module)(side, *operands))[-1]
+        theirs = side.results(backprop(side, *operands))[-1]
+        assert all(rms(a - b) <= 16 * side.eps * rms(b) for a, b in zip(ours, theirs, strict=True)), module
 
 
-@given(case=cases(), rng=seeds())
-def test_target_projection_does_not_look_at_the_output(side: Side, case: Case, rng: np.random.Generator):
+@given(case=chain_cases(), rng=seeds())
+def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCase, rng: np.random.Generator):
     """Hidden updates are the same whatever the output layer says."""
     feedback = direct(case, rng)
-    other = case.dense._replace(weights=(*case.dense.weights[:-1], 2 * case.dense.weights[-1] + 1))
-    found = [
-        side.results(
-            updates("direct_random_target_projection")(side, *side.operands((*case._replace(dense=dense), feedback)))
-        ).weights[:-1]
-        for dense in (case.dense, other)
-    ]
-    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True)), "the output is looked at"
+    found = []
+    for scale in (1, 2):
+        network, x, labels, masks, drawn = side.operands((*case, feedback))
+        layers, x = chain_of(side, network, x, masks)
+        last = layers[-1]._replace(weight=scale * layers[-1].weight + (scale - 1))
+        rule = side.direct_random_target_projection
+        found.append(side.results(rule.updates((*layers[:-1], last), drawn, x, labels)[:-1]))
+    flat = [[g for update in updates for g in update] for updates in found]
+    assert all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)), "the output is looked at"
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_the_feedback_of_all_positions_sums_to_that_of_a_dense_layer(twin: TwinSide, by_channel: bool):
+    """The rows of a map's matrix summed over positions have the mean square of a dense layer's."""
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+    model = nn.Sequential(nn.Conv2d(1, 600, 3), nn.Flatten(), nn.Linear(600 * 4 * 3, 10))
+    rule = DirectFeedbackAlignment(model, image_size=(6, 5), by_channel=by_channel, scale=0.7, generator=seeded(0))
+    (matrix,) = rule.feedback
+    rows = 12 * matrix if by_channel else matrix.unflatten(0, (600, 12)).sum(dim=1)
+    assert rows.shape == (600, 10)
+    assert rows.square().mean().item() == pytest.approx(0.7**2 * 2 / 10, rel=0.1), "rows"

@@ -32,7 +32,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.score_losses import cross_entropy
 from prograde.accelerated.training import alignment
-from prograde.equivalence_tests.rule_examples import EXAMPLES, K, dense, gru, normalised, refusal
+from prograde.equivalence_tests.rule_examples import EXAMPLES, K, dense, gru, images, normalised, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -226,6 +226,19 @@ def test_a_projection_that_pairs_units_needs_a_row_of_feedback_for_each(twin: Tw
     message = refusal(lambda: Ftp(model, image_size=(8, 8), phi="maxmin"))
     assert message.startswith("phi: 'maxmin' pairs units, expected an elementwise one")
     Ftp(model, image_size=(8, 8), phi="maxmin", by_channel=False)
+
+
+@pytest.mark.parametrize("kind", [DirectFeedbackAlignment, Ftp])
+def test_images_of_another_size(kind: Callable[..., Rule], twin: TwinSide):
+    """Feature maps of another size than the feedback's; and of every other size, where it is asked for."""
+    rule = kind(images().to(twin.device, torch.float64), image_size=(8, 8))
+    x, y = EXAMPLES["dfa, images"].batch(twin.device)
+    x = nn.functional.pad(x, (0, 1, 0, 1))  # a pixel that pooling leaves over
+    found = refusal(lambda: rule.assign_credit(x, y))
+    assert found.startswith("x: images of 9 x 9, expected 8 x 8, the image_size"), found
+    assert refusal(lambda: kind(images())).startswith("image_size: None, expected (height, width) of the images")
+    assert refusal(lambda: kind(dense(), image_size=(8, 8))).startswith("image_size: (8, 8), but the model has no conv")
+    assert refusal(lambda: kind(dense(), by_channel=True)).startswith("by_channel: True, but the model has no conv")
 
 
 def test_target_propagation_needs_a_hidden_layer(twin: TwinSide):

@@ -24,8 +24,9 @@ from prograde.accelerated.rules import (
     Rule,
 )
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.sides import Dense, Images, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, streams
+from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, parameters
 from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
@@ -51,6 +52,23 @@ def sequential(dense: Dense) -> nn.Sequential:
                 linear.bias.copy_(bias)
         layers += [linear, MODULES.get(name, nn.Identity)()]
     return nn.Sequential(*layers)
+
+
+def model_of(network: Dense | Images) -> nn.Sequential:
+    """The same of convolutions padded with zeros, too."""
+    if isinstance(network, Dense):
+        return sequential(network)
+    layers: list[nn.Module] = []
+    for layer in network.layers:
+        c_out, c_in, *size = layer.kernel.shape
+        place = {"device": layer.kernel.device, "dtype": layer.kernel.dtype}
+        convolution = nn.Conv2d(c_in, c_out, size, layer.stride, layer.padding, bias=layer.bias is not None, **place)
+        with torch.no_grad():
+            convolution.weight.copy_(layer.kernel)
+            if convolution.bias is not None:
+                convolution.bias.copy_(layer.bias)
+        layers += [convolution, MODULES.get(layer.activation, nn.Identity)(), nn.MaxPool2d(layer.pool)]
+    return nn.Sequential(*layers, *sequential(network.dense))
 
 
 def gradients(rule: Rule) -> Any:
@@ -80,8 +98,10 @@ def credited(rule: Rule, x: Any, labels: Any) -> Any:
 def test_backprop(twin: Side, compare: Comparison, case: Case):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.backprop.updates(side.network(dense), x, labels)
-        return credited(Backprop(sequential(dense)), x, labels)
+            return side.backprop.updates(side.chain(dense), x, labels)
+        rule = Backprop(sequential(dense))
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "Backprop", updates, *case[:3])
 
@@ -160,24 +180,37 @@ def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generat
     compare(twin, "Ftp", updates, *case[:3], feedback)
 
 
-@pytest.mark.parametrize("kind", [FeedbackAlignment, DirectFeedbackAlignment, DirectRandomTargetProjection])
-@given(case=cases(dropout=False), rng=seeds())
-def test_relatives(twin: Side, compare: Comparison, kind: type[Rule], case: Case, rng: np.random.Generator):
+RELATIVES = {
+    FeedbackAlignment: "feedback_alignment",
+    DirectFeedbackAlignment: "direct_feedback_alignment",
+    DirectRandomTargetProjection: "direct_random_target_projection",
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+@given(case=chain_cases(("dense", "padded"), plain=True), rng=seeds(), by_channel=st.booleans())
+def test_relatives(
+    twin: Side, compare: Comparison, kind: type[Any], case: ChainCase, rng: np.random.Generator, by_channel: bool
+):
     """The rules of feedback alignment, with matrices of the test's own."""
-    names = {"FeedbackAlignment": "feedback_alignment", "DirectFeedbackAlignment": "direct_feedback_alignment"}
-    module = names.get(kind.__name__, "direct_random_target_projection")
-    shapes = [weight.shape for weight in case.dense.weights]
-    if kind is not FeedbackAlignment:
-        shapes = [(n, case.num_classes) for n, _ in shapes[:-1]]
+    is_direct, has_maps = kind is not FeedbackAlignment, case.x.ndim == 4
+    shapes = [weight.shape for weight, *_ in parameters(case.network)[1:]]
+    options = {}
+    if is_direct:
+        hidden = case.clean().activities[:-1]
+        shapes = [(h.shape[1] if by_channel and has_maps else h[0].size, case.num_classes) for h in hidden]
+        if has_maps:
+            options = {"image_size": case.x.shape[2:], "by_channel": by_channel}
     feedback = tuple(rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes)
 
-    def updates(side: Side, dense: Any, x: Any, labels: Any, feedback: Any) -> Any:
+    def updates(side: Side, network: Any, x: Any, labels: Any, feedback: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return getattr(side, module).updates(side.network(dense), feedback, x, labels)
-        rule = kind(sequential(dense))
-        for held, matrix in zip(reversed(rule.feedback), reversed(feedback), strict=False):
+            return getattr(side, RELATIVES[kind]).updates(side.chain(network), feedback, x, labels)
+        rule = kind(model_of(network), **options)
+        for held, matrix in zip(rule.feedback, feedback, strict=True):
             held.copy_(matrix)
-        return credited(rule, x, labels)
+        rule.assign_credit(x, labels)
+        return layer_gradients(rule)
 
     compare(twin, kind.__name__, updates, *case[:3], feedback)
 
@@ -274,7 +307,7 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert [id(p) for p in rule.parameters()] == identities
 
 
-OVER_LAYERS = {"foton", "ftp"}
+OVER_LAYERS = {"backprop", "foton", "ftp", "fa", "dfa", "drtp", *RELATIVES.values()}
 
 
 def weights_of(updates: Any) -> Any:
@@ -282,7 +315,15 @@ def weights_of(updates: Any) -> Any:
     return tuple(update[0] for update in updates) if type(updates) is tuple else updates.weights
 
 
-COMPILED = ["backprop", "foton", "ftp", "direct_feedback_alignment", "direct_random_target_projection", "pepita"]
+COMPILED = [
+    "backprop",
+    "foton",
+    "ftp",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "direct_random_target_projection",
+    "pepita",
+]
 
 
 @pytest.mark.places_itself
@@ -304,7 +345,7 @@ def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
     extra = {
         "pepita": (projection, x, y),
         "ftp": (projection[:12], x, y),
-        "feedback_alignment": (dense.weights, x, y),
+        "feedback_alignment": (dense.weights[1:], x, y),
         "direct_feedback_alignment": (direct, x, y),
         "direct_random_target_projection": (direct, x, y),
         "forward_forward": (x, y, z, 4),
@@ -332,8 +373,6 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     masks = rule.masks(x)
     assert [None if m is None else m.unique().tolist() for m in masks] == [[0.0, 2.0], [0.0, 1.25], None]  # type: ignore[union-attr]
     extra = [getattr(rule, buffer) for buffer in ("projection", "feedback") if hasattr(rule, buffer)]
-    if name == "fa":
-        extra = [(model[0].weight, *extra[0])]  # in the place of B_1, which the rule does not keep
     updates = getattr(twin64, MODULE_OF.get(name, name)).updates
     with torch.no_grad():
         if name in OVER_LAYERS:

@@ -1,41 +1,40 @@
 """Direct random target projection: every hidden layer is sent the label alone, through a fixed random matrix.
 
 Frenkel, Lefebvre and Bol, "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of
-Deep Neural Networks", Frontiers in Neuroscience 2021.
+Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the paper:
 
     (1)  delta_l = B_l y,    l < L;    delta_L = e
     (2)  G_l as in `direct_feedback_alignment`
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| B_l | feedback[l-1] | (n_l, K) | random and fixed, for the hidden layers l = 1..L-1 |
+| B_l | feedback[l-1] | (n_l, K) | random and fixed, for the hidden layers l = 1..L-1; n_l units, or channels |
 | y | targets | (batch, K) | one-hot labels |
 
 The sign of y is a convention, B_l being symmetric about 0. A hidden layer needs no output for its update: it can be
 made while the pass is still on its way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from . import direct_feedback_alignment
 from ._arrays import Array, Labels
+from .layers import Layer, Update, forward
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient, one_hot
-from .network import Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["updates"]
 
 
 def updates(
-    network: Network,
-    feedback: tuple[Array, ...],
+    layers: Sequence[Layer],
+    feedback: Sequence[Array],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of equation (2), feedback as `direct_feedback_alignment.random_feedback` draws it."""
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     targets = one_hot(labels, error.shape[1]).astype(error.dtype)
-    factors = direct_feedback_alignment.update_factors(network, clean, error, feedback, masks, targets)
-    return batch_mean_updates(network, factors)
+    return layer_updates(layers, direct_feedback_alignment.update_factors(layers, clean, error, feedback, targets))

@@ -1,60 +1,71 @@
-"""Feedback alignment: backpropagation through fixed random matrices in place of the weights' transposes.
+"""Feedback alignment: backpropagation through fixed random weights in place of the network's own.
 
 Lillicrap, Cownden, Tweed and Akerman, "Random synaptic feedback weights support error backpropagation for deep
-learning", Nature Communications 2016.
+learning", Nature Communications 2016. The equations of the paper, for dense layers and with our dropout:
 
     (1)  delta_L = e
-    (2)  delta_(l-1) = B_l^T sigma_l'(a_l)^T (m_l * delta_l)
-    (3)  G_l = 1/B sum_samples [sigma_l'(a_l)^T (m_l * delta_l)] h_(l-1)^T,  and the same without h for biases
+    (2)  delta_(l-1) = B_l^T s_l'(a_l)^T delta_l
+    (3)  G_l = 1/B sum_samples [s_l'(a_l)^T delta_l] h_(l-1)^T,  and the same without h for biases
+
+Ours, for every kind of layer with a weight: (2) is equation (2) of `backprop` with B_l in the place of the weight, a
+kernel where that is one. Outlets have no weights and are gone back through as they are.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| B_l | feedback[l-1] | (n_l, n_(l-1)) | random and fixed, shaped like W_l; B_1 is not used |
+| B_l | feedback[l-2] | as the weight of layer l | random and fixed, for the layers l = 2..L |
 | e | error | (batch, K) | dLoss/dscores |
-| delta_l | gradients[l-1] | (batch, n_l) | stands for dLoss/dh_l |
+| delta_l | | as h_l | stands for dLoss/dh_l |
 
 It is not a forward-only rule; it stands here as a relative that others are compared with.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import backprop
-from ._arrays import Array, Labels, check_count, check_shape
-from .layers import Pass, dense_chain, he_uniform
+from ._arrays import Array, Labels, check_shape
+from .layers import Layer, Pass, Update, forward, he_uniform
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["random_feedback", "update_factors", "updates"]
 
 
-def random_feedback(widths: tuple[int, ...], rng: np.random.Generator) -> tuple[Array, ...]:
-    """B_1..B_L for layers of these widths, n_0 first, drawn as He draws weights."""
-    for n in widths:
-        check_count("widths", n)
-    return tuple(he_uniform(shape, rng) for shape in zip(widths[1:], widths[:-1], strict=True))
+def random_feedback(shapes: Sequence[tuple[int, ...]], rng: np.random.Generator) -> tuple[Array, ...]:
+    """B_l for weights of these shapes, drawn as He draws weights."""
+    return tuple(he_uniform(shape, rng) for shape in shapes)
+
+
+def _mirrored(layer: Any, matrix: Array, name: str) -> Layer:
+    """The layer with another weight, which is the first of its fields."""
+    weight, *others = layer
+    check_shape(name, matrix, weight.shape)
+    return type(layer)(matrix, *others)
 
 
 def update_factors(
-    network: Network, clean: ForwardPass, error: Array, feedback: tuple[Array, ...], masks: Masks = None
+    layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
-    """sigma_l'(a_l)^T (m_l * delta_l) and h_(l-1) of every layer, first layer first, the factors in equation (3)."""
-    for layer, (matrix, weight) in enumerate(zip(feedback[1:], network.weights[1:], strict=True), start=1):
-        check_shape(f"feedback[{layer}]", matrix, weight.shape)
-    mirrored = dense_chain(feedback, network.biases, network.activations, masks)
-    return backprop.update_factors(mirrored, Pass(*clean[:2], (*clean.inputs[1:], clean.scores)), error)
+    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (3)."""
+    if len(feedback) != len(layers) - 1:
+        raise ValueError(f"feedback: {len(feedback)} arrays, expected {len(layers) - 1}, one a layer but the first")
+    later = [
+        _mirrored(layer, matrix, f"feedback[{index}]")
+        for index, (layer, matrix) in enumerate(zip(layers[1:], feedback, strict=True))
+    ]
+    return backprop.update_factors((layers[0], *later), clean, error)
 
 
 def updates(
-    network: Network,
-    feedback: tuple[Array, ...],
+    layers: Sequence[Layer],
+    feedback: Sequence[Array],
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of equation (3)."""
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    return batch_mean_updates(network, update_factors(network, clean, error, feedback, masks))
+    return layer_updates(layers, update_factors(layers, clean, error, feedback))

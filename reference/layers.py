@@ -30,6 +30,7 @@ activations with s(m a) = m s(a) for m >= 0: identity, relu and leaky relu.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -411,11 +412,11 @@ def dense_chain(
     )
 
 
-def he_uniform(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, n_in) (He et al., 2015)."""
+def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, ...), n_in the product of the others (He et al., 2015)."""
     for n in shape:
         check_count("shape", n)
-    bound = np.sqrt(6 / shape[1])
+    bound = np.sqrt(6 / prod(shape[1:]))
     return rng.uniform(-bound, bound, shape)
 
 

@@ -1,18 +1,22 @@
 """Feedback alignment and its direct forms as rules: relatives of the forward-only ones."""
 
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from .. import direct_feedback_alignment, feedback_alignment
+from .._arrays import check_positive
+from ..layers import Layer, Pass
 from ..losses import one_hot
-from ..network import ForwardPass, Masks, Network, forward, layer_update
-from .rule import BlockUpdate, OutputErrorRule, check_place
+from .rule import OutputErrorRule, check_place
 
 
 class _FeedbackRule(OutputErrorRule):
     """A rule that carries a signal back through fixed random matrices: buffers feedback_0, feedback_1, and so on."""
+
+    convolution_kinds = (nn.Conv2d,)
 
     def _register(self, matrices: Iterable[Tensor], first: int = 0) -> None:
         self._names = []
@@ -25,27 +29,18 @@ class _FeedbackRule(OutputErrorRule):
         """The matrices, first layer first."""
         return tuple(self.get_buffer(name) for name in self._names)
 
-    def _factors(
-        self, network: Network, clean: ForwardPass, error: Tensor, y: Tensor, masks: Masks
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
-        x = self.checked(x, y)
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
         for name in self._names:
             check_place(name, self.get_buffer(name), x)
-        network, masks = self.network(), self.masks(x)
-        clean = forward(network, x, masks)
-        error = self.output_gradient(clean.scores, y)
-        factors = self._factors(network, clean, error, y, masks)
-        for block, (delta, z) in zip(self.blocks, factors, strict=True):
-            loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
-            yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss)
+        return x
 
 
 class FeedbackAlignment(_FeedbackRule):
-    """Feedback alignment (Lillicrap et al., 2016): a backward pass through random matrices shaped like the weights."""
+    """Feedback alignment (Lillicrap et al., 2016): a backward pass through random arrays shaped like the weights.
+
+    Models for images may begin with Conv2d and MaxPool2d; their kernels have random kernels as feedback.
+    """
 
     def __init__(
         self,
@@ -56,21 +51,26 @@ class FeedbackAlignment(_FeedbackRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
-        weight = self.blocks[0].linear.weight
-        widths = (weight.shape[1], *(block.linear.out_features for block in self.blocks))
-        drawn = feedback_alignment.random_feedback(widths, generator, device=weight.device, dtype=weight.dtype)
+        shapes = [tuple(unit.weights[0].shape) for unit in self.units]
+        weight = self.units[0].weights[0]
+        drawn = feedback_alignment.random_feedback(shapes, generator, device=weight.device, dtype=weight.dtype)
         self._register(drawn[1:], first=1)  # nothing goes back through B_1
 
-    def _factors(
-        self, network: Network, clean: ForwardPass, error: Tensor, y: Tensor, masks: Masks
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        return feedback_alignment.update_factors(network, clean, error, (network.weights[0], *self.feedback), masks)
+        return feedback_alignment.update_factors(layers, clean, error, self.feedback)
 
 
 class DirectFeedbackAlignment(_FeedbackRule):
     """Direct feedback alignment (Nokland, 2016): each hidden layer has its own random feedback matrix.
 
     The matrices, (n_l, K), are uniform on +-scale sqrt(6 / K). With `signs` they receive only the signs of the error.
+
+    Models for images may begin with Conv2d and MaxPool2d; `image_size`, (height, width) of the images, gives the sizes
+    of their feature maps. `by_channel=True` gives all positions of a channel one row of the matrix (ours, as positions
+    share a kernel). The matrices of maps are drawn at `scale` / sqrt(positions), or / positions with `by_channel`:
+    the update of a kernel is a sum over positions.
     """
 
     def __init__(
@@ -79,33 +79,42 @@ class DirectFeedbackAlignment(_FeedbackRule):
         *,
         scale: float = 1.0,
         signs: bool = False,
+        image_size: tuple[int, int] | None = None,
+        by_channel: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale: {scale}, expected a positive number")
-        self.signs = signs
-        weight = self.blocks[0].linear.weight
-        widths = tuple(block.linear.out_features for block in self.blocks[:-1])
+        check_positive("scale", scale)
+        if by_channel and not self.convolutions:
+            raise ValueError("by_channel: True, but the model has no convolutions")
+        self.signs, self.by_channel = signs, by_channel
         self._register(
-            direct_feedback_alignment.random_feedback(
-                widths, self.num_classes, generator, scale, device=weight.device, dtype=weight.dtype
-            )
+            self._drawn(channels, prod(size), scale) for channels, *size in self.sample_shapes(image_size)[1:-1]
         )
 
-    def _factors(
-        self, network: Network, clean: ForwardPass, error: Tensor, y: Tensor, masks: Masks
+    def _drawn(self, channels: int, positions: int, scale: float) -> Tensor:
+        rows = channels if self.by_channel else channels * positions
+        scale /= positions if self.by_channel else positions**0.5
+        weight = self.units[0].weights[0]
+        (drawn,) = direct_feedback_alignment.random_feedback(
+            (rows,), self.num_classes, self.generator, scale, device=weight.device, dtype=weight.dtype
+        )
+        return drawn
+
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         signal = torch.sign(error) if self.signs else error
-        return direct_feedback_alignment.update_factors(network, clean, error, self.feedback, masks, signal)
+        return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, signal)
 
 
 class DirectRandomTargetProjection(DirectFeedbackAlignment):
     """Direct random target projection (Frenkel et al., 2021): every hidden layer receives the label alone.
 
-    Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound.
+    Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound. Images and
+    `by_channel` are as for `DirectFeedbackAlignment`.
     """
 
     def __init__(
@@ -113,14 +122,19 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
         model: nn.Module,
         *,
         scale: float = 1.0,
+        image_size: tuple[int, int] | None = None,
+        by_channel: bool = False,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, scale=scale, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(
+            model, scale=scale, image_size=image_size, by_channel=by_channel, loss=loss,
+            label_smoothing=label_smoothing, generator=generator,
+        )  # fmt: skip
 
-    def _factors(
-        self, network: Network, clean: ForwardPass, error: Tensor, y: Tensor, masks: Masks
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         targets = one_hot(y, self.num_classes, dtype=error.dtype)
-        return direct_feedback_alignment.update_factors(network, clean, error, self.feedback, masks, targets)
+        return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, targets)

@@ -1,7 +1,7 @@
 """Forward Target Propagation as a rule."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
@@ -17,7 +17,7 @@ from ..ftp import (
     low_rank_feedback,
     random_feedback,
 )
-from ..layers import Layer, Pass, forward
+from ..layers import Layer, Pass
 from ..losses import one_hot
 from .rule import OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
@@ -85,8 +85,7 @@ class Ftp(OutputErrorRule):
             raise ValueError(f"rank: {rank!r}, expected 1..{self.num_classes}, the number of classes, or None")
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
-        self.image_size = image_size
-        self.target_shape = self._target_shape()
+        self.target_shape = self._target_shape(image_size)
         is_map = len(self.target_shape) == 3
         if by_channel and not is_map:
             lacking = f"layer {inject} gives no feature map" if self.convolutions else "the model has no convolutions"
@@ -110,27 +109,14 @@ class Ftp(OutputErrorRule):
         else:
             self.register_buffer("feedback", drawn)
 
-    @torch.no_grad()
-    def _target_shape(self) -> tuple[int, ...]:
+    def _target_shape(self, image_size: tuple[int, int] | None) -> tuple[int, ...]:
         """A sample's shape in h_j. Raises ValueError where no layer has that number, and without a size that fits."""
-        depth, size = len(self.units), self.image_size
+        depth = len(self.units)
         if depth == 1:
             raise ValueError("model: no hidden layer; Ftp needs one to have a target")
         if type(self.inject) is not int or not 0 <= self.inject < depth:
             raise ValueError(f"inject: {self.inject}, expected 0..{depth - 1}, the input or a hidden layer")
-        if not self.convolutions:
-            if size is not None:
-                raise ValueError(f"image_size: {size}, but the model has no convolutions")
-            first = self.blocks[max(self.inject, 1) - 1].linear
-            return (first.out_features if self.inject else first.in_features,)
-        is_size = isinstance(size, Sequence) and len(size) == 2
-        if size is None or not is_size or not all(type(n) is int and n > 0 for n in size):
-            raise ValueError(
-                f"image_size: {size!r}, expected (height, width) of the images, for a model with convolutions"
-            )
-        images = self.convolutions[0].weights[0].new_zeros(1, self.convolutions[0].image_channels, *size)
-        images = self.checked_input(images)
-        return tuple((images, *forward(self.layers(), self.begin(images)).activities)[self.inject].shape[1:])
+        return self.sample_shapes(image_size)[self.inject]
 
     def _drawn(
         self, generator: torch.Generator | None, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -159,13 +145,6 @@ class Ftp(OutputErrorRule):
                 f"seeded: {self.seed is not None}, but the state was saved by a rule with {state is not None}"
             )
         self.seed = state
-
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        x = super().checked(x, y)
-        if self.image_size is not None and tuple(x.shape[2:]) != tuple(self.image_size):
-            came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
-            raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
-        return x
 
     def factors(
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor

@@ -474,6 +474,36 @@ class OutputErrorRule(LayeredRule):
             )
         self.loss = loss
         self.label_smoothing = label_smoothing
+        self.image_size: tuple[int, int] | None = None
+
+    @torch.no_grad()
+    def sample_shapes(self, image_size: tuple[int, int] | None) -> list[tuple[int, ...]]:
+        """A sample's shape in x, then in the activities of each unit; from now on images have to be of that size.
+
+        Raises ValueError for a model with convolutions and no size that fits, and for a size without convolutions.
+        """
+        first = self.units[0]
+        if isinstance(first, Block):
+            if image_size is not None:
+                raise ValueError(f"image_size: {image_size}, but the model has no convolutions")
+            sample: tuple[int, ...] = (first.linear.in_features,)
+        else:
+            is_size = isinstance(image_size, Sequence) and len(image_size) == 2
+            if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
+                raise ValueError(
+                    f"image_size: {image_size!r}, expected (height, width) of the images, for a model with convolutions"
+                )
+            height, width = self.image_size = image_size
+            sample = (first.image_channels, height, width)
+        x = self.checked_input(first.weights[0].new_zeros(1, *sample))
+        return [tuple(h.shape[1:]) for h in (x, *forward(self.layers(), self.begin(x)).activities)]
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if self.image_size is not None and x.shape[2:] != torch.Size(self.image_size):
+            came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
+            raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))
