@@ -1,16 +1,18 @@
 """Forward-Forward: every layer separates positive from negative data by its own goodness; see the reference.
 
-Multiplications of a step: both streams go through one product of twice the batch. At the first layer labelled streams
-share the product but for the K label columns, since they differ in those pixels only and have the same norm: one
-forward and one update product for both. So a step takes four products a layer (two at the first) to backpropagation's
-three. Candidate labels share the first product in the same way.
+Both streams go through one product of twice the batch. Samples that differ in their labels alone share the first
+layer's product but for the K channels of the labels, the first numbers of a vector or the planes of an image: a sum
+over input channels is that of the shared ones and that of the label's, one vector or map for each label. Their norms
+are the same. So a step takes four products a layer (two at the first) to backpropagation's three, and candidate labels
+share the first product in the same way. K planes convolved once take the place of K more channels for every sample,
+K / c_0 times the image's own products.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from math import prod
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -20,24 +22,24 @@ from ._arrays import (
     check_batch,
     check_count,
     check_labels,
-    check_not_negative,
     check_option,
     check_positive,
     check_shape,
+    wide,
 )
-from .activations import Activation
 from .goodness import Goodness, sum_of_squares
+from .layers import ByChannel, Layer, Update, activity, pulled_back
 from .losses import cross_entropy_gradient, one_hot
-from .network import LayerUpdate, Network, Updates, affine, collect
+from .normalisations import rms_norm
 from .pair_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
+    "Place",
     "Prior",
     "features",
     "label_scores",
     "local_updates",
     "neutral_features",
-    "normalise",
     "overlay",
     "overlay_neutral",
     "readout_update",
@@ -47,6 +49,9 @@ __all__ = [
     "wrong_labels",
 ]
 
+Place: TypeAlias = Literal["pixels", "planes"]
+"""Where the label is."""
+
 Prior: TypeAlias = Literal["none", "before", "others"]
 """Which other layers' goodness the loss of a layer includes."""
 
@@ -54,139 +59,176 @@ UNIT_THRESHOLD = threshold(1.0)
 """The loss unless another is given: theta_l is 1 for each unit."""
 
 CANDIDATES = 4096
-"""Samples with a candidate label that pass through the layers at one time, where a batch is no larger."""
+"""Vectors with a candidate label that pass through the layers at one time, where a batch is no larger.
+
+Of images a fourth, since feature maps are larger.
+"""
 
 
-def normalise(h: Array, eps: float = 1e-8) -> Array:
-    """Samples divided by their root mean square: (batch, ...). The mean square becomes 1; 0 stays 0."""
-    if h.ndim < 2 or 0 in h.shape:
-        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, ...), at least one of each")
-    check_not_negative("eps", eps)
-    size = norm(h.flatten(1)) / prod(h.shape[1:]) ** 0.5  # one pass over h
-    return divided(h, per_sample(size + eps, h))
-
-
-def norm(h: Array) -> Array:
-    """Euclidean norms of samples, (batch,), of half precision in float32: rounding would scale a whole sample."""
-    return torch.linalg.vector_norm(h, dim=1, dtype=torch.float32 if h.element_size() < 4 else None)
-
-
-def divided(h: Array, size: Array) -> Array:
-    """h / size in h's precision, whatever that of the size is."""
-    return (h / size).to(h.dtype)
-
-
-def per_sample(values: Array, like: Array) -> Array:
-    """(batch,) as (batch, 1, ...), to be multiplied with an array of samples."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def _check_pixels(x: Array, num_classes: int, amplitude: float) -> None:
-    check_batch("x", x, "n_0")
-    check_count("num_classes", num_classes, 2, x.shape[1])
+def _check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> None:
+    """Raises ValueError unless samples have room for the labels at such a place."""
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
+    check_option("place", place, Place)
+    check_count("num_classes", num_classes, 2, prod(x.shape[1:]) if place == "pixels" else None)
     check_positive("amplitude", amplitude)
 
 
-def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
-    """x with its first K = num_classes pixels replaced by amplitude at the label and 0 elsewhere."""
-    _check_pixels(x, num_classes, amplitude)
+def _with_code(x: Array, code: Array, place: Place) -> Array:
+    """x with the numbers of code, (batch, K), over its first pixels, or each as a plane."""
+    if place == "planes":
+        return torch.cat([x, per_sample(code, x).expand(-1, -1, *x.shape[2:])], dim=1)
+    return torch.cat([code, x.flatten(1)[:, code.shape[1] :]], dim=1).view_as(x)
+
+
+def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
+    """x with labels: as x, (batch, n_0) or (batch, c_0, height, width), with planes K channels more.
+
+    Raises ValueError where there are more labels than pixels, and for labels that do not fit.
+    """
+    _check_place(x, num_classes, amplitude, place)
     check_labels(labels, num_classes, len(x))
-    return torch.cat([amplitude * one_hot(labels, num_classes, dtype=x.dtype), x[:, num_classes:]], dim=1)
+    return _with_code(x, amplitude * one_hot(labels, num_classes, dtype=x.dtype), place)
 
 
-def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0) -> Array:
-    """x with each of its first K = num_classes pixels replaced by amplitude / K."""
-    _check_pixels(x, num_classes, amplitude)
-    return torch.cat([torch.full_like(x[:, :num_classes], amplitude / num_classes), x[:, num_classes:]], dim=1)
+def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
+    """x with amplitude / K for every label: shapes and errors as for `overlay`."""
+    _check_place(x, num_classes, amplitude, place)
+    return _with_code(x, x.new_full((len(x), num_classes), amplitude / num_classes), place)
 
 
 def wrong_labels(labels: Labels, num_classes: int, generator: torch.Generator | None = None) -> Labels:
-    """For each label one of the K - 1 others, all equally likely: (batch,)."""
+    """For each label one of the K - 1 others, all equally likely: (batch,). Raises ValueError for one class."""
     check_count("num_classes", num_classes, 2)
     check_labels(labels, num_classes)
     offsets = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
     return (labels + offsets) % num_classes
 
 
+def per_sample(values: Array, like: Array) -> Array:
+    """(batch, ...) with axes of 1 behind, to be multiplied with an array of samples."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
+
+
+EPS = 1e-8
+"""That of `rms_norm`."""
+
+
+class Input(Protocol):
+    """What goes into a layer."""
+
+    def value(self, layer: Layer) -> Array:
+        """The layer's pre-activations: (samples, ...)."""
+
+    def update(self, layer: Layer, d: Array) -> Update:
+        """The layer's update by d, shaped as its pre-activations."""
+
+
 class PlainInput(NamedTuple):
-    """The normalised input of a layer: (samples, n_in)."""
+    """Samples as they are, normalised."""
 
     z: Array
 
-    def affine(self, weight: Array, bias: Array | None) -> Array:
-        """The layer's pre-activations: (samples, n_out)."""
-        return affine(weight, bias, self.z)
+    def value(self, layer: Layer) -> Array:
+        return layer.value(self.z)
 
-    def correlate(self, d: Array) -> Array:
-        """sum_samples d z^T: (n_out, n_in)."""
-        return d.T @ self.z
+    def update(self, layer: Layer, d: Array) -> Update:
+        return layer.update(self.z, d)
 
 
 class LabelledInput(NamedTuple):
-    """The same for samples that differ in their labels alone, never formed: they share all but K columns.
+    """Samples that differ in their labels alone, never formed: they share all input channels but those of the labels.
 
-    `labels` may have several for each sample, all samples of one set after another. `product` is the part of the
-    pre-activations that all sets share, where it is known already.
+    `learning` is the layer of the shared channels, and of those that labels replace: their columns of its update are
+    written over, which takes less than to put two parts together. `apart` takes one channel, where every label's has
+    outputs of its own. `labels` may have several for each sample, all samples of one set after another.
     """
 
-    pixels: Array  # (batch, n_0 - K), normalised
-    brightness: Array  # (batch, 1), of the label's pixel, normalised
-    labels: Labels  # (sets * batch,)
+    learning: Layer
+    apart: Layer
+    replaced: bool  # whether labels replace the first channels, or are more behind them
+    shared: Array  # (batch, n_in or n_in - K, ...), normalised
+    brightness: Array  # (batch, 1, ...), of the label's channel, normalised
+    product: Array  # (batch, n_1, ...), the part of the pre-activations that all sets share
     num_classes: int
-    product: Array | None = None
+    labels: Labels  # (sets * batch,)
 
-    def shared(self, weight: Array, bias: Array | None) -> Array:
-        """The pixels' part of the pre-activations: (batch, n_1)."""
-        return affine(weight[:, self.num_classes :], bias, self.pixels)
+    def value(self, layer: Layer) -> Array:
+        maps = self.apart.value(self._ones()).unflatten(1, (self.num_classes, -1))[0]  # (K, n_1, ...)
+        of_labels = maps[self.labels].unflatten(0, (-1, len(self.shared)))  # (sets, batch, n_1, ...)
+        return torch.addcmul(self.product, of_labels, self.brightness).flatten(0, 1)
 
-    def affine(self, weight: Array, bias: Array | None) -> Array:
-        """The layer's pre-activations: (sets * batch, n_1)."""
-        shared = self.shared(weight, bias) if self.product is None else self.product
-        of_labels = weight[:, : self.num_classes].T[self.labels].unflatten(0, (-1, len(shared)))  # (sets, batch, n_1)
-        return torch.addcmul(shared, of_labels, self.brightness).flatten(0, 1)
+    def update(self, layer: Layer, d: Array) -> Update:
+        sets = len(d) // len(self.shared)
+        code = one_hot(self.labels, self.num_classes, dtype=d.dtype) * self.brightness.flatten(1).repeat(sets, 1)
+        by_label = (code.T @ d.flatten(1) / len(d)).view(1, -1, *d.shape[2:])  # (1, K n_1, ...)
+        of_labels = self.apart.update(self._ones(), by_label)[0].unflatten(0, (self.num_classes, -1))
+        of_labels = of_labels[:, :, 0].transpose(0, 1)  # (n_1, K, ...)
+        weight, *bias = self.learning.update(self.shared, d.unflatten(0, (sets, -1)).mean(dim=0))
+        if self.replaced:
+            weight[:, : self.num_classes] = of_labels
+        else:
+            weight = torch.cat([weight, of_labels], dim=1)
+        return (weight, *bias)
 
-    def correlate(self, d: Array) -> Array:
-        """sum_samples d z^T over all label sets: (n_1, n_0)."""
-        sets = len(self.labels) // len(self.pixels)
-        targets = one_hot(self.labels, self.num_classes, dtype=d.dtype) * self.brightness.repeat(sets, 1)
-        return torch.cat([d.T @ targets, d.unflatten(0, (sets, -1)).sum(dim=0).T @ self.pixels], dim=1)
-
-
-def labelled(x: Array, labels: Labels, num_classes: int, amplitude: float) -> LabelledInput:
-    """x with one or more sets of labels over its first pixels."""
-    _check_pixels(x, num_classes, amplitude)
-    pixels = x[:, num_classes:]
-    size = ((norm(pixels).square() + amplitude**2) / x.shape[1]).sqrt()[:, None] + 1e-8  # of x with any one label
-    return LabelledInput(divided(pixels, size), (amplitude / size).to(x.dtype), labels, num_classes)
+    def _ones(self) -> Array:
+        return torch.ones_like(self.shared[:1, :1])
 
 
-def first_inputs(positive: Array, negative: Array, normalised: bool) -> Array:
-    """Both streams as the first layer takes them."""
+def labelled(
+    layer: Layer, x: Array, num_classes: int, amplitude: float, place: Place
+) -> Callable[[Labels], PlainInput | LabelledInput]:
+    """What gives the first layer's input for one or more sets of labels. Raises ValueError as `overlay`."""
+    _check_place(x, num_classes, amplitude, place)
+    replaced, positions = place == "pixels", prod(x.shape[2:])
+    start, channels = (0, x.shape[1]) if replaced else (x.shape[1], x.shape[1] + num_classes)
+    whole = replaced and (positions > 1 or num_classes == channels)  # no channels of the labels', or none else
+    if not isinstance(layer, ByChannel) or layer.channel_weight.shape[1] != channels or whole:
+
+        def formed(labels: Labels) -> PlainInput:
+            repeated = x.repeat(len(labels) // len(x), *[1] * (x.dim() - 1))
+            return PlainInput(rms_norm(overlay(repeated, labels, num_classes, amplitude, place)))
+
+        return formed
+    own, rest = slice(start, start + num_classes), slice(num_classes, None) if replaced else slice(start)
+    axes = tuple(range(1, x.dim()))
+    length = torch.linalg.vector_norm(x[:, rest], dim=axes, keepdim=True, dtype=wide(x.dtype))
+    size = ((length.square() + positions * amplitude**2) / (channels * positions)).sqrt() + EPS
+    shared, brightness = (x / size).to(x.dtype), (amplitude / size).to(x.dtype)
+    others = layer.of_channels(layer.channel_weight[:, rest])
+    one_by_one = layer.channel_weight[:, own].transpose(0, 1).flatten(0, 1)[:, None]  # (K n_1, 1, ...)
+    apart, learning = layer.of_channels(one_by_one, biased=False), layer if replaced else others
+    product = others.value(shared[:, rest])
+    return lambda labels: LabelledInput(learning, apart, replaced, shared, brightness, product, num_classes, labels)
+
+
+def first_inputs(positive: Array, negative: Array, normalised: bool) -> PlainInput:
+    """Both streams as the first layer takes them. Raises ValueError for streams of different shapes."""
     check_shape("negative", negative, positive.shape)
     both = torch.cat([positive, negative])
-    return both if normalised else normalise(both)
+    return PlainInput(both if normalised else rms_norm(both))
 
 
 class LayerPass(NamedTuple):
     """The activity of a layer for both streams, and its update from the loss's gradient by that activity."""
 
     h: Array
-    update: Callable[[Array], LayerUpdate]
+    update: Callable[[Array], Update]
 
 
-def _update(source: PlainInput | LabelledInput, activation: Activation, a: Array, bias: bool, g: Array) -> LayerUpdate:
-    d = activation.vjp(a, g)
-    return LayerUpdate(source.correlate(d), d.sum(dim=0) if bias else None)
+def _update(source: Input, layer: Layer, a: Array, gradient: Array) -> Update:
+    return source.update(layer, pulled_back(layer.steps, a, gradient))
 
 
-def layer_passes(network: Network, first: PlainInput | LabelledInput) -> Iterator[LayerPass]:
+def layer_passes(layers: Sequence[Layer], first: Input) -> Iterator[LayerPass]:
     """Of every layer in turn, each run when it is asked for."""
     source = first
-    for weight, bias, activation in zip(*network, strict=True):
-        a = source.affine(weight, bias)
-        h = activation.value(a)
-        yield LayerPass(h, partial(_update, source, activation, a, bias is not None))
-        source = PlainInput(normalise(h))
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        a = source.value(layer)
+        h = activity(layer.steps, a)
+        yield LayerPass(h, partial(_update, source, layer, a))
+        if following is not None:
+            source = PlainInput(rms_norm(activity(layer.outlet, h)))
 
 
 def credited(
@@ -210,51 +252,50 @@ def credited(
 
 
 def credit(
-    passes: Iterable[LayerPass], depth: int, goodness: Goodness, loss: LayerLoss, prior: Prior
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update and batch-mean loss."""
-    for layer, found in credited(passes, depth, goodness, prior):
+    layers: Sequence[Layer], first: Input, goodness: Goodness, loss: LayerLoss, prior: Prior
+) -> Iterator[tuple[Update, Array]]:
+    """Each layer's update and batch-mean loss. The sum over both streams is twice the mean over their 2B samples."""
+    for layer, found in credited(layer_passes(layers, first), len(layers), goodness, prior):
         credit = loss(found)
-        slope = (torch.cat([credit.positive, credit.negative]) / len(credit.loss)).to(layer.h.dtype)
-        yield layer.update(goodness.gradient(layer.h) * per_sample(slope, layer.h)), credit.loss.mean()
+        slope = per_sample(2 * torch.cat([credit.positive, credit.negative]), layer.h).to(layer.h.dtype)
+        yield layer.update(goodness.gradient(layer.h) * slope), credit.loss.mean()
 
 
 def stream_goodness(
-    network: Network,
+    layers: Sequence[Layer],
     positive: Array,
     negative: Array,
     goodness: Goodness = sum_of_squares,
     prior: Prior = "before",
     normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each.
+    """What the loss of every layer is computed from, for positive and negative inputs of one shape, (batch, ...).
 
-    The first layer takes `normalised` inputs as they are.
+    The first layer takes `normalised` inputs as they are. Raises ValueError for another prior, and where shapes do not
+    fit.
     """
-    passes = layer_passes(network, PlainInput(first_inputs(positive, negative, normalised)))
-    return [found for _, found in credited(passes, len(network.weights), goodness, prior)]
+    passes = layer_passes(layers, first_inputs(positive, negative, normalised))
+    return [found for _, found in credited(passes, len(layers), goodness, prior)]
 
 
 def stream_updates(
-    network: Network,
+    layers: Sequence[Layer],
     positive: Array,
     negative: Array,
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     normalised: bool = False,
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update and its batch-mean loss, in forward order.
+) -> Iterator[tuple[Update, Array]]:
+    """Each layer's update and its batch-mean loss, in forward order: arguments as `stream_goodness`.
 
-    positive and negative are (batch, n_0); the first layer takes `normalised` ones as they are. A layer's outputs are
-    computed before its update is handed over, so that it may be applied at once.
+    A layer's outputs are computed before its update is handed over, so that it may be applied at once.
     """
-    passes = layer_passes(network, PlainInput(first_inputs(positive, negative, normalised)))
-    return credit(passes, len(network.weights), goodness, loss, prior)
+    return credit(layers, first_inputs(positive, negative, normalised), goodness, loss, prior)
 
 
 def local_updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
     negative_labels: Labels,
@@ -263,16 +304,17 @@ def local_updates(
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     amplitude: float = 1.0,
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """`stream_updates` for x with right and with wrong labels."""
+    place: Place = "pixels",
+) -> Iterator[tuple[Update, Array]]:
+    """`stream_updates` for x with right and with wrong labels. Raises ValueError as `overlay`, too."""
     check_labels(labels, num_classes, len(x))
     check_labels(negative_labels, num_classes, len(x))
-    first = labelled(x, torch.cat([labels, negative_labels]), num_classes, amplitude)
-    return credit(layer_passes(network, first), len(network.weights), goodness, loss, prior)
+    first = labelled(layers[0], x, num_classes, amplitude, place)
+    return credit(layers, first(torch.cat([labels, negative_labels])), goodness, loss, prior)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
     negative_labels: Labels,
@@ -281,10 +323,11 @@ def updates(
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     amplitude: float = 1.0,
-) -> Updates:
-    """The updates of all layers; every layer of the network is hidden and has its own loss."""
-    layers = local_updates(network, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude)
-    return collect(update for update, _ in layers)
+    place: Place = "pixels",
+) -> tuple[Update, ...]:
+    """The updates of all layers, each hidden and with its own loss: arguments and errors as for `local_updates`."""
+    found = local_updates(layers, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude, place)
+    return tuple(update for update, _ in found)
 
 
 def check_first_layer(depth: int, first_layer: int) -> None:
@@ -293,48 +336,59 @@ def check_first_layer(depth: int, first_layer: int) -> None:
 
 
 def label_scores(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     num_classes: int,
     goodness: Goodness = sum_of_squares,
     amplitude: float = 1.0,
     first_layer: int = 0,
+    place: Place = "pixels",
 ) -> Array:
     """Accumulated goodness of every candidate label, as many labels in one pass as CANDIDATES allows: (batch, K).
 
-    Raises ValueError where there is no first_layer.
+    Raises ValueError where there is no first_layer, and where x has no room for the labels.
     """
-    check_first_layer(len(network.weights), first_layer)
-    first = labelled(x, torch.arange(num_classes, device=x.device), num_classes, amplitude)
-    first = first._replace(product=first.shared(network.weights[0], network.biases[0]))
+    check_first_layer(len(layers), first_layer)
+    first = labelled(layers[0], x, num_classes, amplitude, place)
+    candidates = CANDIDATES if x.dim() == 2 else CANDIDATES // 4
     scores = []
-    for labels in first.labels.split(max(1, CANDIDATES // len(x))):
-        source = first._replace(labels=labels.repeat_interleave(len(x)))
-        found = [goodness.value(layer.h) for layer in islice(layer_passes(network, source), first_layer, None)]
+    for labels in torch.arange(num_classes, device=x.device).split(max(1, candidates // len(x))):
+        passes = layer_passes(layers, first(labels.repeat_interleave(len(x))))
+        found = [goodness.value(layer.h) for layer in islice(passes, first_layer, None)]
         scores.append(torch.stack(found).sum(dim=0).unflatten(0, (len(labels), -1)))
     return torch.cat(scores).T
 
 
-def features(network: Network, x: Array, first_layer: int = 1) -> Array:
-    """Normalised activities of the layers from first_layer on: (batch, sum of their widths).
+def features(layers: Sequence[Layer], x: Array, first_layer: int = 1) -> Array:
+    """What the layers from first_layer on pass on, normalised and flattened: (batch, sum of their sizes).
 
     Raises ValueError where there is no first_layer.
     """
-    check_first_layer(len(network.weights), first_layer)
-    check_batch("x", x, "n_0")
-    passes = layer_passes(network, PlainInput(normalise(x)))
-    return torch.cat([normalise(layer.h) for layer in islice(passes, first_layer, None)], dim=1)
+    check_first_layer(len(layers), first_layer)
+    z, found = rms_norm(x), []
+    for layer in layers:
+        z = rms_norm(activity(layer.outlet, activity(layer.steps, layer.value(z))))
+        found.append(z.flatten(1))
+    return torch.cat(found[first_layer:], dim=1)
 
 
 def neutral_features(
-    network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
+    layers: Sequence[Layer],
+    x: Array,
+    num_classes: int,
+    amplitude: float = 1.0,
+    first_layer: int = 1,
+    place: Place = "pixels",
 ) -> Array:
-    """Those of the neutral pass."""
-    return features(network, overlay_neutral(x, num_classes, amplitude), first_layer)
+    """Those of the neutral pass. Raises ValueError as `features` and `overlay_neutral`."""
+    return features(layers, overlay_neutral(x, num_classes, amplitude, place), first_layer)
 
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:
-    """Batch-mean cross-entropy gradient of a linear read-out without bias: (K, width), as is the read-out."""
+    """Batch-mean cross-entropy gradient of a linear read-out without bias: (K, width), as is the read-out.
+
+    Raises ValueError where features, (batch, width), or labels, (batch,), do not fit.
+    """
     check_batch("features", features, "width")
     check_shape("readout", readout, (len(readout), features.shape[1]))
     error = cross_entropy_gradient(features @ readout.T, labels)

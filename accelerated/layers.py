@@ -7,7 +7,7 @@ no cancellation in the products.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -183,6 +183,18 @@ class Layer(Protocol):
         """G, in the order of the parameters."""
 
 
+@runtime_checkable
+class ByChannel(Protocol):
+    """A layer that is a sum over input channels: some inputs share what they have in common; see `forward_forward`."""
+
+    @property
+    def channel_weight(self) -> Array:
+        """(n_out, n_in, ...); n_in is less than the input has in a layer of groups, which is no such sum."""
+
+    def of_channels(self, weight: Array, biased: bool = True) -> Layer:
+        """The same with that weight, for other channels, with its bias or without."""
+
+
 class Dense(NamedTuple):
     """W z + b: weight (n_out, n_in), bias (n_out,) or None, z (batch, n_in)."""
 
@@ -217,6 +229,13 @@ class Dense(NamedTuple):
         scaled = delta / len(delta)  # the batch mean costs n_out, not n_out n_in, divisions a sample
         weight = scaled.T @ z
         return (weight,) if self.bias is None else (weight, scaled.sum(dim=0))
+
+    @property
+    def channel_weight(self) -> Array:
+        return self.weight
+
+    def of_channels(self, weight: Array, biased: bool = True) -> "Dense":
+        return self._replace(weight=weight, bias=self.bias if biased else None)
 
 
 def _of_channels(delta: Array) -> Array:
@@ -257,6 +276,13 @@ class Convolution(NamedTuple):
         kernel = convolution.kernel_update(delta, z, size, self.stride, self.padding, self.groups)
         return (kernel,) if self.bias is None else (kernel, _of_channels(delta))
 
+    @property
+    def channel_weight(self) -> Array:
+        return self.kernel
+
+    def of_channels(self, weight: Array, biased: bool = True) -> "Convolution":
+        return self._replace(kernel=weight, bias=self.bias if biased else None)
+
 
 class CircularConvolution(NamedTuple):
     """A convolution with circular padding, whose kernel can be orthogonal: (c_out, c_in, size, size)."""
@@ -286,6 +312,13 @@ class CircularConvolution(NamedTuple):
         """The correlation of delta with z, shaped as the kernel, and of the bias where there is one."""
         kernel = convolution.circular_kernel_update(delta, z, self.kernel.shape[2])
         return (kernel,) if self.bias is None else (kernel, _of_channels(delta))
+
+    @property
+    def channel_weight(self) -> Array:
+        return self.kernel
+
+    def of_channels(self, weight: Array, biased: bool = True) -> "CircularConvolution":
+        return self._replace(kernel=weight, bias=self.bias if biased else None)
 
 
 class Pass(NamedTuple):

@@ -180,8 +180,9 @@ def batch_norm_vjp(
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
     """Samples divided by their root mean square: it becomes 1; 0 stays 0."""
     _check_input(h, eps)
-    size = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=wide(h.dtype)) / sqrt(prod(h.shape[1:]))
-    return (h / (size + eps).view(-1, *[1] * (h.dim() - 1))).to(h.dtype)
+    axes = tuple(range(1, h.dim()))  # channels last in memory, flattened samples would be a copy
+    size = torch.linalg.vector_norm(h, dim=axes, keepdim=True, dtype=wide(h.dtype)) / sqrt(prod(h.shape[1:]))
+    return (h / (size + eps)).to(h.dtype)
 
 
 def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:

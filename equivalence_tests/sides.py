@@ -47,7 +47,6 @@ MODULES = (
     "direct_random_target_projection",
     "difference_target_propagation",
     "forward_forward",
-    "convolutional_forward_forward",
     "local_classifiers",
     "hybrid_dynamic_temperature",
     "recurrent",

@@ -1,20 +1,88 @@
-"""Forward-Forward: twin against reference, closed-form gradients against autograd, and what the method promises."""
+"""Forward-Forward: twin against reference, closed-form gradients against autograd, and what the method promises.
+
+Labels, scores and features are those of `test_forward_forward_labels`.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from prograde.equivalence_tests.sides import Dense, Side, TwinSide
-from prograde.equivalence_tests.strategies import Streams, arrays, reference_network, seeds, streams
+from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side
+from prograde.equivalence_tests.strategies import seeds, streams
+from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import activations, cumulative_goodness, forward_forward, goodness, pair_losses
+from prograde.reference import cumulative_goodness, forward_forward, goodness, layers, pair_losses
 
 pytestmark = pytest.mark.smoke
+
+K = 4
+KINDS = ["vectors", "vectors, planes", "images", "images, planes"]
+NOTHING = Dense((), (), ())
+
+
+class Labelled(NamedTuple):
+    """A network of hidden layers, samples of K classes and wrong labels for them, and where the label goes."""
+
+    network: Dense | Images
+    x: Any
+    labels: Any
+    negative_labels: Any
+    place: Any
+
+    @property
+    def operands(self) -> tuple[Any, ...]:
+        return tuple(self)[:4]
+
+    @property
+    def weights(self) -> list[Any]:
+        """Of all layers."""
+        images = self.network if isinstance(self.network, Images) else Images((), self.network)
+        return [*(layer.kernel for layer in images.layers), *images.dense.weights]
+
+    @property
+    def depth(self) -> int:
+        return len(self.weights)
+
+
+@st.composite
+def labelled(draw: st.DrawFn, kind: str, min_layers: int = 1) -> Labelled:
+    """Vectors through one to three dense layers; or images through one or two convolutions and at most one of those.
+
+    For planes the first layer takes K channels more than a sample has.
+    """
+    if kind.startswith("vectors"):
+        case = draw(streams(num_classes=K, min_layers=min_layers))
+        x = case.x[:, K:] if kind.endswith("planes") else case.x
+        return Labelled(case.dense, x, *case[2:], "planes" if kind.endswith("planes") else "pixels")
+    padded: PaddedCase = draw(padded_cases(activations=("tanh",)))
+    rng = draw(seeds())
+    first, *others = padded.images.layers
+    if kind.endswith("planes"):
+        shape = (len(first.kernel), K, *first.kernel.shape[2:])
+        first = first._replace(kernel=np.concatenate([first.kernel, rng.standard_normal(shape) / 2], axis=1))
+    images = Images((first, *others), Dense(*(field[:-1] for field in padded.images.dense)))
+    negative = forward_forward.wrong_labels(padded.labels, K, rng)
+    return Labelled(images, padded.x, padded.labels, negative, "planes" if kind.endswith("planes") else "pixels")
+
+
+@st.composite
+def unlabelled(draw: st.DrawFn) -> Labelled:
+    """The same, any kind whose samples the first layer takes as they are."""
+    return draw(labelled(draw(st.sampled_from(["vectors", "images"]), label="kind")))
+
+
+def first_layers(network: Dense | Images, depth: int) -> Dense | Images:
+    """The first layers of a network."""
+    if isinstance(network, Dense):
+        return Dense(*(field[:depth] for field in network))
+    beyond = max(0, depth - len(network.layers))
+    return Images(network.layers[:depth], Dense(*(field[:beyond] for field in network.dense)))
 
 
 SMOOTH_GOODNESS = ["sum-of-squares", "mean-square", "entmax", "kurtosis"]
@@ -25,99 +93,110 @@ LOSSES: dict[str, Callable[[Any], Any]] = {
     "collaboration": lambda module: module.collaboration(1.2),
 }
 """Losses of one layer, and one that looks at the goodness of others, by the module of either side."""
+priors = st.sampled_from(["none", "before", "others"])
 
 
-@given(case=streams(), goodness=st.sampled_from(SMOOTH_GOODNESS), amplitude=st.sampled_from([1.0, 4.0]))
+@given(data=st.data(), of=st.sampled_from(SMOOTH_GOODNESS), amplitude=st.sampled_from([1.0, 4.0]), prior=priors)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("prior", ["none", "before", "others"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_updates(
-    twin: Side, compare: Comparison, case: Streams, goodness: str, amplitude: float, loss: str, prior: Any
+    twin: Side, compare: Comparison, data: st.DataObject, kind: str, of: str, amplitude: float, loss: str, prior: Any
 ):
-    def updates(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
+    case = data.draw(labelled(kind))
+
+    def updates(side: Side, network: Any, x: Any, labels: Any, negative: Any) -> Any:
         return side.forward_forward.updates(
-            side.network(dense), x, labels, negative, 5,
-            side.goodness.GOODNESS[goodness], LOSSES[loss](side.pair_losses), prior, amplitude,
+            side.chain(network), x, labels, negative, K,
+            side.goodness.GOODNESS[of], LOSSES[loss](side.pair_losses), prior, amplitude, case.place,
         )  # fmt: skip
 
-    compare(twin, "forward_forward.updates", updates, *case)
+    compare(twin, "updates", updates, *case.operands)
 
 
-@given(case=streams())
-def test_losses_of_layers(twin: Side, compare: Comparison, case: Streams):
-    def losses(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
-        layers = side.forward_forward.local_updates(side.network(dense), x, labels, negative, 5)
-        return tuple(loss for _, loss in layers)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_of_layers(twin: Side, compare: Comparison, data: st.DataObject, kind: str):
+    case = data.draw(labelled(kind))
 
-    compare(twin, "local_updates.loss", losses, *case)
+    def losses(side: Side, network: Any, x: Any, labels: Any, negative: Any) -> Any:
+        chain = side.chain(network)
+        found = side.forward_forward.local_updates(chain, x, labels, negative, K, place=case.place)
+        return tuple(loss for _, loss in found)
 
-
-@given(case=streams(), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
-def test_updates_of_any_two_streams(twin: Side, compare: Comparison, case: Streams, prior: Any, normalised: bool):
-    def updates(side: Side, dense: Any, positive: Any, negative: Any) -> Any:
-        loss = side.pair_losses.collaboration(0.8)
-        layers = side.forward_forward.stream_updates(
-            side.network(dense), positive, negative, loss=loss, prior=prior, normalised=normalised
-        )
-        return tuple(layers)
-
-    negative = case.x[::-1] + 0.5
-    compare(twin, "stream_updates", updates, case.dense, case.x, negative)
+    compare(twin, "local_updates.loss", losses, *case.operands)
 
 
-@given(case=streams(), prior=st.sampled_from(["before", "others"]))
-def test_goodness_of_any_two_streams(twin: Side, compare: Comparison, case: Streams, prior: Any):
-    def told(side: Side, dense: Any, positive: Any, negative: Any) -> Any:
-        found = side.forward_forward.stream_goodness(side.network(dense), positive, negative, prior=prior)
+@given(case=unlabelled(), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
+def test_any_two_streams(twin: Side, compare: Comparison, case: Labelled, prior: Any, normalised: bool):
+    def updates(side: Side, network: Any, positive: Any, negative: Any) -> Any:
+        module, loss = side.forward_forward, side.pair_losses.collaboration(0.8)
+        settings = {"loss": loss, "prior": prior, "normalised": normalised}
+        return tuple(module.stream_updates(side.chain(network), positive, negative, **settings))
+
+    def told(side: Side, network: Any, positive: Any, negative: Any) -> Any:
+        module = side.forward_forward
+        found = module.stream_goodness(side.chain(network), positive, negative, prior=prior, normalised=normalised)
         seen = tuple((layer.positive, layer.negative) for layer in found)
         priors = tuple((layer.prior_positive, layer.prior_negative) for layer in found)
         return seen, priors[1:] if prior == "before" or case.depth == 1 else priors  # of the first layer 0
 
-    compare(twin, "stream_goodness", told, case.dense, case.x, case.x[::-1] + 0.5)
+    negative = case.x[::-1] + 0.5
+    compare(twin, "stream_updates", updates, case.network, case.x, negative)
+    compare(twin, "stream_goodness", told, case.network, case.x, negative)
 
 
-@given(case=streams(), normalised=st.booleans())
-def test_what_the_first_layer_takes(side: Side, case: Streams, normalised: bool):
+@given(rng=seeds())
+@pytest.mark.parametrize("groups", [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("place", ["pixels", "planes"])
+def test_grouped_convolutions(
+    twin: Side, compare: Comparison, rng: np.random.Generator, place: Any, groups: tuple[int, int]
+):
+    """With planes in a first convolution of two groups, one sees the image and two labels, the other two labels."""
+    channels = 2 + (K if place == "planes" else 0)
+    convolutions, seen = [], channels
+    for n, c_out in zip(groups, (4, 6), strict=True):
+        kernel = rng.standard_normal((c_out, seen // n, 3, 2)) / np.sqrt(seen)
+        convolutions.append(Padded(kernel, 0.3 * rng.standard_normal(c_out), "tanh", (1, 1), (1, 0), 1, n))
+        seen = c_out
+    dense = Dense((rng.standard_normal((5, 6 * 5 * 4)) / 8,), (0.3 * rng.standard_normal(5),), ("tanh",))
+    x, labels = rng.standard_normal((3, 2, 5, 6)), np.array([1, 3, 0])
+
+    def found(side: Side, images: Any, x: Any, labels: Any, negative: Any) -> Any:
+        module, chain = side.forward_forward, side.chain(images)
+        updates = module.updates(chain, x, labels, negative, K, amplitude=2.0, place=place)
+        return updates, module.label_scores(chain, x, K, amplitude=2.0, place=place)
+
+    operands = Images(tuple(convolutions), dense), x, labels, np.array([0, 1, 2])
+    compare(twin, "groups", found, *operands)
+
+
+@given(case=unlabelled(), normalised=st.booleans())
+def test_what_the_first_layer_takes(side: Side, case: Labelled, normalised: bool):
     """Inputs that are said to be normalised as they are, whatever their length; others at a root mean square of 1."""
-    module = side.forward_forward
-    dense, x, y = side.operands((case.dense, case.x, 3 * case.x[::-1]))
-    found = module.stream_goodness(side.network(dense), x, y, normalised=normalised)[0]
-    weight, bias = (
-        None if part is None else part.astype(float) for part in (case.dense.weights[0], case.dense.biases[0])
-    )
-    activation = activations.ACTIVATIONS[case.dense.activations[0]]
-    for inputs, ours in ((case.x, found.positive), (3 * case.x[::-1], found.negative)):
-        z = inputs if normalised else inputs / (np.sqrt(np.mean(inputs**2, axis=1, keepdims=True)) + 1e-8)
-        h = activation.value(z @ weight.T + (0 if bias is None else bias))
-        expected = np.sum(h**2, axis=1)
+    module, reference = side.forward_forward, ReferenceSide().chain(case.network)
+    streams = case.x, 3 * case.x[::-1]
+    network, *inputs = side.operands((case.network, *streams))
+    found = module.stream_goodness(side.chain(network), *inputs, normalised=normalised)[0]
+    for x, ours in zip(streams, (found.positive, found.negative), strict=True):
+        size = np.sqrt(np.mean(x**2, axis=tuple(range(1, x.ndim)), keepdims=True)) + 1e-8
+        h = layers.forward(reference[:1], x if normalised else x / size).activities[0]
+        expected = np.sum(h.reshape(len(h), -1) ** 2, axis=1)
         assert rms(side.results(ours) - expected) <= 64 * side.eps * rms(expected), "goodness of the first layer"
 
 
-@given(case=streams())
-def test_labelled_inputs_are_streams_like_any_other(side: Side, case: Streams):
-    """The shared first product is that of the overlaid inputs."""
-    module = side.forward_forward
-    dense, x, labels, negative = side.operands(tuple(case))
-    network = side.network(dense)
-    ours = list(module.local_updates(network, x, labels, negative, 5, amplitude=2.0))
-    inputs = (module.overlay(x, of, 5, 2.0) for of in (labels, negative))
-    for (update, loss), (expected, expected_loss) in zip(ours, module.stream_updates(network, *inputs), strict=True):
-        for one, other in ((update.weight, expected.weight), (loss, expected_loss)):
-            one, other = side.results((one, other))
-            assert rms(one - other) <= 64 * case.depth * side.eps * max(rms(other), 1e-3)
-
-
-@given(case=streams())
-def test_what_a_loss_is_told(side: Side, case: Streams):
+@given(case=unlabelled())
+def test_what_a_loss_is_told(side: Side, case: Labelled):
     """Layer and depth, theta's scale, and of other layers' goodness what the prior asks for: bit for bit for two."""
-    dense, x, y = side.operands((case.dense, case.x, case.x[::-1].copy()))
-    network, depth = side.network(dense), case.depth
+    network, x, y = side.operands((case.network, case.x, case.x[::-1].copy()))
+    chain, depth = side.chain(network), case.depth
     told = {
-        prior: side.results(side.forward_forward.stream_goodness(network, x, y, prior=prior))
+        prior: side.results(side.forward_forward.stream_goodness(chain, x, y, prior=prior))
         for prior in ("none", "before", "others")
     }
+    units = [a[0].size for a in layers.forward(ReferenceSide().chain(case.network), case.x).preactivations]
     for prior, found in told.items():
         assert [(layer.layer, layer.depth) for layer in found] == [(i, depth) for i in range(depth)]
-        assert [float(layer.scale) for layer in found] == [float(len(weight)) for weight in case.dense.weights]
+        assert [float(layer.scale) for layer in found] == units, "units before pooling"
         for layer, others in enumerate(found):
             chosen = {"none": [], "before": range(layer), "others": [t for t in range(depth) if t != layer]}[prior]
             for stream in ("positive", "negative"):
@@ -131,58 +210,7 @@ def test_what_a_loss_is_told(side: Side, case: Streams):
 def test_another_prior_is_refused(side: Side, function: str):
     dense, x = side.operands((Dense((np.ones((4, 6)),), (None,), ("relu",)), np.ones((2, 6))))
     with pytest.raises(ValueError, match="prior: 'after', expected 'none', 'before' or 'others'"):
-        list(getattr(side.forward_forward, function)(side.network(dense), x, x, prior="after"))
-
-
-@given(case=streams(), goodness=st.sampled_from(SMOOTH_GOODNESS), amplitude=st.sampled_from([1.0, 4.0]))
-def test_label_scores(twin: Side, compare: Comparison, case: Streams, goodness: str, amplitude: float):
-    for first_layer in range(case.depth):
-
-        def scores(side: Side, dense: Any, x: Any, first_layer: int = first_layer) -> Any:
-            chosen = side.goodness.GOODNESS[goodness]
-            return side.forward_forward.label_scores(side.network(dense), x, 5, chosen, amplitude, first_layer)
-
-        compare(twin, "label_scores", scores, case.dense, case.x)
-
-
-@given(case=streams())
-def test_features(twin: Side, compare: Comparison, case: Streams):
-    def neutral(side: Side, dense: Any, x: Any) -> Any:
-        return side.forward_forward.neutral_features(side.network(dense), x, 5, 2.0, case.depth - 1)
-
-    def plain(side: Side, dense: Any, x: Any) -> Any:
-        return side.forward_forward.features(side.network(dense), x, 0)
-
-    compare(twin, "neutral_features", neutral, case.dense, case.x)
-    compare(twin, "features", plain, case.dense, case.x)
-
-
-@given(h=arrays(), rng=seeds())
-def test_readout_update(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
-    readout, labels = rng.standard_normal((4, h.shape[1])), rng.integers(0, 4, len(h))
-    compare(twin, "readout_update", lambda side, *o: side.forward_forward.readout_update(*o), readout, h, labels)
-
-
-@given(h=arrays())
-def test_parts(twin: Side, compare: Comparison, h: Any):
-    compare(twin, "normalise", lambda side, h: side.forward_forward.normalise(h), h)
-
-
-@given(case=streams())
-def test_overlays(twin: Side, compare: Comparison, case: Streams):
-    compare(twin, "overlay", lambda side, x, y: side.forward_forward.overlay(x, y, 5, 4.0), case.x, case.labels)
-    compare(twin, "overlay_neutral", lambda side, x: side.forward_forward.overlay_neutral(x, 5, 4.0), case.x)
-
-
-@given(case=streams())
-def test_overlay_writes_the_label_and_leaves_the_rest(side: Side, case: Streams):
-    x, labels = side.operands((case.x, case.labels))
-    out, kept = side.results((side.forward_forward.overlay(x, labels, 5, 4.0), x))
-    assert np.array_equal(out[:, :5], 4.0 * np.eye(5)[case.labels])
-    assert np.array_equal(out[:, 5:], kept[:, 5:])
-    neutral = side.results(side.forward_forward.overlay_neutral(x, 5, 4.0))
-    assert np.allclose(neutral[:, :5], 0.8, rtol=side.eps)
-    assert np.array_equal(neutral[:, 5:], kept[:, 5:])
+        list(getattr(side.forward_forward, function)(side.chain(dense), x, x, prior="after"))
 
 
 TORCH_ACTIVATIONS: dict[str, Any] = {
@@ -222,141 +250,136 @@ REFERENCE_LOSSES: dict[str, Any] = {
 
 
 def by_autograd(
-    case: Streams, loss: str, prior: str, of: str = "sum-of-squares", detach: bool = True
-) -> list[tuple[Any, Any]]:
+    case: Labelled, loss: str, prior: str, of: str = "sum-of-squares", detach: bool = True
+) -> list[tuple[Any, ...]]:
     """Each layer's gradients. An independent forward pass in torch; inputs of layers detached, streams apart."""
-    h = []
+    passed = []
     for labels in (case.labels, case.negative_labels):
-        x = torch.tensor(case.x)
-        x[:, :5] = torch.eye(5, dtype=torch.float64)[labels]
-        h.append(x)
-    parameters, seen = [], []
-    for weight, bias, name in zip(*case.dense, strict=True):
-        w = torch.tensor(weight, requires_grad=True)
-        b = None if bias is None else torch.tensor(bias, requires_grad=True)
-        z = [(s / (s.pow(2).mean(1, keepdim=True).sqrt() + 1e-8)).detach() for s in h]
-        h = [TORCH_ACTIVATIONS[name](torch.nn.functional.linear(s, w, b)) for s in z]
-        parameters.append((w, b))
-        seen.append([TORCH_GOODNESS[of](s) for s in h])
+        x, code = torch.tensor(case.x), torch.eye(K, dtype=torch.float64)[labels]
+        if case.place == "planes":
+            planes = code.view(*code.shape, *[1] * (x.dim() - 2)) * torch.ones_like(x[:, :1])
+            passed.append(torch.cat([x, planes], dim=1))
+        else:
+            passed.append(torch.cat([code, x.flatten(1)[:, K:]], dim=1).view_as(x))
+    images = case.network if isinstance(case.network, Images) else Images((), case.network)
+    parameters, seen, units = [], [], []
+    for layer in [*images.layers, *zip(*images.dense, strict=True)]:
+        z = [(s / (s.pow(2).flatten(1).mean(1).sqrt() + 1e-8).view(-1, *[1] * (s.dim() - 1))).detach() for s in passed]
+        w = torch.tensor(layer[0], requires_grad=True)
+        b = None if layer[1] is None else torch.tensor(layer[1], requires_grad=True)
+        act = TORCH_ACTIVATIONS[layer[2]]
+        if isinstance(layer, Padded):
+            h = [act(functional.conv2d(s, w, b, layer.stride, layer.padding)) for s in z]
+            passed = [functional.max_pool2d(s, layer.pool) for s in h]
+        else:
+            h = passed = [act(functional.linear(s.flatten(1), w, b)) for s in z]
+        parameters.append((w,) if b is None else (w, b))
+        seen.append([TORCH_GOODNESS[of](s.flatten(1)) for s in h])
+        units.append(float(h[0][0].numel()))
     for layer, (p, n) in enumerate(seen):
         others = {"before": range(layer), "others": [t for t in range(case.depth) if t != layer], "none": []}[prior]
-        priors = [sum((seen[t][stream] for t in others), torch.zeros(len(p)).double()) for stream in (0, 1)]
+        told = [sum((seen[t][stream] for t in others), torch.zeros(len(p)).double()) for stream in (0, 1)]
         if detach:
-            priors = [prior.detach() for prior in priors]
-        scale = float(len(parameters[layer][0])) if of == "sum-of-squares" else 1.0
-        TORCH_LOSSES[loss](scale, p, n, *priors).mean().backward(retain_graph=True)
-    return [(w.grad.cpu().numpy(), None if b is None else b.grad.cpu().numpy()) for w, b in parameters]
+            told = [other.detach() for other in told]
+        scale = units[layer] if of == "sum-of-squares" else 1.0
+        TORCH_LOSSES[loss](scale, p, n, *told).mean().backward(retain_graph=True)
+    return [tuple(p.grad.cpu().numpy() for p in of_layer if p.grad is not None) for of_layer in parameters]
 
 
-@given(case=streams(), prior=st.sampled_from(["none", "before", "others"]), of=st.sampled_from([*TORCH_GOODNESS]))
+@given(data=st.data(), prior=priors, of=st.sampled_from([*TORCH_GOODNESS]))
 @pytest.mark.parametrize("loss", TORCH_LOSSES)
-def test_the_reference_is_autograd_of_each_layers_own_loss(case: Streams, loss: str, prior: Any, of: str):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_is_autograd_of_each_layers_own_loss(
+    data: st.DataObject, kind: str, loss: str, prior: Any, of: str
+):
+    case = data.draw(labelled(kind))
     ours = forward_forward.updates(
-        reference_network(case.dense), case.x, case.labels, case.negative_labels, 5,
-        goodness.GOODNESS[of], REFERENCE_LOSSES[loss](), prior,
+        ReferenceSide().chain(case.network), *case.operands[1:], K,
+        goodness.GOODNESS[of], REFERENCE_LOSSES[loss](), prior, place=case.place,
     )  # fmt: skip
-    for layer, (weight, bias) in enumerate(by_autograd(case, loss, prior, of)):
-        assert np.allclose(ours.weights[layer], weight, rtol=0, atol=1e-12), f"weights[{layer}]"
-        if bias is not None:
-            assert np.allclose(ours.biases[layer], bias, rtol=0, atol=1e-12), f"biases[{layer}]"
+    for layer, (update, expected) in enumerate(zip(ours, by_autograd(case, loss, prior, of), strict=True)):
+        for name, one, other in zip(("weight", "bias"), update, expected, strict=False):
+            assert np.allclose(one, other, rtol=0, atol=1e-12), f"{name} of layer {layer}"
+        assert len(update) == len(expected)
 
 
 @pytest.mark.parametrize("prior", ["before", "others"])
-@given(case=streams(min_layers=2))
-def test_the_goodness_of_other_layers_is_a_constant_to_a_layer(case: Streams, prior: Any):
+@given(case=labelled("vectors", min_layers=2))
+def test_the_goodness_of_other_layers_is_a_constant_to_a_layer(case: Labelled, prior: Any):
     """Were it none, a layer's update would have a part from the losses of others."""
     ours = forward_forward.updates(
-        reference_network(case.dense), case.x, case.labels, case.negative_labels, 5,
-        loss=REFERENCE_LOSSES["cumulative"](), prior=prior,
-    )  # fmt: skip
-    attached = by_autograd(case, "cumulative", prior, detach=False)
-    assert rms(ours.weights[0] - attached[0][0]) > 1e-6 * rms(attached[0][0]), "prior detached"
-    if prior == "before":
-        assert np.allclose(ours.weights[-1], attached[-1][0], rtol=0, atol=1e-12), "no layer comes after the last"
-
-
-@given(case=streams())
-def test_layers_are_local(side: Side, case: Streams):
-    """Bit for bit: a layer's update does not depend on the layers above it."""
-    dense, x, labels, negative = side.operands(tuple(case))
-    whole = side.results(side.forward_forward.updates(side.network(dense), x, labels, negative, 5))
-    for depth in range(1, case.depth):
-        part = side.network(Dense(*(field[:depth] for field in dense)))
-        lower = side.results(side.forward_forward.updates(part, x, labels, negative, 5))
-        for layer in range(depth):
-            assert np.array_equal(whole.weights[layer], lower.weights[layer]), f"weights[{layer}] below layer {depth}"
-
-
-@given(h=arrays(), factor=st.sampled_from([1e-3, 7.0, 1e3]))
-def test_normalisation_hides_goodness_and_keeps_direction(side: Side, h: Any, factor: float):
-    """Mean square 1 for every sample, whatever its goodness was; a rescaled sample gives the same."""
-    h = h + np.sign(h) * 0.1
-    ours = side.results(side.forward_forward.normalise(side.operands(h)))
-    scaled = side.results(side.forward_forward.normalise(side.operands(factor * h)))
-    assert np.allclose((ours**2).mean(axis=1), 1, atol=32 * side.eps + 1e-6)
-    assert np.allclose(ours, scaled, atol=(32 * side.eps + 1e-4) * np.abs(ours).max())
-
-
-def test_a_silent_sample_stays_silent(side: Side):
-    silent = side.results(side.forward_forward.normalise(side.operands(np.zeros((2, 3)))))
-    assert np.array_equal(silent, np.zeros((2, 3)))
-
-
-@given(case=streams())
-def test_scores_are_the_goodness_of_each_label_alone(side: Side, case: Streams):
-    """One batched pass over all labels equals a pass of the layers for each label."""
-    dense, x = side.operands((case.dense, case.x))
-    network, module = side.network(dense), side.forward_forward
-    scores = side.results(module.label_scores(network, x, 5, amplitude=2.0))
-    for k in range(5):
-        h = module.overlay(x, side.operands(np.full(len(case.x), k)), 5, 2.0)
-        total = 0.0
-        for weight, bias, activation in zip(*network, strict=True):
-            h = activation.value(side.net.affine(weight, bias, module.normalise(h)))
-            total = total + (side.results(h) ** 2).sum(axis=1)
-        assert rms(scores[:, k] - total) <= 64 * case.depth * side.eps * rms(total), f"label {k}"
-
-
-@given(case=streams(), candidates=st.sampled_from([1, 33, 70]))
-def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, case: Streams, candidates: int):
-    """Memory is bounded by letting as many candidate labels through at a time as fit. One layer: bit for bit."""
-    if not twin.is_ours:
-        pytest.skip("how a package bounds its memory is its own matter")
-    dense, x = twin.operands((case.dense, case.x))
-    module = twin.forward_forward
-    for depth in range(1, case.depth + 1):
-        network = twin.network(Dense(*(field[:depth] for field in dense)))
-        whole = twin.results(module.label_scores(network, x, 5))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "CANDIDATES", candidates)
-            parts = twin.results(module.label_scores(network, x, 5))
-        if depth == 1:
-            assert np.array_equal(parts, whole), "in parts"
-        assert rms(parts - whole) <= 64 * depth * twin.eps * rms(whole), "in parts"
-
-
-@given(case=streams())
-def test_a_small_step_lowers_each_layers_loss(case: Streams):
-    network = reference_network(case.dense)
-
-    def losses(weights: Any) -> list[float]:
-        net = network._replace(weights=weights)
-        layers = forward_forward.local_updates(net, case.x, case.labels, case.negative_labels, 5)
-        return [float(loss) for _, loss in layers]
-
-    before = losses(network.weights)
-    updates = forward_forward.updates(network, case.x, case.labels, case.negative_labels, 5)
-    for layer, update in enumerate(updates.weights):
-        weights = list(network.weights)
-        weights[layer] = weights[layer] - 1e-4 / (1 + np.square(update).sum()) * update
-        assert losses(tuple(weights))[layer] < before[layer], f"layer {layer}"
-
-
-@pytest.mark.parametrize("first_layer", [-1, 2])
-def test_a_layer_that_is_not_there_is_refused(side: Side, first_layer: int):
-    dense, x = side.operands(
-        (Dense((np.ones((4, 6)), np.ones((4, 4))), (None, None), ("relu", "relu")), np.ones((2, 6)))
+        ReferenceSide().chain(case.network), *case.operands[1:], K, loss=REFERENCE_LOSSES["cumulative"](), prior=prior
     )
-    for function in (side.forward_forward.label_scores, side.forward_forward.neutral_features):
-        with pytest.raises(ValueError, match=rf"first_layer: {first_layer}, expected 0\.\.1"):
-            function(side.network(dense), x, 3, first_layer=first_layer)
+    attached = by_autograd(case, "cumulative", prior, detach=False)
+    assert rms(ours[0][0] - attached[0][0]) > 1e-6 * rms(attached[0][0]), "prior detached"
+    if prior == "before":
+        assert np.allclose(ours[-1][0], attached[-1][0], rtol=0, atol=1e-12), "no layer comes after the last"
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_local(side: Side, data: st.DataObject, kind: str):
+    """Bit for bit: a layer's update does not depend on the layers above it."""
+    case = data.draw(labelled(kind))
+    network, *operands = side.operands(case.operands)
+
+    def updates(network: Any) -> Any:
+        return side.results(side.forward_forward.updates(side.chain(network), *operands, K, place=case.place))
+
+    whole = updates(network)
+    for depth in range(1, case.depth):
+        for layer, update in enumerate(updates(first_layers(network, depth))):
+            assert np.array_equal(whole[layer][0], update[0]), f"layer {layer} below layer {depth}"
+
+
+@given(case=labelled("images"))
+def test_goodness_is_taken_before_pooling(side: Side, case: Labelled):
+    """A layer's goodness and its theta do not depend on how it is pooled."""
+    assert isinstance(case.network, Images)
+    told = []
+    for pool in (1, 2):
+        network = Images((case.network.layers[0]._replace(pool=pool),), NOTHING)
+        network, x = side.operands((network, case.x))
+        told.append(side.results(side.forward_forward.stream_goodness(side.chain(network), x, x))[0])
+    assert np.array_equal(told[0].positive, told[1].positive), "goodness before pooling"
+    assert told[0].scale == told[1].scale, "units before pooling"
+
+
+@given(case=unlabelled(), factor=st.sampled_from([0.125, 8.0]))
+def test_a_layer_does_not_see_how_active_the_one_below_was(side: Side, case: Labelled, factor: float):
+    """Twice the activity, the same direction: the goodness of the next layers is the same, that of the first is not."""
+    linear = _with_first(case.network, activation="identity", bias=None)
+    weight = _with_first(linear, scale=factor)
+    told = []
+    for network in (linear, weight):
+        network, x = side.operands((network, case.x))
+        told.append(side.results(side.forward_forward.stream_goodness(side.chain(network), x, x)))
+    first = factor**2 * told[0][0].positive
+    assert rms(told[1][0].positive - first) <= 64 * side.eps * rms(first), "goodness of the layer itself"
+    for one, other in zip(told[0][1:], told[1][1:], strict=True):
+        assert rms(one.positive - other.positive) <= (64 * side.eps + 1e-5) * rms(one.positive), "hidden from the next"
+
+
+def _with_first(network: Dense | Images, scale: float = 1.0, **changed: Any) -> Any:
+    """The network with another first layer."""
+    if isinstance(network, Images):
+        first, *others = network.layers
+        return network._replace(layers=(first._replace(kernel=scale * first.kernel, **changed), *others))
+    (weight, *weights), (bias, *biases), (name, *names) = network
+    first_name, first_bias = changed.get("activation", name), changed.get("bias", bias)
+    return Dense((scale * weight, *weights), (first_bias, *biases), (first_name, *names))
+
+
+@given(case=labelled("vectors"))
+def test_a_small_step_lowers_each_layers_loss(case: Labelled):
+    chain = ReferenceSide().chain(case.network)
+
+    def losses(chain: Any) -> list[float]:
+        return [float(loss) for _, loss in forward_forward.local_updates(chain, *case.operands[1:], K)]
+
+    before = losses(chain)
+    for index, (update, *_) in enumerate(forward_forward.updates(chain, *case.operands[1:], K)):
+        moved = list(chain)
+        step = 1e-4 / (1 + np.square(update).sum())
+        moved[index] = chain[index]._replace(weight=chain[index].weight - step * update)
+        assert losses(moved)[index] < before[index], f"layer {index}"

@@ -18,7 +18,7 @@ from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward,
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
-from prograde.equivalence_tests.test_rules import credited, sequential
+from prograde.equivalence_tests.test_rules import credited, layer_gradients, sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
 
@@ -74,12 +74,13 @@ def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams):
             draw = seeded(7)
             negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).cpu().numpy()) % 5
             return side.forward_forward.updates(
-                side.network(dense), x, labels, negative, 5,
+                side.chain(dense), x, labels, negative, 5,
                 side.goodness.GOODNESS[goodness], loss(side), prior, amplitude=4.0,
             )  # fmt: skip
         rule = build(sequential(dense))
         rule.generator = seeded(7)
-        return credited(rule, x, labels)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, name, updates, *case[:3])
 
@@ -112,21 +113,18 @@ def numpy(tensor: Any) -> Any:
     return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
-def reference_network(rule: ForwardForward) -> Any:
+def reference_chain(rule: ForwardForward) -> Any:
     """The hidden layers, all with tanh."""
-    side = ReferenceSide()
     dense = Dense(
         tuple(numpy(block.linear.weight) for block in rule.blocks),
         tuple(numpy(block.linear.bias) for block in rule.blocks),
         ("tanh",) * len(rule.blocks),
     )
-    if not rule.convolutions:
-        return side.network(dense)
     layers = tuple(
         Padded(numpy(unit.weights[0]), numpy(unit.bias), "tanh", unit.stride, unit.padding, unit.pool)  # type: ignore[union-attr]
         for unit in rule.convolutions
     )
-    return side.padded_network(Images(layers, dense))
+    return ReferenceSide().chain(Images(layers, dense) if layers else dense)
 
 
 def same(name: str, ours: Any, theirs: Any) -> None:
@@ -150,11 +148,11 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
         SymBa: (side.goodness.mean_square, side.pair_losses.symba(4.0), "before"),
         LayerCollaboration: (side.goodness.sum_of_squares, side.pair_losses.collaboration(3.0), "others"),
     }
-    module, network, goodness = side.convolutional_forward_forward, reference_network(rule), losses[kind][0]
+    module, chain, goodness = side.forward_forward, reference_chain(rule), losses[kind][0]
     amplitude = 1.0 if labels == "planes" else 4.0
     expected = list(
         module.local_updates(
-            network,
+            chain,
             numpy(x),
             y.cpu().numpy(),
             negative.cpu().numpy(),
@@ -165,10 +163,10 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
         )
     )
     for unit, (update, _) in zip(rule.units, expected, strict=True):
-        same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
-        same(f"bias of {unit.name}", None if unit.bias is None else unit.bias.grad, update.bias)
+        same(f"weight of {unit.name}", unit.weights[0].grad, update[0])
+        same(f"bias of {unit.name}", None if unit.bias is None else unit.bias.grad, (*update, None)[1])
     assert loss.item() == pytest.approx(sum(float(loss) for _, loss in expected), rel=1e-11), "loss"
-    scores = module.label_scores(network, numpy(x), 4, goodness, amplitude, 0, labels)
+    scores = module.label_scores(chain, numpy(x), 4, goodness, amplitude, 0, labels)
     same("scores", rule(x), scores)
     assert rule.objective(x, y).requires_grad
 
@@ -188,12 +186,11 @@ def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, 
     negative = rule.negative_labels(x, y)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
-    module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
-    network = reference_network(rule)
+    module, chain = ReferenceSide().forward_forward, reference_chain(rule)
     update, _ = next(
-        iter(module.local_updates(network, numpy(x), y.cpu().numpy(), negative.cpu().numpy(), 4, amplitude=4.0))
+        iter(module.local_updates(chain, numpy(x), y.cpu().numpy(), negative.cpu().numpy(), 4, amplitude=4.0))
     )
-    same("weight for hard negatives", rule.units[0].weights[0].grad, update.weight)
+    same("weight for hard negatives", rule.units[0].weights[0].grad, update[0])
 
 
 def test_hard_negatives_are_drawn_by_the_rules_own_scores():
@@ -258,23 +255,22 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     negative = rule.negative_images(x)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
-    module = getattr(ReferenceSide(), "forward_forward" if len(shape) == 1 else "convolutional_forward_forward")
-    network = reference_network(rule)
+    module, chain = ReferenceSide().forward_forward, reference_chain(rule)
     positive = numpy(x)
     if negatives == "pairs":
         axes = tuple(range(1, positive.ndim))
         positive = positive / (np.sqrt(np.mean(positive**2, axis=axes, keepdims=True)) + 1e-8)
-    expected = list(module.stream_updates(network, positive, numpy(negative), normalised=negatives == "pairs"))
+    expected = list(module.stream_updates(chain, positive, numpy(negative), normalised=negatives == "pairs"))
     for unit, (update, _) in zip(rule.units, expected, strict=True):
-        same(f"weight of {unit.name}", unit.weights[0].grad, update.weight)
-    features = module.features(network, numpy(x), 1)
+        same(f"weight of {unit.name}", unit.weights[0].grad, update[0])
+    features = module.features(chain, numpy(x), 1)
     readout = np.zeros((4, features.shape[1]))
     assert rule.readout is not None
-    same("read-out", rule.readout.weight.grad, module_of_readout()(readout, features, y.cpu().numpy()))
+    same("read-out", rule.readout.weight.grad, module.readout_update(readout, features, y.cpu().numpy()))
     flat_x, flat = x.flatten(1), negative.flatten(1)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     told = rule.layer_goodness(x, y)
-    again = module.stream_goodness(network, positive, numpy(negative), normalised=negatives == "pairs")
+    again = module.stream_goodness(chain, positive, numpy(negative), normalised=negatives == "pairs")
     same("goodness of positive samples", told[0].positive, again[0].positive)
     same("goodness of negative samples", told[0].negative, again[0].negative)
     if negatives == "pairs":
@@ -292,10 +288,6 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
         assert all(
             any((row[~mine] == other[~mine]).all() for other in flat_x) for row, mine in zip(flat, own, strict=True)
         )
-
-
-def module_of_readout() -> Any:
-    return ReferenceSide().forward_forward.readout_update
 
 
 def test_a_gate_learns_its_own_parameters():

@@ -223,9 +223,10 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
         if isinstance(side, ReferenceSide):
             draw = seeded(7)
             negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).cpu().numpy()) % 5
-            return side.forward_forward.updates(side.network(dense), x, labels, negative, 5, amplitude=4.0)
+            return side.forward_forward.updates(side.chain(dense), x, labels, negative, 5, amplitude=4.0)
         rule = ForwardForward(sequential(dense), num_classes=5, generator=seeded(7))
-        return credited(rule, x, labels)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "ForwardForward", updates, *case[:3])
 
@@ -234,7 +235,7 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
 def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
     def scores(side: Side, dense: Any, x: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.forward_forward.label_scores(side.network(dense), x, 5, amplitude=4.0)
+            return side.forward_forward.label_scores(side.chain(dense), x, 5, amplitude=4.0)
         return ForwardForward(sequential(dense), num_classes=5)(x)
 
     compare(twin, "ForwardForward scores", scores, case.dense, case.x)
@@ -246,8 +247,8 @@ def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Str
 
     def readout(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            network, module = side.network(dense), side.forward_forward
-            features = module.neutral_features(network, x, 5, 4.0, 0)
+            module = side.forward_forward
+            features = module.neutral_features(side.chain(dense), x, 5, 4.0, 0)
             update = module.readout_update(np.zeros((5, features.shape[1]), x.dtype), features, labels)
             return update, features @ -update.T
         rule = ForwardForward(sequential(dense), num_classes=5, readout=True)
@@ -307,7 +308,7 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert [id(p) for p in rule.parameters()] == identities
 
 
-OVER_LAYERS = {"backprop", "foton", "ftp", "fa", "dfa", "drtp", *RELATIVES.values()}
+OVER_LAYERS = {"backprop", "foton", "forward_forward", "ftp", "fa", "dfa", "drtp", *RELATIVES.values()}
 
 
 def weights_of(updates: Any) -> Any:

@@ -66,9 +66,9 @@ def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: S
     smooth = case._replace(dense=case.dense._replace(activations=("tanh",) * case.depth))
 
     def train(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
-        return descend(
-            side, dense, lambda dense: side.forward_forward.updates(side.network(dense), x, labels, negative, 5), 0.05
-        )
+        module = side.forward_forward
+        updates = lambda dense: paired(side, module.updates(side.chain(dense), x, labels, negative, 5))  # noqa: E731
+        return descend(side, dense, updates, 0.05)
 
     compare(twin64, "forward_forward trajectory", train, *smooth)
 

@@ -1,36 +1,51 @@
 """Forward-Forward: every layer separates positive from negative data by its own goodness.
 
-Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345.
+Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 2212.13345:
 
-    (1)  input:      x^+ = x with its first K pixels replaced by v onehot(label); x^- the same with a wrong label
-    (2)  layer l:    x^_l = h_(l-1) / (sqrt(mean h_(l-1)^2) + eps), h_0 = x^+ or x^-;   h_l = sigma_l(W_l x^_l + b_l)
-    (3)  goodness:   g_l = sum_j h_lj^2, or another of `goodness`
-    (4)  loss:       softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or another of `pair_losses`;
-                     theta_l = threshold * goodness.scale(n_l)
-    (5)  update:     G_l = 1/B sum_samples [ s_l^+ d_l^+ x^_l^+T + s_l^- d_l^- x^_l^-T ],  and without x^ for biases;
-                     d_l = sigma_l'(a_l)^T dg_l/dh_l,  s_l^+ = dloss_l/dg_l^+,  s_l^- = dloss_l/dg_l^-
-    (6)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input;
-                     or a linear read-out of the neutral pass (each label pixel v/K), trained by its own cross-entropy
+    (1)  Prob_l(positive) = 1 / (1 + exp(theta_l - g_l)),    g_l = sum_j h_lj^2
+
+For layers of any kind, numbered by us, with A_l, s_l and p_l of `layers`:
+
+    (2)  input:      x^+ = x with its label, x^- the same with a wrong label: v onehot(label) over the first K numbers
+                     of a sample ("pixels"), or as K channels more behind its own, each constant ("planes")
+    (3)  layer l:    z_l = n(p_(l-1)(h_(l-1))),    z_1 = n(x^+) or n(x^-),    a_l = A_l(z_l),    h_l = s_l(a_l);
+                     n(u) = u / (sqrt(mean u^2) + eps), the mean over all of a sample: `normalisations.rms_norm`
+    (4)  goodness:   g_l of h_l, that of (1) or another of `goodness`
+    (5)  loss:       L_l = -log Prob_l^+ - log(1 - Prob_l^-) = softplus(theta_l - g_l^+) + softplus(g_l^- - theta_l), or
+                     another of `pair_losses`;    theta_l = threshold * goodness.scale(n_l)
+    (6)  update:     G_l = 1/B sum_samples of the gradient of <d_l^+, A_l(z_l^+)> + <d_l^-, A_l(z_l^-)> by A_l's
+                     parameters,    d_l = s_l'(a_l)^T (dL_l/dg_l * dg_l/dh_l) of either stream
+    (7)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input
+    (8)  read-out:   a linear map of n(p_l(h_l)) of the layers from first_layer on, v/K at the input for every label,
+                     trained by its own cross-entropy
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| v | amplitude | | brightness of a label pixel |
-| x^_l | normalise(h) | (batch, n_(l-1)) | the direction of the activity below: its goodness is hidden |
+| x | x | (batch, n_0) or (batch, c_0, height, width) | samples without labels |
+| v | amplitude | | brightness of the label |
+| z_l, a_l, h_l | z, a, h | (batch, ...) | a layer's input, pre-activation and activity in one stream |
+| n_l | | | a layer's units, those of all channels and positions |
 | g_l | goodness.value(h) | (batch,) | goodness |
 | P_l | prior_positive, prior_negative | (batch,) | goodness of other layers that the loss of layer l includes |
-| s_l | positive, negative | (batch,) | the loss's derivatives by the layer's own goodness, P_l held constant |
+| dL_l/dg_l | positive, negative | (batch,) | the loss's derivatives by the layer's own goodness, P_l held constant |
 
 P_l is 0 (`prior="none"`), the sum of g_t over the layers before l ("before"), or over all layers but l ("others");
 losses of one layer alone ignore P_l. The input of a layer and P_l are constants of its loss; no gradient crosses it.
 
-Positive and negative data need not be labelled images: `stream_updates` takes any two streams, and `normalised` ones as
-they are, so that their length can separate them. Sources differ in the normalisation (root mean square, here; or
-Euclidean norm) and in which layers score (all, or all but the first). A sum over streams and a mean over samples is
-taken, as in the paper's description; averaging over the 2B samples of both streams halves every update. Masks are not
-part of the method.
+Normalised, z_l has the direction of what the layer below passes on; its goodness is hidden. Of a vector a channel is
+one number, so that planes are K numbers more. Positive and negative data need not be labelled: `stream_updates` takes
+any two streams, and `normalised` ones as they are, so that their length can separate them.
+
+The paper has local receptive fields without shared weights, and no max pooling. That the goodness of a convolution is
+that of all its units, before they are pooled, and that what it passes on is normalised over all of them at once, is
+ours; a unit that is not the largest of its square counts as any other. Sources differ in both, in the normalisation
+(root mean square, here; or Euclidean norm) and in which layers score (all, or all but the first). A sum over streams
+and a mean over samples is taken, as in the paper's description; averaging over the 2B samples of both streams halves
+every update. Dropout masks are not part of the method.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,23 +56,23 @@ from ._arrays import (
     check_batch,
     check_count,
     check_labels,
-    check_not_negative,
     check_option,
     check_positive,
     check_shape,
 )
 from .goodness import Goodness, sum_of_squares
+from .layers import Layer, Update, activity, pulled_back
 from .losses import cross_entropy_gradient, one_hot
-from .network import LayerUpdate, Network, Updates, affine, collect, layer_update
+from .normalisations import rms_norm
 from .pair_losses import LayerGoodness, LayerLoss, threshold
 
 __all__ = [
+    "Place",
     "Prior",
     "features",
     "label_scores",
     "local_updates",
     "neutral_features",
-    "normalise",
     "overlay",
     "overlay_neutral",
     "readout_update",
@@ -67,6 +82,9 @@ __all__ = [
     "wrong_labels",
 ]
 
+Place: TypeAlias = Literal["pixels", "planes"]
+"""Where the label is."""
+
 Prior: TypeAlias = Literal["none", "before", "others"]
 """Which other layers' goodness the loss of a layer includes."""
 
@@ -74,62 +92,74 @@ UNIT_THRESHOLD = threshold(1.0)
 """The loss unless another is given: theta_l is 1 for each unit."""
 
 
-def normalise(h: Array, eps: float = 1e-8) -> Array:
-    """Samples divided by their root mean square, equation (2): (batch, ...). The mean square becomes 1; 0 stays 0."""
-    if h.ndim < 2 or 0 in h.shape:
-        raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, ...), at least one of each")
-    check_not_negative("eps", eps)
-    axes = tuple(range(1, h.ndim))
-    return h / (np.sqrt(np.mean(h**2, axis=axes, keepdims=True)) + eps)
-
-
-def _check_pixels(x: Array, num_classes: int, amplitude: float) -> None:
-    check_batch("x", x, "n_0")
-    check_count("num_classes", num_classes, 2, x.shape[1])
+def _check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> None:
+    """Raises ValueError unless samples have room for the labels at such a place."""
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
+    check_option("place", place, Place)
+    check_count("num_classes", num_classes, 2, math.prod(x.shape[1:]) if place == "pixels" else None)
     check_positive("amplitude", amplitude)
 
 
-def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0) -> Array:
-    """x with its first K = num_classes pixels replaced by amplitude at the label and 0 elsewhere, equation (1)."""
-    _check_pixels(x, num_classes, amplitude)
+def _with_code(x: Array, code: Array, place: Place) -> Array:
+    """x with the numbers of code, (batch, K), over its first pixels, or each as a plane."""
+    if place == "planes":
+        code = code.reshape(*code.shape, *[1] * (x.ndim - 2))
+        return np.concatenate([x, np.broadcast_to(code, (*code.shape[:2], *x.shape[2:]))], axis=1)
+    flat = x.reshape(len(x), -1)
+    return np.concatenate([code, flat[:, code.shape[1] :]], axis=1).reshape(x.shape)
+
+
+def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
+    """x with labels, equation (2): amplitude at the label and 0 at the other of K = num_classes.
+
+    Shaped as x, (batch, n_0) or (batch, c_0, height, width); with planes K channels more. Raises ValueError where there
+    are more labels than pixels, and for labels that do not fit.
+    """
+    _check_place(x, num_classes, amplitude, place)
     check_labels(labels, num_classes, len(x))
-    return np.concatenate([amplitude * one_hot(labels, num_classes).astype(x.dtype), x[:, num_classes:]], axis=1)
+    return _with_code(x, amplitude * one_hot(labels, num_classes).astype(x.dtype), place)
 
 
-def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0) -> Array:
-    """x with each of its first K = num_classes pixels replaced by amplitude / K."""
-    _check_pixels(x, num_classes, amplitude)
-    return np.concatenate([np.full_like(x[:, :num_classes], amplitude / num_classes), x[:, num_classes:]], axis=1)
+def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
+    """x with amplitude / K for every label, equation (8): shapes and errors as for `overlay`."""
+    _check_place(x, num_classes, amplitude, place)
+    return _with_code(x, np.full((len(x), num_classes), amplitude / num_classes, x.dtype), place)
 
 
 def wrong_labels(labels: Labels, num_classes: int, rng: np.random.Generator) -> Labels:
-    """For each label one of the K - 1 others, all equally likely: (batch,)."""
+    """For each label one of the K - 1 others, all equally likely: (batch,). Raises ValueError for one class."""
     check_count("num_classes", num_classes, 2)
     check_labels(labels, num_classes)
     return (labels + rng.integers(1, num_classes, labels.shape)) % num_classes
 
 
 class LayerPass(NamedTuple):
-    """What one stream leaves in a layer: its normalised input x^, pre-activation a and activity h."""
+    """What one stream leaves in a layer; see the module's table."""
 
     z: Array
     a: Array
     h: Array
 
 
-def layer_passes(network: Network, x: Array, normalised: bool = False) -> Iterator[LayerPass]:
-    """Of every layer in turn, equation (2); x^_1 is x where that is normalised."""
-    check_batch("x", x, "n_0")
-    z = x if normalised else normalise(x)
-    for weight, bias, activation in zip(*network, strict=True):
-        a = affine(weight, bias, z)
-        h = activation.value(a)
+def layer_passes(layers: Sequence[Layer], x: Array, normalised: bool = False) -> Iterator[LayerPass]:
+    """Of every layer in turn, equation (3); z_1 is x where that is normalised."""
+    z = x if normalised else rms_norm(x)
+    for layer in layers:
+        a = layer.value(z)
+        h = activity(layer.steps, a)
         yield LayerPass(z, a, h)
-        z = normalise(h)
+        z = rms_norm(activity(layer.outlet, h))
 
 
-Streams: TypeAlias = tuple[Sequence[LayerPass], Sequence[LayerPass]]
+Streams: TypeAlias = tuple[list[LayerPass], list[LayerPass]]
 """All layers' passes of the positive and of the negative stream."""
+
+
+def both_streams(layers: Sequence[Layer], positive: Array, negative: Array, normalised: bool) -> Streams:
+    """Raises ValueError for streams of different shapes."""
+    check_shape("negative", negative, positive.shape)
+    return list(layer_passes(layers, positive, normalised)), list(layer_passes(layers, negative, normalised))
 
 
 def prior_layers(layer: int, depth: int, prior: Prior) -> list[int]:
@@ -139,89 +169,60 @@ def prior_layers(layer: int, depth: int, prior: Prior) -> list[int]:
 
 
 def layer_goodness(streams: Streams, goodness: Goodness, prior: Prior) -> list[LayerGoodness]:
-    """g_l and P_l of every layer, equation (3)."""
+    """g_l and P_l of every layer, equation (4)."""
     positive, negative = ([goodness.value(found.h) for found in stream] for stream in streams)
     depth = len(positive)
     found = []
     for layer, own in enumerate(zip(positive, negative, strict=True)):
         chosen = prior_layers(layer, depth, prior)
-        other_positive, other_negative = (
-            sum((g[t] for t in chosen), np.zeros_like(g[layer])) for g in (positive, negative)
-        )
+        others = (sum((g[t] for t in chosen), np.zeros_like(g[layer])) for g in (positive, negative))
         scale = goodness.scale(streams[0][layer].h[0].size)
-        found.append(LayerGoodness(layer, depth, scale, *own, other_positive, other_negative))
+        found.append(LayerGoodness(layer, depth, scale, *own, *others))
     return found
 
 
 def stream_goodness(
-    network: Network,
+    layers: Sequence[Layer],
     positive: Array,
     negative: Array,
     goodness: Goodness = sum_of_squares,
     prior: Prior = "before",
     normalised: bool = False,
 ) -> list[LayerGoodness]:
-    """What the loss of every layer is computed from, for positive and negative inputs: (batch, n_0) each.
+    """What the loss of every layer is computed from, for positive and negative inputs of one shape, (batch, ...).
 
-    The first layer takes `normalised` inputs as they are.
+    The first layer takes `normalised` inputs as they are. Raises ValueError for another prior, and where shapes do not
+    fit.
     """
-    check_shape("negative", negative, positive.shape)
-    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
-    return layer_goodness(streams, goodness, prior)
-
-
-def per_sample(values: Array, like: Array) -> Array:
-    """(batch,) as (batch, 1, ...), to be multiplied with an array of samples."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def credited(
-    streams: Streams, goodness: Goodness, loss: LayerLoss, prior: Prior
-) -> Iterator[tuple[list[tuple[LayerPass, Array]], Array]]:
-    """Of every layer: both streams' passes, each with s_l dg_l/dh_l, and the batch-mean loss, equation (4)."""
-    for found, *both in zip(layer_goodness(streams, goodness, prior), *streams, strict=True):
-        credit = loss(found)
-        slopes = (credit.positive, credit.negative)
-        gradients = [per_sample(s, p.h) * goodness.gradient(p.h) for s, p in zip(slopes, both, strict=True)]
-        yield list(zip(both, gradients, strict=True)), np.asarray(np.mean(credit.loss))
-
-
-def added(positive: LayerUpdate, negative: LayerUpdate) -> LayerUpdate:
-    """The sum over both streams of equation (5)."""
-    bias = None if positive.bias is None or negative.bias is None else positive.bias + negative.bias
-    return LayerUpdate(positive.weight + negative.weight, bias)
-
-
-def dense_updates(
-    network: Network, layers: Iterable[tuple[list[tuple[LayerPass, Array]], Array]]
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update, equation (5), and its loss."""
-    for bias, activation, (both, loss) in zip(network.biases, network.activations, layers, strict=True):
-        parts = [layer_update(activation.vjp(a, gradient), z, bias) for (z, a, _), gradient in both]
-        yield added(*parts), loss
+    return layer_goodness(both_streams(layers, positive, negative, normalised), goodness, prior)
 
 
 def stream_updates(
-    network: Network,
+    layers: Sequence[Layer],
     positive: Array,
     negative: Array,
     goodness: Goodness = sum_of_squares,
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     normalised: bool = False,
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """Each layer's update and its batch-mean loss, in forward order.
+) -> Iterator[tuple[Update, Array]]:
+    """Each layer's update, equation (6), and its batch-mean loss, in forward order: arguments as `stream_goodness`.
 
-    positive and negative are (batch, n_0); the first layer takes `normalised` ones as they are. All that is needed is
-    computed before the first update is handed over, so that each may be applied at once.
+    All that is needed is computed before the first update is handed over, so that each may be applied at once.
     """
-    check_shape("negative", negative, positive.shape)
-    streams = list(layer_passes(network, positive, normalised)), list(layer_passes(network, negative, normalised))
-    return dense_updates(network, credited(streams, goodness, loss, prior))
+    streams = both_streams(layers, positive, negative, normalised)
+    told = layer_goodness(streams, goodness, prior)
+    for layer, found, *both in zip(layers, told, *streams, strict=True):
+        credit = loss(found)
+        parts = []
+        for (z, a, h), slope in zip(both, (credit.positive, credit.negative), strict=True):
+            gradient = slope.reshape(-1, *[1] * (h.ndim - 1)) * goodness.gradient(h)
+            parts.append(layer.update(z, pulled_back(layer.steps, a, gradient)))
+        yield tuple(p + n for p, n in zip(*parts, strict=True)), np.asarray(np.mean(credit.loss))
 
 
 def local_updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
     negative_labels: Labels,
@@ -230,15 +231,15 @@ def local_updates(
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     amplitude: float = 1.0,
-) -> Iterator[tuple[LayerUpdate, Array]]:
-    """`stream_updates` for x with right and with wrong labels, equation (1)."""
-    check_labels(negative_labels, num_classes, len(x))
-    positive, negative = (overlay(x, of, num_classes, amplitude) for of in (labels, negative_labels))
-    return stream_updates(network, positive, negative, goodness, loss, prior)
+    place: Place = "pixels",
+) -> Iterator[tuple[Update, Array]]:
+    """`stream_updates` for x with right and with wrong labels, equation (2). Raises ValueError as `overlay`, too."""
+    positive, negative = (overlay(x, of, num_classes, amplitude, place) for of in (labels, negative_labels))
+    return stream_updates(layers, positive, negative, goodness, loss, prior)
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     labels: Labels,
     negative_labels: Labels,
@@ -247,10 +248,11 @@ def updates(
     loss: LayerLoss = UNIT_THRESHOLD,
     prior: Prior = "before",
     amplitude: float = 1.0,
-) -> Updates:
-    """The updates of all layers; every layer of the network is hidden and has its own loss."""
-    layers = local_updates(network, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude)
-    return collect(update for update, _ in layers)
+    place: Place = "pixels",
+) -> tuple[Update, ...]:
+    """The updates of all layers, each hidden and with its own loss: arguments and errors as for `local_updates`."""
+    found = local_updates(layers, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude, place)
+    return tuple(update for update, _ in found)
 
 
 def check_first_layer(depth: int, first_layer: int) -> None:
@@ -259,46 +261,58 @@ def check_first_layer(depth: int, first_layer: int) -> None:
 
 
 def label_scores(
-    network: Network,
+    layers: Sequence[Layer],
     x: Array,
     num_classes: int,
     goodness: Goodness = sum_of_squares,
     amplitude: float = 1.0,
     first_layer: int = 0,
+    place: Place = "pixels",
 ) -> Array:
-    """Accumulated goodness of every candidate label, equation (6): (batch, K).
+    """Accumulated goodness of every candidate label, equation (7): (batch, K).
 
-    Raises ValueError where there is no first_layer.
+    Raises ValueError where there is no first_layer, and where x has no room for the labels.
     """
-    check_first_layer(len(network.weights), first_layer)
-    _check_pixels(x, num_classes, amplitude)
+    check_first_layer(len(layers), first_layer)
+    _check_place(x, num_classes, amplitude, place)
     scores = []
     for k in range(num_classes):
-        candidate = overlay(x, np.full(len(x), k), num_classes, amplitude)
-        found = list(layer_passes(network, candidate))[first_layer:]
+        candidate = overlay(x, np.full(len(x), k), num_classes, amplitude, place)
+        found = list(layer_passes(layers, candidate))[first_layer:]
         scores.append(sum(goodness.value(layer.h) for layer in found))
     return np.stack(scores, axis=1)
 
 
-def features(network: Network, x: Array, first_layer: int = 1) -> Array:
-    """Normalised activities of the layers from first_layer on: (batch, sum of their widths).
+def features(layers: Sequence[Layer], x: Array, first_layer: int = 1) -> Array:
+    """What the layers from first_layer on pass on, normalised and flattened: (batch, sum of their sizes).
 
     Raises ValueError where there is no first_layer.
     """
-    check_first_layer(len(network.weights), first_layer)
-    check_batch("x", x, "n_0")
-    return np.concatenate([normalise(layer.h) for layer in list(layer_passes(network, x))[first_layer:]], axis=1)
+    check_first_layer(len(layers), first_layer)
+    z, found = rms_norm(x), []
+    for layer in layers:
+        z = rms_norm(activity(layer.outlet, activity(layer.steps, layer.value(z))))
+        found.append(z.reshape(len(z), -1))
+    return np.concatenate(found[first_layer:], axis=1)
 
 
 def neutral_features(
-    network: Network, x: Array, num_classes: int, amplitude: float = 1.0, first_layer: int = 1
+    layers: Sequence[Layer],
+    x: Array,
+    num_classes: int,
+    amplitude: float = 1.0,
+    first_layer: int = 1,
+    place: Place = "pixels",
 ) -> Array:
-    """Those of the neutral pass, equation (6)."""
-    return features(network, overlay_neutral(x, num_classes, amplitude), first_layer)
+    """Those of the neutral pass, equation (8). Raises ValueError as `features` and `overlay_neutral`."""
+    return features(layers, overlay_neutral(x, num_classes, amplitude, place), first_layer)
 
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:
-    """Batch-mean cross-entropy gradient of a linear read-out without bias: (K, width), as is the read-out."""
+    """Batch-mean cross-entropy gradient of a linear read-out without bias, equation (8): (K, width), as the read-out.
+
+    Raises ValueError where features, (batch, width), or labels, (batch,), do not fit.
+    """
     check_batch("features", features, "width")
     check_shape("readout", readout, (len(readout), features.shape[1]))
     error = cross_entropy_gradient(features @ readout.T, labels)

@@ -1,28 +1,35 @@
 """Forward-Forward as a rule."""
 
 from collections.abc import Iterator
-from functools import partial
 from math import isfinite, isqrt, prod
-from types import ModuleType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .. import convolutional_forward_forward, forward_forward
 from ..activations import identity
-from ..convolutional_forward_forward import Place
-from ..convolutional_network import ConvolutionalNetwork
-from ..forward_forward import Prior, normalise, readout_update, wrong_labels
+from ..forward_forward import (
+    Place,
+    Prior,
+    features,
+    label_scores,
+    local_updates,
+    neutral_features,
+    overlay,
+    readout_update,
+    stream_goodness,
+    stream_updates,
+    wrong_labels,
+)
 from ..goodness import GOODNESS, Goodness
 from ..losses import cross_entropy
 from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_partners
-from ..network import Network, affine
+from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
 from .chain import Block
-from .images import ConvolutionalBlock
-from .rule import BlockUpdate, LayeredRule, check_count
+from .rule import BlockUpdate, ConvolutionUpdate, LayeredRule, check_count, unit_update
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -198,15 +205,6 @@ class ForwardForward(LayeredRule):
         own = sum(block.linear.out_features for block in self.blocks[max(0, first_dense) :])
         return own + (flattened if first_dense < 0 else 0)
 
-    @property
-    def math(self) -> ModuleType:
-        """The twin that the model needs."""
-        return convolutional_forward_forward if self.convolutions else forward_forward
-
-    @property
-    def _placed(self) -> dict[str, Any]:
-        return {"place": self.labels} if self.convolutions else {}
-
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
         x = super().checked_input(x)
@@ -223,14 +221,10 @@ class ForwardForward(LayeredRule):
     def forward(self, x: Tensor) -> Tensor:
         x = self.checked_input(x)
         if self.readout is not None:
-            return affine(self.readout.weight, None, self._features(x))
-        return self.math.label_scores(
-            self.trained(), x, self.num_classes, self.goodness, self.amplitude, self.first_layer, **self._placed
+            return functional.linear(self._features(x), self.readout.weight)
+        return label_scores(
+            self.layers(), x, self.num_classes, self.goodness, self.amplitude, self.first_layer, self.labels
         )
-
-    def trained(self) -> Network | ConvolutionalNetwork:
-        """The hidden layers as the functions of this package take them."""
-        return self.image_network() if self.convolutions else self.network()
 
     @property
     def least_batch(self) -> int:
@@ -244,10 +238,8 @@ class ForwardForward(LayeredRule):
 
     def _features(self, x: Tensor) -> Tensor:
         if self.unlabelled:
-            return self.math.features(self.trained(), x, self.first_layer)
-        return self.math.neutral_features(
-            self.trained(), x, self.num_classes, self.amplitude, self.first_layer, **self._placed
-        )
+            return features(self.layers(), x, self.first_layer)
+        return neutral_features(self.layers(), x, self.num_classes, self.amplitude, self.first_layer, self.labels)
 
     def negative_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """One draw of a wrong label for each sample: (batch,)."""
@@ -257,13 +249,13 @@ class ForwardForward(LayeredRule):
 
     def positive_images(self, x: Tensor) -> Tensor:
         """x as the positive stream without labels."""
-        return normalise(x) if self.negatives == "pairs" else x
+        return rms_norm(x) if self.negatives == "pairs" else x
 
     def negative_images(self, x: Tensor) -> Tensor:
         """One draw of negatives without labels: shaped like x. Raises ValueError for a batch of one sample."""
         partner = random_partners(len(x), self.generator, device=x.device)
         if self.negatives == "pairs":
-            z = normalise(x)
+            z = rms_norm(x)
             return (z + z[partner]) / 2
         other = x[partner]
         images = x if self.image_shape is None else x.unflatten(1, self.image_shape)
@@ -280,10 +272,10 @@ class ForwardForward(LayeredRule):
         return ()
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         x = self.checked(x, y)
-        network = self.trained()
-        features = self._features(x) if self.readout is not None else None
+        layers = self.layers()
+        seen = self._features(x) if self.readout is not None else None
         own: list[tuple[tuple[Tensor, Tensor], ...]] = []
 
         def credit(layer: LayerGoodness) -> LayerCredit:
@@ -291,33 +283,34 @@ class ForwardForward(LayeredRule):
             return self.layer_loss(layer)
 
         if self.unlabelled:
-            layers = self.math.stream_updates(
-                network, self.positive_images(x), self.negative_images(x), self.goodness, credit, self.prior,
+            updates = stream_updates(
+                layers, self.positive_images(x), self.negative_images(x), self.goodness, credit, self.prior,
                 normalised=self.negatives == "pairs",
             )  # fmt: skip
         else:
-            layers = self.math.local_updates(
-                network, x, y, self.negative_labels(x, y), self.num_classes,
-                self.goodness, credit, self.prior, self.amplitude, **self._placed,
+            updates = local_updates(
+                layers, x, y, self.negative_labels(x, y), self.num_classes,
+                self.goodness, credit, self.prior, self.amplitude, self.labels,
             )  # fmt: skip
-        for unit, (update, loss) in zip(self.units, layers, strict=True):
-            assert not isinstance(unit, ConvolutionalBlock)
-            yield BlockUpdate(unit, update.weight, update.bias, loss, own.pop())
-        if self.readout is not None and features is not None:
-            loss = cross_entropy(affine(self.readout.weight, None, features), y).mean()
-            gradient = readout_update(self.readout.weight, features, y)
+        for unit, (update, loss) in zip(self.units, updates, strict=True):
+            yield unit_update(unit, update, loss, own.pop())
+        if self.readout is not None and seen is not None:
+            loss = cross_entropy(functional.linear(seen, self.readout.weight), y).mean()
+            gradient = readout_update(self.readout.weight, seen, y)
             yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
 
     def layer_goodness(self, x: Tensor, y: Tensor, prior: Prior | None = None) -> list[LayerGoodness]:
         """What the loss of every layer is computed from, for one draw of negatives; with another prior if given."""
         x = self.checked(x, y)
-        overlay = partial(self.math.overlay, num_classes=self.num_classes, amplitude=self.amplitude, **self._placed)
         if self.unlabelled:
-            streams = self.positive_images(x), self.negative_images(x)
+            positive, negative = self.positive_images(x), self.negative_images(x)
         else:
-            streams = overlay(x, y), overlay(x, self.negative_labels(x, y))
-        return self.math.stream_goodness(
-            self.trained(), *streams, self.goodness, prior or self.prior, normalised=self.negatives == "pairs"
+            positive, negative = (
+                overlay(x, labels, self.num_classes, self.amplitude, self.labels)
+                for labels in (y, self.negative_labels(x, y))
+            )
+        return stream_goodness(
+            self.layers(), positive, negative, self.goodness, prior or self.prior, self.negatives == "pairs"
         )
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated.forward_forward import normalise, overlay
+from prograde.accelerated.forward_forward import overlay
+from prograde.accelerated.layers import activity
 from prograde.accelerated.modules import small_cnn, vgg8
-from prograde.accelerated.network import affine
+from prograde.accelerated.normalisations import rms_norm
 from prograde.accelerated.rules import (
     BackpropEndToEnd,
     ChannelClassAssignment,
@@ -114,12 +115,12 @@ def one_by_one(rule: ForwardForward, x: Tensor) -> Tensor:
     """The goodness of every label, a pass each: (batch, K)."""
     scores = []
     for label in range(rule.num_classes):
-        z = normalise(overlay(x, torch.full((len(x),), label), rule.num_classes, rule.amplitude))
+        z = rms_norm(overlay(x, torch.full((len(x),), label), rule.num_classes, rule.amplitude))
         goodness = torch.zeros(len(x))
-        for weight, bias, activation in zip(*rule.network(), strict=True):
-            h = activation.value(affine(weight, bias, z))
+        for layer in rule.layers():
+            h = activity(layer.steps, layer.value(z))
             goodness += rule.goodness.value(h)
-            z = normalise(h)
+            z = rms_norm(activity(layer.outlet, h))
         scores.append(goodness)
     return torch.stack(scores, dim=1)
 
