@@ -28,6 +28,7 @@ __all__ = [
     "polar_iteration",
     "polar_within",
     "retract",
+    "scaled_bjorck",
     "spectral_bound",
 ]
 
@@ -177,6 +178,18 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     """Bjorck steps, see `bjorck_factor`: same shape as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, iterations: int = 10) -> Array:
+    """As FOTON's authors orthogonalise: Bjorck steps of the weight over its largest singular value, by power iteration.
+
+    `start` is a random vector, (n_in,).
+    """
+    v = start / torch.linalg.vector_norm(start)
+    for _ in range(iterations):
+        v = weight.T @ (weight @ v)
+        v = v / torch.linalg.vector_norm(v)
+    return bjorck(weight / torch.linalg.vector_norm(weight @ v), order, steps, rescale=False)
 
 
 def polar_iteration(weight: Array, steps: int = 3) -> Array:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -757,3 +758,73 @@ def test_options_that_mean_nothing_are_refused(option: str):
 def test_a_tolerance_that_is_none_is_refused(tolerance: float):
     with pytest.raises(ValueError, match=r"tolerance: .* expected a positive number"):
         Foton(model(4, 3, 2), orthogonality_tolerance=tolerance)
+
+
+def as_its_authors_run_it(weights: list[Any], x: Any, y: Any, temperature: float, rate: float) -> list[Any]:
+    """One step of FOTON with ReLU: the output layer projected too, 20 Bjorck steps of order 1 after scaling."""
+
+    def activities(h: Any) -> list[Any]:
+        found = [h]
+        for weight in weights[:-1]:
+            found.append(np.maximum(found[-1] @ weight.T, 0))
+        return found
+
+    clean = activities(x)
+    logits = temperature * clean[-1] @ weights[-1].T
+    error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(len(weights[-1]))[y]
+    projection = np.eye(x.shape[1])
+    for weight in weights:
+        projection = projection @ weight.T
+    modulated = activities(x - error @ projection.T)
+    deltas = [*(h - h_modulated for h, h_modulated in zip(clean[1:], modulated[1:], strict=True)), error]
+    stepped = []
+    for weight, delta, h in zip(weights, deltas, clean, strict=True):
+        w = weight - rate * delta.T @ h / len(x)
+        w = w / np.linalg.norm(w, 2)
+        for _ in range(20):
+            w = 1.5 * w - 0.5 * w @ w.T @ w
+        stepped.append(w)
+    return stepped
+
+
+@pytest.mark.smoke
+def test_as_published(path: Path):
+    """Weights over some steps equal those of the authors' loop, the output layer's too."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(12, 9, bias=False), nn.ReLU(), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 4, bias=False)
+    )
+    rule = path.foton(network.double(), as_published=True, temperature=2.0)
+    steps = torch.optim.SGD(rule.parameters(), lr=0.1)
+    weights = [p.detach().cpu().numpy().copy() for p in rule.parameters()]
+    assert defect(rule.units[-1].weights[0].detach()) > 0.1, "the output layer starts as it is"
+    for x, y in path.batches(4, 12):
+        rule.assign_credit(x.double(), y)
+        steps.step()
+        rule.constrain(steps)
+        weights = as_its_authors_run_it(weights, x.double().cpu().numpy(), y.cpu().numpy(), 2.0, 0.1)
+        for layer, (parameter, expected) in enumerate(zip(rule.parameters(), weights, strict=True)):
+            gap = rms(parameter.detach().cpu().numpy() - expected)
+            assert gap <= 1e-10, f"as published: weights[{layer}] off by {gap}"
+
+
+def test_a_temperature_is_the_losses(path: Path):
+    """The loss is that of the scores times the temperature; squared errors have none."""
+    torch.manual_seed(0)
+    rule = path.foton(model(8, 6, 4), temperature=2.0)
+    x, y = path.batches(1, 8)[0]
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(2 * rule(x), y)
+    assert torch.allclose(rule.assign_credit(x, y), expected), "loss"
+    with pytest.raises(ValueError, match=r"temperature: 2, expected 1 with squared_error"):
+        Foton(model(4, 3, 2), temperature=2, loss="squared_error")
+    with pytest.raises(ValueError, match=r"temperature: 0, expected a positive"):
+        Foton(model(4, 3, 2), temperature=0)
+
+
+def test_a_published_step_that_diverges_is_named(twin: TwinSide):
+    rule = Foton(model(8, 6, 4), as_published=True)
+    with torch.no_grad():
+        rule.blocks[-1].linear.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="weight of layer '2': not finite at step 1"):
+        rule.constrain()

@@ -157,6 +157,20 @@ def test_bjorck_of_a_rescaled_weight(twin: Side, compare: Comparison, weight: An
     compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, 2), 5 * weight)
 
 
+@given(weight=near_orthogonal(), rng=seeds())
+def test_scaled_bjorck(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+    start = rng.standard_normal(weight.shape[1])
+    compare(twin, "scaled_bjorck", lambda side, w, v: side.orthogonality.scaled_bjorck(w, v), 7 * weight, start)
+
+
+@given(weight=near_orthogonal(), rng=seeds())
+def test_scaled_bjorck_of_any_scale_ends_at_the_polar_factor(side: Side, weight: Any, rng: np.random.Generator):
+    w, start = side.operands((7 * weight, rng.standard_normal(weight.shape[1])))
+    u, _, vt = np.linalg.svd(weight, full_matrices=False)
+    gap = np.abs(side.results(side.orthogonality.scaled_bjorck(w, start)) - u @ vt).max()
+    assert gap <= 64 * max(weight.shape) * side.eps, "scaled_bjorck: the polar factor"
+
+
 spreads = st.sampled_from(["near", "far"])
 
 

@@ -17,6 +17,9 @@
          rho <= 0.9:  r_k = q_4;    otherwise W is divided by sqrt(1 + rho) first, and r_k of degree 4 has the least
          max |1 - s r_k(1 - s^2)| over the s that step k - 1 makes of [1/64, 1]
 
+    (8)  as FOTON's authors run (3):  W <- W / sigma, then 20 steps of order 1,    sigma = |W v| after ten steps of
+         power iteration,  v <- W^T W v / |W^T W v|
+
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
 (Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
 anywhere in (0, `convergence_limit(p)`).
@@ -61,6 +64,7 @@ __all__ = [
     "polar_iteration",
     "polar_within",
     "retract",
+    "scaled_bjorck",
     "spectral_bound",
 ]
 
@@ -194,6 +198,18 @@ def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) 
     """Steps of equation (3), see `bjorck_factor`: same shape as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
+
+
+def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, iterations: int = 10) -> Array:
+    """Equation (8), v starting from `start`, (n_in,), at random: same shape as the weight.
+
+    The estimate of the largest singular value is from below. Singular values of less than 1e-3 of it do not reach 1.
+    """
+    v = start / np.linalg.norm(start)
+    for _ in range(iterations):
+        v = weight.T @ (weight @ v)
+        v = v / np.linalg.norm(v)
+    return bjorck(weight / np.linalg.norm(weight @ v), order, steps, rescale=False)
 
 
 def polar_iteration(weight: Array, steps: int = 3) -> Array:

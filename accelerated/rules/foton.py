@@ -12,7 +12,7 @@ from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward
 from ..modules import OrthogonalConv2d
 from .chain import Block
-from .orthogonality import Orthogonality, PlainStep, hidden_weights
+from .orthogonality import Orthogonality, PlainStep, ScaledBjorck, hidden_weights
 from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count, unit_update
 
 
@@ -31,6 +31,10 @@ class Foton(OutputErrorRule):
     `recompute=True` computes the clean pass twice and holds one layer at a time. With `stream` the memory for
     activations then does not grow with depth; the price is one more product for each layer.
 
+    `as_published=True` is the authors' form: the output layer is orthogonalised too, and all weights by 20 Bjorck steps
+    of order 1 from the weight over its largest singular value. `temperature` is theirs as well: scores are multiplied
+    by it before the loss, and the error is the gradient divided by it, softmax(T s) - t.
+
     Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
     `orthogonality_tolerance` then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
     """
@@ -48,6 +52,8 @@ class Foton(OutputErrorRule):
         activation_gain: float = 1.0,
         linear: bool = False,
         recompute: bool = False,
+        as_published: bool = False,
+        temperature: float = 1.0,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
@@ -57,10 +63,16 @@ class Foton(OutputErrorRule):
         check_count("orthogonality_every", orthogonality_every)
         check_count("projection_every", projection_every)
         check_positive("activation_gain", activation_gain)
-        self.orthogonality = Orthogonality(
-            hidden_weights(self), tolerance=orthogonality_tolerance, every=orthogonality_every
-        )
+        check_positive("temperature", temperature)
+        if temperature != 1 and loss == "squared_error":
+            raise ValueError(f"temperature: {temperature}, expected 1 with squared_error, which has none")
+        hidden, tolerance, every = hidden_weights(self), orthogonality_tolerance, orthogonality_every
+        self.orthogonality = Orthogonality(hidden, tolerance=tolerance, every=every)
         self.orthogonality.initialise()
+        if as_published:  # the output layer starts as it is
+            held = {**hidden, **self.units[-1].held}
+            self.orthogonality = ScaledBjorck(held, tolerance=tolerance, every=every)
+        self.temperature = temperature
         self.projection_every = projection_every
         self.activation_gain = activation_gain
         self.linear = linear
@@ -119,6 +131,13 @@ class Foton(OutputErrorRule):
             found = state_dict.get(f"{prefix}projection")
             self.projection = None if found is None else self.blocks[0].linear.weight.new_empty(found.shape)
         super()._load_from_state_dict(state_dict, prefix, *options)
+
+    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        return super().output_loss(scores if self.temperature == 1 else self.temperature * scores, y)
+
+    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
+        """e, (batch, K): of the authors' temperature the factor that the derivative has is left out."""
+        return super().output_gradient(scores if self.temperature == 1 else self.temperature * scores, y)
 
     def get_extra_state(self) -> int:
         return self._uses

@@ -20,6 +20,7 @@ from ..orthogonality import (
     polar_iteration,
     polar_within,
     retract,
+    scaled_bjorck,
 )
 from .chain import Held
 from .rule import Rule, check_count
@@ -344,6 +345,29 @@ def _largest_of_diagonal(weight: Tensor) -> Tensor:
 def _largest_column(symmetric: Tensor) -> Tensor:
     """The largest Euclidean norm of a column: a scalar tensor."""
     return torch.linalg.vector_norm(symmetric, dim=0).amax()
+
+
+class ScaledBjorck(Orthogonality):
+    """As FOTON's authors do: `scaled_bjorck` of every weight at every step, 40 products, whatever its drift is.
+
+    Nothing is promised of the tolerance. Raises FloatingPointError where a weight on a CPU is no longer finite.
+    """
+
+    def knows_steps_of(self, batch: int, weight: Tensor) -> bool:
+        return False
+
+    @torch.no_grad()
+    def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
+        self.steps += 1
+        if self.steps % self.every:
+            return
+        for name, weight in self.weights().items():
+            wide_weight = widened(weight)
+            generator = torch.Generator(weight.device).manual_seed(self.steps)
+            start = torch.empty(weight.shape[1], device=weight.device, dtype=wide_weight.dtype)
+            weight.copy_(scaled_bjorck(wide_weight, start.normal_(generator=generator)))
+            if self._looks_at(weight) and not torch.isfinite(weight).all():
+                self._raise(name)
 
 
 class _Copy:
