@@ -359,13 +359,11 @@ class ScaledBjorck(Orthogonality):
     @torch.no_grad()
     def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
         self.steps += 1
-        if self.steps % self.every:
-            return
-        for name, weight in self.weights().items():
-            wide_weight = widened(weight)
-            generator = torch.Generator(weight.device).manual_seed(self.steps)
-            start = torch.empty(weight.shape[1], device=weight.device, dtype=wide_weight.dtype)
-            weight.copy_(scaled_bjorck(wide_weight, start.normal_(generator=generator)))
+        due = self.steps % self.every == 0
+        for name, weight in self.weights().items() if due else ():
+            w = widened(weight)
+            seeded = torch.Generator(w.device).manual_seed(self.steps)
+            weight.copy_(scaled_bjorck(w, w.new_empty(w.shape[1]).normal_(generator=seeded)))
             if self._looks_at(weight) and not torch.isfinite(weight).all():
                 self._raise(name)
 
