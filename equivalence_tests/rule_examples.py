@@ -10,7 +10,6 @@ from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, Sca
 from prograde.accelerated.rules import (
     Backprop,
     BackpropDeepSupervision,
-    BackpropEndToEnd,
     BackpropEnsemble,
     BackpropThroughTime,
     ChannelClassAssignment,
@@ -175,7 +174,7 @@ EXAMPLES: dict[str, Example] = {
     "channel-class-assignment": Example(ChannelClassAssignment),
     "deep supervision": Example(BackpropDeepSupervision, normalised),
     "deep supervision, read-out": Example(options(BackpropDeepSupervision, aggregation="readout")),
-    "end to end": Example(BackpropEndToEnd, normalised),
+    "end to end": Example(Backprop, normalised),
     "ensemble": Example(ensemble),
     "foton on hardware": Example(hardware(Foton)),
     "ftp on hardware": Example(hardware(Ftp)),

@@ -200,7 +200,7 @@ def test_training_keeps_every_part_orthogonal(optimizer: str, kind: str):
         assert max(defect(w.detach()).item() for w in rule.orthogonality.weights().values()) <= 5e-3, "orthogonal parts"
     assert losses[-1] < 0.2 * losses[0], "the loss falls"
     for unit in rule.convolutions:
-        kernel = numpy(unit.convolution.kernel())
+        kernel = numpy(rule.model.get_submodule(unit.name).kernel())  # type: ignore[operator]
         n = kernel.shape[1] * 16
         matrix = convolution.convolve(kernel, np.eye(n).reshape(n, -1, 4, 4)).reshape(n, -1)
         assert np.abs(np.linalg.svd(matrix, compute_uv=False) - 1).max() < 0.02, "orthogonal kernel"

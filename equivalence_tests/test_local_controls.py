@@ -11,8 +11,8 @@ from torch import nn
 
 from prograde.accelerated.modules import small_cnn
 from prograde.accelerated.rules import (
+    Backprop,
     BackpropDeepSupervision,
-    BackpropEndToEnd,
     BackpropEnsemble,
     DynamicTemperature,
     LocalClassifiers,
@@ -51,7 +51,7 @@ def test_learned_normalisation_learns_under_backpropagation_alone():
     """A local rule leaves what stands outside of its layers as it is."""
     make = partial(small_cnn, (8, 8), K, 2, (0,), lambda channels: nn.GroupNorm(1, channels))
     x, y = batch()
-    for kind, learns in ((MonoForward, False), (BackpropDeepSupervision, True), (BackpropEndToEnd, True)):
+    for kind, learns in ((MonoForward, False), (BackpropDeepSupervision, True), (Backprop, True)):
         rule = kind(make().double())
         rule.assign_credit(x, y)
         assert (rule.get_parameter("model.2.weight").grad is not None) == learns, kind.__name__
@@ -60,7 +60,7 @@ def test_learned_normalisation_learns_under_backpropagation_alone():
 def test_end_to_end_is_autograd_and_backprop():
     model = images(channel_norm)
     x, y = batch()
-    rule = BackpropEndToEnd(model, label_smoothing=0.1)
+    rule = Backprop(model, label_smoothing=0.1)
     loss = rule.assign_credit(x, y)
     ours = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
@@ -78,7 +78,7 @@ def test_an_ensemble_is_its_members_apart():
     with torch.no_grad():
         for p in models[1].parameters():
             p.mul_(1.5)
-    rule, members = BackpropEnsemble(models), [BackpropEndToEnd(copy.deepcopy(model)) for model in models]
+    rule, members = BackpropEnsemble(models), [Backprop(copy.deepcopy(model)) for model in models]
     x, y = batch(members[0])  # type: ignore[arg-type]
     loss = rule.assign_credit(x, y)
     assert loss.item() == pytest.approx(sum(member.assign_credit(x, y).item() for member in members), rel=1e-12)
@@ -88,7 +88,7 @@ def test_an_ensemble_is_its_members_apart():
         assert torch.equal(p.grad, theirs), "members apart"
     probability = sum(member(x).softmax(dim=1) for member in members) / 2
     assert torch.allclose(rule(x).exp(), probability, rtol=1e-12), "mean probability"
-    assert [unit.name for unit in rule.units] == ["0.0", "0.3", "0.6", "1.0", "1.3", "1.6"]
+    assert [unit.name for unit in rule.units] == [f"{i}.{n}" for i in (0, 1) for n in (0, 3, 6, 9)]
 
 
 def test_learnable_parameters_are_those_of_the_published_comparison():
@@ -104,5 +104,5 @@ def test_learnable_parameters_are_those_of_the_published_comparison():
 
     assert learned(DynamicTemperature(student())) == 56_068
     assert learned(BackpropDeepSupervision(student())) == 61_224
-    assert learned(BackpropEndToEnd(student())) == 57_354
+    assert learned(Backprop(student())) == 57_354
     assert learned(BackpropEnsemble([student() for _ in range(4)])) == 229_416

@@ -14,7 +14,6 @@ from torch import nn
 from prograde.accelerated.modules import ChannelNorm
 from prograde.accelerated.rules import (
     Backprop,
-    BackpropEndToEnd,
     ChannelClassAssignment,
     ChannelCompetition,
     DeeperForward,
@@ -233,7 +232,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
 def test_what_is_frozen_inside_a_layer_stays():
     model = nn.Sequential(nn.Linear(11, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, K)).double()
     model[1].requires_grad_(False)
-    for kind in (MonoForward, BackpropEndToEnd):
+    for kind in (MonoForward, Backprop):
         rule = kind(model)
         rule.assign_credit(*batch(rule))
         assert model[0].weight.grad is not None
@@ -302,7 +301,7 @@ def test_hooks_are_called():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("kind", [MonoForward, DeeperForward, BackpropEndToEnd, Backprop, Ftp, SymBa])
+@pytest.mark.parametrize("kind", [MonoForward, DeeperForward, Backprop, Ftp, SymBa])
 def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_format: torch.memory_format):
     """It reads parameters and gradients in the order of memory, whatever their strides are."""
     torch.manual_seed(0)

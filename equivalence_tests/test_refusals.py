@@ -10,7 +10,6 @@ from torch import nn
 
 from prograde.accelerated.rules import (
     Backprop,
-    BackpropEndToEnd,
     BackpropThroughTime,
     ChannelClassAssignment,
     ChannelCompetition,
@@ -136,7 +135,6 @@ OPTIONS: list[tuple[Callable[..., Any], str, list[Any]]] = [
     (Foton, "orthogonality_tolerance", [nan, inf, 0]),
     (Foton, "activation_gain", [nan, 0, inf]),
     (Backprop, "label_smoothing", [nan, 1.0, -0.1]),
-    (BackpropEndToEnd, "label_smoothing", [nan, 1.0, -0.1]),
     (Pepita, "scale", [0, -1.0, nan, inf]),
     (Ftp, "inject", [1.0, True, 3]),
     (Ftp, "gain", [nan, 0]),
@@ -203,7 +201,7 @@ def _normed(layer: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("rule", [Backprop, Foton, Pepita, ForwardForward, MonoForward, BackpropEndToEnd])
+@pytest.mark.parametrize("rule", [Backprop, Foton, Pepita, ForwardForward, MonoForward])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_models_that_no_rule_trains(rule: Callable[[nn.Module], Rule], name: str):
     model, message = MODELS[name]

@@ -12,7 +12,6 @@ from torch import nn
 from prograde.accelerated.modules import small_cnn
 from prograde.accelerated.rules import (
     Backprop,
-    BackpropEndToEnd,
     BackpropEnsemble,
     ChannelClassAssignment,
     DeeperForward,
@@ -65,7 +64,7 @@ CONVOLUTIONAL: dict[str, Callable[[], Rule]] = {
     "MonoForward": lambda: MonoForward(network()),
     "MonoForward, unflattened": lambda: MonoForward(nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *network())),
     "DeeperForward": lambda: DeeperForward(network()),
-    "BackpropEndToEnd": lambda: BackpropEndToEnd(network()),
+    "Backprop, normalised": lambda: Backprop(network()),
     "BackpropEnsemble": lambda: BackpropEnsemble([network(), network()]),
     "Backprop": lambda: Backprop(plain()),
     "Ftp": lambda: Ftp(plain(), image_size=(8, 8)),

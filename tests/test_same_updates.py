@@ -34,7 +34,6 @@ from prograde.accelerated.modules import (
 from prograde.accelerated.rules import (
     Backprop,
     BackpropDeepSupervision,
-    BackpropEndToEnd,
     BackpropEnsemble,
     BackpropThroughTime,
     ChannelClassAssignment,
@@ -290,7 +289,7 @@ LOCAL_RULES: dict[str, Callable[..., CreditAssignment]] = {
     "channel-competition": ChannelCompetition,
     "channel-class-assignment": ChannelClassAssignment,
     "deep supervision": BackpropDeepSupervision,
-    "end to end": BackpropEndToEnd,
+    "end to end": Backprop,
 }
 LOCAL_MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (dense(nn.ReLU, (16, 8, 8)), FLAT),
@@ -558,7 +557,7 @@ CASES: dict[str, Case] = {
     ),
     "deep supervision, detached": case(BackpropDeepSupervision, varied_images, IMAGES, detach=True),
     "deep supervision, read-out": case(BackpropDeepSupervision, aggregation="readout"),
-    "end to end, smoothed labels": case(BackpropEndToEnd, images, IMAGES, label_smoothing=0.1),
+    "end to end, smoothed labels": case(Backprop, images, IMAGES, label_smoothing=0.1),
     "ensemble": case(ensemble),
     "ensemble, smoothed labels": case(ensemble, nested, label_smoothing=0.1),
     # DTG-FF's dense network.

@@ -12,7 +12,7 @@ from .hardware import Hardware
 from .images import Conv2dBlock, ConvolutionalBlock
 from .local.blocks import LocalBlock
 from .local.classifiers import LocalClassifiers
-from .local.controls import BackpropDeepSupervision, BackpropEndToEnd, BackpropEnsemble
+from .local.controls import BackpropDeepSupervision, BackpropEnsemble
 from .local.hybrid_dynamic_temperature import HybridDynamicTemperature
 from .local.methods import (
     ChannelClassAssignment,
@@ -52,7 +52,6 @@ __all__ = [
     "RULES",
     "Backprop",
     "BackpropDeepSupervision",
-    "BackpropEndToEnd",
     "BackpropEnsemble",
     "BackpropThroughTime",
     "Block",

@@ -6,20 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from ..modules import OrthogonalConv2d
-from .images import Conv2dBlock, ConvolutionalBlock
+from .local.blocks import LOCAL
+from .local.blockwise import BlockwiseRule
 from .orthogonality import Orthogonality, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, gradients_by
+from .rule import BlockUpdate, ConvolutionUpdate, OutputLoss, gradients_by
 
 
-class Backprop(OutputErrorRule):
-    """Backpropagation by PyTorch's autograd.
+class Backprop(OutputLoss, BlockwiseRule):
+    """Backpropagation by PyTorch's autograd, on any model that another rule of this package trains but recurrent ones.
 
-    `orthogonal=True` holds the weights of the hidden layers orthogonal as `Foton` does. This control separates the cost
-    of the constraint from that of the rule. `stream` frees no memory: updates come after the whole backward pass.
-    Dropout draws from PyTorch's global generator, as nn.Dropout does, and ignores `generator`.
+    The model ends with a Linear to the scores; `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error"
+    (half the sum of squares to the one-hot label). `orthogonal=True` holds the weights of the hidden layers orthogonal
+    as `Foton` does. This control separates the cost of the constraint from that of the rule. `stream` frees no memory:
+    updates come after the whole backward pass. Dropout draws from PyTorch's global generator, as nn.Dropout does, and
+    ignores `generator`.
     """
 
-    convolution_kinds = (OrthogonalConv2d, nn.Conv2d)
+    kinds = (*LOCAL, OrthogonalConv2d)
+    whole = True
     differentiates = True
 
     def __init__(
@@ -31,30 +35,36 @@ class Backprop(OutputErrorRule):
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, generator=generator)
+        self.set_loss(loss, label_smoothing)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
-            if any(isinstance(unit, Conv2dBlock) for unit in self.convolutions):
+            if any(isinstance(unit.layer, nn.Conv2d) for unit in self.units):
                 raise ValueError("orthogonal: True, with Conv2d, whose kernels are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
+        self.check_hooks()
 
     def calls(self, module: nn.Module) -> bool:
         return True
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+        """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         self.checked(x, y)
-        parameters = [p for unit in self.units for p in (*unit.weights, unit.bias) if p is not None]
         with torch.enable_grad():
             loss = self.objective(x, y)
-            gradients = gradients_by(loss, parameters)
+            gradients = gradients_by(loss, self.model.parameters())
+        taken = {p for unit in self.units for p in (*unit.weights, unit.bias) if p is not None}
+        others = tuple((p, g) for p, g in gradients.items() if p not in taken)
         for unit in self.units:
             found = [gradients[weight] for weight in unit.weights]
             bias = None if unit.bias is None else gradients[unit.bias]
-            if isinstance(unit, ConvolutionalBlock):
+            if isinstance(unit.layer, OrthogonalConv2d):
                 yield ConvolutionUpdate(unit, found[0], found[1:], bias)
+            elif unit is self.units[-1]:
+                yield BlockUpdate(unit, found[0], bias, loss.detach(), others)
             else:
-                yield BlockUpdate(unit, found[0], bias, loss.detach() if unit is self.blocks[-1] else None)
+                yield BlockUpdate(unit, found[0], bias, None)
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""

@@ -50,7 +50,7 @@ class BlockUpdate(NamedTuple):
 class ConvolutionUpdate(NamedTuple):
     """The same for the parts of an orthogonal kernel."""
 
-    block: ConvolutionalBlock
+    block: ConvolutionalBlock | LocalBlock
     mixing: Tensor
     bases: list[Tensor]
     bias: Tensor | None
@@ -447,12 +447,46 @@ class LayeredRule(Rule):
         return flat_input(x, self.first_dense.linear.weight)
 
 
-class OutputErrorRule(LayeredRule):
-    """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K.
+class OutputLoss(Rule):
+    """A rule with a loss at the scores.
 
     `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot
     label).
     """
+
+    def set_loss(self, loss: str, label_smoothing: float) -> None:
+        """Raises ValueError for another loss, and for label smoothing that it has not."""
+        if loss not in ("cross_entropy", "squared_error"):
+            raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
+        if not 0 <= label_smoothing < 1 or (label_smoothing and loss == "squared_error"):
+            raise ValueError(
+                f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy"
+            )
+        self.loss = loss
+        self.label_smoothing = label_smoothing
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(self.checked_input(x))
+        return scores
+
+    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """The batch-mean loss, a scalar."""
+        if self.loss == "squared_error":
+            return losses.squared_error(scores, y).mean()
+        return losses.entropies(scores, y, 1.0, self.label_smoothing).mean()
+
+    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
+        """e, the loss's gradient of each sample: (batch, K)."""
+        if self.loss == "squared_error":
+            return losses.squared_error_gradient(scores, y)
+        return losses.errors(scores, y, 1.0, self.label_smoothing)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.output_loss(self(x), y)
+
+
+class OutputErrorRule(OutputLoss, LayeredRule):
+    """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K."""
 
     def __init__(
         self,
@@ -466,14 +500,7 @@ class OutputErrorRule(LayeredRule):
         last = self.blocks[-1]
         if not last.is_linear or last.dropout is not None:
             raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
-        if loss not in ("cross_entropy", "squared_error"):
-            raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
-        if not 0 <= label_smoothing < 1 or (label_smoothing and loss == "squared_error"):
-            raise ValueError(
-                f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy"
-            )
-        self.loss = loss
-        self.label_smoothing = label_smoothing
+        self.set_loss(loss, label_smoothing)
         self.image_size: tuple[int, int] | None = None
 
     @torch.no_grad()
@@ -505,10 +532,6 @@ class OutputErrorRule(LayeredRule):
             raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(self.checked_input(x))
-        return scores
-
     def factors(
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor | None, Tensor]]:
@@ -531,18 +554,3 @@ class OutputErrorRule(LayeredRule):
                 continue
             loss = self.output_loss(clean.scores, y) if unit is last else None
             yield unit_update(unit, layer.update(z, delta), loss)
-
-    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
-        """The batch-mean loss, a scalar."""
-        if self.loss == "squared_error":
-            return losses.squared_error(scores, y).mean()
-        return losses.entropies(scores, y, 1.0, self.label_smoothing).mean()
-
-    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
-        """e, the loss's gradient of each sample: (batch, K)."""
-        if self.loss == "squared_error":
-            return losses.squared_error_gradient(scores, y)
-        return losses.errors(scores, y, 1.0, self.label_smoothing)
-
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output_loss(self(x), y)

@@ -38,8 +38,8 @@ from torch import nn
 from prograde.accelerated.aggregation import best_range, range_hits
 from prograde.accelerated.modules import ChannelNorm, small_cnn
 from prograde.accelerated.rules import (
+    Backprop,
     BackpropDeepSupervision,
-    BackpropEndToEnd,
     ChannelClassAssignment,
     ChannelCompetition,
     DeeperForward,
@@ -105,7 +105,7 @@ def plain(rule: Callable[[nn.Module, bool], Rule], rate: float, **published: str
 
 
 def backprop(normalisation: str, channels: tuple[int, ...]) -> Setting:
-    return Setting(lambda model, images: BackpropEndToEnd(model), normalisation, channels, (3e-3, 1e-3))
+    return Setting(lambda model, images: Backprop(model), normalisation, channels, (3e-3, 1e-3))
 
 
 def by_fives(setting: Setting) -> Setting:

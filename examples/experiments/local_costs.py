@@ -28,7 +28,7 @@ from prograde.accelerated.layers import activity
 from prograde.accelerated.modules import small_cnn, vgg8
 from prograde.accelerated.normalisations import rms_norm
 from prograde.accelerated.rules import (
-    BackpropEndToEnd,
+    Backprop,
     ChannelClassAssignment,
     ChannelCompetition,
     DeeperForward,
@@ -102,7 +102,7 @@ def steps(network: str, rounds: int) -> list[str]:
         torch.manual_seed(0)
         return step_of(rule(make().to(memory_format=torch.channels_last)), x, y)
 
-    found = in_turns({name: of(rule) for name, rule in {"backprop": BackpropEndToEnd, **rules}.items()}, rounds)
+    found = in_turns({name: of(rule) for name, rule in {"backprop": Backprop, **rules}.items()}, rounds)
     lines = []
     for name, seconds in found.items():
         low, median, high = np.percentile(np.divide(seconds, found["backprop"]), [25, 50, 75])

@@ -51,8 +51,8 @@ from torch import Tensor, nn
 
 from prograde.accelerated.modules import ChannelNorm
 from prograde.accelerated.rules import (
+    Backprop,
     BackpropDeepSupervision,
-    BackpropEndToEnd,
     BackpropEnsemble,
     DynamicTemperature,
     Rule,
@@ -120,7 +120,7 @@ def student(method: str, classes: int, normalise: str) -> Rule:
         case "deep supervision":
             return BackpropDeepSupervision(hidden(normalise == "all"), num_classes=classes)
         case "backprop":
-            return BackpropEndToEnd(whole())
+            return Backprop(whole())
         case _:
             return BackpropEnsemble([whole() for _ in range(NETS)])
 

@@ -55,7 +55,7 @@ RULES = {
     "Backprop": Candidate(
         rules.Backprop,
         recurrent=rules.BackpropThroughTime,
-        whole=rules.BackpropEndToEnd,
+        whole=rules.Backprop,
         row="backpropagation",
     ),
     "Foton": Candidate(rules.Foton),

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ...local_classifiers import Shortcut, wired
-from ...modules import ChannelNorm, ScaledAvgPool2d, ShortcutNetwork
+from ...modules import ChannelNorm, OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...modules.activations import MODULES
 from ...normalisations import instance_norm
 from ..chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
@@ -36,6 +36,11 @@ KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
 TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation and pooling after it"
 
 
+Trainable: TypeAlias = nn.Conv2d | nn.Linear | OrthogonalConv2d
+LOCAL: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
+"""Layers that have a local loss."""
+
+
 class LocalBlock(NamedTuple):
     """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
 
@@ -45,24 +50,32 @@ class LocalBlock(NamedTuple):
     """
 
     name: str
-    layer: nn.Conv2d | nn.Linear
+    layer: Trainable
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
 
     @property
-    def linear(self) -> nn.Conv2d | nn.Linear:
+    def linear(self) -> Trainable:
         """The layer."""
         return self.layer
 
     @property
     def held(self) -> dict[str, Held]:
-        """Nothing: no weight is orthogonal."""
+        """What can be held orthogonal, by its name in the model: nothing of a Conv2d."""
+        match self.layer:
+            case OrthogonalConv2d() as module:
+                bases = {f"{self.name}.bases.{i}": (module.bases, str(i)) for i in range(len(module.bases))}
+                return {f"{self.name}.mixing": (module, "mixing"), **bases}
+            case nn.Linear() as module:
+                return {self.name: (module, "weight")}
         return {}
 
     @property
     def weights(self) -> list[Tensor]:
         """What the layer is trained by, but for the bias."""
+        if isinstance(self.layer, OrthogonalConv2d):
+            return [self.layer.mixing, *self.layer.bases]
         return [self.layer.weight]
 
     @property
@@ -76,12 +89,12 @@ class LocalBlock(NamedTuple):
     @property
     def has_maps(self) -> bool:
         """Whether it gives (batch, channels, height, width)."""
-        return isinstance(self.layer, nn.Conv2d)
+        return not isinstance(self.layer, nn.Linear)
 
     @property
     def width(self) -> int:
         """Channels or units that it gives."""
-        return self.layer.out_channels if isinstance(self.layer, nn.Conv2d) else self.layer.out_features
+        return self.layer.out_features if isinstance(self.layer, nn.Linear) else self.layer.out_channels
 
     @property
     def inner(self) -> list[nn.Parameter]:
@@ -96,8 +109,8 @@ class LocalBlock(NamedTuple):
     @property
     def trained(self) -> list[Tensor]:
         """What its loss trains: weight, bias if there is one, and then `inner`."""
-        weight, bias = self.layer.weight, self.layer.bias
-        return [weight, *self.inner] if bias is None else [weight, bias, *self.inner]
+        bias = [] if self.bias is None else [self.bias]
+        return [*self.weights, *bias, *self.inner]
 
     def activities(self, x: Tensor) -> Tensor:
         """What the score is made from."""
@@ -149,12 +162,16 @@ def _applied(module: nn.Module, h: Tensor) -> Tensor:
 
 
 class LocalNetwork(NamedTuple):
-    """A model as a local rule sees it; `num_classes` where a last Linear gives them, which is left out."""
+    """A model as a rule sees it; `num_classes` where a last Linear gives them.
+
+    That Linear is left out, or the last of the blocks; `head` is what stands before it where shortcuts end before.
+    """
 
     stem: tuple[nn.Module, ...]
     blocks: list[LocalBlock]
     shortcuts: tuple[Shortcut, ...]
     num_classes: int | None
+    head: tuple[nn.Module, ...] = ()
 
     def begin(self, x: Tensor) -> Tensor:
         """What the first block gets."""
@@ -166,31 +183,43 @@ class LocalNetwork(NamedTuple):
 Found: TypeAlias = list[tuple[str, nn.Module]]
 
 
-def read(model: nn.Module, rule: str, score_after: ScoreAfter = "activation") -> LocalNetwork:
+def read(
+    model: nn.Module,
+    rule: str,
+    score_after: ScoreAfter = "activation",
+    kinds: tuple[type[nn.Module], ...] = LOCAL,
+    whole: bool = False,
+) -> LocalNetwork:
     """The blocks of an `nn.Sequential` (nested ones included) or of a `ShortcutNetwork`, first layer first.
 
+    They begin at layers of these `kinds`. `whole` counts a last Linear, which has no local loss, among them.
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such network.
     """
     shortcuts: tuple[Shortcut, ...] = ()
+    before_last: tuple[nn.Module, ...] = ()
     if isinstance(model, ShortcutNetwork):
-        last, shortcuts = _last_linear(_leaves(model.head, "head")), model.shortcuts
-        stem, blocks = _cut(_leaves(model.stem, "stem"), rule, score_after, [])
+        head, shortcuts = _leaves(model.head, "head"), model.shortcuts
+        last = _last_linear(head)
+        stem, blocks = _cut(_leaves(model.stem, "stem"), rule, score_after, [], kinds)
         for index, block in enumerate(model.blocks):
-            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, blocks)
+            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, blocks, kinds)
             if before or len(found) != 1:
                 raise ValueError(f"block 'blocks.{index}': {len(found)} layers, expected one, and first in it")
             blocks = [*blocks, *found]
         if len(blocks) > len(model.blocks):
             raise ValueError(f"layer '{blocks[0].name}': in the stem; {rule} trains the layers of blocks")
+        if whole:
+            before_last, found = _cut(head, rule, score_after, blocks, kinds)
+            blocks = [*blocks, *found]
     elif is_plain(model, nn.Sequential):
         last = _last_linear(list(leaves(model)))
-        stem, blocks = _cut(list(leaves(model)), rule, score_after, [])
-        blocks = blocks if last is None else blocks[:-1]
+        stem, blocks = _cut(list(leaves(model)), rule, score_after, [], kinds)
+        blocks = blocks if last is None or whole else blocks[:-1]
     else:
         raise refusal("", model, rule, TRAINABLE)
     if not blocks:
         raise ValueError(f"model: no hidden layer; {rule} trains an nn.Sequential of {TRAINABLE}")
-    return LocalNetwork(stem, blocks, shortcuts, None if last is None else last.out_features)
+    return LocalNetwork(stem, blocks, shortcuts, None if last is None else last.out_features, before_last)
 
 
 def _leaves(module: nn.Module, name: str) -> Found:
@@ -206,14 +235,14 @@ def _last_linear(found: Found) -> nn.Linear | None:
 
 
 def _cut(
-    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalBlock]
+    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalBlock], kinds: tuple[type[nn.Module], ...]
 ) -> tuple[tuple[nn.Module, ...], list[LocalBlock]]:
     """What comes before the first layer, and the blocks."""
     stem: list[nn.Module] = []
     blocks: list[LocalBlock] = []
     after: list[list[nn.Module]] = []
     for name, module in found:
-        if isinstance(module, nn.Linear | nn.Conv2d) and (is_plain(module, nn.Linear) or is_plain(module, nn.Conv2d)):
+        if isinstance(module, Trainable) and any(is_plain(module, kind) for kind in kinds):
             check_parameters(name, module, [*before, *blocks], rule)
             blocks.append(LocalBlock(name, module))
             after.append([])
@@ -237,7 +266,7 @@ def _cut(
     return tuple(stem), blocks
 
 
-def _rectifier(layer: nn.Conv2d | nn.Linear, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
+def _rectifier(layer: Trainable, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return None
     match inside:
@@ -269,6 +298,9 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
             x = _ghost(module, x)
         for index, block in enumerate(network.blocks):
             name = block.name
+            if index + 1 == len(network.blocks):
+                for module in network.head:
+                    x = _ghost(module, x)
             if block.has_maps and x.dim() != 4:
                 raise ValueError(f"takes (channels, height, width) a sample, but gets {tuple(x.shape[1:])}")
             if isinstance(block.layer, nn.Conv2d) and x.shape[1] != block.layer.in_channels:

@@ -1,18 +1,23 @@
 """The base of rules whose models may have normalisation, pooling and shortcuts."""
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..chain import channels_last, check_like, flat_input
 from ..rule import Rule, check_count
-from .blocks import LocalBlock, ScoreAfter, check_sizes, read
+from .blocks import LOCAL, LocalBlock, ScoreAfter, check_sizes, read
 
 
 class BlockwiseRule(Rule):
-    """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `local_blocks.read` into `local`."""
+    """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `blocks.read` into `local`."""
+
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = LOCAL
+    """Layers that it trains."""
+    whole: ClassVar[bool] = False
+    """Whether a last Linear is among its units."""
 
     def __init__(
         self,
@@ -27,7 +32,7 @@ class BlockwiseRule(Rule):
             raise ValueError(f"score_after: {score_after!r}, expected one of {', '.join(get_args(ScoreAfter))}")
         self.watch(model)
         self.generator = generator
-        self.local = read(model, type(self).__name__, score_after)
+        self.local = read(model, type(self).__name__, score_after, self.kinds, self.whole)
         self.convolutions = [block for block in self.units if block.has_maps]
         self.blocks = [block for block in self.units if not block.has_maps]
         given = self.local.num_classes
@@ -38,6 +43,8 @@ class BlockwiseRule(Rule):
         classes = num_classes if given is None else given
         if classes is None:
             last = self.units[-1]
+            if self.whole:
+                raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
             kind = type((last.layer, *last.inside, *last.outside)[-1]).__name__
             raise ValueError(
                 f"num_classes: missing; the model ends with a {kind}, expected a last Linear of so many outputs with "
@@ -84,10 +91,10 @@ class BlockwiseRule(Rule):
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         if not first.has_maps and all(isinstance(module, nn.Flatten | nn.Identity) for module in stem):
-            x = flat_input(x, first.layer.weight)
+            x = flat_input(x, first.weights[0])
         if x.dim() < 2 or len(x) == 0:
             raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
-        check_like(x, first.layer.weight)
+        check_like(x, first.weights[0])
         if x.shape[1:] not in self._fitting:
             check_sizes(self.local, x.shape[1:], x.dtype)
             self._fitting.add(x.shape[1:])

@@ -86,7 +86,7 @@ class LocalClassifiers(BlockwiseRule):
             first_layer=first_layer,
             dropout=readout_dropout,
             smoothing=readout_smoothing,
-            like=chain[0].layer.weight,
+            like=chain[0].weights[0],
         )
 
         self.check_hooks()
@@ -263,4 +263,4 @@ def _block_update(
     """From the gradients of what is trained in a block."""
     bias = None if block.bias is None else gradients[block.bias]
     inner = ((p, gradients[p]) for p in block.inner)
-    return BlockUpdate(block, gradients[block.layer.weight], bias, loss, (*inner, *own))
+    return BlockUpdate(block, gradients[block.weights[0]], bias, loss, (*inner, *own))

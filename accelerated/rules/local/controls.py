@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...losses import cross_entropy
-from ..rule import BlockUpdate, Rule, gradients_by
+from ..backprop import Backprop
+from ..rule import BlockUpdate, ConvolutionUpdate, Rule
 from .blocks import LocalBlock
-from .blockwise import BlockwiseRule
 from .classifiers import LocalClassifiers
 from .score_heads import Heads
 
@@ -20,7 +19,7 @@ def linear_classifiers(blocks: Sequence[LocalBlock], num_classes: int) -> list[n
     """A Linear for each layer; maps are averaged over positions before it."""
     heads: list[nn.Module] = []
     for block in blocks:
-        linear = nn.Linear(block.width, num_classes).to(block.layer.weight)
+        linear = nn.Linear(block.width, num_classes).to(block.weights[0])
         heads.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear) if block.has_maps else linear)
     return heads
 
@@ -40,47 +39,6 @@ class BackpropDeepSupervision(LocalClassifiers):
         super().__init__(model, score=score, detach=detach, **options)
 
 
-class BackpropEndToEnd(BlockwiseRule):
-    """Control: backpropagation of one cross-entropy at the end of a network such as `LocalClassifiers` trains.
-
-    The model ends with a Linear to the scores. Where `Backprop` trains the model too, it gives the same.
-    """
-
-    differentiates = True
-
-    def __init__(
-        self, model: nn.Module, *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(model, generator=generator)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1")
-        self.label_smoothing = label_smoothing
-        self.check_hooks()
-
-    def calls(self, module: nn.Module) -> bool:
-        return True
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(self.checked_input(x))
-        return scores
-
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(self(self.checked(x, y)), y, label_smoothing=self.label_smoothing).mean()
-
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
-        with torch.enable_grad():
-            loss = self.objective(x, y)
-        gradients = gradients_by(loss, self.parameters())
-        own = {id(p) for block in self.units for p in (block.layer.weight, block.bias)}
-        for index, block in enumerate(self.units):
-            last = index + 1 == len(self.units)
-            others = [(p, g) for p, g in gradients.items() if last and id(p) not in own]
-            bias = None if block.bias is None else gradients[block.bias]
-            yield BlockUpdate(
-                block, gradients[block.layer.weight], bias, loss.detach() if last else None, tuple(others)
-            )
-
-
 class BackpropEnsemble(Rule):
     """Control: several networks, each trained by backpropagation alone; scores are the log of their mean probability.
 
@@ -93,7 +51,7 @@ class BackpropEnsemble(Rule):
         nn.Module.__init__(self)
         if not models:
             raise ValueError("models: none, expected one or more")
-        made = [BackpropEndToEnd(m, label_smoothing=label_smoothing, generator=generator) for m in models]
+        made = [Backprop(m, label_smoothing=label_smoothing, generator=generator) for m in models]
         if len({member.num_classes for member in made}) > 1:
             raise ValueError(f"models: {[member.num_classes for member in made]} classes, expected as many of each")
         self.members = nn.ModuleList(made)
@@ -101,8 +59,8 @@ class BackpropEnsemble(Rule):
         self.convolutions = list(chain.from_iterable(member.convolutions for member in made))
         self.blocks = list(chain.from_iterable(member.blocks for member in made))
 
-    def _members(self) -> Iterator[tuple[int, BackpropEndToEnd]]:
-        return enumerate(cast(Iterable[BackpropEndToEnd], self.members))
+    def _members(self) -> Iterator[tuple[int, Backprop]]:
+        return enumerate(cast(Iterable[Backprop], self.members))
 
     @property
     def units(self) -> list[LocalBlock]:
@@ -127,7 +85,8 @@ class BackpropEnsemble(Rule):
         """The sum of the members' losses."""
         return torch.stack([member.objective(x, y) for _, member in self._members()]).sum()
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         for i, member in self._members():
             for update in member.stream(x, y):
-                yield update._replace(block=update.block._replace(name=f"{i}.{update.block.name}"))
+                block: Any = update.block._replace(name=f"{i}.{update.block.name}")
+                yield update._replace(block=block)

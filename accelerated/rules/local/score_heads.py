@@ -187,7 +187,7 @@ def gridded(head: Callable[..., nn.Module], sides: GridSize, **settings: Any) ->
 
 def like(block: LocalBlock) -> dict[str, Any]:
     """Where and in what precision a block's score has its arrays."""
-    return {"device": block.layer.weight.device, "dtype": block.layer.weight.dtype}
+    return {"device": block.weights[0].device, "dtype": block.weights[0].dtype}
 
 
 class GroupHead(ScoreHead):
