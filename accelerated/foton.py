@@ -43,7 +43,8 @@ def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
 
 def _first(layer: Layer, z: Array, error: Array, projection: Array) -> Array:
     """W_1 F e: (batch, ...), as a_1."""
-    return torch.tensordot(error, layer.difference(z, projection), dims=1)
+    rows = layer.difference(z, projection)
+    return (error @ rows.flatten(1)).reshape(len(error), *rows.shape[1:])
 
 
 def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:

@@ -251,7 +251,7 @@ FAULTS = [
           "test_refusals.py::test_the_least_batch_is_what_a_step_takes", "batch: 1, expected 2 or more"),
     # FOTON
     Fault("projected error added", "accelerated.foton",
-          "return torch.tensordot(error, layer", "return -torch.tensordot(error, layer",
+          "return (error @ rows", "return (-error @ rows",
           "test_foton.py::test_updates", "foton.updates[0][0]"),
     Fault("difference of the wrong sign", "accelerated.network",
           "u = error @ (projection", "u = -error @ (projection",
