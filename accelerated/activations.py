@@ -73,7 +73,8 @@ def _identity_multiply(a: Array, direction: Array) -> Array:
 # With s(a) = 1 / (1 + exp(-2a)): tanh'(a) = 4 s(a) s(-a) = 4 (1 - s(-|a|)) s(-|a|), where s(-|a|) <= 1/2 keeps its
 # digits, which s(a) near 1 does not.
 def _tanh_multiply(a: Array, direction: Array) -> Array:
-    multiplied: Array = torch.ops.aten.sigmoid_backward(direction, a.abs().mul_(-2).sigmoid_())
+    s = a.abs().mul_(-2).sigmoid_()
+    multiplied: Array = torch.ops.aten.sigmoid_backward.grad_input(direction, s, grad_input=s)  # in its own memory
     return multiplied.mul_(4)
 
 

@@ -114,7 +114,8 @@ def first_difference(
     check_finite("gain", gain)
     if phi == identity:  # by value: a copy of a rule has a copy of it
         return project(feedback, gain * error)
-    return gain * phi.difference(project(feedback, targets + error), project(feedback, error))
+    difference = phi.difference(project(feedback, targets + error), project(feedback, error))
+    return difference if gain == 1 else gain * difference
 
 
 def output_error(

@@ -5,7 +5,7 @@ no cancellation in the products.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -145,15 +145,24 @@ class MaxPool:
     """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones."""
 
     size: int
+    _seen: list[Array] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def value(self, h: Array) -> Array:
-        return pooling.max_pool(h, self.size)
+        pooled, places = pooling.max_pool_and_places(h, self.size)
+        self._seen[:] = h, places
+        return pooled
+
+    def _places(self, h: Array) -> Array:
+        """Those of the maxima of h: found with the value, where that of h was the last."""
+        if not self._seen or self._seen[0] is not h:
+            self.value(h)
+        return self._seen[1]
 
     def jvp(self, h: Array, u: Array) -> Array:
-        return pooling.at_maxima(h, u, self.size)
+        return pooling.at_places(h, u, self._places(h))
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.max_pool_vjp(h, d, self.size)
+        return pooling.spread_to_places(h, d, self._places(h), self.size)
 
     def difference(self, h: Array, u: Array) -> Array:
         return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)

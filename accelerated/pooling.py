@@ -20,27 +20,37 @@ __all__ = [
 
 def max_pool(g: Array, size: int) -> Array:
     """Largest of each size x size pixels: (batch, c, height // size, width // size)."""
+    return g if size == 1 else max_pool_and_places(g, size)[0]
+
+
+def max_pool_and_places(g: Array, size: int) -> tuple[Array, Array]:
+    """`max_pool`, and the place of each maximum in its map, the first of equal ones."""
     check_images("g", g)
     check_count("size", size, 1, min(g.shape[2:]))
-    return functional.max_pool2d(g, size) if size > 1 else g
+    pooled, places = functional.max_pool2d(g, size, return_indices=True)
+    return pooled, places
 
 
 def at_maxima(g: Array, values: Array, size: int) -> Array:
     """Of each size x size pixels the value where g is largest, the first of equal ones: shaped as `max_pool(g)`."""
     check_count("size", size, 1, min(g.shape[2:]))
+    return at_places(g, values, max_pool_and_places(g, size)[1])
+
+
+def at_places(g: Array, values: Array, places: Array) -> Array:
+    """`at_maxima`, where the places of the maxima of g are known."""
     check_shape("values", values, g.shape)
-    if size == 1:
-        return values
-    _, places = functional.max_pool2d(g, size, return_indices=True)
     return values.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
 
 
 def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
     """The adjoint of `at_maxima`, d put where g is largest: as g."""
-    pooled, places = functional.max_pool2d(g, size, return_indices=True)
-    check_shape("d", d, pooled.shape)
-    if size == 1:
-        return d
+    return spread_to_places(g, d, max_pool_and_places(g, size)[1], size)
+
+
+def spread_to_places(g: Array, d: Array, places: Array, size: int) -> Array:
+    """`max_pool_vjp`, where the places of the maxima of g are known."""
+    check_shape("d", d, places.shape)
     square = [size, size]
     spread: Array = torch.ops.aten.max_pool2d_with_indices_backward(d, g, square, square, [0, 0], [1, 1], False, places)
     return spread

@@ -22,6 +22,9 @@ from ..losses import one_hot
 from .rule import OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
+PART = 2**17
+"""How many numbers of a feature map's first target are computed at once on a CPU: all of theirs stays in its cache."""
+
 
 class Ftp(OutputErrorRule):
     """Forward Target Propagation (arXiv 2506.11030): projections of the label and the output make the first target.
@@ -169,5 +172,9 @@ class Ftp(OutputErrorRule):
         left, *right = feedback if isinstance(feedback, tuple) else (feedback,)
         left = left.T.unflatten(1, h.shape[1:]).movedim(1, -1).flatten(1).T
         permuted = (left, *right) if right else left
-        found = difference(permuted, targets, error, self.phi, self.gain)
-        return found.unflatten(1, (*h.shape[2:], h.shape[1])).movedim(-1, 1)
+        found = torch.empty_like(h)
+        flat = found.movedim(1, -1).flatten(1)  # the same memory
+        rows = len(h) if h.device.type != "cpu" else PART // flat.shape[1] + 1
+        for part in (slice(row, row + rows) for row in range(0, len(h), rows)):
+            flat[part] = difference(permuted, targets[part], error[part], self.phi, self.gain)
+        return found
