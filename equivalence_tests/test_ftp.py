@@ -12,6 +12,7 @@ from torch import nn
 
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
 from prograde.accelerated.rules import Foton, Ftp
+from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import OURS, Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, seeds
@@ -491,6 +492,17 @@ def test_gradients_are_the_references(options: Any, second_pass: Any):
                 assert parameter.grad is None, f"{unit.name} is trained"
             else:
                 assert rms(numpy(parameter.grad) - gradient) <= 1e-12 * rms(gradient), f"{unit.name}, its gradient"
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for part in (1, 2**20):
+        monkeypatch.setattr(rules_ftp, "PART", part)
+        rule = Ftp(model(), image_size=(11, 9), by_channel=False, generator=seeded(0))
+        rule.assign_credit(*batch())
+        found.append(numpy(rule.units[0].weights[0].grad))
+    assert rms(found[0] - found[1]) <= 1e-12 * rms(found[1]), "by parts"
 
 
 def kernel_of(rule: Ftp) -> torch.Tensor:

@@ -61,9 +61,9 @@ def comparable(default: object, function: object) -> object:
 
 
 def fields(kind: type) -> tuple[str, ...]:
-    """Of a NamedTuple or a dataclass."""
+    """Of a NamedTuple or a dataclass, but for private ones."""
     found: tuple[str, ...] = tuple(getattr(kind, "_fields", getattr(kind, "__dataclass_fields__", ())))
-    return found
+    return tuple(name for name in found if not name.startswith("_"))
 
 
 @pytest.mark.parametrize("module", MODULES)
