@@ -191,11 +191,11 @@ def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
     shapes = []
     z = h = x
     for layer in layers:
-        a = layer.value(z)
-        h = activity(layer.steps, a)
-        shapes.append([number.expand(1, *array.shape[1:]) for array in (z, a, h)])
+        h = activity(layer.steps, layer.value(z))
+        shapes.append((number.expand(1, *z.shape[1:]), number.expand(1, *h.shape[1:])))
         z = activity(layer.outlet, h)
-    return h, Pass(*zip(*shapes, strict=True))
+    inputs, activities = zip(*shapes, strict=True)
+    return h, Pass(inputs, activities, activities)
 
 
 class _Credit:
