@@ -23,6 +23,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
+import math
 import operator
 import sys
 import textwrap
@@ -59,21 +60,42 @@ ROUNDED = {
 
 FACTORISATIONS = {"svd", "qr", "eigh"}
 
+COMPUTES = SUMS | ROUNDED | FACTORISATIONS
+
+NUMBERS, FLOATS = (np.ndarray, np.generic), (np.ndarray, np.floating)
+
+
+def _draw(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Any:
+    """Signed errors in units of eps: 1/4 to 1/2 each way."""
+    drawn = rng.random(shape) - 0.5
+    return 0.5 * drawn + np.copysign(0.25, drawn)
+
+
+ERRORS = _draw(np.random.default_rng(0), 2**16)
+"""Drawn once, since drawing takes longer than most operations: a `Rounding` reads on from a place of its own."""
+ERRORS.flags.writeable = False
+
 
 class Rounding:
     """Relative errors up to half of `eps`, in sums up to half of `eps_of_sums`, drawn from `rng`."""
 
     def __init__(self, eps: float, eps_of_sums: float, rng: np.random.Generator) -> None:
         self.eps, self.eps_of_sums, self.rng = eps, eps_of_sums, rng
+        self.at = int(rng.integers(ERRORS.size))
 
     def errors(self, shape: tuple[int, ...]) -> Any:
-        """Signed errors in units of eps: 1/4 to 1/2 each way."""
-        drawn = self.rng.random(shape) - 0.5
-        return 0.5 * drawn + np.copysign(0.25, drawn)
+        """Signed errors in units of eps."""
+        count = math.prod(shape)
+        if count > ERRORS.size:
+            return _draw(self.rng, shape)
+        if self.at + count > ERRORS.size:
+            self.at = int(self.rng.integers(ERRORS.size - count + 1))
+        self.at += count
+        return ERRORS[self.at - count : self.at].reshape(shape)
 
     def move(self, value: Any) -> Any:
         """A floating array, or a tuple or list of some, with every number rounded at random; anything else as it is."""
-        if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
+        if isinstance(value, FLOATS) and value.dtype.kind == "f":
             return value * (1 + self.eps * self.errors(value.shape))
         return value
 
@@ -127,9 +149,7 @@ def rounded(rounding: Rounding | None) -> Iterator[None]:
 def operate(name: str, left: Any, right: Any) -> Any:
     """`left OPERATOR right` in the copy."""
     function = getattr(operator, name)
-    if _rounding is None or not (
-        isinstance(left, np.ndarray | np.generic) or isinstance(right, np.ndarray | np.generic)
-    ):
+    if _rounding is None or not (isinstance(left, NUMBERS) or isinstance(right, NUMBERS)):
         return function(left, right)
     return _rounding.call(function, name, left, right)
 
@@ -142,10 +162,10 @@ def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return functools.reduce(functools.partial(operate, "add"), *arguments)
     function = COMPOSED.get(function, function)
     name = getattr(function, "__name__", "")
-    if name not in SUMS | ROUNDED | FACTORISATIONS:
+    if name not in COMPUTES:
         return function(*arguments, **options)
     of = getattr(function, "__self__", None)
-    if isinstance(of, np.ndarray | np.generic):  # a method
+    if isinstance(of, NUMBERS):  # a method
         return _rounding.call(getattr(type(of), name), name, of, *arguments, **options)
     if isinstance(function, np.ufunc) or getattr(function, "__module__", "").split(".")[0] in ("numpy", "scipy"):
         return _rounding.call(function, name, *arguments, **options)
