@@ -1,25 +1,19 @@
 """PEPITA: a second forward pass, its input modulated by the projected error; see the reference.
 
-The second pass is carried as differences to the clean one, h_l - h~_l, and h~_l is formed from them where it is needed.
+The second pass is carried as differences to the clean one, h_l - h~_l, and z~_l is formed from them where it is needed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Literal, TypeAlias
 
 import torch
 
 from ._arrays import Array, Labels, check_count, check_option, check_positive, check_shape
+from .foton import differences
+from .layers import Layer, Pass, Update, activity, forward
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import (
-    ForwardPass,
-    Masks,
-    Network,
-    Updates,
-    activation_differences,
-    affine,
-    batch_mean_updates,
-    forward,
-)
 
 __all__ = ["OutputError", "Presynaptic", "error_projection", "update_factors", "updates"]
 
@@ -31,7 +25,7 @@ Presynaptic: TypeAlias = Literal["clean", "modulated"]
 
 
 def error_projection(
-    n_in: int,
+    sample: tuple[int, ...],
     num_classes: int,
     generator: torch.Generator | None = None,
     scale: float = 0.05,
@@ -39,58 +33,60 @@ def error_projection(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Array:
-    """F uniform on +-scale * sqrt(6 / n_in), shape (n_in, num_classes); 0.05 is the authors' scale."""
-    check_count("n_in", n_in)
+    """F^T for samples of that shape, n_0 numbers each, uniform on +-scale * sqrt(6 / n_0): (num_classes, *sample).
+
+    0.05 is the authors' scale.
+    """
+    for n in sample:
+        check_count("sample", n)
     check_count("num_classes", num_classes)
     check_positive("scale", scale)
-    bound = scale * (6 / n_in) ** 0.5
-    return torch.empty(n_in, num_classes, device=device, dtype=dtype).uniform_(-bound, bound, generator=generator)
+    bound = scale * (6 / prod(sample)) ** 0.5
+    drawn = torch.empty(prod(sample), num_classes, device=device, dtype=dtype)
+    return drawn.uniform_(-bound, bound, generator=generator).T.contiguous().view(num_classes, *sample)
 
 
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
+    layers: Sequence[Layer],
+    clean: Pass,
     error: Array,
     projection: Array,
-    masks: Masks = None,
     output_gradient: Callable[[Array], Array] | None = None,
     presynaptic: Presynaptic = "modulated",
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e' at the output) and h~_(l-1) of every layer, first layer first.
+    """h_l - h~_l (e' at the output) and z~_l of every layer, first layer first.
 
     e' is e, or output_gradient(modulated scores) where that function is given.
     """
     check_option("presynaptic", presynaptic, Presynaptic)
     check_shape("error", error, clean.scores.shape)
-    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
-    z = clean.inputs[0] + error @ projection.T
-    differences = activation_differences(network, clean, -error, projection, masks)
-    for h, h_next, difference in zip(clean.inputs[:-1], clean.inputs[1:], differences, strict=True):
-        yield difference, z if presynaptic == "modulated" else h
-        z = h_next - difference
+    check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
+    z = clean.inputs[0] + torch.tensordot(error, projection, dims=1)
+    found = differences(layers, clean, -error, projection)
+    for layer, z_clean, h, difference in zip(layers, clean.inputs, clean.activities, found, strict=False):
+        yield difference, z if presynaptic == "modulated" else z_clean
+        z = activity(layer.outlet, h - difference)
     if output_gradient is not None:
-        error = output_gradient(affine(network.weights[-1], network.biases[-1], z))
+        error = output_gradient(activity(layers[-1].steps, layers[-1].value(z)))
     yield error, z if presynaptic == "modulated" else clean.inputs[-1]
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     projection: Array,
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     output_error: OutputError = "clean",
     presynaptic: Presynaptic = "modulated",
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of all layers. Both passes share the dropout masks."""
     check_option("output_error", output_error, OutputError)
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
 
     def gradient(scores: Array) -> Array:
         return output_gradient(scores, labels)
 
     modulated_gradient = None if output_error == "clean" else gradient
-    factors = update_factors(network, clean, error, projection, masks, modulated_gradient, presynaptic)
-    return batch_mean_updates(network, factors)
+    return layer_updates(layers, update_factors(layers, clean, error, projection, modulated_gradient, presynaptic))

@@ -146,6 +146,7 @@ EXAMPLES: dict[str, Example] = {
     "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
     "ftp, images": Example(options(Ftp, image_size=(8, 8)), images, IMAGES),
     "pepita": Example(Pepita),
+    "pepita, images": Example(options(Pepita, image_size=(8, 8), second_pass="full"), images, IMAGES),
     "fa": Example(FeedbackAlignment),
     "fa, images": Example(FeedbackAlignment, images, IMAGES),
     "dfa": Example(DirectFeedbackAlignment),

@@ -385,7 +385,7 @@ def test_a_rules_gradient_is_the_reference_by_hand(
         options = {"second_pass": "full"} if name in ("ftp", "pepita") else {}
         rule = RULES[name](sequential(dense), **options)
         for buffer, matrix in zip(rule.buffers(), fixed, strict=True):
-            buffer.copy_(matrix)
+            buffer.copy_(matrix.T if name == "pepita" else matrix)
         names = ("weight_bits", "activation_bits", "product_bits")
         chip = Hardware(rule, **dict(zip(names, converters, strict=True)), read_noise=read_noise)
         chip.generator = seeded(SEED)
@@ -513,14 +513,15 @@ def test_pepita_in_full(
     twin64: Side, compare: Comparison, ours: Side, case: Case, rng: np.random.Generator, forms: Any
 ):
     options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
-    projection = 0.5 * rng.standard_normal((case.x.shape[1], case.num_classes))
+    projection = 0.5 * rng.standard_normal((case.num_classes, case.x.shape[1]))
 
     def updates(side: Side, dense: Any, x: Any, labels: Any, projection: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.pepita.updates(side.network(dense), projection, x, labels, **options)
+            return side.pepita.updates(side.chain(dense), projection, x, labels, **options)
         rule = Pepita(sequential(dense), second_pass="full", **options)
         rule.projection.copy_(projection)
-        return credited(rule, x, labels)
+        credited(rule, x, labels)
+        return layer_gradients(rule)
 
     compare(twin64, "Pepita in full", updates, *case[:3], projection)
 

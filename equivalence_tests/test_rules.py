@@ -137,17 +137,23 @@ def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options
     compare(twin, "Foton", updates, *case[:3])
 
 
-@given(case=cases(dropout=False), rng=seeds(), forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2))
-def test_pepita(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, forms: Any):
+@given(
+    case=chain_cases(("dense", "padded"), plain=True),
+    rng=seeds(),
+    forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2),
+)
+def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, forms: Any):
     options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
-    projection = 0.5 * rng.standard_normal((case.x.shape[1], case.num_classes))
+    projection = 0.5 * rng.standard_normal((case.num_classes, *case.x.shape[1:]))
+    size = case.x.shape[2:] or None
 
-    def updates(side: Side, dense: Any, x: Any, labels: Any, projection: Any) -> Any:
+    def updates(side: Side, network: Any, x: Any, labels: Any, projection: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return side.pepita.updates(side.network(dense), projection, x, labels, **options)
-        rule = Pepita(sequential(dense), **options)
+            return side.pepita.updates(side.chain(network), projection, x, labels, **options)
+        rule = Pepita(model_of(network), image_size=size, **options)
         rule.projection.copy_(projection)
-        return credited(rule, x, labels)
+        rule.assign_credit(x, labels)
+        return layer_gradients(rule)
 
     compare(twin, "Pepita", updates, *case[:3], projection)
 
@@ -308,14 +314,6 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert [id(p) for p in rule.parameters()] == identities
 
 
-OVER_LAYERS = {"backprop", "foton", "forward_forward", "ftp", "fa", "dfa", "drtp", *RELATIVES.values()}
-
-
-def weights_of(updates: Any) -> Any:
-    """Those of the weights, of an algorithm over layers or over a network."""
-    return tuple(update[0] for update in updates) if type(updates) is tuple else updates.weights
-
-
 COMPILED = [
     "backprop",
     "foton",
@@ -340,11 +338,11 @@ def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
         (dense, rng.standard_normal((6, 16)), np.array([0, 1, 2, 3, 0, 1]), np.array([1, 2, 3, 0, 1, 2]),
          rng.standard_normal((16, 4)))
     )  # fmt: skip
-    network = twin64.chain(dense) if module in OVER_LAYERS else twin64.network(dense)
+    network = twin64.chain(dense)
     updates = getattr(twin64, module).updates
     direct = (projection[:12], projection[:8])
     extra = {
-        "pepita": (projection, x, y),
+        "pepita": (projection.T, x, y),
         "ftp": (projection[:12], x, y),
         "feedback_alignment": (dense.weights[1:], x, y),
         "direct_feedback_alignment": (direct, x, y),
@@ -352,8 +350,9 @@ def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
         "forward_forward": (x, y, z, 4),
     }.get(module, (x, y))
     compiled = torch.compile(updates, fullgraph=True, backend="eager")
-    for ours, eager in zip(weights_of(compiled(network, *extra)), weights_of(updates(network, *extra)), strict=True):
-        assert torch.equal(ours, eager)
+    for layer, same in zip(compiled(network, *extra), updates(network, *extra), strict=True):
+        for ours, eager in zip(layer, same, strict=True):
+            assert torch.equal(ours, eager)
 
 
 MODULE_OF = {"fa": "feedback_alignment", "dfa": "direct_feedback_alignment", "drtp": "direct_random_target_projection"}
@@ -376,11 +375,8 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     extra = [getattr(rule, buffer) for buffer in ("projection", "feedback") if hasattr(rule, buffer)]
     updates = getattr(twin64, MODULE_OF.get(name, name)).updates
     with torch.no_grad():
-        if name in OVER_LAYERS:
-            expected = updates(rule.layers(masks), *extra, x, y)
-        else:
-            expected = updates(rule.network(), *extra, x, y, masks)
-    for block, weight in zip(rule.blocks, weights_of(expected), strict=True):
+        expected = updates(rule.layers(masks), *extra, x, y)
+    for block, (weight, *_) in zip(rule.blocks, expected, strict=True):
         assert torch.equal(block.linear.weight.grad, weight), f"masks of block {block.name}"
     rule.eval()
     assert rule.masks(x) is None

@@ -30,8 +30,8 @@ def test_he_uniform(side: Side):
 
 
 def test_error_projection_of_pepita(side: Side):
-    projection = drawn(side, side.pepita.error_projection, 784, 10)
-    assert projection.shape == (784, 10)
+    projection = drawn(side, side.pepita.error_projection, (4, 14, 14), 10)
+    assert projection.shape == (10, 4, 14, 14)
     bound = 0.05 * np.sqrt(6 / 784)
     assert stats.kstest(projection.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
 

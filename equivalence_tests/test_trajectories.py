@@ -51,12 +51,12 @@ def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
 
 @given(case=cases(("tanh",)), rng=seeds())
 def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng: np.random.Generator):
-    projection = 0.1 * rng.standard_normal((case.x.shape[1], case.num_classes))
+    projection = 0.1 * rng.standard_normal((case.num_classes, case.x.shape[1]))
 
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
-        return descend(
-            side, dense, lambda dense: side.pepita.updates(side.network(dense), projection, x, labels, masks), 0.1
-        )
+        rule = side.pepita.updates
+        updates = lambda dense: paired(side, rule(side.chain(dense, masks), projection, x, labels))  # noqa: E731
+        return descend(side, dense, updates, 0.1)
 
     compare(twin64, "pepita trajectory", train, *case, projection)
 

@@ -1,32 +1,38 @@
 """PEPITA: a second forward pass whose input is modulated by the error through a fixed random projection.
 
-Dellaferrera and Kreiman, "Error-driven input modulation", ICML 2022.
+Dellaferrera and Kreiman, "Error-driven input modulation", ICML 2022. The equations of the paper, which has them for
+dense layers and for convolutions:
 
-    (1)  clean pass:      h_0 = x,             h_l = m_l * sigma_l(W_l h_(l-1) + b_l),    e = dLoss/dscores
-    (2)  modulated pass:  h~_0 = x + F e,      h~_l = m_l * sigma_l(W_l h~_(l-1) + b_l)
-    (3)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) h~_(l-1)^T
-    (4)  output layer:    G_L = 1/B sum_samples e' h~_(L-1)^T
+    (1)  clean pass:      z_1 = x,             h_l as in `layers`,    e = dLoss/dscores
+    (2)  modulated pass:  z~_1 = x + F e,      h~_l by the same layers and masks
+    (3)  hidden layers:   G_l = 1/B sum_samples of the gradient of <h_l - h~_l, A_l(z~_l)> by A_l's parameters
+    (4)  output layer:    G_L = 1/B sum_samples e' z~_L^T
+
+Of a dense layer, (3) is 1/B sum (h_l - h~_l) h~_(l-1)^T: no derivative of the activation enters.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| F | projection | (n_0, K) | error projection, random and fixed |
+| F | projection, its transpose | (K, ...) | error projection, random and fixed, a row shaped as a sample each class |
 | e, e' | error | (batch, K) | output error of the clean pass; the one that trains the output layer |
-| h_l, h~_l | clean, modulated | (batch, n_l) | activations of the two passes |
+| h_l, h~_l | clean, modulated | (batch, ...) | activities of the two passes |
+| z~_l | | (batch, ...) | what layer l takes in the modulated pass |
 
 The sources differ in three places. The sign of F e is a convention, F being symmetric about 0: ours is the paper's +.
 e' is the error of the clean pass in one public code and of the modulated pass in another: `output_error` chooses.
-The presynaptic factor h~_(l-1) may be the clean h_(l-1) with the same accuracy (Srinivasan et al., ICLR 2024):
-`presynaptic` chooses. The paper's networks have no biases; ours, where there are any, get the update without h.
+The presynaptic factor z~_l may be the clean z_l with the same accuracy (Srinivasan et al., ICLR 2024):
+`presynaptic` chooses. The paper's networks have no biases; ours, where there are any, get the update without z.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from ._arrays import Array, Labels, check_count, check_option, check_positive, check_shape
+from .layers import Layer, Pass, Update, forward
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Masks, Network, Updates, batch_mean_updates, forward
 
 __all__ = ["OutputError", "Presynaptic", "error_projection", "update_factors", "updates"]
 
@@ -37,56 +43,57 @@ Presynaptic: TypeAlias = Literal["clean", "modulated"]
 """Which pass the presynaptic factor comes from."""
 
 
-def error_projection(n_in: int, num_classes: int, rng: np.random.Generator, scale: float = 0.05) -> Array:
-    """F uniform on +-scale * sqrt(6 / n_in), shape (n_in, num_classes); 0.05 is the authors' scale."""
-    check_count("n_in", n_in)
+def error_projection(sample: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 0.05) -> Array:
+    """F^T for samples of that shape, n_0 numbers each, uniform on +-scale * sqrt(6 / n_0): (num_classes, *sample).
+
+    0.05 is the authors' scale.
+    """
+    for n in sample:
+        check_count("sample", n)
     check_count("num_classes", num_classes)
     check_positive("scale", scale)
-    bound = scale * np.sqrt(6 / n_in)
-    return rng.uniform(-bound, bound, (n_in, num_classes))
+    bound = scale * np.sqrt(6 / prod(sample))
+    return rng.uniform(-bound, bound, (prod(sample), num_classes)).T.reshape(num_classes, *sample)
 
 
 def update_factors(
-    network: Network,
-    clean: ForwardPass,
+    layers: Sequence[Layer],
+    clean: Pass,
     error: Array,
     projection: Array,
-    masks: Masks = None,
     output_gradient: Callable[[Array], Array] | None = None,
     presynaptic: Presynaptic = "modulated",
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e' at the output) and h~_(l-1) of every layer, the factors in equations (3) and (4).
+    """h_l - h~_l (e' at the output) and z~_l of every layer, the factors in equations (3) and (4).
 
     e' is e, or output_gradient(modulated scores) where that function is given.
     """
     check_option("presynaptic", presynaptic, Presynaptic)
     check_shape("error", error, clean.scores.shape)
-    check_shape("projection", projection, (clean.inputs[0].shape[1], error.shape[1]))
-    modulated = forward(network, clean.inputs[0] + error @ projection.T, masks)
+    check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
+    modulated = forward(layers, clean.inputs[0] + np.tensordot(error, projection, axes=1))
     inputs = modulated.inputs if presynaptic == "modulated" else clean.inputs
-    for layer in range(len(network.weights) - 1):
-        yield clean.inputs[layer + 1] - modulated.inputs[layer + 1], inputs[layer]
+    for z, h, h_modulated in zip(inputs[:-1], clean.activities, modulated.activities, strict=False):
+        yield h - h_modulated, z
     yield error if output_gradient is None else output_gradient(modulated.scores), inputs[-1]
 
 
 def updates(
-    network: Network,
+    layers: Sequence[Layer],
     projection: Array,
     x: Array,
     labels: Labels,
-    masks: Masks = None,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     output_error: OutputError = "clean",
     presynaptic: Presynaptic = "modulated",
-) -> Updates:
+) -> tuple[Update, ...]:
     """The updates of equations (3) and (4). Both passes share the dropout masks."""
     check_option("output_error", output_error, OutputError)
-    clean = forward(network, x, masks)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
 
     def gradient(scores: Array) -> Array:
         return output_gradient(scores, labels)
 
     modulated_gradient = None if output_error == "clean" else gradient
-    factors = update_factors(network, clean, error, projection, masks, modulated_gradient, presynaptic)
-    return batch_mean_updates(network, factors)
+    return layer_updates(layers, update_factors(layers, clean, error, projection, modulated_gradient, presynaptic))

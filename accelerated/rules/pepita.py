@@ -7,19 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from .._arrays import check_positive
-from ..network import forward, layer_update
+from ..layers import Layer, Pass
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
-from .rule import BlockUpdate, OutputErrorRule, check_place
+from .rule import OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_modulated_factors
 
 
 class Pepita(OutputErrorRule):
     """PEPITA (Dellaferrera and Kreiman, 2022): a second forward pass with the error projected onto the input.
 
-    `projection`, F, is a buffer drawn once, (n_0, K) uniform on +-scale * sqrt(6 / n_0). `output_error` and
-    `presynaptic` choose between the published forms, see `prograde.reference.pepita`. `second_pass="full"` runs the
-    modulated pass in place of differences to the clean one: equal but for rounding, as on `Hardware`.
+    `projection`, the transpose of F, is a buffer drawn once: for each class a row shaped as a sample, of n_0 numbers,
+    uniform on +-scale * sqrt(6 / n_0). `output_error` and `presynaptic` choose between the published forms, see
+    `prograde.reference.pepita`. `second_pass="full"` runs the modulated pass in place of differences to the clean one:
+    equal but for rounding, as on `Hardware`.
+
+    Models for images may begin with Conv2d and MaxPool2d; `image_size` is (height, width) of the images.
+    The paper has one convolution; through two, training was at chance with ReLU and far behind with Tanh.
     """
+
+    convolution_kinds = (nn.Conv2d,)
 
     projection: Tensor
 
@@ -31,6 +37,7 @@ class Pepita(OutputErrorRule):
         output_error: OutputError = "clean",
         presynaptic: Presynaptic = "modulated",
         second_pass: SecondPass = "difference",
+        image_size: tuple[int, int] | None = None,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
@@ -44,22 +51,21 @@ class Pepita(OutputErrorRule):
         self.output_error: OutputError = output_error
         self.presynaptic: Presynaptic = presynaptic
         self.second_pass: SecondPass = second_pass
-        weight = self.blocks[0].linear.weight
+        weight = self.units[0].weights[0]
+        sample = self.sample_shapes(image_size)[0]
         projection = error_projection(
-            weight.shape[1], self.num_classes, generator, scale, device=weight.device, dtype=weight.dtype
+            sample, self.num_classes, generator, scale, device=weight.device, dtype=weight.dtype
         )
         self.register_buffer("projection", projection)
 
-    @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
-        x = self.checked(x, y)
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
         check_place("projection", self.projection, x)
-        network, masks = self.network(), self.masks(x)
-        clean = forward(network, x, masks)
-        error = self.output_gradient(clean.scores, y)
+        return x
+
+    def factors(
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
         second = full_modulated_factors if self.second_pass == "full" else update_factors
-        factors = second(network, clean, error, self.projection, masks, modulated_gradient, self.presynaptic)
-        for block, (delta, z) in zip(self.blocks, factors, strict=True):
-            loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
-            yield BlockUpdate(block, *layer_update(delta, z, block.linear.bias), loss)
+        return second(layers, clean, error, self.projection, modulated_gradient, self.presynaptic)

@@ -7,12 +7,12 @@ products are rounded: a difference is rounded at its own scale, which two separa
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 from ..activations import Activation
 from ..ftp import Feedback, project
-from ..layers import Layer, Pass, activity, pushed, without_dropped
-from ..network import ForwardPass, Masks, Network, forward
+from ..layers import Layer, Pass, activity, forward, pushed, without_dropped
 
 SecondPass: TypeAlias = Literal["difference", "full"]
 """How the second pass is run."""
@@ -44,17 +44,16 @@ def full_differences(layers: Sequence[Layer], clean: Pass, first: Tensor, inject
 
 
 def full_modulated_factors(
-    network: Network,
-    clean: ForwardPass,
+    layers: Sequence[Layer],
+    clean: Pass,
     error: Tensor,
     projection: Tensor,
-    masks: Masks = None,
     output_gradient: Callable[[Tensor], Tensor] | None = None,
     presynaptic: str = "modulated",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`pepita.update_factors` by a modulated pass."""
-    modulated = forward(network, clean.inputs[0] + error @ projection.T, masks)
+    modulated = forward(layers, clean.inputs[0] + torch.tensordot(error, projection, dims=1))
     inputs = modulated.inputs if presynaptic == "modulated" else clean.inputs
-    for z, h, h_modulated in zip(inputs[:-1], clean.inputs[1:], modulated.inputs[1:], strict=True):
+    for z, h, h_modulated in zip(inputs[:-1], clean.activities, modulated.activities, strict=False):
         yield h - h_modulated, z
     yield error if output_gradient is None else output_gradient(modulated.scores), inputs[-1]
