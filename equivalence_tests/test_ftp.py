@@ -281,7 +281,7 @@ def gradients_of_activities(network: Dense | Images, x: Any, labels: Any) -> lis
         h = nn.functional.linear(h, weight, bias)
         found.append(h)
     loss = nn.functional.cross_entropy(h, torch.tensor(labels), reduction="sum")
-    return [gradient.numpy() for gradient in torch.autograd.grad(loss, found[:-1])]
+    return [gradient.cpu().numpy() for gradient in torch.autograd.grad(loss, found[:-1])]
 
 
 @dense_and_images

@@ -163,8 +163,7 @@ def test_one_step_is_dense_ftp_and_direct_feedback_alignment(
 
     def direct(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
         matrices = (np.asarray(gain, feedback.dtype) * feedback,)
-        found = side.direct_feedback_alignment.updates(side.network(dense(weights)), matrices, x[:, 0], y)
-        return tuple((w,) if b is None else (w, b) for w, b in zip(*found, strict=True))
+        return side.direct_feedback_alignment.updates(side.chain(dense(weights)), matrices, x[:, 0], y)
 
     operands = (weights, case.x, case.labels, feedback_for(case, rng))
     compare(side, "dense FTP", ours, *operands, expected=layered)

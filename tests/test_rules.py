@@ -294,7 +294,7 @@ def test_dropping_everything_gives_zero_hidden_updates() -> None:
 
 def test_pepita_keeps_its_projection_in_its_state() -> None:
     rule = Pepita(small(), generator=torch.Generator().manual_seed(1))
-    assert rule.state_dict()["projection"].shape == (12, 3)
+    assert rule.state_dict()["projection"].shape == (3, 12)
     assert "projection" not in dict(rule.named_parameters())
 
 
