@@ -3,7 +3,7 @@
 Targets are carried as differences to the clean activations, free of cancellation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ import torch
 
 from ._arrays import Array, Labels, check_count, check_finite, check_positive, check_shape
 from .activations import Activation, tanh
+from .layers import Dense, Layer, Pass, Update, activity, changed, dense_chain, forward, pulled_back
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Network, Updates, affine, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
 __all__ = [
@@ -29,8 +30,8 @@ __all__ = [
 class DifferenceTargetUpdates(NamedTuple):
     """What an optimizer is to subtract: from the network, and from its inverses."""
 
-    network: Updates
-    inverses: Updates
+    network: tuple[Update, ...]
+    inverses: tuple[Update, ...]
 
 
 def random_inverses(
@@ -40,14 +41,14 @@ def random_inverses(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> Network:
+) -> tuple[Dense, ...]:
     """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets."""
     for n in widths:
         check_count("widths", n)
     shapes = list(pairwise(widths))
     weights = tuple(orthogonal(shape, generator, device=device, dtype=dtype) for shape in shapes)
-    offsets = tuple(torch.zeros(n, device=device, dtype=dtype) for n, _ in shapes)
-    return Network(weights, offsets, (activation,) * len(shapes))
+    offsets = [torch.zeros(n, device=device, dtype=dtype) for n, _ in shapes]
+    return dense_chain(weights, offsets, (activation,) * len(shapes))
 
 
 def inverse_noise(
@@ -68,51 +69,46 @@ def inverse_noise(
 
 
 def differences(
-    network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
     """h_l - tau_l of the hidden layers l = 1..L-1: (batch, n_l) each."""
     check_shape("error", error, clean.scores.shape)
     check_finite("step", step)
-    for index, weight in enumerate(inverses.weights):
+    for index, inverse in enumerate(inverses):
         widths = (clean.inputs[index + 1].shape[1], clean.inputs[index + 2].shape[1])
-        check_shape(f"inverses.weights[{index}]", weight, widths)
-    difference = step * (error @ network.weights[-1])
-    found = [difference]
-    for index in reversed(range(len(inverses.weights))):
-        a = affine(inverses.weights[index], inverses.biases[index], clean.inputs[index + 2])
-        difference = inverses.activations[index].difference(a, difference @ inverses.weights[index].T)
-        found.append(difference)
+        check_shape(f"inverses[{index}].weight", inverse.weight, widths)
+    found = [step * layers[-1].adjoint(clean.inputs[-1], error)]
+    for inverse, h in zip(reversed(inverses), reversed(clean.activities[:-1]), strict=False):
+        found.append(changed(inverse.steps, inverse.value(h), inverse.difference(h, found[-1])))
     return tuple(reversed(found))
 
 
 def update_factors(
-    network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
     """d_l (e at the output) and h_(l-1) of every layer, first layer first."""
-    found = differences(network, inverses, clean, error, step)
-    for layer, difference in enumerate(found):
-        yield network.activations[layer].vjp(clean.preactivations[layer], difference), clean.inputs[layer]
+    found = differences(layers, inverses, clean, error, step)
+    for layer, z, a, difference in zip(layers, clean.inputs, clean.preactivations, found, strict=False):
+        yield pulled_back(layer.steps, a, difference), z
     yield error, clean.inputs[-1]
 
 
 def inverse_factors(
-    network: Network, inverses: Network, clean: ForwardPass, noise: tuple[Array, ...]
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
     """dLoss/d(Q_l h + c_l) and f_l(z) of the inverses in turn."""
     for index, eps in enumerate(noise):
         check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
-    for index, eps in enumerate(noise):
-        layer = index + 1
-        z = clean.inputs[layer] + eps
-        h = network.activations[layer].value(affine(network.weights[layer], network.biases[layer], z))
-        a = affine(inverses.weights[index], inverses.biases[index], h)
-        activation = inverses.activations[index]
-        yield activation.vjp(a, activation.value(a) - z), h
+    for layer, inverse, clean_z, eps in zip(layers[1:], inverses, clean.inputs[1:], noise, strict=False):
+        z = clean_z + eps
+        h = activity(layer.steps, layer.value(z))
+        a = inverse.value(h)
+        yield pulled_back(inverse.steps, a, activity(inverse.steps, a) - z), h
 
 
 def updates(
-    network: Network,
-    inverses: Network,
+    layers: Sequence[Layer],
+    inverses: Sequence[Dense],
     noise: tuple[Array, ...],
     x: Array,
     labels: Labels,
@@ -123,15 +119,15 @@ def updates(
 
     Raises ValueError unless there is an inverse and noise for each hidden layer but the first.
     """
-    if not len(inverses.weights) == len(noise) == max(0, len(network.weights) - 2):
+    expected = max(0, len(layers) - 2)
+    if not len(inverses) == len(noise) == expected:
         raise ValueError(
-            f"inverses, noise: {len(inverses.weights)} and {len(noise)}, expected {max(0, len(network.weights) - 2)}, "
+            f"inverses, noise: {len(inverses)} and {len(noise)}, expected {expected}, "
             "one for every hidden layer but the first"
         )
-    clean = forward(network, x)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    of_network = batch_mean_updates(network, update_factors(network, inverses, clean, error, step))
-    if not noise:
-        return DifferenceTargetUpdates(of_network, Updates((), ()))
-    of_inverses = batch_mean_updates(inverses, inverse_factors(network, inverses, clean, noise))
-    return DifferenceTargetUpdates(of_network, of_inverses)
+    return DifferenceTargetUpdates(
+        layer_updates(layers, update_factors(layers, inverses, clean, error, step)),
+        layer_updates(inverses, inverse_factors(layers, inverses, clean, noise)),
+    )

@@ -67,6 +67,10 @@ def net(dense: Dense) -> Lazy:
     return Lazy(lambda s: s.network(s.operands(dense)))
 
 
+def chain_of(dense: Dense) -> Lazy:
+    return Lazy(lambda s: s.chain(s.operands(dense)))
+
+
 def masked_chain(mask: Any) -> Lazy:
     return Lazy(lambda s: s.chain(s.operands(DENSE), [s.operands(mask), None, None]))
 
@@ -109,7 +113,7 @@ def hybrid(theta: int = 2, read: int = 1) -> Lazy:
     return Lazy(lambda s: s.hybrid_dynamic_temperature.Parameters(*s.operands(arrays)))
 
 
-CHAIN = Lazy(lambda s: s.chain(s.operands(DENSE)))
+CHAIN, INVERSE_CHAIN = chain_of(DENSE), chain_of(INVERSE)
 CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 MAPS = Lazy(lambda s: s.chain(s.operands(Images((Padded(KERNEL, None, "tanh", (1, 1), (1, 1), 2),), HEAD))))
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
@@ -479,30 +483,30 @@ ROWS: list[Row] = [
     ),
     row("direct_feedback_alignment.random_feedback", "scale: nan, expected a positive", (5,), 2, None, NAN),
     *of_chains("direct_random_target_projection.updates", CHAIN, FEEDBACK),
-    *of_updates("difference_target_propagation.updates", NET, INVERSES, (np.ones((4, 5)),)),
+    *of_chains("difference_target_propagation.updates", CHAIN, INVERSE_CHAIN, (np.ones((4, 5)),)),
     row(
         "difference_target_propagation.differences",
-        "inverses.weights[0]: shape (1, 4), expected (5, 4)",
-        NET,
-        net(INVERSE._replace(weights=(np.ones((1, 4)),))),
-        PASSED,
+        "inverses[0].weight: shape (1, 4), expected (5, 4)",
+        CHAIN,
+        chain_of(INVERSE._replace(weights=(np.ones((1, 4)),))),
+        CHAIN_PASS,
         SCORES,
     ),
     row(
         "difference_target_propagation.update_factors",
         "step: nan, expected a finite",
-        NET,
-        INVERSES,
-        PASSED,
+        CHAIN,
+        INVERSE_CHAIN,
+        CHAIN_PASS,
         SCORES,
         NAN,
     ),
     row(
         "difference_target_propagation.inverse_factors",
         "noise[0]: shape (1, 5), expected (4, 5)",
-        NET,
-        INVERSES,
-        PASSED,
+        CHAIN,
+        INVERSE_CHAIN,
+        CHAIN_PASS,
         (np.ones((1, 5)),),
     ),
     row("difference_target_propagation.random_inverses", "widths: 0, expected 1 or more", (3, 0), None),

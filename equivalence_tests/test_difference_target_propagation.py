@@ -9,7 +9,7 @@ from hypothesis import given
 from prograde.accelerated.rules import DifferenceTargetPropagation
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
-from prograde.equivalence_tests.test_rules import sequential
+from prograde.equivalence_tests.test_rules import layer_gradients, sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import difference_target_propagation as dtp
 from prograde.reference import orthogonality
@@ -28,14 +28,14 @@ def hidden_widths(case: Case) -> tuple[int, ...]:
 def inverses_for(case: Case, rng: np.random.Generator, name: str = "tanh") -> tuple[Dense, Any]:
     """Inverses with offsets, and noise."""
     widths = hidden_widths(case)
-    weights = dtp.random_inverses(widths, rng).weights
+    weights = tuple(inverse.weight for inverse in dtp.random_inverses(widths, rng))
     offsets = tuple(0.3 * rng.standard_normal(n) for n in widths[:-1])
     return Dense(weights, offsets, (name,) * len(weights)), dtp.inverse_noise(widths, len(case.x), rng)
 
 
 def updates(side: Side, dense: Any, x: Any, labels: Any, inverses: Any, noise: Any, step: float = 1.0) -> Any:
     module = side.difference_target_propagation
-    return module.updates(side.network(dense), side.network(inverses), noise, x, labels, step=step)
+    return module.updates(side.chain(dense), side.chain(inverses), noise, x, labels, step=step)
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
@@ -53,10 +53,10 @@ def test_the_last_two_layers_learn_as_under_backprop(
     """Where no inverse stands above a layer its difference is the gradient, through any activation."""
 
     def last(found: Any) -> Any:
-        return tuple(part[-2:] for part in found)
+        return found[-2:]
 
     def backprop(side: Side, dense: Any, x: Any, labels: Any, *_: Any) -> Any:
-        return last(side.backprop.updates(side.network(dense), x, labels))
+        return last(side.backprop.updates(side.chain(dense), x, labels))
 
     def ours(side: Side, *operands: Any) -> Any:
         return last(updates(side, *operands).network)
@@ -85,11 +85,11 @@ def test_orthogonal_weights_and_their_inverses_give_backprop(side: Side, compare
     """Linear layers: the inverse is the transpose, and eta times backpropagation's update comes out."""
     case, inverses, noise = square(rng, orthogonal=True)
     operands = side.operands((*case[:3], inverses, noise))
-    ours = side.results(updates(side, *operands, step=0.5).network).weights
-    theirs = side.results(side.backprop.updates(side.network(operands[0]), *operands[1:3])).weights
-    for layer, (a, b) in enumerate(zip(ours[:-1], theirs[:-1], strict=True)):
+    ours = side.results(updates(side, *operands, step=0.5).network)
+    theirs = side.results(side.backprop.updates(side.chain(operands[0]), *operands[1:3]))
+    for layer, ((a, *_), (b, *_)) in enumerate(zip(ours[:-1], theirs[:-1], strict=True)):
         assert rms(a - 0.5 * b) <= EXACT * side.eps * rms(b), f"weights[{layer}]"
-    assert rms(ours[-1] - theirs[-1]) <= EXACT * side.eps * rms(theirs[-1]), "output layer"
+    assert rms(ours[-1][0] - theirs[-1][0]) <= EXACT * side.eps * rms(theirs[-1][0]), "output layer"
 
 
 @given(rng=seeds())
@@ -97,16 +97,16 @@ def test_exact_inverses_aim_every_layer_at_one_output(side: Side, rng: np.random
     """What the layers above make of any target is the last hidden layer's; and there is nothing left to learn."""
     case, inverses, noise = square(rng, orthogonal=False)
     dense, x, labels, back, noise = side.operands((*case[:3], inverses, noise))
-    network = side.network(dense)
-    clean = side.net.forward(network, x)
+    layers = side.chain(dense)
+    clean = side.layers.forward(layers, x)
     error = side.losses.cross_entropy_gradient(clean.scores, labels)
-    found = side.results(side.difference_target_propagation.differences(network, side.network(back), clean, error))
+    found = side.results(side.difference_target_propagation.differences(layers, side.chain(back), clean, error))
     for layer, difference in enumerate(found):
         for weight in case.dense.weights[layer + 1 : -1]:
             difference = difference @ weight.T
         assert rms(difference - found[-1]) <= EXACT * side.eps * rms(found[-1]), f"layer {layer + 1}"
     learned = side.results(updates(side, dense, x, labels, back, noise).inverses)
-    assert all(rms(weight) <= EXACT * side.eps for weight in learned.weights), "nothing left to learn"
+    assert all(rms(g) <= EXACT * side.eps for update in learned for g in update), "nothing left to learn"
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
@@ -114,19 +114,19 @@ def test_inverses_learn_by_their_gradient(case: Case, rng: np.random.Generator):
     """A small step down the update lowers the reconstruction error by the update's square."""
     side = ReferenceSide()
     inverses, noise = inverses_for(case, rng)
-    network = side.network(case.dense)
-    clean = side.net.forward(network, case.x)
+    layers = side.chain(case.dense)
+    clean = side.layers.forward(layers, case.x)
 
     def loss(weights: Any) -> float:
         total = 0.0
         for index, eps in enumerate(noise):
             z = clean.inputs[index + 1] + eps
-            layer = side.net.Network(*(part[index + 1 : index + 2] for part in network))
-            back = side.net.Network((weights[index],), (inverses.biases[index],), (side.activations.tanh,))
-            total += 0.5 * np.sum((side.net.forward(back, side.net.forward(layer, z).scores).scores - z) ** 2)
+            back = side.layers.Dense(weights[index], inverses.biases[index], (side.activations.tanh,))
+            total += 0.5 * np.sum((side.layers.scores((layers[index + 1], back), z) - z) ** 2)
         return total / len(case.x)
 
-    found = updates(side, case.dense, case.x, case.labels, inverses, noise).inverses.weights
+    found = updates(side, case.dense, case.x, case.labels, inverses, noise).inverses
+    found = [weight for weight, _ in found]
     t = 1e-6
     lower = loss([weight - t * g for weight, g in zip(inverses.weights, found, strict=True)])
     higher = loss([weight + t * g for weight, g in zip(inverses.weights, found, strict=True)])
@@ -151,14 +151,9 @@ def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Ge
                 parameter.data.copy_(value)
         rule.assign_credit(x.unflatten(1, (1, -1)), labels)
         module = side.difference_target_propagation
-        network, learned = (
-            side.net.Updates(tuple(w.grad for w in weights), tuple(None if b is None else b.grad for b in biases))
-            for weights, biases in (
-                ([b.linear.weight for b in rule.blocks], [b.linear.bias for b in rule.blocks]),
-                (rule.inverse_weights, rule.inverse_biases),
-            )
-        )
-        return module.DifferenceTargetUpdates(network, learned)
+        own = zip(rule.inverse_weights, rule.inverse_biases, strict=True)
+        learned = tuple((weight.grad, bias.grad) for weight, bias in own)
+        return module.DifferenceTargetUpdates(layer_gradients(rule), learned)
 
     compare(twin, "DifferenceTargetPropagation", ours, *case[:3], inverses, silent)
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from prograde.reference import activations, backprop, foton, network, orthogonality
+from prograde.reference import activations, backprop, foton, layers, orthogonality
 
 NETWORKS = {
     "never wider": [64, 48, 48, 32, 10],
@@ -28,11 +28,10 @@ def compare(name: str, widths: list[int]) -> tuple[list[float], list[float]]:
     draw = orthogonality.orthogonal if "Gaussian" not in name else gaussian
     weights = (*(draw(shape, rng) for shape in shapes[:-1]), gaussian(shapes[-1], rng))  # the output layer is free
     hidden = activations.tanh if "tanh" in name else activations.identity
-    net = network.Network(weights, (None,) * len(weights), (hidden,) * (len(weights) - 1) + (activations.identity,))
+    net = layers.dense_chain(weights, [None] * len(weights), [hidden] * (len(weights) - 1) + [activations.identity])
     x, labels = rng.standard_normal((128, widths[0])), rng.integers(0, widths[-1], 128)
     errors, cosines = [], []
-    ours, theirs = foton.updates(net, x, labels).weights, backprop.updates(net, x, labels).weights
-    for a, b in zip(ours, theirs, strict=True):
+    for (a,), (b,) in zip(foton.updates(net, x, labels), backprop.updates(net, x, labels), strict=True):
         errors.append(float(np.linalg.norm(a - b) / np.linalg.norm(b)))
         cosines.append(float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)))
     return errors, cosines
@@ -47,10 +46,10 @@ left, right = figure.subplots(1, 2)
 for name, widths in NETWORKS.items():
     errors, cosines = compare(name, widths)
     print(f"{name:33} {'-'.join(map(str, widths)):15} relative error", *(f"{error:8.1e}" for error in errors))
-    layers = range(1, len(errors) + 1)
-    left.semilogy(layers, np.maximum(errors, 1e-17), marker="o", label=name)
-    right.plot(layers, cosines, marker="o")
-left.set(title="Relative error of FOTON's update", xlabel="layer", xticks=layers, ylim=(1e-17, 10))
-right.set(title="Cosine with the backpropagated gradient", xlabel="layer", xticks=layers, ylim=(0, 1.05))
+    numbers = range(1, len(errors) + 1)
+    left.semilogy(numbers, np.maximum(errors, 1e-17), marker="o", label=name)
+    right.plot(numbers, cosines, marker="o")
+left.set(title="Relative error of FOTON's update", xlabel="layer", xticks=numbers, ylim=(1e-17, 10))
+right.set(title="Cosine with the backpropagated gradient", xlabel="layer", xticks=numbers, ylim=(0, 1.05))
 figure.legend(loc="outside lower center", ncols=3, frameon=False)
 figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "foton_is_backprop.png", dpi=150)

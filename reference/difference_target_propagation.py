@@ -1,29 +1,30 @@
 """Difference target propagation: targets that run backward through learned inverses of the layers.
 
-Lee, Zhang, Fischer and Bengio, "Difference Target Propagation", ECML 2015.
+Lee, Zhang, Fischer and Bengio, "Difference Target Propagation", ECML 2015. The equations of the paper, of dense layers:
 
-    (1)  clean pass:       h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = sigma_l(a_l),    e = dLoss/dscores
+    (1)  clean pass:       h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = s_l(a_l),    e = dLoss/dscores
     (2)  last hidden one:  tau_(L-1) = h_(L-1) - eta W_L^T e
-    (3)  its way back:     tau_(l-1) = h_(l-1) + g_l(tau_l) - g_l(h_l),    g_l(h) = s_l(Q_l h + c_l),    1 < l < L
-    (4)  hidden layers:    d_l = sigma_l'(a_l)^T (h_l - tau_l),    G_l = 1/B sum_samples d_l h_(l-1)^T
+    (3)  its way back:     tau_(l-1) = h_(l-1) + g_l(tau_l) - g_l(h_l),    g_l(h) = r_l(Q_l h + c_l),    1 < l < L
+    (4)  hidden layers:    d_l = s_l'(a_l)^T (h_l - tau_l),    G_l = 1/B sum_samples d_l h_(l-1)^T
     (5)  output layer:     G_L = 1/B sum_samples e h_(L-1)^T
     (6)  inverses:         the gradient by Q_l and c_l of 1/B sum_samples 1/2 |g_l(f_l(z)) - z|^2,
-                           z = h_(l-1) + eps_l,    f_l(z) = sigma_l(W_l z + b_l)
+                           z = h_(l-1) + eps_l,    f_l(z) = s_l(W_l z + b_l)
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | e | error | (batch, K) | dLoss/dscores |
-| Q_l, c_l, s_l | inverses | (n_(l-1), n_l), (n_(l-1),) | a dense network of its own, layer l-2 for g_l |
+| Q_l, c_l, r_l | inverses[l-2] | (n_(l-1), n_l), (n_(l-1),) | g_l, a dense layer |
 | eta | step | | how far the last hidden layer's target lies down the gradient |
 | eps_l | noise[l-2] | (batch, n_(l-1)) | around which the inverses are learned |
 | h_l - tau_l | differences[l-1] | (batch, n_l) | how far a layer's activation lies from its target |
 
 The losses of (4) and (6) are taken with the factor 1/2. With exact inverses of linear layers, (4) is a step towards the
 same output for every layer; with orthogonal weights besides, it is eta times backpropagation. It is not a forward-only
-rule; it stands here as a relative that others are compared with. It has no dropout.
+rule; it stands here as a relative that others are compared with. It has no dropout, and no convolutions: an inverse of
+a layer that pools or strides would be a network of its own, and the paper's is dense.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ import numpy as np
 
 from ._arrays import Array, Labels, check_count, check_finite, check_positive, check_shape
 from .activations import Activation, tanh
+from .layers import Dense, Layer, Pass, Update, activity, dense_chain, forward, pulled_back
+from .layers import updates as layer_updates
 from .losses import cross_entropy_gradient
-from .network import ForwardPass, Network, Updates, affine, batch_mean_updates, forward
 from .orthogonality import orthogonal
 
 __all__ = [
@@ -49,17 +51,19 @@ __all__ = [
 class DifferenceTargetUpdates(NamedTuple):
     """What an optimizer is to subtract: from the network, and from its inverses."""
 
-    network: Updates
-    inverses: Updates
+    network: tuple[Update, ...]
+    inverses: tuple[Update, ...]
 
 
-def random_inverses(widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh) -> Network:
+def random_inverses(
+    widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh
+) -> tuple[Dense, ...]:
     """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets."""
     for n in widths:
         check_count("widths", n)
     shapes = list(pairwise(widths))
     weights = tuple(orthogonal(shape, rng) for shape in shapes)
-    return Network(weights, tuple(np.zeros(n) for n, _ in shapes), (activation,) * len(shapes))
+    return dense_chain(weights, [np.zeros(n) for n, _ in shapes], (activation,) * len(shapes))
 
 
 def inverse_noise(
@@ -72,57 +76,52 @@ def inverse_noise(
     return tuple(scale * rng.standard_normal((batch, n)) for n in widths[:-1])
 
 
-def _invert(inverses: Network, index: int, h: Array) -> Array:
-    """g_l(h) for l = index + 2."""
-    return inverses.activations[index].value(affine(inverses.weights[index], inverses.biases[index], h))
+def _invert(inverse: Dense, h: Array) -> Array:
+    """g_l(h)."""
+    return activity(inverse.steps, inverse.value(h))
 
 
 def differences(
-    network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
     """h_l - tau_l of the hidden layers l = 1..L-1, equations (2) and (3): (batch, n_l) each."""
     check_shape("error", error, clean.scores.shape)
     check_finite("step", step)
-    for index, weight in enumerate(inverses.weights):
+    for index, inverse in enumerate(inverses):
         widths = (clean.inputs[index + 1].shape[1], clean.inputs[index + 2].shape[1])
-        check_shape(f"inverses.weights[{index}]", weight, widths)
-    difference = step * (error @ network.weights[-1])
-    found = [difference]
-    for index in reversed(range(len(inverses.weights))):
-        h = clean.inputs[index + 2]
-        difference = _invert(inverses, index, h) - _invert(inverses, index, h - difference)
-        found.append(difference)
+        check_shape(f"inverses[{index}].weight", inverse.weight, widths)
+    found = [step * layers[-1].adjoint(clean.inputs[-1], error)]
+    for inverse, h in zip(reversed(inverses), reversed(clean.activities[:-1]), strict=False):
+        found.append(_invert(inverse, h) - _invert(inverse, h - found[-1]))
     return tuple(reversed(found))
 
 
 def update_factors(
-    network: Network, inverses: Network, clean: ForwardPass, error: Array, step: float = 1.0
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
     """d_l (e at the output) and h_(l-1) of every layer, first layer first, the factors in (4) and (5)."""
-    found = differences(network, inverses, clean, error, step)
-    for layer, difference in enumerate(found):
-        yield network.activations[layer].vjp(clean.preactivations[layer], difference), clean.inputs[layer]
+    found = differences(layers, inverses, clean, error, step)
+    for layer, z, a, difference in zip(layers, clean.inputs, clean.preactivations, found, strict=False):
+        yield pulled_back(layer.steps, a, difference), z
     yield error, clean.inputs[-1]
 
 
 def inverse_factors(
-    network: Network, inverses: Network, clean: ForwardPass, noise: tuple[Array, ...]
+    layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
     """dLoss/d(Q_l h + c_l) and f_l(z) of the inverses in turn, the factors in (6)."""
     for index, eps in enumerate(noise):
         check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
-    for index, eps in enumerate(noise):
-        layer = index + 1
-        z = clean.inputs[layer] + eps
-        h = network.activations[layer].value(affine(network.weights[layer], network.biases[layer], z))
-        a = affine(inverses.weights[index], inverses.biases[index], h)
-        activation = inverses.activations[index]
-        yield activation.vjp(a, activation.value(a) - z), h
+    for layer, inverse, clean_z, eps in zip(layers[1:], inverses, clean.inputs[1:], noise, strict=False):
+        z = clean_z + eps
+        h = activity(layer.steps, layer.value(z))
+        a = inverse.value(h)
+        yield pulled_back(inverse.steps, a, activity(inverse.steps, a) - z), h
 
 
 def updates(
-    network: Network,
-    inverses: Network,
+    layers: Sequence[Layer],
+    inverses: Sequence[Dense],
     noise: tuple[Array, ...],
     x: Array,
     labels: Labels,
@@ -133,15 +132,15 @@ def updates(
 
     Raises ValueError unless there is an inverse and noise for each hidden layer but the first.
     """
-    if not len(inverses.weights) == len(noise) == max(0, len(network.weights) - 2):
+    expected = max(0, len(layers) - 2)
+    if not len(inverses) == len(noise) == expected:
         raise ValueError(
-            f"inverses, noise: {len(inverses.weights)} and {len(noise)}, expected {max(0, len(network.weights) - 2)}, "
+            f"inverses, noise: {len(inverses)} and {len(noise)}, expected {expected}, "
             "one for every hidden layer but the first"
         )
-    clean = forward(network, x)
+    clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    of_network = batch_mean_updates(network, update_factors(network, inverses, clean, error, step))
-    if not noise:
-        return DifferenceTargetUpdates(of_network, Updates((), ()))
-    of_inverses = batch_mean_updates(inverses, inverse_factors(network, inverses, clean, noise))
-    return DifferenceTargetUpdates(of_network, of_inverses)
+    return DifferenceTargetUpdates(
+        layer_updates(layers, update_factors(layers, inverses, clean, error, step)),
+        layer_updates(inverses, inverse_factors(layers, inverses, clean, noise)),
+    )

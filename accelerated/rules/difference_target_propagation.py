@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..difference_target_propagation import inverse_factors, inverse_noise, random_inverses, update_factors
-from ..network import Network, forward, layer_update
-from .rule import BlockUpdate, OutputErrorRule, check_place
+from ..layers import Dense, dense_chain, forward, updates
+from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_place, unit_update
 
 
 class DifferenceTargetPropagation(OutputErrorRule):
@@ -44,34 +44,28 @@ class DifferenceTargetPropagation(OutputErrorRule):
         self.widths = tuple(block.linear.out_features for block in self.blocks[:-1])
         weight = self.blocks[0].linear.weight
         drawn = random_inverses(self.widths, generator, device=weight.device, dtype=weight.dtype)
-        self.inverse_weights = nn.ParameterList(drawn.weights)
-        self.inverse_biases = nn.ParameterList([bias for bias in drawn.biases if bias is not None])
+        self.inverse_weights = nn.ParameterList([inverse.weight for inverse in drawn])
+        self.inverse_biases = nn.ParameterList([inverse.bias for inverse in drawn])
 
-    def inverses(self) -> Network:
+    def inverses(self) -> tuple[Dense, ...]:
         """The inverses as functions of this package take them, each with the activation of the layer below."""
-        activations = tuple(block.activation for block in self.blocks[: len(self.inverse_weights)])
-        return Network(tuple(self.inverse_weights), tuple(self.inverse_biases), activations)
+        activations = [block.activation for block in self.blocks[: len(self.inverse_weights)]]
+        return dense_chain(tuple(self.inverse_weights), tuple(self.inverse_biases), activations)
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
         x = self.checked(x, y)
         for name, parameter in self.inverse_weights.named_parameters():
             check_place(f"inverse_weights.{name}", parameter, x)
-        network, inverses = self.network(), self.inverses()
-        clean = forward(network, x)
+        layers, inverses = self.layers(), self.inverses()
+        clean = forward(layers, x)
         error = self.output_gradient(clean.scores, y)
         noise = inverse_noise(self.widths, len(x), self.generator, self.noise, device=x.device, dtype=x.dtype)
-        factors = list(update_factors(network, inverses, clean, error, self.step))
-        learned = [
-            layer_update(delta, h, bias)
-            for (delta, h), bias in zip(inverse_factors(network, inverses, clean, noise), inverses.biases, strict=True)
-        ]
-        for index, (block, (delta, z)) in enumerate(zip(self.blocks, factors, strict=True)):
-            own: tuple[tuple[Tensor, Tensor], ...] = ()
-            if 0 < index < len(self.blocks) - 1:
-                update = learned[index - 1]
-                assert update.bias is not None
-                parameters = (self.inverse_weights[index - 1], self.inverse_biases[index - 1])
-                own = tuple(zip(parameters, (update.weight, update.bias), strict=True))
-            loss = self.output_loss(clean.scores, y) if block is self.blocks[-1] else None
-            yield BlockUpdate(block, *layer_update(delta, z, block.bias), loss, own)
+        found = updates(layers, update_factors(layers, inverses, clean, error, self.step))
+        learned = updates(inverses, inverse_factors(layers, inverses, clean, noise))
+        parameters = zip(self.inverse_weights, self.inverse_biases, strict=True)
+        pairs = (tuple(zip(held, update, strict=True)) for held, update in zip(parameters, learned, strict=True))
+        for block, update, own in zip(self.blocks, found, ((), *pairs, ()), strict=True):
+            yield unit_update(
+                block, update, self.output_loss(clean.scores, y) if block is self.blocks[-1] else None, own
+            )
