@@ -1,0 +1,437 @@
+"""How a rule reads a model: a chain of units, each a layer with the parameter-free modules that follow it.
+
+It takes the place of `chain` and `images`; rules move to it next.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..activations import Activation, identity, maxmin, tanh
+from ..convolution import orthogonal_kernel_vjp
+from ..layers import (
+    AveragePool,
+    CircularConvolution,
+    Convolution,
+    Dense,
+    Flatten,
+    Layer,
+    Mask,
+    MaxPool,
+    ScaledAveragePool,
+    Step,
+    Unshuffle,
+    Update,
+    activity,
+)
+from ..modules import OrthogonalConv2d, ScaledAvgPool2d
+from ..modules.activations import MODULES, activation_of
+
+ACTIVATIONS = ", ".join(kind.__name__ for kind in MODULES.values() if kind is not nn.Identity)
+DENSE = f"Linear, each with one of {ACTIVATIONS}, and Dropout after it, and Flatten before the first"
+ORTHOGONAL = (
+    f"PixelUnshuffle, OrthogonalConv2d, each with one of {ACTIVATIONS}, Dropout and ScaledAvgPool2d after it, then "
+    "Flatten and Linear"
+)
+PLAIN = f"Conv2d, each with one of {ACTIVATIONS}, Dropout and MaxPool2d or AvgPool2d after it, then Flatten and Linear"
+
+INSTEAD = {
+    "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
+    "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
+    "Conv": "Ftp, ForwardForward, Backprop and local classifiers such as MonoForward train Conv2d, Foton and Backprop "
+    "OrthogonalConv2d of prograde.accelerated.modules; padded with zeros a convolution is not orthogonal",
+    "OrthogonalConv": "only Foton and Backprop train it",
+    "BatchNorm": "it couples samples and is not part of the rule; remove it, or use MonoForward or Hyperspherical",
+    **dict.fromkeys(
+        ("LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "ChannelNorm"),
+        "it is not part of the rule; remove it, or use MonoForward or Hyperspherical",
+    ),
+    "ShortcutNetwork": "use MonoForward or Hyperspherical",
+    **dict.fromkeys(
+        ("RecurrentNetwork", "RNN", "GRU"),
+        "use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork of prograde.accelerated.modules",
+    ),
+    "OptimizedModule": "pass the uncompiled model",
+    "Softmax": "the loss contains it; remove it",
+    "LogSoftmax": "the loss contains it; remove it",
+    "Sigmoid": "use Tanh",
+    **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU or Tanh"),
+}
+
+
+Held: TypeAlias = tuple[nn.Module, str]
+"""A parameter by the module that has it and its name there, where a new one may take its place."""
+
+
+class Unit(NamedTuple):
+    """A local unit: a layer, what keeps the shape of its activities, and what they go through to the next unit.
+
+    `name` is the layer's path in the model.
+    """
+
+    name: str
+    module: nn.Linear | nn.Conv2d | OrthogonalConv2d
+    activation: Activation = identity
+    dropout: nn.Dropout | None = None
+    outlet: tuple[Step, ...] = ()
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias."""
+        if isinstance(self.module, OrthogonalConv2d):
+            return [self.module.mixing, *self.module.bases]
+        return [self.module.weight]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.module.bias
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The weights, then the bias if there is one."""
+        return self.weights if self.bias is None else [*self.weights, self.bias]
+
+    @property
+    def held(self) -> dict[str, Held]:
+        """What can be held orthogonal, by its name in the model: nothing of a padded convolution."""
+        match self.module:
+            case OrthogonalConv2d() as module:
+                bases = {f"{self.name}.bases.{i}": (module.bases, str(i)) for i in range(len(module.bases))}
+                return {f"{self.name}.mixing": (module, "mixing"), **bases}
+            case nn.Linear() as linear:
+                return {self.name: (linear, "weight")}
+        return {}
+
+    @property
+    def is_linear(self) -> bool:
+        return self.activation == identity
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether its activities are (batch, channels, height, width)."""
+        return not isinstance(self.module, nn.Linear)
+
+    @property
+    def width(self) -> int:
+        """Channels or units that it gives."""
+        return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
+
+    @property
+    def dropout_rate(self) -> float:
+        return self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
+
+    def layer(self, mask: Tensor | None = None) -> Layer:
+        """The unit as the functions of this package take it; the tensors are the parameters themselves.
+
+        An orthogonal kernel is made of its parts here.
+        """
+        steps: tuple[Step, ...] = (self.activation,) if mask is None else (self.activation, Mask(mask))
+        match self.module:
+            case OrthogonalConv2d() as module:
+                return CircularConvolution(module.kernel(), module.bias, steps, self.outlet)
+            case nn.Conv2d() as module:
+                rows, columns = module.stride
+                place = (rows, columns), _padding(module), module.groups
+                return Convolution(module.weight, module.bias, steps, self.outlet, *place)
+        return Dense(self.module.weight, self.module.bias, steps, self.outlet)
+
+    def gradients(self, update: Update) -> tuple[Tensor, ...]:
+        """The layer's update as that of `parameters`: of an orthogonal kernel, what it means for the kernel's parts."""
+        if not isinstance(self.module, OrthogonalConv2d):
+            return update
+        kernel, *bias = update
+        mixing, bases = orthogonal_kernel_vjp(self.module.mixing, list(self.module.bases), kernel)
+        return (mixing, *bases, *bias)
+
+
+class Chain(NamedTuple):
+    """A model as a rule sees it: what comes before the first unit, and the units."""
+
+    stem: tuple[Step, ...]
+    units: list[Unit]
+
+    @property
+    def image_channels(self) -> int:
+        """Of what goes into a model for images."""
+        module = self.units[0].module
+        assert not isinstance(module, nn.Linear)
+        return module.in_channels // prod(step.factor**2 for step in self.stem if isinstance(step, Unshuffle))
+
+    def activity_shapes(self, sample: torch.Size) -> list[torch.Size]:
+        """The shape of each unit's activities for samples of that shape. Nothing is computed.
+
+        Raises ValueError, with the layer's name, where they do not fit.
+        """
+        like = self.units[0].weights[0]
+        z = torch.empty(1, *sample, device="meta", dtype=like.dtype)
+        found = []
+        name = self.units[0].name
+        try:
+            z = activity(self.stem, z)
+            for unit in self.units:
+                name = unit.name
+                layer = _ghost(unit)
+                h = activity(layer.steps, layer.value(z))
+                found.append(h.shape[1:])
+                z = activity(layer.outlet, h)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"x: samples of shape {tuple(sample)} do not pass layer '{name}' ({error})") from error
+        return found
+
+
+def _ghost(unit: Unit) -> Layer:
+    """The unit's layer on the meta device, where there are shapes but no numbers."""
+    module = unit.module
+    if isinstance(module, OrthogonalConv2d):
+        shape = (module.out_channels, module.in_channels, module.kernel_size, module.kernel_size)
+        kernel = torch.empty(shape, device="meta", dtype=module.mixing.dtype)
+        return CircularConvolution(kernel, None, (unit.activation,), unit.outlet)
+    layer = unit.layer()
+    weight = torch.empty_like(module.weight, device="meta")
+    return layer._replace(bias=None, **{layer._fields[0]: weight})  # type: ignore[attr-defined]
+
+
+def _padding(module: nn.Conv2d) -> tuple[int, int]:
+    """Rows and columns of zeros on each side."""
+    if isinstance(module.padding, str):
+        rows, columns = module.kernel_size
+        return ((rows - 1) // 2, (columns - 1) // 2) if module.padding == "same" else (0, 0)
+    rows, columns = module.padding
+    return rows, columns
+
+
+def leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of an `nn.Sequential` and of those in it, with their paths in the model."""
+    for name, module in model._modules.items():  # unlike named_children, repeats what stands in the model twice
+        if module is None:
+            continue
+        if is_plain(module, nn.Sequential):
+            yield from leaves(module, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", module
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the module is of that kind and computes as it does."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+class Trained(Protocol):
+    """What every local unit has: a name, and the parameters it is trained by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights(self) -> list[Tensor]: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], rule: str) -> None:
+    """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
+    own = list(module.parameters())
+    computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
+    if computed or is_parametrized(module) or any(is_lazy(p) for p in own):
+        raise ValueError(f"layer '{name}': a parameter is computed or not there yet; {rule} needs plain ones")
+    for key, p in module.named_parameters():
+        if p.numel() == 0:
+            raise ValueError(f"layer '{name}': its {key} has shape {tuple(p.shape)}; {rule} needs a unit at least")
+    like = before[0].weights[0] if before else own[0]
+    if any((p.dtype, p.device) != (like.dtype, like.device) for p in own):
+        places = sorted({f"{p.dtype} on {p.device}" for p in own})
+        raise ValueError(
+            f"layer '{name}': {' and '.join(places)}; {rule} needs all of its model as {like.dtype} on {like.device}"
+        )
+    if not all(torch.isfinite(p).all() for p in own):
+        raise ValueError(f"layer '{name}': its parameters are not all finite")
+    taken = {id(p): unit.name for unit in before for p in (*unit.weights, unit.bias) if p is not None}
+    for p in own:
+        if id(p) in taken:
+            raise ValueError(
+                f"layer '{name}': shares a parameter with layer '{taken[id(p)]}'; {rule} needs each layer's own"
+            )
+
+
+def _outlet_of(name: str, module: nn.Module, rule: str, orthogonal: bool) -> Step | None:
+    """The step that a module is on the way to the next unit, or None."""
+    match module:
+        case nn.Flatten():
+            if (module.start_dim, module.end_dim) != (1, -1):
+                raise ValueError(f"layer '{name}': {module}; {rule} wants samples flattened whole, as Flatten() does")
+            return Flatten()
+        case nn.PixelUnshuffle() if orthogonal:
+            return Unshuffle(module.downscale_factor)
+        case ScaledAvgPool2d() if orthogonal and is_plain(module, ScaledAvgPool2d):
+            return ScaledAveragePool(module.kernel_size)
+        case nn.MaxPool2d() if not orthogonal and is_plain(module, nn.MaxPool2d):
+            given = (module.kernel_size, module.stride, module.padding, module.dilation)
+            return MaxPool(_square(name, module, rule, *given, module.return_indices))
+        case nn.AvgPool2d() if not orthogonal and is_plain(module, nn.AvgPool2d):
+            given = (module.kernel_size, module.stride, module.padding, 1)
+            return AveragePool(_square(name, module, rule, *given, bool(module.divisor_override)))
+    return None
+
+
+def _square(
+    name: str, module: nn.MaxPool2d | nn.AvgPool2d, rule: str, size: object, stride: object, padding: object,
+    dilation: object, otherwise: bool,
+) -> int:  # fmt: skip
+    """The side of the squares. Raises ValueError for windows that are no squares side by side."""
+    sides = [{n} if isinstance(n, int) else set(n) for n in (size, stride, padding, dilation)]  # type: ignore[call-overload]
+    whole = len(sides[0]) == 1 and sides[0] == sides[1] and sides[2:] == [{0}, {1}]
+    if not whole or module.ceil_mode or otherwise:
+        kind = type(module).__name__
+        raise ValueError(f"layer '{name}': {module}; {rule} trains {kind}(n) with squares side by side only")
+    return int(sides[0].pop())
+
+
+def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dropout: bool = True) -> Chain:
+    """The chain of an `nn.Sequential` (nested ones included), which may begin with convolutions of one of `kinds`.
+
+    Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
+    """
+    found = list(leaves(model)) if is_plain(model, nn.Sequential) else []
+    kind = next((kind for kind in kinds if any(is_plain(module, kind) for _, module in found)), None)
+    text = DENSE if kind is None else ORTHOGONAL if kind is OrthogonalConv2d else PLAIN
+    trainable = text if dropout else text.replace(", Dropout and", " and").replace(", and Dropout after", " after")
+    if not is_plain(model, nn.Sequential):
+        raise refusal("", model, rule, trainable)
+    stem: list[Step] = []
+    units: list[Unit] = []
+    for name, module in found:
+        if isinstance(module, nn.Identity):
+            continue
+        last = units[-1] if units and not units[-1].outlet else None  # that may have an activation or a Dropout
+        activation = activation_of(module)
+        if is_plain(module, nn.Linear) or (kind is not None and is_plain(module, kind)):
+            before = tuple(units[-1].outlet) if units else tuple(stem)
+            _check_layer(name, module, units, before, rule, trainable)
+            units.append(Unit(name, module))  # type: ignore[arg-type]
+        elif activation is not None and last is not None:
+            units[-1] = _activated(name, module, activation, last)
+        elif isinstance(module, nn.Dropout) and dropout:
+            units[-1:] = [_dropped(name, module, last, units, rule)]
+        else:
+            step = _outlet_of(name, module, rule, kind is OrthogonalConv2d)
+            first = step == Flatten() and not units
+            if step is None or not (first or kind is not None) or (units and not units[-1].has_maps):
+                raise refusal(name, module, rule, trainable)
+            if units:
+                units[-1] = units[-1]._replace(outlet=(*units[-1].outlet, step))
+            else:
+                stem.append(step)
+    if not units or (kind is not None and units[-1].has_maps):
+        raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {trainable}")
+    return Chain(tuple(stem), units)
+
+
+def _check_layer(
+    name: str, module: nn.Module, before: list[Unit], outlet: tuple[Step, ...], rule: str, trainable: str
+) -> None:
+    """Raises ValueError for a layer that does not take what the one before gives, or is not to be trained."""
+    dense, flat = isinstance(module, nn.Linear), Flatten() in outlet
+    if (before and before[-1].has_maps != (not dense or flat)) or (flat and not dense):
+        raise refusal(name, module, rule, trainable)
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
+            raise ValueError(
+                f"layer '{name}': {module}; {rule} trains Conv2d without groups and dilation, padded by zeros"
+            )
+        if module.padding == "same" and any(side % 2 == 0 for side in module.kernel_size):
+            raise ValueError(
+                f"layer '{name}': {module}; {rule} wants as much padding on both sides: an odd kernel_size"
+            )
+    if dense and not isinstance(module.weight, nn.Parameter):
+        raise ValueError(f"layer '{name}': its weight is computed; {rule} needs a plain Linear")
+    check_parameters(name, module, before, rule)
+    if isinstance(module, nn.Linear):
+        if before and not before[-1].has_maps and before[-1].width != module.in_features:
+            raise ValueError(
+                f"layer '{name}': takes {module.in_features} features, "
+                f"but layer '{before[-1].name}' gives {before[-1].width}"
+            )
+        return
+    factor = prod(step.factor for step in outlet if isinstance(step, Unshuffle))
+    if module.in_channels % factor**2:  # type: ignore[operator]
+        raise ValueError(
+            f"layer '{name}': takes {module.in_channels} channels, expected a multiple of {factor**2} after unshuffling"
+        )
+    if before and before[-1].width * factor**2 != module.in_channels:
+        given = before[-1].width * factor**2
+        raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
+
+
+def _activated(name: str, module: nn.Module, activation: Activation, unit: Unit) -> Unit:
+    """The unit with its activation. Raises ValueError where it can have none."""
+    if not unit.is_linear:
+        raise ValueError(f"layer '{name}': a second activation after layer '{unit.name}'; remove one")
+    if unit.dropout is not None and activation in (tanh, maxmin):
+        raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
+    if activation == maxmin and unit.width % 2:
+        what = "channels" if unit.has_maps else "units"
+        raise ValueError(f"layer '{name}': MaxMin pairs {what}, but layer '{unit.name}' gives {unit.width}")
+    return unit._replace(activation=activation)
+
+
+def _dropped(name: str, module: nn.Dropout, unit: Unit | None, units: list[Unit], rule: str) -> Unit:
+    """The unit with its dropout. Raises ValueError where there is none, or it has one already."""
+    if not units:
+        raise ValueError(f"layer '{name}': Dropout before the first layer; {rule} takes it after one, remove it")
+    if unit is None:
+        raise ValueError(f"layer '{name}': Dropout after pooling or Flatten; put it right behind the activation")
+    if unit.dropout is not None:
+        raise ValueError(f"layer '{name}': a second Dropout after layer '{unit.name}'; remove one")
+    return unit._replace(dropout=module)
+
+
+def refusal(
+    name: str, module: nn.Module, rule: str, trainable: str, network: str = "an nn.Sequential of "
+) -> ValueError:
+    """The error for a layer that the rule can't train, or for the model (no name), with what to use instead."""
+    kind = type(module).__name__
+    named = re.findall(r"\w+", trainable)
+    starts = [start for start in INSTEAD if kind.startswith(start) and not {kind, f"{start}2d"} & set(named)]
+    hint = f" ({INSTEAD[starts[0]]})" if starts else ""
+    ours = type(module).__module__.startswith(("torch.", "prograde.")) and not list(module.parameters())
+    if not (starts or ours or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
+        hint = " (no rule trains it yet)"
+    where = f"layer '{name}'" if name else "model"
+    return ValueError(f"{where}: {kind}; {rule} trains {network}{trainable}{hint}")
+
+
+def flat_input(x: Tensor, weight: Tensor) -> Tensor:
+    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first weight's."""
+    if x.dim() < 2 or len(x) == 0:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+    x = x.flatten(1)
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")
+    check_like(x, weight)
+    return x
+
+
+def check_like(x: Tensor, weight: Tensor) -> None:
+    """Raises ValueError for x of another dtype or on another device than the model's weights."""
+    if x.dtype != weight.dtype:
+        raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
+    if x.device != weight.device:
+        raise ValueError(f"x: on {x.device}, expected {weight.device} as the model's weights")
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Feature maps in PyTorch's channels-last format where x is on a CPU, which convolves and pools it faster.
+
+    The layers that follow keep the format. A single channel needs its strides set: `contiguous` leaves them as they
+    are, and the first convolution then takes ten times as long.
+    """
+    if x.dim() != 4 or x.device.type != "cpu" or x.stride(1) == 1:
+        return x
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
