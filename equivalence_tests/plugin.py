@@ -70,8 +70,9 @@ def pytest_configure(config: pytest.Config) -> None:
             TwinSide(config.getoption("--twin"), "cpu", "float64")
         except ImportError as error:
             raise pytest.UsageError(f"--twin: {error}") from error
-    if config.getoption("--dtype") == "tf32":
-        torch.set_float32_matmul_precision("high")
+    tf32 = config.getoption("--dtype") == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32  # which PyTorch has on for convolutions, whatever is said of products
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
