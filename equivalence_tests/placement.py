@@ -34,12 +34,15 @@ class Placement(TorchFunctionMode):
 
 
 def _is_made_by_a_test() -> bool:
-    """Whether the nearest caller of this project, layers of models apart, is a test."""
+    """Whether no part of this project stands between it and a test, but for layers of models and what they call."""
+    within = False
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name.startswith(ROOT) and not name.startswith(MODELS):
-            return bool(name.startswith(f"{__package__}."))
+        if name.startswith(f"{__package__}."):
+            return not within
+        if name.startswith(ROOT):
+            within = not name.startswith(MODELS)
         frame = frame.f_back
     return False
 

@@ -56,7 +56,8 @@ def test_cells_are_those_of_pytorch(side: Side, case: Any):
 def test_cells_by_hand(side: Side):
     """Five rows in two: 0 to 2 and 2 to 4, the middle one in both; one row in two: twice."""
     h = side.operands(np.arange(5.0)[None, None, :, None])
-    assert side.results(side.adaptive_pooling.grid_pool(h, (2, 1))).ravel().tolist() == [1, 3]
+    near = pytest.approx  # a third is no number of the binary system
+    assert side.results(side.adaptive_pooling.grid_pool(h, (2, 1))).ravel() == near([1, 3], rel=side.eps)
     assert side.results(side.adaptive_pooling.grid_pool(h, (2, 1), "sum")).ravel().tolist() == [3, 9]
     assert side.results(side.adaptive_pooling.grid_pool(h[:, :, 1:2], (2, 1))).ravel().tolist() == [1, 1]
     cells = side.operands(np.array([3.0, 6.0]).reshape(1, 1, 2, 1))

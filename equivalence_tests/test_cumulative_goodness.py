@@ -110,7 +110,7 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
         layer = layer._replace(**{field: getattr(layer, field) / size_of(layer) for field in layer._fields[3:]})
         layer = side.results(side.operands(layer))
     credit = on(side, LOSSES[name](side.cumulative_goodness), layer)
-    tensors = layer._replace(**{field: torch.tensor(getattr(layer, field)) for field in layer._fields[3:]})
+    tensors = layer._replace(**{field: torch.from_numpy(getattr(layer, field)) for field in layer._fields[3:]})
     positive, negative = tensors.positive.requires_grad_(), tensors.negative.requires_grad_()
     prior = tensors.prior_positive - tensors.prior_negative
     loss = EQUATIONS[name](positive - negative, prior, tensors)
@@ -379,7 +379,7 @@ def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: floa
     learnt = side.operands((np.array(raw_tau), np.array(kappa)))
     kept = side.results(learnt)
     ours = side.results(side.cumulative_goodness.gate_gradient(operand, *learnt, 0.5, 1.0))
-    tensors = layer._replace(**{field: torch.tensor(getattr(layer, field)) for field in layer._fields[3:]})
+    tensors = layer._replace(**{field: torch.from_numpy(getattr(layer, field)) for field in layer._fields[3:]})
     for b in range(len(layer.positive)):
         raw, threshold = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in kept)
         sample = tensors._replace(**{field: getattr(tensors, field)[b] for field in layer._fields[3:]})

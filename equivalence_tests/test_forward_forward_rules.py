@@ -226,8 +226,8 @@ def test_masks_of_flat_images(passes: int):
     )  # fmt: skip
     drawn = rule.negative_images(x)
     generator = seeded(3)
-    other = x[random_partners(16, generator)]
-    mask = random_masks((16, 2, 4), passes, generator, dtype=x.dtype).repeat(1, 2, 1).view(16, 16)
+    other = x[random_partners(16, generator, device=x.device)]
+    mask = random_masks((16, 2, 4), passes, generator, device=x.device, dtype=x.dtype).repeat(1, 2, 1).view(16, 16)
     assert torch.equal(drawn, torch.where(mask == 1, x, other)), "mask"
     assert rule.assign_credit(x, y).isfinite()
 

@@ -269,7 +269,7 @@ def gradients_of_activities(network: Dense | Images, x: Any, labels: Any) -> lis
     """dLoss/dh_l of a linear network, l = 0..L-1, by PyTorch's autograd; the loss is the sum over samples."""
     images, dense = ((), network) if isinstance(network, Dense) else network
     images, dense = TwinSide(OURS, "cpu", "float64").operands((images, dense))
-    h = torch.tensor(x).requires_grad_()
+    h = torch.tensor(x, device="cpu").requires_grad_()
     found, pool = [h], 1
     for layer in images:
         h = nn.functional.max_pool2d(h, pool)
@@ -280,7 +280,7 @@ def gradients_of_activities(network: Dense | Images, x: Any, labels: Any) -> lis
     for weight, bias in zip(dense.weights, dense.biases, strict=False):
         h = nn.functional.linear(h, weight, bias)
         found.append(h)
-    loss = nn.functional.cross_entropy(h, torch.tensor(labels), reduction="sum")
+    loss = nn.functional.cross_entropy(h, torch.tensor(labels, device="cpu"), reduction="sum")
     return [gradient.cpu().numpy() for gradient in torch.autograd.grad(loss, found[:-1])]
 
 
@@ -562,15 +562,21 @@ def test_training_lowers_the_loss():
 @pytest.mark.usefixtures("_ours_only")
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
-    """With no option set; the output layer alone, on the kernels as drawn, gets no lower than 0.9 of the loss here."""
-    rule = Ftp(model(torch.float32, activation), image_size=(11, 9))
-    optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
+    """With no option set; the output layer alone, on the kernels as drawn, gets no lower than 0.9 of the loss here.
+
+    What is left of it after 100 steps depends on the feedback drawn: 0.3 to 0.8 with tanh, 0 to 1 with ReLU.
+    """
     x, y = batch(64, torch.float32)
-    losses = []
-    for _ in range(100):
-        losses.append(rule.assign_credit(x, y).item())
-        optimizer.step()
-    assert losses[-1] < 0.5 * losses[0], "loss"
+    left = []
+    for seed in range(8):
+        rule = Ftp(model(torch.float32, activation), image_size=(11, 9), generator=seeded(seed))
+        optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
+        losses = []
+        for _ in range(100):
+            losses.append(rule.assign_credit(x, y).item())
+            optimizer.step()
+        left.append(losses[-1] / losses[0])
+    assert np.median(left) < 0.7, "loss"
 
 
 @pytest.mark.usefixtures("_ours_only")

@@ -31,7 +31,10 @@ pytestmark = pytest.mark.usefixtures("ours_only")
 def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
     rule = DeeperForward(dense())
     x, y = batch(rule, 8)
-    for wrong, message in ((y[:3], r"y: .*, expected int64 of shape \(8,\)"), (y + 9, r"y: labels 9\.\.")):
+    cases = [(y[:3], r"y: .*, expected int64 of shape \(8,\)")]
+    if y.device.type == "cpu":  # elsewhere looking would wait for the device
+        cases.append((y + 9, r"y: labels 9\.\."))
+    for wrong, message in cases:
         with pytest.raises(ValueError, match=message):
             rule.calibrate([(x, wrong)])
         assert rule.training
@@ -226,28 +229,28 @@ def test_what_cannot_be_trained_is_refused(name: str):
         make()
 
 
-BATCHES: dict[str, tuple[torch.Tensor, str]] = {
+BATCHES: dict[str, tuple[tuple[int, ...], str]] = {
     "flat": (
-        torch.ones(2, 128),
+        (2, 128),
         r"x: samples of shape \(128,\) do not pass layer '0' \(takes \(channels, .* gets \(128,\)\)",
     ),
-    "without a batch": (torch.ones(2, 8, 8), r"x: samples of shape \(8, 8\) do not pass layer '0'"),
+    "without a batch": ((2, 8, 8), r"x: samples of shape \(8, 8\) do not pass layer '0'"),
     "channels": (
-        torch.ones(2, 3, 8, 8),
+        (2, 3, 8, 8),
         r"x: samples of shape \(3, 8, 8\) do not pass layer '0' \(takes 2 channels, but gets 3\)",
     ),
-    "size": (torch.ones(2, 2, 12, 12), r"x: samples of shape \(2, 12, 12\) do not pass layer '11' \(takes 24"),
-    "too small": (torch.ones(2, 2, 2, 2), r"x: samples of shape \(2, 2, 2\) do not pass layer '4'"),
-    "no sample": (torch.ones(0, 2, 8, 8), r"x: shape \(0, 2, 8, 8\), expected .* at least one sample"),
+    "size": ((2, 2, 12, 12), r"x: samples of shape \(2, 12, 12\) do not pass layer '11' \(takes 24"),
+    "too small": ((2, 2, 2, 2), r"x: samples of shape \(2, 2, 2\) do not pass layer '4'"),
+    "no sample": ((0, 2, 8, 8), r"x: shape \(0, 2, 8, 8\), expected .* at least one sample"),
 }
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_images_that_do_not_fit_are_refused_before_anything_is_done(name: str):
-    x, message = BATCHES[name]
+    shape, message = BATCHES[name]
     rule = MonoForward(images(channel_norm))
-    y = torch.zeros(len(x), dtype=torch.int64)
-    for run in (lambda: rule(x.double()), lambda: next(rule.stream(x.double(), y))):
+    x, y = torch.ones(shape, dtype=torch.float64), torch.zeros(shape[0], dtype=torch.int64)
+    for run in (lambda: rule(x), lambda: next(rule.stream(x, y))):
         with pytest.raises(ValueError, match=message):
             run()
     with pytest.raises(ValueError, match=r"x: dtype torch.float32, expected torch.float64"):

@@ -73,7 +73,7 @@ def on(side: Side, loss: Any, layer: Any) -> Any:
 def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
     layer = side.results(side.operands(layer))
     credit = on(side, LOSSES[name](side.pair_losses), layer)
-    tensors = layer._replace(**{field: torch.tensor(getattr(layer, field)) for field in layer._fields[3:]})
+    tensors = layer._replace(**{field: torch.from_numpy(getattr(layer, field)) for field in layer._fields[3:]})
     positive, negative = tensors.positive.requires_grad_(), tensors.negative.requires_grad_()
     loss = EQUATIONS[name](positive, negative, tensors)
     loss.sum().backward()

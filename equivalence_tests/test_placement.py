@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prograde.accelerated.layers import he_uniform
-from prograde.accelerated.modules import RecurrentNetwork
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
 from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -24,7 +24,8 @@ def test_what_a_test_makes_is_on_the_device_under_test(twin: TwinSide):
 def test_models_are_placed_and_what_the_package_makes_is_not(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Placement, "device", torch.device("meta"))
     with Placement():
-        placed = torch.tensor([1.0]), nn.Conv2d(1, 2, 3).weight, *RecurrentNetwork(2, 3, 4, "gru").parameters()
+        models = nn.Conv2d(1, 2, 3), RecurrentNetwork(2, 3, 4, "gru"), OrthogonalConv2d(2, 2, 3)
+        placed = torch.tensor([1.0]), *(parameter for model in models for parameter in model.parameters())
         elsewhere = he_uniform((3, 2)), torch.zeros(2, device="cpu"), torch.rand(2, generator=torch.Generator("cpu"))
     assert {part.device.type for part in placed} == {"meta"}, "made by the test"
     assert {part.device.type for part in elsewhere} == {"cpu"}, "made by the package, or where the test says"

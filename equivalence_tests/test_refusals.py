@@ -182,7 +182,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "two precisions": (
         lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, K).double()),
-        "layer '2': torch.float64 on cpu; ",
+        "layer '2': torch.float64 on ",
     ),
     "a weight that is computed": (
         lambda: nn.Sequential(_normed(nn.Linear(16, 8)), nn.ReLU(), nn.Linear(8, K)),

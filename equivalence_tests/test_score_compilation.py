@@ -1,5 +1,6 @@
 """Scores, their losses and normalisations compile as a whole: no graph break, nothing that waits for the device."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ pytestmark = pytest.mark.places_itself
 def _ours_only(twin: Side) -> None:
     if not twin.is_ours:
         pytest.skip("another package may be compiled or not")
-    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what some versions of PyTorch import here
+        torch._dynamo.reset()
 
 
 def compiled(step: Any, *operands: Any) -> None:
