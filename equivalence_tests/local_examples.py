@@ -77,7 +77,7 @@ RULES: dict[str, Callable[[], LocalClassifiers]] = {
 def batch(rule: LocalClassifiers | None = None, n: int = 14) -> tuple[torch.Tensor, torch.Tensor]:
     """What the rule's model takes; images without one."""
     generator = seeded(1)
-    shape = (11,) if rule is not None and not rule.convolutions else (2, 8, 8)
+    shape = (11,) if rule is not None and not rule.wants_images else (2, 8, 8)
     y = torch.randint(0, K, (n,), generator=generator)
     centres = torch.randn(K, *shape, generator=generator, dtype=torch.float64)
     return centres[y] + 0.5 * torch.randn(n, *shape, generator=generator, dtype=torch.float64), y

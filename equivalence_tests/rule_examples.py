@@ -1,11 +1,14 @@
 """Every rule on a small model of its own: what is promised of all rules is tested on each of these."""
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from prograde import reference
+from prograde.accelerated import activations
 from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
 from prograde.accelerated.rules import (
     Backprop,
@@ -36,6 +39,7 @@ from prograde.accelerated.rules import (
     Rule,
     SymBa,
 )
+from prograde.accelerated.rules.rule import LayeredRule
 
 K = 4
 BATCH = 6
@@ -185,3 +189,22 @@ EXAMPLES: dict[str, Example] = {
     "backprop through time": Example(BackpropThroughTime, gru, SEQUENCES),
     "truncated": Example(options(BackpropThroughTime, truncation=3), elman, SEQUENCES),
 }
+
+
+def reference_layers(rule: LayeredRule, masks: Any = None) -> Any:
+    """The rule's layers as the reference's, in float64."""
+    return _in_reference(rule.layers(masks))
+
+
+def _in_reference(part: Any) -> Any:
+    if isinstance(part, torch.Tensor):
+        return part.detach().double().cpu().numpy()
+    if isinstance(part, activations.Activation):
+        (name,) = (name for name, activation in activations.ACTIVATIONS.items() if activation == part)
+        return reference.activations.ACTIVATIONS[name]
+    if type(part) is tuple:
+        return tuple(map(_in_reference, part))
+    names = [f.name for f in fields(part) if f.init] if is_dataclass(part) else getattr(part, "_fields", None)
+    if names is None:
+        return part
+    return getattr(reference.layers, type(part).__name__)(*(_in_reference(getattr(part, name)) for name in names))

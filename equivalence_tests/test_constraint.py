@@ -100,7 +100,7 @@ def batches(n: int, features: int, seed: int = 0) -> list[tuple[torch.Tensor, to
 
 
 def defects(rule: Foton | Backprop) -> list[float]:
-    return [defect(block.linear.weight.detach()).item() for block in rule.blocks[:-1]]
+    return [defect(unit.module.weight.detach()).item() for unit in rule.units[:-1]]
 
 
 @pytest.mark.parametrize("tell", [True, False], ids=["told the optimizer", "not told"])
@@ -188,16 +188,16 @@ def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
     generator = torch.Generator().manual_seed(0)
     polar = []
     with torch.no_grad():
-        for block in rule.blocks[:-1]:
-            weight = block.linear.weight
+        for unit in rule.units[:-1]:
+            weight = unit.module.weight
             u, s, vt = torch.linalg.svd(torch.randn(weight.shape, generator=generator).double(), full_matrices=False)
             s = 1 + torch.randn(s.shape, generator=generator).double() / 50
             s[:2] = torch.tensor([2.0, 0.5])
             polar.append((u @ vt).float())
             weight.copy_((u * s) @ vt)
     rule.constrain()
-    for block, expected in zip(rule.blocks[:-1], polar, strict=True):
-        gap = (block.linear.weight.detach().cpu() - expected).double()
+    for unit, expected in zip(rule.units[:-1], polar, strict=True):
+        gap = (unit.module.weight.detach().cpu() - expected).double()
         assert torch.linalg.matrix_norm(gap, 2) <= 3e-4, "polar factor"
 
 
@@ -239,9 +239,9 @@ def test_telling_the_optimizer_gives_the_same_weights():
             r.assign_credit(x.double(), y)
             o.step()
         rule.constrain(told)
-        for block in other.blocks[:-1]:
+        for unit in other.units[:-1]:
             with torch.no_grad():
-                block.linear.weight.copy_(polar_factor(block.linear.weight))
+                unit.module.weight.copy_(polar_factor(unit.module.weight))
     for ours, theirs in zip(rule.parameters(), other.parameters(), strict=True):
         gap = (ours - theirs).detach().cpu().numpy()
         assert rms(gap) <= 1e-7 * rms(theirs.detach().cpu().numpy())
@@ -254,15 +254,15 @@ def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(ra
     rule = Foton(model(80, 64, 64, 4).double())
     for x, y in batches(6, 80):
         other = copy.deepcopy(rule)
-        before = [block.linear.weight.detach().clone() for block in rule.blocks[:-1]]
+        before = [unit.module.weight.detach().clone() for unit in rule.units[:-1]]
         for r, tell in ((rule, True), (other, False)):
             steps = torch.optim.SGD(r.parameters(), lr=rate)
             r.assign_credit(x.double(), y)
             steps.step()
-            stepped = [block.linear.weight.detach().clone() for block in r.blocks[:-1]]
+            stepped = [unit.module.weight.detach().clone() for unit in r.units[:-1]]
             r.constrain(steps if tell else None)
-        for old, new, *blocks in zip(before, stepped, rule.blocks, other.blocks, strict=False):
-            for weight in (block.linear.weight.detach() for block in blocks):
+        for old, new, *units in zip(before, stepped, rule.units, other.units, strict=False):
+            for weight in (unit.module.weight.detach() for unit in units):
                 gap = polar_factor(weight) - polar_factor(new)
                 assert rms(gap.cpu().numpy()) <= 0.05 * rms((new - old).cpu().numpy()), (
                     "polar factor of the stepped weight"
@@ -281,10 +281,10 @@ def test_a_clipped_gradient_is_no_plain_step():
         steps.step()
         taken = [name for name, credit in rule._last_step.items() if credit.was_applied()]
         assert not taken, f"plain steps of {taken} would not lead to the nearest orthogonal matrix"
-        stepped = [block.linear.weight.detach().clone() for block in rule.blocks[:-1]]
+        stepped = [unit.module.weight.detach().clone() for unit in rule.units[:-1]]
         rule.constrain(steps)
-        for block, weight in zip(rule.blocks[:-1], stepped, strict=True):
-            gap = (block.linear.weight.detach() - polar_factor(weight)).cpu().numpy()
+        for unit, weight in zip(rule.units[:-1], stepped, strict=True):
+            gap = (unit.module.weight.detach() - polar_factor(weight)).cpu().numpy()
             assert rms(gap) <= TOLERANCE * rms(weight.cpu().numpy()), "not the nearest orthogonal matrix"
 
 
@@ -349,7 +349,7 @@ def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[
     generator = torch.Generator().manual_seed(1)
     for spread in (0, 2):  # one large singular value, or many
         rule = Foton(model(shape[1], shape[0], 2), orthogonality_tolerance=tolerance)
-        weight = rule.blocks[0].linear.weight
+        weight = rule.units[0].module.weight
         with torch.no_grad():
             u, s, vt = torch.linalg.svd(weight, full_matrices=False)
             s = 1 + largest * torch.rand(s.shape, generator=generator) ** (20 if spread == 0 else 1)
@@ -364,7 +364,7 @@ def holding(weight: torch.Tensor, tolerance: float = TOLERANCE) -> tuple[Foton, 
     """A rule with that weight in its first layer, put there after construction."""
     torch.manual_seed(0)
     rule = Foton(model(weight.shape[1], weight.shape[0], 2).to(weight.dtype), orthogonality_tolerance=tolerance)
-    held = rule.blocks[0].linear.weight.detach()
+    held = rule.units[0].module.weight.detach()
     held.copy_(weight)
     return rule, held
 
@@ -480,7 +480,7 @@ def test_an_even_drift_of_many_small_entries_is_seen():
     n = 512
     ones = torch.ones(n, 1, dtype=torch.float64) / n**0.5
     rule = Foton(model(n, n, 2).double())
-    weight = rule.blocks[0].linear.weight
+    weight = rule.units[0].module.weight
     with torch.no_grad():
         weight.copy_(torch.eye(n) + 0.9 * ones @ ones.T)
     assert defect(weight.detach()) < 6e-3
@@ -545,7 +545,7 @@ def test_a_weight_that_cannot_be_restored_asynchronously_is_named(
     rule.constrain()
     spoil, what = BROKEN[kind]
     with torch.no_grad():
-        spoil(rule.blocks[1].linear.weight)
+        spoil(rule.units[1].module.weight)
     rule.constrain()
     if path.device.type != "cpu":
         torch.accelerator.synchronize()
@@ -563,7 +563,7 @@ def test_a_violation_in_the_last_step_is_raised_at_the_epochs_end(
     rule = build(model(80, 64, 64, 4).to(twin.device))
     rule.orthogonality.asynchronous = True
     with torch.no_grad():
-        rule.blocks[1].linear.weight[0] = 0
+        rule.units[1].module.weight[0] = 0
     rule.constrain()
     assert "weight of layer '2'" in raised_by(lambda: rule.calibrate([]))
     rule.calibrate([])
@@ -576,7 +576,7 @@ def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[F
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4))
     with torch.no_grad():
-        rule.blocks[1].linear.weight[0] = 0
+        rule.units[1].module.weight[0] = 0
     rule.constrain()
     if copied is None:
         other = path.foton(model(80, 64, 64, 4))
@@ -623,7 +623,7 @@ def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str):
     path = Path(twin.device, True)
     torch.manual_seed(0)
     rule = path.foton(model(width, width, 4))
-    weight = rule.blocks[0].linear.weight
+    weight = rule.units[0].module.weight
     with torch.no_grad():
         weight.copy_(weight * torch.tensor(values, device=weight.device))
     rule.constrain()
@@ -636,7 +636,7 @@ def test_a_fine_tolerance_is_kept_asynchronously(twin: TwinSide, tolerance: floa
     path = Path(twin.device, True)
     torch.manual_seed(0)
     rule = path.foton(model(64, 64, 4), orthogonality_tolerance=tolerance)
-    weight = rule.blocks[0].linear.weight
+    weight = rule.units[0].module.weight
     with torch.no_grad():
         u, _, vt = torch.linalg.svd(weight, full_matrices=False)
         weight.copy_((u * torch.logspace(-1, 0.65, 64).to(u)) @ vt)
@@ -664,7 +664,7 @@ def test_steps_do_where_no_singular_value_is_far_off(monkeypatch: pytest.MonkeyP
 def test_a_weight_that_is_not_finite_is_named():
     rule = Foton(model(80, 64, 64, 4))
     with torch.no_grad():
-        rule.blocks[1].linear.weight[0, 0] = float("nan")
+        rule.units[1].module.weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="weight of layer '2': not finite at step 1"):
         rule.constrain()
 
@@ -677,7 +677,7 @@ def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyP
 
     rule = Foton(model(80, 64, 64, 4))
     with torch.no_grad():
-        rule.blocks[1].linear.weight.mul_(10)
+        rule.units[1].module.weight.mul_(10)
     monkeypatch.setattr(torch.linalg, "svd", fails)
     with pytest.raises(FloatingPointError, match=r"weight of layer '2': with no singular value .* lower the learning"):
         rule.constrain()
@@ -698,8 +698,8 @@ def test_updates_follow_the_weights(twin64: TwinSide, path: Path):
             *zip(*arrays, strict=True), (table["relu"], table["relu"], table["identity"])
         )
         theirs = reference.foton.updates(layers, x.double().cpu().numpy(), y.cpu().numpy())
-        for layer, block in enumerate(rule.blocks):
-            gap = rms(block.linear.weight.grad.cpu().numpy() - theirs[layer][0])
+        for layer, unit in enumerate(rule.units):
+            gap = rms(unit.module.weight.grad.cpu().numpy() - theirs[layer][0])
             assert gap <= 1e-12 * rms(theirs[layer][0]), f"Foton.weights[{layer}]"
         steps.step()
         rule.constrain(steps)
@@ -825,6 +825,6 @@ def test_a_temperature_is_the_losses(path: Path):
 def test_a_published_step_that_diverges_is_named(twin: TwinSide):
     rule = Foton(model(8, 6, 4), as_published=True)
     with torch.no_grad():
-        rule.blocks[-1].linear.weight.fill_(float("nan"))
+        rule.units[-1].module.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="weight of layer '2': not finite at step 1"):
         rule.constrain()

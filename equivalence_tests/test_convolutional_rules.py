@@ -13,6 +13,7 @@ from prograde.accelerated.orthogonality import defect
 from prograde.accelerated.rules import Backprop, Foton, Pepita
 from prograde.accelerated.training.diagnostics.alignment import alignment
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import reference_layers
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 from prograde.reference import convolution, pooling
@@ -65,27 +66,8 @@ def numpy(tensor: Any) -> Any:
     return tensor.detach().double().cpu().numpy()
 
 
-def reference_layers(rule: Foton, masks: Any = None) -> Any:
-    """The rule's layers as the reference's, each kernel made by the reference of the rule's parts."""
-    side = ReferenceSide()
-    module, found = side.layers, []
-    for index, unit in enumerate(rule.units):
-        bias, steps = numpy(unit.bias), (side.activations.ACTIVATIONS["tanh"],)
-        if unit is rule.units[-1]:
-            steps = ()
-        elif masks is not None and masks[index] is not None:
-            steps = (*steps, module.Mask(numpy(masks[index])))
-        if unit not in rule.convolutions:
-            found.append(module.Dense(numpy(unit.linear.weight), bias, steps))
-            continue
-        kernel = convolution.orthogonal_kernel(*parts_of(unit))
-        outlet = (module.ScaledAveragePool(unit.pool), module.Flatten()) if unit is rule.convolutions[-1] else ()
-        found.append(module.CircularConvolution(kernel, bias, steps, outlet))
-    return tuple(found)
-
-
 def parts_of(unit: Any) -> tuple[Any, list[Any]]:
-    return numpy(unit.convolution.mixing), [numpy(b) for b in unit.convolution.bases]
+    return numpy(unit.module.mixing), [numpy(b) for b in unit.module.bases]
 
 
 def check_gradients(rule: Foton, x: torch.Tensor, y: torch.Tensor, masks: Any = None, **options: Any) -> None:
@@ -100,12 +82,12 @@ def check_gradients(rule: Foton, x: torch.Tensor, y: torch.Tensor, masks: Any = 
     for unit, (weight, bias) in zip(rule.units, expected, strict=True):
         assert unit.bias is not None
         same("bias", unit.bias.grad, bias)
-        if unit not in rule.convolutions:
-            same("dense weight", unit.linear.weight.grad, weight)
+        if not unit.has_maps:
+            same("dense weight", unit.module.weight.grad, weight)
             continue
         of_mixing, of_bases = convolution.orthogonal_kernel_vjp(*parts_of(unit), weight)
-        same("mixing", unit.convolution.mixing.grad, of_mixing)
-        for parameter, theirs in zip(unit.convolution.bases, of_bases, strict=True):
+        same("mixing", unit.module.mixing.grad, of_mixing)
+        for parameter, theirs in zip(unit.module.bases, of_bases, strict=True):
             same("bases", parameter.grad, theirs)
 
 
@@ -199,7 +181,7 @@ def test_training_keeps_every_part_orthogonal(optimizer: str, kind: str):
         assert rule.orthogonality is not None
         assert max(defect(w.detach()).item() for w in rule.orthogonality.weights().values()) <= 5e-3, "orthogonal parts"
     assert losses[-1] < 0.2 * losses[0], "the loss falls"
-    for unit in rule.convolutions:
+    for unit in (unit for unit in rule.units if unit.has_maps):
         kernel = numpy(rule.model.get_submodule(unit.name).kernel())  # type: ignore[operator]
         n = kernel.shape[1] * 16
         matrix = convolution.convolve(kernel, np.eye(n).reshape(n, -1, 4, 4)).reshape(n, -1)
@@ -225,21 +207,23 @@ def test_saved_and_loaded_rules_go_on_alike():
         ([OrthogonalConv2d(4, 4, 3), OrthogonalConv2d(3, 4, 3)], "takes 3 channels, but gets 4"),
         ([OrthogonalConv2d(4, 3, 3), MaxMin()], "'1': MaxMin pairs channels"),
         ([OrthogonalConv2d(4, 3, 3), nn.Flatten()], "model: no Linear layer"),
-        ([OrthogonalConv2d(4, 3, 3), nn.PixelUnshuffle(2), nn.Flatten(), nn.Linear(12, 2)], "'1': PixelUnshuffle"),
         ([OrthogonalConv2d(4, 3, 3), nn.PixelUnshuffle(2), nn.Tanh()], "'2': Tanh; Foton trains"),
         ([nn.PixelUnshuffle(2), OrthogonalConv2d(6, 3, 3)], "'1': takes 6 channels, expected a multiple of 4"),
         (
             [*[OrthogonalConv2d(4, 4, 3)] * 2, nn.Flatten(), nn.Linear(4, 2)],
             "'1': shares a parameter with layer '0'",
         ),
-        ([*[nn.PixelUnshuffle(2)] * 2, OrthogonalConv2d(16, 3, 3)], "'1': a second PixelUnshuffle"),
+        (
+            [*[nn.PixelUnshuffle(2)] * 2, OrthogonalConv2d(18, 3, 3)],
+            "'2': takes 18 channels, expected a multiple of 1",
+        ),
         ([OrthogonalConv2d(4, 4, 3), nn.SiLU()], "'1': SiLU.*use ReLU or Tanh"),
         (
             [OrthogonalConv2d(4, 4, 3), ScaledAvgPool2d(2), nn.Dropout()],
-            "'2': Dropout.*Dropout and ScaledAvgPool2d after",
+            "'2': Dropout after pooling or Flatten; put it right behind",
         ),
-        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Tanh()], "'2': Tanh.*in this order"),
-        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Dropout()], "'2': Dropout; Foton trains"),
+        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Tanh()], "'2': Tanh after Dropout; put the Dropout behind it"),
+        ([OrthogonalConv2d(4, 4, 3), nn.Dropout(), nn.Dropout()], "'2': a second Dropout after layer '0'"),
     ],
 )
 def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], message: str):
@@ -248,9 +232,16 @@ def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], mess
 
 
 def test_the_scores_that_are_trained_are_the_models():
-    """Unshuffled between convolutions, pooled twice."""
+    """Unshuffled twice and between convolutions, pooled twice."""
     torch.manual_seed(0)
-    layers = [nn.PixelUnshuffle(4), OrthogonalConv2d(16, 5, 3), nn.Tanh(), ScaledAvgPool2d(2), nn.PixelUnshuffle(2)]
+    layers = [
+        nn.PixelUnshuffle(2),
+        nn.PixelUnshuffle(2),
+        OrthogonalConv2d(16, 5, 3),
+        nn.Tanh(),
+        ScaledAvgPool2d(2),
+        nn.PixelUnshuffle(2),
+    ]
     layers += [OrthogonalConv2d(20, 8, 2), ScaledAvgPool2d(2), nn.Identity(), ScaledAvgPool2d(2)]
     rule = Foton(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3)).double())
     generator = seeded(1)
@@ -260,9 +251,9 @@ def test_the_scores_that_are_trained_are_the_models():
 
 
 def test_images_of_another_size_than_the_dense_layers_take():
-    with pytest.raises(ValueError, match=r"layer '7': takes 8 features, but images of 16 x 16 give 32 \(8 x 2 x 2\)"):
+    with pytest.raises(ValueError, match=r"x: samples of shape \(1, 16, 16\) do not pass layer '7' \(z: 32 units, but"):
         Foton(model())(torch.ones(2, 1, 16, 16, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"x: 1 x 1 pixels at layer '3', which can't be pooled by 2"):
+    with pytest.raises(ValueError, match=r"do not pass layer '3' \(x: 1 x 1 pixels, expected multiples of 2\)"):
         Foton(model())(torch.ones(2, 1, 4, 4, dtype=torch.float64))
 
 

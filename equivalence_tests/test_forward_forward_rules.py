@@ -16,7 +16,8 @@ from prograde.accelerated.goodness import entmax_weighted
 from prograde.accelerated.negatives import hard_wrong_labels, random_masks, random_partners
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.rule_examples import reference_layers
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
 from prograde.equivalence_tests.test_rules import credited, layer_gradients, sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
@@ -113,20 +114,6 @@ def numpy(tensor: Any) -> Any:
     return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
-def reference_chain(rule: ForwardForward) -> Any:
-    """The hidden layers, all with tanh."""
-    dense = Dense(
-        tuple(numpy(block.linear.weight) for block in rule.blocks),
-        tuple(numpy(block.linear.bias) for block in rule.blocks),
-        ("tanh",) * len(rule.blocks),
-    )
-    layers = tuple(
-        Padded(numpy(unit.weights[0]), numpy(unit.bias), "tanh", unit.stride, unit.padding, unit.pool)  # type: ignore[union-attr]
-        for unit in rule.convolutions
-    )
-    return ReferenceSide().chain(Images(layers, dense) if layers else dense)
-
-
 def same(name: str, ours: Any, theirs: Any) -> None:
     if theirs is None:
         assert ours is None, name
@@ -148,7 +135,7 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
         SymBa: (side.goodness.mean_square, side.pair_losses.symba(4.0), "before"),
         LayerCollaboration: (side.goodness.sum_of_squares, side.pair_losses.collaboration(3.0), "others"),
     }
-    module, chain, goodness = side.forward_forward, reference_chain(rule), losses[kind][0]
+    module, chain, goodness = side.forward_forward, reference_layers(rule), losses[kind][0]
     amplitude = 1.0 if labels == "planes" else 4.0
     expected = list(
         module.local_updates(
@@ -186,7 +173,7 @@ def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, 
     negative = rule.negative_labels(x, y)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
-    module, chain = ReferenceSide().forward_forward, reference_chain(rule)
+    module, chain = ReferenceSide().forward_forward, reference_layers(rule)
     update, _ = next(
         iter(module.local_updates(chain, numpy(x), y.cpu().numpy(), negative.cpu().numpy(), 4, amplitude=4.0))
     )
@@ -255,7 +242,7 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
     negative = rule.negative_images(x)
     rule.generator.manual_seed(3)  # type: ignore[union-attr]
     rule.assign_credit(x, y)
-    module, chain = ReferenceSide().forward_forward, reference_chain(rule)
+    module, chain = ReferenceSide().forward_forward, reference_layers(rule)
     positive = numpy(x)
     if negatives == "pairs":
         axes = tuple(range(1, positive.ndim))
@@ -306,8 +293,8 @@ def test_a_gate_learns_its_own_parameters():
     assert rule.assign_credit(x, y).item() == pytest.approx(plain.assign_credit(x, y).item(), rel=1e-12), (
         "tau 1, kappa 0"
     )
-    for ours, theirs in zip(rule.blocks, plain.blocks, strict=True):
-        same("tau 1, kappa 0", ours.linear.weight.grad, numpy(theirs.linear.weight.grad))
+    for ours, theirs in zip(rule.units, plain.units, strict=True):
+        same("tau 1, kappa 0", ours.module.weight.grad, numpy(theirs.module.weight.grad))
     losses = [each.assign_credit(x, y).item() for each in other]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12), "gamma and beta of a gate that learns"
     with torch.no_grad():
@@ -344,8 +331,8 @@ def test_gamma_counts_from_the_second_layer_on(gamma: float):
         rule.generator.manual_seed(3)  # type: ignore[union-attr]
         rule.assign_credit(x, y)
     first, *_, last = [
-        torch.equal(*(block.linear.weight.grad for block in blocks))
-        for blocks in zip(*(rule.blocks for rule in rules), strict=True)
+        torch.equal(*(unit.module.weight.grad for unit in units))
+        for units in zip(*(rule.units for rule in rules), strict=True)
     ]
     assert first, "the first layer has no layers before it"
     assert not last, "gamma counts at later layers"
@@ -365,7 +352,7 @@ def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[s
     state = rule.generator.get_state()  # type: ignore[union-attr]
     rule.assign_credit(x, y)
     rule.generator.set_state(state)  # type: ignore[union-attr]
-    weight = rule.blocks[-1].linear.weight
+    weight = rule.units[-1].module.weight
     (gradient,) = torch.autograd.grad(rule.objective(x, y), weight)
     same("weight of the last layer", weight.grad, numpy(gradient))
 
@@ -438,7 +425,7 @@ def test_the_read_out_on_images():
     only = ForwardForward(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), readout=True)
     assert only.readout is not None
     assert only.readout.in_features == 8
-    assert [update.block.name for update in only.stream(torch.rand(5, 1, 4, 4), torch.arange(5) % 3)] == [
+    assert [update.unit.name for update in only.stream(torch.rand(5, 1, 4, 4), torch.arange(5) % 3)] == [
         "0",
         "readout",
     ]
@@ -512,7 +499,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "dropout": (
         lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Dropout(), nn.Linear(2, 2))),
-        "layer '0': Dropout after it; SymBa does without",
+        "layer '2': Dropout; SymBa trains",
     ),
     "an activation that is none, where Dropout is not listed": (
         lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.GELU(), nn.Linear(2, 2))),
@@ -547,7 +534,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "images of another size": (
         lambda: ForwardForward(image_model()).assign_credit(*batch((2, 13, 9))),
-        "layer '6': takes 48 features",
+        r"x: samples of shape \(2, 13, 9\) do not pass layer '6'",
     ),
     "images with planes of their own": (
         lambda: ForwardForward(image_model(4), labels="planes").assign_credit(*batch((6, 11, 9))),

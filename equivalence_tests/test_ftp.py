@@ -14,6 +14,7 @@ from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool
 from prograde.accelerated.rules import Foton, Ftp
 from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import reference_layers
 from prograde.equivalence_tests.sides import OURS, Dense, Images, Padded, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, seeds
 from prograde.equivalence_tests.test_convolutional_network import padded_cases
@@ -431,19 +432,6 @@ def numpy(tensor: Any) -> Any:
     return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
-def reference_chain(rule: Ftp, activation: str = "tanh") -> Any:
-    maps = tuple(
-        Padded(numpy(unit.weights[0]), numpy(unit.bias), activation, unit.stride, unit.padding, unit.pool)
-        for unit in rule.convolutions
-    )
-    dense = Dense(
-        tuple(numpy(block.linear.weight) for block in rule.blocks),
-        tuple(numpy(block.linear.bias) for block in rule.blocks),
-        (activation,) * (len(rule.blocks) - 1) + ("identity",),
-    )
-    return ReferenceSide().chain(Images(maps, dense))
-
-
 @pytest.mark.usefixtures("_ours_only")
 @pytest.mark.parametrize("second_pass", ["difference", "full"])
 @pytest.mark.parametrize(
@@ -476,7 +464,7 @@ def test_gradients_are_the_references(options: Any, second_pass: Any):
     table = ReferenceSide().activations.ACTIVATIONS
     inject = options.get("inject", 1)
     expected = ftp.updates(
-        reference_chain(rule),
+        reference_layers(rule),
         feedback,
         numpy(x),
         y.cpu().numpy(),
@@ -486,12 +474,30 @@ def test_gradients_are_the_references(options: Any, second_pass: Any):
         label_smoothing=options.get("label_smoothing", 0.0),
     )
     for number, (unit, update) in enumerate(zip(rule.units, expected, strict=True), 1):
-        parameters = [p for p in (*unit.weights, unit.bias) if p is not None]
-        for parameter, gradient in zip(parameters, update, strict=True):
+        for parameter, gradient in zip(unit.parameters, update, strict=True):
             if number < inject:
                 assert parameter.grad is None, f"{unit.name} is trained"
             else:
                 assert rms(numpy(parameter.grad) - gradient) <= 1e-12 * rms(gradient), f"{unit.name}, its gradient"
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_pools_and_dropout_on_the_way_are_the_references():
+    """Several pools in a row, of maxima and of means, and Dropout on maps and behind a dense layer."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Dropout(0.3), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten()]
+    dense = [nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
+    rule = Ftp(nn.Sequential(*layers, *dense).double(), image_size=(11, 9), generator=seeded(3))
+    x, y = batch()
+    masks = tuple(rule.draw_masks(x, rule.replay(x.device)))
+    assert [mask is not None for mask in masks] == [True, True, False]
+    rule.assign_credit(x, y)
+    feedback = ftp.feedback_by_channel(numpy(rule.feedback), rule.target_shape[1] * rule.target_shape[2])
+    phi = ReferenceSide().activations.ACTIVATIONS["tanh"]
+    expected = ftp.updates(reference_layers(rule, masks), feedback, numpy(x), y.cpu().numpy(), phi=phi)
+    for unit, update in zip(rule.units, expected, strict=True):
+        for parameter, gradient in zip(unit.parameters, update, strict=True):
+            assert rms(numpy(parameter.grad) - gradient) <= 1e-12 * rms(gradient), f"{unit.name}, its gradient"
 
 
 @pytest.mark.usefixtures("_ours_only")
@@ -617,20 +623,21 @@ END = [nn.Flatten(), nn.Linear(4, 2)]
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([*BLOCK, nn.AvgPool2d(2), *END], "'2': AvgPool2d; Ftp trains"),
+        ([*BLOCK, nn.AvgPool2d(2, divisor_override=3), *END], r"'2': AvgPool2d.*AvgPool2d\(n\)"),
+        ([*BLOCK, nn.AdaptiveAvgPool2d(2), *END], "'2': AdaptiveAvgPool2d; Ftp trains"),
         ([nn.Conv2d(2, 4, 3, groups=2), *END], "'0': Conv2d.*without groups and dilation"),
         ([nn.Conv2d(2, 4, 3, dilation=2), *END], "'0': Conv2d.*without groups and dilation"),
         ([nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), *END], "'0': Conv2d.*padded by zeros"),
         ([nn.Conv2d(2, 4, 4, padding="same"), *END], "'0': Conv2d.*odd kernel_size"),
         ([*BLOCK, nn.MaxPool2d(3, stride=2), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
         ([*BLOCK, nn.MaxPool2d((2, 3)), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
-        ([*BLOCK, nn.MaxPool2d(2), nn.MaxPool2d(2), *END], "'3': MaxPool2d; Ftp trains"),
+        ([nn.MaxPool2d(2), *BLOCK, *END], "'0': MaxPool2d; Ftp trains"),
         ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Tanh(), *END], "'2': Tanh; Ftp trains"),
         ([*BLOCK, LeakyPool(2), *END], "'2': LeakyPool; Ftp trains"),
         ([*BLOCK, nn.Flatten(2), nn.Linear(4, 2)], "'2': Flatten.*flattened whole"),
         ([nn.Conv2d(2, 3, 3), MaxMin(), *END], "'1': MaxMin pairs channels"),
         ([*BLOCK, nn.Conv2d(3, 4, 1), *END], "'2': takes 3 channels, but gets 4"),
-        ([*BLOCK, nn.Flatten(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)], "'3': Dropout after it"),
+        ([*BLOCK, nn.MaxPool2d(2), nn.Dropout(), *END], "'3': Dropout after pooling or Flatten"),
         ([OrthogonalConv2d(2, 4, 3), ScaledAvgPool2d(2), *END], "'0': OrthogonalConv2d; Ftp trains"),
     ],
 )
@@ -649,8 +656,8 @@ def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], mess
         ({"image_size": (1, 8, 8)}, r"image_size: \(1, 8, 8\), expected"),
         ({"image_size": (11, 9), "rank": True}, "rank: True, expected 1..3"),
         ({"image_size": (11, 9), "law": "cauchy"}, "law: 'cauchy', expected one of uniform"),
-        ({"image_size": (8, 8)}, r"layer '6': takes 48 features, but images of 8 x 8 give 40 \(4 x 2 x 5\)"),
-        ({"image_size": (2, 2)}, "x: 2 x 2 pixels are too few for layer '0'"),
+        ({"image_size": (8, 8)}, r"x: samples of shape \(2, 8, 8\) do not pass layer '6' \(z: 40 units, but the w"),
+        ({"image_size": (2, 2)}, r"x: samples of shape \(2, 2, 2\) do not pass layer '0'"),
         ({"image_size": (11, 9), "inject": 4}, "inject: 4, expected 0..3, the input or a hidden layer"),
         (
             {"image_size": (11, 9), "inject": 3, "by_channel": True},

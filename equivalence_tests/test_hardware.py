@@ -555,7 +555,7 @@ def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide):
             for buffer in rule.buffers():
                 buffer.mul_(1e-4)
             rule.assign_credit(x, y)
-            found.append(rule.blocks[1].linear.weight.grad.cpu().numpy())
+            found.append(rule.units[1].module.weight.grad.cpu().numpy())
     exact, other, full, difference = found
     assert rms(exact - other) <= 1e-9 * rms(exact), "the forms are two algorithms"
     assert rms(full - exact) > 0.5 * rms(exact), "the full pass carries what is below its levels"
@@ -569,9 +569,9 @@ def test_the_two_passes_read_with_noise_of_their_own(ours: TwinSide):
         for buffer in chip.buffers():
             buffer.zero_()
         chip.assign_credit(x, y)
-        grad = chip.blocks[1].linear.weight.grad
+        grad = chip.units[1].module.weight.grad
         assert bool(grad.any()) == moves, "noise of the two passes"
-        assert not chip.blocks[0].linear.weight.grad.any()
+        assert not chip.units[0].module.weight.grad.any()
         assert not torch.equal(chip(x), chip(x)), "noise of two reads"
 
 
@@ -643,7 +643,7 @@ def test_the_hardware_has_the_rules_face(ours: TwinSide):
     rule = Ftp(model)
     chip = Hardware(rule, bits=4, generator=generator)
     assert rule.generator is chip.generator is generator
-    assert chip.blocks is rule.blocks
+    assert chip.units is rule.units
     assert (chip.model, chip.num_classes, chip.units) == (model, 4, rule.units)
     assert [id(p) for p in chip.parameters()] == [id(p) for p in rule.parameters()]
     assert set(chip.state_dict()) == {f"rule.{name}" for name in rule.state_dict()}
@@ -707,15 +707,15 @@ def test_updates_that_are_streamed_are_written_too(ours: TwinSide):
     chip.constrain()
     assert max(parameter.abs().max() for parameter in chip.parameters()) <= 0.05, "written"
     with torch.no_grad():
-        chip.blocks[0].linear.weight.fill_(1)
+        chip.units[0].module.weight.fill_(1)
     chip.constrain()
-    assert torch.all(chip.blocks[0].linear.weight == 1)
+    assert torch.all(chip.units[0].module.weight == 1)
 
 
 def test_layers_before_the_first_target_are_neither_trained_nor_written(ours: TwinSide):
     model, x, y = example()
     chip = Hardware(Ftp(model, inject=2), programming_noise=0.1)
-    first, second = (list(block.linear.parameters()) for block in chip.blocks[:2])
+    first, second = (list(unit.module.parameters()) for unit in chip.units[:2])
     before = [parameter.clone() for parameter in first]
     optimizer = torch.optim.SGD(chip.parameters(), lr=0.1, weight_decay=0.1)
     chip.assign_credit(x, y)

@@ -181,7 +181,7 @@ def hybrid_streams(rule: HybridDynamicTemperature, x: torch.Tensor, y: torch.Ten
     draws = seeded(0)
     draws.set_state(rule.generator.get_state())  # type: ignore[union-attr]
     wrong = (y + torch.randint(1, K, y.shape, generator=draws)) % K
-    linears, activation = [block.linear for block in rule.blocks], rule.model.get_submodule("1")
+    linears, activation = [unit.module for unit in rule.units], rule.model.get_submodule("1")
     temperature = 0.1 + 1.9 / (1 + (-rule.alpha).exp())
 
     def with_label(label: torch.Tensor) -> torch.Tensor:
@@ -224,11 +224,11 @@ def test_a_hybrid_learns_by_its_definition():
     assert torch.allclose(rule(x), scores, rtol=1e-12), "its scores are the classifier's"
     own = copy.deepcopy(rule.norms[0]).train()
     own.reset_running_stats()
-    own(rule.blocks[0].linear(torch.cat([torch.full((len(x), K), 2 / K).to(x), x[:, K:]], dim=1)))
+    own(rule.units[0].module(torch.cat([torch.full((len(x), K), 2 / K).to(x), x[:, K:]], dim=1)))
     for name, buffer in own.named_buffers():
         if name != "num_batches_tracked":
             assert torch.allclose(rule.norms[0].get_buffer(name), buffer, rtol=1e-12), "running statistics"
-    weights = [block.linear.weight for block in rule.blocks]
+    weights = [unit.module.weight for unit in rule.units]
     for layer, loss in enumerate(rule.losses(x, y)[0]):
         reached = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
         layers = [other for other, gradient in enumerate(reached) if gradient is not None and gradient.any()]

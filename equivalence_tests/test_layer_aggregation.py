@@ -110,8 +110,8 @@ def test_the_read_out_learns_from_all_layers_beside_them():
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14), "read-out"  # type: ignore[arg-type]
     for ours, theirs in zip(rule.heads.parameters(), without.heads.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad), "scores"  # type: ignore[arg-type]
-    for block, other in zip(rule.units, without.units, strict=True):
-        assert torch.equal(block.layer.weight.grad, other.layer.weight.grad), block.name  # type: ignore[arg-type]
+    for unit, other in zip(rule.units, without.units, strict=True):
+        assert torch.equal(unit.module.weight.grad, other.module.weight.grad), unit.name  # type: ignore[arg-type]
     rule.eval()
     assert torch.equal(rule(x), rule.aggregation.readout(features)), "scores"  # type: ignore[misc]
 

@@ -121,10 +121,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "entropy": (lambda: channels(entropy=-1), "entropy: -1, expected 0 or more"),
     "ramp": (lambda: channels(ramp=-1), "ramp: -1, expected 0 or more"),
     "a score that is a module": (
-        lambda: LocalClassifiers(dense(), score=nn.Linear(3, 2)), r"score: Linear\(.*, expected a function of blocks",
+        lambda: LocalClassifiers(dense(), score=nn.Linear(3, 2)), r"score: Linear\(.*, expected a function of units",
     ),
     "a score that is a class": (
-        lambda: LocalClassifiers(dense(), score=Shifted), r"score: <class .*Shifted'>, expected a function of blocks",
+        lambda: LocalClassifiers(dense(), score=Shifted), r"score: <class .*Shifted'>, expected a function of units",
     ),
     "one score for all layers": (
         lambda: LocalClassifiers(dense(), score=lambda b, k: Shifted()), "score: gives a Shifted, expected a function",

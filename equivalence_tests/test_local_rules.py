@@ -82,11 +82,11 @@ def step_of(side: ReferenceSide, module: nn.Module) -> Any:
 def reference_layers(rule: LocalClassifiers) -> list[Any]:
     side = ReferenceSide()
     found = []
-    for block, head in zip(rule.units, rule.heads, strict=True):
-        weight, bias = numpy(block.layer.weight), numpy(block.bias)
-        steps, outlet = (tuple(step_of(side, m) for m in modules) for modules in (block.inside, block.outside))
-        if isinstance(block.layer, nn.Conv2d):
-            place = block.layer.stride, block.layer.padding, block.layer.groups
+    for unit, head in zip(rule.units, rule.heads, strict=True):
+        weight, bias = numpy(unit.module.weight), numpy(unit.bias)
+        steps, outlet = (tuple(step_of(side, m) for m in modules) for modules in (unit.inside, unit.outside))
+        if isinstance(unit.module, nn.Conv2d):
+            place = unit.module.stride, unit.module.padding, unit.module.groups
             layer = side.layers.Convolution(weight, bias, steps, outlet, *place)
         else:
             layer = side.layers.Dense(weight, bias, steps, outlet)
@@ -117,13 +117,13 @@ def test_gradients_and_scores(name: str):
     loss = rule.assign_credit(x, y)
     assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
     expected = side.local_classifiers.updates(layers, numpy(x), y.cpu().numpy(), loss_of(side))
-    for block, head, update in zip(rule.units, rule.heads, expected, strict=True):
-        same(f"weight of {block.name}", block.layer.weight.grad, update.layer[0])
-        if not any(isinstance(module, nn.BatchNorm2d) for module in block.inside):  # before it a bias has no gradient
+    for unit, head, update in zip(rule.units, rule.heads, expected, strict=True):
+        same(f"weight of {unit.name}", unit.module.weight.grad, update.layer[0])
+        if not any(isinstance(module, nn.BatchNorm2d) for module in unit.inside):  # before it a bias has no gradient
             bias = update.layer[1] if len(update.layer) == 2 else None
-            same(f"bias of {block.name}", None if block.bias is None else block.bias.grad, bias)
+            same(f"bias of {unit.name}", None if unit.bias is None else unit.bias.grad, bias)
         for parameter, theirs in zip(head.parameters(), update.parameters, strict=False):
-            same(f"score of {block.name}", parameter.grad, theirs)
+            same(f"score of {unit.name}", parameter.grad, theirs)
     assert loss.item() == pytest.approx(sum(float(update.loss) for update in expected), rel=1e-10), "loss"
     scores = side.local_classifiers.layer_scores(layers, numpy(x))
     same("layer_scores", rule.layer_scores(x), scores)
@@ -156,7 +156,7 @@ def test_dense_gradients(twin: Side, compare: Comparison, case: Case):
         rule.assign_credit(x.unflatten(1, (1, -1)), labels)
         assert all(p.grad is None for p in rule.model[-2].parameters()), "the last layer"
         found = [
-            (b.layer.weight.grad, None if b.bias is None else b.bias.grad, h.matrix.grad)
+            (b.module.weight.grad, None if b.bias is None else b.bias.grad, h.matrix.grad)
             for b, h in zip(rule.units, rule.heads, strict=True)
         ]
         return found, rule(x)
@@ -170,17 +170,17 @@ def by_autograd(rule: LocalClassifiers, x: torch.Tensor, y: torch.Tensor) -> dic
     found: dict[str, torch.Tensor] = {}
     saved: dict[int, torch.Tensor] = {}
     x = rule.local.begin(rule.checked_input(x))  # in the same memory format, by which dropout draws
-    for index, (block, head) in enumerate(zip(rule.units, rule.heads, strict=True)):
-        h = block.activities(x.detach())
-        loss = head_loss(head, h, y, rule.loss, block.name, rule.num_classes)[1]
-        own = {id(p) for p in (*block.trained, *head.parameters())}
+    for index, (unit, head) in enumerate(zip(rule.units, rule.heads, strict=True)):
+        h = unit.activities(x.detach())
+        loss = head_loss(head, h, y, rule.loss, unit.name, rule.num_classes)[1]
+        own = {id(p) for p in (*unit.trained, *head.parameters())}
         for p, g in zip(
             rule.parameters(), torch.autograd.grad(loss, list(rule.parameters()), allow_unused=True), strict=True
         ):
-            assert (g is not None) == (id(p) in own), f"the loss of {block.name} and {names[id(p)]}"
+            assert (g is not None) == (id(p) in own), f"the loss of {unit.name} and {names[id(p)]}"
             if g is not None:
                 found[names[id(p)]] = g
-        x = wire(rule, index, block.pass_on(h).detach(), saved)
+        x = wire(rule, index, unit.pass_on(h).detach(), saved)
     return found
 
 
@@ -214,7 +214,7 @@ def test_every_loss_is_its_layers_own(name: str):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_stepping_while_streaming_changes_nothing(name: str):
-    """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
+    """Each unit's weights are overwritten before the next update is asked for; bit for bit the same updates."""
     rule, shape = MODELS[name]()
     other = copy.deepcopy(rule)
     generator = seeded(1)
@@ -224,7 +224,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
     torch.manual_seed(5)
     for expected, update in zip(whole, other.stream(x, y), strict=True):
         for (parameter, gradient), theirs in zip(update.pairs, expected, strict=True):
-            assert torch.equal(gradient, theirs), update.block.name
+            assert torch.equal(gradient, theirs), update.unit.name
             with torch.no_grad():
                 parameter.fill_(float("nan"))
 

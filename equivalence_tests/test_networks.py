@@ -45,7 +45,7 @@ def test_sizes_are_those_published():
     assert round(kernels(tiny_cnn()) / 1e6, 2) == 2.67
     assert round(kernels(vgg8()) / 1e6, 2) == 9.15
     assert kernels(vgg11()) == 9_217_728
-    assert [b.layer.groups for b in ChannelCompetition(cfse()).units] == [1, 10, 1, 10]  # type: ignore[union-attr]
+    assert [b.module.groups for b in ChannelCompetition(cfse()).units] == [1, 10, 1, 10]  # type: ignore[union-attr]
     assert len(DeeperForward(resnet17()).units) == 17
     assert len(DynamicTemperature(vgg8()).units) == 7
     assert [head.grid for head in DynamicTemperature(vgg8()).heads] == [(g, g) for g in (4, 2, 2, 1, 1, 1, 1)]
@@ -66,7 +66,7 @@ def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., 
 def test_small_networks_keep_the_size_of_maps_whatever_the_kernel():
     rule = DeeperForward(small_cnn((10, 20), image_channels=2, pool_after=(0,), kernel_size=5))
     first, second = rule.layer_features(torch.randn(3, 2, 12, 12))
-    assert [unit.layer.kernel_size for unit in rule.units] == [(5, 5), (5, 5)]  # type: ignore[union-attr]
+    assert [unit.module.kernel_size for unit in rule.units] == [(5, 5), (5, 5)]  # type: ignore[union-attr]
     assert first.shape == (3, 10, 12, 12)
     assert second.shape == (3, 20, 6, 6)
     for size in (0, 4):

@@ -75,7 +75,7 @@ def gradients(rule: Rule) -> Any:
     """What the rule left in .grad, shaped like the reference's Updates."""
     from prograde.reference.network import Updates
 
-    linears = [block.linear for block in rule.blocks]
+    linears = [unit.module for unit in rule.units]
     assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
     return Updates(
         tuple(linear.weight.grad for linear in linears),
@@ -289,12 +289,12 @@ def test_stepping_while_streaming_changes_nothing(name: str):
     if other.generator is not None:
         other.generator.manual_seed(1)
         rule.generator.manual_seed(1)  # type: ignore[union-attr]
-    whole = [(update.weight.clone(), update.bias.clone()) for update in list(rule.stream(x, y))]
+    whole = [(update.gradients[0].clone(), update.gradients[1].clone()) for update in list(rule.stream(x, y))]
     for (weight, bias), update in zip(whole, other.stream(x, y), strict=True):
-        assert torch.equal(update.weight, weight), update.block.name
-        assert torch.equal(update.bias, bias), update.block.name
+        assert torch.equal(update.gradients[0], weight), update.unit.name
+        assert torch.equal(update.gradients[1], bias), update.unit.name
         with torch.no_grad():
-            update.block.linear.weight.fill_(float("nan"))
+            update.unit.module.weight.fill_(float("nan"))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -306,10 +306,10 @@ def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
     assert first.shape == ()
     assert not first.requires_grad
     assert torch.isfinite(first)
-    before = [p.grad.clone() for block in rule.blocks for p in (block.linear.weight,)]
+    before = [p.grad.clone() for unit in rule.units for p in (unit.module.weight,)]
     if not isinstance(rule, ForwardForward):  # draws negatives anew
         rule.assign_credit(x, y)
-        assert all(torch.equal(b.linear.weight.grad, g) for b, g in zip(rule.blocks, before, strict=True))
+        assert all(torch.equal(b.module.weight.grad, g) for b, g in zip(rule.units, before, strict=True))
     rule.constrain()
     assert [id(p) for p in rule.parameters()] == identities
 
@@ -376,8 +376,8 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     updates = getattr(twin64, MODULE_OF.get(name, name)).updates
     with torch.no_grad():
         expected = updates(rule.layers(masks), *extra, x, y)
-    for block, (weight, *_) in zip(rule.blocks, expected, strict=True):
-        assert torch.equal(block.linear.weight.grad, weight), f"masks of block {block.name}"
+    for unit, (weight, *_) in zip(rule.units, expected, strict=True):
+        assert torch.equal(unit.module.weight.grad, weight), f"masks of unit {unit.name}"
     rule.eval()
     assert rule.masks(x) is None
 

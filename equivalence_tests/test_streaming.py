@@ -65,11 +65,11 @@ def test_a_layer_may_be_stepped_before_the_next_update_is_asked_for(recompute: b
     expected = credited(at_once, x, y)
     found: list[torch.Tensor] = []
     for update in rule.stream(x, y):
-        assert update.bias is not None
-        found += [update.weight.clone(), update.bias.clone()]
+        assert update.gradients[1] is not None
+        found += [update.gradients[0].clone(), update.gradients[1].clone()]
         with torch.no_grad():
-            update.block.linear.weight -= 0.5 * update.weight
-            update.block.linear.bias -= 0.5 * update.bias
+            update.unit.module.weight -= 0.5 * update.gradients[0]
+            update.unit.module.bias -= 0.5 * update.gradients[1]
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-14 * b.abs().max()), "updates of the weights as they were"
 
@@ -81,7 +81,7 @@ def peak(depth: int, recompute: bool) -> int:
     with LiveBytes([x, y, *rule.parameters(), *rule.buffers()]) as live:
         for update in rule.stream(x, y):
             with torch.no_grad():
-                update.block.linear.weight.sub_(update.weight, alpha=0.1)
+                update.unit.module.weight.sub_(update.gradients[0], alpha=0.1)
             del update
     return live.peak
 

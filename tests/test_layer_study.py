@@ -169,7 +169,7 @@ def test_outputs_of_one_pass(aggregation: Aggregation) -> None:
     rule = LocalClassifiers(model, aggregation=aggregation).eval()
     x, passes = torch.randn(11, 4), []
     rule(x)  # the first look at a shape is another pass
-    rule.units[0].layer.register_forward_hook(lambda *_: passes.append(1))
+    rule.units[0].module.register_forward_hook(lambda *_: passes.append(1))
     features, scores, aggregated = rule.layer_outputs(x)
     assert len(passes) == 1
     assert torch.equal(scores, rule.layer_scores(x))

@@ -247,13 +247,13 @@ def test_a_rule_can_change_its_precision(rule: str) -> None:
         built.assign_credit(x.double(), y)
         optimizer.step()
         built.constrain(optimizer)
-    assert all(block.linear.weight.grad.dtype == torch.float64 for block in built.blocks)
+    assert all(unit.module.weight.grad.dtype == torch.float64 for unit in built.units)
 
 
 def test_a_reused_activation_counts_each_time() -> None:
     relu = nn.ReLU()
     rule = Foton(nn.Sequential(nn.Linear(12, 8), relu, nn.Linear(8, 6), relu, nn.Linear(6, 3)))
-    assert [block.is_linear for block in rule.blocks] == [False, False, True]
+    assert [unit.is_linear for unit in rule.units] == [False, False, True]
     x, _ = data()
     assert torch.allclose(forward(rule.layers(), x).scores, rule(x))
 
@@ -270,7 +270,7 @@ def test_a_rule_can_be_pickled_whole(rule: str) -> None:
     built = pickle.loads(pickle.dumps(RULES[rule](small())))
     x, y = data()
     built.assign_credit(x, y)
-    assert [block.is_linear for block in copy.deepcopy(built).blocks] == [block.is_linear for block in built.blocks]
+    assert [unit.name for unit in copy.deepcopy(built).units] == [unit.name for unit in built.units]
 
 
 def test_converting_the_model_behind_the_rule_is_named() -> None:
@@ -289,7 +289,7 @@ def test_dropping_everything_gives_zero_hidden_updates() -> None:
     x, y = data()
     rule = Foton(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Dropout(1.0), nn.Linear(8, 3)))
     rule.assign_credit(x, y)
-    assert torch.equal(rule.blocks[0].linear.weight.grad, torch.zeros(8, 12))
+    assert torch.equal(rule.units[0].module.weight.grad, torch.zeros(8, 12))
 
 
 def test_pepita_keeps_its_projection_in_its_state() -> None:
@@ -303,7 +303,7 @@ class TestForwardForward:
         x, y = data()
         rule = ForwardForward(small())
         rule.assign_credit(x, y)
-        assert [block.name for block in rule.blocks] == ["0", "2"]
+        assert [unit.name for unit in rule.units] == ["0", "2"]
         assert rule.model[4].weight.grad is None
 
     def test_a_model_of_hidden_layers_needs_the_number_of_classes(self) -> None:
@@ -317,7 +317,7 @@ class TestForwardForward:
             ForwardForward(small(), num_classes=4)
         with pytest.raises(ValueError, match=r"first_layer: 2, expected 0\.\.1"):
             ForwardForward(small(), first_layer=2)
-        with pytest.raises(ValueError, match="Dropout after it"):
+        with pytest.raises(ValueError, match="layer '2': Dropout; ForwardForward trains"):
             ForwardForward(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)))
 
     def test_the_read_out_learns_beside_the_layers(self) -> None:
@@ -329,7 +329,7 @@ class TestForwardForward:
         optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
         assert rule.readout is not None
         assert rule.readout.weight.shape == (3, 6)
-        names = [update.block.name for update in rule.stream(x, y)]
+        names = [update.unit.name for update in rule.stream(x, y)]
         assert names == ["0", "2", "readout"]
         for _ in range(200):
             rule.assign_credit(x, y)

@@ -426,7 +426,7 @@ def aligned(method: str, dataset: Dataset) -> list[float]:
     rule, _ = trained(method, dataset)
     x, y = dataset.train.images[:100], dataset.train.labels[:100]
     rule.train()
-    rule.blocks[0].linear.eval()
+    rule.units[0].module.eval()
     rule.assign_credit(x, y)
     assert rule.generator is not None
 
@@ -439,7 +439,7 @@ def aligned(method: str, dataset: Dataset) -> list[float]:
     before = state()
     cosines = alignment(rule, x, y)
     torch.testing.assert_close(state(), before, rtol=0, atol=0)
-    assert list(cosines) == [block.name for block in rule.blocks]
+    assert list(cosines) == [unit.name for unit in rule.units]
     assert cosines == alignment(rule, x, y)
     return list(cosines.values())
 

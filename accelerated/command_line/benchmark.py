@@ -181,7 +181,7 @@ def take_turns(
         seconds = time.perf_counter() - start
         contender.losses.append(loss)
         if contender.foton is not None:
-            weights = [block.linear.weight.detach() for block in contender.foton.blocks[:-1]]
+            weights = [unit.weights[0].detach() for unit in contender.foton.units[:-1]]
             contender.defect = max(contender.defect, *(defect(weight).item() for weight in weights))
         return seconds
 

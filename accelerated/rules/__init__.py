@@ -1,7 +1,6 @@
 """Learning rules as modules: `rule.assign_credit(x, y)` in place of `loss.backward()`."""
 
 from .backprop import Backprop
-from .chain import Block
 from .difference_target_propagation import DifferenceTargetPropagation
 from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
 from .forward_forward import ForwardForward
@@ -9,8 +8,6 @@ from .forward_forward_losses import CumulativeForwardForward, LayerCollaboration
 from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
-from .images import Conv2dBlock, ConvolutionalBlock
-from .local.blocks import LocalBlock
 from .local.classifiers import LocalClassifiers
 from .local.controls import BackpropDeepSupervision, BackpropEnsemble
 from .local.hybrid_dynamic_temperature import HybridDynamicTemperature
@@ -23,10 +20,12 @@ from .local.methods import (
     MonoForward,
     PatchEnergy,
 )
+from .local.units import LocalUnit
 from .orthogonality import Orthogonality
 from .pepita import Pepita
 from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule, RecurrentUpdate
-from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
+from .rule import CreditAssignment, Rule, UnitUpdate
+from .units import ChainUnit, Unit
 
 RULES: dict[str, type[Rule]] = {
     "backprop": Backprop,
@@ -54,13 +53,9 @@ __all__ = [
     "BackpropDeepSupervision",
     "BackpropEnsemble",
     "BackpropThroughTime",
-    "Block",
-    "BlockUpdate",
+    "ChainUnit",
     "ChannelClassAssignment",
     "ChannelCompetition",
-    "Conv2dBlock",
-    "ConvolutionUpdate",
-    "ConvolutionalBlock",
     "CreditAssignment",
     "CumulativeForwardForward",
     "DeeperForward",
@@ -76,8 +71,8 @@ __all__ = [
     "HybridDynamicTemperature",
     "Hyperspherical",
     "LayerCollaboration",
-    "LocalBlock",
     "LocalClassifiers",
+    "LocalUnit",
     "MonoForward",
     "Orthogonality",
     "PatchEnergy",
@@ -87,4 +82,6 @@ __all__ = [
     "RecurrentUpdate",
     "Rule",
     "SymBa",
+    "Unit",
+    "UnitUpdate",
 ]

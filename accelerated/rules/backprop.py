@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..modules import OrthogonalConv2d
-from .local.blocks import LOCAL
-from .local.blockwise import BlockwiseRule
+from .local.module_rule import ModuleRule
+from .local.units import LOCAL
 from .orthogonality import Orthogonality, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputLoss, gradients_by
+from .rule import OutputLoss, UnitUpdate, gradients_by
 
 
-class Backprop(OutputLoss, BlockwiseRule):
+class Backprop(OutputLoss, ModuleRule):
     """Backpropagation by PyTorch's autograd, on any model that another rule of this package trains but recurrent ones.
 
     The model ends with a Linear to the scores; `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error"
@@ -39,7 +39,7 @@ class Backprop(OutputLoss, BlockwiseRule):
         self.set_loss(loss, label_smoothing)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
-            if any(isinstance(unit.layer, nn.Conv2d) for unit in self.units):
+            if any(isinstance(unit.module, nn.Conv2d) for unit in self.units):
                 raise ValueError("orthogonal: True, with Conv2d, whose kernels are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
@@ -48,23 +48,17 @@ class Backprop(OutputLoss, BlockwiseRule):
     def calls(self, module: nn.Module) -> bool:
         return True
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         self.checked(x, y)
         with torch.enable_grad():
             loss = self.objective(x, y)
             gradients = gradients_by(loss, self.model.parameters())
-        taken = {p for unit in self.units for p in (*unit.weights, unit.bias) if p is not None}
+        taken = {p for unit in self.units for p in unit.parameters}
         others = tuple((p, g) for p, g in gradients.items() if p not in taken)
-        for unit in self.units:
-            found = [gradients[weight] for weight in unit.weights]
-            bias = None if unit.bias is None else gradients[unit.bias]
-            if isinstance(unit.layer, OrthogonalConv2d):
-                yield ConvolutionUpdate(unit, found[0], found[1:], bias)
-            elif unit is self.units[-1]:
-                yield BlockUpdate(unit, found[0], bias, loss.detach(), others)
-            else:
-                yield BlockUpdate(unit, found[0], bias, None)
+        *hidden, last = (UnitUpdate(unit, [gradients[p] for p in unit.parameters]) for unit in self.units)
+        yield from hidden
+        yield last._replace(loss=loss.detach(), own=others)
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""

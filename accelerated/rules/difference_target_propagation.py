@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..difference_target_propagation import inverse_factors, inverse_noise, random_inverses, update_factors
 from ..layers import Dense, dense_chain, forward, updates
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_place, unit_update
+from .rule import OutputErrorRule, UnitUpdate, check_place
 
 
 class DifferenceTargetPropagation(OutputErrorRule):
@@ -35,25 +35,22 @@ class DifferenceTargetPropagation(OutputErrorRule):
         for name, value in {"step": step, "noise": noise}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value}, expected a positive number")
-        for block in self.blocks:
-            if block.dropout is not None:
-                raise ValueError(f"layer '{block.name}': Dropout after it, which the inverses can't undo; remove it")
-        if len(self.blocks) < 2:
+        if len(self.units) < 2:
             raise ValueError("model: no hidden layer; DifferenceTargetPropagation needs one to have a target")
         self.step, self.noise = step, noise
-        self.widths = tuple(block.linear.out_features for block in self.blocks[:-1])
-        weight = self.blocks[0].linear.weight
+        self.widths = tuple(unit.width for unit in self.units[:-1])
+        weight = self.units[0].weights[0]
         drawn = random_inverses(self.widths, generator, device=weight.device, dtype=weight.dtype)
         self.inverse_weights = nn.ParameterList([inverse.weight for inverse in drawn])
         self.inverse_biases = nn.ParameterList([inverse.bias for inverse in drawn])
 
     def inverses(self) -> tuple[Dense, ...]:
         """The inverses as functions of this package take them, each with the activation of the layer below."""
-        activations = [block.activation for block in self.blocks[: len(self.inverse_weights)]]
+        activations = [unit.activation for unit in self.units[: len(self.inverse_weights)]]
         return dense_chain(tuple(self.inverse_weights), tuple(self.inverse_biases), activations)
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         for name, parameter in self.inverse_weights.named_parameters():
             check_place(f"inverse_weights.{name}", parameter, x)
@@ -65,7 +62,5 @@ class DifferenceTargetPropagation(OutputErrorRule):
         learned = updates(inverses, inverse_factors(layers, inverses, clean, noise))
         parameters = zip(self.inverse_weights, self.inverse_biases, strict=True)
         pairs = (tuple(zip(held, update, strict=True)) for held, update in zip(parameters, learned, strict=True))
-        for block, update, own in zip(self.blocks, found, ((), *pairs, ()), strict=True):
-            yield unit_update(
-                block, update, self.output_loss(clean.scores, y) if block is self.blocks[-1] else None, own
-            )
+        for unit, update, own in zip(self.units, found, ((), *pairs, ()), strict=True):
+            yield UnitUpdate(unit, update, self.output_loss(clean.scores, y) if unit is self.units[-1] else None, own)

@@ -87,7 +87,7 @@ class DirectFeedbackAlignment(_FeedbackRule):
     ) -> None:
         super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
         check_positive("scale", scale)
-        if by_channel and not self.convolutions:
+        if by_channel and not self.wants_images:
             raise ValueError("by_channel: True, but the model has no convolutions")
         self.signs, self.by_channel = signs, by_channel
         self._register(

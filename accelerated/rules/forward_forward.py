@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..activations import identity
 from ..forward_forward import (
     Place,
     Prior,
@@ -28,8 +27,8 @@ from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_p
 from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
-from .chain import Block
-from .rule import BlockUpdate, ConvolutionUpdate, LayeredRule, check_count, unit_update
+from .rule import LayeredRule, UnitUpdate, check_count
+from .units import Unit
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -90,28 +89,23 @@ class ForwardForward(LayeredRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, generator=generator)
-        last, dense = self.blocks[-1], self.blocks
+        last = self.units[-1]
         if num_classes is not None:
             check_count("num_classes", num_classes)
         check_count("first_layer", first_layer, least=0)
         if threshold is not None and not isfinite(threshold):
             raise ValueError(f"threshold: {threshold}, expected a finite number")
         if last.is_linear:
-            if num_classes not in (None, last.linear.out_features):
-                raise ValueError(f"num_classes: {num_classes}, but layer '{last.name}' has {last.linear.out_features}")
-            num_classes = last.linear.out_features
-            self.blocks = self.blocks[:-1]
+            if num_classes not in (None, last.width):
+                raise ValueError(f"num_classes: {num_classes}, but layer '{last.name}' has {last.width}")
+            num_classes = last.width
+            self.units = self.units[:-1]
         if num_classes is None:
             raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
         if not self.units:
             raise ValueError(
                 f"model: no hidden layer; {type(self).__name__} trains Linear layers that an activation follows"
             )
-        for block in self.blocks:
-            if block.dropout is not None:
-                raise ValueError(
-                    f"layer '{block.name}': Dropout after it; {type(self).__name__} does without, remove it"
-                )
         if not 0 <= first_layer < len(self.units):
             raise ValueError(f"first_layer: {first_layer}, expected 0..{len(self.units) - 1}")
         self.num_classes = num_classes
@@ -149,29 +143,29 @@ class ForwardForward(LayeredRule):
         self.readout: nn.Linear | None = None
         if readout:
             weight = self.units[0].weights[0]
-            width = self._width(dense[0].linear.in_features)
-            self.readout = nn.Linear(width, num_classes, bias=False, device=weight.device, dtype=weight.dtype)
+            self.readout = nn.Linear(self._width(), num_classes, bias=False, device=weight.device, dtype=weight.dtype)
             nn.init.zeros_(self.readout.weight)
 
     def _flat_shape(self, given: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
         """Channels, height and width of flat images, where negatives ask for them. Raises ValueError."""
-        if self.convolutions:
+        if self.wants_images:
             if given is not None:
                 raise ValueError(f"image_shape: {given}, expected None, since convolutions are given images")
             return None
-        pixels = self.blocks[0].linear.in_features
+        first = self.units[0]
+        pixels = first.weights[0].shape[1]
         if given is not None:
             if len(given) != 3 or any(type(n) is not int or n < 1 for n in given) or prod(given) != pixels:
                 raise ValueError(
                     f"image_shape: {given}, expected channels, height and width of the {pixels} pixels that layer "
-                    f"'{self.blocks[0].name}' takes"
+                    f"'{first.name}' takes"
                 )
             return given
         side = isqrt(pixels)
         if self.negatives == "hybrid" and side**2 != pixels:
             raise ValueError(
                 f"image_shape: None, expected (channels, height, width) for negatives 'hybrid', since {pixels}, the "
-                f"pixels that layer '{self.blocks[0].name}' takes, is no square number"
+                f"pixels that layer '{first.name}' takes, is no square number"
             )
         return 1, side, side
 
@@ -180,30 +174,31 @@ class ForwardForward(LayeredRule):
         if self.num_classes < 2 and not self.unlabelled:
             raise ValueError(f"num_classes: {self.num_classes}, expected 2 or more, since negatives have a wrong label")
         if self.labels == "planes":
-            if not self.convolutions:
+            if not self.wants_images:
                 raise ValueError("labels: 'planes', but the model has no convolutions")
-            channels = self.convolutions[0].image_channels
+            channels = self.chain.image_channels
             if not 2 <= self.num_classes < channels:
                 raise ValueError(
-                    f"layer '{self.convolutions[0].name}': takes {channels} channels, expected those of the images "
+                    f"layer '{self.units[0].name}': takes {channels} channels, expected those of the images "
                     f"and {self.num_classes} more, a plane for each label"
                 )
             self.label_planes = self.num_classes
-        elif not self.convolutions and not self.unlabelled:
-            pixels = self.blocks[0].linear.in_features
+        elif not self.wants_images and not self.unlabelled:
+            pixels = self.units[0].weights[0].shape[1]
             if self.num_classes > pixels:
                 raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")
 
-    def _width(self, flattened: int) -> int:
-        """Features of the read-out; `flattened` are those of the last feature map."""
-        first_dense = self.first_layer - len(self.convolutions)
-        if first_dense < -1:
+    def _width(self) -> int:
+        """Features of the read-out. Raises ValueError where they depend on the size of images."""
+        maps = sum(unit.has_maps for unit in self.units)
+        if self.first_layer < maps - 1:
             raise ValueError(
-                f"first_layer: {self.first_layer}, expected {len(self.convolutions) - 1} or more with readout, since "
-                "the size of earlier feature maps is not known"
+                f"first_layer: {self.first_layer}, expected {maps - 1} or more with readout, since the size of earlier "
+                "feature maps is not known"
             )
-        own = sum(block.linear.out_features for block in self.blocks[max(0, first_dense) :])
-        return own + (flattened if first_dense < 0 else 0)
+        width = sum(unit.width for unit in self.units[self.first_layer :] if not unit.has_maps)
+        of_last_map = self.chain.units[maps].weights[0].shape[1]  # of the first dense layer, all that it takes
+        return width + (of_last_map if self.first_layer < maps else 0)
 
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
@@ -272,7 +267,7 @@ class ForwardForward(LayeredRule):
         return ()
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers()
         seen = self._features(x) if self.readout is not None else None
@@ -293,11 +288,11 @@ class ForwardForward(LayeredRule):
                 self.goodness, credit, self.prior, self.amplitude, self.labels,
             )  # fmt: skip
         for unit, (update, loss) in zip(self.units, updates, strict=True):
-            yield unit_update(unit, update, loss, own.pop())
+            yield UnitUpdate(unit, unit.gradients(update), loss, own.pop())
         if self.readout is not None and seen is not None:
             loss = cross_entropy(functional.linear(seen, self.readout.weight), y).mean()
             gradient = readout_update(self.readout.weight, seen, y)
-            yield BlockUpdate(Block("readout", self.readout, identity, None), gradient, None, loss)
+            yield UnitUpdate(Unit("readout", self.readout), [gradient], loss)
 
     def layer_goodness(self, x: Tensor, y: Tensor, prior: Prior | None = None) -> list[LayerGoodness]:
         """What the loss of every layer is computed from, for one draw of negatives; with another prior if given."""

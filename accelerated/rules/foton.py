@@ -11,9 +11,9 @@ from .._arrays import check_positive
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward
 from ..modules import OrthogonalConv2d
-from .chain import Block
 from .orthogonality import Orthogonality, PlainStep, ScaledBjorck, hidden_weights
-from .rule import BlockUpdate, ConvolutionUpdate, OutputErrorRule, check_count, unit_update
+from .rule import OutputErrorRule, UnitUpdate, check_count
+from .units import ChainUnit
 
 
 class Foton(OutputErrorRule):
@@ -85,7 +85,7 @@ class Foton(OutputErrorRule):
         self._unconstrained_changes = 0
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warn_if_unconstrained()
         self._last_step.clear()
@@ -100,11 +100,12 @@ class Foton(OutputErrorRule):
         last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = layer.update(z, delta)
-            if isinstance(unit, Block) and unit is not last and knows_steps_of(len(x), unit.linear.weight):
-                self._last_step[unit.name] = _Credit(unit, delta, z, a, unit.bias, update[0])
-            yield unit_update(unit, update, self.output_loss(clean.scores, y) if unit is last else None)
+            if not unit.has_maps and unit is not last and knows_steps_of(len(x), unit.weights[0]):
+                self._last_step[unit.name] = _Credit(unit, delta, z, a, update[0])
+            loss = self.output_loss(clean.scores, y) if unit is last else None
+            yield UnitUpdate(unit, unit.gradients(update), loss)
 
-    def _recomputed(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def _recomputed(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         start, replay = self.begin(x), self.replay(x.device)
         output, outline = _swept(self.each_layer(self.draw_masks(x, self.generator)), start)
         error = self.output_gradient(output, y)
@@ -114,7 +115,7 @@ class Foton(OutputErrorRule):
         factors = recomputed_factors(masked, len(bare), start, error, projection, self.activation_gain, self.linear)
         for unit, layer, (delta, z) in zip(self.units, bare, factors, strict=True):
             loss = self.output_loss(output, y) if unit is self.units[-1] else None
-            yield unit_update(unit, layer.update(z, delta), loss)
+            yield UnitUpdate(unit, unit.gradients(layer.update(z, delta)), loss)
 
     def _projection(self, layers: Sequence[Layer], clean: Pass) -> Tensor:
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
@@ -129,7 +130,7 @@ class Foton(OutputErrorRule):
         """Takes a projection of any shape, or none, where the state has none yet."""
         if self.projection_every > 1:
             found = state_dict.get(f"{prefix}projection")
-            self.projection = None if found is None else self.blocks[0].linear.weight.new_empty(found.shape)
+            self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
         super()._load_from_state_dict(state_dict, prefix, *options)
 
     def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ class Foton(OutputErrorRule):
         """
         plain = {}
         for name, credit in self._last_step.items():
-            rate = plain_rate(optimizer, credit.block.linear.weight) if credit.was_applied() else None
+            rate = plain_rate(optimizer, credit.weight) if credit.was_applied() else None
             if rate is not None:
                 plain[name] = PlainStep(credit.delta, credit.z, credit.preactivation, rate)
         self._last_step.clear()
@@ -199,22 +200,19 @@ def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
 
 
 class _Credit:
-    """What the last `assign_credit` gave to a block, held until `constrain`."""
+    """What the last `assign_credit` gave to a unit, held until `constrain`."""
 
-    def __init__(
-        self, block: Block, delta: Tensor, z: Tensor, a: Tensor, bias: Tensor | None, gradient: Tensor
-    ) -> None:
-        self.block = block
+    def __init__(self, unit: ChainUnit, delta: Tensor, z: Tensor, a: Tensor, gradient: Tensor) -> None:
+        (self.weight,) = unit.weights
         self.delta, self.z = delta, z
-        self.preactivation = a if bias is None else a - bias
+        self.preactivation = a if unit.bias is None else a - unit.bias
         self.gradient = gradient
-        self.versions = (gradient._version, block.linear.weight._version)
+        self.versions = (gradient._version, self.weight._version)
 
     def was_applied(self) -> bool:
         """Whether the weight was changed once since, with its gradient untouched."""
-        weight = self.block.linear.weight
-        versions = (self.gradient._version, weight._version - 1)
-        return weight.grad is self.gradient and versions == self.versions
+        versions = (self.gradient._version, self.weight._version - 1)
+        return self.weight.grad is self.gradient and versions == self.versions
 
 
 def plain_rate(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> float | None:

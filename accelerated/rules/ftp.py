@@ -91,7 +91,7 @@ class Ftp(OutputErrorRule):
         self.target_shape = self._target_shape(image_size)
         is_map = len(self.target_shape) == 3
         if by_channel and not is_map:
-            lacking = f"layer {inject} gives no feature map" if self.convolutions else "the model has no convolutions"
+            lacking = f"layer {inject} gives no feature map" if self.wants_images else "the model has no convolutions"
             raise ValueError(f"by_channel: True, but {lacking}")
         self.by_channel = is_map if by_channel is None else by_channel
         units = math.prod(self.target_shape)

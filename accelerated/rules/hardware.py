@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, product, programmed, random_noise
-from .rule import BlockUpdate, ConvolutionUpdate, CreditAssignment, Rule
+from .rule import CreditAssignment, Rule, UnitUpdate
 
 aten = torch.ops.aten
 
@@ -56,10 +56,9 @@ class Hardware(Rule):
             raise ValueError(f"rule: a {type(rule).__name__}; Hardware has no crossbars for recurrent networks")
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
-        if rule.convolutions:
-            raise ValueError(
-                f"layer '{rule.convolutions[0].name}': a convolution; Hardware has crossbars for Linear alone"
-            )
+        for unit in rule.units:
+            if unit.has_maps:
+                raise ValueError(f"layer '{unit.name}': a convolution; Hardware has crossbars for Linear alone")
         given = {"bits": bits, "weight_bits": weight_bits, "activation_bits": activation_bits}
         for name, found in {**given, "product_bits": product_bits}.items():
             if found is not None and (type(found) is not int or found < 2):
@@ -69,13 +68,13 @@ class Hardware(Rule):
                 raise ValueError(f"{name}: {value}, expected 0 or a positive number")
         if weight_range is not None and not 0 < weight_range < float("inf"):
             raise ValueError(f"weight_range: {weight_range}, expected a positive number or None")
-        if read_noise and getattr(rule, "recompute", False) and any(block.dropout is not None for block in rule.blocks):
+        if read_noise and getattr(rule, "recompute", False) and any(unit.dropout is not None for unit in rule.units):
             raise ValueError(f"read_noise: {read_noise}, with recompute and Dropout, whose masks are drawn twice")
         nn.Module.__init__(self)
         self.rule = rule
         self._trained: set[int] = set()  # parameters that had an update, by identity
         self.__dict__["model"] = rule.model  # not as a module: it is one of the rule's
-        self.convolutions, self.blocks, self.num_classes = [], rule.blocks, rule.num_classes
+        self.units, self.num_classes = rule.units, rule.num_classes
         self.crossbar = Crossbar(
             bits if weight_bits is None else weight_bits,
             bits if activation_bits is None else activation_bits,
@@ -109,7 +108,7 @@ class Hardware(Rule):
             scores: Tensor = self.rule(x)
         return scores
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         updates = self.rule.stream(x, y)
         self._trained.clear()
         while True:

@@ -22,8 +22,8 @@ from ..orthogonality import (
     retract,
     scaled_bjorck,
 )
-from .chain import Held
 from .rule import Rule, check_count
+from .units import Held
 
 CHECKS = 8
 """Random sign vectors by which a weight is checked."""

@@ -15,8 +15,8 @@ from ..losses import one_hot
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
 from ..recurrent_ftp import Injection, Reduction, update_factors
-from .chain import check_like, is_plain, refusal
 from .rule import CreditAssignment, check_autocast, check_finite, check_labels, check_place, gradients_by, trained_pairs
+from .units import check_like, is_plain, refusal
 
 
 class RecurrentUpdate(NamedTuple):

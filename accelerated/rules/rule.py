@@ -10,79 +10,28 @@ from torch import Tensor, nn
 
 from .. import losses
 from .._arrays import wide
-from ..convolution import orthogonal_kernel_vjp
-from ..convolutional_network import Convolution, ConvolutionalNetwork
-from ..layers import Flatten, Layer, Pass, Step, Unshuffle, forward
-from ..layers import Update as LayerUpdate
-from ..network import Masks, Network
-from ..pooling import unshuffle
-from .chain import TRAINABLE, WITHOUT_DROPOUT, Block, channels_last, flat_input
-from .images import Conv2dBlock, ConvolutionalBlock, ImageBlock, Unit, image_blocks, image_input
-from .local.blocks import LocalBlock
+from ..layers import Layer, Pass, activity, forward
+from .units import ChainUnit, Unit, channels_last, check_like, flat_input, read
 from .watch import Watched, check_hooks, check_unchanged, watched
 
 
-class BlockUpdate(NamedTuple):
-    """What an optimizer is to subtract from a block's parameters, and its own batch-mean loss if it has one.
+class UnitUpdate(NamedTuple):
+    """What an optimizer is to subtract from a unit's parameters, and its own batch-mean loss if it has one.
 
-    `own` pairs each parameter that the rule itself has for this block with its update. A block that is not `trained`
-    stays as it is, and its update is 0.
+    `gradients` are in the order of `unit.parameters`; None for a unit that the rule leaves as it is. `own` pairs each
+    parameter that the rule itself has for this unit with its update.
     """
 
-    block: Unit | LocalBlock
-    weight: Tensor
-    bias: Tensor | None
-    loss: Tensor | None
-    own: tuple[tuple[Tensor, Tensor], ...] = ()
-    trained: bool = True
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """In the order of `block.weights`."""
-        return [self.weight]
-
-    @property
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter of the block, then those of the rule's own, and what to subtract; frozen ones are left out."""
-        return trained_pairs([*(_pairs(self) if self.trained else ()), *self.own])
-
-
-class ConvolutionUpdate(NamedTuple):
-    """The same for the parts of an orthogonal kernel."""
-
-    block: ConvolutionalBlock | LocalBlock
-    mixing: Tensor
-    bases: list[Tensor]
-    bias: Tensor | None
+    unit: Unit
+    gradients: Sequence[Tensor] | None
     loss: Tensor | None = None
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """In the order of `block.weights`."""
-        return [self.mixing, *self.bases]
+    own: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter of the block that is not frozen, and what is to be subtracted from it."""
-        return trained_pairs(_pairs(self))
-
-
-def unit_update(
-    unit: Unit, update: LayerUpdate, loss: Tensor | None = None, own: tuple[tuple[Tensor, Tensor], ...] = ()
-) -> BlockUpdate | ConvolutionUpdate:
-    """A layer's update as that of its unit: of an orthogonal kernel, by what it means for the kernel's parts."""
-    weight, bias = update[0], update[1] if len(update) == 2 else None
-    if isinstance(unit, ConvolutionalBlock):
-        parts = orthogonal_kernel_vjp(unit.convolution.mixing, list(unit.convolution.bases), weight)
-        return ConvolutionUpdate(unit, *parts, bias, loss)
-    return BlockUpdate(unit, weight, bias, loss, own)
-
-
-def _pairs(update: BlockUpdate | ConvolutionUpdate) -> list[tuple[Tensor, Tensor]]:
-    pairs = list(zip(update.block.weights, update.weights, strict=True))
-    if update.block.bias is not None and update.bias is not None:
-        pairs.append((update.block.bias, update.bias))
-    return pairs
+        """Each parameter of the unit, then those of the rule's own, and what to subtract; frozen ones are left out."""
+        of_unit = () if self.gradients is None else zip(self.unit.parameters, self.gradients, strict=True)
+        return trained_pairs([*of_unit, *self.own])
 
 
 def trained_pairs(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
@@ -302,38 +251,32 @@ class CreditAssignment(nn.Module):
 class Rule(CreditAssignment):
     """A learning rule around a chain of layers. `rule(x)` gives class scores, (batch, K).
 
-    Attributes: `model`; `blocks`, the dense local units in forward order, and `convolutions`, those that come before
-    them in a model for images; `num_classes`, K; `generator`, which random draws come from (None: PyTorch's own).
+    Attributes: `model`; `units`, what it trains, in forward order; `num_classes`, K; `generator`, which random draws
+    come from (None: PyTorch's own).
     """
 
-    convolutions: Sequence[Any]
-    blocks: Sequence[Any]
+    units: Sequence[Any]
     num_classes: int
     generator: torch.Generator | None
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
-        """The blocks' updates in forward order; a block may be stepped before the next update is asked for.
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+        """The units' updates in forward order; a unit may be stepped before the next update is asked for.
 
         x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
         """
         raise NotImplementedError
 
     @property
-    def units(self) -> list[Any]:
-        """All local units in forward order."""
-        return [*self.convolutions, *self.blocks]
-
-    @property
     def wants_images(self) -> bool:
         """Whether x is (batch, channels, height, width)."""
-        return bool(self.convolutions)
+        return bool(self.units[0].has_maps)
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the first unit takes it. Raises ValueError unless x fits the model."""
         raise NotImplementedError
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        """x as the first block takes it. Raises ValueError unless x and y fit the model and each other."""
+        """x as the first unit takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
         check_autocast(x)
@@ -348,19 +291,19 @@ class LayeredRule(Rule):
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions a model may begin with."""
     takes_dropout: ClassVar[bool] = True
-    """Whether Dropout may follow a dense layer."""
+    """Whether Dropout may follow a layer."""
     label_planes = 0
     """How many channels of the first convolution are not the images'."""
+    units: Sequence[ChainUnit]
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.watch(model)
-        self.convolutions: list[ImageBlock]
-        trainable = TRAINABLE if self.takes_dropout else WITHOUT_DROPOUT
-        self.convolutions, self.blocks = image_blocks(model, type(self).__name__, self.convolution_kinds, trainable)
-        self.first_dense = self.blocks[0]
-        self.num_classes = self.blocks[-1].linear.out_features
+        self.chain = read(model, type(self).__name__, self.convolution_kinds, self.takes_dropout)
+        self.units = self.chain.units
+        self.num_classes = self.units[-1].width
         self.generator = generator
+        self._shapes: dict[torch.Size, list[torch.Size]] = {}  # of activities, by those of samples
         self.check_hooks()
 
     def layers(self, masks: Iterable[Tensor | None] | None = None) -> tuple[Layer, ...]:
@@ -372,59 +315,32 @@ class LayeredRule(Rule):
 
     def each_layer(self, masks: Iterable[Tensor | None] | None = None) -> Iterator[Layer]:
         """`layers` one at a time, each with its mask taken when its turn comes."""
-        units = self.units
-        for unit, following, mask in zip(units, [*units[1:], None], masks or [None] * len(units), strict=True):
-            outlet: tuple[Step, ...] = ()
-            if isinstance(following, ConvolutionalBlock) and following.factor > 1:
-                outlet = (Unshuffle(following.factor),)
-            elif not isinstance(unit, Block) and not isinstance(following, ConvolutionalBlock | Conv2dBlock):
-                outlet = (Flatten(),)
-            yield unit.layer(mask, outlet)
+        for unit, mask in zip(self.units, masks or [None] * len(self.units), strict=True):
+            yield unit.layer(mask)
 
     def begin(self, x: Tensor) -> Tensor:
         """x as the first layer takes it: unshuffled where a PixelUnshuffle comes before it."""
-        first = self.units[0]
-        return unshuffle(x, first.factor) if isinstance(first, ConvolutionalBlock) and first.factor > 1 else x
+        return activity(self.chain.stem, x)
 
-    def network(self) -> Network:
-        """The blocks as the functions of this package take them; the tensors are the parameters themselves."""
-        return Network(
-            tuple(block.linear.weight for block in self.blocks),
-            tuple(block.linear.bias for block in self.blocks),
-            tuple(block.activation for block in self.blocks),
-        )
+    def activity_shapes(self, sample: torch.Size) -> list[torch.Size]:
+        """The shape of each unit's activities for samples of that shape. Raises ValueError where they do not fit."""
+        if sample not in self._shapes:
+            self._shapes[sample] = self.chain.activity_shapes(sample)
+        return self._shapes[sample]
 
-    def image_network(self) -> ConvolutionalNetwork:
-        """The same of a model that begins with Conv2d. Raises TypeError for other convolutions."""
-        for unit in self.convolutions:
-            if not isinstance(unit, Conv2dBlock):
-                kind = type(unit.convolution).__name__
-                raise TypeError(
-                    f"image_network: layer '{unit.name}' is a {kind}, expected Conv2d; see rule.convolutions"
-                )
-        layers = tuple(
-            Convolution(unit.convolution.weight, unit.bias, unit.activation, unit.stride, unit.padding, unit.pool)
-            for unit in self.convolutions
-            if isinstance(unit, Conv2dBlock)
-        )
-        return ConvolutionalNetwork(layers, self.network())
-
-    def masks(self, x: Tensor) -> Masks:
+    def masks(self, x: Tensor) -> tuple[Tensor | None, ...] | None:
         """One draw of the units' dropout masks for the batch x, or None where nothing is dropped."""
         return tuple(self.draw_masks(x, self.generator)) if any(unit.dropout_rate for unit in self.units) else None
 
     def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
         """The units' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
-        size = list(x.shape[2:])
-        for unit in self.units:
-            shape = (len(x), *unit.activity_shape(size))
-            size = unit.output_size(size)
+        for unit, shape in zip(self.units, self.activity_shapes(x.shape[1:]), strict=True):
             rate = unit.dropout_rate
             if not rate:
                 yield None
                 continue
             keep = max(1 - rate, torch.finfo(x.dtype).eps)  # a rate of 1 drops all
-            mask = channels_last(torch.empty(shape, device=x.device, dtype=x.dtype))
+            mask = channels_last(torch.empty(len(x), *shape, device=x.device, dtype=x.dtype))
             yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
 
     def replay(self, device: torch.device) -> torch.Generator:
@@ -438,13 +354,21 @@ class LayeredRule(Rule):
         return generator
 
     def checked_input(self, x: Tensor) -> Tensor:
-        """x as the first block takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
+        """x as the first unit takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
         self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
-        if self.convolutions:
-            return image_input(x, self.convolutions, self.first_dense, self.label_planes)
-        return flat_input(x, self.first_dense.linear.weight)
+        weight = self.chain.units[0].weights[0]
+        if not self.wants_images:
+            return flat_input(x, weight)
+        channels = self.chain.image_channels - self.label_planes
+        if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
+            raise ValueError(
+                f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
+            )
+        check_like(x, weight)
+        self.activity_shapes(torch.Size((self.chain.image_channels, *x.shape[2:])))
+        return channels_last(x)
 
 
 class OutputLoss(Rule):
@@ -497,23 +421,21 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, generator=generator)
-        last = self.blocks[-1]
+        last = self.units[-1]
         if not last.is_linear or last.dropout is not None:
             raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
         self.set_loss(loss, label_smoothing)
         self.image_size: tuple[int, int] | None = None
 
-    @torch.no_grad()
     def sample_shapes(self, image_size: tuple[int, int] | None) -> list[tuple[int, ...]]:
         """A sample's shape in x, then in the activities of each unit; from now on images have to be of that size.
 
         Raises ValueError for a model with convolutions and no size that fits, and for a size without convolutions.
         """
-        first = self.units[0]
-        if isinstance(first, Block):
+        if not self.wants_images:
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, but the model has no convolutions")
-            sample: tuple[int, ...] = (first.linear.in_features,)
+            sample = self.units[0].weights[0].shape[1:]
         else:
             is_size = isinstance(image_size, Sequence) and len(image_size) == 2
             if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
@@ -521,9 +443,8 @@ class OutputErrorRule(OutputLoss, LayeredRule):
                     f"image_size: {image_size!r}, expected (height, width) of the images, for a model with convolutions"
                 )
             height, width = self.image_size = image_size
-            sample = (first.image_channels, height, width)
-        x = self.checked_input(first.weights[0].new_zeros(1, *sample))
-        return [tuple(h.shape[1:]) for h in (x, *forward(self.layers(), self.begin(x)).activities)]
+            sample = torch.Size((self.chain.image_channels, height, width))
+        return [tuple(shape) for shape in (sample, *self.activity_shapes(sample))]
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
@@ -542,15 +463,12 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         raise NotImplementedError
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers(self.masks(x))
         clean = forward(layers, self.begin(x))
         error = self.output_gradient(clean.scores, y)
         last = self.units[-1]
         for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
-            if delta is None:
-                yield BlockUpdate(unit, torch.zeros_like(unit.weights[0]), None, None, trained=False)
-                continue
-            loss = self.output_loss(clean.scores, y) if unit is last else None
-            yield unit_update(unit, layer.update(z, delta), loss)
+            gradients = None if delta is None else unit.gradients(layer.update(z, delta))
+            yield UnitUpdate(unit, gradients, self.output_loss(clean.scores, y) if unit is last else None)

@@ -1,12 +1,10 @@
-"""How a rule reads a model: a chain of units, each a layer with the parameter-free modules that follow it.
-
-It takes the place of `chain` and `images`; rules move to it next.
-"""
+"""How a rule reads a model: a chain of units, each a layer with the parameter-free modules that follow it."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +31,13 @@ from ..layers import (
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
 
-ACTIVATIONS = ", ".join(kind.__name__ for kind in MODULES.values() if kind is not nn.Identity)
-DENSE = f"Linear, each with one of {ACTIVATIONS}, and Dropout after it, and Flatten before the first"
+ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
+DENSE = f"Linear, each with {ACTIVATIONS} and Dropout after it, and Flatten before the first"
 ORTHOGONAL = (
-    f"PixelUnshuffle, OrthogonalConv2d, each with one of {ACTIVATIONS}, Dropout and ScaledAvgPool2d after it, then "
+    f"PixelUnshuffle, OrthogonalConv2d, each with {ACTIVATIONS}, Dropout and ScaledAvgPool2d after it, then "
     "Flatten and Linear"
 )
-PLAIN = f"Conv2d, each with one of {ACTIVATIONS}, Dropout and MaxPool2d or AvgPool2d after it, then Flatten and Linear"
+PLAIN = f"Conv2d, each with {ACTIVATIONS}, Dropout and MaxPool2d or AvgPool2d after it, then Flatten and Linear"
 
 INSTEAD = {
     "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
@@ -69,17 +67,15 @@ Held: TypeAlias = tuple[nn.Module, str]
 """A parameter by the module that has it and its name there, where a new one may take its place."""
 
 
-class Unit(NamedTuple):
-    """A local unit: a layer, what keeps the shape of its activities, and what they go through to the next unit.
+Trainable: TypeAlias = nn.Linear | nn.Conv2d | OrthogonalConv2d
 
-    `name` is the layer's path in the model.
-    """
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What a local step trains: a layer with parameters of its own. `name` is its path in the model."""
 
     name: str
-    module: nn.Linear | nn.Conv2d | OrthogonalConv2d
-    activation: Activation = identity
-    dropout: nn.Dropout | None = None
-    outlet: tuple[Step, ...] = ()
+    module: Trainable
 
     @property
     def weights(self) -> list[Tensor]:
@@ -109,10 +105,6 @@ class Unit(NamedTuple):
         return {}
 
     @property
-    def is_linear(self) -> bool:
-        return self.activation == identity
-
-    @property
     def has_maps(self) -> bool:
         """Whether its activities are (batch, channels, height, width)."""
         return not isinstance(self.module, nn.Linear)
@@ -121,6 +113,19 @@ class Unit(NamedTuple):
     def width(self) -> int:
         """Channels or units that it gives."""
         return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
+
+
+@dataclass(frozen=True, eq=False)
+class ChainUnit(Unit):
+    """A unit of a chain: what keeps the shape of its activities, and what they go through to the next unit."""
+
+    activation: Activation = identity
+    dropout: nn.Dropout | None = None
+    outlet: tuple[Step, ...] = ()
+
+    @property
+    def is_linear(self) -> bool:
+        return self.activation == identity
 
     @property
     def dropout_rate(self) -> float:
@@ -154,7 +159,7 @@ class Chain(NamedTuple):
     """A model as a rule sees it: what comes before the first unit, and the units."""
 
     stem: tuple[Step, ...]
-    units: list[Unit]
+    units: list[ChainUnit]
 
     @property
     def image_channels(self) -> int:
@@ -185,7 +190,7 @@ class Chain(NamedTuple):
         return found
 
 
-def _ghost(unit: Unit) -> Layer:
+def _ghost(unit: ChainUnit) -> Layer:
     """The unit's layer on the meta device, where there are shapes but no numbers."""
     module = unit.module
     if isinstance(module, OrthogonalConv2d):
@@ -222,20 +227,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
-class Trained(Protocol):
-    """What every local unit has: a name, and the parameters it is trained by."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> list[Tensor]: ...
-
-    @property
-    def bias(self) -> Tensor | None: ...
-
-
-def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], rule: str) -> None:
+def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str) -> None:
     """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
     own = list(module.parameters())
     computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
@@ -252,7 +244,7 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Trained], ru
         )
     if not all(torch.isfinite(p).all() for p in own):
         raise ValueError(f"layer '{name}': its parameters are not all finite")
-    taken = {id(p): unit.name for unit in before for p in (*unit.weights, unit.bias) if p is not None}
+    taken = {id(p): unit.name for unit in before for p in unit.parameters}
     for p in own:
         if id(p) in taken:
             raise ValueError(
@@ -301,11 +293,11 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
     found = list(leaves(model)) if is_plain(model, nn.Sequential) else []
     kind = next((kind for kind in kinds if any(is_plain(module, kind) for _, module in found)), None)
     text = DENSE if kind is None else ORTHOGONAL if kind is OrthogonalConv2d else PLAIN
-    trainable = text if dropout else text.replace(", Dropout and", " and").replace(", and Dropout after", " after")
+    trainable = text if dropout else text.replace(", Dropout and", " and").replace(" and Dropout after", " after")
     if not is_plain(model, nn.Sequential):
         raise refusal("", model, rule, trainable)
     stem: list[Step] = []
-    units: list[Unit] = []
+    units: list[ChainUnit] = []
     for name, module in found:
         if isinstance(module, nn.Identity):
             continue
@@ -314,18 +306,18 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
         if is_plain(module, nn.Linear) or (kind is not None and is_plain(module, kind)):
             before = tuple(units[-1].outlet) if units else tuple(stem)
             _check_layer(name, module, units, before, rule, trainable)
-            units.append(Unit(name, module))  # type: ignore[arg-type]
+            units.append(ChainUnit(name, module))  # type: ignore[arg-type]
         elif activation is not None and last is not None:
             units[-1] = _activated(name, module, activation, last)
         elif isinstance(module, nn.Dropout) and dropout:
             units[-1:] = [_dropped(name, module, last, units, rule)]
         else:
             step = _outlet_of(name, module, rule, kind is OrthogonalConv2d)
-            first = step == Flatten() and not units
-            if step is None or not (first or kind is not None) or (units and not units[-1].has_maps):
+            before_first = isinstance(step, Flatten | Unshuffle) and not units
+            if step is None or not (before_first or (kind is not None and units and units[-1].has_maps)):
                 raise refusal(name, module, rule, trainable)
             if units:
-                units[-1] = units[-1]._replace(outlet=(*units[-1].outlet, step))
+                units[-1] = replace(units[-1], outlet=(*units[-1].outlet, step))
             else:
                 stem.append(step)
     if not units or (kind is not None and units[-1].has_maps):
@@ -334,7 +326,7 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
 
 
 def _check_layer(
-    name: str, module: nn.Module, before: list[Unit], outlet: tuple[Step, ...], rule: str, trainable: str
+    name: str, module: nn.Module, before: list[ChainUnit], outlet: tuple[Step, ...], rule: str, trainable: str
 ) -> None:
     """Raises ValueError for a layer that does not take what the one before gives, or is not to be trained."""
     dense, flat = isinstance(module, nn.Linear), Flatten() in outlet
@@ -369,7 +361,7 @@ def _check_layer(
         raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
 
 
-def _activated(name: str, module: nn.Module, activation: Activation, unit: Unit) -> Unit:
+def _activated(name: str, module: nn.Module, activation: Activation, unit: ChainUnit) -> ChainUnit:
     """The unit with its activation. Raises ValueError where it can have none."""
     if not unit.is_linear:
         raise ValueError(f"layer '{name}': a second activation after layer '{unit.name}'; remove one")
@@ -378,10 +370,10 @@ def _activated(name: str, module: nn.Module, activation: Activation, unit: Unit)
     if activation == maxmin and unit.width % 2:
         what = "channels" if unit.has_maps else "units"
         raise ValueError(f"layer '{name}': MaxMin pairs {what}, but layer '{unit.name}' gives {unit.width}")
-    return unit._replace(activation=activation)
+    return replace(unit, activation=activation)
 
 
-def _dropped(name: str, module: nn.Dropout, unit: Unit | None, units: list[Unit], rule: str) -> Unit:
+def _dropped(name: str, module: nn.Dropout, unit: ChainUnit | None, units: list[ChainUnit], rule: str) -> ChainUnit:
     """The unit with its dropout. Raises ValueError where there is none, or it has one already."""
     if not units:
         raise ValueError(f"layer '{name}': Dropout before the first layer; {rule} takes it after one, remove it")
@@ -389,7 +381,7 @@ def _dropped(name: str, module: nn.Dropout, unit: Unit | None, units: list[Unit]
         raise ValueError(f"layer '{name}': Dropout after pooling or Flatten; put it right behind the activation")
     if unit.dropout is not None:
         raise ValueError(f"layer '{name}': a second Dropout after layer '{unit.name}'; remove one")
-    return unit._replace(dropout=module)
+    return replace(unit, dropout=module)
 
 
 def refusal(

@@ -91,7 +91,7 @@ def train(run: Run, dataset: Dataset) -> Result:
         (part.images.unflatten(1, shape), part.labels) for part in (dataset.train, dataset.validation, dataset.test)
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(y) // setting.batch))
-    frozen = [p for unit in rule.convolutions for p in (*unit.weights, unit.bias) if run["rule"] == "ftp-frozen"]
+    frozen = [p for unit in rule.units if unit.has_maps for p in unit.parameters if run["rule"] == "ftp-frozen"]
     best, state, seconds = -1.0, copy.deepcopy(rule.state_dict()), 0.0
     for _ in range(epochs):
         start = time.perf_counter()

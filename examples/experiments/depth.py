@@ -110,8 +110,8 @@ def start_orthogonal(rule: Rule, seed: int) -> None:
     """Gives backpropagation the weights that FOTON starts from: through 50 layers of tanh it fails from He's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for block in rule.blocks[:-1]:
-            nn.init.orthogonal_(block.linear.weight)
+        for unit in rule.units[:-1]:
+            nn.init.orthogonal_(unit.module.weight)
 
 
 def of(results: list[Result], **wanted: Any) -> list[Result]:

@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from ...local_classifiers import concatenated, wired
 from ...score_losses import ScoreLoss, cross_entropy
-from ..rule import BlockUpdate, evaluating, gradients_by
-from .blocks import LocalBlock, ScoreAfter
-from .blockwise import BlockwiseRule
+from ..rule import UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation
+from .module_rule import ModuleRule
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
+from .units import LocalUnit, ScoreAfter
 
 LINEAR_MAPS = gridded(LinearHead, 4)
 """Learned maps of the averages of 4 x 4 cells, or of all units of a dense layer."""
 
 
-class LocalClassifiers(BlockwiseRule):
+class LocalClassifiers(ModuleRule):
     """Every layer is a classifier: an auxiliary loss on its own class scores trains it, and its output is detached.
 
     The model is an `nn.Sequential` of Conv2d and Linear, each with an activation, Dropout, normalisation and pooling of
@@ -26,9 +26,9 @@ class LocalClassifiers(BlockwiseRule):
     parameters stay as they are. With `score_after="normalisation"` they belong to the layer and are trained. A last
     Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
 
-    `score` makes a module for every block, from its activities, (batch, units) or (batch, channels, height, width), to
-    (batch, K). A linear head on dense layers is `lambda blocks, classes: [nn.Linear(block.width, classes) for block in
-    blocks]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
+    `score` makes a module for every unit, from its activities, (batch, units) or (batch, channels, height, width), to
+    (batch, K). A linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in
+    units]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
 
     One pass gives the scores of all layers. `aggregation` makes one score of them:
 
@@ -60,20 +60,19 @@ class LocalClassifiers(BlockwiseRule):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, score_after=score_after, num_classes=num_classes, generator=generator)
-        chain = self.units
-        expected = "expected a function of blocks and classes to a list of modules, one for each block"
+        expected = "expected a function of units and classes to a list of modules, one for each unit"
         if not callable(score) or isinstance(score, nn.Module | type):
             raise ValueError(f"score: {score!r}, {expected}")
-        made = score(chain, self.num_classes)
+        made = score(self.units, self.num_classes)
         if isinstance(made, nn.Module) and not isinstance(made, nn.ModuleList | nn.Sequential):
             raise ValueError(f"score: gives a {type(made).__name__}, {expected}")
         heads = list(made)
-        for block, head in zip(chain, heads, strict=False):
+        for unit, head in zip(self.units, heads, strict=False):
             if not isinstance(head, nn.Module):
-                raise ValueError(f"score: a {type(head).__name__} for layer '{block.name}', expected an nn.Module")
+                raise ValueError(f"score: a {type(head).__name__} for layer '{unit.name}', expected an nn.Module")
         self.heads = nn.ModuleList(heads)
-        if len(self.heads) != len(chain):
-            raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(chain)} layers")
+        if len(self.heads) != len(self.units):
+            raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(self.units)} layers")
         self._check_apart()
         if loss is not None and not callable(loss):
             raise ValueError(f"loss: {loss!r}, expected one that prograde.accelerated.score_losses makes")
@@ -81,20 +80,19 @@ class LocalClassifiers(BlockwiseRule):
         self.detach = detach
         self.aggregation = LayerAggregation(
             aggregation,
-            [block.width for block in chain],
+            [unit.width for unit in self.units],
             self.num_classes,
             first_layer=first_layer,
             dropout=readout_dropout,
             smoothing=readout_smoothing,
-            like=chain[0].weights[0],
+            like=self.units[0].weights[0],
         )
-
         self.check_hooks()
 
     def calls(self, module: nn.Module) -> bool:
-        *units, last = self.units
-        called = [m for block in units for m in (block.layer, *block.inside, *block.outside)]
-        return any(module is m for m in (*self.local.stem, *called, last.layer, *last.inside))
+        *before, last = self.units
+        called = [m for unit in before for m in (unit.module, *unit.inside, *unit.outside)]
+        return any(module is m for m in (*self.local.stem, *called, last.module, *last.inside))
 
     @property
     def differentiates(self) -> bool:  # type: ignore[override]
@@ -108,14 +106,14 @@ class LocalClassifiers(BlockwiseRule):
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which only one would count."""
         owners: dict[Tensor, str] = {}
-        for block in self.units:
-            for parameter in block.trained:
-                other = owners.setdefault(parameter, block.name)
-                if other != block.name:
-                    raise ValueError(f"layer '{block.name}': shares a parameter with layer '{other}', expected its own")
+        for unit in self.units:
+            for parameter in unit.trained:
+                other = owners.setdefault(parameter, unit.name)
+                if other != unit.name:
+                    raise ValueError(f"layer '{unit.name}': shares a parameter with layer '{other}', expected its own")
         owners = {parameter: f"layer '{name}'" for parameter, name in owners.items()}
-        for block, head in zip(self.units, self.heads, strict=True):
-            own = f"the score of layer '{block.name}'"
+        for unit, head in zip(self.units, self.heads, strict=True):
+            own = f"the score of layer '{unit.name}'"
             for parameter in head.parameters():
                 other = owners.setdefault(parameter, own)
                 if other != own:
@@ -125,24 +123,24 @@ class LocalClassifiers(BlockwiseRule):
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
-        """Every block's activities."""
+        """Every unit's activities."""
         saved: dict[int, Tensor] = {}
         x = self.local.begin(x)
-        for index, block in enumerate(self.units):
-            h = block.activities(x)
+        for index, unit in enumerate(self.units):
+            h = unit.activities(x)
             yield h
             x = self._passed_on(index, h, saved)
 
     def _passed_on(self, index: int, h: Tensor, saved: dict[int, Tensor]) -> Tensor:
-        """What the next block gets; of the last one nothing is asked."""
+        """What the next unit gets; of the last one nothing is asked."""
         if index + 1 == len(self.units):
             return h
         return wired(self.units[index].pass_on(h), index, self.local.shortcuts, saved)
 
     def _scored(self, activities: Iterable[Tensor]) -> Tensor:
         scores = [head(h) for head, h in zip(self.heads, activities, strict=True)]
-        for block, found in zip(self.units, scores, strict=True):
-            check_scores(found, block.name, self.num_classes)
+        for unit, found in zip(self.units, scores, strict=True):
+            check_scores(found, unit.name, self.num_classes)
         return torch.stack(scores)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +173,7 @@ class LocalClassifiers(BlockwiseRule):
         return activities, scores, self._aggregated(activities, scores)
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         if not self.detach:
             yield from self._backpropagated(x, y)
@@ -192,31 +190,31 @@ class LocalClassifiers(BlockwiseRule):
             yield update
         yield from self.aggregation.readout_updates(seen, y)
 
-    def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, BlockUpdate]:
-        """A block's activities, and its update. A graph, where one is needed, is of this block, and is freed here."""
-        block = self.units[index]
-        closed = not block.takes_graph and (block.has_maps or x.dim() == 2)
+    def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, UnitUpdate]:
+        """A unit's activities, and its update. A graph, where one is needed, is of this unit, and is freed here."""
+        unit = self.units[index]
+        closed = not unit.takes_graph and (unit.has_maps or x.dim() == 2)
         if closed:
-            h = block.rectified(x)
+            h = unit.rectified(x)
         else:
             with torch.enable_grad():
-                h = block.activities(x)
-        found = head_credit(self.heads[index], h.detach(), y, self.loss, block.name, self.num_classes)
+                h = unit.activities(x)
+        found = head_credit(self.heads[index], h.detach(), y, self.loss, unit.name, self.num_classes)
         self.aggregation.note(index, found.loss, len(x))
         if closed:
-            gradients = dict(zip(block.trained, block.rectified_gradients(x, h, found.activities), strict=True))
+            gradients = dict(zip(unit.trained, unit.rectified_gradients(x, h, found.activities), strict=True))
         else:
-            gradients = gradients_by(h, block.trained, found.activities)
-        return h.detach(), _block_update(block, gradients, found.own, found.cost)
+            gradients = gradients_by(h, unit.trained, found.activities)
+        return h.detach(), _unit_update(unit, gradients, found.own, found.cost)
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
         activities = list(self._passes(x))
         layers = zip(self.units, self.heads, activities, strict=True)
-        losses = [head_loss(head, h, y, self.loss, block.name, self.num_classes) for block, head, h in layers]
+        losses = [head_loss(head, h, y, self.loss, unit.name, self.num_classes) for unit, head, h in layers]
         return activities, losses
 
-    def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate]:
+    def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         """The updates by the sum of all losses."""
         learned = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
@@ -224,14 +222,14 @@ class LocalClassifiers(BlockwiseRule):
             total = torch.stack([cost for _, cost in losses]).sum()
         found = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else [None] * len(learned)
         gradients: dict[Tensor, Tensor | None] = dict(zip(learned, found, strict=True))
-        for index, (block, head) in enumerate(zip(self.units, self.heads, strict=True)):
+        for index, (unit, head) in enumerate(zip(self.units, self.heads, strict=True)):
             loss, cost = (part.detach() for part in losses[index])
             self.aggregation.note(index, loss, len(x))
-            around = (*self.local.stem, *block.outside) if index == 0 else block.outside
+            around = (*self.local.stem, *unit.outside) if index == 0 else unit.outside
             others = [p for module in (*around, head) for p in module.parameters()]
             own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
-            of_block = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in block.trained}
-            yield _block_update(block, of_block, own, cost)
+            of_unit = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in unit.trained}
+            yield _unit_update(unit, of_unit, own, cost)
         yield from self.aggregation.readout_updates([concatenated([h.detach()]) for h in activities], y)
 
     @torch.no_grad()
@@ -257,10 +255,9 @@ class LocalClassifiers(BlockwiseRule):
         return torch.stack([cost for _, cost in self._losses(self.checked(x, y), y)[1]]).sum()
 
 
-def _block_update(
-    block: LocalBlock, gradients: Mapping[Tensor, Tensor], own: Iterable[tuple[Tensor, Tensor]], loss: Tensor
-) -> BlockUpdate:
-    """From the gradients of what is trained in a block."""
-    bias = None if block.bias is None else gradients[block.bias]
-    inner = ((p, gradients[p]) for p in block.inner)
-    return BlockUpdate(block, gradients[block.weights[0]], bias, loss, (*inner, *own))
+def _unit_update(
+    unit: LocalUnit, gradients: Mapping[Tensor, Tensor], own: Iterable[tuple[Tensor, Tensor]], loss: Tensor
+) -> UnitUpdate:
+    """From the gradients of what is trained in a unit."""
+    inner = ((p, gradients[p]) for p in unit.inner)
+    return UnitUpdate(unit, [gradients[p] for p in unit.parameters], loss, (*inner, *own))

@@ -2,25 +2,26 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..backprop import Backprop
-from ..rule import BlockUpdate, ConvolutionUpdate, Rule
-from .blocks import LocalBlock
+from ..rule import Rule, UnitUpdate
+from ..units import Unit
 from .classifiers import LocalClassifiers
 from .score_heads import Heads
+from .units import LocalUnit
 
 
-def linear_classifiers(blocks: Sequence[LocalBlock], num_classes: int) -> list[nn.Module]:
+def linear_classifiers(units: Sequence[LocalUnit], num_classes: int) -> list[nn.Module]:
     """A Linear for each layer; maps are averaged over positions before it."""
     heads: list[nn.Module] = []
-    for block in blocks:
-        linear = nn.Linear(block.width, num_classes).to(block.weights[0])
-        heads.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear) if block.has_maps else linear)
+    for unit in units:
+        linear = nn.Linear(unit.width, num_classes).to(unit.weights[0])
+        heads.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear) if unit.has_maps else linear)
     return heads
 
 
@@ -56,16 +57,10 @@ class BackpropEnsemble(Rule):
             raise ValueError(f"models: {[member.num_classes for member in made]} classes, expected as many of each")
         self.members = nn.ModuleList(made)
         self.num_classes, self.generator = made[0].num_classes, generator
-        self.convolutions = list(chain.from_iterable(member.convolutions for member in made))
-        self.blocks = list(chain.from_iterable(member.blocks for member in made))
+        self.units = [_of_member(i, unit) for i, member in enumerate(made) for unit in member.units]
 
     def _members(self) -> Iterator[tuple[int, Backprop]]:
         return enumerate(cast(Iterable[Backprop], self.members))
-
-    @property
-    def units(self) -> list[LocalBlock]:
-        """Those of every member in turn, the member's number before their names."""
-        return [block._replace(name=f"{i}.{block.name}") for i, member in self._members() for block in member.units]
 
     @property
     def wants_images(self) -> bool:
@@ -85,8 +80,12 @@ class BackpropEnsemble(Rule):
         """The sum of the members' losses."""
         return torch.stack([member.objective(x, y) for _, member in self._members()]).sum()
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         for i, member in self._members():
             for update in member.stream(x, y):
-                block: Any = update.block._replace(name=f"{i}.{update.block.name}")
-                yield update._replace(block=block)
+                yield update._replace(unit=_of_member(i, update.unit))
+
+
+def _of_member(number: int, unit: Unit) -> Unit:
+    """With the member's number before the unit's name."""
+    return replace(unit, name=f"{number}.{unit.name}")

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._arrays import check_positive
-from ...activations import identity
 from ...forward_forward import wrong_labels
 from ...hybrid_dynamic_temperature import Parameters, goodness, losses, scores, updates, warm_start
 from ...normalisations import Normalisation, batch_norm, batch_norm_vjp
-from ..chain import Block
-from ..rule import BlockUpdate, ConvolutionUpdate, LayeredRule, unit_update
+from ..rule import LayeredRule, UnitUpdate
+from ..units import Unit
 
 
 class HybridDynamicTemperature(LayeredRule):
@@ -38,28 +37,21 @@ class HybridDynamicTemperature(LayeredRule):
         self, model: nn.Module, *, share: float = 0.1, amplitude: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(model, generator=generator)
-        if not self.blocks[-1].is_linear:
-            raise ValueError(
-                f"layer '{self.blocks[-1].name}': an activation at the end; expected a Linear that gives K"
-            )
-        self.blocks = self.blocks[:-1]
-        if len(self.blocks) < 2:
-            raise ValueError(f"model: {len(self.blocks)} hidden layer, expected two or more; the last has no read-out")
-        for block in self.blocks:
-            if block.dropout is not None:
-                raise ValueError(
-                    f"layer '{block.name}': Dropout after it; {type(self).__name__} does without, remove it"
-                )
-        weight = self.blocks[0].linear.weight
+        if not self.units[-1].is_linear:
+            raise ValueError(f"layer '{self.units[-1].name}': an activation at the end; expected a Linear that gives K")
+        self.units = self.units[:-1]
+        if len(self.units) < 2:
+            raise ValueError(f"model: {len(self.units)} hidden layer, expected two or more; the last has no read-out")
+        weight = self.units[0].weights[0]
         if not 2 <= self.num_classes <= weight.shape[1]:
             raise ValueError(f"num_classes: {self.num_classes}, expected 2..{weight.shape[1]}, the inputs")
         if not 0 <= share < float("inf"):
             raise ValueError(f"share: {share}, expected 0 or a positive number")
         check_positive("amplitude", amplitude)
         self.share, self.amplitude = share, amplitude
-        widths = [block.linear.out_features for block in self.blocks[:-1]]
-        self.alpha = nn.Parameter(weight.new_zeros(len(self.blocks)))
-        self.theta = nn.Parameter(weight.new_zeros(len(self.blocks)))
+        widths = [unit.width for unit in self.units[:-1]]
+        self.alpha = nn.Parameter(weight.new_zeros(len(self.units)))
+        self.theta = nn.Parameter(weight.new_zeros(len(self.units)))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths).to(weight)
         self.classifier = nn.Linear(sum(widths), self.num_classes).to(weight)
         self.register_buffer("warm", torch.zeros((), dtype=torch.bool, device=weight.device))
@@ -119,17 +111,17 @@ class HybridDynamicTemperature(LayeredRule):
         return self.share * local.sum() + last
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[BlockUpdate | ConvolutionUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warm_up(x, y)
         learned, steps = self.learned(), self._steps(counted=True)
         found = updates(self.layers(), learned, x, y, self._wrong(y), self.share, self.amplitude, steps)
-        for block, update, loss in zip(self.blocks, found.layers, found.local, strict=True):
-            yield unit_update(block, update, self.share * loss)
+        for unit, update, loss in zip(self.units, found.layers, found.local, strict=True):
+            yield UnitUpdate(unit, update, self.share * loss)
         told = found.parameters
         own = ((held.alpha, held.theta, *held.scales, *held.offsets) for held in (learned, told))
-        readout = Block("classifier", self.classifier, identity, None)
-        yield BlockUpdate(readout, told.weight, told.bias, found.classifier, tuple(zip(*own, strict=True)))
+        classifier = Unit("classifier", self.classifier)
+        yield UnitUpdate(classifier, [told.weight, told.bias], found.classifier, tuple(zip(*own, strict=True)))
 
     def _load_from_state_dict(self, *state: Any) -> None:
         self._looked = False  # the state may be of a rule that has not seen a batch

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._arrays import wide, widened
-from ...activations import identity
 from ...aggregation import loss_weights, range_hits, weighted
 from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
-from ..chain import Block
-from ..rule import BlockUpdate, gradients_by
+from ..rule import UnitUpdate, gradients_by
+from ..units import Unit
 
 Aggregation: TypeAlias = Literal["last", "sum", "range", "validation-loss", "training-loss", "readout"]
 """How one score is made; `LocalClassifiers` says what they are."""
@@ -110,7 +109,7 @@ class LayerAggregation(nn.Module):
         """What the read-out sees of all layers' activities: (batch, sum of widths)."""
         return torch.cat([concatenated([h]) for h in islice(activities, self.first_layer, None)], dim=1)
 
-    def readout_updates(self, features: list[Tensor], y: Tensor) -> Iterator[BlockUpdate]:
+    def readout_updates(self, features: list[Tensor], y: Tensor) -> Iterator[UnitUpdate]:
         """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""
         if self.readout is None:
             return
@@ -122,5 +121,5 @@ class LayerAggregation(nn.Module):
             loss = nn.functional.cross_entropy(scores, y, label_smoothing=self.smoothing)
         gradients = gradients_by(loss, trained)
         own = tuple((p, gradients[p]) for p in norm.parameters())
-        block = Block("readout", linear, identity, None)
-        yield BlockUpdate(block, gradients[linear.weight], gradients[linear.bias], loss.detach(), own)
+        unit = Unit("readout", linear)
+        yield UnitUpdate(unit, [gradients[p] for p in unit.parameters], loss.detach(), own)

@@ -21,10 +21,10 @@ from ...scores import (
     random_projection,
     random_readout,
 )
-from .blocks import LocalBlock
+from .units import LocalUnit
 
-Heads: TypeAlias = Callable[[Sequence[LocalBlock], int], Sequence[nn.Module]]
-"""What makes the scores of a network's blocks for so many classes: modules from activities to (batch, K)."""
+Heads: TypeAlias = Callable[[Sequence[LocalUnit], int], Sequence[nn.Module]]
+"""What makes the scores of a network's units for so many classes: modules from activities to (batch, K)."""
 
 Assignment: TypeAlias = Literal["learned", "static", "frozen"]
 """Of channels to classes: learned, contiguous groups, or left as drawn."""
@@ -142,62 +142,61 @@ def head_loss(
     return mean, mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
 
 
-def size_of(block: LocalBlock, grid: Grid) -> tuple[int, Grid]:
-    """How many numbers a score sees of a block, and the grid, which a dense block has none of.
+def size_of(unit: LocalUnit, grid: Grid) -> tuple[int, Grid]:
+    """How many numbers a score sees of a unit, and the grid, which a dense unit has none of.
 
     Raises ValueError for maps without a grid, whose size is not known.
     """
-    if not block.has_maps:
-        return block.width, None
+    if not unit.has_maps:
+        return unit.width, None
     if grid is None:
-        raise ValueError(f"layer '{block.name}': grid: None, expected the cells that its maps are pooled to")
-    return block.width * grid[0] * grid[1], grid
+        raise ValueError(f"layer '{unit.name}': grid: None, expected the cells that its maps are pooled to")
+    return unit.width * grid[0] * grid[1], grid
 
 
 GridSize: TypeAlias = int | Sequence[int] | None
 """Cells a side of square grids: of all layers, or of each; None for fewer the more channels a layer has."""
 
 
-def grids(blocks: Sequence[LocalBlock], sides: GridSize) -> list[tuple[int, int]]:
-    """The grid of each block; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394), of L convolutions.
+def grids(units: Sequence[LocalUnit], sides: GridSize) -> list[tuple[int, int]]:
+    """The grid of each unit; None for max(1, floor(C_L / C_l)) cells a side (arXiv 2509.12394), of L convolutions.
 
     Raises ValueError for another number of them.
     """
     if sides is None:
-        last = max((block.width for block in [b for b in blocks if b.has_maps][-1:]), default=1)
-        sides = [max(1, last // block.width) for block in blocks]
-    found = list(sides) if isinstance(sides, Sequence) else [sides] * len(blocks)
-    if len(found) != len(blocks) or not all(isinstance(side, int) and side >= 1 for side in found):
-        raise ValueError(f"grid: {sides}, expected a positive integer, or one for each of {len(blocks)} layers")
+        last = max((unit.width for unit in [b for b in units if b.has_maps][-1:]), default=1)
+        sides = [max(1, last // unit.width) for unit in units]
+    found = list(sides) if isinstance(sides, Sequence) else [sides] * len(units)
+    if len(found) != len(units) or not all(isinstance(side, int) and side >= 1 for side in found):
+        raise ValueError(f"grid: {sides}, expected a positive integer, or one for each of {len(units)} layers")
     return [(side, side) for side in found]
 
 
 def each(head: Callable[..., nn.Module], **settings: Any) -> Heads:
-    """That head for every block."""
-    return lambda blocks, num_classes: [head(block, num_classes, **settings) for block in blocks]
+    """That head for every unit."""
+    return lambda units, num_classes: [head(unit, num_classes, **settings) for unit in units]
 
 
 def gridded(head: Callable[..., nn.Module], sides: GridSize, **settings: Any) -> Heads:
-    """That head for every block, on a grid where the block gives maps."""
-    return lambda blocks, num_classes: [
-        head(block, num_classes, grid=grid, **settings)
-        for block, grid in zip(blocks, grids(blocks, sides), strict=True)
+    """That head for every unit, on a grid where the unit gives maps."""
+    return lambda units, num_classes: [
+        head(unit, num_classes, grid=grid, **settings) for unit, grid in zip(units, grids(units, sides), strict=True)
     ]
 
 
-def like(block: LocalBlock) -> dict[str, Any]:
-    """Where and in what precision a block's score has its arrays."""
-    return {"device": block.weights[0].device, "dtype": block.weights[0].dtype}
+def like(unit: LocalUnit) -> dict[str, Any]:
+    """Where and in what precision a unit's score has its arrays."""
+    return {"device": unit.weights[0].device, "dtype": unit.weights[0].dtype}
 
 
 class GroupHead(ScoreHead):
     """Means of the channels of each class, or of their squares, contiguous groups in turn."""
 
-    def __init__(self, block: LocalBlock, num_classes: int, *, square: bool = False) -> None:
+    def __init__(self, unit: LocalUnit, num_classes: int, *, square: bool = False) -> None:
         super().__init__()
-        if block.width % num_classes:
+        if unit.width % num_classes:
             raise ValueError(
-                f"layer '{block.name}': {block.width} channels, expected a multiple of the {num_classes} classes"
+                f"layer '{unit.name}': {unit.width} channels, expected a multiple of the {num_classes} classes"
             )
         self.num_classes, self.square = num_classes, square
 
@@ -206,14 +205,14 @@ class GroupHead(ScoreHead):
 
 
 class LinearHead(ScoreHead):
-    """A learned linear map without bias, of the cells' means where the block gives maps; nn.Linear's first weights."""
+    """A learned linear map without bias, of the cells' means where the unit gives maps; nn.Linear's first weights."""
 
     def __init__(
-        self, block: LocalBlock, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
+        self, unit: LocalUnit, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        size, self.grid = size_of(block, grid)
-        weight = torch.empty(num_classes, size, **like(block))
+        size, self.grid = size_of(unit, grid)
+        weight = torch.empty(num_classes, size, **like(unit))
         self.matrix = nn.Parameter(weight.uniform_(-(size**-0.5), size**-0.5, generator=generator))
 
     def score(self) -> Score:
@@ -227,13 +226,13 @@ class FixedHead(ScoreHead):
     """What a fixed random read-out is made of; the law of its weights is `random_projection`'s."""
 
     def __init__(
-        self, block: LocalBlock, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
+        self, unit: LocalUnit, num_classes: int, *, grid: Grid = None, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        size, self.grid = size_of(block, grid)
+        size, self.grid = size_of(unit, grid)
         self.projection: Tensor
         self.offset: Tensor
-        projection, offset = random_projection(size, num_classes, generator, **like(block))
+        projection, offset = random_projection(size, num_classes, generator, **like(unit))
         self.register_buffer("projection", projection)
         self.register_buffer("offset", offset)
 
@@ -242,13 +241,13 @@ class ReadoutHead(FixedHead):
     """A fixed random read-out of pooled squares, at a temperature learned between `lowest` and `highest`."""
 
     def __init__(
-        self, block: LocalBlock, num_classes: int, *, lowest: float = 0.5, highest: float = 2.0, **options: Any
+        self, unit: LocalUnit, num_classes: int, *, lowest: float = 0.5, highest: float = 2.0, **options: Any
     ) -> None:
         if not 0 < lowest <= highest < float("inf"):
             raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
-        super().__init__(block, num_classes, **options)
+        super().__init__(unit, num_classes, **options)
         self.lowest, self.highest = lowest, highest
-        self.alpha = nn.Parameter(torch.zeros((), **like(block)))
+        self.alpha = nn.Parameter(torch.zeros((), **like(unit)))
 
     def score(self) -> Score:
         return random_readout(self.projection, self.offset, self.grid, self.lowest, self.highest)
@@ -272,7 +271,7 @@ class PrototypeHead(ScoreHead):
 
     def __init__(
         self,
-        block: LocalBlock,
+        unit: LocalUnit,
         num_classes: int,
         *,
         grid: Grid = None,
@@ -283,9 +282,9 @@ class PrototypeHead(ScoreHead):
         super().__init__()
         if type(per_class) is not int or per_class < 1:
             raise ValueError(f"per_class: {per_class}, expected a positive integer")
-        size, self.grid = size_of(block, grid)
+        size, self.grid = size_of(unit, grid)
         self.sharpness = sharpness
-        self.prototypes = nn.Parameter(random_prototypes(num_classes, per_class, size, generator, **like(block)))
+        self.prototypes = nn.Parameter(random_prototypes(num_classes, per_class, size, generator, **like(unit)))
         self.score()
 
     def score(self) -> Score:
@@ -306,7 +305,7 @@ class ChannelHead(ScoreHead):
 
     def __init__(
         self,
-        block: LocalBlock,
+        unit: LocalUnit,
         num_classes: int,
         *,
         assignment: Assignment = "learned",
@@ -322,8 +321,8 @@ class ChannelHead(ScoreHead):
         super().__init__()
         if assignment not in get_args(Assignment):
             raise ValueError(f"assignment: {assignment!r}, expected one of {', '.join(get_args(Assignment))}")
-        if block.width < num_classes:
-            raise ValueError(f"layer '{block.name}': {block.width} channels, expected one for each class at least")
+        if unit.width < num_classes:
+            raise ValueError(f"layer '{unit.name}': {unit.width} channels, expected one for each class at least")
         if len(pooling) != 3 or not all(map(math.isfinite, pooling)):
             raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
         if not 0 < temperature < math.inf:
@@ -335,12 +334,12 @@ class ChannelHead(ScoreHead):
                 raise ValueError(f"{name}: {value}, expected 0 or more")
         self.pooling, self.entropy, self.orthogonality, self.scaled = pooling, entropy, orthogonality, scaled
         self.cooling, self.ramp = cooling, ramp
-        logits = random_logits(block.width, num_classes, generator, **like(block))
+        logits = random_logits(unit.width, num_classes, generator, **like(unit))
         if assignment == "static":
-            groups = torch.arange(block.width, device=logits.device) * num_classes // block.width
+            groups = torch.arange(unit.width, device=logits.device) * num_classes // unit.width
             unassigned = max(UNASSIGNED, torch.finfo(logits.dtype).min)
             logits = torch.full_like(logits, unassigned).scatter_(1, groups[:, None], 0)
-        log_temperature = torch.full((), math.log(temperature), **like(block))
+        log_temperature = torch.full((), math.log(temperature), **like(unit))
         for name, array in (("logits", logits), ("log_temperature", log_temperature)):
             if assignment == "learned":
                 self.register_parameter(name, nn.Parameter(array))

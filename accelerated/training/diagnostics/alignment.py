@@ -1,20 +1,20 @@
 """How well a rule's updates point along the gradient that backpropagation would have given."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from ...rules import Rule
+from ...rules import Rule, UnitUpdate
 from ...rules.rule import evaluating
 
 
 def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The cosine between each block's weight update and the gradient of `rule.objective`, by the block's name.
+    """The cosine between each unit's weight update and the gradient of `rule.objective`, by the unit's name.
 
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
-    Blocks with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for a recurrent
+    Units with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for a recurrent
     rule, which has no blocks.
     """
     check_rule(rule, "alignment")
@@ -23,7 +23,7 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
         return {}
     weights = [weight for unit in units for weight in unit.weights]
     with undisturbed(rule, x):
-        updates = {update.block.name: _flat(update.weights) for update in rule.stream(x, y)}
+        updates = {update.unit.name: _weights_of(update) for update in rule.stream(x, y)}
     with undisturbed(rule, x), torch.enable_grad():
         gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
     names = [unit.name for unit in units]
@@ -41,7 +41,13 @@ def check_rule(rule: object, caller: str) -> None:
         )
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _weights_of(update: UnitUpdate) -> Tensor:
+    """What is to be subtracted from the unit's weights, 0 for a unit that is left as it is."""
+    weights = update.unit.weights
+    return _flat(map(torch.zeros_like, weights) if update.gradients is None else update.gradients[: len(weights)])
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 

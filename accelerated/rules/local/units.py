@@ -1,5 +1,6 @@
 """How a local rule reads a model: every Conv2d or Linear with what follows it, cut where its score is taken."""
 
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -9,10 +10,10 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ...local_classifiers import Shortcut, wired
-from ...modules import ChannelNorm, OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
+from ...modules import ChannelNorm, ScaledAvgPool2d, ShortcutNetwork
 from ...modules.activations import MODULES
 from ...normalisations import instance_norm
-from ..chain import Held, channels_last, check_parameters, is_plain, leaves, refusal
+from ..units import Trainable, Unit, channels_last, check_parameters, is_plain, leaves, refusal
 from ..watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
@@ -36,65 +37,22 @@ KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
 TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation and pooling after it"
 
 
-Trainable: TypeAlias = nn.Conv2d | nn.Linear | OrthogonalConv2d
 LOCAL: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
 """Layers that have a local loss."""
 
 
-class LocalBlock(NamedTuple):
-    """A local unit: a layer, the modules up to its score, and those that what it passes on goes through.
+@dataclass(frozen=True, eq=False)
+class LocalUnit(Unit):
+    """A unit with the modules up to its score, and those that what it passes on goes through.
 
     Its loss trains the layer and the modules inside. Parameters of the modules outside stay as they are. `rectifier` is
     the module inside where that is a ReLU or LeakyReLU alone: the derivative follows from the value, and a step needs
     no graph.
     """
 
-    name: str
-    layer: Trainable
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
-
-    @property
-    def linear(self) -> Trainable:
-        """The layer."""
-        return self.layer
-
-    @property
-    def held(self) -> dict[str, Held]:
-        """What can be held orthogonal, by its name in the model: nothing of a Conv2d."""
-        match self.layer:
-            case OrthogonalConv2d() as module:
-                bases = {f"{self.name}.bases.{i}": (module.bases, str(i)) for i in range(len(module.bases))}
-                return {f"{self.name}.mixing": (module, "mixing"), **bases}
-            case nn.Linear() as module:
-                return {self.name: (module, "weight")}
-        return {}
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """What the layer is trained by, but for the bias."""
-        if isinstance(self.layer, OrthogonalConv2d):
-            return [self.layer.mixing, *self.layer.bases]
-        return [self.layer.weight]
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.layer.bias
-
-    @property
-    def is_linear(self) -> bool:
-        return False
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether it gives (batch, channels, height, width)."""
-        return not isinstance(self.layer, nn.Linear)
-
-    @property
-    def width(self) -> int:
-        """Channels or units that it gives."""
-        return self.layer.out_features if isinstance(self.layer, nn.Linear) else self.layer.out_channels
 
     @property
     def inner(self) -> list[nn.Parameter]:
@@ -104,34 +62,33 @@ class LocalBlock(NamedTuple):
     @property
     def takes_graph(self) -> bool:
         """Whether a step needs a graph of autograd: without a rectifier, or where hooks want to see each activity."""
-        return self.rectifier is None or has_forward_hooks(self.rectifier) or has_forward_hooks(self.layer)
+        return self.rectifier is None or has_forward_hooks(self.rectifier) or has_forward_hooks(self.module)
 
     @property
     def trained(self) -> list[Tensor]:
-        """What its loss trains: weight, bias if there is one, and then `inner`."""
-        bias = [] if self.bias is None else [self.bias]
-        return [*self.weights, *bias, *self.inner]
+        """What its loss trains: `parameters` and then `inner`."""
+        return [*self.parameters, *self.inner]
 
     def activities(self, x: Tensor) -> Tensor:
         """What the score is made from."""
-        x = self.layer(x)
+        x = self.module(x)
         for module in self.inside:
             x = module(x)
         return x
 
     def rectified(self, x: Tensor) -> Tensor:
-        """The same in a block with a rectifier, without a graph: written over what the layer gave."""
-        h = self.layer(x)
+        """The same in a unit with a rectifier, without a graph: written over what the layer gave."""
+        h = self.module(x)
         if isinstance(self.rectifier, nn.LeakyReLU):
             return functional.leaky_relu_(h, self.rectifier.negative_slope)
         return torch.relu_(h)
 
     def rectified_gradients(self, x: Tensor, h: Tensor, gradient: Tensor) -> list[Tensor]:
-        """Of what is `trained` in a block with a rectifier, from its input, activities and a gradient by these.
+        """Of what is `trained` in a unit with a rectifier, from its input, activities and a gradient by these.
 
         That gradient is written over, unless one number of it stands for many activities.
         """
-        delta, layer = gradient if gradient.stride() == h.stride() else torch.empty_like(h), self.layer
+        delta, layer = gradient if gradient.stride() == h.stride() else torch.empty_like(h), self.module
         if isinstance(self.rectifier, nn.LeakyReLU):
             slope = self.rectifier.negative_slope
             torch.ops.aten.leaky_relu_backward.grad_input(gradient, h, slope, False, grad_input=delta)
@@ -145,7 +102,7 @@ class LocalBlock(NamedTuple):
         return [weight] if self.bias is None else [weight, delta.sum(dim=(0, *range(2, delta.dim())))]
 
     def pass_on(self, h: Tensor) -> Tensor:
-        """What the next block gets, but for shortcuts."""
+        """What the next unit gets, but for shortcuts."""
         for module in self.outside:
             h = channels_last(_applied(module, h))  # which some normalisations do not keep to
         return h
@@ -164,17 +121,17 @@ def _applied(module: nn.Module, h: Tensor) -> Tensor:
 class LocalNetwork(NamedTuple):
     """A model as a rule sees it; `num_classes` where a last Linear gives them.
 
-    That Linear is left out, or the last of the blocks; `head` is what stands before it where shortcuts end before.
+    That Linear is left out, or the last of the units; `head` is what stands before it where shortcuts end before.
     """
 
     stem: tuple[nn.Module, ...]
-    blocks: list[LocalBlock]
+    units: list[LocalUnit]
     shortcuts: tuple[Shortcut, ...]
     num_classes: int | None
     head: tuple[nn.Module, ...] = ()
 
     def begin(self, x: Tensor) -> Tensor:
-        """What the first block gets."""
+        """What the first unit gets."""
         for module in self.stem:
             x = module(x)
         return x
@@ -190,7 +147,7 @@ def read(
     kinds: tuple[type[nn.Module], ...] = LOCAL,
     whole: bool = False,
 ) -> LocalNetwork:
-    """The blocks of an `nn.Sequential` (nested ones included) or of a `ShortcutNetwork`, first layer first.
+    """The units of an `nn.Sequential` (nested ones included) or of a `ShortcutNetwork`, first layer first.
 
     They begin at layers of these `kinds`. `whole` counts a last Linear, which has no local loss, among them.
     Raises ValueError, with the layer's name and what to use instead, for a model that is no such network.
@@ -200,26 +157,26 @@ def read(
     if isinstance(model, ShortcutNetwork):
         head, shortcuts = _leaves(model.head, "head"), model.shortcuts
         last = _last_linear(head)
-        stem, blocks = _cut(_leaves(model.stem, "stem"), rule, score_after, [], kinds)
+        stem, units = _cut(_leaves(model.stem, "stem"), rule, score_after, [], kinds)
         for index, block in enumerate(model.blocks):
-            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, blocks, kinds)
+            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, units, kinds)
             if before or len(found) != 1:
                 raise ValueError(f"block 'blocks.{index}': {len(found)} layers, expected one, and first in it")
-            blocks = [*blocks, *found]
-        if len(blocks) > len(model.blocks):
-            raise ValueError(f"layer '{blocks[0].name}': in the stem; {rule} trains the layers of blocks")
+            units = [*units, *found]
+        if len(units) > len(model.blocks):
+            raise ValueError(f"layer '{units[0].name}': in the stem; {rule} trains the layers of blocks")
         if whole:
-            before_last, found = _cut(head, rule, score_after, blocks, kinds)
-            blocks = [*blocks, *found]
+            before_last, found = _cut(head, rule, score_after, units, kinds)
+            units = [*units, *found]
     elif is_plain(model, nn.Sequential):
         last = _last_linear(list(leaves(model)))
-        stem, blocks = _cut(list(leaves(model)), rule, score_after, [], kinds)
-        blocks = blocks if last is None or whole else blocks[:-1]
+        stem, units = _cut(list(leaves(model)), rule, score_after, [], kinds)
+        units = units if last is None or whole else units[:-1]
     else:
         raise refusal("", model, rule, TRAINABLE)
-    if not blocks:
+    if not units:
         raise ValueError(f"model: no hidden layer; {rule} trains an nn.Sequential of {TRAINABLE}")
-    return LocalNetwork(stem, blocks, shortcuts, None if last is None else last.out_features, before_last)
+    return LocalNetwork(stem, units, shortcuts, None if last is None else last.out_features, before_last)
 
 
 def _leaves(module: nn.Module, name: str) -> Found:
@@ -235,16 +192,16 @@ def _last_linear(found: Found) -> nn.Linear | None:
 
 
 def _cut(
-    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalBlock], kinds: tuple[type[nn.Module], ...]
-) -> tuple[tuple[nn.Module, ...], list[LocalBlock]]:
-    """What comes before the first layer, and the blocks."""
+    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalUnit], kinds: tuple[type[nn.Module], ...]
+) -> tuple[tuple[nn.Module, ...], list[LocalUnit]]:
+    """What comes before the first layer, and the units."""
     stem: list[nn.Module] = []
-    blocks: list[LocalBlock] = []
+    units: list[LocalUnit] = []
     after: list[list[nn.Module]] = []
     for name, module in found:
         if isinstance(module, Trainable) and any(is_plain(module, kind) for kind in kinds):
-            check_parameters(name, module, [*before, *blocks], rule)
-            blocks.append(LocalBlock(name, module))
+            check_parameters(name, module, [*before, *units], rule)
+            units.append(LocalUnit(name, module))
             after.append([])
         elif isinstance(module, (*ACTIVATIONS, *DROPOUTS, *NORMALISATIONS, *SHAPES)):
             (after[-1] if after else stem).append(module)
@@ -256,14 +213,14 @@ def _cut(
         for module in outside:
             if getattr(module, "inplace", False):
                 raise ValueError(
-                    f"layer '{blocks[index].name}': inplace=True of the {type(module).__name__} after it would write "
+                    f"layer '{units[index].name}': inplace=True of the {type(module).__name__} after it would write "
                     "over what its score is made from; expected inplace=False"
                 )
             if not isinstance(module, KEEP_MEMORY):
                 break
-        rectifier = _rectifier(blocks[index].layer, inside)
-        blocks[index] = blocks[index]._replace(inside=inside, outside=outside, rectifier=rectifier)
-    return tuple(stem), blocks
+        rectifier = _rectifier(units[index].module, inside)
+        units[index] = replace(units[index], inside=inside, outside=outside, rectifier=rectifier)
+    return tuple(stem), units
 
 
 def _rectifier(layer: Trainable, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
@@ -278,7 +235,7 @@ def _rectifier(layer: Trainable, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.
 
 
 def _before_score(modules: list[nn.Module], score_after: ScoreAfter) -> int:
-    """How many of a block's modules come before its score."""
+    """How many of a unit's modules come before its score."""
     norms = [i for i, module in enumerate(modules) if isinstance(module, NORMALISATIONS)]
     if score_after == "normalisation" and norms:
         return norms[-1] + 1
@@ -292,22 +249,22 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
     """Raises ValueError, with the layer's name, where samples of that shape do not pass. Nothing is computed."""
     x = torch.empty(batch, *sample, device="meta", dtype=dtype)
     saved: dict[int, Tensor] = {}
-    name = network.blocks[0].name
+    name = network.units[0].name
     try:
         for module in network.stem:
             x = _ghost(module, x)
-        for index, block in enumerate(network.blocks):
-            name = block.name
-            if index + 1 == len(network.blocks):
+        for index, unit in enumerate(network.units):
+            name = unit.name
+            if index + 1 == len(network.units):
                 for module in network.head:
                     x = _ghost(module, x)
-            if block.has_maps and x.dim() != 4:
+            if unit.has_maps and x.dim() != 4:
                 raise ValueError(f"takes (channels, height, width) a sample, but gets {tuple(x.shape[1:])}")
-            if isinstance(block.layer, nn.Conv2d) and x.shape[1] != block.layer.in_channels:
-                raise ValueError(f"takes {block.layer.in_channels} channels, but gets {x.shape[1]}")
-            if isinstance(block.layer, nn.Linear) and x.shape[-1] != block.layer.in_features:
-                raise ValueError(f"takes {block.layer.in_features} features, but gets {x.shape[-1]}")
-            for module in (block.layer, *block.inside, *block.outside):
+            if isinstance(unit.module, nn.Conv2d) and x.shape[1] != unit.module.in_channels:
+                raise ValueError(f"takes {unit.module.in_channels} channels, but gets {x.shape[1]}")
+            if isinstance(unit.module, nn.Linear) and x.shape[-1] != unit.module.in_features:
+                raise ValueError(f"takes {unit.module.in_features} features, but gets {x.shape[-1]}")
+            for module in (unit.module, *unit.inside, *unit.outside):
                 x = _ghost(module, x)
             x = wired(x, index, network.shortcuts, saved)
     except (RuntimeError, ValueError) as error:

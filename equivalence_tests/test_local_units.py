@@ -20,7 +20,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     PatchEnergy,
 )
-from prograde.accelerated.rules.local.blocks import LocalBlock
+from prograde.accelerated.rules.local.units import LocalUnit
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.local_examples import K, asge, batch, batch_norm, channel_norm, images, numpy
 from prograde.equivalence_tests.tolerance import rms
@@ -38,38 +38,36 @@ def test_where_scores_are_taken():
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Dropout2d(), nn.GroupNorm(2, 4),
         nn.Dropout(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(),
     ]  # fmt: skip
-    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2).units
-    assert kinds(block.inside) == ["BatchNorm2d", "ReLU", "Dropout", "Dropout2d"], (
-        "after the activation and its dropout"
-    )
-    assert kinds(block.outside) == ["GroupNorm", "Dropout", "MaxPool2d", "BatchNorm2d", "Dropout", "Flatten"]
-    (block,) = MonoForward(nn.Sequential(*layers), num_classes=2, score_after="normalisation").units
-    assert len(block.inside) == 8, "after the last normalisation"
-    assert kinds(block.outside) == ["Dropout", "Flatten"], "after the last normalisation"
+    (unit,) = MonoForward(nn.Sequential(*layers), num_classes=2).units
+    assert kinds(unit.inside) == ["BatchNorm2d", "ReLU", "Dropout", "Dropout2d"], "after the activation and its dropout"
+    assert kinds(unit.outside) == ["GroupNorm", "Dropout", "MaxPool2d", "BatchNorm2d", "Dropout", "Flatten"]
+    (unit,) = MonoForward(nn.Sequential(*layers), num_classes=2, score_after="normalisation").units
+    assert len(unit.inside) == 8, "after the last normalisation"
+    assert kinds(unit.outside) == ["Dropout", "Flatten"], "after the last normalisation"
     competing = ChannelCompetition(images(batch_norm)).units[0]
     assert kinds(competing.inside) == ["Tanh", "AvgPool2d", "BatchNorm2d"], "CwComp's after batch normalisation"
     plain = nn.Sequential(nn.Linear(3, 4), nn.Flatten())
-    (block,) = MonoForward(plain, num_classes=2, score_after="normalisation").units
-    assert (kinds(block.inside), kinds(block.outside)) == ([], ["Flatten"])
+    (unit,) = MonoForward(plain, num_classes=2, score_after="normalisation").units
+    assert (kinds(unit.inside), kinds(unit.outside)) == ([], ["Flatten"])
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
 def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch):
     """All of them, and to the gradients of the graph."""
     without: list[str] = []
-    rectified = LocalBlock.rectified
+    rectified = LocalUnit.rectified
 
-    def counted(block: LocalBlock, x: torch.Tensor) -> torch.Tensor:
-        without.append(block.name)
-        return rectified(block, x)
+    def counted(unit: LocalUnit, x: torch.Tensor) -> torch.Tensor:
+        without.append(unit.name)
+        return rectified(unit, x)
 
-    monkeypatch.setattr(LocalBlock, "rectified", counted)
+    monkeypatch.setattr(LocalUnit, "rectified", counted)
     rule = Hyperspherical(images(channel_norm, activation=activation))
     x, y = batch()
     rule.assign_credit(x, y)
     assert without == [unit.name for unit in rule.units], f"without a graph: {without}"
     ours = [p.grad for p in rule.parameters()]
-    monkeypatch.setattr(LocalBlock, "takes_graph", True)
+    monkeypatch.setattr(LocalUnit, "takes_graph", True)
     rule.assign_credit(x, y)
     assert len(without) == len(rule.units), "a graph was asked for"
     for found, p in zip(ours, rule.parameters(), strict=True):
@@ -80,11 +78,11 @@ def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module
 def deep(depth: int, shortcuts: bool = False) -> nn.Module:
     torch.manual_seed(0)
     widths = [20] + [32] * depth
-    blocks = [nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh(), nn.LayerNorm(n_out)) for n_in, n_out in pairwise(widths)]
+    units = [nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh(), nn.LayerNorm(n_out)) for n_in, n_out in pairwise(widths)]
     if not shortcuts:
-        return nn.Sequential(*blocks, nn.Linear(32, K))
+        return nn.Sequential(*units, nn.Linear(32, K))
     shortcuts_ = [Shortcut(target - 2, target, "add") for target in range(2, depth, 2)]
-    return ShortcutNetwork(nn.Identity(), blocks, shortcuts_, nn.Linear(32, K))
+    return ShortcutNetwork(nn.Identity(), units, shortcuts_, nn.Linear(32, K))
 
 
 def deep_convolutional(depth: int) -> nn.Module:
@@ -150,7 +148,7 @@ class Convolutions(TorchDispatchMode):
 def test_a_layer_is_convolved_once(activation: type[nn.Module]):
     """In a step once forward and once for its kernel, whether there is a graph or not; for all scores once."""
     rule = MonoForward(images(channel_norm, activation=activation))
-    layers = sum(block.has_maps for block in rule.units)
+    layers = sum(unit.has_maps for unit in rule.units)
     x, y = batch()
     rule.assign_credit(x, y)  # sizes are known from here on
     with Convolutions() as step:

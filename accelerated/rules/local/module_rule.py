@@ -1,23 +1,24 @@
-"""The base of rules whose models may have normalisation, pooling and shortcuts."""
+"""The base of rules that run the modules of a model, which may have normalisation, pooling and shortcuts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..chain import channels_last, check_like, flat_input
 from ..rule import Rule, check_count
-from .blocks import LOCAL, LocalBlock, ScoreAfter, check_sizes, read
+from ..units import channels_last, check_like, flat_input
+from .units import LOCAL, LocalUnit, ScoreAfter, check_sizes, read
 
 
-class BlockwiseRule(Rule):
-    """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `blocks.read` into `local`."""
+class ModuleRule(Rule):
+    """A rule around an `nn.Sequential` or a `ShortcutNetwork`, read by `units.read` into `local`."""
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LOCAL
     """Layers that it trains."""
     whole: ClassVar[bool] = False
     """Whether a last Linear is among its units."""
+    units: Sequence[LocalUnit]
 
     def __init__(
         self,
@@ -33,8 +34,7 @@ class BlockwiseRule(Rule):
         self.watch(model)
         self.generator = generator
         self.local = read(model, type(self).__name__, score_after, self.kinds, self.whole)
-        self.convolutions = [block for block in self.units if block.has_maps]
-        self.blocks = [block for block in self.units if not block.has_maps]
+        self.units = self.local.units
         given = self.local.num_classes
         if num_classes is not None:
             check_count("num_classes", num_classes, least=2)
@@ -45,7 +45,7 @@ class BlockwiseRule(Rule):
             last = self.units[-1]
             if self.whole:
                 raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
-            kind = type((last.layer, *last.inside, *last.outside)[-1]).__name__
+            kind = type((last.module, *last.inside, *last.outside)[-1]).__name__
             raise ValueError(
                 f"num_classes: missing; the model ends with a {kind}, expected a last Linear of so many outputs with "
                 "nothing after it, or num_classes"
@@ -53,11 +53,6 @@ class BlockwiseRule(Rule):
         check_count("num_classes", classes, least=2)
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
-
-    @property
-    def units(self) -> list[LocalBlock]:
-        """All local units in forward order."""
-        return self.local.blocks
 
     @property
     def wants_images(self) -> bool:
