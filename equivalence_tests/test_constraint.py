@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from prograde.accelerated.foton import error_projection
 from prograde.accelerated.layers import forward
@@ -19,7 +20,7 @@ from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton, Rule
 from prograde.accelerated.rules.foton import plain_rate
-from prograde.accelerated.rules.orthogonality import _Copy
+from prograde.accelerated.rules.orthogonality import _Copy, resolution
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
@@ -198,7 +199,9 @@ def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
     rule.constrain()
     for unit, expected in zip(rule.units[:-1], polar, strict=True):
         gap = (unit.module.weight.detach().cpu() - expected).double()
-        assert torch.linalg.matrix_norm(gap, 2) <= 3e-4, "polar factor"
+        # The factors of the first step, up to 8 and 1, may have 11 digits each.
+        rounding = 8 * 2.0**-10 if torch.get_float32_matmul_precision() == "high" else 0
+        assert torch.linalg.matrix_norm(gap, 2) <= 3.4e-4 + rounding, "polar factor"
 
 
 def test_the_parts_of_a_kernel(path: Path):
@@ -511,6 +514,21 @@ def test_a_tolerance_that_the_precision_cannot_resolve_is_refused():
     assert Foton(model(4, 3, 2).bfloat16(), orthogonality_tolerance=0.05).orthogonality.tolerance == 0.05
 
 
+def test_products_in_tf32_resolve_less():
+    """On a GPU alone, for which a fake tensor stands here."""
+    rule = Foton(model(4, 3, 2), orthogonality_tolerance=9e-4)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        rule.constrain()
+        with FakeTensorMode():
+            rule.model[0].weight = nn.Parameter(torch.ones(3, 4, device="cuda"))
+        found = raised_by(rule.constrain)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert re.match(r"tolerance: 0.0009, .* 0.00098, what torch.float32 with TF32 products resolves", found), found
+
+
 @pytest.mark.parametrize(
     "convert", [lambda rule: rule.bfloat16(), lambda rule: rule.model.bfloat16()], ids=["rule", "model"]
 )
@@ -633,6 +651,8 @@ def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str):
 @pytest.mark.parametrize("tolerance", [5e-3, 1e-4])
 def test_a_fine_tolerance_is_kept_asynchronously(twin: TwinSide, tolerance: float):
     """From singular values 50 times as large as others, in one step."""
+    if tolerance < resolution(torch.ones(1, 1, device=twin.device)):
+        pytest.skip("refused where products are in TF32")
     path = Path(twin.device, True)
     torch.manual_seed(0)
     rule = path.foton(model(64, 64, 4), orthogonality_tolerance=tolerance)

@@ -1,13 +1,15 @@
 """Orthogonality: twin against reference, and the theory of the Bjorck iteration."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import matrices, near_orthogonal, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import orthogonality
@@ -198,14 +200,14 @@ def test_polar_iteration(
 def test_the_polar_iteration_ends_at_the_polar_factor(
     side: Side, rng: np.random.Generator, shape: tuple[int, int], spread: str
 ):
-    """To rounding from near, within 2.4e-4 from afar and to rounding with one step more.
+    """To rounding from near, within 3.4e-4 from afar and to rounding with one step more.
 
     From afar the first step sums terms with coefficients of 843 in all, each of which may be rounded.
     """
     weight, polar = stretched(rng, shape, spread)
     weight = side.operands(weight)
     rounding = (64 if spread == "near" else 843) * side.eps
-    for steps, least in ((3, 0 if spread == "near" else 2.4e-4), (4, 0)):
+    for steps, least in ((3, 0 if spread == "near" else 3.4e-4), (4, 0)):
         ours = side.results(side.orthogonality.polar_iteration(weight, steps))
         assert np.linalg.norm(ours - polar, 2) <= least + rounding, f"polar factor after {steps} steps"
 
@@ -217,12 +219,43 @@ def test_the_polar_iteration_from_the_widest_spread(side: Side):
         bound = np.sqrt(1 + np.sum((1 - s**2) ** 4) ** 0.25)
         s = np.append(np.geomspace(1.01 * bound / 64, 6, 199), 6)
     ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
-    assert np.abs(1 - ours).max() <= 2.4e-4 + 64 * side.eps, "singular values reach 1"
+    assert np.abs(1 - ours).max() <= 3.4e-4 + 64 * side.eps, "singular values reach 1"
+
+
+class Tf32(TorchDispatchMode):
+    """Products as a GPU may form them in float32: their factors are rounded to 11 digits."""
+
+    PRODUCTS: ClassVar = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.PRODUCTS:
+            args = [self.rounded(factor) for factor in args]
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        mantissa, exponent = torch.frexp(x)
+        return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
+
+
+@pytest.mark.parametrize("largest", [2.0, 3.0, 4.5, 8.0, 20.0])
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.usefixtures("ours_only")
+def test_the_polar_iteration_of_products_in_few_digits(twin64: TwinSide, width: int, largest: float):
+    """One large singular value, as a large step leaves: made for what is exact alone, steps left up to 2 here."""
+    rng = np.random.default_rng(0)
+    module = twin64.orthogonality
+    for _ in range(5):
+        u, _, vt = np.linalg.svd(rng.standard_normal((width, width)))
+        weight = torch.tensor((u * np.append(largest, rng.uniform(0.9, 1, width - 1))) @ vt, dtype=torch.float32)
+        with Tf32():
+            restored = module.polar_iteration(weight)
+        assert module.defect(restored.double()) <= 1.2e-3, "few digits"
 
 
 @pytest.mark.parametrize("residual", [0.88, -0.88])
 def test_the_polar_iteration_from_a_bound_of_nine_tenths(side: Side, residual: float):
-    """The steps of Bjorck are left to themselves: no singular value ends off by 2.4e-4."""
+    """The steps of Bjorck are left to themselves: no singular value ends off by 3.4e-4."""
     s = np.sqrt([1 - residual, 1, 1])
     ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
     assert np.abs(1 - ours).max() <= 1e-8 + 64 * side.eps, "near enough for Bjorck's steps"
@@ -232,7 +265,7 @@ def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side):
     """So that it is seen in what the iteration leaves."""
     s = np.array([1.3, 1.0, 0.7, 0.0])
     ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
-    assert np.allclose(ours, [1, 1, 1, 0], rtol=0, atol=2.4e-4 + 64 * side.eps)
+    assert np.allclose(ours, [1, 1, 1, 0], rtol=0, atol=3.4e-4 + 64 * side.eps)
 
 
 @given(weight=near_orthogonal(), order=orders)
