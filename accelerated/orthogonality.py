@@ -79,42 +79,6 @@ def polar_factor(weight: Array) -> Array:
     return (u @ vt).to(weight.dtype)
 
 
-def basis(rows: Array) -> Array:
-    """Orthonormal rows with the span of the given ones: (p, n), p <= n."""
-    return torch.linalg.qr(rows.T.to(_decomposable(rows.dtype)))[0].T.to(rows.dtype)
-
-
-class PolarStep(NamedTuple):
-    """What `polar_within` gives: the new weight, what it adds in the span (p, p), and I - G of q before (p, n)."""
-
-    weight: Array
-    change: Array
-    drift: Array
-
-
-def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> PolarStep:
-    """The polar factor in the span of q (p, n) alone, whose rows are orthonormal; `out` may be `weight`.
-
-    By three products with p rows. Directions in which the weight is 0 to rounding stay as they are.
-    """
-    dtype = _decomposable(q.dtype)
-    wide = weight.shape[0] <= weight.shape[1]
-    image = q @ (weight if wide else weight.T)
-    found = torch.addmm(q, image, weight.T if wide else weight, alpha=-1)
-    eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
-    rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
-    factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1
-    change = ((vectors * factors) @ vectors.T).to(q.dtype)
-    left, right = (q.T, change @ image) if wide else (image.T, change @ q)
-    return PolarStep(torch.addmm(weight, left, right, out=out), change, found)
-
-
-def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
-    """I - G of rows after a step within q, from what it was of them before, the weight unread: (rows, n)."""
-    through = torch.addmm(rows - drifts, rows @ q.T @ step.change, q - step.drift)
-    return rows - through - through @ q.T @ step.change @ q
-
-
 def _decomposable(dtype: torch.dtype) -> torch.dtype:
     """float32 for the half precisions, which LAPACK and its kin do not have."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -190,6 +154,42 @@ def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, 
         v = weight.T @ (weight @ v)
         v = v / torch.linalg.vector_norm(v)
     return bjorck(weight / torch.linalg.vector_norm(weight @ v), order, steps, rescale=False)
+
+
+def basis(rows: Array) -> Array:
+    """Orthonormal rows with the span of the given ones: (p, n), p <= n."""
+    return torch.linalg.qr(rows.T.to(_decomposable(rows.dtype)))[0].T.to(rows.dtype)
+
+
+class PolarStep(NamedTuple):
+    """What `polar_within` gives: the new weight, what it adds in the span (p, p), and I - G of q before (p, n)."""
+
+    weight: Array
+    change: Array
+    drift: Array
+
+
+def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> PolarStep:
+    """The polar factor in the span of q (p, n) alone, whose rows are orthonormal; `out` may be `weight`.
+
+    By three products with p rows. Directions in which the weight is 0 to rounding stay as they are.
+    """
+    dtype = _decomposable(q.dtype)
+    wide = weight.shape[0] <= weight.shape[1]
+    image = q @ (weight if wide else weight.T)
+    found = torch.addmm(q, image, weight.T if wide else weight, alpha=-1)
+    eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
+    rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
+    factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1
+    change = ((vectors * factors) @ vectors.T).to(q.dtype)
+    left, right = (q.T, change @ image) if wide else (image.T, change @ q)
+    return PolarStep(torch.addmm(weight, left, right, out=out), change, found)
+
+
+def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
+    """I - G of rows after a step within q, from what it was of them before, the weight unread: (rows, n)."""
+    through = torch.addmm(rows - drifts, rows @ q.T @ step.change, q - step.drift)
+    return rows - through - through @ q.T @ step.change @ q
 
 
 def polar_iteration(weight: Array, steps: int = 3) -> Array:

@@ -1,7 +1,8 @@
 """The specification: forward-only learning rules as explicit math on NumPy arrays.
 
-One module per subject; each opens with its source, its equations and a table of symbols, and its functions follow in
-the order of the equations. Nothing here imports torch.
+One module per subject. Each opens with its source and the paper's equations, numbered as in the paper where its numbers
+are known to us; ours follow in a section of their own, most of them by letters. A table of symbols comes next, then
+what the paper leaves open. Functions follow in the order of the equations. Nothing here imports torch.
 """
 
 from . import (

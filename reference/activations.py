@@ -44,7 +44,7 @@ def _elementwise(value: Callable[[Array], Array], derivative: Callable[[Array], 
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
-    """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
+    """a where a > 0, negative_slope a elsewhere; so is the derivative at 0. Raises ValueError unless it is finite."""
     check_finite("negative_slope", negative_slope)
 
     def derivative(a: Array) -> Array:

@@ -36,7 +36,7 @@ def _cells(size: int, count: int, pooling: Pooling) -> Array:
 
 
 def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Array:
-    """Equation (1): (batch, c, *grid). Raises ValueError for anything but maps."""
+    """Means or sums of each cell's pixels, equation (1): (batch, c, *grid). Raises ValueError unless h are maps."""
     check_option("pooling", pooling, Pooling)
     for count in grid:
         check_count("grid", count)
@@ -47,7 +47,7 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
 
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
-    """Equation (3) for maps of that height and width: (batch, c, *size)."""
+    """The adjoint for maps of that size, equation (3): (batch, c, *size). Raises ValueError unless y are maps."""
     check_images("y", y)
     check_option("pooling", pooling, Pooling)
     for pixels in size:

@@ -1,34 +1,40 @@
 """Convolutions padded with zeros or circularly, their adjoints, and kernels that are orthogonal.
 
-    (1)  y[o, i] = sum_(c, p) k[o, c, p] x[c, i + p - s]        circular: i is taken modulo the height and the width
-    (2)  its adjoint:  x[c, i] = sum_(o, p) k[o, c, p] y[o, i - p + s]
-    (3)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, i + p - s]        the update of a kernel from its factors
-    (4)  P = Q Q^T, R = S S^T;  t_j(u, v) = (P + (I - P) u) (R + (I - R) v)        of the bases Q, S of step j
-    (5)  T = t_1 t_2 ... t_(size-1);  kernel = H T where it narrows, T H where it widens        (BCOP)
+Padded with zeros: torch.nn.Conv2d without its bias.
 
-    (6)  y[o, i] = sum_(c, p) k[o, c, p] z[c, t i + p - q],  z = 0 outside of the image:  padded with zeros;
+    (1)  y[o, i] = sum_(c, p) k[o, c, p] z[c, t i + p - q],    z = 0 outside of the image;
          with groups, the n-th part of the outputs o sees the n-th part of the inputs c alone
-    (7)  its adjoint:  z[c, j] = sum_(o, p, i: t i + p - q = j) k[o, c, p] y[o, i]
-    (8)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, t i + p - q]        the update of a kernel from its factors
+    (2)  its adjoint:  z[c, j] = sum_(o, p, i: t i + p - q = j) k[o, c, p] y[o, i]
+    (3)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, t i + p - q]        the update of a kernel from its factors
 
-(4) and (5) are polynomials in the shifts u down and v to the right. Their coefficients are the taps of the kernel, and
-their products are block convolutions (Li, Haque, Anil, Lucas, Grosse and Jacobsen, 2019, "Preventing Gradient
-Attenuation in Lipschitz Constrained Convolutional Networks"). Each t_j is orthogonal as an operator, since P and R are
-symmetric projectors; so the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c_out >= c_in,
-if H has. This needs circular padding: with zero padding the border loses norm. Li et al. take Q as the first half of
-the columns of a full orthogonal matrix, and H as a corner of one; here these parts are the parameters.
+Circular, of square kernels: positions are taken modulo the height and the width.
+
+    (4)  y[o, i] = sum_(c, p) k[o, c, p] x[c, i + p - s]
+    (5)  its adjoint:  x[c, i] = sum_(o, p) k[o, c, p] y[o, i - p + s]
+    (6)  G[o, c, p] = 1/B sum_(samples, i) delta[o, i] z[c, i + p - s]
+
+Orthogonal kernels of (4): BCOP. Li, Haque, Anil, Lucas, Grosse and Jacobsen, "Preventing Gradient Attenuation in
+Lipschitz Constrained Convolutional Networks", NeurIPS 2019.
+
+    (7)  t_j(u, v) = (P + (I - P) u) (R + (I - R) v),    P = Q Q^T, R = S S^T of the bases Q, S of step j
+    (8)  T = t_1 t_2 ... t_(size-1);    kernel = H T where it narrows, T H where it widens
+
+(7) and (8) are polynomials in the shifts u down and v to the right. Their coefficients are the taps of the kernel, and
+their products are block convolutions. Each t_j is orthogonal as an operator, since P and R are symmetric projectors; so
+the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c_out >= c_in, if H has. Padding with
+zeros loses norm at the border. Li et al. take Q as the first half of the columns of a full orthogonal matrix, and H as
+a corner of one; here, these parts are the parameters.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x, z | x, z | (batch, c_in, height, width) | input |
 | y, delta | y, delta | (batch, c_out, height, width) | output; error factor |
-| k | kernel | (c_out, c_in, size, size) | kernel; i and p are pairs of row and column, s = size // 2 |
+| k | kernel | (c_out, c_in / groups, rows, columns) | kernel; i, j and p are pairs of row and column |
 | t, q | stride, padding | (2,) | steps between outputs; rows and columns of zeros put around the image |
+| s | size // 2 | | of a circular kernel, (c_out, c_in, size, size) |
 | H | mixing | (c_out, c_in) | what changes the number of channels, orthonormal rows or columns |
 | Q, S | bases[2j-2], bases[2j-1] | (c, c // 2) | orthonormal columns, c = max(c_in, c_out), j = 1..size-1 |
 | T | taps | (size, size, c, c) | coefficients by shift |
-
-(6) is torch.nn.Conv2d without its bias; a kernel of (1) is square.
 """
 
 from collections.abc import Sequence
@@ -50,7 +56,7 @@ __all__ = [
 
 
 def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Array:
-    """z[c, s i + p - q] for all i and p: (batch, c, height_out, width_out, *size)."""
+    """z[c, t i + p - q] for all i and p: (batch, c, height_out, width_out, *size)."""
     around = [(0, 0), (0, 0), *((q, q) for q in padding)]
     found = np.lib.stride_tricks.sliding_window_view(np.pad(z, around), size, axis=(2, 3))
     return found[:, :, :: stride[0], :: stride[1]]
@@ -59,7 +65,7 @@ def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: 
 def convolve(
     kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
 ) -> Array:
-    """Equation (6): (batch, c_out, height_out, width_out). Raises ValueError where sizes do not fit."""
+    """k * z, equation (1): (batch, c_out, height_out, width_out). Raises ValueError where sizes do not fit."""
     if kernel.ndim != 4 or 0 in kernel.shape:
         raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
     check_images("z", z)
@@ -87,7 +93,10 @@ def convolve_adjoint(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Array:
-    """Equation (7) for images of `size`, height and width: (batch, c_in, *size)."""
+    """The adjoint, equation (2), for images of `size`, height and width: (batch, c_in, *size).
+
+    Raises ValueError unless y is shaped as `convolve` gives it.
+    """
     check_images("y", y)
     shape = (len(y), kernel.shape[1] * groups, *size)
     expected = convolve(kernel, np.zeros(shape, y.dtype), stride, padding, groups).shape
@@ -110,7 +119,10 @@ def kernel_update(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Array:
-    """Equation (8) for a kernel of that size: (c_out, c_in / groups, *size)."""
+    """G of equation (3) for a kernel of that size: (c_out, c_in / groups, *size).
+
+    Raises ValueError where sizes do not fit.
+    """
     check_images("delta", delta)
     check_shape("z", z, (len(delta), *z.shape[1:]))
     windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
@@ -130,7 +142,7 @@ def _check_kernel(kernel: Array) -> None:
 
 
 def circular_convolve(kernel: Array, x: Array) -> Array:
-    """Equation (1): (batch, c_out, height, width). Raises ValueError for another number of channels."""
+    """k * x, equation (4): (batch, c_out, height, width). Raises ValueError for another number of channels."""
     _check_kernel(kernel)
     check_images("x", x)
     c_out, c_in, size, _ = kernel.shape
@@ -144,7 +156,7 @@ def circular_convolve(kernel: Array, x: Array) -> Array:
 
 
 def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
-    """Equation (2): (batch, c_in, height, width)."""
+    """The adjoint, equation (5): (batch, c_in, height, width). Raises ValueError for another number of channels."""
     _check_kernel(kernel)
     check_images("y", y)
     if y.shape[1] != len(kernel):
@@ -158,7 +170,7 @@ def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
 
 
 def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
-    """Equation (3): (c_out, c_in, size, size)."""
+    """G of equation (6): (c_out, c_in, size, size). Raises ValueError unless delta and z are images of one size."""
     check_images("delta", delta)
     check_count("size", size)
     check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
@@ -171,7 +183,7 @@ def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
 
 
 def _step(q: Array, s: Array) -> Array:
-    """Coefficients of t(u, v), equation (4), for bases q and s: (2, 2, c, c)."""
+    """Coefficients of t(u, v), equation (7), for bases q and s: (2, 2, c, c)."""
     p, r = q @ q.T, s @ s.T
     identity = np.eye(len(p), dtype=p.dtype)
     return np.array([[p @ r, p @ (identity - r)], [(identity - p) @ r, (identity - p) @ (identity - r)]])
@@ -199,7 +211,10 @@ def _check_bases(mixing: Array, bases: Sequence[Array]) -> None:
 
 
 def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
-    """Equation (5), shape (c_out, c_in, size, size), from 2 (size - 1) bases; without any, H itself as 1 x 1 kernel."""
+    """The kernel of equation (8) from 2 (size - 1) bases: (c_out, c_in, size, size).
+
+    Without any, H itself as 1 x 1 kernel. Raises ValueError for an odd number of bases, or bases of another shape.
+    """
     _check_bases(mixing, bases)
     if not bases:
         return mixing[:, :, None, None]
@@ -210,10 +225,10 @@ def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
 
 
 def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array) -> tuple[Array, list[Array]]:
-    """What an update of the kernel means for H and the bases: its product with the kernel's transposed derivative.
+    """What an update of the kernel means for H and the bases: its product with the transposed derivative of (8).
 
-    `gradient` is shaped like the kernel; the results are shaped like H and the bases. Nothing but this layer's own
-    parameters enters.
+    `gradient` is shaped as the kernel, the results as H and the bases: nothing but this layer's own parameters enters.
+    Raises ValueError as `orthogonal_kernel` does.
     """
     _check_bases(mixing, bases)
     size = len(bases) // 2 + 1

@@ -101,7 +101,7 @@ class _Linear:
 
 @dataclass(frozen=True, eq=False)
 class Mask(_Linear):
-    """The product with a mask shaped as the activities, dropout's for one."""
+    """The product with a mask, dropout's for one. `value` raises ValueError unless it is shaped as the activities."""
 
     mask: Array
 
@@ -203,7 +203,7 @@ class Layer(Protocol):
         """A'(z)^T d, a sample shaped as z's."""
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Equation (2), in the order of the parameters."""
+        """1/B sum_samples of the gradient of <delta, A(z)> by each parameter, equation (2): shaped like them."""
 
 
 class Dense(NamedTuple):
@@ -235,7 +235,7 @@ class Dense(NamedTuple):
         return d @ self.weight
 
     def update(self, z: Array, delta: Array) -> Update:
-        """1/B delta z^T, (n_out, n_in), and the mean of delta where there is a bias."""
+        """1/B sum delta z^T, (n_out, n_in), and mean delta for a bias. Raises ValueError where they do not fit."""
         check_batch("delta", delta)
         check_shape("z", z, (len(delta), z.shape[-1]))
         weight = delta.T @ z / len(delta)
@@ -356,7 +356,10 @@ def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:
-    """Equation (1). Raises ValueError, with the layer's index, where sizes do not fit."""
+    """z_l, a_l and h_l of every layer, equation (1).
+
+    Raises ValueError, with the layer's index, for sizes that misfit.
+    """
     inputs, preactivations, activities = [], [], []
     z = x
     for index, layer in enumerate(layers):
@@ -383,7 +386,7 @@ def scores(layers: Iterable[Layer], x: Array) -> Array:
 
 
 def updates(layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]]) -> tuple[Update, ...]:
-    """Equation (2) for every layer, from its factors delta_l and z_l."""
+    """G_l of every layer, equation (2), from delta_l and z_l. Raises ValueError unless each layer has its factors."""
     return tuple(layer.update(z, delta) for layer, (delta, z) in zip(layers, factors, strict=True))
 
 
@@ -401,7 +404,7 @@ def dense_chain(
     activations: Sequence[Activation],
     masks: Sequence[Array | None] | None = None,
 ) -> tuple[Dense, ...]:
-    """Dense layers, each with its activation and dropout mask, None for no mask."""
+    """Dense layers, each with its activation and mask, None for no mask. Raises ValueError for another number."""
     if masks is None:
         masks = [None] * len(weights)
     if len(masks) != len(weights):
@@ -413,7 +416,10 @@ def dense_chain(
 
 
 def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, ...), n_in the product of the others (He et al., 2015)."""
+    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, ...), n_in the product of the others (He et al., 2015).
+
+    Raises ValueError unless all sizes are positive.
+    """
     for n in shape:
         check_count("shape", n)
     bound = np.sqrt(6 / prod(shape[1:]))
@@ -421,7 +427,10 @@ def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 
 def dropout_masks(widths: Sequence[int], batch: int, rate: float, rng: np.random.Generator) -> tuple[Array | None, ...]:
-    """Inverted-dropout masks for layers of these widths, None for the last: entries 0 (share: rate) or 1/(1-rate)."""
+    """Inverted-dropout masks for layers of these widths, (batch, width) each, None for the last.
+
+    Entries are 0 with probability `rate`, else 1 / (1 - rate). Raises ValueError unless 0 <= rate < 1.
+    """
     for n in (*widths, batch):
         check_count("widths, batch", n)
     check_rate("rate", rate)

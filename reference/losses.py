@@ -1,5 +1,9 @@
 """Losses on class scores, and the output error e that the learning rules start from.
 
+    (1)  targets:        t = (1 - r) onehot(y) + r / K,    r the label smoothing
+    (2)  cross-entropy:  -sum_k t_k log softmax(s / T)_k,    e = (softmax(s / T) - t) / T
+    (3)  squared error:  1/2 sum_k (s_k - t_k)^2,    e = s - t,    r = 0
+
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | s | scores | (batch, K) | class scores, the output of the last layer |
@@ -9,7 +13,7 @@
 | e | (returned) | (batch, K) | dLoss/ds of each sample, not divided by the batch size |
 
 FOTON's authors multiply the scores by their T, which is 1/temperature here, and leave that factor out of e; then FOTON
-differs from backpropagation by it. We take the gradient, as the paper's text says: equality holds at any temperature.
+differs from backpropagation by it. We take the gradient, as the paper says: equality holds at any temperature.
 """
 
 import numpy as np
@@ -21,9 +25,9 @@ __all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error"
 
 
 def one_hot(labels: Labels, num_classes: int, label_smoothing: float = 0.0) -> Array:
-    """Rows with 1 at the label and 0 elsewhere, mixed with the uniform distribution: (batch, num_classes) float64.
+    """t of equation (1), 1 at the label, mixed with the uniform distribution: (batch, num_classes) float64.
 
-    Raises ValueError unless every label lies in 0..num_classes-1.
+    Raises ValueError unless every label lies in 0..num_classes-1 and 0 <= label_smoothing < 1.
     """
     check_count("num_classes", num_classes)
     check_rate("label_smoothing", label_smoothing)
@@ -41,7 +45,10 @@ def check_scores(scores: Array, labels: Labels) -> None:
 
 
 def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
-    """-sum_k t_k log softmax(s / T)_k, shape (batch,), in nats."""
+    """-sum_k t_k log softmax(s / T)_k of equation (2): (batch,), in nats.
+
+    Raises ValueError where labels do not fit the scores, and unless T > 0.
+    """
     check_scores(scores, labels)
     check_positive("temperature", temperature)
     check_rate("label_smoothing", label_smoothing)
@@ -52,7 +59,7 @@ def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label
 def cross_entropy_gradient(
     scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0
 ) -> Array:
-    """e = (softmax(s / T) - t) / T, shape (batch, K)."""
+    """e = (softmax(s / T) - t) / T of equation (2): (batch, K). Raises ValueError as `cross_entropy` does."""
     check_scores(scores, labels)
     check_positive("temperature", temperature)
     check_rate("label_smoothing", label_smoothing)
@@ -61,11 +68,11 @@ def cross_entropy_gradient(
 
 
 def squared_error(scores: Array, labels: Labels) -> Array:
-    """1/2 sum_k (s_k - t_k)^2, shape (batch,)."""
+    """1/2 sum_k (s_k - t_k)^2, equation (3): (batch,). Raises ValueError where labels do not fit the scores."""
     return 0.5 * np.sum(squared_error_gradient(scores, labels) ** 2, axis=1)
 
 
 def squared_error_gradient(scores: Array, labels: Labels) -> Array:
-    """e = s - t, shape (batch, K)."""
+    """e = s - t of equation (3): (batch, K). Raises ValueError where labels do not fit the scores."""
     check_scores(scores, labels)
     return scores - one_hot(labels, scores.shape[1]).astype(scores.dtype)

@@ -1,30 +1,31 @@
 """Orthogonal weight matrices: how far from orthogonal, and back to the nearest one.
 
-    (1)  G = W W^T if W is wide or square, W^T W if it is tall;   defect = max |G - I|
+Bjorck and Bowie, "An Iterative Algorithm for Computing the Best Estimate of an Orthogonal Matrix", SIAM Journal on
+Numerical Analysis 1971; (4) is what the authors of FOTON run (see `foton`).
+
+    (1)  G = W W^T if W is wide or square, W^T W if it is tall;    E = I - G,    defect = max |E|
     (2)  polar factor of W = U S V^T:  U V^T, the nearest matrix with orthonormal rows (or columns)
-    (3)  Bjorck step of order p:  W <- q_p(I - G) W (wide),  W q_p(I - G) (tall),
-         q_p(E) = sum_(k<=p) c_k E^k,  c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128, ...
+    (3)  Bjorck step of order p:  W <- q_p(E) W (wide),  W q_p(E) (tall),
+         q_p(E) = sum_(k<=p) c_k E^k,    c_k = binom(2k, k) / 4^k = 1, 1/2, 3/8, 5/16, 35/128, ...
+    (4)  W <- W / sigma, then 20 steps (3) of order 1,    sigma = |W v| after ten steps of v <- W^T W v / |W^T W v|
 
-    (4)  the same after a plain gradient step W' = W - s delta^T z, s = rate / B, from W with G = I, by its factors:
-         wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,   a = W z
-         tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,           r = delta W
+Ours.
 
-    (5)  the polar factor in the span of a few orthonormal rows Q alone:
-         W <- A W (wide),  W A (tall),    A = I + Q^T C Q,  C = (Q G Q^T)^(-1/2) - I
-    (6)  which leaves  E' = I - A G A:   v E' = v - (v A G) A,   v A G = v G + v Q^T C Q G
-
-    (7)  polar iteration:  W <- r_k(I - G) W (wide),  W r_k(I - G) (tall),  k = 1, 2, 3,    rho = |E^2|_F^(1/2)
+    (a)  the polar factor in the span of a few orthonormal rows Q alone:
+         W <- A W (wide),  W A (tall),    A = I + Q^T C Q,    C = (Q G Q^T)^(-1/2) - I
+    (b)  (a) leaves  E' = I - A G A:    v E' = v - (v A G) A,    v A G = v G + v Q^T C Q G
+    (c)  polar iteration:  W <- r_k(E) W (wide),  W r_k(E) (tall),    k = 1, 2, 3,    rho = |E^2|_F^(1/2)
          rho <= 0.9:  r_k = q_4;    otherwise W is divided by sqrt(1 + rho) first, and r_k of degree 4 has the least
          max |1 - s r_k(1 - s^2)| over the s that step k - 1 makes of [1/64, 1] and 1 % beyond
+    (d)  (3) after a plain gradient step W' = W - s delta^T z, s = rate / B, from W with G = I, by its factors:
+         wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,    a = W z
+         tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,            r = delta W
 
-    (8)  as FOTON's authors run (3):  W <- W / sigma, then 20 steps of order 1,    sigma = |W v| after ten steps of
-         power iteration,  v <- W^T W v / |W^T W v|
+q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one. A
+singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from anywhere in (0,
+`convergence_limit(p)`).
 
-q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one
-(Bjorck and Bowie, 1971). A singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from
-anywhere in (0, `convergence_limit(p)`).
-
-rho is at least |E|_2, so that (7) needs no search for the largest singular value and takes one decision. For rho <= 0.9
+rho is at least |E|_2, so that (c) needs no search for the largest singular value and takes one decision. For rho <= 0.9
 it ends within 1e-8 of the polar factor. Beyond, every singular value of at least sqrt(1 + rho) / 64 ends within 3.4e-4
 of 1. The coefficients are from Remez's algorithm, each step for what the one before leaves (Amsel et al., 2025, arXiv
 2505.16932). The 1 % is for rounding: factors of 11 digits (TF32) move singular values by up to 0.6 % in the first step,
@@ -36,10 +37,10 @@ and r_k grows fast where it was not made for.
 | G | gram | (n, n), n = min(n_out, n_in) | Gram matrix on the smaller side |
 | E | residual | (n, n) | I - G |
 | rho | radius | | bound on the spectral norm of E |
-| delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
-| a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
 | Q | q | (p, n) | orthonormal rows |
 | C | change | (p, p) | what is to be added in their span |
+| delta, z | delta, z | (batch, n_out), (batch, n_in) | factors of the weight's last update |
+| a | preactivation | (batch, n_out) | W z with the weight before the update, without bias |
 """
 
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ __all__ = [
 
 
 NEAR = 0.9
-"""rho of equation (7) up to which its steps are those of Bjorck."""
+"""rho of equation (c) up to which its steps are those of Bjorck."""
 
 WIDE = (
     (1.793182, -31.981693, 200.178271, -382.880153, 226.157094),
@@ -94,7 +95,7 @@ def defect(weight: Array) -> Array:
 
 
 def drift(weight: Array, rows: Array) -> Array:
-    """E of every row: (p, n) for rows (p, n)."""
+    """v E, equation (1), of every row v: (p, n) for rows (p, n)."""
     g = gram(weight)
     return rows @ (np.eye(len(g), dtype=g.dtype) - g)
 
@@ -103,42 +104,6 @@ def polar_factor(weight: Array) -> Array:
     """U V^T of the thin singular value decomposition, equation (2): same shape as the weight."""
     u, _, vt = np.linalg.svd(weight, full_matrices=False)
     return u @ vt
-
-
-def basis(rows: Array) -> Array:
-    """Q, orthonormal rows with the span of the given ones: (p, n), p <= n."""
-    return np.linalg.qr(rows.T)[0].T
-
-
-class PolarStep(NamedTuple):
-    """What `polar_within` gives: the new weight, C of equation (5), (p, p), and E of q before (p, n)."""
-
-    weight: Array
-    change: Array
-    drift: Array
-
-
-def polar_within(weight: Array, q: Array) -> PolarStep:
-    """Equation (5), the polar factor in the span of q (p, n), whose rows are orthonormal.
-
-    With q = basis(drift(weight, drift(weight, v))) for random v (p, n), these are the directions in which the weight is
-    farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
-    Directions in which the weight is 0 to rounding stay as they are.
-    """
-    wide = weight.shape[0] <= weight.shape[1]
-    image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
-    eigenvalues, vectors = np.linalg.eigh(image @ image.T)
-    rank = eigenvalues > len(q) * np.finfo(q.dtype).eps * eigenvalues[-1]
-    change = (vectors * (1 / np.sqrt(np.where(rank, eigenvalues, 1)) - 1)) @ vectors.T
-    new = weight + (q.T @ change @ image if wide else image.T @ change @ q)
-    return PolarStep(new, change, drift(weight, q))
-
-
-def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
-    """Equation (6): E' of rows after a step within q, from their E before, the weight unread: (rows, n)."""
-    a = np.eye(q.shape[1], dtype=q.dtype) + q.T @ step.change @ q
-    through = rows - drifts + rows @ q.T @ step.change @ (q - step.drift)  # v A G
-    return rows - through @ a
 
 
 def _coefficients(order: int) -> list[float]:
@@ -161,6 +126,7 @@ def convergence_limit(order: int) -> float:
     """Supremum of the singular values from which steps of this order converge to 1: sqrt(3) for order 1.
 
     Odd orders: where q_p vanishes (beyond, s changes sign). Even orders: where q_p returns to 1 (beyond, s grows).
+    Raises ValueError unless the order is a positive integer.
     """
     polynomial = np.polynomial.Polynomial(_coefficients(order))
     roots = (polynomial if order % 2 else polynomial - 1).roots()  # in E = 1 - s^2
@@ -182,7 +148,8 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
     """Q with which steps of equation (3) are W <- Q W (wide) or W Q (tall), from the Gram matrix alone: (n, n).
 
     With `rescale`, a Gram matrix that may lie outside the region of convergence is first divided by a bound on its
-    largest eigenvalue, so that the iteration cannot diverge; more steps are needed then.
+    largest eigenvalue, so that the iteration cannot diverge; more steps are needed then. Raises ValueError unless the
+    order is a positive integer.
     """
     identity = np.eye(len(gram), dtype=gram.dtype)
     factor = identity
@@ -196,15 +163,15 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
 
 
 def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
-    """Steps of equation (3), see `bjorck_factor`: same shape as the weight."""
+    """W after steps of equation (3), see `bjorck_factor`: shaped as the weight."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
 
 
 def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, iterations: int = 10) -> Array:
-    """Equation (8), v starting from `start`, (n_in,), at random: same shape as the weight.
+    """W after equation (4), v starting from `start`, (n_in,), at random: shaped as the weight.
 
-    The estimate of the largest singular value is from below. Singular values of less than 1e-3 of it do not reach 1.
+    sigma is at most the largest singular value. Singular values of less than 1e-3 of it do not reach 1.
     """
     v = start / np.linalg.norm(start)
     for _ in range(iterations):
@@ -213,8 +180,44 @@ def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, 
     return bjorck(weight / np.linalg.norm(weight @ v), order, steps, rescale=False)
 
 
+def basis(rows: Array) -> Array:
+    """Q, orthonormal rows with the span of the given ones: (p, n), p <= n."""
+    return np.linalg.qr(rows.T)[0].T
+
+
+class PolarStep(NamedTuple):
+    """What `polar_within` gives: the new weight, C of equation (a), (p, p), and E of q before, (p, n)."""
+
+    weight: Array
+    change: Array
+    drift: Array
+
+
+def polar_within(weight: Array, q: Array) -> PolarStep:
+    """The polar factor in the span of q alone, (p, n) with orthonormal rows, equation (a).
+
+    With q = basis(drift(weight, drift(weight, v))) for random v (p, n), these are the directions in which the weight is
+    farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
+    Directions in which the weight is 0 to rounding stay as they are.
+    """
+    wide = weight.shape[0] <= weight.shape[1]
+    image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
+    eigenvalues, vectors = np.linalg.eigh(image @ image.T)
+    rank = eigenvalues > len(q) * np.finfo(q.dtype).eps * eigenvalues[-1]
+    change = (vectors * (1 / np.sqrt(np.where(rank, eigenvalues, 1)) - 1)) @ vectors.T
+    new = weight + (q.T @ change @ image if wide else image.T @ change @ q)
+    return PolarStep(new, change, drift(weight, q))
+
+
+def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
+    """v E' of every row v after a step within q, from v E before, the weight unread, equation (b): (rows, n)."""
+    a = np.eye(q.shape[1], dtype=q.dtype) + q.T @ step.change @ q
+    through = rows - drifts + rows @ q.T @ step.change @ (q - step.drift)  # v A G
+    return rows - through @ a
+
+
 def polar_iteration(weight: Array, steps: int = 3) -> Array:
-    """Equation (7), the polar factor by a fixed number of steps: same shape as the weight.
+    """The polar factor by a fixed number of steps, equation (c): shaped as the weight.
 
     Steps beyond the third are Bjorck's.
     """
@@ -233,9 +236,10 @@ def polar_iteration(weight: Array, steps: int = 3) -> Array:
 
 
 def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: float, order: int = 9) -> Array:
-    """`bjorck` of W' for a weight that was orthogonal before the step, equation (4): same shape as W' = `stepped`.
+    """`bjorck` of W' = `stepped` by the step's factors, for a weight that was orthogonal before it, equation (d).
 
-    W' itself where tr E^6 >= 1, which bounds the spectral radius of E: the series need not converge there.
+    W' itself where tr E^6 >= 1, which bounds the spectral radius of E: the series need not converge there. Raises
+    ValueError unless the order is a positive integer.
     """
     s = rate / len(z)
     n_out, n_in = stepped.shape

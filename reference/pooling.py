@@ -8,8 +8,8 @@
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| g | g | (batch, c, height, width) | images; i and p are pairs of row and column |
-| h | h | (batch, c, height // n, width // n) | what becomes of them, with c n^2 channels in (5) |
+| g | g, x | (batch, c, height, width) | images; i and p are pairs of row and column |
+| h | y; d for an adjoint | (batch, c, height // n, width // n) | what becomes of them, with c n^2 channels in (5) |
 | n | size, factor | | side of the squares |
 | v | values | as g | what is taken where g is largest |
 
@@ -53,19 +53,28 @@ def _placed(squares: Array, size: int, shape: tuple[int, ...]) -> Array:
 
 
 def max_pool(g: Array, size: int) -> Array:
-    """Equation (1): (batch, c, height // size, width // size)."""
+    """The largest of each square, equation (1): (batch, c, height // size, width // size).
+
+    Raises ValueError unless g are images of at least one square.
+    """
     return _squares(g, size).max(axis=-1)
 
 
 def at_maxima(g: Array, values: Array, size: int) -> Array:
-    """Equation (2): of each square the value where g is largest, the first of equal ones, shaped as `max_pool(g)`."""
+    """Of each square the value where g is largest, the first of equal ones, equation (2): shaped as `max_pool(g)`.
+
+    Raises ValueError as `max_pool` does, and unless the values are shaped as g.
+    """
     check_shape("values", values, g.shape)
     places = _squares(g, size).argmax(axis=-1)[..., None]
     return np.take_along_axis(_squares(values, size), places, axis=-1)[..., 0]
 
 
 def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
-    """The adjoint of (2), d put where g is largest: as g."""
+    """The adjoint of (2), d put where g is largest, 0 elsewhere: as g.
+
+    Raises ValueError unless d is as `max_pool(g)`.
+    """
     squares = _squares(g, size)
     check_shape("d", d, squares.shape[:-1])
     largest = np.arange(size**2) == squares.argmax(axis=-1)[..., None]
@@ -73,18 +82,24 @@ def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
 
 
 def average_pool(g: Array, size: int) -> Array:
-    """Equation (3): (batch, c, height // size, width // size)."""
+    """The mean of each square, equation (3): shaped, and refused, as `max_pool`."""
     return _squares(g, size).mean(axis=-1)
 
 
 def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
-    """The adjoint of (3), d spread over its squares; of g only the shape of a sample matters: (batch, c, ...)."""
+    """The adjoint of (3), d / n^2 in all of its square: (batch, c, ...), shaped by the samples of g, of any number.
+
+    Raises ValueError unless a sample of d is shaped as one of `average_pool(g)`.
+    """
     check_shape("d", d, (len(d), *_squares(g, size).shape[1:-1]))
     return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:])
 
 
 def scaled_average_pool(x: Array, size: int) -> Array:
-    """Means of size x size pixels, times size: A A^T = I, where plain means would shrink differences by 1 / size^2."""
+    """n times the mean of each square, equation (4): A A^T = I, where the mean alone has A A^T = I / n^2.
+
+    (batch, c, height / size, width / size). Raises ValueError unless squares fill the image.
+    """
     check_images("x", x)
     check_count("size", size)
     batch, channels, height, width = x.shape
@@ -94,17 +109,19 @@ def scaled_average_pool(x: Array, size: int) -> Array:
 
 
 def scaled_average_pool_adjoint(y: Array, size: int) -> Array:
-    """The adjoint of `scaled_average_pool`: each pixel spread over its size x size block, divided by size."""
+    """The adjoint of (4), y / n in all of its square: (batch, c, size height, size width).
+
+    Raises ValueError unless y are images.
+    """
     check_images("y", y)
     check_count("size", size)
     return y.repeat(size, axis=2).repeat(size, axis=3) / size
 
 
 def unshuffle(x: Array, factor: int) -> Array:
-    """Blocks of factor x factor pixels become channels, (batch, c factor^2, height / factor, width / factor).
+    """Squares of pixels become channels, equation (5): (batch, c factor^2, height / factor, width / factor).
 
-    A permutation, hence orthogonal; the order is that of torch.nn.PixelUnshuffle. Raises ValueError for a height or
-    width that is no multiple of the factor.
+    The order is that of torch.nn.PixelUnshuffle. Raises ValueError unless squares fill the image.
     """
     check_images("x", x)
     check_count("factor", factor)
@@ -116,7 +133,10 @@ def unshuffle(x: Array, factor: int) -> Array:
 
 
 def shuffle(y: Array, factor: int) -> Array:
-    """The inverse of `unshuffle`, which is its adjoint too."""
+    """The inverse of (5), which is its adjoint too: (batch, c, factor height, factor width).
+
+    Raises ValueError unless the channels of y are a multiple of factor^2.
+    """
     check_images("y", y)
     check_count("factor", factor)
     if y.shape[1] % factor**2:
