@@ -39,7 +39,7 @@ class _FeedbackRule(OutputErrorRule):
 class FeedbackAlignment(_FeedbackRule):
     """Feedback alignment (Lillicrap et al., 2016): a backward pass through random arrays shaped like the weights.
 
-    Models for images may begin with Conv2d and MaxPool2d; their kernels have random kernels as feedback.
+    Models for images may begin with Conv2d and pooling; their kernels have random kernels as feedback.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class DirectFeedbackAlignment(_FeedbackRule):
 
     The matrices, (n_l, K), are uniform on +-scale sqrt(6 / K). With `signs` they receive only the signs of the error.
 
-    Models for images may begin with Conv2d and MaxPool2d; `image_size`, (height, width) of the images, gives the sizes
+    Models for images may begin with Conv2d and pooling; `image_size`, (height, width) of the images, gives the sizes
     of their feature maps. `by_channel=True` gives all positions of a channel one row of the matrix (ours, as positions
     share a kernel). The matrices of maps are drawn at `scale` / sqrt(positions), or / positions with `by_channel`:
     the update of a kernel is a sum over positions.

@@ -59,7 +59,7 @@ class ForwardForward(LayeredRule):
     channel. "pairs" are SCFF's [x_i, x_i] against [x_i, x_j] through the same first weights: x_i and (x_i + x_j) / 2.
     They are normalised before they are added and not again, since the length of the sum separates it from a sample.
 
-    Models for images may begin with Conv2d, each with an activation and MaxPool2d. Use `SymBa` there, or the threshold
+    Models for images may begin with Conv2d, each with an activation and pooling. Use `SymBa` there, or the threshold
     loss with `goodness="mean-square"`. A goodness that is summed over all positions puts both streams of nearly every
     sample far on the same side of theta, where the loss moves them together. With `labels="planes"` the label does not
     overwrite pixels: the first convolution takes K more channels than the images have, one for each class.

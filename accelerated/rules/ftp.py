@@ -38,7 +38,7 @@ class Ftp(OutputErrorRule):
     With ReLU a rate that suits backpropagation may be too large: training then ends at chance or in NaN. A `scale` of
     0.1, or a rate that is smaller by that much, is the remedy.
 
-    Models for images may begin with Conv2d and MaxPool2d; `image_size`, (height, width) of the images, gives the sizes
+    Models for images may begin with Conv2d and pooling; `image_size`, (height, width) of the images, gives the sizes
     of their feature maps. Where the first target is that of a map (or of the images), `by_channel`, the default there,
     gives all positions of a channel one row of G (ours, as positions share a kernel); False gives each position its
     own, as in the paper, and diverged with ReLU through two convolutions. G is drawn at `scale` / positions, or

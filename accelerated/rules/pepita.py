@@ -21,7 +21,7 @@ class Pepita(OutputErrorRule):
     `prograde.reference.pepita`. `second_pass="full"` runs the modulated pass in place of differences to the clean one:
     equal but for rounding, as on `Hardware`.
 
-    Models for images may begin with Conv2d and MaxPool2d; `image_size` is (height, width) of the images.
+    Models for images may begin with Conv2d and pooling; `image_size` is (height, width) of the images.
     The paper has one convolution; through two, training was at chance with ReLU and far behind with Tanh.
     """
 
