@@ -1,11 +1,10 @@
 """The two implementations that a test compares, behind one face.
 
-A test writes each computation once, `lambda side, network, x: side.foton.updates(side.network(network), x)`, and the
-harness runs it on the reference and on the twin.
+A test writes each computation once, `lambda side, network, x, y: side.foton.updates(side.chain(network), x, y)`, and
+the harness runs it on the reference and on the twin.
 """
 
 from collections.abc import Callable
-from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -36,7 +35,6 @@ MODULES = (
     "convolution",
     "pooling",
     "layers",
-    "convolutional_network",
     "backprop",
     "orthogonality",
     "pepita",
@@ -55,7 +53,7 @@ MODULES = (
     "hardware",
 )
 OURS = "prograde.accelerated"
-LENT = ("activations", "losses", "network", "convolution", "pooling", "layers", "convolutional_network")
+LENT = ("activations", "losses", "convolution", "pooling", "layers")
 """What algorithms are made of, ours where a package of torch functions lacks it."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -81,7 +79,7 @@ class Convolution(NamedTuple):
 
 
 class Padded(NamedTuple):
-    """A convolution padded with zeros as plain operands; see `convolutional_network.Convolution`."""
+    """A convolution padded with zeros as plain operands; see `layers.Convolution`."""
 
     kernel: Any
     bias: Any
@@ -122,14 +120,9 @@ class Side:
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> ModuleType:
-        if name in MODULES and name != "network":
+        if name in MODULES:
             return self.module(name)
         raise AttributeError(name)
-
-    @cached_property
-    def net(self) -> ModuleType:
-        """The module `network`."""
-        return self.module("network")
 
     def chain(self, network: Dense | Images, masks: Any = None) -> Any:
         """The layers of a network of this side, for its functions; `masks` has a dropout mask or None for each.
@@ -162,17 +155,6 @@ class Side:
         if isinstance(network, Images) and isinstance(network.layers[0], Convolution):
             return self.pooling.unshuffle(x, network.layers[0].factor)
         return x
-
-    def network(self, dense: Dense) -> Any:
-        """A network of this side, for its functions."""
-        table = self.activations.ACTIVATIONS
-        return self.net.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
-
-    def padded_network(self, images: Images) -> Any:
-        """A network of convolutions padded with zeros of this side, for its functions."""
-        module, table = self.module("convolutional_network"), self.activations.ACTIVATIONS
-        layers = (module.Convolution(*layer._replace(activation=table[layer.activation])) for layer in images.layers)
-        return module.ConvolutionalNetwork(tuple(layers), self.network(images.dense))
 
     def operands(self, tree: Any) -> Any:
         """float64 and integer NumPy arrays as arrays of this side, floats rounded to its precision."""

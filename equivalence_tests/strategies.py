@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from prograde.reference import activations, forward_forward, layers, network, orthogonality, pair_losses
+from prograde.reference import forward_forward, layers, orthogonality, pair_losses
 
-from .sides import Dense
+from .sides import Dense, Images, Padded, ReferenceSide
 
 WIDTHS = (2, 3, 5, 8, 13, 16, 17, 24, 33)
 BATCHES = (1, 2, 3, 7, 16, 33)
@@ -100,17 +100,11 @@ def kink_distance(name: str, a: Any) -> Any:
     return np.full(len(a), np.inf)
 
 
-def reference_network(dense: Dense) -> network.Network:
-    """The operands as a network of the reference."""
-    table = activations.ACTIVATIONS
-    return network.Network(dense.weights, dense.biases, tuple(table[name] for name in dense.activations))
-
-
 def clear_of_kinks(dense: Dense, batch: int, masks: Any, rng: np.random.Generator) -> Any:
     """A batch x, (batch, n_0), with pre-activations `KinkDistance.size` away from every kink that silence no layer."""
     x = rng.standard_normal((batch, dense.weights[0].shape[1]))
     for _ in range(300):
-        clean = network.forward(reference_network(dense), x, masks)
+        clean = layers.forward(ReferenceSide().chain(dense, masks), x)
         distances = [kink_distance(name, a) for name, a in zip(dense.activations, clean.preactivations, strict=True)]
         alive = [np.any(h != 0, axis=1) for h in clean.inputs]
         redraw = (np.min(distances, axis=0) < KinkDistance.size) | ~np.all(alive, axis=0)
@@ -176,6 +170,69 @@ def keeping_masks(widths: list[int], batch: int, rng: np.random.Generator) -> An
         if mask is not None:
             mask[:, rng.integers(mask.shape[1])] = 1 / 0.7
     return masks
+
+
+class PaddedCase(NamedTuple):
+    """A convolutional network with a batch: x (batch, c_0, height, width), labels (batch,)."""
+
+    images: Images
+    x: Any
+    labels: Any
+
+    @property
+    def depth(self) -> int:
+        return len(self.images.layers) + len(self.images.dense.weights)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.images.dense.weights[-1])
+
+    def feature_map(self) -> tuple[int, ...]:
+        """The shape of the first convolution's output."""
+        return tuple(ReferenceSide().chain(self.images)[0].value(self.x).shape[1:])
+
+
+@st.composite
+def padded_cases(
+    draw: st.DrawFn, activations: tuple[str, ...] = SMOOTH, max_convolutions: int = 2, groups: bool = False
+) -> PaddedCase:
+    """One or two convolutions of any stride, padding and shape of kernel, and at most one dense hidden layer.
+
+    With `groups` each convolution has as many as divide its channels, one among them.
+    """
+    rng = draw(seeds())
+    activation = draw(st.sampled_from(activations), label="activation")
+    biases = draw(st.booleans(), label="biases")
+    channels = draw(st.integers(1, 3), label="channels")
+    size = [draw(st.integers(7, 10), label="pixels") for _ in range(2)]
+    x = rng.standard_normal((draw(st.sampled_from([1, 3, 5]), label="batch"), channels, *size))
+    layers = []
+    for _ in range(draw(st.integers(1, max_convolutions), label="convolutions")):
+        kernel = [draw(st.integers(1, 3), label="kernel") for _ in range(2)]
+        stride = (draw(st.integers(1, 2), label="stride"), 1)
+        padding = (draw(st.integers(0, 1), label="padding"), draw(st.integers(0, 1), label="padding"))
+        c_out = draw(st.integers(2, 4), label="channels")
+        divisors = [n for n in range(1, c_out + 1) if groups and channels % n == c_out % n == 0]
+        parts = draw(st.sampled_from(divisors or [1]), label="groups")
+        seen = channels // parts
+        weights = rng.standard_normal((c_out, seen, *kernel)) / np.sqrt(seen * np.prod(kernel))
+        sides = zip(size, kernel, stride, padding, strict=True)
+        size = [(n + 2 * around - k) // step + 1 for n, k, step, around in sides]
+        pool = draw(st.sampled_from([n for n in POOLS if n <= min(size)]), label="pool")
+        size = [n // pool for n in size]
+        bias = 0.3 * rng.standard_normal(c_out) if biases else None
+        layers.append(Padded(weights, bias, activation, stride, padding, pool, parts))
+        channels = c_out
+        if min(size) < 3:
+            break
+    widths = [channels * size[0] * size[1], *draw(st.sampled_from([(), (5,)]), label="hidden"), 4]
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    dense = Dense(
+        tuple(rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes),
+        tuple(0.3 * rng.standard_normal(n) if biases else None for n in widths[1:]),
+        (activation,) * (len(shapes) - 1) + ("identity",),
+    )
+    return PaddedCase(Images(tuple(layers), dense), x, rng.integers(0, 4, len(x)))
 
 
 class Streams(NamedTuple):

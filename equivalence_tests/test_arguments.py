@@ -63,12 +63,16 @@ INVERSE = Dense((np.ones((5, 4)),), (np.zeros(5),), ("tanh",))
 HEAD = Dense((RNG.standard_normal((2, 16)),), (np.zeros(2),), ("identity",))
 
 
-def net(dense: Dense) -> Lazy:
-    return Lazy(lambda s: s.network(s.operands(dense)))
-
-
 def chain_of(dense: Dense) -> Lazy:
     return Lazy(lambda s: s.chain(s.operands(dense)))
+
+
+def first_weight(weight: Any) -> Lazy:
+    return chain_of(DENSE._replace(weights=(weight, *DENSE.weights[1:])))
+
+
+def first_bias(bias: Any) -> Lazy:
+    return chain_of(DENSE._replace(biases=(bias, None, None)))
 
 
 def masked_chain(mask: Any) -> Lazy:
@@ -87,11 +91,7 @@ def circular(bias: Any) -> Lazy:
 
 def padded(bias: Any) -> Lazy:
     images = Images((Padded(KERNEL, bias, "tanh", (1, 1), (1, 1), 2),), HEAD)
-    return Lazy(lambda s: s.padded_network(s.operands(images)))
-
-
-def padded_layer(bias: Any) -> Lazy:
-    return Lazy(lambda s: padded(bias).make(s).layers[0])
+    return Lazy(lambda s: s.chain(s.operands(images)))
 
 
 def goodness(**changed: Any) -> Lazy:
@@ -115,14 +115,11 @@ def hybrid(theta: int = 2, read: int = 1) -> Lazy:
 
 CHAIN, INVERSE_CHAIN = chain_of(DENSE), chain_of(INVERSE)
 CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
-MAPS = Lazy(lambda s: s.chain(s.operands(Images((Padded(KERNEL, None, "tanh", (1, 1), (1, 1), 2),), HEAD))))
+MAPS = padded(None)
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
 FIRST, HIDDEN = Lazy(lambda s: CHAIN.make(s)[:1]), Lazy(lambda s: CHAIN.make(s)[:2])
-NET, INVERSES, RNN = net(DENSE), net(INVERSE), rnn(np.zeros(3))
-PADDED_NET, GOODNESS, LOCAL = padded(None), goodness(), Lazy(local_layers)
-PASSED = Lazy(lambda s: s.net.forward(NET.make(s), s.operands(X)))
+RNN, GOODNESS, LOCAL = rnn(np.zeros(3)), goodness(), Lazy(local_layers)
 STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
-PADDED_PASS = Lazy(lambda s: s.convolutional_network.forward(PADDED_NET.make(s), s.operands(IMAGES)))
 SUM_OF_SQUARES = Lazy(lambda s: s.goodness.sum_of_squares)
 CROSS_ENTROPY = Lazy(lambda s: s.score_losses.cross_entropy())
 CROSSBAR = Lazy(lambda s: s.hardware.Crossbar())
@@ -344,28 +341,22 @@ ROWS: list[Row] = [
     row("hardware.clipped", "weight_range: nan, expected a positive", X, NAN),
     row("hardware.programmed", "deviation: nan, expected 0 or more", X, X, NAN),
     row("hardware.programmed", "noise: shape (4, 1), expected (4, 3)", X, X[:, :1]),
-    # Dense networks
-    row("network.forward", EMPTY, NET, X[:0]),
-    row("network.forward", "x: shape (3,), expected (batch, n_0)", NET, X[0]),
-    row(
-        "network.forward",
-        "weights[0]: shape (0, 3), expected (n_out, n_in)",
-        net(DENSE._replace(weights=(np.ones((0, 3)), *DENSE.weights[1:]))),
-        X,
-    ),
-    row(
-        "network.forward",
-        "biases[0]: shape (1,), expected (5,)",
-        net(DENSE._replace(biases=(np.zeros(1), None, None))),
-        X,
-    ),
-    row("network.forward", "masks[0]: shape (4, 1), expected (4, 5)", NET, X, (np.ones((4, 1)), None, None)),
-    row("network.forward", "masks: 4, expected 3, a mask or None for each layer", NET, X, (None,) * 4),
-    row("network.scores", "x: shape (3,), expected (batch, n_0)", NET, X[0]),
-    row("network.scores", "weights[0] has 3 columns, but its input has 2", NET, X[:, :2]),
-    row("network.layer_update", "delta: shape (0, 3), expected (batch, n)", X[:0], X[:0], None),
-    row("network.layer_update", "z: shape (1, 3), expected (4, 3)", X, X[:1], None),
-    row("network.batch_mean_updates", "delta: shape (0, 3)", NET, [(X[:0], X[:0])] * 3),
+    # Layers
+    row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, n)", CHAIN, X[:0]),
+    row("layers.forward", "layers[0]: z: shape (3,), expected (batch, n)", CHAIN, X[0]),
+    row("layers.forward", "layers[0]: weight: shape (0, 3), expected (n_out, n_in)", first_weight(np.ones((0, 3))), X),
+    row("layers.forward", "layers[0]: bias: shape (1,), expected (5,)", first_bias(np.zeros(1)), X),
+    row("layers.forward", "layers[0]: mask: shape (4, 1), expected (4, 5)", masked_chain(np.ones((4, 1))), X),
+    row("layers.forward", "layers[0]: z: shape (0, 2, 4, 4), expected (batch, channels", MAPS, IMAGES[:0]),
+    row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", padded(np.zeros(1)), IMAGES),
+    row("layers.forward", "layers[0]: x: shape (0, 2, 4, 4), expected (batch, channels", circular(None), IMAGES[:0]),
+    row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
+    row("layers.scores", "z: shape (3,), expected (batch, n)", CHAIN, X[0]),
+    row("layers.scores", "z: 2 units, but the weight has 3 columns", CHAIN, X[:, :2]),
+    row("layers.updates", "delta: shape (0, 3), expected (batch, n)", CHAIN, [(X[:0], X[:0])] * 3),
+    row("layers.updates", "z: shape (1, 3), expected (4, 3)", CHAIN, [(X, X[:1])] * 3),
+    row("layers.updates", "delta: shape (0, 2, 4, 4)", MAPS, [(IMAGES[:0], IMAGES[:0]), (X, X)]),
+    row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
     row("layers.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
     *(
         row("layers.dropout_masks", f"rate: {rate}, expected 0 or more and less than 1", (3, 2), 4, rate, None)
@@ -583,20 +574,13 @@ ROWS: list[Row] = [
         IMAGES,
         groups=2,
     ),
-    row("convolutional_network.activate", "bias: shape (1,), expected (4,)", padded_layer(np.zeros(1)), IMAGES),
     row("pooling.max_pool", "size: 5, expected 1..4", IMAGES, 5),
     row("pooling.average_pool", "size: 5, expected 1..4", IMAGES, 5),
     row("pooling.at_maxima", "values: shape (1, 2, 4, 4), expected (4, 2, 4, 4)", IMAGES, IMAGES[:1], 2),
     row("pooling.max_pool_vjp", "d: shape (4, 2, 4, 4), expected (4, 2, 2, 2)", IMAGES, IMAGES, 2),
     row("pooling.average_pool_adjoint", "d: shape (4, 2, 4, 4), expected (4, 2, 2, 2)", IMAGES, IMAGES, 2),
     row("convolution.convolve_adjoint", "y: shape (4, 2, 4, 4), expected (4, 4, 3, 3)", KERNEL, IMAGES, (5, 5)),
-    row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, n)", CHAIN, X[:0]),
-    row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
-    row("layers.forward", "layers[0]: x: shape (0, 2, 4, 4), expected (batch, channels", circular(None), IMAGES[:0]),
-    row("layers.forward", "layers[0]: mask: shape (4, 4), expected (4, 5)", masked_chain(np.ones((4, 4))), X),
-    row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
     row("pooling.max_pool", "size: 0, expected 1..4", IMAGES, 0),
-    row("convolutional_network.forward", "z: shape (0, 2, 4, 4), expected (batch, channels", PADDED_NET, IMAGES[:0]),
     row(
         "convolution.kernel_update",
         "z: shape (1, 2, 4, 4), expected (4, 2, 4, 4)",
@@ -606,7 +590,6 @@ ROWS: list[Row] = [
         (1, 1),
         (1, 1),
     ),
-    row("convolutional_network.layer_update", "delta: shape (0, 2, 4, 4)", IMAGES[:0], IMAGES[:0], padded_layer(None)),
     # Forward-Forward
     *of_labels("forward_forward.overlay", X, LABEL, 2),
     *of_labels("forward_forward.overlay", IMAGES, LABEL, 2),
@@ -699,8 +682,6 @@ FREE = {
     "layers.changed": "as `activity`",
     "layers.pulled_back": "as `activity`",
     "layers.pushed": "as `activity`",
-    "layers.scores": "layers that say themselves what they refuse",
-    "layers.updates": "as `scores`",
     "layers.without_dropped": "as `activity`",
     "foton.credit_operators": "weights of a network that `forward` takes",
     "foton.differences": "part of `update_factors`",
@@ -709,9 +690,7 @@ FREE = {
     "ftp.project": "part of `first_difference`",
     "hardware.random_noise": "any shape",
     "local_classifiers.concatenated": "activities of layers that have run",
-    "network.activation_differences": "part of a rule's `update_factors`",
-    "network.affine": "any weight",
-    "network.collect": "updates of layers",
+    "network": "parts of `recurrent`",
     "recurrent.elman": "any activation",
     "scores.features_adjoint": "part of a score's credit",
     "scores.no_penalty": "any parameters",
@@ -728,7 +707,7 @@ def made(side: Side, operands: Any) -> Any:
 def refusal(side: Side, wrong: Row) -> str:
     """What the call is refused with, or that it is accepted."""
     module, function = wrong.name.split(".")
-    called = getattr(side.net if module == "network" else side.module(module), function)
+    called = getattr(side.module(module), function)
     try:
         found = called(*made(side, wrong.arguments), **side.operands(wrong.settings))
         if wrong.then is not None:
@@ -756,7 +735,7 @@ def test_nan_is_passed_on(side: Side):
     h[1, 2] = NAN
     h = side.operands(h)
     for name, found in (
-        ("scores", side.net.forward(NET.make(side), h).scores),
+        ("scores", side.layers.forward(CHAIN.make(side), h).scores),
         ("updates", side.backprop.updates(CHAIN.make(side), h, side.operands(LABELS))[0][0]),
         ("direction", side.normalisations.direction(h)),
         ("direction_vjp", side.normalisations.direction_vjp(h, side.operands(X))),

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import Convolution, Dense, Images, ReferenceSide, Side, map_arrays
-from prograde.equivalence_tests.strategies import Case, cases, seeds
-from prograde.equivalence_tests.test_convolutional_network import padded_cases
+from prograde.equivalence_tests.strategies import Case, cases, padded_cases, seeds
 from prograde.equivalence_tests.test_foton import image_cases
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import backprop, layers, losses

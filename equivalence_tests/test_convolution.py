@@ -1,4 +1,7 @@
-"""Convolutions on a torus: twin against reference, adjoints, and what makes a kernel orthogonal."""
+"""Convolutions on a torus and padded with zeros: twin against reference, adjoints, and what makes a kernel orthogonal.
+
+The adjoints and updates of those padded with zeros are tested as layers' are.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.signal import correlate2d
 
-from prograde.equivalence_tests.sides import Side
-from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.sides import Padded, Side
+from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import convolution, orthogonality, pooling
 
@@ -193,3 +197,73 @@ def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
 def test_another_number_of_channels_is_refused(side: Side):
     with pytest.raises(ValueError, match="x: 2 channels, but the kernel takes 3"):
         side.convolution.circular_convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))
+
+
+# Padded with zeros
+
+
+@given(case=padded_cases(max_convolutions=1))
+def test_the_reference_convolves_as_scipy_does(case: PaddedCase):
+    layer = case.images.layers[0]
+    assert isinstance(layer, Padded)
+    around = [(0, 0), (0, 0), *((q, q) for q in layer.padding)]
+    expected = np.array(
+        [
+            [
+                sum(correlate2d(z, k, mode="valid") for z, k in zip(image, kernel, strict=True))
+                for kernel in layer.kernel
+            ]
+            for image in np.pad(case.x, around)
+        ]
+    )[:, :, :: layer.stride[0], :: layer.stride[1]]
+    ours = convolution.convolve(layer.kernel, case.x, layer.stride, layer.padding)
+    assert ours.shape == expected.shape
+    assert rms(ours - expected) <= 1e-13 * rms(expected), "convolve is not SciPy's correlation"
+
+
+class Grouped(NamedTuple):
+    """A convolution's kernel, stride, padding and groups, its input and a delta of its output."""
+
+    kernel: Any
+    place: tuple[tuple[int, int], tuple[int, int], int]
+    z: Any
+    delta: Any
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> Grouped:
+    """1 to 3 groups of 1 to 3 channels each way."""
+    groups, c_in, c_out = (draw(st.integers(1, 3), label=label) for label in ("groups", "c_in", "c_out"))
+    rng = draw(seeds())
+    kernel, z = rng.standard_normal((groups * c_out, c_in, 3, 2)), rng.standard_normal((3, groups * c_in, 6, 5))
+    return Grouped(kernel, ((2, 1), (1, 0), groups), z, rng.standard_normal((3, groups * c_out, 3, 4)))
+
+
+@given(case=grouped())
+def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
+    """A kernel without groups whose blocks off the diagonal are 0; of its update, the blocks on it."""
+    *place, groups = case.place
+    c_out, c_in = (n // (groups if i == 0 else 1) for i, n in enumerate(case.kernel.shape[:2]))
+    whole = np.zeros((groups * c_out, groups * c_in, 3, 2))
+    for n in range(groups):
+        rows = slice(n * c_out, (n + 1) * c_out)
+        whole[rows, n * c_in : (n + 1) * c_in] = case.kernel[rows]
+    module = side.convolution
+    kernel, z, delta, blocks = side.operands((case.kernel, case.z, case.delta, whole))
+    ours, theirs = side.results((module.convolve(kernel, z, *place, groups), module.convolve(blocks, z, *place)))
+    assert rms(ours - theirs) <= 64 * side.eps * rms(theirs), "blocks of the kernel"
+    ours = side.results(module.kernel_update(delta, z, (3, 2), *place, groups))
+    theirs = side.results(module.kernel_update(delta, z, (3, 2), *place))
+    for n in range(groups):
+        rows = slice(n * c_out, (n + 1) * c_out)
+        block = theirs[rows, n * c_in : (n + 1) * c_in]
+        assert rms(ours[rows] - block) <= 64 * side.eps * rms(block), "blocks of the update"
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((2, 3, 8, 8), "z: 3 channels"), ((2, 2, 1, 8), "z: 1 pixels a side, with 0 around")]
+)
+def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str):
+    kernel, z = side.operands((np.ones((4, 2, 3, 3)), np.ones(shape)))
+    with pytest.raises(ValueError, match=message):
+        side.convolution.convolve(kernel, z)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side
-from prograde.equivalence_tests.strategies import seeds, streams
-from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import cumulative_goodness, forward_forward, goodness, layers, pair_losses
 

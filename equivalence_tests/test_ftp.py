@@ -16,8 +16,7 @@ from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import reference_layers
 from prograde.equivalence_tests.sides import OURS, Dense, Images, Padded, ReferenceSide, Side, TwinSide
-from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, seeds
-from prograde.equivalence_tests.test_convolutional_network import padded_cases
+from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import ftp, layers, orthogonality
 

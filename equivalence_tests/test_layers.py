@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import ReferenceSide, Side
-from prograde.equivalence_tests.strategies import SMOOTH, Case, cases, seeds
-from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.strategies import SMOOTH, Case, PaddedCase, cases, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import activations, layers, pooling
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from prograde.equivalence_tests.sides import Images, Padded, ReferenceSide, Side, TwinSide
-from prograde.equivalence_tests.strategies import seeds
-from prograde.equivalence_tests.test_convolutional_network import PaddedCase, padded_cases
+from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import local_classifiers
 

@@ -71,27 +71,16 @@ def model_of(network: Dense | Images) -> nn.Sequential:
     return nn.Sequential(*layers, *sequential(network.dense))
 
 
-def gradients(rule: Rule) -> Any:
-    """What the rule left in .grad, shaped like the reference's Updates."""
-    from prograde.reference.network import Updates
-
-    linears = [unit.module for unit in rule.units]
-    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
-    return Updates(
-        tuple(linear.weight.grad for linear in linears),
-        tuple(None if linear.bias is None else linear.bias.grad for linear in linears),
-    )
-
-
 def layer_gradients(rule: Rule) -> Any:
     """What the rule left in .grad, as the updates of its layers."""
+    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None)
     parameters = [(*unit.weights, unit.bias) for unit in rule.units]
     return tuple(tuple(p.grad for p in own if p is not None) for own in parameters)
 
 
 def credited(rule: Rule, x: Any, labels: Any) -> Any:
     rule.assign_credit(x.unflatten(1, (1, -1)), labels)
-    return gradients(rule)
+    return layer_gradients(rule)
 
 
 @given(case=cases(dropout=False))
@@ -100,8 +89,7 @@ def test_backprop(twin: Side, compare: Comparison, case: Case):
         if isinstance(side, ReferenceSide):
             return side.backprop.updates(side.chain(dense), x, labels)
         rule = Backprop(sequential(dense))
-        credited(rule, x, labels)
-        return layer_gradients(rule)
+        return credited(rule, x, labels)
 
     compare(twin, "Backprop", updates, *case[:3])
 
@@ -115,8 +103,7 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
             gradient = getattr(side.losses, f"{loss}_gradient")
             return side.foton.updates(side.chain(dense), x, labels, output_gradient=gradient)
         rule = Foton(sequential(dense), orthogonality_tolerance=LIMIT, loss=loss)
-        credited(rule, x, labels)
-        return layer_gradients(rule)
+        return credited(rule, x, labels)
 
     compare(twin, "Foton", updates, *case[:3])
 
@@ -131,8 +118,7 @@ def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options
         if isinstance(side, ReferenceSide):
             return side.foton.updates(side.chain(dense), x, labels, **options)
         rule = Foton(sequential(dense), orthogonality_tolerance=LIMIT, recompute=recompute, **options)
-        credited(rule, x, labels)
-        return layer_gradients(rule)
+        return credited(rule, x, labels)
 
     compare(twin, "Foton", updates, *case[:3])
 
@@ -180,8 +166,7 @@ def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generat
             return side.ftp.updates(side.chain(dense), feedback, x, labels, phi=activation, **options)
         rule = Ftp(sequential(dense), phi=phi, **options)
         rule.feedback.copy_(feedback)
-        credited(rule, x, labels)
-        return layer_gradients(rule)
+        return credited(rule, x, labels)
 
     compare(twin, "Ftp", updates, *case[:3], feedback)
 
@@ -231,8 +216,7 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
             negative = (labels + torch.randint(1, 5, labels.shape, generator=draw).cpu().numpy()) % 5
             return side.forward_forward.updates(side.chain(dense), x, labels, negative, 5, amplitude=4.0)
         rule = ForwardForward(sequential(dense), num_classes=5, generator=seeded(7))
-        credited(rule, x, labels)
-        return layer_gradients(rule)
+        return credited(rule, x, labels)
 
     compare(twin, "ForwardForward", updates, *case[:3])
 

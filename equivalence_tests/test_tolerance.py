@@ -105,7 +105,7 @@ def test_sums_may_be_taken_in_any_order(terms: int, positive: bool):
     a, b = rng.standard_normal((7, terms)), rng.standard_normal((terms, 5))
     if positive:
         a, b = np.abs(a), np.abs(b)
-    moves = movement("product", lambda side, a, b: side.net.affine(b.T, None, a), (a, b), EPS["float32"])
+    moves = movement("product", lambda side, a, b: side.layers.Dense(b.T, None).value(a), (a, b), EPS["float32"])
     error = rms(one_after_another(a, b) - a.astype(np.float32).astype(float) @ b.astype(np.float32).astype(float))
     assert error <= FACTOR * EPS["float32"] * moves["product"]
     assert FACTOR * EPS["float32"] * moves["product"] < 1e-4 * rms(np.abs(a) @ np.abs(b)), "too wide"

@@ -23,19 +23,18 @@ STEPS = 30
 def descend(side: Side, dense: Any, updates: Any, rate: float, orthogonal: bool = False) -> tuple[Any, ...]:
     """The weights and biases after STEPS plain steps; hidden weights orthogonalised after each, if asked."""
     for _ in range(STEPS):
-        step = updates(dense)
-        weights = [w - rate * u for w, u in zip(dense.weights, step.weights, strict=True)]
+        dense = moved(dense, updates(dense), rate)
         if orthogonal:
-            weights[:-1] = [side.orthogonality.bjorck(w) for w in weights[:-1]]
-        biases = [None if b is None else b - rate * u for b, u in zip(dense.biases, step.biases, strict=True)]
-        dense = Dense(tuple(weights), tuple(biases), dense.activations)
+            *hidden, last = dense.weights
+            dense = dense._replace(weights=(*map(side.orthogonality.bjorck, hidden), last))
     return dense[:2]
 
 
-def paired(side: Side, updates: Any) -> Any:
-    """The updates of layers, all weights' and all biases'."""
-    weights, biases = zip(*((layer[0], layer[1] if len(layer) == 2 else None) for layer in updates), strict=True)
-    return side.net.Updates(weights, biases)
+def moved(dense: Dense, updates: Any, rate: float) -> Dense:
+    """The network after one plain step."""
+    weights = tuple(w - rate * update[0] for w, update in zip(dense.weights, updates, strict=True))
+    biases = (None if b is None else b - rate * update[1] for b, update in zip(dense.biases, updates, strict=True))
+    return Dense(weights, tuple(biases), dense.activations)
 
 
 @pytest.mark.parametrize("rule", ["backprop", "foton"])
@@ -43,7 +42,7 @@ def paired(side: Side, updates: Any) -> Any:
 def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         module = getattr(side, rule)
-        updates = lambda dense: paired(side, module.updates(side.chain(dense, masks), x, labels))  # noqa: E731
+        updates = lambda dense: module.updates(side.chain(dense, masks), x, labels)  # noqa: E731
         return descend(side, dense, updates, 0.1, orthogonal=rule == "foton")
 
     compare(twin64, f"{rule} trajectory", train, *case)
@@ -55,7 +54,7 @@ def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng:
 
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
         rule = side.pepita.updates
-        updates = lambda dense: paired(side, rule(side.chain(dense, masks), projection, x, labels))  # noqa: E731
+        updates = lambda dense: rule(side.chain(dense, masks), projection, x, labels)  # noqa: E731
         return descend(side, dense, updates, 0.1)
 
     compare(twin64, "pepita trajectory", train, *case, projection)
@@ -67,7 +66,7 @@ def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: S
 
     def train(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
         module = side.forward_forward
-        updates = lambda dense: paired(side, module.updates(side.chain(dense), x, labels, negative, 5))  # noqa: E731
+        updates = lambda dense: module.updates(side.chain(dense), x, labels, negative, 5)  # noqa: E731
         return descend(side, dense, updates, 0.05)
 
     compare(twin64, "forward_forward trajectory", train, *smooth)
@@ -94,11 +93,8 @@ def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, 
             case.labels,
         )
         updates = getattr(reference, rule).updates
-        layers = reference.chain(dense)
-        change = paired(reference, updates(layers, x, case.labels, reference.losses.squared_error_gradient))
-        *hidden, last = (w - 0.02 * u for w, u in zip(dense.weights, change.weights, strict=True))
-        dense = dense._replace(
-            weights=(*map(reference.orthogonality.polar_factor, hidden), last),
-            biases=tuple(None if b is None else b - 0.02 * u for b, u in zip(dense.biases, change.biases, strict=True)),
-        )
+        change = updates(reference.chain(dense), x, case.labels, reference.losses.squared_error_gradient)
+        dense = moved(dense, change, 0.02)
+        *hidden, last = dense.weights
+        dense = dense._replace(weights=(*map(reference.orthogonality.polar_factor, hidden), last))
         x = clear_of_kinks(dense, len(x), None, rng)

@@ -32,7 +32,6 @@ MATH = {
     "adaptive_pooling",
     "aggregation",
     "convolution",
-    "convolutional_network",
     "cumulative_goodness",
     "goodness",
     "learned_scores",
