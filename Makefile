@@ -13,7 +13,7 @@ export PYTHONPATH := $(CURDIR)/.namespace
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installations into one environment would disturb each other
 
-.PHONY: help train test smoke fresh faults examples nightly check benchmark clean
+.PHONY: help train test smoke fresh faults examples nightly check benchmark gpu clean
 
 # Arrays as small as those of tests and digits: threads would only wait for one another.
 train test smoke fresh faults examples nightly: export OMP_NUM_THREADS := 1
@@ -64,6 +64,11 @@ check: .venv/test-installed $(NAMESPACE) ## style and types
 
 benchmark: .venv/train-installed $(NAMESPACE) ## time of every rule's step beside backpropagation's
 	@$(PROGRADE) benchmark
+
+DEVICE := cuda
+
+gpu: $(NAMESPACE) ## on a GPU, with what PYTHON has: tests in four precisions, steps of every rule, into OUT=...
+	@$(PYTHON) -P -m $(SUITE).gpu $(OUT) $(DEVICE)
 
 clean: ## remove what make made, but for runs/
 	@rm -rf .venv .namespace build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

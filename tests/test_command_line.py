@@ -588,6 +588,19 @@ def test_check_says_what_of_another_package_it_tested() -> None:
     assert "'json' has none of the modules activations, losses" in result.stderr
 
 
+def test_check_leaves_pytest_benchmark_out(tmp_path: Path) -> None:
+    """Where it is installed: its warning beside pytest-xdist would be an error in a checkout."""
+    (tmp_path / "loud.py").write_text("raise RuntimeError('pytest-benchmark is loaded')")
+    metadata = tmp_path / "loud-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[pytest11]\nbenchmark = loud\n")
+    paths = {"PYTHONPATH": os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)])}
+    arguments = [*COMMAND, "check", "--tier", "smoke", "-k", "test_gram"]
+    result = subprocess.run(arguments, env=environment() | paths, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
 def started(*arguments: object) -> subprocess.Popen[str]:
     """A command that hears signals, whatever this process does."""
     command = [*COMMAND, *map(str, arguments)]

@@ -44,10 +44,12 @@ def check(
         raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
     command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    command += ["-p", "no:benchmark"]  # it warns beside pytest-xdist, and a checkout makes errors of warnings
     command += ["--twin", twin, "--device", device, "--dtype", dtype]
     command += ["-m", "smoke", "--profile", "smoke"] if tier == "smoke" else []
-    if device == "cpu" and importlib.util.find_spec("xdist") is not None:
-        command += ["-n", "auto", "--dist", "worksteal"]
+    if importlib.util.find_spec("xdist") is not None:
+        workers = "auto" if device == "cpu" else "4"  # each takes memory of a GPU
+        command += ["-n", workers, "--dist", "worksteal"]
     raise typer.Exit(subprocess.run([*command, *context.args], env=_environment(twin), check=False).returncode)
 
 
