@@ -1,6 +1,6 @@
 """Difference target propagation: targets that run backward through learned inverses of the layers.
 
-Lee, Zhang, Fischer and Bengio, "Difference Target Propagation", ECML 2015. The equations of the paper, of dense layers:
+Lee, Zhang, Fischer and Bengio, "Difference Target Propagation", ECML 2015. Equations of the paper, our numbers:
 
     (1)  clean pass:       h_0 = x,    a_l = W_l h_(l-1) + b_l,    h_l = s_l(a_l),    e = dLoss/dscores
     (2)  last hidden one:  tau_(L-1) = h_(L-1) - eta W_L^T e
@@ -18,10 +18,10 @@ Lee, Zhang, Fischer and Bengio, "Difference Target Propagation", ECML 2015. The 
 | eps_l | noise[l-2] | (batch, n_(l-1)) | around which the inverses are learned |
 | h_l - tau_l | differences[l-1] | (batch, n_l) | how far a layer's activation lies from its target |
 
-The losses of (4) and (6) are taken with the factor 1/2. With exact inverses of linear layers, (4) is a step towards the
+Every layer is dense: an inverse of a layer that pools or strides would be a network of its own. There is no dropout.
+The factors 1/2 of the losses of (4) and (6) are ours. With exact inverses of linear layers, (4) is a step towards the
 same output for every layer; with orthogonal weights besides, it is eta times backpropagation. It is not a forward-only
-rule; it stands here as a relative that others are compared with. It has no dropout, and no convolutions: an inverse of
-a layer that pools or strides would be a network of its own, and the paper's is dense.
+rule; it stands here as a relative that others are compared with.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,10 @@ class DifferenceTargetUpdates(NamedTuple):
 def random_inverses(
     widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh
 ) -> tuple[Dense, ...]:
-    """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets."""
+    """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets.
+
+    Raises ValueError unless all widths are positive.
+    """
     for n in widths:
         check_count("widths", n)
     shapes = list(pairwise(widths))
@@ -69,7 +72,10 @@ def random_inverses(
 def inverse_noise(
     widths: tuple[int, ...], batch: int, rng: np.random.Generator, scale: float = 0.1
 ) -> tuple[Array, ...]:
-    """eps_2..eps_(L-1) for hidden layers of these widths, n_1 first: normal with that deviation."""
+    """eps_2..eps_(L-1) for hidden layers of these widths, n_1 first: normal with deviation `scale`, (batch, n) each.
+
+    Raises ValueError unless widths, batch and scale are positive.
+    """
     for n in (*widths, batch):
         check_count("widths, batch", n)
     check_positive("scale", scale)
@@ -84,7 +90,10 @@ def _invert(inverse: Dense, h: Array) -> Array:
 def differences(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
-    """h_l - tau_l of the hidden layers l = 1..L-1, equations (2) and (3): (batch, n_l) each."""
+    """h_l - tau_l of the hidden layers l = 1..L-1, equations (2) and (3): (batch, n_l) each.
+
+    Raises ValueError for an error or inverses of another shape.
+    """
     check_shape("error", error, clean.scores.shape)
     check_finite("step", step)
     for index, inverse in enumerate(inverses):
@@ -99,7 +108,10 @@ def differences(
 def update_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first, the factors in (4) and (5)."""
+    """d_l (e at the output) and h_(l-1) of every layer, first layer first, the factors in (4) and (5).
+
+    Raises ValueError as `differences` does.
+    """
     found = differences(layers, inverses, clean, error, step)
     for layer, z, a, difference in zip(layers, clean.inputs, clean.preactivations, found, strict=False):
         yield pulled_back(layer.steps, a, difference), z
@@ -109,7 +121,10 @@ def update_factors(
 def inverse_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
-    """dLoss/d(Q_l h + c_l) and f_l(z) of the inverses in turn, the factors in (6)."""
+    """The derivative of (6)'s loss by Q_l h + c_l, and f_l(z), of the inverses in turn: the factors in (6).
+
+    Raises ValueError for noise of another shape.
+    """
     for index, eps in enumerate(noise):
         check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
     for layer, inverse, clean_z, eps in zip(layers[1:], inverses, clean.inputs[1:], noise, strict=False):
@@ -128,7 +143,7 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     step: float = 1.0,
 ) -> DifferenceTargetUpdates:
-    """The updates of equations (4) to (6).
+    """G_l of every layer, (4) and (5), and of every inverse, (6).
 
     Raises ValueError unless there is an inverse and noise for each hidden layer but the first.
     """

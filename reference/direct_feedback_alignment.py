@@ -1,13 +1,16 @@
 """Direct feedback alignment: the error reaches every layer through a fixed random matrix of its own.
 
 Nokland, "Direct Feedback Alignment Provides Learning in Deep Neural Networks", NeurIPS 2016. The equations of the
-paper, with our dropout:
+paper; the numbers are ours:
 
     (1)  delta_l = B_l e,    l < L;    delta_L = e
     (2)  G_l = 1/B sum_samples [s_l'(a_l)^T delta_l] h_(l-1)^T,  and the same without h for biases
 
-Of a convolution, G_l is the update of its kernel by s_l'(a_l)^T delta_l. Ours: B_l of a feature map may have one row a
-channel, which all its positions then share as they share the kernel.
+Of a convolution, G_l is the update of its kernel by s_l'(a_l)^T delta_l.
+
+Ours.
+
+    (a)  B_l of a feature map may have one row a channel, which all its positions share as they share the kernel
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -33,7 +36,10 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 def random_feedback(
     widths: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 1.0
 ) -> tuple[Array, ...]:
-    """B_l for hidden layers of these widths, uniform on +-scale sqrt(6 / num_classes): (n_l, num_classes) each."""
+    """B_l for hidden layers of these widths, uniform on +-scale sqrt(6 / num_classes): (n_l, num_classes) each.
+
+    Raises ValueError unless widths, num_classes and the scale are positive.
+    """
     for n in (*widths, num_classes):
         check_count("widths, num_classes", n)
     check_positive("scale", scale)
@@ -57,7 +63,8 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (2).
 
-    `signal` (batch, K) is what the hidden layers are sent in place of the error.
+    `signal` (batch, K) is what the hidden layers are sent in place of the error. Raises ValueError for an error or a
+    signal of another shape, and unless there is feedback for every hidden layer that fits it.
     """
     check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
@@ -78,7 +85,11 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     signs: bool = False,
 ) -> tuple[Update, ...]:
-    """The updates of equation (2); with `signs` the hidden layers are sent the error's signs alone."""
+    """G_l of every layer, equation (2): a tuple in the order of its parameters.
+
+    With `signs` the hidden layers are sent the error's signs alone. Raises ValueError where layers, x and labels do not
+    fit, and as `update_factors`.
+    """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     signal = np.sign(error) if signs else error

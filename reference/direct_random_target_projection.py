@@ -1,10 +1,10 @@
 """Direct random target projection: every hidden layer is sent the label alone, through a fixed random matrix.
 
 Frenkel, Lefebvre and Bol, "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of
-Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the paper:
+Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the paper; the numbers are ours:
 
     (1)  delta_l = B_l y,    l < L;    delta_L = e
-    (2)  G_l as in `direct_feedback_alignment`
+    (2)  G_l = 1/B sum_samples [s_l'(a_l)^T delta_l] h_(l-1)^T;    of other layers as in `direct_feedback_alignment`
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -33,7 +33,11 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """The updates of equation (2), feedback as `direct_feedback_alignment.random_feedback` draws it."""
+    """G_l of every layer, equation (2): a tuple in the order of its parameters.
+
+    Feedback as `direct_feedback_alignment.random_feedback` draws it. Raises ValueError where layers, x and labels do
+    not fit, and unless there is feedback for every hidden layer that fits it.
+    """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     targets = one_hot(labels, error.shape[1]).astype(error.dtype)

@@ -1,14 +1,16 @@
 """Feedback alignment: backpropagation through fixed random weights in place of the network's own.
 
 Lillicrap, Cownden, Tweed and Akerman, "Random synaptic feedback weights support error backpropagation for deep
-learning", Nature Communications 2016. The equations of the paper, for dense layers and with our dropout:
+learning", Nature Communications 2016. The equations of the paper, for dense layers; the numbers are ours:
 
     (1)  delta_L = e
     (2)  delta_(l-1) = B_l^T s_l'(a_l)^T delta_l
     (3)  G_l = 1/B sum_samples [s_l'(a_l)^T delta_l] h_(l-1)^T,  and the same without h for biases
 
-Ours, for every kind of layer with a weight: (2) is equation (2) of `backprop` with B_l in the place of the weight, a
-kernel where that is one. Outlets have no weights and are gone back through as they are.
+Ours.
+
+    (a)  any layers with a weight: (2) and (3) are equations (2) and (3) of `backprop` with B_l in the place of the
+         weight, a kernel where that is one. Outlets have no weights and are gone back through as they are.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -34,7 +36,7 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 
 
 def random_feedback(shapes: Sequence[tuple[int, ...]], rng: np.random.Generator) -> tuple[Array, ...]:
-    """B_l for weights of these shapes, drawn as He draws weights."""
+    """B_l for weights of these shapes, `layers.he_uniform` each. Raises ValueError unless all sizes are positive."""
     return tuple(he_uniform(shape, rng) for shape in shapes)
 
 
@@ -48,7 +50,10 @@ def _mirrored(layer: Any, matrix: Array, name: str) -> Layer:
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
-    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (3)."""
+    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (3).
+
+    Raises ValueError unless there is feedback, shaped as the weight, for every layer but the first.
+    """
     if len(feedback) != len(layers) - 1:
         raise ValueError(f"feedback: {len(feedback)} arrays, expected {len(layers) - 1}, one a layer but the first")
     later = [
@@ -65,7 +70,10 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """The updates of equation (3)."""
+    """G_l of every layer, equation (3): a tuple in the order of its parameters.
+
+    Raises ValueError where layers, x and labels do not fit, and as `update_factors`.
+    """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     return layer_updates(layers, update_factors(layers, clean, error, feedback))

@@ -10,13 +10,14 @@ The paper's; of its own numbers 8 and 9, those of the update, are known to us.
     (3)  modulated pass:  (1) from z~_1 = x - F e
     (4)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) z_l^T    (8 and 9; of a convolution over positions too)
     (5)  output layer:    G_L = 1/B sum_samples e z_L^T
-    (6)  s_l(a) = lambda a, W_l W_l^T = p_l p_l^T = I:    G_l = lambda^(2l-L) G_l of backpropagation,    l < L
+    (6)  scale, l < L:    h_l - h~_l = lambda^(2l-L+1) dLoss/dh_l,  hence G_l = lambda^(2l-L) G_l of backpropagation,
+                          exactly where s_l(a) = lambda a and W_l W_l^T = p_l p_l^T = I
 
 Ours.
 
-    (7)  a linear network:    h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l p_(l-1) M_(l-1) p_(l-1)^T W_l^T,    M_0 = I
-    (8)  linear pass:         u_0 = F e,  u_l = W_l p_(l-1) u_(l-1),  and s_l'(a_l)^T u_l in place of h_l - h~_l in (4)
-    (9)  of (8), for the networks of (6):    G_l = lambda^(l+1-L) G_l of backpropagation,    l < L
+    (a)  linear pass:     u_0 = F e,  u_l = W_l p_(l-1) u_(l-1),  and s_l'(a_l)^T u_l in place of h_l - h~_l in (4)
+    (b)  scale of (a):    G_l = lambda^(l+1-L) G_l of backpropagation,  where (6) is exact
+    (c)  linear network:  h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l p_(l-1) M_(l-1) p_(l-1)^T W_l^T,    M_0 = I
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -42,7 +43,7 @@ shows an error of more than half the gradient. With the transposed Jacobian of e
 finds the gradient, for a small step. The paper has no biases: here they get the update without z. The output layer need
 not be orthogonal. Both passes share dropout's masks, which F leaves out.
 
-(8) is a modulated pass without the activations (`linear`). For W W^T = I, u_l is what backpropagation through the
+(a) is a modulated pass without the activations (`linear`). For W W^T = I, u_l is what backpropagation through the
 linear maps alone gives. The layer's own derivative is then where backpropagation has it, and only those of the layers
 above are missing. The update of the last hidden layer is exact for any activation.
 """
@@ -91,7 +92,7 @@ def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: 
 
 
 def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
-    """s_l'(a_l)^T u_l of equation (8) for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
+    """s_l'(a_l)^T u_l of equation (a) for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
     u = np.tensordot(error, projection, axes=1)
     for layer, z, a, h in zip(layers[:-1], clean.inputs, clean.preactivations, clean.activities, strict=False):
         u = layer.difference(z, u)
@@ -100,9 +101,9 @@ def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection
 
 
 def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
-    """What undoes equation (6), or (9) with `linear`, for l = 1..L-1; then 1 for the output layer, which is exact.
+    """lambda^(L-2l), which undoes (6), or with `linear` lambda^(L-1-l), which undoes (b), for l < L; 1 for l = L.
 
-    `depth` is L. Raises ValueError for a gain that is not positive.
+    `depth` is L. Raises ValueError unless the gain is positive.
     """
     check_positive("activation_gain", activation_gain)
     check_count("depth", depth)
@@ -121,7 +122,7 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """h_l - h~_l (e at the output) and z_l of every layer, first layer first: the factors of (4) and (5).
 
-    With `linear` the first of them is that of equation (8). With `activation_gain`, the lambda of (6), it is multiplied
+    With `linear` the first of them is that of equation (a). With `activation_gain`, the lambda of (6), it is multiplied
     by its `depth_correction`. Raises ValueError for an error or a projection of another shape.
     """
     check_shape("error", error, clean.scores.shape)
@@ -176,7 +177,7 @@ def updates(
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> tuple[Update, ...]:
-    """The updates of equations (4) and (5), or with `linear` of (8), divided by the factor of (6) or (9) for a gain.
+    """G_l of equations (4) and (5), or with `linear` of (a), divided for a gain by the scale of (6) or (b).
 
     For every layer a tuple in the order of its parameters. `projection` is F^T where it is not built from the present
     weights: every few steps, say. Raises ValueError where layers, x and labels do not fit, as `update_factors` and the
@@ -190,7 +191,7 @@ def updates(
 
 
 def credit_operators(weights: Sequence[Array]) -> tuple[Array, ...]:
-    """M_l of equation (7) for the hidden layers l = 1..L-1 of dense layers without outlets: (n_l, n_l) each."""
+    """M_l of equation (c) for the hidden layers l = 1..L-1 of dense layers without outlets: (n_l, n_l) each."""
     operators: list[Array] = []
     for weight in weights[:-1]:
         through = weight if not operators else weight @ operators[-1]

@@ -1,26 +1,30 @@
 """PEPITA: a second forward pass whose input is modulated by the error through a fixed random projection.
 
-Dellaferrera and Kreiman, "Error-driven input modulation", ICML 2022. The equations of the paper, which has them for
-dense layers and for convolutions:
+Dellaferrera and Kreiman, "Error-driven Input Modulation: Solving the Credit Assignment Problem without a Backward
+Pass", ICML 2022. The equations of the paper for dense layers; the numbers are ours:
 
-    (1)  clean pass:      z_1 = x,             h_l as in `layers`,    e = dLoss/dscores
-    (2)  modulated pass:  z~_1 = x + F e,      h~_l by the same layers and masks
-    (3)  hidden layers:   G_l = 1/B sum_samples of the gradient of <h_l - h~_l, A_l(z~_l)> by A_l's parameters
-    (4)  output layer:    G_L = 1/B sum_samples e' z~_L^T
+    (1)  clean pass:      h_0 = x,             h_l = s_l(W_l h_(l-1)),    e = dLoss/dscores
+    (2)  modulated pass:  h~_0 = x + F e,      h~_l by the same layers and masks
+    (3)  hidden layers:   G_l = 1/B sum_samples (h_l - h~_l) h~_(l-1)^T
+    (4)  output layer:    G_L = 1/B sum_samples e' h~_(L-1)^T
 
-Of a dense layer, (3) is 1/B sum (h_l - h~_l) h~_(l-1)^T: no derivative of the activation enters.
+Ours.
+
+    (a)  any layers:      G_l = 1/B sum_samples of the gradient of <h_l - h~_l, A_l(z~_l)> by A_l's parameters, and
+                          of <e', A_L(z~_L)>;    A_l, s_l and z_l those of `layers`
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | F | projection, its transpose | (K, ...) | error projection, random and fixed, a row shaped as a sample each class |
 | e, e' | error | (batch, K) | output error of the clean pass; the one that trains the output layer |
 | h_l, h~_l | clean, modulated | (batch, ...) | activities of the two passes |
-| z~_l | | (batch, ...) | what layer l takes in the modulated pass |
+| z~_l | | (batch, ...) | what layer l takes in the modulated pass: of dense layers h~_(l-1) |
 
 The sources differ in three places. The sign of F e is a convention, F being symmetric about 0: ours is the paper's +.
 e' is the error of the clean pass in one public code and of the modulated pass in another: `output_error` chooses.
-The presynaptic factor z~_l may be the clean z_l with the same accuracy (Srinivasan et al., ICLR 2024):
-`presynaptic` chooses. The paper's networks have no biases; ours, where there are any, get the update without z.
+The presynaptic factor z~_l may be the clean z_l with the same accuracy (Srinivasan et al., ICLR 2024): `presynaptic`
+chooses. No derivative of the activation enters. The authors' code divides a convolution's update by the number of its
+positions; (a) is their sum. The paper's networks have no biases; ours, where there are any, get the update without z.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +50,7 @@ Presynaptic: TypeAlias = Literal["clean", "modulated"]
 def error_projection(sample: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 0.05) -> Array:
     """F^T for samples of that shape, n_0 numbers each, uniform on +-scale * sqrt(6 / n_0): (num_classes, *sample).
 
-    0.05 is the authors' scale.
+    0.05 is the authors' scale. Raises ValueError unless all sizes and the scale are positive.
     """
     for n in sample:
         check_count("sample", n)
@@ -64,9 +68,10 @@ def update_factors(
     output_gradient: Callable[[Array], Array] | None = None,
     presynaptic: Presynaptic = "modulated",
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e' at the output) and z~_l of every layer, the factors in equations (3) and (4).
+    """h_l - h~_l (e' at the output) and z~_l of every layer, first layer first: the factors of equation (a).
 
-    e' is e, or output_gradient(modulated scores) where that function is given.
+    e' is e, or output_gradient(modulated scores) where that function is given. Raises ValueError for an error or a
+    projection of another shape.
     """
     check_option("presynaptic", presynaptic, Presynaptic)
     check_shape("error", error, clean.scores.shape)
@@ -87,7 +92,11 @@ def updates(
     output_error: OutputError = "clean",
     presynaptic: Presynaptic = "modulated",
 ) -> tuple[Update, ...]:
-    """The updates of equations (3) and (4). Both passes share the dropout masks."""
+    """G_l of every layer, equations (3) and (4), by (a): a tuple in the order of its parameters.
+
+    Both passes share the dropout masks. Raises ValueError where layers, x and labels do not fit, and as
+    `update_factors`.
+    """
     check_option("output_error", output_error, OutputError)
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
