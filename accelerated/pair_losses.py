@@ -86,20 +86,6 @@ def symba(alpha: float = 4.0) -> LayerLoss:
     return partial(_symba, alpha)
 
 
-def _smoothed_triplet(beta: float, margin: float, layer: LayerGoodness) -> LayerCredit:
-    check_layer(layer)
-    u = beta * (layer.negative - layer.positive + margin)
-    slope = torch.sigmoid(u)
-    return LayerCredit(-logsigmoid(-u) / beta, -slope, slope)
-
-
-def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
-    """1/beta softplus(beta (g^- - g^+ + margin))."""
-    check_positive("beta", beta)
-    check_finite("margin", margin)
-    return partial(_smoothed_triplet, beta, margin)
-
-
 def _two_thresholds(positive: float, negative: float, penalty: float, layer: LayerGoodness) -> LayerCredit:
     check_layer(layer)
     credit = _two_sided(layer.positive, layer.negative, positive * layer.scale, negative * layer.scale)
@@ -127,3 +113,17 @@ def collaboration(threshold: float = 1.0) -> LayerLoss:
     """The threshold loss at the goodness of the layer and of those that count beside it."""
     check_finite("threshold", threshold)
     return partial(_collaboration, threshold)
+
+
+def _smoothed_triplet(beta: float, margin: float, layer: LayerGoodness) -> LayerCredit:
+    check_layer(layer)
+    u = beta * (layer.negative - layer.positive + margin)
+    slope = torch.sigmoid(u)
+    return LayerCredit(-logsigmoid(-u) / beta, -slope, slope)
+
+
+def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
+    """1/beta softplus(beta (g^- - g^+ + margin))."""
+    check_positive("beta", beta)
+    check_finite("margin", margin)
+    return partial(_smoothed_triplet, beta, margin)

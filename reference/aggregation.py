@@ -31,19 +31,19 @@ def _check(scores: Array) -> None:
 
 
 def last(scores: Array) -> Array:
-    """Equation (1): (batch, K)."""
+    """s_(L-1), equation (1): (batch, K). Raises ValueError, as all here, unless scores are (L, batch, K) with L > 0."""
     _check(scores)
     return scores[-1]
 
 
 def total(scores: Array) -> Array:
-    """Equation (2): (batch, K)."""
+    """sum_l s_l, equation (2): (batch, K)."""
     _check(scores)
     return scores.sum(axis=0)
 
 
 def range_total(scores: Array, first: int, last: int) -> Array:
-    """Equation (3), both ends included: (batch, K). Raises ValueError unless 0 <= first <= last < L."""
+    """sum of s_first..s_last, equation (3): (batch, K). Raises ValueError unless 0 <= first <= last < L."""
     _check(scores)
     if not 0 <= first <= last < len(scores):
         raise ValueError(f"first, last: {first}, {last}, expected 0 <= first <= last < {len(scores)} layers")
@@ -55,7 +55,8 @@ def range_total(scores: Array, first: int, last: int) -> Array:
 def range_hits(scores: Array, labels: Labels) -> Array:
     """How many samples every range has right: (L, L) integers by first and last layer, 0 for last before first.
 
-    Counts of parts of the data add up. The best of equal scores is the first.
+    Counts of parts of the data add up. The best of equal scores is the first. Raises ValueError for labels that do not
+    fit and for NaN.
     """
     _check(scores)
     check_labels(labels, scores.shape[2], scores.shape[1])
@@ -69,20 +70,23 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
 
 def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
-    """The first and the last layer of equation (3); see the module's docstring for ties."""
+    """The first and the last layer of equation (3); see the module's docstring for ties.
+
+    Raises as `range_hits` does.
+    """
     found = range_hits(scores, labels)
     first, end = np.unravel_index(found.argmax(), found.shape)  # the first of equals, row by row
     return int(first), int(end)
 
 
 def loss_weights(losses: Array) -> Array:
-    """w of equation (4): (L,)."""
+    """w = softmax(-loss) of equation (4): (L,). Raises ValueError unless losses are (L,)."""
     check_shape("losses", losses, (len(losses),))
     return softmax(-losses)
 
 
 def weighted(scores: Array, weights: Array) -> Array:
-    """Equation (4): (batch, K)."""
+    """sum_l w_l s_l, equation (4): (batch, K). Raises ValueError unless weights are (L,)."""
     _check(scores)
     check_shape("weights", weights, scores.shape[:1])
     return np.einsum("l,lbk->bk", weights, scores)

@@ -1,7 +1,8 @@
 """Cumulative goodness: how it attenuates a layer's gradient, and remedies.
 
 Yousefiramandi, "Cumulative-Goodness Free-Riding in Forward-Forward Networks: Real, Repairable, but Not
-Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigmoid(-beta u), and all of P constant:
+Accuracy-Dominant", arXiv 2605.06240. The equations are those of its public code; the numbers and the bounds
+(3) are ours. With l(u) = softplus(-beta u), s(u) = sigmoid(-beta u), and all of P constant:
 
     (1)  loss of layer d:   l(M),   M = mu + gamma P;          its derivative by mu is -beta s(M)
     (2)  attenuation:       R = s(M) / s(mu) = (1 + e^(beta mu)) / (1 + e^(beta M))
@@ -10,7 +11,9 @@ Accuracy-Dominant", arXiv 2605.06240. With l(u) = softplus(-beta u), s(u) = sigm
                             beta s(M) <= beta min(1, e^(-beta M))
     (4)  free riding:       F = mean max(0, 1 - R); starved: share of R <= 0.01; covered: share of mu >= 0 and P >= 0
     (5)  separation:        mean (g^+ - g^-)
-    Remedies, in the place of (1):
+
+Remedies, in the place of (1):
+
     (6)  per block:         l(mu): gamma = 0, hence R = 1
     (7)  hardness-gated:    l(mu + gamma^+ P^+ - gamma^- P^-),   gamma^(+-) = gamma sigmoid(tau (kappa - P^(+-)))
     (8)  depth-scaled:      l(M) + weight (1 + growth d / (L - 1)) w l(mu),   w = s(P) / mean s(P), and 1 for d = 0
@@ -74,7 +77,10 @@ def _check_pair(margin: Array, prior: Array) -> None:
 
 
 def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
-    """log R of equation (2): (batch,). Finite, where R itself leaves the range of numbers."""
+    """log R of equation (2): (batch,), finite where R leaves the range of numbers.
+
+    Raises ValueError unless beta > 0.
+    """
     _check_pair(margin, prior)
     check_positive("beta", beta)
     check_finite("gamma", gamma)
@@ -82,13 +88,13 @@ def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> A
 
 
 def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
-    """R of equation (2): (batch,); infinite above the largest number."""
+    """R of equation (2): (batch,); infinite above the largest number. Raises ValueError as `log_attenuation` does."""
     with np.errstate(over="ignore"):
         return np.exp(log_attenuation(margin, prior, beta, gamma))
 
 
 def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, Array]:
-    """What R is between for this prior, whatever the margin, equation (3): (batch,) each."""
+    """What R is between for this prior, for any margin, (3): (batch,) each. Raises ValueError unless beta > 0."""
     check_positive("beta", beta)
     check_finite("gamma", gamma)
     with np.errstate(over="ignore"):
@@ -97,14 +103,14 @@ def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, 
 
 
 def decay_bound(prior: Array, beta: float, gamma: float) -> Array:
-    """What R is at most where neither the margin nor the prior is negative, equation (3): (batch,)."""
+    """What R is at most for margins and priors of 0 or more, (3): (batch,). Raises ValueError unless beta > 0."""
     check_positive("beta", beta)
     check_finite("gamma", gamma)
     return 2 * np.exp(-beta * gamma * np.maximum(prior, 0))
 
 
 def gradient_bound(cumulative_margin: Array, beta: float) -> Array:
-    """What the derivative of (1) is at most in magnitude, equation (3): (batch,)."""
+    """What the derivative of (1) is at most in magnitude, (3): (batch,). Raises ValueError unless beta > 0."""
     check_positive("beta", beta)
     return beta * np.exp(-beta * np.maximum(cumulative_margin, 0))
 
@@ -118,19 +124,19 @@ def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
 
 
 def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
-    """Share of samples whose R is at most the limit, equation (4)."""
+    """Share of samples whose R is at most the limit, equation (4). Raises ValueError for a limit below 0."""
     check_not_negative("limit", limit)
     return np.mean((attenuation <= limit).astype(attenuation.dtype))
 
 
 def coverage(margin: Array, prior: Array) -> Array:
-    """Share of samples to which the decay bound applies, equation (4)."""
+    """Share of samples to which the decay bound applies, (4). Raises ValueError unless both are (batch,)."""
     _check_pair(margin, prior)
     return np.mean(((margin >= 0) & (prior >= 0)).astype(margin.dtype))
 
 
 def layer_separation(positive: Array, negative: Array) -> Array:
-    """Mean margin of a layer's own goodness, equation (5)."""
+    """Mean margin of a layer's own goodness, equation (5). Raises ValueError unless both have one shape."""
     check_shape("negative", negative, positive.shape)
     return np.mean(positive - negative)
 
@@ -152,7 +158,7 @@ def _plus(first: LayerCredit, weight: Array | float, second: LayerCredit) -> Lay
 
 
 def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
-    """Equation (1)."""
+    """l(mu + gamma P), equation (1). Raises ValueError unless gamma is finite and beta > 0."""
     check_finite("gamma", gamma)
     check_positive("beta", beta)
 
@@ -164,7 +170,7 @@ def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
 
 
 def per_block(beta: float = 4.0) -> LayerLoss:
-    """Equation (6): SymBa with alpha = beta."""
+    """l(mu), the layer's own margin alone, equation (6): SymBa with alpha = beta. Raises ValueError unless beta > 0."""
     return symba(beta)
 
 
@@ -175,7 +181,10 @@ def _gate(prior: Array, tau: float | Array, kappa: float | Array) -> Array:
 def hardness_gated(
     gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
 ) -> LayerLoss:
-    """Equation (7): samples that the layers before find hard keep the cumulative term, easy ones lose it."""
+    """l with P gated, equation (7): kept where the layers before find a sample hard.
+
+    Raises ValueError unless beta > 0.
+    """
     for name, value in (("gamma", gamma), ("tau", tau), ("kappa", kappa)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -192,7 +201,10 @@ def hardness_gated(
 def gate_gradient(
     layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
-    """Derivatives of (7) by raw_tau and kappa where both are learnt, tau = softplus(raw_tau): (batch,) each."""
+    """Derivatives of (7) by raw_tau and kappa, both learnt, tau = softplus(raw_tau): (batch,) each.
+
+    Raises ValueError unless beta > 0.
+    """
     check_finite("gamma", gamma)
     check_positive("beta", beta)
     tau = np.logaddexp(0, raw_tau)
@@ -212,7 +224,7 @@ def _grown(base: float, growth: float, layer: LayerGoodness) -> float:
 def depth_scaled_auxiliary(
     gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
 ) -> LayerLoss:
-    """Equation (8): a loss of the layer's own, on the samples that the layers before leave over."""
+    """l(M) + w l(mu) on what the layers before leave over, equation (8). Raises ValueError unless beta > 0."""
     for name, value in (("gamma", gamma), ("weight", weight), ("growth", growth)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -229,7 +241,7 @@ def depth_scaled_auxiliary(
 def compensated(
     gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
 ) -> LayerLoss:
-    """Equation (9), missing-gradient compensation. Raises ValueError unless c > 0 and eps >= 0."""
+    """l(M) and what its gradient lacks of l(mu), (9). Raises ValueError unless beta > 0, c > 0 and eps >= 0."""
     for name, value in (("gamma", gamma), ("rho", rho)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -249,7 +261,7 @@ def compensated(
 
 
 def squared_hinge(target: float = 2.0, gamma: float = 0.7) -> LayerLoss:
-    """Equation (10), on each sample's cumulative margin."""
+    """max(0, target - M)^2 of each sample, equation (10). Raises ValueError unless both numbers are finite."""
     check_finite("target", target)
     check_finite("gamma", gamma)
 

@@ -4,10 +4,9 @@ Hinton, "The Forward-Forward Algorithm: Some Preliminary Investigations", arXiv 
 
     (1)  Prob_l(positive) = 1 / (1 + exp(theta_l - g_l)),    g_l = sum_j h_lj^2
 
-For layers of any kind, numbered by us, with A_l, s_l and p_l of `layers`:
+What the paper has in words, numbered by us; A_l, s_l and p_l are those of `layers`:
 
-    (2)  input:      x^+ = x with its label, x^- the same with a wrong label: v onehot(label) over the first K numbers
-                     of a sample ("pixels"), or as K channels more behind its own, each constant ("planes")
+    (2)  input:      x^+ = x with v onehot(label) over the first K numbers of a sample, x^- with that of a wrong label
     (3)  layer l:    z_l = n(p_(l-1)(h_(l-1))),    z_1 = n(x^+) or n(x^-),    a_l = A_l(z_l),    h_l = s_l(a_l);
                      n(u) = u / (sqrt(mean u^2) + eps), the mean over all of a sample: `normalisations.rms_norm`
     (4)  goodness:   g_l of h_l, that of (1) or another of `goodness`
@@ -18,6 +17,11 @@ For layers of any kind, numbered by us, with A_l, s_l and p_l of `layers`:
     (7)  scores:     over candidate labels k: sum of g_l over the layers from first_layer on, with label k at the input
     (8)  read-out:   a linear map of n(p_l(h_l)) of the layers from first_layer on, v/K at the input for every label,
                      trained by its own cross-entropy
+
+Ours.
+
+    (a)  "planes":   v onehot(label) as K channels more behind a sample's own, each constant; (2) is "pixels"
+    (b)  any layer:  goodness is that of all its units, before an outlet; n takes all that it passes on as one vector
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -36,12 +40,11 @@ Normalised, z_l has the direction of what the layer below passes on; its goodnes
 one number, so that planes are K numbers more. Positive and negative data need not be labelled: `stream_updates` takes
 any two streams, and `normalised` ones as they are, so that their length can separate them.
 
-The paper has local receptive fields without shared weights, and no max pooling. That the goodness of a convolution is
-that of all its units, before they are pooled, and that what it passes on is normalised over all of them at once, is
-ours; a unit that is not the largest of its square counts as any other. Sources differ in both, in the normalisation
-(root mean square, here; or Euclidean norm) and in which layers score (all, or all but the first). A sum over streams
-and a mean over samples is taken, as in the paper's description; averaging over the 2B samples of both streams halves
-every update. Dropout masks are not part of the method.
+The paper has local receptive fields without shared weights, and no max pooling: under (b) a unit that is not the
+largest of its square counts as any other. Sources differ in the normalisation (root mean square, here; or Euclidean
+norm) and in which layers score (all, or all but the first). A sum over streams and a mean over samples is taken, as in
+the paper's description; averaging over the 2B samples of both streams halves every update. Dropout masks are not part
+of the method.
 """
 
 import math

@@ -3,13 +3,17 @@
     (1)  sum of squares:  sum_j h_j^2                                                scale n
     (2)  mean square:     1/n sum_j h_j^2                                            scale 1
     (3)  mean activity:   1/n sum_j h_j                                              scale 1
-    (4)  top k:           sum of the k largest h_j^2, k = ceil(share n)              scale k
-    (5)  maximum:         (4) with k = 1                                             scale 1
-    (6)  entmax:          sum_j w_j h_j^2,  w_j = s_j^2,  s_j = max(h_j^2 / 2 - t, 0),  t such that sum_j w_j = 1
+
+Ours.
+
+    (a)  top k:           sum of the k largest h_j^2, k = ceil(share n)              scale k
+    (b)  maximum:         (a) with k = 1                                             scale 1
+    (c)  entmax:          sum_j w_j h_j^2,  w_j = s_j^2,  s_j = max(h_j^2 / 2 - t, 0),  t such that sum_j w_j = 1
                           gradient 2 h_j w_j for constant w,                         scale 1
                           else 2 h_j (w_j + s_j (h_j^2 - sum_i s_i h_i^2 / sum_i s_i))
-    (7)  kurtosis:        1/n sum_j u_j^4 - 3,  u_j = (h_j - mean h) / sqrt(v + eps),  v = mean (h - mean h)^2
+    (d)  kurtosis:        1/n sum_j u_j^4 - 3,  u_j = (h_j - mean h) / sqrt(v + eps),  v = mean (h - mean h)^2
                           gradient 4/n (u_j^3 - mean u^3 - u_j mean u^4) / sqrt(v + eps),   scale 1
+    (e)  negated:         -g of another goodness g                                   scale minus its own
 
 | field | meaning | shape |
 | --- | --- | --- |
@@ -17,17 +21,17 @@
 | gradient | its derivative by h | as h |
 | scale | what n units of activity 1 amount to; threshold times scale is a layer's theta | n to a number |
 
-(1) is Hinton's (arXiv 2212.13345); (2) that of SymBa (arXiv 2303.08418), and of many implementations of the former;
-(3) that of DeeperForward (Sun et al., ICLR 2025), which asks for activities that are not negative, and for a
-normalisation that removes their mean. (4) to (7) are ours, after "Selectivity and Shape in the Design of
-Forward-Forward Goodness Functions" (arXiv 2604.13081), of which we had only the abstract and a summary of its first
-version. By that summary the paper takes the mean of the k largest h_j, k = max(5, 0.02 n), where (4) has
-the sum of squares, and the entmax of h, where (6) has that of h^2. The 1.5-entmax is that of Peters et al. (arXiv
-1905.05702). The paper's kurtosis and its eps are not known to us. Kurtosis does not change with the scale of
+(1) is Hinton's (arXiv 2212.13345), and so is (e) in words: low activity for positive data; (2) that of SymBa (arXiv
+2303.08418), and of many implementations of the former; (3) that of DeeperForward (Sun et al., ICLR 2025), which asks
+for activities that are not negative, and for a normalisation that removes their mean. (a) to (d) are after "Selectivity
+and Shape in the Design of Forward-Forward Goodness Functions" (arXiv 2604.13081), of which we had only the abstract and
+a summary of its first version. By that summary the paper takes the mean of the k largest h_j, k = max(5, 0.02 n), where
+(a) has the sum of squares, and the entmax of h, where (c) has that of h^2. The 1.5-entmax is that of Peters et al.
+(arXiv 1905.05702). The paper's kurtosis and its eps are not known to us. Kurtosis does not change with the scale of
 activities, so its theta is the threshold itself; n equal units have no spread, which gives -3. Of 2 units it is always
 -2 and of 3 always -1.5, but for eps: there is nothing to learn below 4.
 
-Which units are the largest in (4) and (5) is a constant to the gradient. Of units with the same |h_j| any may be
+Which units are the largest in (a) and (b) is a constant to the gradient. Of units with the same |h_j| any may be
 taken, but no more than k in all, and value and gradient take the same ones.
 """
 
@@ -54,7 +58,7 @@ __all__ = [
 
 
 class Goodness(NamedTuple):
-    """A goodness with its gradient; see the module's table."""
+    """A goodness with its gradient; see the module's table. Both raise ValueError unless h is (batch, ...)."""
 
     value: Callable[[Array], Array]
     gradient: Callable[[Array], Array]
@@ -102,18 +106,18 @@ def _largest(count: Callable[[int], int]) -> Goodness:
 
 
 def top_k(share: float = 0.02) -> Goodness:
-    """Equation (4). Raises ValueError unless 0 < share <= 1."""
+    """The sum of the k = ceil(share n) largest squares, equation (a). Raises ValueError unless 0 < share <= 1."""
     if not 0 < share <= 1:
         raise ValueError(f"share: {share}, expected more than 0 and at most 1")
     return _largest(lambda n: math.ceil(share * n * (1 - 1e-12)))  # 0.07 of 100 is 7, not 7.000000000000001
 
 
 maximum = _largest(lambda n: 1)
-"""Equation (5)."""
+"""The largest h_j^2, equation (b)."""
 
 
 def _entmax_root(z: Array) -> Array:
-    """s of equation (6), the square root of the 1.5-entmax of every row: (batch, n).
+    """s of equation (c), the square root of the 1.5-entmax of every row: (batch, n).
 
     Units more than 1 below the largest z / 2 have no part in it, whatever they are: they are lifted to there, so that
     their squares stay finite. With the k largest alone, t is their mean - sqrt((1 - sum of their squared deviations)
@@ -130,7 +134,7 @@ def _entmax_root(z: Array) -> Array:
 
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:
-    """Equation (6); with stop_gradient, the weights are constants to the gradient."""
+    """sum_j w_j h_j^2 of equation (c); with stop_gradient, the weights are constants to the gradient."""
 
     def gradient(h: Array) -> Array:
         z = _rows(h) ** 2
@@ -148,7 +152,7 @@ def entmax_weighted(stop_gradient: bool = True) -> Goodness:
 
 
 def excess_kurtosis(eps: float = 1e-6) -> Goodness:
-    """Equation (7)."""
+    """The excess kurtosis of a layer's activities, equation (d). Raises ValueError unless eps >= 0."""
     check_not_negative("eps", eps)
 
     def standardised(h: Array) -> tuple[Array, Array]:
@@ -169,7 +173,7 @@ def excess_kurtosis(eps: float = 1e-6) -> Goodness:
 
 
 def negated(goodness: Goodness) -> Goodness:
-    """The goodness of a layer trained to be less active on positive data: -g, with a theta of -threshold * scale.
+    """-g, for a layer that is to be less active on positive data, equation (e): theta is -threshold * scale.
 
     The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g, and the best score is
     that of the smallest g.

@@ -57,9 +57,9 @@ Law: TypeAlias = Literal["root", "softmax"]
 
 
 def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") -> Array:
-    """Equation (1), law `root` or `softmax`: (batch, K), 0 at the label. Where all wrong roots are 0, they are equal.
+    """P(k) of equation (1): (batch, K), 0 at the label. Where all wrong roots are 0, they are equal.
 
-    Raises ValueError for another law, and for fewer than 2 classes.
+    Raises ValueError for another law, for fewer than 2 classes and for NaN.
     """
     check_labels(labels, scores.shape[1], len(scores))
     check_numbers("scores", scores)
@@ -75,14 +75,17 @@ def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") 
 
 
 def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, law: Law = "root") -> Labels:
-    """Wrong labels drawn by equation (1): (batch,)."""
+    """Wrong labels drawn by equation (1): (batch,). Raises ValueError as `wrong_label_probabilities` does."""
     probabilities = wrong_label_probabilities(scores, labels, law)
     # The first of independent events with these rates; one of rate 0 never happens.
     return np.argmax(probabilities / rng.exponential(size=probabilities.shape), axis=1)
 
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
-    """Equation (2), of any shape that the mask's broadcasts to."""
+    """mask x_1 + (1 - mask) x_2, equation (2): shaped as x_1.
+
+    Raises ValueError unless the mask broadcasts to that shape.
+    """
     check_shape("x2", x2, x1.shape)
     if mask.ndim != x1.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x1.shape, strict=True)):
         raise ValueError(f"mask: shape {tuple(mask.shape)}, expected {tuple(x1.shape)}, or 1 for some of it")
@@ -90,7 +93,10 @@ def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
 
 
 def blurred_masks(noise: Array, passes: int) -> Array:
-    """Equation (3) from bits 0 and 1: (batch, height, width) of 0 and 1, as is the noise."""
+    """Bits 0 and 1, blurred `passes` times, cut at 1/2, (3): as the noise, (batch, height, width).
+
+    Raises ValueError for NaN.
+    """
     check_batch("noise", noise, "height, width", 2)
     check_count("passes", passes, 0)
     check_numbers("noise", noise)
@@ -104,12 +110,15 @@ def blurred_masks(noise: Array, passes: int) -> Array:
 
 
 def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Generator) -> Array:
-    """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances."""
+    """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances, equation (3)."""
     return blurred_masks(rng.integers(0, 2, shape).astype(np.float64), passes)
 
 
 def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
-    """Equation (4): positive and negative pairs side by side along axis 1, (batch, 2 n, ...) each."""
+    """Pairs side by side along axis 1, (4): (batch, 2 n, ...) each.
+
+    Raises ValueError unless each sample has a partner.
+    """
     check_range("partner", partner, len(x))
     check_shape("partner", partner, (len(x),))
     return np.concatenate([x, x], axis=1), np.concatenate([x, x[partner]], axis=1)

@@ -4,9 +4,12 @@ With softplus(u) = log(1 + e^u), and theta a threshold times the layer's scale:
 
     (1)  threshold:         softplus(theta - g^+) + softplus(g^- - theta)
     (2)  SymBa:             softplus(-alpha (g^+ - g^-))
-    (3)  smoothed triplet:  1/beta softplus(beta (g^- - g^+ + margin))
-    (4)  two thresholds:    softplus(theta^+ - g^+) + softplus(g^- - theta^-) + lambda |g^+|
-    (5)  collaboration:     (1) with g^+ + P^+ and g^- + P^- for g^+ and g^-
+    (3)  two thresholds:    softplus(theta^+ - g^+) + softplus(g^- - theta^-) + lambda |g^+|
+    (4)  collaboration:     (1) with g^+ + P^+ and g^- + P^- for g^+ and g^-
+
+Ours.
+
+    (a)  smoothed triplet:  1/beta softplus(beta (g^- - g^+ + margin))
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -15,16 +18,15 @@ With softplus(u) = log(1 + e^u), and theta a threshold times the layer's scale:
 | g^+, g^- | positive, negative | (batch,) | the layer's own goodness for paired samples |
 | P^+, P^- | prior_positive, prior_negative | (batch,) | the sum of the goodness of other layers that counts |
 
-The sums P are constants: zeros, those of the layers before, or those of all others, as the rule has it. Only (5) and
+The sums P are constants: zeros, those of the layers before, or those of all others, as the rule has it. Only (4) and
 the losses of `cumulative_goodness` ask for them.
 
 (1) is Hinton's (arXiv 2212.13345). (2) is SymBa (arXiv 2303.08418), alpha = 4 for a mean of squares. Its two
-derivatives are opposite; those of (1) are independent. (3) is named by a public
-comparison of losses on MNIST, beside max(0, g^- - g^+ + 0.5), its limit for a large beta. That comparison describes a
-SiLU of beta (g^- - g^+) and runs a softplus of it, which is (2) with alpha = beta = 5; (3) with the margin is ours. (4)
-is SCFF (arXiv 2409.11593), whose (theta^+, theta^-) are (0, 1), (5, 9) and (6, 10) in layers 1 to 3; there lambda
-weighs a norm of g^+, which is taken of every sample alone here. (5) is layer collaboration (arXiv 2305.12393). Its
-theta counts the scale of one layer: multiply the threshold by the number of layers that are added up.
+derivatives are opposite; those of (1) are independent. (3) is SCFF (arXiv 2409.11593), whose theta^+ is 0, 5, 6 and
+theta^- 1, 9, 10 in layers 1 to 3; there lambda weighs a norm of g^+, which is taken of every sample alone here.
+(4) is layer collaboration (arXiv 2305.12393). Its theta counts the scale of one layer: multiply the threshold by the
+number of layers that are added up. (a) is named, without the margin, by a public comparison of losses on MNIST, beside
+max(0, g^- - g^+ + 0.5), its limit for a large beta; what that comparison runs is (2) with alpha = 5.
 """
 
 from collections.abc import Callable
@@ -68,7 +70,7 @@ class LayerCredit(NamedTuple):
 
 
 LayerLoss: TypeAlias = Callable[[LayerGoodness], LayerCredit]
-"""A loss of one layer."""
+"""A loss of one layer. Raises ValueError unless all goodness is of the same samples, (batch,)."""
 
 
 def check_layer(layer: LayerGoodness) -> None:
@@ -87,7 +89,7 @@ def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_ne
 
 
 def threshold(threshold: float = 1.0) -> LayerLoss:
-    """Equation (1)."""
+    """softplus(theta - g^+) + softplus(g^- - theta), equation (1). Raises ValueError unless the threshold is finite."""
     check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
@@ -99,7 +101,7 @@ def threshold(threshold: float = 1.0) -> LayerLoss:
 
 
 def symba(alpha: float = 4.0) -> LayerLoss:
-    """Equation (2)."""
+    """softplus(-alpha (g^+ - g^-)), equation (2). Raises ValueError unless alpha > 0."""
     check_positive("alpha", alpha)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
@@ -110,21 +112,11 @@ def symba(alpha: float = 4.0) -> LayerLoss:
     return loss
 
 
-def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
-    """Equation (3)."""
-    check_positive("beta", beta)
-    check_finite("margin", margin)
-
-    def loss(layer: LayerGoodness) -> LayerCredit:
-        check_layer(layer)
-        u = beta * (layer.negative - layer.positive + margin)
-        return LayerCredit(np.logaddexp(0, u) / beta, -expit(u), expit(u))
-
-    return loss
-
-
 def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
-    """Equation (4): thresholds of the two streams, both times the scale, and lambda = penalty."""
+    """Thresholds of the two streams, both times the scale, lambda = penalty, (3).
+
+    Raises ValueError for a penalty below 0.
+    """
     check_finite("positive", positive)
     check_finite("negative", negative)
     check_not_negative("penalty", penalty)
@@ -141,12 +133,25 @@ def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> La
 
 
 def collaboration(threshold: float = 1.0) -> LayerLoss:
-    """Equation (5)."""
+    """The threshold loss of the layer's goodness and that of others, equation (4). Raises ValueError unless finite."""
     check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
         check_layer(layer)
         theta = threshold * layer.scale
         return _two_sided(layer.positive + layer.prior_positive, layer.negative + layer.prior_negative, theta, theta)
+
+    return loss
+
+
+def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
+    """1/beta softplus(beta (g^- - g^+ + margin)), equation (a). Raises ValueError unless beta > 0."""
+    check_positive("beta", beta)
+    check_finite("margin", margin)
+
+    def loss(layer: LayerGoodness) -> LayerCredit:
+        check_layer(layer)
+        u = beta * (layer.negative - layer.positive + margin)
+        return LayerCredit(np.logaddexp(0, u) / beta, -expit(u), expit(u))
 
     return loss
