@@ -119,10 +119,7 @@ def kernel_update(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Array:
-    """G of equation (3) for a kernel of that size: (c_out, c_in / groups, *size).
-
-    Raises ValueError where sizes do not fit.
-    """
+    """G of (3) for such a kernel: (c_out, c_in / groups, *size). Raises ValueError where sizes do not fit."""
     check_images("delta", delta)
     check_shape("z", z, (len(delta), *z.shape[1:]))
     windows = np.split(_windows(z, size, stride, padding), groups, axis=1)

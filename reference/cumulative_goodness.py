@@ -77,10 +77,7 @@ def _check_pair(margin: Array, prior: Array) -> None:
 
 
 def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
-    """log R of equation (2): (batch,), finite where R leaves the range of numbers.
-
-    Raises ValueError unless beta > 0.
-    """
+    """log R of (2): (batch,), finite where R leaves the range of numbers. Raises ValueError unless beta > 0."""
     _check_pair(margin, prior)
     check_positive("beta", beta)
     check_finite("gamma", gamma)
@@ -181,10 +178,7 @@ def _gate(prior: Array, tau: float | Array, kappa: float | Array) -> Array:
 def hardness_gated(
     gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
 ) -> LayerLoss:
-    """l with P gated, equation (7): kept where the layers before find a sample hard.
-
-    Raises ValueError unless beta > 0.
-    """
+    """l with P gated, (7): kept where the layers before find a sample hard. Raises ValueError unless beta > 0."""
     for name, value in (("gamma", gamma), ("tau", tau), ("kappa", kappa)):
         check_finite(name, value)
     check_positive("beta", beta)

@@ -58,10 +58,7 @@ class DifferenceTargetUpdates(NamedTuple):
 def random_inverses(
     widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh
 ) -> tuple[Dense, ...]:
-    """g_2..g_(L-1) for hidden layers of these widths, n_1 first: orthogonal weights, no offsets.
-
-    Raises ValueError unless all widths are positive.
-    """
+    """g_2..g_(L-1) for hidden widths, n_1 first: orthogonal, no offsets. Raises ValueError unless all are positive."""
     for n in widths:
         check_count("widths", n)
     shapes = list(pairwise(widths))
@@ -72,10 +69,7 @@ def random_inverses(
 def inverse_noise(
     widths: tuple[int, ...], batch: int, rng: np.random.Generator, scale: float = 0.1
 ) -> tuple[Array, ...]:
-    """eps_2..eps_(L-1) for hidden layers of these widths, n_1 first: normal with deviation `scale`, (batch, n) each.
-
-    Raises ValueError unless widths, batch and scale are positive.
-    """
+    """eps_2..eps_(L-1), (batch, n) each, normal with deviation `scale`. Raises ValueError unless all are positive."""
     for n in (*widths, batch):
         check_count("widths, batch", n)
     check_positive("scale", scale)
@@ -90,10 +84,7 @@ def _invert(inverse: Dense, h: Array) -> Array:
 def differences(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
-    """h_l - tau_l of the hidden layers l = 1..L-1, equations (2) and (3): (batch, n_l) each.
-
-    Raises ValueError for an error or inverses of another shape.
-    """
+    """h_l - tau_l for l = 1..L-1, (2) and (3): (batch, n_l) each. Raises ValueError where shapes do not fit."""
     check_shape("error", error, clean.scores.shape)
     check_finite("step", step)
     for index, inverse in enumerate(inverses):
@@ -108,10 +99,7 @@ def differences(
 def update_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer, first layer first, the factors in (4) and (5).
-
-    Raises ValueError as `differences` does.
-    """
+    """d_l (e at the output) and h_(l-1) of every layer in turn, the factors in (4) and (5). Raises as `differences`."""
     found = differences(layers, inverses, clean, error, step)
     for layer, z, a, difference in zip(layers, clean.inputs, clean.preactivations, found, strict=False):
         yield pulled_back(layer.steps, a, difference), z
@@ -121,10 +109,7 @@ def update_factors(
 def inverse_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
-    """The derivative of (6)'s loss by Q_l h + c_l, and f_l(z), of the inverses in turn: the factors in (6).
-
-    Raises ValueError for noise of another shape.
-    """
+    """Derivative of (6)'s loss by Q_l h + c_l, and f_l(z), by inverse. Raises ValueError where noise does not fit."""
     for index, eps in enumerate(noise):
         check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
     for layer, inverse, clean_z, eps in zip(layers[1:], inverses, clean.inputs[1:], noise, strict=False):

@@ -36,10 +36,7 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 def random_feedback(
     widths: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 1.0
 ) -> tuple[Array, ...]:
-    """B_l for hidden layers of these widths, uniform on +-scale sqrt(6 / num_classes): (n_l, num_classes) each.
-
-    Raises ValueError unless widths, num_classes and the scale are positive.
-    """
+    """B_l, (n_l, num_classes), uniform on +-scale sqrt(6 / num_classes). Raises ValueError unless all are positive."""
     for n in (*widths, num_classes):
         check_count("widths, num_classes", n)
     check_positive("scale", scale)
@@ -63,8 +60,8 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (2).
 
-    `signal` (batch, K) is what the hidden layers are sent in place of the error. Raises ValueError for an error or a
-    signal of another shape, and unless there is feedback for every hidden layer that fits it.
+    `signal` (batch, K) is what the hidden layers are sent in place of the error. Raises ValueError where feedback,
+    error and signal do not fit.
     """
     check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
@@ -85,10 +82,9 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     signs: bool = False,
 ) -> tuple[Update, ...]:
-    """G_l of every layer, equation (2): a tuple in the order of its parameters.
+    """G_l of every layer, equation (2); with `signs` the hidden layers are sent the error's signs alone.
 
-    With `signs` the hidden layers are sent the error's signs alone. Raises ValueError where layers, x and labels do not
-    fit, and as `update_factors`.
+    Raises ValueError where layers, feedback, x and labels do not fit.
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)

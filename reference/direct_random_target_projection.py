@@ -33,10 +33,9 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """G_l of every layer, equation (2): a tuple in the order of its parameters.
+    """G_l of every layer, equation (2), with feedback drawn by `direct_feedback_alignment.random_feedback`.
 
-    Feedback as `direct_feedback_alignment.random_feedback` draws it. Raises ValueError where layers, x and labels do
-    not fit, and unless there is feedback for every hidden layer that fits it.
+    Raises ValueError where layers, feedback, x and labels do not fit.
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)

@@ -50,10 +50,7 @@ def _mirrored(layer: Any, matrix: Array, name: str) -> Layer:
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
-    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (3).
-
-    Raises ValueError unless there is feedback, shaped as the weight, for every layer but the first.
-    """
+    """s_l'(a_l)^T delta_l and z_l of every layer, the factors in (3). Raises ValueError where feedback does not fit."""
     if len(feedback) != len(layers) - 1:
         raise ValueError(f"feedback: {len(feedback)} arrays, expected {len(layers) - 1}, one a layer but the first")
     later = [
@@ -70,10 +67,7 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """G_l of every layer, equation (3): a tuple in the order of its parameters.
-
-    Raises ValueError where layers, x and labels do not fit, and as `update_factors`.
-    """
+    """G_l of every layer, equation (3), in the order of its parameters. Raises ValueError where shapes do not fit."""
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     return layer_updates(layers, update_factors(layers, clean, error, feedback))

@@ -3,15 +3,16 @@
 "Synthetic Benchmarks Overstate Forward-Forward Scaling: Real-Data Limits of Layer-Local Training", arXiv 2606.06539,
 whose numbers these are; its networks of convolutions are `local_classifiers` with `random_readout`.
 
-    (3)  goodness:    g_l = 1/n_l |h_l|^2,  T_l = low + (high - low) sigmoid(alpha_l),  theta_l = softplus(theta0_l)
-                      psi_l = g_l / T_l - theta_l,    loss softplus(-psi_l) of x^+ and softplus(psi_l) of x^-
-    (6)               is (3) once more
-    (8)  of a layer:  L_l = 1/B sum_samples [ softplus(theta_l - g_l^+ / T_l) + softplus(g_l^- / T_l - theta_l) ]
-    (9)  all:         L = share sum_l L_l + 1/B sum_samples cross_entropy(V r + b, y)
-                      r: gamma_l BN(A_l(z_l)) + beta_l of the layers l < L side by side, for x^0, not detached
-         warm start:  theta0_l = softplus^-1(mean g_l / T_l) of the first batch, above 20 the mean itself
+    (1)  goodness:      g_l = 1/n_l |h_l|^2
+    (2)  temperature:   T_l = low + (high - low) sigmoid(alpha_l)
+    (3)  local loss:    psi_l = g_l / T_l - theta_l,    softplus(-psi_l) of x^+ and softplus(psi_l) of x^-;    again (6)
+    (8)  of a layer:    L_l = 1/B sum_samples [ softplus(theta_l - g_l^+ / T_l) + softplus(g_l^- / T_l - theta_l) ],
+                        theta_l = softplus(theta0_l)
+         warm start:    theta0_l = softplus^-1(mean g_l / T_l) of the first batch, above 20 the mean itself
+    (9)  all:           L = share sum_l L_l + 1/B sum_samples cross_entropy(V r + b, y)
+                        r: gamma_l BN(A_l(z_l)) + beta_l of the layers l < L side by side, for x^0, not detached
 
-Streams and derivatives, ours:
+Ours: streams and derivatives.
 
     (a)  x^+, x^-, x^0: x with its first K entries amplitude onehot(label), the same of a wrong label, amplitude / K
     (b)  of x^+ and x^-:  z_(l+1) = layer_norm(h_l), a constant;     of x^0:  z_(l+1) = h_l
@@ -23,13 +24,15 @@ Streams and derivatives, ours:
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | A_l, s_l | layers | | the hidden layers l = 1..L, dense |
-| alpha, theta0 | alpha, theta | (L,) | of temperatures and thresholds |
+| alpha, theta0 | alpha, theta | (L,) | of temperatures, from low = 0.1 to high = 2, and of thresholds |
+| | share, amplitude | | in the paper 0.1 and 1 |
 | gamma_l, beta_l | scales, offsets | (n_l,) | of the normalisations that the classifier reads through, l < L |
 | V, b | weight, bias | (K, sum n_l), (K,) | the classifier |
 | BN | norms | | batch normalisation: of the batch, or at inference of given statistics |
 
-The text does not say how layers are normalised (here over all units), nor what stands in the label's place for the
-classifier (here a little of every label). It reads the layers but for the last, which (8) alone trains.
+The text does not say how layers are normalised (here over all units), what stands in the label's place for the
+classifier (here a little of every label), nor whether the warm start's goodness is divided by T_l (here it is, as
+theta_l is compared with that). The classifier reads the layers but for the last, which (8) alone trains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -113,14 +116,17 @@ def _passes(layers: Sequence[Layer], x: Array) -> Iterator[tuple[Array, Array, A
 def goodness(
     layers: Sequence[Layer], parameters: Parameters, x: Array, labels: Labels, amplitude: float = 1.0
 ) -> Array:
-    """g_l / T_l of every layer for x with these labels, equation (3): (L, batch)."""
+    """g_l / T_l of every layer for x with these labels, (1) and (2): (L, batch). Raises ValueError as `losses`."""
     _check(layers, parameters)
     passes = _passes(layers, overlay(x, labels, len(parameters.bias), amplitude))
     return np.stack([np.mean(h**2, axis=1) for _, _, h in passes]) / _temperatures(parameters.alpha)[:, None]
 
 
 def warm_start(positive: Array, negative: Array) -> Array:
-    """theta0 from g_l / T_l of the first batch, (L, batch) each: (L,). softplus being above 0, a mean of 0 is not."""
+    """theta0 of (8) from g_l / T_l of the first batch, (L, batch) each: (L,).
+
+    softplus being above 0, a mean of 0 is not. Raises ValueError unless both have one shape.
+    """
     check_shape("negative", negative, positive.shape)
     mean = np.maximum((positive.mean(axis=1) + negative.mean(axis=1)) / 2, 1e-6)
     return np.where(mean > LARGE, mean, np.log(np.expm1(np.minimum(mean, LARGE))))
@@ -145,7 +151,10 @@ def scores(
     amplitude: float = 1.0,
     norms: Sequence[Step] | None = None,
 ) -> Array:
-    """V r + b of (9) for x without a label: (batch, K). `norms` has BN for each layer, the batch's own if None."""
+    """V r + b of (9) for x without a label: (batch, K). `norms` has BN for each layer, the batch's own if None.
+
+    Raises ValueError as `losses` does.
+    """
     _check(layers, parameters)
     norms = [BATCH_NORM] * (len(layers) - 1) if norms is None else norms
     found = _read(layers, parameters, overlay_neutral(x, len(parameters.bias), amplitude), norms)
@@ -161,7 +170,7 @@ def losses(
     amplitude: float = 1.0,
     norms: Sequence[Step] | None = None,
 ) -> tuple[Array, Array]:
-    """Equation (8) of every layer, (L,), and the mean cross-entropy of (9); `wrong` has a wrong label for each sample.
+    """L_l of every layer, (8), (L,), and the mean cross-entropy of (9); `wrong` has a wrong label for each sample.
 
     Raises ValueError for fewer than two layers and for parameters that do not fit.
     """
@@ -226,7 +235,7 @@ def updates(
     amplitude: float = 1.0,
     norms: Sequence[Step] | None = None,
 ) -> HybridUpdates:
-    """The gradients of (9), equation (e); arguments and errors as those of `losses`."""
+    """The gradients of (9), (e); arguments and errors as those of `losses`. Raises ValueError unless share >= 0."""
     check_not_negative("share", share)
     local, _ = losses(layers, parameters, x, labels, wrong, amplitude, norms)
     norms = [BATCH_NORM] * (len(layers) - 1) if norms is None else norms

@@ -356,10 +356,7 @@ def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:
-    """z_l, a_l and h_l of every layer, equation (1).
-
-    Raises ValueError, with the layer's index, for sizes that misfit.
-    """
+    """z_l, a_l and h_l of all l, (1). Raises ValueError, with the layer's index, where sizes do not fit."""
     inputs, preactivations, activities = [], [], []
     z = x
     for index, layer in enumerate(layers):
@@ -416,7 +413,7 @@ def dense_chain(
 
 
 def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Weights uniform on +-sqrt(6 / n_in), shape (n_out, ...), n_in the product of the others (He et al., 2015).
+    """Weights (n_out, ...) uniform on +-sqrt(6 / n_in) (He et al., 2015), n_in the product of the others.
 
     Raises ValueError unless all sizes are positive.
     """

@@ -1,6 +1,7 @@
 """Scores with learned anchors: channels that are assigned to classes, and prototypes on a sphere. See `scores`.
 
-Channels assigned to classes (CAW-Conv, arXiv 2606.09928):
+Channels assigned to classes: CAW-Conv, "Forward-Only Convolutional Neural Networks with Learnable Channel-Class
+Assignment", arXiv 2606.09928, by its public code. Of the paper's own numbers 7, that of (3), is known to us.
 
     (1)  u_c = w_1 mean_(i, j) h + w_2 max_(i, j) h + w_3 min_(i, j) h
     (2)  M = softmax(Omega / T) along the classes,    T = cooling clip(e^tau, 0.1, 100)
@@ -8,10 +9,11 @@ Channels assigned to classes (CAW-Conv, arXiv 2606.09928):
     (4)  penalty = lambda_e / K sum_c H(M_c) + lambda_o q / K^2 sum_(k, j) (M~_k . M~_j - [k = j])^2,
          H(M_c) = -sum_k M_ck log M_ck,    M~_k: the columns of M at length 1
 
-Prototypes on the sphere (HFF, arXiv 2605.00082):
+Ours, prototypes on the sphere: a reading of what is known of HFF, "Hyperspherical Forward-Forward with Prototypical
+Representations", arXiv 2605.00082, whose text was not to be had.
 
-    (5)  c_(k, i) = u / |u| . v_(k, i) / |v_(k, i)|
-    (6)  s_k = 1/t log (mean_i e^(t c_(k, i))),    the cosine itself for one prototype a class
+    (a)  c_(k, i) = u / |u| . v_(k, i) / |v_(k, i)|
+    (b)  s_k = 1/t log (mean_i e^(t c_(k, i))),    the cosine itself for one prototype a class
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -24,17 +26,16 @@ Prototypes on the sphere (HFF, arXiv 2605.00082):
 | | cooling | | in the paper 0.995^epoch |
 | u | | (batch, C); (batch, d) | features: of (1); or h, or the means of its cells in a grid, flattened |
 | v | parameters[0] | (K, per class, d) | prototypes, of any length but 0 |
-| t | sharpness | | how nearly (6) is the largest cosine |
+| t | sharpness | | how nearly (b) is the largest cosine |
 
-(1) to (4) are as in the authors' code; it adds 1e-10 to M within the logarithm, which the entropy of a softmax has no
-need of. Positions that are the maximum alike, or the minimum, share its derivative evenly. Begin with noise,
-`random_logits`: of constant logits, as in the paper, M is 1 / K everywhere, a cross entropy's derivatives sum to 0 over
-the classes, and no activity has a gradient. The entropy is a sum over channels, not a mean, and grows with their
-number. With its q the published orthogonality is at most 9e-8 for C = 100 and K = 10: `scaled` leaves q out.
+The code of (4) adds 1e-10 to M within the logarithm, which the entropy of a softmax has no need of. Positions that are
+the maximum alike, or the minimum, share its derivative evenly. Begin with noise, `random_logits`: of constant logits,
+as in the paper, M is 1 / K everywhere, a cross entropy's derivatives sum to 0 over the classes, and no activity has a
+gradient. The entropy is a sum over channels, not a mean, and grows with their number. With its q the published
+orthogonality is at most 9e-8 for C = 100 and K = 10: `scaled` leaves q out.
 
-(5) and (6) are a reading of the paper's summaries, its text not being had. An h of 0 has no direction: 0 is chosen for
-it (`normalisations.direction`), hence scores of 0 and no derivative. Otherwise h and v count by their directions alone,
-so that derivatives by them are orthogonal to them.
+An h of 0 has no direction: 0 is chosen for it (`normalisations.direction`), hence scores of 0 and no derivative.
+Otherwise h and v count by their directions alone, so that derivatives by them are orthogonal to them.
 """
 
 import math
@@ -53,7 +54,7 @@ COLDEST, HOTTEST = 0.1, 100.0
 
 
 def random_logits(channels: int, num_classes: int, rng: np.random.Generator, deviation: float = 0.5) -> Array:
-    """Omega, (C, K), from N(0, deviation^2)."""
+    """Omega, (C, K), from N(0, deviation^2). Raises ValueError unless C, K and the deviation are positive."""
     check_count("channels", channels)
     check_count("num_classes", num_classes)
     check_positive("deviation", deviation)
@@ -65,7 +66,7 @@ def _temperature(log_temperature: Array, cooling: float) -> Array:
 
 
 def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> Array:
-    """M of equation (2)."""
+    """M of equation (2): (C, K), as the logits. Raises ValueError unless the cooling is positive."""
     check_positive("cooling", cooling)
     return softmax(logits / _temperature(log_temperature, cooling), axis=1)
 
@@ -85,13 +86,13 @@ def _by_parameters(parameters: tuple[Array, ...], gradient: Array, cooling: floa
 
 
 def _pooled(h: Array, pooling: tuple[float, float, float]) -> Array:
-    """a of equation (1): (batch, C)."""
+    """u of equation (1): (batch, C)."""
     positions = h.reshape(*h.shape[:2], -1)
     return pooling[0] * positions.mean(axis=2) + pooling[1] * positions.max(axis=2) + pooling[2] * positions.min(axis=2)
 
 
 def _pooled_credit(h: Array, pooling: tuple[float, float, float], gradient: Array) -> Array:
-    """The derivative by h of what has this one by a."""
+    """The derivative by h of what has this one by u."""
     positions = h.reshape(*h.shape[:2], -1)
     largest = (positions == positions.max(axis=2, keepdims=True)).astype(h.dtype)
     smallest = (positions == positions.min(axis=2, keepdims=True)).astype(h.dtype)
@@ -109,7 +110,10 @@ def channel_class(
     scaled: bool = False,
     cooling: float = 1.0,
 ) -> Score:
-    """Equations (1) to (4), of parameters (Omega, tau)."""
+    """The score s = M^T u, equations (1) to (4), of parameters (Omega, tau).
+
+    Raises ValueError unless pooling has three finite weights, cooling > 0 and the penalty's weights are 0 or more.
+    """
     if len(pooling) != 3:
         raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
     for weight in pooling:
@@ -147,14 +151,14 @@ def channel_class(
 
 
 def random_prototypes(num_classes: int, per_class: int, size: int, rng: np.random.Generator) -> Array:
-    """v of equation (5), (K, per_class, size), from N(0, 1 / size): lengths near 1."""
+    """v of (a), (K, per_class, size), from N(0, 1 / size). Raises ValueError unless all sizes are positive."""
     for name, value in (("num_classes", num_classes), ("per_class", per_class), ("size", size)):
         check_count(name, value)
     return rng.standard_normal((num_classes, per_class, size)) / math.sqrt(size)
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
-    """Equations (5) and (6), of parameters (v,). Raises ValueError unless the sharpness is positive."""
+    """The score by (a) and (b), of parameters (v,). Raises ValueError unless the sharpness is positive."""
     check_positive("sharpness", sharpness)
 
     def cosines(h: Array, prototypes: Array) -> tuple[Array, Array, Array]:

@@ -137,7 +137,7 @@ def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Sho
 def local_updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> Iterator[LocalUpdate]:
-    """Equations (2) and (4) of every layer in forward order. Raises ValueError as `layer_passes` does."""
+    """G_l and L_l of every layer in forward order, equations (2) and (4). Raises ValueError as `layer_passes` does."""
     for (layer, score, parameters), (z, a, h) in zip(layers, layer_passes(layers, x, shortcuts), strict=True):
         losses, e = loss(score.value(h, parameters), labels)
         gradient, of_parameters = score.credit(h, parameters, e)
@@ -151,12 +151,12 @@ def local_updates(
 def updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> tuple[LocalUpdate, ...]:
-    """The updates of all layers."""
+    """`local_updates` of all layers."""
     return tuple(local_updates(layers, x, labels, loss, shortcuts))
 
 
 def layer_scores(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Shortcut] = ()) -> Array:
-    """c_l of every layer from one pass: (layers, batch, K)."""
+    """c_l of every layer from one pass: (layers, batch, K). Raises ValueError as `layer_passes` does."""
     passes = layer_passes(layers, x, shortcuts)
     scores = [local.score.value(p.h, local.parameters) for local, p in zip(layers, passes, strict=True)]
     return np.stack(scores)

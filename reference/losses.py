@@ -45,10 +45,7 @@ def check_scores(scores: Array, labels: Labels) -> None:
 
 
 def cross_entropy(scores: Array, labels: Labels, temperature: float = 1.0, label_smoothing: float = 0.0) -> Array:
-    """-sum_k t_k log softmax(s / T)_k of equation (2): (batch,), in nats.
-
-    Raises ValueError where labels do not fit the scores, and unless T > 0.
-    """
+    """-sum_k t_k log softmax(s / T)_k, (2): (batch,), in nats. Raises ValueError unless labels fit and T > 0."""
     check_scores(scores, labels)
     check_positive("temperature", temperature)
     check_rate("label_smoothing", label_smoothing)

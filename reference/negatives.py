@@ -82,10 +82,7 @@ def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, l
 
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
-    """mask x_1 + (1 - mask) x_2, equation (2): shaped as x_1.
-
-    Raises ValueError unless the mask broadcasts to that shape.
-    """
+    """mask x_1 + (1 - mask) x_2, (2): as x_1. Raises ValueError unless the mask broadcasts to that shape."""
     check_shape("x2", x2, x1.shape)
     if mask.ndim != x1.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x1.shape, strict=True)):
         raise ValueError(f"mask: shape {tuple(mask.shape)}, expected {tuple(x1.shape)}, or 1 for some of it")
@@ -93,10 +90,7 @@ def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
 
 
 def blurred_masks(noise: Array, passes: int) -> Array:
-    """Bits 0 and 1, blurred `passes` times, cut at 1/2, (3): as the noise, (batch, height, width).
-
-    Raises ValueError for NaN.
-    """
+    """Bits blurred `passes` times, cut at 1/2, (3): as the noise, (batch, height, width). Raises ValueError for NaN."""
     check_batch("noise", noise, "height, width", 2)
     check_count("passes", passes, 0)
     check_numbers("noise", noise)
@@ -115,10 +109,7 @@ def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Genera
 
 
 def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
-    """Pairs side by side along axis 1, (4): (batch, 2 n, ...) each.
-
-    Raises ValueError unless each sample has a partner.
-    """
+    """x^+ and x^- of (4): (batch, 2 n, ...) each. Raises ValueError unless each sample has a partner in the batch."""
     check_range("partner", partner, len(x))
     check_shape("partner", partner, (len(x),))
     return np.concatenate([x, x], axis=1), np.concatenate([x, x[partner]], axis=1)

@@ -19,6 +19,9 @@
 | h, y | h | (batch, C, H, W) or (batch, n) | activities, and what is passed on |
 | v | v | (..., d) | vectors |
 
+Sources: batch_norm of Ioffe and Szegedy (2015), layer_norm of Ba, Kiros and Hinton (2016), instance_norm of Ulyanov,
+Vedaldi and Lempitsky (2016), group_norm of Wu and He (2018); rms_norm of Forward-Forward, channel_norm of DTG-FF.
+
 After group_norm by classes the mean of every group is 0: no linear read-out of group means, score (1) of `scores`, has
 anything left to read. Their trace stays: a ReLU's zeros become -mu / sqrt(v), which can be read by other means. No
 normalisation here has learned parameters. All derivatives are symmetric, so that each is its own transpose. A set S of
@@ -82,13 +85,13 @@ def _check(name: str, count: int) -> None:
 
 
 def _standardised(h: Array, axes: tuple[int, ...], eps: float) -> Array:
-    """Equation (1) over the axes."""
+    """y of equation (1) over the axes."""
     centred = h - h.mean(axis=axes, keepdims=True)
     return centred / np.sqrt(np.mean(centred**2, axis=axes, keepdims=True) + eps)
 
 
 def _standardised_vjp(h: Array, gradient: Array, axes: tuple[int, ...], eps: float) -> Array:
-    """Equation (2) over the axes."""
+    """dL/dh of equation (2) over the axes."""
     check_shape("gradient", gradient, h.shape)
     y = _standardised(h, axes, eps)
     across = gradient.mean(axis=axes, keepdims=True) + y * np.mean(gradient * y, axis=axes, keepdims=True)
@@ -104,13 +107,13 @@ def _check_groups(h: Array, groups: int, eps: float) -> None:
 
 
 def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
-    """Equation (1), contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+    """y of (1) over contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
     _check_groups(h, groups, eps)
     return _standardised(h.reshape(len(h), groups, -1), (2,), eps).reshape(h.shape)
 
 
 def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) -> Array:
-    """Equation (2), contiguous groups of channels. Raises ValueError as `group_norm` does."""
+    """dL/dh of (2) over contiguous groups of channels. Raises ValueError as `group_norm` does."""
     _check_groups(h, groups, eps)
     check_shape("gradient", gradient, h.shape)
     rows = h.reshape(len(h), groups, -1)
@@ -118,42 +121,42 @@ def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) ->
 
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
-    """Equation (1) for each channel. Raises ValueError where a channel has one position."""
+    """y of equation (1) over each channel of a sample: as h. Raises ValueError where a channel has one position."""
     _check_input(h, eps)
     _check("a channel", math.prod(h.shape[2:]))
     return _standardised(h, tuple(range(2, h.ndim)), eps)
 
 
 def instance_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """Equation (2) for each channel. Raises ValueError where a channel has one position."""
+    """dL/dh of equation (2) over each channel of a sample: as h. Raises ValueError as `instance_norm` does."""
     _check_input(h, eps)
     _check("a channel", math.prod(h.shape[2:]))
     return _standardised_vjp(h, gradient, tuple(range(2, h.ndim)), eps)
 
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
-    """Equation (1) at each position. Raises ValueError for one channel."""
+    """y of equation (1) over the channels at each position: as h. Raises ValueError for one channel."""
     _check_input(h, eps)
     _check("a position", h.shape[1])
     return _standardised(h, (1,), eps)
 
 
 def channel_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """Equation (2) at each position. Raises ValueError for one channel."""
+    """dL/dh of equation (2) over the channels at each position: as h. Raises ValueError as `channel_norm` does."""
     _check_input(h, eps)
     _check("a position", h.shape[1])
     return _standardised_vjp(h, gradient, (1,), eps)
 
 
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
-    """Equation (1) for each sample. Raises ValueError where it has one number."""
+    """y of equation (1) over each sample: as h. Raises ValueError where it has one number."""
     _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised(h, tuple(range(1, h.ndim)), eps)
 
 
 def layer_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """Equation (2) for each sample. Raises ValueError where it has one number."""
+    """dL/dh of equation (2) over each sample: as h. Raises ValueError as `layer_norm` does."""
     _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised_vjp(h, gradient, tuple(range(1, h.ndim)), eps)
@@ -174,7 +177,7 @@ def _check_statistics(h: Array, mean: Array | None, variance: Array | None) -> N
 
 
 def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
-    """Equation (1) for each channel, with the batch's mu and v or with those given, (C,) each.
+    """y of equation (1) over each channel of the batch, or with the mu and v given, (C,) each: as h.
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
     """
@@ -189,7 +192,7 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(
     h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
 ) -> Array:
-    """Equation (2); with mu and v given dL/dh = g / sqrt(v + eps). Raises ValueError as `batch_norm` does."""
+    """dL/dh of equation (2); with mu and v given g / sqrt(v + eps): as h. Raises ValueError as `batch_norm` does."""
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
     check_shape("gradient", gradient, h.shape)
@@ -199,13 +202,13 @@ def batch_norm_vjp(
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
-    """Equation (3): the mean square of a sample becomes 1; 0 stays 0."""
+    """h over its root mean square, (3): that of a sample becomes 1; 0 stays 0. Raises ValueError unless eps >= 0."""
     _check_input(h, eps)
     return h / (np.sqrt(np.mean(h**2, axis=tuple(range(1, h.ndim)), keepdims=True)) + eps)
 
 
 def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
-    """The derivative of equation (3); at 0 that of h / eps."""
+    """dL/dh of equation (3); at 0 that of h / eps. Raises ValueError as `rms_norm` does."""
     _check_input(h, eps)
     check_shape("gradient", gradient, h.shape)
     axes = tuple(range(1, h.ndim))
@@ -215,14 +218,14 @@ def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
 
 
 def direction(v: Array, eps: float = 1e-12) -> Array:
-    """Equation (4), along the last axis."""
+    """v / |v| along the last axis, equation (4): as v. Raises ValueError unless eps > 0."""
     check_positive("eps", eps)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
     return np.where(length <= eps, 0, v / np.maximum(length, eps))
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
-    """The derivative of equation (4): orthogonal to v."""
+    """dL/dv of (4), orthogonal to v. Raises ValueError unless eps > 0 and the gradient is shaped as v."""
     check_positive("eps", eps)
     check_shape("gradient", gradient, v.shape)
     length, u = np.linalg.norm(v, axis=-1, keepdims=True), direction(v, eps)
@@ -231,14 +234,14 @@ def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
 
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
-    """Equation (5): samples of length 1, or of mean square 1 if scaled."""
+    """Samples of length 1, or of mean square 1 if scaled, equation (5): as h. Raises ValueError unless eps > 0."""
     _check_input(h, eps)
     rows = direction(h.reshape(len(h), -1), eps)
     return (math.sqrt(rows.shape[1]) * rows if scaled else rows).reshape(h.shape)
 
 
 def unit_sphere_vjp(h: Array, gradient: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
-    """The derivative of equation (5)."""
+    """dL/dh of equation (5): as h. Raises ValueError as `unit_sphere` does."""
     _check_input(h, eps)
     check_shape("gradient", gradient, h.shape)
     v = h.reshape(len(h), -1)

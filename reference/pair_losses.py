@@ -113,10 +113,7 @@ def symba(alpha: float = 4.0) -> LayerLoss:
 
 
 def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
-    """Thresholds of the two streams, both times the scale, lambda = penalty, (3).
-
-    Raises ValueError for a penalty below 0.
-    """
+    """A threshold a stream, both times the scale; lambda = penalty, (3). Raises ValueError for a penalty below 0."""
     check_finite("positive", positive)
     check_finite("negative", negative)
     check_not_negative("penalty", penalty)

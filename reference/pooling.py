@@ -53,17 +53,14 @@ def _placed(squares: Array, size: int, shape: tuple[int, ...]) -> Array:
 
 
 def max_pool(g: Array, size: int) -> Array:
-    """The largest of each square, equation (1): (batch, c, height // size, width // size).
-
-    Raises ValueError unless g are images of at least one square.
-    """
+    """The largest of each square, (1): (batch, c, height // size, width // size). Raises ValueError for no square."""
     return _squares(g, size).max(axis=-1)
 
 
 def at_maxima(g: Array, values: Array, size: int) -> Array:
-    """Of each square the value where g is largest, the first of equal ones, equation (2): shaped as `max_pool(g)`.
+    """The value of each square where g is largest, the first of equal ones, equation (2): shaped as `max_pool(g)`.
 
-    Raises ValueError as `max_pool` does, and unless the values are shaped as g.
+    Raises ValueError as `max_pool`, and unless the values are shaped as g.
     """
     check_shape("values", values, g.shape)
     places = _squares(g, size).argmax(axis=-1)[..., None]
@@ -71,10 +68,7 @@ def at_maxima(g: Array, values: Array, size: int) -> Array:
 
 
 def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
-    """The adjoint of (2), d put where g is largest, 0 elsewhere: as g.
-
-    Raises ValueError unless d is as `max_pool(g)`.
-    """
+    """The adjoint of (2), d put where g is largest: as g. Raises ValueError unless d is shaped as `max_pool(g)`."""
     squares = _squares(g, size)
     check_shape("d", d, squares.shape[:-1])
     largest = np.arange(size**2) == squares.argmax(axis=-1)[..., None]
@@ -82,14 +76,14 @@ def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
 
 
 def average_pool(g: Array, size: int) -> Array:
-    """The mean of each square, equation (3): shaped, and refused, as `max_pool`."""
+    """The mean of each square, (3): (batch, c, height // size, width // size). Raises ValueError as `max_pool`."""
     return _squares(g, size).mean(axis=-1)
 
 
 def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
-    """The adjoint of (3), d / n^2 in all of its square: (batch, c, ...), shaped by the samples of g, of any number.
+    """The adjoint of (3), d / n^2 all over its square: (len(d), c, ...) as g.
 
-    Raises ValueError unless a sample of d is shaped as one of `average_pool(g)`.
+    Raises ValueError where d does not fit.
     """
     check_shape("d", d, (len(d), *_squares(g, size).shape[1:-1]))
     return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:])
@@ -109,7 +103,7 @@ def scaled_average_pool(x: Array, size: int) -> Array:
 
 
 def scaled_average_pool_adjoint(y: Array, size: int) -> Array:
-    """The adjoint of (4), y / n in all of its square: (batch, c, size height, size width).
+    """The adjoint of (4), y / n all over its square: (batch, c, size height, size width).
 
     Raises ValueError unless y are images.
     """

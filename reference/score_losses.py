@@ -5,8 +5,11 @@ With softplus(u) = log(1 + e^u), and s^- a sample's scores but for its label's:
     (1)  cross entropy:               that of `losses`, of s / T with smoothed labels
     (2)  positive versus negative:    1/2 softplus(theta - s_y) + 1/2 softplus(mean s^- - theta)
     (3)  mixed:                       share (1) + (1 - share) (2)
-    (4)  cosine margin:               (1) of S (s - delta onehot(y))
-    (5)  smooth margin:               1/beta softplus(beta (delta + log sum exp s^- - s_y))
+
+Ours, a reading of what is known of HFF (arXiv 2605.00082), whose text was not to be had:
+
+    (a)  cosine margin:               (1) of S (s - delta onehot(y))
+    (b)  smooth margin:               1/beta softplus(beta (delta + log sum exp s^- - s_y))
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -16,9 +19,9 @@ With softplus(u) = log(1 + e^u), and s^- a sample's scores but for its label's:
 | S, delta | scale, margin | | factor of cosines, and by how much the label's has to be the best |
 
 (2) and (3) are those of CwComp (arXiv 2312.12668), which calls them PvN and CWG; it adds 1e-9 to the exponentials and
-clamps scores at 50, which (1) has no need of. (4) and (5) are a reading of HFF (arXiv 2605.00082), whose text was not
-to be had. Cosines differ by 2 at most: of them (1) stays above log(1 + (K - 1) e^-2), which is what S is for, and (5)
-above 1/beta softplus(beta (delta + log(K - 1) - 2)). (5) at beta = 1 is (4) at S = 1.
+clamps scores at 50, which (1) has no need of. Cosines differ by 2 at most: of them (1) stays above log(1 + (K - 1)
+e^-2), which is what S is for, and (b) above 1/beta softplus(beta (delta + log(K - 1) - 2)). (b) at beta = 1 is (a) at
+S = 1.
 """
 
 from collections.abc import Callable
@@ -49,11 +52,11 @@ class ScoreLossCredit(NamedTuple):
 
 
 ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
-"""A loss of one layer, of its scores and the labels."""
+"""A loss of one layer, of its scores and the labels. Raises ValueError where they do not fit."""
 
 
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
-    """Equation (1). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
+    """That of `losses`, equation (1). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
     check_positive("temperature", temperature)
     check_rate("label_smoothing", label_smoothing)
 
@@ -75,7 +78,7 @@ def _hot(scores: Array, labels: Labels) -> Array:
 
 
 def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
-    """Equation (2)."""
+    """The label's score above theta, the mean of the others below, (2). Raises ValueError unless theta is finite."""
     check_finite("threshold", threshold)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
@@ -90,7 +93,7 @@ def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
 
 
 def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
-    """Equation (3)."""
+    """share (1) + (1 - share) (2), equation (3). Raises ValueError unless 0 <= share <= 1 and theta is finite."""
     check_finite("threshold", threshold)
     if not 0 <= share <= 1:
         raise ValueError(f"share: {share}, expected 0..1")
@@ -107,7 +110,7 @@ def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
 
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
-    """Equation (4). Raises ValueError unless S > 0."""
+    """(1) of S (s - delta onehot(y)), equation (a). Raises ValueError unless S > 0 and delta is finite."""
     check_finite("margin", margin)
     check_positive("scale", scale)
     scaled = cross_entropy(temperature=1 / scale)
@@ -115,7 +118,10 @@ def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
-    """Equation (5). Raises ValueError unless beta > 0."""
+    """The label's score above all others' log sum exp by delta, (b).
+
+    Raises ValueError unless beta > 0, delta finite.
+    """
     check_finite("margin", margin)
     check_positive("beta", beta)
 

@@ -21,10 +21,10 @@
 
 (1) is DeeperForward's (Sun et al., ICLR 2025), for activities that are not negative: after ReLU, before the
 normalisation. (2) is CwComp's (arXiv 2312.12668), there after batch normalisation. (3) is Mono-Forward's (arXiv
-2501.09238), whose activities are not pooled. (4) is that of DTG-FF (arXiv 2606.06539); its dense layers have one number
-u = mean h^2 each, which would leave (4) rank one (see the tests), so that without a grid u is all of h^2 here, as in
-its synthetic experiment. (5) is ASGE's (arXiv 2509.12394), from its text; the distribution of its W is not known to us.
-For learned assignments and prototypes see `learned_scores`.
+2501.09238), whose activities are not pooled. (4) is that of DTG-FF (arXiv 2606.06539), where it is (1), (2) and (4);
+its dense layers have one number u = mean h^2 each, which would leave (4) rank one (see the tests), so that without a
+grid u is all of h^2 here, as in its synthetic experiment. (5) is ASGE's (arXiv 2509.12394), from its text; the
+distribution of its W is not known to us. For learned assignments and prototypes see `learned_scores`.
 
 Gradients by the parameters are sums over the batch: give e of a batch mean for that of a batch mean.
 """
@@ -92,7 +92,7 @@ def _groups(h: Array, num_classes: int) -> Array:
 
 
 def group_mean(num_classes: int) -> Score:
-    """Equation (1), without parameters. Its functions raise ValueError where K does not divide the channels."""
+    """The mean of each group, (1), without parameters. Its functions raise ValueError unless K divides the channels."""
     check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
@@ -104,7 +104,7 @@ def group_mean(num_classes: int) -> Score:
 
 
 def group_mean_square(num_classes: int) -> Score:
-    """Equation (2), without parameters. Its functions raise ValueError where K does not divide the channels."""
+    """The mean square of each group, (2), without parameters. Its functions raise ValueError as those of (1)."""
     check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
@@ -127,7 +127,7 @@ def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pool
 
 
 def linear_map(grid: Grid = None) -> Score:
-    """Equation (3), of parameters (M,)."""
+    """s = M u, equation (3), of parameters (M,). Its functions raise ValueError for a grid of anything but maps."""
 
     def value(h: Array, parameters: tuple[Array, ...]) -> Array:
         (matrix,) = parameters
@@ -141,7 +141,10 @@ def linear_map(grid: Grid = None) -> Score:
 
 
 def random_projection(num_features: int, num_classes: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """R, (num_features, K), and b, (K,), of equation (4) from N(0, 1 / K): DTG-FF's variance is 1 / K."""
+    """R, (num_features, K), and b, (K,), of equation (4) from N(0, 1 / K): DTG-FF's variance is 1 / K.
+
+    Raises ValueError unless both sizes are positive.
+    """
     check_count("num_features", num_features)
     check_count("num_classes", num_classes)
     deviation = num_classes**-0.5
@@ -151,7 +154,10 @@ def random_projection(num_features: int, num_classes: int, rng: np.random.Genera
 def random_readout(
     projection: Array, offset: Array, grid: Grid = None, lowest: float = 0.5, highest: float = 2.0
 ) -> Score:
-    """Equation (4), of parameters (alpha,)."""
+    """s = R^T u / T + b, equation (4), of parameters (alpha,).
+
+    Raises ValueError unless offset is (K,) and 0 < lowest <= highest < infinity.
+    """
     check_shape("offset", offset, projection.shape[1:])
     if not 0 < lowest <= highest < inf:
         raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
@@ -173,7 +179,10 @@ def random_readout(
 
 
 def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
-    """Equation (5), W being the projection, without parameters."""
+    """s = W^T u + b, equation (5), W being the projection, without parameters.
+
+    Raises ValueError unless offset is (K,).
+    """
     check_shape("offset", offset, projection.shape[1:])
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
