@@ -66,8 +66,9 @@ benchmark: .venv/train-installed $(NAMESPACE) ## time of every rule's step besid
 	@$(PROGRADE) benchmark
 
 DEVICE := cuda
+OUT := runs/gpu
 
-gpu: $(NAMESPACE) ## on a GPU, with what PYTHON has: tests in four precisions, steps of every rule, into OUT=...
+gpu: $(NAMESPACE) ## on a GPU, with what PYTHON has: tests in four precisions, steps of every rule, into OUT=runs/gpu
 	@$(PYTHON) -P -m $(SUITE).gpu $(OUT) $(DEVICE)
 
 clean: ## remove what make made, but for runs/
