@@ -70,10 +70,7 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
 
 def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
-    """The first and the last layer of equation (3); see the module's docstring for ties.
-
-    Raises as `range_hits` does.
-    """
+    """The first and last layer of (3); see the module's docstring for ties. Raises ValueError as `range_hits` does."""
     found = range_hits(scores, labels)
     first, end = np.unravel_index(found.argmax(), found.shape)  # the first of equals, row by row
     return int(first), int(end)

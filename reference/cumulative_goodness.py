@@ -32,11 +32,11 @@ Proof of (3): R is monotone in mu, from 1 for mu to -infinity to e^(-beta gamma 
 for t >= 0, and 1 + e^t >= e^t; s(M) <= e^(-beta M). A layer thus learns next to nothing where the layers before it
 separate the streams, and more where they err; the mean over a batch hides it.
 
-(9) leaves -beta (c_d s(mu) + s(M) eps / (s(mu) + eps)) where the bracket is positive: the local gradient for c = 1 and
-eps = 0, but up to twice that for the eps of 1e-6 where mu > 3.5 and P is small. At d = 0 the published code has the
-limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that the layers below all
-separate; the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not softplus's alone; that
-is no remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.
+(9), the paper's MGC, leaves -beta (c_d s(mu) + s(M) eps / (s(mu) + eps)) where the bracket is positive: the local
+gradient for c = 1 and eps = 0, but up to twice that for the eps of 1e-6 where mu > 3.5 and P is small. At d = 0 the
+published code has the limit without eps; so has this. It divides w by mean s(P) + 1e-6, which starves samples that the
+layers below all separate; the mean of w is 1 here. It replaces softplus by (10) to show that free riding is not
+softplus's alone; that is no remedy. Its (7) and (10) keep the second term of (8) beside them; here each stands alone.
 
 beta = 4 is the paper's, for margins of about 1; gamma is 1 (cumulative), 0.7 (its default) or 0.
 """
@@ -218,7 +218,7 @@ def _grown(base: float, growth: float, layer: LayerGoodness) -> float:
 def depth_scaled_auxiliary(
     gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
 ) -> LayerLoss:
-    """l(M) + w l(mu) on what the layers before leave over, equation (8). Raises ValueError unless beta > 0."""
+    """l(M) and a weighted l(mu) on what the layers before leave over, (8). Raises ValueError unless beta > 0."""
     for name, value in (("gamma", gamma), ("weight", weight), ("growth", growth)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -235,7 +235,7 @@ def depth_scaled_auxiliary(
 def compensated(
     gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
 ) -> LayerLoss:
-    """l(M) and what its gradient lacks of l(mu), (9). Raises ValueError unless beta > 0, c > 0 and eps >= 0."""
+    """l(M) and lambda l(mu), what its gradient lacks, (9). Raises ValueError unless beta > 0, c > 0 and eps >= 0."""
     for name, value in (("gamma", gamma), ("rho", rho)):
         check_finite(name, value)
     check_positive("beta", beta)

@@ -146,7 +146,7 @@ class LayerPass(NamedTuple):
 
 
 def layer_passes(layers: Sequence[Layer], x: Array, normalised: bool = False) -> Iterator[LayerPass]:
-    """Of every layer in turn, equation (3); z_1 is x where that is normalised."""
+    """z_l, a_l and h_l of every layer in turn, equation (3); z_1 is x where that is normalised."""
     z = x if normalised else rms_norm(x)
     for layer in layers:
         a = layer.value(z)
@@ -209,9 +209,10 @@ def stream_updates(
     prior: Prior = "before",
     normalised: bool = False,
 ) -> Iterator[tuple[Update, Array]]:
-    """Each layer's update, equation (6), and its batch-mean loss, in forward order: arguments as `stream_goodness`.
+    """G_l, equation (6), and L_l, the batch mean, of every layer in forward order: arguments as `stream_goodness`.
 
-    All that is needed is computed before the first update is handed over, so that each may be applied at once.
+    All that is needed is computed before the first update is handed over, so that each may be applied at once. Raises
+    ValueError as `stream_goodness` does.
     """
     streams = both_streams(layers, positive, negative, normalised)
     told = layer_goodness(streams, goodness, prior)
@@ -253,7 +254,7 @@ def updates(
     amplitude: float = 1.0,
     place: Place = "pixels",
 ) -> tuple[Update, ...]:
-    """The updates of all layers, each hidden and with its own loss: arguments and errors as for `local_updates`."""
+    """G_l of every layer, (6), each hidden and with its own loss: arguments and errors as for `local_updates`."""
     found = local_updates(layers, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude, place)
     return tuple(update for update, _ in found)
 

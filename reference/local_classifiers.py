@@ -26,7 +26,7 @@ for score, loss, steps beside the activation and outlet is theirs:
 | CwComp (arXiv 2312.12668) | `group_mean_square` | max pooling, batch norm | – |
 | DeeperForward (Sun et al., ICLR 2025) | `group_mean` | dropout | group norm, average pooling, shortcuts |
 | CAW-Conv (arXiv 2606.09928) | `channel_class` | dropout | instance norm, shortcuts |
-| ASGE (arXiv 2509.12394) | `patch_energy` | – | pooling, layer norm over channels |
+| ASGE (arXiv 2509.12394) | `patch_energy` | – | L2 pooling, layer norm over channels |
 | DTG-FF (arXiv 2606.06539) | `random_readout` | – | layer norm over channels, average pooling, dropout |
 | HFF (arXiv 2605.00082) | `prototype_cosine` | – | unit sphere |
 
@@ -107,7 +107,7 @@ def joined(x: Array, saved: Array, shortcut: Shortcut) -> Array:
 
 
 def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Shortcut] = ()) -> Iterator[LayerPass]:
-    """Of every layer in turn, equations (1) and (3).
+    """z_l, a_l and h_l of every layer in turn, equations (1) and (3).
 
     Raises ValueError, with the layer's index, where sizes do not fit, and for a shortcut that does not lead from a
     layer to a later one.
@@ -151,7 +151,7 @@ def local_updates(
 def updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> tuple[LocalUpdate, ...]:
-    """`local_updates` of all layers."""
+    """`local_updates` of all layers, at once."""
     return tuple(local_updates(layers, x, labels, loss, shortcuts))
 
 

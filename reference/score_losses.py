@@ -118,10 +118,7 @@ def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
-    """The label's score above all others' log sum exp by delta, (b).
-
-    Raises ValueError unless beta > 0, delta finite.
-    """
+    """The label's score delta above all others' log sum exp, (b). Raises ValueError unless beta > 0, delta finite."""
     check_finite("margin", margin)
     check_positive("beta", beta)
 
