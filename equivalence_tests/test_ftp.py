@@ -398,9 +398,9 @@ def test_the_orthogonal_law_is_orthogonal():
 # The rule on images
 
 
-def model(dtype: torch.dtype = torch.float64, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+def model(dtype: torch.dtype = torch.float64, activation: type[nn.Module] = nn.Tanh, seed: int = 0) -> nn.Sequential:
     """For images of 11 x 9 pixels with 2 channels."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(2, 6, (3, 2), padding="valid"),
         activation(),
@@ -567,14 +567,14 @@ def test_training_lowers_the_loss():
 @pytest.mark.usefixtures("_ours_only")
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
-    """With no option set; the output layer alone, on the kernels as drawn, gets no lower than 0.9 of the loss here.
+    """With no option set: the median of eight networks falls below 0.7 of its first loss.
 
-    What is left of it after 100 steps depends on the feedback drawn: 0.3 to 0.8 with tanh, 0 to 1 with ReLU.
+    In six groups of eight it ended at 0.2 to 0.6, and where the output layer alone was trained at 0.8 to 0.96.
     """
     x, y = batch(64, torch.float32)
     left = []
     for seed in range(8):
-        rule = Ftp(model(torch.float32, activation), image_size=(11, 9), generator=seeded(seed))
+        rule = Ftp(model(torch.float32, activation, seed), image_size=(11, 9), generator=seeded(seed))
         optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
         losses = []
         for _ in range(100):
