@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from torch import nn
 
 from prograde.accelerated.rules import DifferenceTargetPropagation
+from prograde.equivalence_tests.rule_examples import EXAMPLES, K
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
 from prograde.equivalence_tests.test_rules import layer_gradients, sequential
@@ -163,3 +166,20 @@ def test_inverses_that_do_not_fit_are_refused(side: Side):
     operands = side.operands((*case[:3], inverses, noise[:1]))
     with pytest.raises(ValueError, match="inverses, noise: 2 and 1, expected 2, one for every hidden layer"):
         updates(side, *operands)
+
+
+@pytest.mark.usefixtures("ours_only")
+def test_target_propagation_through_two_activations(twin: TwinSide):
+    """An inverse has the activation of the layer that it recovers: its error can come to nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 8), nn.LeakyReLU(), nn.Linear(8, K))
+    rule = DifferenceTargetPropagation(model.to(twin.device, torch.float64), noise=1e-9)
+    with torch.no_grad():  # a first layer that gives tanh(0.3) always, and an inverse that does
+        for parameter in (*rule.inverse_weights, *rule.inverse_biases, model[2].bias):
+            parameter.zero_()
+        model[0].weight.zero_()
+        model[0].bias.fill_(0.3)
+        rule.inverse_biases[0].fill_(0.3)
+    x, y = EXAMPLES["dtp"].batch(twin.device)
+    rule.assign_credit(x, y)
+    assert rule.inverse_biases[0].grad.abs().max() < 1e-8, "tanh(0.3) is recovered"

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prograde.accelerated.rules import DirectFeedbackAlignment
+from prograde.accelerated.rules import DirectFeedbackAlignment, FeedbackAlignment
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import K, dense
 from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
 from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, chain_of, parameters
@@ -155,3 +156,11 @@ def test_the_feedback_of_all_positions_sums_to_that_of_a_dense_layer(twin: TwinS
     rows = 12 * matrix if by_channel else matrix.unflatten(0, (600, 12)).sum(dim=1)
     assert rows.shape == (600, 10)
     assert rows.square().mean().item() == pytest.approx(0.7**2 * 2 / 10, rel=0.1), "rows"
+
+
+@pytest.mark.usefixtures("ours_only")
+def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: TwinSide):
+    """B_1 would send an error to the input."""
+    rule = FeedbackAlignment(dense().to(twin.device))
+    kept = {name: tuple(value.shape) for name, value in rule.state_dict().items() if name.startswith("feedback")}
+    assert kept == {"feedback_1": (8, 8), "feedback_2": (K, 8)}, "matrices"

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.goodness import entmax_weighted
 from prograde.accelerated.negatives import hard_wrong_labels, random_masks, random_partners
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
@@ -430,137 +429,6 @@ def test_the_read_out_on_images():
     ]
 
 
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "goodness": (
-        lambda: ForwardForward(dense_model(), goodness="energy"),
-        "goodness: 'energy', expected one of sum-of-squares",
-    ),
-    "two thresholds": (
-        lambda: ForwardForward(dense_model(), loss=compensated(), threshold=2.0),
-        "threshold: 2.0, but a loss is given",
-    ),
-    "prior": (lambda: LayerCollaboration(dense_model(), prior="after"), "prior: 'after', expected one of none, before"),  # type: ignore[arg-type]
-    "negatives": (lambda: SymBa(dense_model(), negatives="soft"), "negatives: 'soft', expected one of wrong, hard"),
-    "labels": (lambda: SymBa(dense_model(), labels="edges"), "labels: 'edges', expected one of pixels, planes"),
-    "planes without images": (
-        lambda: ForwardForward(dense_model(), labels="planes"),
-        "labels: 'planes', but the model has no convolutions",
-    ),
-    "too few channels for planes": (
-        lambda: ForwardForward(image_model(2), labels="planes"),
-        "layer '0': takes 4 channels, expected .* 4 more",
-    ),
-    "no labels and no read-out": (
-        lambda: ForwardForward(dense_model(), negatives="hybrid"),
-        "readout: False, but negatives 'hybrid'",
-    ),
-    "loss by name": (lambda: ForwardForward(dense_model(), loss="symba"), "loss: 'symba', expected a loss"),  # type: ignore[arg-type]
-    "no brightness": (lambda: SymBa(dense_model(), amplitude=0.0), "amplitude: 0.0, expected a positive number"),
-    "brightness that is none": (lambda: SymBa(dense_model(), amplitude=float("nan")), "amplitude: nan"),
-    "uphill": (lambda: SymBa(dense_model(), alpha=-4.0), "alpha: -4.0, expected a positive number"),
-    "uphill by beta": (lambda: CumulativeForwardForward(dense_model(), beta=-4.0), "beta: -4.0, expected a positive"),
-    "collaboration with none": (lambda: LayerCollaboration(dense_model(), prior="none"), "prior: 'none', expected"),
-    "cumulative goodness of others": (
-        lambda: CumulativeForwardForward(dense_model(), prior="others"),
-        "prior: 'others', expected 'before'",
-    ),
-    "one class": (
-        lambda: ForwardForward(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))),
-        "num_classes: 1, expected 2 or more",
-    ),
-    "no labels on planes": (
-        lambda: ForwardForward(image_model(4), negatives="pairs", readout=True, labels="planes"),
-        "labels: 'planes', but negatives 'pairs' have no labels",
-    ),
-    "read-out of early feature maps": (
-        lambda: ForwardForward(image_model(), readout=True),
-        "first_layer: 0, expected 1 or more with readout",
-    ),
-    "remedy": (
-        lambda: CumulativeForwardForward(dense_model(), remedy="none"),
-        "remedy: 'none', expected one of cumulative",
-    ),
-    "a setting that the remedy lacks": (
-        lambda: CumulativeForwardForward(dense_model(), remedy="per-block", gamma=1.0),
-        "'per-block' does not take gamma",
-    ),
-    "settings twice": (
-        lambda: CumulativeForwardForward(dense_model(), remedy=compensated(), beta=1.0),
-        "beta: given, but the remedy",
-    ),
-    "a gate without a gate": (
-        lambda: CumulativeForwardForward(dense_model(), learn_gate=True),
-        "learn_gate: True, expected .*'hardness-gated'",
-    ),
-    "no hidden layer": (
-        lambda: SymBa(nn.Sequential(nn.Linear(4, 2))),
-        "model: no hidden layer; SymBa trains Linear layers",
-    ),
-    "dropout": (
-        lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Dropout(), nn.Linear(2, 2))),
-        "layer '2': Dropout; SymBa trains",
-    ),
-    "an activation that is none, where Dropout is not listed": (
-        lambda: SymBa(nn.Sequential(nn.Linear(4, 2), nn.GELU(), nn.Linear(2, 2))),
-        "layer '1': GELU; SymBa trains an nn.Sequential of Linear, each with ReLU, LeakyReLU, Tanh or MaxMin after it",
-    ),
-    "dropout of pixels": (
-        lambda: SymBa(nn.Sequential(nn.Dropout(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))),
-        "layer '0': Dropout; SymBa trains an nn.Sequential of Linear, each with ReLU, .* MaxMin after it",
-    ),
-    "too few labels": (
-        lambda: SymBa(dense_model()).assign_credit(batch((16,))[0], torch.zeros(3, dtype=torch.int64)),
-        r"y: torch.int64 of shape \(3,\), expected int64 of shape \(16,\), a label for each sample of x; got 3 labels",
-    ),
-    "labels of another kind": (
-        lambda: SymBa(dense_model()).assign_credit(batch((16,))[0], torch.zeros(16)),
-        r"y: torch.float32 of shape \(16,\), expected int64 of shape \(16,\); y.long\(\)",
-    ),
-    "flat images of another shape": (
-        lambda: ForwardForward(dense_model(), image_shape=(2, 3, 4)),
-        r"image_shape: \(2, 3, 4\), expected channels, height and width of the 16 pixels that layer '0' takes",
-    ),
-    "a shape of images that are not flat": (
-        lambda: ForwardForward(image_model(), image_shape=(2, 11, 9)),
-        r"image_shape: \(2, 11, 9\), expected None",
-    ),
-    "no blur": (lambda: SymBa(dense_model(), mask_passes=0), "mask_passes: 0, expected a positive integer"),
-    "part of a blur": (lambda: SymBa(dense_model(), mask_passes=1.5), "mask_passes: 1.5, expected a positive integer"),
-    "hard law": (lambda: SymBa(dense_model(), hard_law="square"), "hard_law: 'square', expected one of root, softmax"),
-    "roots of a read-out": (
-        lambda: SymBa(dense_model(), hard_law="root", readout=True),
-        "hard_law: 'root', expected 'softmax' with readout",
-    ),
-    "images of another size": (
-        lambda: ForwardForward(image_model()).assign_credit(*batch((2, 13, 9))),
-        r"x: samples of shape \(2, 13, 9\) do not pass layer '6'",
-    ),
-    "images with planes of their own": (
-        lambda: ForwardForward(image_model(4), labels="planes").assign_credit(*batch((6, 11, 9))),
-        r"x: shape \(16, 6, 11, 9\), expected \(batch, 2, height, width\)",
-    ),
-    "fewer pixels than labels": (
-        lambda: ForwardForward(
-            nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 4)).double()
-        ).assign_credit(*batch((1, 1, 1))),
-        "x: 1 pixels, expected at least 4, one for each label",
-    ),
-    "flat images that are not square": (
-        lambda: ForwardForward(
-            nn.Sequential(nn.Linear(15, 4), nn.ReLU(), nn.Linear(4, 4)), negatives="hybrid", readout=True
-        ),
-        "image_shape: None, expected \\(channels, height, width\\) for negatives 'hybrid', since 15",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_refused(name: str):
-    make, message = REFUSED[name]
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 @pytest.mark.parametrize("kind", [SymBa, LayerCollaboration, CumulativeForwardForward])
 def test_signatures_show_every_option(kind: type[ForwardForward]):
     parameters = inspect.signature(kind).parameters
@@ -570,10 +438,6 @@ def test_signatures_show_every_option(kind: type[ForwardForward]):
     assert set(parameters) - own == set(base) - hidden, "names"
     for name in set(parameters) & {"readout", "negatives", "amplitude", "first_layer", "labels", "generator"}:
         assert parameters[name] == base[name], f"default of {name}"
-    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown option 'los', expected one of .*amplitude"):
-        kind(dense_model(), los=1)
-    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown option 'loss'"):
-        kind(dense_model(), loss=compensated())
 
 
 def test_a_subclass_without_options_shows_its_own():

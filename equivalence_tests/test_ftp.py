@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
-from prograde.accelerated.rules import Foton, Ftp
+from prograde.accelerated.rules import Ftp
 from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import reference_layers
@@ -606,87 +605,3 @@ def test_the_scores_that_are_trained_are_the_models():
     rule = Ftp(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3)).double(), image_size=(11, 9))
     x, y = batch()
     assert rule.assign_credit(x, y).item() == pytest.approx(rule.objective(x, y).item(), rel=1e-12), "loss"
-
-
-class LeakyPool(nn.MaxPool2d):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pooled: torch.Tensor = super().forward(x) - 0.1
-        return pooled
-
-
-BLOCK = [nn.Conv2d(2, 4, 3), nn.Tanh()]
-END = [nn.Flatten(), nn.Linear(4, 2)]
-
-
-@pytest.mark.usefixtures("_ours_only")
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ([*BLOCK, nn.AvgPool2d(2, divisor_override=3), *END], r"'2': AvgPool2d.*AvgPool2d\(n\)"),
-        ([*BLOCK, nn.AdaptiveAvgPool2d(2), *END], "'2': AdaptiveAvgPool2d; Ftp trains"),
-        ([nn.Conv2d(2, 4, 3, groups=2), *END], "'0': Conv2d.*without groups and dilation"),
-        ([nn.Conv2d(2, 4, 3, dilation=2), *END], "'0': Conv2d.*without groups and dilation"),
-        ([nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), *END], "'0': Conv2d.*padded by zeros"),
-        ([nn.Conv2d(2, 4, 4, padding="same"), *END], "'0': Conv2d.*odd kernel_size"),
-        ([*BLOCK, nn.MaxPool2d(3, stride=2), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
-        ([*BLOCK, nn.MaxPool2d((2, 3)), *END], r"'2': MaxPool2d.*MaxPool2d\(n\)"),
-        ([nn.MaxPool2d(2), *BLOCK, *END], "'0': MaxPool2d; Ftp trains"),
-        ([nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Tanh(), *END], "'2': Tanh; Ftp trains"),
-        ([*BLOCK, LeakyPool(2), *END], "'2': LeakyPool; Ftp trains"),
-        ([*BLOCK, nn.Flatten(2), nn.Linear(4, 2)], "'2': Flatten.*flattened whole"),
-        ([nn.Conv2d(2, 3, 3), MaxMin(), *END], "'1': MaxMin pairs channels"),
-        ([*BLOCK, nn.Conv2d(3, 4, 1), *END], "'2': takes 3 channels, but gets 4"),
-        ([*BLOCK, nn.MaxPool2d(2), nn.Dropout(), *END], "'3': Dropout after pooling or Flatten"),
-        ([OrthogonalConv2d(2, 4, 3), ScaledAvgPool2d(2), *END], "'0': OrthogonalConv2d; Ftp trains"),
-    ],
-)
-def test_models_that_cannot_be_trained_are_refused(layers: list[nn.Module], message: str):
-    with pytest.raises(ValueError, match=message):
-        Ftp(nn.Sequential(*layers), image_size=(8, 8))
-
-
-@pytest.mark.usefixtures("_ours_only")
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, r"image_size: None, expected \(height, width\) of the images"),
-        ({"image_size": 8}, r"image_size: 8, expected \(height, width\)"),
-        ({"image_size": (8.0, 8.0)}, r"image_size: \(8.0, 8.0\), expected"),
-        ({"image_size": (1, 8, 8)}, r"image_size: \(1, 8, 8\), expected"),
-        ({"image_size": (11, 9), "rank": True}, "rank: True, expected 1..3"),
-        ({"image_size": (11, 9), "law": "cauchy"}, "law: 'cauchy', expected one of uniform"),
-        ({"image_size": (8, 8)}, r"x: samples of shape \(2, 8, 8\) do not pass layer '6' \(z: 40 units, but the w"),
-        ({"image_size": (2, 2)}, r"x: samples of shape \(2, 2, 2\) do not pass layer '0'"),
-        ({"image_size": (11, 9), "inject": 4}, "inject: 4, expected 0..3, the input or a hidden layer"),
-        (
-            {"image_size": (11, 9), "inject": 3, "by_channel": True},
-            "by_channel: True, but layer 3 gives no feature map",
-        ),
-        ({"image_size": (11, 9), "rank": 4}, "rank: 4, expected 1..3"),
-        ({"image_size": (11, 9), "rank": 2, "law": "normal"}, "law: 'normal', with rank"),
-    ],
-)
-def test_options_that_do_not_fit(options: Any, message: str):
-    with pytest.raises(ValueError, match=message):
-        Ftp(model(), **options)
-
-
-@pytest.mark.usefixtures("_ours_only")
-def test_options_for_convolutions_only():
-    dense = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
-    for options in ({"by_channel": True}, {"image_size": (2, 2)}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))}: .*, but the model has no convolutions"):
-            Ftp(dense, **options)
-    with pytest.raises(ValueError, match="model: no hidden layer; Ftp needs one"):
-        Ftp(nn.Sequential(nn.Linear(4, 2)))
-    with pytest.raises(ValueError, match="phi: 'maxmin' pairs units, but the first target has 3"):
-        Ftp(dense, phi="maxmin")
-    with pytest.raises(ValueError, match=r"'0': Conv2d.*padded with zeros"):
-        Foton(model())
-
-
-@pytest.mark.usefixtures("_ours_only")
-def test_images_of_another_size_are_refused():
-    rule = Ftp(model(), image_size=(11, 9))
-    with pytest.raises(ValueError, match=r"x: images of 10 x 9, expected 11 x 9"):
-        rule.assign_credit(torch.zeros(2, 2, 10, 9, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))

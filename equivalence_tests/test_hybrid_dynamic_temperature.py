@@ -13,7 +13,8 @@ from torch import nn
 from prograde.accelerated.rules import HybridDynamicTemperature, MonoForward
 from prograde.equivalence_tests.local_examples import K, batch, dense
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side
+from prograde.equivalence_tests.rule_examples import EXAMPLES
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import SMOOTH, seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -267,3 +268,17 @@ def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():
         load(cold)
         rule.assign_credit(x, y)
         assert not torch.equal(rule.theta, cold["theta"]), "warmed up again"
+
+
+@pytest.mark.usefixtures("ours_only")
+def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
+    """The first batch sets them once and for all; whether it has is part of the state."""
+    example = EXAMPLES["hybrid-dynamic-temperature"]
+    rule, loaded = (example.build(twin.device) for _ in range(2))
+    x, y = example.batch(twin.device)
+    rule.assign_credit(x, y)
+    assert isinstance(loaded, HybridDynamicTemperature)
+    loaded.load_state_dict(rule.state_dict())
+    before = loaded.theta.detach().clone()
+    loaded.assign_credit(3 * x, y)
+    assert torch.equal(loaded.theta, before), "thresholds set twice"

@@ -18,7 +18,8 @@ from prograde.equivalence_tests.local_examples import (
     numpy,
     same,
 )
-from prograde.equivalence_tests.sides import ReferenceSide
+from prograde.equivalence_tests.rule_examples import K, normalised
+from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 
 pytestmark = pytest.mark.usefixtures("ours_only")
 
@@ -124,3 +125,15 @@ def test_layers_left_out_may_score_what_they_will():
     x, _ = batch(rule)
     assert not rule.layer_scores(x)[0].isfinite().all()
     assert torch.equal(rule(x), rule.layer_scores(x)[-1]), "the last layer's"
+
+
+def test_choosing_on_held_out_data_leaves_each_modules_mode_alone(twin: TwinSide):
+    """Batch normalisation at rest, as fine-tuning wants it, stays at rest, and its statistics as they are."""
+    model = normalised().to(twin.device)
+    rule = MonoForward(model, aggregation="validation-loss")
+    model[2].eval()
+    statistics = copy.deepcopy(model[5].state_dict())
+    x, y = torch.randn(6, 16, device=twin.device), (torch.arange(6) % K).to(twin.device)
+    rule.calibrate([(x, y)])
+    assert [model[i].training for i in (0, 2, 5)] == [True, False, True], "modes"
+    assert all(torch.equal(value, statistics[key]) for key, value in model[5].state_dict().items())

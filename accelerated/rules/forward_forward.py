@@ -28,7 +28,7 @@ from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
 from .rule import LayeredRule, UnitUpdate, check_count
-from .units import Unit
+from .units import Unit, without_scores
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -101,7 +101,7 @@ class ForwardForward(LayeredRule):
             num_classes = last.width
             self.units = self.units[:-1]
         if num_classes is None:
-            raise ValueError("num_classes: missing; the model does not end with a Linear that would give it")
+            raise without_scores(model, ", or num_classes")
         if not self.units:
             raise ValueError(
                 f"model: no hidden layer; {type(self).__name__} trains Linear layers that an activation follows"

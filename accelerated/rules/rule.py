@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import losses
 from .._arrays import wide
 from ..layers import Layer, Pass, activity, forward
-from .units import ChainUnit, Unit, channels_last, check_like, flat_input, read
+from .units import ChainUnit, Unit, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, watched
 
 
@@ -210,17 +210,18 @@ class CreditAssignment(nn.Module):
         """
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
-        loss = torch.zeros((), device=x.device)
-        filled: set[Tensor] = set()
+        gradients: dict[Tensor, Tensor] = {}
+        own: list[Tensor] = []
         for update in self.stream(x, y):
             for held, gradient in update.pairs:
-                if held in filled:
+                if held in gradients:
                     raise ValueError("model: a parameter of two layers, tied since the rule was built; untie it")
-                held.grad = gradient
-                filled.add(held)
+                gradients[held] = gradient
             if update.loss is not None:
-                loss = loss + update.loss
-        return loss
+                own.append(update.loss)
+        for held, gradient in gradients.items():  # after the last error that a step may raise
+            held.grad = gradient
+        return sum(own, torch.zeros((), device=x.device))
 
     @property
     def least_batch(self) -> int:
@@ -423,7 +424,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         super().__init__(model, generator=generator)
         last = self.units[-1]
         if not last.is_linear or last.dropout is not None:
-            raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
+            raise without_scores(model)
         self.set_loss(loss, label_smoothing)
         self.image_size: tuple[int, int] | None = None
 

@@ -32,19 +32,9 @@ from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
-DENSE = f"Linear, each with {ACTIVATIONS} and Dropout after it, and Flatten before the first"
-ORTHOGONAL = (
-    f"PixelUnshuffle, OrthogonalConv2d, each with {ACTIVATIONS}, Dropout and ScaledAvgPool2d after it, then "
-    "Flatten and Linear"
-)
-PLAIN = f"Conv2d, each with {ACTIVATIONS}, Dropout and MaxPool2d or AvgPool2d after it, then Flatten and Linear"
-
+OURS = "of prograde.accelerated.modules"
 INSTEAD = {
-    "MaxPool": "a maximum is no linear map; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "AvgPool": "it shrinks differences; under Foton, ScaledAvgPool2d of prograde.accelerated.modules",
-    "Conv": "Ftp, ForwardForward, Backprop and local classifiers such as MonoForward train Conv2d, Foton and Backprop "
-    "OrthogonalConv2d of prograde.accelerated.modules; padded with zeros a convolution is not orthogonal",
-    "OrthogonalConv": "only Foton and Backprop train it",
+    "Dropout": "the rule has no dropout; remove it",
     "BatchNorm": "it couples samples and is not part of the rule; remove it, or use MonoForward or Hyperspherical",
     **dict.fromkeys(
         ("LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "ChannelNorm"),
@@ -52,8 +42,7 @@ INSTEAD = {
     ),
     "ShortcutNetwork": "use MonoForward or Hyperspherical",
     **dict.fromkeys(
-        ("RecurrentNetwork", "RNN", "GRU"),
-        "use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork of prograde.accelerated.modules",
+        ("RecurrentNetwork", "RNN", "GRU"), f"use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork {OURS}"
     ),
     "OptimizedModule": "pass the uncompiled model",
     "Softmax": "the loss contains it; remove it",
@@ -61,6 +50,28 @@ INSTEAD = {
     "Sigmoid": "use Tanh",
     **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU or Tanh"),
 }
+"""What to use in the place of a layer that a rule does not train, by the beginning of the layer's name."""
+
+INSTEAD_OF_MAPS = {
+    "OrthogonalConv2d": {
+        "Conv2d": f"padded with zeros it is not orthogonal, as the rule needs it; use OrthogonalConv2d {OURS}",
+        "MaxPool": f"a maximum is not linear, as the rule needs it; use ScaledAvgPool2d {OURS}",
+        "AvgPool": f"a mean shrinks what orthogonal layers keep; use ScaledAvgPool2d {OURS}, which does not",
+    },
+    "Conv2d": {
+        "OrthogonalConv2d": "use Conv2d, or train it by Foton or Backprop",
+        "ScaledAvgPool2d": "use AvgPool2d",
+        "PixelUnshuffle": "use a stride or pooling",
+        "AdaptiveAvgPool2d": "use AvgPool2d",
+        "AdaptiveMaxPool2d": "use MaxPool2d",
+    },
+    "Linear": dict.fromkeys(
+        ("Conv2d", "OrthogonalConv2d", "MaxPool2d", "AvgPool2d", "PixelUnshuffle"),
+        "Ftp, Pepita, FeedbackAlignment, ForwardForward, Backprop and local classifiers such as MonoForward train "
+        "Conv2d, Foton OrthogonalConv2d",
+    ),
+}
+"""The same of feature maps, by the layer that the rule trains."""
 
 
 Held: TypeAlias = tuple[nn.Module, str]
@@ -176,17 +187,20 @@ class Chain(NamedTuple):
         like = self.units[0].weights[0]
         z = torch.empty(1, *sample, device="meta", dtype=like.dtype)
         found = []
-        name = self.units[0].name
+        where = f"what comes before layer '{self.units[0].name}'"
         try:
             z = activity(self.stem, z)
             for unit in self.units:
-                name = unit.name
-                layer = _ghost(unit)
+                where = f"layer '{unit.name}'"
+                layer, module = _ghost(unit), unit.module
+                if isinstance(module, nn.Linear) and z.shape[1:] != (module.in_features,):
+                    raise ValueError(f"takes {module.in_features} features, but gets {z[0].numel()}")
                 h = activity(layer.steps, layer.value(z))
                 found.append(h.shape[1:])
+                where = f"what follows layer '{unit.name}'"
                 z = activity(layer.outlet, h)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"x: samples of shape {tuple(sample)} do not pass layer '{name}' ({error})") from error
+            raise ValueError(f"x: samples of shape {tuple(sample)} do not pass {where} ({error})") from error
         return found
 
 
@@ -231,8 +245,10 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule:
     """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
     own = list(module.parameters())
     computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
-    if computed or is_parametrized(module) or any(is_lazy(p) for p in own):
-        raise ValueError(f"layer '{name}': a parameter is computed or not there yet; {rule} needs plain ones")
+    if any(is_lazy(p) for p in own):
+        raise ValueError(f"layer '{name}': its parameters are not there yet; call the model once, then build {rule}")
+    if computed or is_parametrized(module):
+        raise ValueError(f"layer '{name}': a parameter is computed; {rule} needs plain ones, remove what computes it")
     for key, p in module.named_parameters():
         if p.numel() == 0:
             raise ValueError(f"layer '{name}': its {key} has shape {tuple(p.shape)}; {rule} needs a unit at least")
@@ -243,7 +259,7 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule:
             f"layer '{name}': {' and '.join(places)}; {rule} needs all of its model as {like.dtype} on {like.device}"
         )
     if not all(torch.isfinite(p).all() for p in own):
-        raise ValueError(f"layer '{name}': its parameters are not all finite")
+        raise ValueError(f"layer '{name}': its parameters are not all finite, expected finite numbers")
     taken = {id(p): unit.name for unit in before for p in unit.parameters}
     for p in own:
         if id(p) in taken:
@@ -292,8 +308,8 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
     """
     found = list(leaves(model)) if is_plain(model, nn.Sequential) else []
     kind = next((kind for kind in kinds if any(is_plain(module, kind) for _, module in found)), None)
-    text = DENSE if kind is None else ORTHOGONAL if kind is OrthogonalConv2d else PLAIN
-    trainable = text if dropout else text.replace(", Dropout and", " and").replace(" and Dropout after", " after")
+    has_maps = any(re.search("2d|PixelUnshuffle", type(module).__name__) for _, module in found)
+    trainable = _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
     if not is_plain(model, nn.Sequential):
         raise refusal("", model, rule, trainable)
     stem: list[Step] = []
@@ -320,9 +336,22 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
                 units[-1] = replace(units[-1], outlet=(*units[-1].outlet, step))
             else:
                 stem.append(step)
-    if not units or (kind is not None and units[-1].has_maps):
-        raise ValueError(f"model: no Linear layer; {rule} trains an nn.Sequential of {trainable}")
+    if not units:
+        raise ValueError(f"model: no layer with weights; {rule} trains an nn.Sequential of {trainable}")
+    if units[-1].has_maps:
+        raise without_scores(model)
     return Chain(tuple(stem), units)
+
+
+def _trainable(kind: type[nn.Module] | None, dropout: bool) -> str:
+    """What the chains are made of whose convolutions are of that kind; None: that have none."""
+    after = [f"an activation ({ACTIVATIONS})", *["Dropout"] * dropout]
+    if kind is None:
+        return f"Linear, each followed by {' and '.join(after)}, and Flatten before the first"
+    layer, pooling = "Conv2d", "MaxPool2d or AvgPool2d"
+    if kind is OrthogonalConv2d:
+        layer, pooling = "OrthogonalConv2d with PixelUnshuffle before it", "ScaledAvgPool2d"
+    return f"{layer}, each followed by {', '.join(after)} and {pooling}, in this order, then Flatten and Linear"
 
 
 def _check_layer(
@@ -330,19 +359,20 @@ def _check_layer(
 ) -> None:
     """Raises ValueError for a layer that does not take what the one before gives, or is not to be trained."""
     dense, flat = isinstance(module, nn.Linear), Flatten() in outlet
+    if dense and before and before[-1].has_maps and not flat:
+        raise ValueError(f"layer '{name}': Linear after maps of layer '{before[-1].name}'; put a Flatten before it")
     if (before and before[-1].has_maps != (not dense or flat)) or (flat and not dense):
         raise refusal(name, module, rule, trainable)
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
             raise ValueError(
-                f"layer '{name}': {module}; {rule} trains Conv2d without groups and dilation, padded by zeros"
+                f"layer '{name}': {module}; {rule} trains Conv2d without groups and dilation, padded with zeros "
+                "(Backprop and local classifiers such as MonoForward train any)"
             )
         if module.padding == "same" and any(side % 2 == 0 for side in module.kernel_size):
             raise ValueError(
                 f"layer '{name}': {module}; {rule} wants as much padding on both sides: an odd kernel_size"
             )
-    if dense and not isinstance(module.weight, nn.Parameter):
-        raise ValueError(f"layer '{name}': its weight is computed; {rule} needs a plain Linear")
     check_parameters(name, module, before, rule)
     if isinstance(module, nn.Linear):
         if before and not before[-1].has_maps and before[-1].width != module.in_features:
@@ -369,7 +399,7 @@ def _activated(name: str, module: nn.Module, activation: Activation, unit: Chain
         raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
     if activation == maxmin and unit.width % 2:
         what = "channels" if unit.has_maps else "units"
-        raise ValueError(f"layer '{name}': MaxMin pairs {what}, but layer '{unit.name}' gives {unit.width}")
+        raise ValueError(f"layer '{name}': MaxMin pairs {what}, but layer '{unit.name}' gives {unit.width}, an odd one")
     return replace(unit, activation=activation)
 
 
@@ -390,13 +420,22 @@ def refusal(
     """The error for a layer that the rule can't train, or for the model (no name), with what to use instead."""
     kind = type(module).__name__
     named = re.findall(r"\w+", trainable)
-    starts = [start for start in INSTEAD if kind.startswith(start) and not {kind, f"{start}2d"} & set(named)]
-    hint = f" ({INSTEAD[starts[0]]})" if starts else ""
+    misplaced = bool(name) and kind in named
+    of_maps = next((INSTEAD_OF_MAPS[layer] for layer in INSTEAD_OF_MAPS if layer in named), {})
+    instead = {**of_maps, **INSTEAD, **({"Dropout": "use Dropout"} if "Dropout" in named else {})}
+    hint = "" if misplaced else next((f" ({instead[start]})" for start in instead if kind.startswith(start)), "")
     ours = type(module).__module__.startswith(("torch.", "prograde.")) and not list(module.parameters())
-    if not (starts or ours or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
-        hint = " (no rule trains it yet)"
+    if not (hint or misplaced or ours or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
+        hint = f" (no rule trains it yet{'' if name else '; write a chain of layers as an nn.Sequential'})"
     where = f"layer '{name}'" if name else "model"
-    return ValueError(f"{where}: {kind}; {rule} trains {network}{trainable}{hint}")
+    return ValueError(f"{where}: {kind}{' in this place' * misplaced}; {rule} trains {network}{trainable}{hint}")
+
+
+def without_scores(model: nn.Module, otherwise: str = "") -> ValueError:
+    """The error for a model that does not end with a Linear, or what `otherwise` says instead of one."""
+    *_, (name, module) = (leaf for leaf in leaves(model) if not isinstance(leaf[1], nn.Identity))
+    kind = type(module).__name__
+    return ValueError(f"layer '{name}': {kind} at the end, expected a Linear that gives the class scores{otherwise}")
 
 
 def flat_input(x: Tensor, weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ...forward_forward import wrong_labels
 from ...hybrid_dynamic_temperature import Parameters, goodness, losses, scores, updates, warm_start
 from ...normalisations import Normalisation, batch_norm, batch_norm_vjp
 from ..rule import LayeredRule, UnitUpdate
-from ..units import Unit
+from ..units import Unit, without_scores
 
 
 class HybridDynamicTemperature(LayeredRule):
@@ -38,7 +38,7 @@ class HybridDynamicTemperature(LayeredRule):
     ) -> None:
         super().__init__(model, generator=generator)
         if not self.units[-1].is_linear:
-            raise ValueError(f"layer '{self.units[-1].name}': an activation at the end; expected a Linear that gives K")
+            raise without_scores(model)
         self.units = self.units[:-1]
         if len(self.units) < 2:
             raise ValueError(f"model: {len(self.units)} hidden layer, expected two or more; the last has no read-out")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rule import Rule, check_count
-from ..units import channels_last, check_like, flat_input
+from ..units import channels_last, check_like, flat_input, without_scores
 from .units import LOCAL, LocalUnit, ScoreAfter, check_sizes, read
 
 
@@ -42,14 +42,7 @@ class ModuleRule(Rule):
             raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
         classes = num_classes if given is None else given
         if classes is None:
-            last = self.units[-1]
-            if self.whole:
-                raise ValueError(f"layer '{last.name}': the last layer gives class scores; remove what follows it")
-            kind = type((last.module, *last.inside, *last.outside)[-1]).__name__
-            raise ValueError(
-                f"num_classes: missing; the model ends with a {kind}, expected a last Linear of so many outputs with "
-                "nothing after it, or num_classes"
-            )
+            raise without_scores(model, "" if self.whole else ", or num_classes")
         check_count("num_classes", classes, least=2)
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass

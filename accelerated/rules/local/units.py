@@ -34,7 +34,7 @@ SHAPES = (
 )  # fmt: skip
 KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
 """What may give the very memory that it gets, Dropout in evaluation for one."""
-TRAINABLE = "Conv2d and Linear, each with an activation, Dropout, normalisation and pooling after it"
+TRAINABLE = "Conv2d and Linear, each followed by an activation, Dropout, normalisation and pooling"
 
 
 LOCAL: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
