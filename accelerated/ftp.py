@@ -127,12 +127,19 @@ def output_error(
 ) -> tuple[Array, Array]:
     """y and e, (batch, K) each: the targets that e is taken to, smoothed if asked.
 
-    `output_gradient` takes `label_smoothing` and `temperature` where these are not 0 and 1, as for cross-entropy.
+    `labels` are (batch,), or targets (batch, K), as `output_gradient` takes them; it takes `label_smoothing` and
+    `temperature` where these are not 0 and 1, as for cross-entropy. Raises ValueError for either of them with targets.
     """
+    if labels.dim() == 2 and (label_smoothing or temperature != 1):
+        raise ValueError(
+            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
+        )
     asked = {"label_smoothing": label_smoothing} if label_smoothing else {}
     if temperature != 1:
         asked["temperature"] = temperature
     error = output_gradient(scores, labels, **asked)
+    if labels.dim() == 2:
+        return labels, error
     return one_hot(labels, error.shape[1], label_smoothing, dtype=error.dtype), error
 
 
@@ -142,10 +149,13 @@ def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
     return (clean.inputs[0], *clean.activities)[inject]
 
 
-def differences(layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1) -> Iterator[Array]:
+def differences(
+    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, every: bool = False
+) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l, from h_j - tau_j but for the mask.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j.
+    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j or, for
+    `every`, than a following layer's activity.
     """
     h = _first_reached(layers, clean, inject)
     check_shape("first", first, h.shape)
@@ -156,6 +166,9 @@ def differences(layers: Sequence[Layer], clean: Pass, first: Array, inject: int 
         layer = layers[index]
         u = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
         difference = changed(layer.steps, clean.preactivations[index], u)
+        if every:
+            check_shape("first", first, difference.shape)
+            difference = difference + without_dropped(layer.steps, first)
         h, outlet = clean.activities[index], layer.outlet
         yield difference
 
@@ -173,15 +186,14 @@ def local_factors(
 
 
 def update_factors(
-    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1
+    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1, every: bool = False
 ) -> Iterator[tuple[Array, Array]]:
     """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` and an error of other shapes than
-    h_j and the scores.
+    Raises ValueError as `differences`, and for an error of another shape than the scores.
     """
     check_shape("error", error, clean.scores.shape)
-    return local_factors(layers, clean, error, differences(layers, clean, first, inject), inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject, every), inject)
 
 
 def updates(
@@ -195,14 +207,15 @@ def updates(
     inject: int = 1,
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
+    every: bool = False,
 ) -> tuple[Update, ...]:
-    """The updates of all layers, for labels (batch,); `label_smoothing` and `temperature` are `output_error`'s.
+    """The updates of all layers; `labels`, or targets, `label_smoothing` and `temperature` are `output_error`'s.
 
-    Raises ValueError where `inject` is no layer before the output, and for a G without a row for each unit of h_j.
+    Raises ValueError as `output_error` and `differences`, and for a G without a row for each unit of h_j.
     """
     clean = forward(layers, x)
     targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
     h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
     check_shape("first", first, (len(h), h[0].numel()))
-    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject))
+    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject, every))

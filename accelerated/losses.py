@@ -6,7 +6,7 @@ Labels are not checked against K here, which would wait for the device: the data
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate
+from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate, check_shape
 
 __all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
 
@@ -68,11 +68,15 @@ def errors(scores: Array, labels: Labels, temperature: float, label_smoothing: f
 
 
 def squared_error(scores: Array, labels: Labels) -> Array:
-    """1/2 sum_k (s_k - t_k)^2, shape (batch,)."""
+    """1/2 sum_k (s_k - t_k)^2, shape (batch,); targets may stand in place of labels, as in its gradient."""
     return 0.5 * squared_error_gradient(scores, labels).square().sum(dim=1)
 
 
 def squared_error_gradient(scores: Array, labels: Labels) -> Array:
-    """e = s - t, shape (batch, K)."""
+    """e = s - t, shape (batch, K), to labels (batch,) or real targets (batch, K), the numbers of a regression."""
+    if labels.is_floating_point() and labels.dim() == 2:
+        check_batch("scores", scores, "K")
+        check_shape("targets", labels, scores.shape)
+        return scores - labels
     check_scores(scores, labels)
     return scores - one_hot(labels, scores.shape[1], dtype=scores.dtype)

@@ -1,36 +1,25 @@
-"""Recurrent networks: the pass through time, one step of a cell and its derivative; see the reference.
+"""Recurrent networks: a cell, its steps as layers of a chain, and updates of what they share; see the reference.
 
 What no step waits for is one product for all of them: W_x x_t before the first step, and each update as one product
-over the rows of all steps, since a sum over steps is one more axis to sum over. A cell's difference is made of
-differences of its gates, with no two nearly equal states subtracted.
+over the rows of all steps, since a sum over steps is one more axis to sum over. q_t is computed once, with the value.
+A cell's difference is made of differences of its gates, with no two nearly equal states subtracted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
-from ._arrays import Array, check_batch, check_shape
+from ._arrays import Array, check_option, check_shape
 from .activations import Activation, tanh
-from .network import affine, layer_update
+from .layers import Dense, Layer, Step, Update
 
-__all__ = [
-    "CELLS",
-    "Cell",
-    "Factors",
-    "RecurrentParameters",
-    "RecurrentPass",
-    "RecurrentUpdates",
-    "elman",
-    "forward",
-    "gru",
-    "residuals",
-    "time_summed_updates",
-]
+__all__ = ["CELLS", "Cell", "CellStep", "Recurrent", "Reduction", "elman", "gru", "unrolled", "updates"]
 
-Factors: TypeAlias = tuple[Array, Array]
-"""delta_t and eta_t of the last k steps, (k, batch, gates n) each."""
+Reduction: TypeAlias = Literal["sum", "mean"]
+"""Of the steps' updates."""
 
 
 class Cell(NamedTuple):
@@ -44,39 +33,6 @@ class Cell(NamedTuple):
     value: Callable[[Array, Array, Array], Array]
     vjp: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
     difference: Callable[[Array, Array, Array, Array, Array], Array]
-
-
-class RecurrentParameters(NamedTuple):
-    """A recurrent network: one layer of a cell, and a linear output."""
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    weight_out: Array
-    bias_out: Array | None
-    cell: Cell
-
-
-class RecurrentPass(NamedTuple):
-    """What the pass through time computes: steps first, (T, batch, ...), but for x and the outputs."""
-
-    x: Array
-    from_input: Array
-    from_state: Array
-    states: Array
-    outputs: Array
-
-
-class RecurrentUpdates(NamedTuple):
-    """What an optimizer is to subtract: shaped like the parameters, scaled like a batch-mean gradient."""
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    weight_out: Array
-    bias_out: Array | None
 
 
 def elman(activation: Activation = tanh) -> Cell:
@@ -150,60 +106,79 @@ CELLS = {"elman": elman(), "gru": gru}
 """The cells by their names."""
 
 
-def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
-    """The clean pass for x (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
-    n = network.weight_hh.shape[1]
-    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != network.weight_ih.shape[1]:
+@dataclass(frozen=True, eq=False)
+class CellStep:
+    """A step as a layer of the state, (batch, n), with x_t and p_t; all steps share both dense layers."""
+
+    cell: Cell
+    of_input: Dense
+    of_state: Dense
+    x: Array
+    p: Array
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+    _seen: list[Array] = field(default_factory=list, init=False, repr=False)
+
+    def _q(self, z: Array) -> Array:
+        """W_h z + b_h: found with the value, where that of z was the last."""
+        if not self._seen or self._seen[0] is not z:
+            self._seen[:] = z, self.of_state.value(z)
+        return self._seen[1]
+
+    def value(self, z: Array) -> Array:
+        """h_t. Raises ValueError where z is no state of as many samples as x."""
+        check_shape("z", z, (len(self.x), self.of_state.weight.shape[1]))
+        return self.cell.value(self.p, self._q(z), z)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """h_t less what it is at z - u."""
+        return self.cell.difference(self.p, self._q(z), z, self.of_state.difference(z, u), u)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """The derivative's transpose: to the state, through W_h and past it."""
+        _, eta, kept = self.cell.vjp(self.p, self._q(z), z, d)
+        return torch.addmm(kept, eta, self.of_state.weight)
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
+        for_p, for_q, _ = self.cell.vjp(self.p, self._q(z), z, delta)
+        weight_ih, *bias_ih = self.of_input.update(self.x, for_p)
+        weight_hh, *bias_hh = self.of_state.update(z, for_q)
+        return (weight_ih, weight_hh, *bias_ih, *bias_hh)
+
+
+Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
+"""A recurrent network on an input: its steps, and what makes the output of the last state."""
+
+
+def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[CellStep, ...]:
+    """The steps on x, (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
+    n_0, n = of_input.weight.shape[1], of_state.weight.shape[1]
+    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
+        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, steps, {n_0}), at least one of each")
+    rows = len(of_input.weight), len(of_state.weight)
+    if rows != (cell.gates * n, cell.gates * n):
         raise ValueError(
-            f"x: shape {tuple(x.shape)}, expected (batch, steps, {network.weight_ih.shape[1]}), at least one of each"
+            f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each of "
+            f"the {n} units"
         )
-    if not len(network.weight_ih) == len(network.weight_hh) == network.cell.gates * n:
-        raise ValueError(
-            f"weight_ih, weight_hh: {len(network.weight_ih)} and {len(network.weight_hh)} rows, expected "
-            f"{network.cell.gates * n}, {network.cell.gates} for each of the {n} units"
-        )
-    for name, bias, weight in (
-        ("bias_ih", network.bias_ih, network.weight_ih),
-        ("bias_hh", network.bias_hh, network.weight_hh),
-        ("bias_out", network.bias_out, network.weight_out),
-    ):
-        if bias is not None:
-            check_shape(name, bias, weight.shape[:1])
-    if network.weight_out.shape[1] != n:
-        raise ValueError(f"weight_out: {network.weight_out.shape[1]} columns, but the state has {n} units")
-    from_input = affine(network.weight_ih, network.bias_ih, x.transpose(0, 1))  # (T, batch, gates n)
-    from_state = []
-    h = x.new_zeros(len(x), n)
-    states = [h]
-    for p in from_input:
-        q = affine(network.weight_hh, network.bias_hh, h)
-        h = network.cell.value(p, q, h)
-        from_state.append(q)
-        states.append(h)
-    outputs = affine(network.weight_out, network.bias_out, h)
-    return RecurrentPass(x, from_input, torch.stack(from_state), torch.stack(states), outputs)
+    each = x.transpose(0, 1).contiguous()
+    p = of_input.value(each.flatten(0, 1)).unflatten(0, each.shape[:2])
+    return tuple(CellStep(cell, of_input, of_state, *parts) for parts in zip(each, p, strict=True))
 
 
-def residuals(outputs: Array, targets: Array) -> Array:
-    """e = o - y of a regression, the gradient of half the sum of squares, for targets (batch, K): (batch, K)."""
-    check_batch("outputs", outputs, "K")
-    check_shape("targets", targets, outputs.shape)
-    return outputs - targets
+def updates(
+    layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
+) -> tuple[Update, Update]:
+    """The steps' update, one product each over the rows of all steps of `unrolled`, and the output's.
 
-
-def time_summed_updates(
-    network: RecurrentParameters, clean: RecurrentPass, factors: Factors, error: Array
-) -> RecurrentUpdates:
-    """The updates from delta_t and eta_t of the last k steps, and e: one product each over k batch rows."""
-    check_shape("error", error, clean.outputs.shape)
-    count, batch = factors[0].shape[:2]
-    deltas, etas = (factor.flatten(0, 1) / batch for factor in factors)  # (k batch, gates n)
-    inputs = clean.x[:, clean.x.shape[1] - count :].transpose(0, 1).flatten(0, 1)
-    previous = clean.states[-count - 1 : -1].flatten(0, 1)
-    return RecurrentUpdates(
-        deltas.T @ inputs,
-        etas.T @ previous,
-        None if network.bias_ih is None else deltas.sum(dim=0),
-        None if network.bias_hh is None else etas.sum(dim=0),
-        *layer_update(error, clean.states[-1], network.bias_out),
-    )
+    Raises ValueError for an unknown `reduction`.
+    """
+    check_option("reduction", reduction, Reduction)
+    *steps, output = layers
+    *of_steps, (error, h) = factors
+    deltas, states = (torch.cat(parts) for parts in zip(*of_steps, strict=True))
+    whole = replace(steps[0], x=torch.cat([step.x for step in steps]), p=torch.cat([step.p for step in steps]))
+    whole._seen[:] = states, torch.cat([step._q(z) for step, (_, z) in zip(steps, of_steps, strict=True)])
+    mean = whole.update(states, deltas)
+    return mean if reduction == "mean" else tuple(len(steps) * part for part in mean), output.update(h, error)

@@ -21,7 +21,6 @@ from .rounding import rounded_reference
 MODULES = (
     "activations",
     "losses",
-    "network",
     "goodness",
     "pair_losses",
     "cumulative_goodness",
@@ -48,8 +47,6 @@ MODULES = (
     "local_classifiers",
     "hybrid_dynamic_temperature",
     "recurrent",
-    "backprop_through_time",
-    "recurrent_ftp",
     "hardware",
 )
 OURS = "prograde.accelerated"

@@ -79,9 +79,19 @@ def masked_chain(mask: Any) -> Lazy:
     return Lazy(lambda s: s.chain(s.operands(DENSE), [s.operands(mask), None, None]))
 
 
-def rnn(bias: Any) -> Lazy:
-    arrays = (np.eye(3)[:, :2], np.eye(3), bias, np.zeros(3), np.ones((2, 3)), None)
-    return Lazy(lambda s: s.recurrent.RecurrentParameters(*s.operands(arrays), s.recurrent.elman()))
+def rnn(rows: int = 3) -> Any:
+    """A cell of 3 units with its two dense layers, the second of so many rows."""
+    return (
+        Lazy(lambda s: s.recurrent.elman()),
+        Lazy(lambda s: s.layers.Dense(*s.operands((np.eye(3)[:, :2], None)))),
+        Lazy(lambda s: s.layers.Dense(*s.operands((np.eye(3)[:rows], None)))),
+    )
+
+
+def unrolled(side: Side) -> Any:
+    cell, of_input, of_state = (part.make(side) for part in rnn())
+    steps = side.recurrent.unrolled(cell, of_input, of_state, side.operands(SEQUENCES))
+    return (*steps, side.layers.Dense(side.operands(np.ones((2, 3))), None))
 
 
 def circular(bias: Any) -> Lazy:
@@ -118,8 +128,7 @@ CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 MAPS = padded(None)
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
 FIRST, HIDDEN = Lazy(lambda s: CHAIN.make(s)[:1]), Lazy(lambda s: CHAIN.make(s)[:2])
-RNN, GOODNESS, LOCAL = rnn(np.zeros(3)), goodness(), Lazy(local_layers)
-STEPS = Lazy(lambda s: s.recurrent.forward(RNN.make(s), s.operands(SEQUENCES)))
+GOODNESS, LOCAL, STEPS = goodness(), Lazy(local_layers), Lazy(unrolled)
 SUM_OF_SQUARES = Lazy(lambda s: s.goodness.sum_of_squares)
 CROSS_ENTROPY = Lazy(lambda s: s.score_losses.cross_entropy())
 CROSSBAR = Lazy(lambda s: s.hardware.Crossbar())
@@ -193,6 +202,8 @@ ROWS: list[Row] = [
     row("losses.cross_entropy_gradient", "label_smoothing: nan", SCORES, LABELS, 1.0, NAN),
     *of_labels("losses.squared_error", SCORES, LABEL),
     *of_labels("losses.squared_error_gradient", SCORES, LABEL),
+    row("losses.squared_error_gradient", "targets: shape (4, 1), expected (4, 2)", SCORES, SCORES[:, :1]),
+    row("losses.squared_error_gradient", "scores: shape (4,), expected (batch, K)", STREAM, SCORES),
     *of_labels("score_losses.cross_entropy", then=(SCORES, LABEL)),
     *of_numbers("score_losses.cross_entropy", label_smoothing="rate", temperature="positive"),
     *of_labels("score_losses.positive_versus_negative", then=(SCORES, LABEL)),
@@ -407,10 +418,18 @@ ROWS: list[Row] = [
     *of_labels("ftp.output_error", SCORES, LABEL),
     row("ftp.output_error", "label_smoothing: 1.0, expected 0 or more and", SCORES, LABELS, label_smoothing=1.0),
     row("ftp.output_error", "temperature: 0.0, expected a positive", SCORES, LABELS, temperature=0.0),
+    *(
+        row("ftp.output_error", f"{said}, expected 0 and 1 without labels", SCORES, SCORES, **given)
+        for said, given in (
+            ("label_smoothing: 0.1, temperature: 1.0", {"label_smoothing": 0.1}),
+            ("label_smoothing: 0.0, temperature: 2.0", {"temperature": 2.0}),
+        )
+    ),
     row("ftp.updates", "first: shape (4, 1), expected (4, 5)", CHAIN, np.ones((1, 2)), X, LABELS),
     row("ftp.updates", "gain: nan, expected a finite", CHAIN, FEEDBACK[0], X, LABELS, gain=NAN),
     row("ftp.first_difference", "targets: shape (1, 2), expected (4, 2)", FEEDBACK[0], SCORES[:1], SCORES),
     row("ftp.differences", "first: shape (4, 1), expected (4, 5)", CHAIN, CHAIN_PASS, np.ones((4, 1))),
+    row("ftp.differences", "first: shape (4, 5), expected (4, 4)", CHAIN, CHAIN_PASS, np.ones((4, 5)), every=True),
     row(
         "ftp.differences",
         "first: shape (4, 4, 1, 1), expected (4, 4, 4, 4)",
@@ -503,41 +522,13 @@ ROWS: list[Row] = [
     row("difference_target_propagation.random_inverses", "widths: 0, expected 1 or more", (3, 0), None),
     row("difference_target_propagation.inverse_noise", "scale: nan, expected a positive", (3, 2), 4, None, NAN),
     # Recurrent networks
-    row("recurrent.forward", "bias_ih: shape (1,), expected (3,)", rnn(np.zeros(1)), SEQUENCES),
-    row("recurrent.forward", "x: shape (0, 3, 2), expected (batch, steps, 2)", RNN, SEQUENCES[:0]),
-    row("recurrent.residuals", "targets: shape (4,), expected (4, 1)", STREAM[:, None], STREAM),
-    row("recurrent.residuals", "outputs: shape (4,), expected (batch, K)", STREAM, STREAM[:, None]),
-    row(
-        "recurrent.time_summed_updates",
-        "error: shape (1, 2), expected (4, 2)",
-        RNN,
-        STEPS,
-        (np.ones((3, 4, 3)), np.ones((3, 4, 3))),
-        SCORES[:1],
-    ),
-    *of_labels("backprop_through_time.updates", RNN, SEQUENCES, LABEL),
-    row(
-        "backprop_through_time.updates",
-        "truncation: 1.5, expected at least one step, a whole",
-        RNN,
-        SEQUENCES,
-        LABELS,
-        truncation=1.5,
-    ),
-    row("backprop_through_time.state_gradients", "error: shape (1, 2), expected (4, 2)", RNN, STEPS, SCORES[:1]),
-    *of_labels("recurrent_ftp.updates", RNN, np.ones((3, 2)), SEQUENCES, LABEL),
-    row("recurrent_ftp.updates", "first: shape (4, 1), expected (4, 3)", RNN, np.ones((1, 2)), SEQUENCES, LABELS),
-    row(
-        "recurrent_ftp.differences", "inject: 'last', expected 'first' or 'every'", RNN, STEPS, np.ones((4, 3)), "last"
-    ),
-    row(
-        "recurrent_ftp.update_factors",
-        "reduction: 'max', expected 'sum' or 'mean'",
-        RNN,
-        STEPS,
-        np.ones((4, 3)),
-        reduction="max",
-    ),
+    row("recurrent.unrolled", "x: shape (0, 3, 2), expected (batch, steps, 2)", *rnn(), SEQUENCES[:0]),
+    row("recurrent.unrolled", "of_input, of_state: 3 and 2 rows, expected 3, 1 for each of", *rnn(2), SEQUENCES),
+    row("recurrent.updates", "reduction: 'max', expected 'sum' or 'mean'", STEPS, (), "max"),
+    row("layers.forward", "layers[0]: z: shape (4, 2), expected (4, 3)", STEPS, np.ones((4, 2))),
+    *of_labels("backprop.updates", STEPS, np.zeros((4, 3)), LABEL),
+    *of_labels("ftp.updates", STEPS, np.ones((3, 2)), np.zeros((4, 3)), LABEL),
+    row("ftp.updates", "first: shape (4, 1), expected (4, 3)", STEPS, np.ones((1, 2)), np.zeros((4, 3)), LABELS),
     # Convolutions
     row(
         "convolution.circular_convolve",

@@ -350,6 +350,15 @@ def test_dropped_units_have_no_target(side: Side):
         assert all(map(np.array_equal, one, two)), "a row of the feedback for a dropped unit is used"
 
 
+def test_dropped_units_have_no_target_where_every_layer_is_corrected(side: Side):
+    case = linear(np.random.default_rng(0), [6, 5, 5, 4])
+    mask = np.array([0.0, 2.0, 2.0, 0.0, 2.0]) * np.ones((len(case.x), 1))
+    dense, x, mask, first = side.operands((case.dense, case.x, mask, np.ones_like(mask)))
+    chain = side.chain(dense, (None, mask, None))
+    _, second = side.ftp.differences(chain, side.layers.forward(chain, x), first, every=True)
+    assert not side.results(second)[:, [0, 3]].any(), "a dropped unit of every layer's correction"
+
+
 def test_an_injection_that_is_no_layer_is_refused(side: Side):
     case = linear(np.random.default_rng(0), [6, 5, 4])
     operands = side.operands((*case, np.ones((5, 4))))

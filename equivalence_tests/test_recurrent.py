@@ -1,4 +1,4 @@
-"""Recurrent networks and backpropagation through time: twin against reference, and both against autograd."""
+"""Steps of recurrent networks as layers, and backpropagation through them: twin against reference, and autograd."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from prograde.equivalence_tests.sides import Side
 from prograde.equivalence_tests.strategies import BATCHES, seeds
-from prograde.equivalence_tests.tolerance import Comparison, rms
+from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
 EXACT = 1e-12 / 2.0**-52
@@ -87,9 +87,19 @@ def make_cell(side: Side, cell: str) -> Any:
     return side.recurrent.gru if cell == "gru" else side.recurrent.elman(side.activations.ACTIVATIONS[cell])
 
 
-def recurrent(side: Side, cell: str, weights: Any) -> Any:
-    """A network of this side, for its functions."""
-    return side.recurrent.RecurrentParameters(*weights, make_cell(side, cell))
+def chain(side: Side, cell: str, weights: Any, x: Any) -> tuple[Any, Any]:
+    """The layers of a network of this side on x, and the state that they begin with."""
+    dense = side.layers.Dense
+    of_input, of_state = dense(weights.weight_ih, weights.bias_ih), dense(weights.weight_hh, weights.bias_hh)
+    steps = side.recurrent.unrolled(make_cell(side, cell), of_input, of_state, x)
+    return (*steps, dense(weights.weight_out, weights.bias_out)), 0 * x[:, 0, :1] * weights.weight_hh[:1]
+
+
+def named(weights: Any, found: Any) -> Weights:
+    """The updates of the steps and of the output by the names of their parameters."""
+    of_steps, of_output = found
+    parts = iter((*of_steps, *of_output))
+    return Weights(*(None if part is None else next(parts) for part in weights))
 
 
 def library(cell: str, weights: Weights, dtype: torch.dtype = torch.float64) -> tuple[Any, nn.Linear]:
@@ -113,10 +123,10 @@ def present(parts: Any) -> list[Any]:
 def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
     case = data.draw(sequences(KINDS[kind], lengths=(2, 3, 7)), label="case")
 
-    def forward(side: Side, weights: Any, x: Any) -> Any:
-        return side.recurrent.forward(recurrent(side, case.cell, weights), x)[1:]
+    def states(side: Side, weights: Any, x: Any) -> Any:
+        return side.layers.forward(*chain(side, case.cell, weights, x)).activities
 
-    compare(twin, "forward", forward, case.weights, case.x)
+    compare(twin, "states", states, case.weights, case.x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,20 +226,114 @@ def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject)
     """States and outputs of nn.RNN and nn.GRU with the same parameters."""
     case = data.draw(sequences(LIBRARY[kind]), label="case")
     weights, x = side.operands((case.weights, case.x))
-    found = side.recurrent.forward(recurrent(side, case.cell, weights), x)
+    *found, scores = side.results(side.layers.forward(*chain(side, case.cell, weights, x)).activities)
     layer, output = library(case.cell, case.weights)
     states, _ = layer(torch.tensor(case.x))
     expected = states.detach().cpu().numpy().swapaxes(0, 1)
     bound = 64 * case.length * side.eps
-    assert np.max(np.abs(side.results(found.states)[1:] - expected)) <= bound, "states"
-    scores = output(states[:, -1]).detach().cpu().numpy()
-    assert np.max(np.abs(side.results(found.outputs) - scores)) <= bound, "outputs"
-    assert not side.results(found.states)[0].any(), "the first state is zero"
+    assert np.max(np.abs(np.stack(found) - expected)) <= bound, "states"
+    assert np.max(np.abs(scores - output(states[:, -1]).detach().cpu().numpy())) <= bound, "outputs"
 
 
-def updates(side: Side, weights: Any, x: Any, y: Any, cell: str, loss: str = "", **options: Any) -> Any:
-    gradient = side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
-    return side.backprop_through_time.updates(recurrent(side, cell, weights), x, y, gradient, **options)
+class StepCase(NamedTuple):
+    """A step: the network's weights, x_t (batch, n_0), and z, u, d (batch, n) of its methods."""
+
+    cell: str
+    weights: Weights
+    x: Any
+    z: Any
+    u: Any
+    d: Any
+
+
+@st.composite
+def step_cases(draw: st.DrawFn, kind: str) -> StepCase:
+    case, rng = draw(sequences(KINDS[kind], lengths=(1,))), draw(seeds())
+    shape = len(case.x), case.weights.weight_hh.shape[1]
+    return StepCase(case.cell, case.weights, case.x[:, 0], *(rng.standard_normal(shape) for _ in range(3)))
+
+
+def made(side: Side, cell: str, weights: Any, x: Any) -> Any:
+    """The step as a layer of this side."""
+    return chain(side, cell, weights, x[:, None])[0][0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_step(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+    case = data.draw(step_cases(kind), label="case")
+
+    def four(side: Side, weights: Any, x: Any, z: Any, u: Any, d: Any) -> Any:
+        step = made(side, case.cell, weights, x)
+        return step.value(z), step.difference(z, u), step.adjoint(z, d), step.update(z, d)
+
+    compare(twin, "step", four, *case[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_a_steps_difference_is_that_of_two_values(side: Side, compare: Comparison, kind: str, data: st.DataObject):
+    """Also after its value at another state."""
+    case = data.draw(step_cases(kind), label="case")
+
+    def difference(side: Side, weights: Any, x: Any, z: Any, u: Any) -> Any:
+        step = made(side, case.cell, weights, x)
+        step.value(z - u)
+        return step.difference(z, u)
+
+    def of_values(reference: Side, weights: Any, x: Any, z: Any, u: Any) -> Any:
+        step = made(reference, case.cell, weights, x)
+        return step.value(z) - step.value(z - u)
+
+    compare(side, "difference", difference, *case[1:5], expected=of_values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds())
+def test_a_steps_adjoint_and_update_are_its_derivatives(
+    side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
+):
+    """<d, h_t> changes with the state by <adjoint(d), v>, its batch mean with the parameters by <update(d), xi>."""
+    case = data.draw(step_cases(kind), label="case")
+    if side.eps > 1e-8:
+        pytest.skip("a finite difference needs float64")
+    size, cell_weights = 1e-6, [*present(case.weights[:4])]
+    along = [rng.standard_normal(part.shape) for part in cell_weights]
+
+    def value(of_state: float, of_parameters: float) -> Any:
+        moved = iter([part + of_parameters * xi for part, xi in zip(cell_weights, along, strict=True)])
+        weights = Weights(*(None if w is None else next(moved) for w in case.weights[:4]), *case.weights[4:])
+        weights, x, z = side.operands((weights, case.x, case.z + of_state * case.u))
+        return side.results(made(side, case.cell, weights, x).value(z))
+
+    weights, x, z, d = side.operands((case.weights, case.x, case.z, case.d))
+    step = made(side, case.cell, weights, x)
+    slope = np.sum(case.d * (value(size, 0) - value(-size, 0))) / (2 * size)
+    expected = np.sum(side.results(step.adjoint(z, d)) * case.u)
+    assert slope == pytest.approx(expected, rel=1e-6, abs=1e-6), "adjoint"
+    slope = np.sum(case.d * (value(0, size) - value(0, -size))) / (2 * size) / len(case.x)
+    found = side.results(step.update(z, d))
+    assert [part.shape for part in found] == [part.shape for part in cell_weights]
+    expected = sum(np.sum(g * xi) for g, xi in zip(found, along, strict=True))
+    assert slope == pytest.approx(expected, rel=1e-6, abs=1e-6), "update"
+
+
+def output_gradient(side: Side, loss: str) -> Any:
+    return side.losses.squared_error_gradient if loss == "squared_error" else side.losses.cross_entropy_gradient
+
+
+def updates(
+    side: Side, weights: Any, x: Any, y: Any, cell: str, loss: str = "", truncation: int | None = None
+) -> Weights:
+    """Backpropagation's, through all steps or through the last ones from the state before them."""
+    layers, h = chain(side, cell, weights, x)
+    clean = side.layers.forward(layers, h)
+    if truncation is not None and truncation < x.shape[1]:
+        layers = layers[-truncation - 1 :]
+        clean = side.layers.forward(layers, clean.inputs[-truncation - 1])
+    error = output_gradient(side, loss)(clean.scores, y)
+    factors = side.backprop.update_factors(layers, clean, error)
+    return named(weights, side.recurrent.updates(layers, factors))
 
 
 truncations = st.sampled_from([None, 1, 2, 5, 9])
@@ -245,29 +349,29 @@ def test_updates(
     def ours(side: Side, *operands: Any) -> Any:
         loss = "squared_error" if regression else ""
         found = updates(side, *operands, cell=case.cell, loss=loss, truncation=truncation)
-        return without_silent(found, case.length, truncation)
+        return without_silent(found, case.length)
 
     operands = (case.weights, case.x, case.targets if regression else case.labels)
-    compare(twin, "backprop_through_time.updates", ours, *operands)
+    compare(twin, "backprop", ours, *operands)
 
 
-def without_silent(found: Any, length: int, truncation: int | None = None) -> Any:
+def without_silent(found: Any, length: int) -> Any:
     """Without weight_hh where only the first step learns, whose state before is zero."""
     return found._replace(weight_hh=None) if length == 1 else found
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data(), truncation=truncations)
-def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.DataObject, truncation: int | None):
+@given(data=st.data())
+def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
     case = data.draw(sequences(KINDS[kind]), label="case")
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
-        network = recurrent(side, case.cell, weights)
-        clean = side.recurrent.forward(network, x)
-        error = side.losses.cross_entropy_gradient(clean.outputs, y)
-        return side.backprop_through_time.state_gradients(network, clean, error, truncation)
+        layers, h = chain(side, case.cell, weights, x)
+        clean = side.layers.forward(layers, h)
+        error = side.losses.cross_entropy_gradient(clean.scores, y)
+        return side.backprop.activity_gradients(layers, clean, error)[0]
 
-    compare(twin, "state_gradients", ours, *case.operands)
+    compare(twin, "state gradients", ours, *case.operands)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -301,44 +405,37 @@ def test_backprop_through_time_is_autograd(
         assert np.max(np.abs(a - b)) <= 256 * case.length * side.eps * max(1.0, np.max(np.abs(b))), name
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @given(case=sequences(lengths=(3, 7)))
-def test_a_truncation_of_all_steps_is_none(side: Side, case: Sequences):
-    operands = side.operands(case.operands)
-    whole = updates(side, *operands, cell=case.cell)
-    for truncation in (case.length, case.length + 4):
-        found = updates(side, *operands, cell=case.cell, truncation=truncation)
-        for name, a, b in zip(whole._fields, side.results(whole), side.results(found), strict=True):
-            assert (a is None) == (b is None), name
-            assert a is None or np.array_equal(a, b), f"{name} at truncation {truncation}"
-
-
-@given(case=sequences(lengths=(7,)), truncation=st.integers(1, 6), rng=seeds())
-def test_inputs_before_the_truncation_are_not_learnt_from(
-    side: Side, case: Sequences, truncation: int, rng: np.random.Generator
+def test_shared_parameters_take_the_sum_or_the_mean_of_the_steps(
+    side: Side, compare: Comparison, reduction: str, case: Sequences
 ):
-    """Input k steps before the end, alone in its feature, moves that feature's weights only if k <= truncation."""
-    x = case.x.copy()
-    x[:, :, 0] = 0
-    for step in (case.length - truncation, case.length - truncation - 1):
-        given_ = x.copy()
-        given_[:, step, 0] = rng.uniform(0.5, 1, len(x))
-        operands = side.operands((case.weights, given_, case.labels))
-        moved = rms(side.results(updates(side, *operands, cell=case.cell, truncation=truncation)).weight_ih[:, 0])
-        assert (moved > 0) == (step >= case.length - truncation), f"step {step + 1} at truncation {truncation}"
+    """The output's update is its own."""
+
+    def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
+        layers, h = chain(side, case.cell, weights, x)
+        clean = side.layers.forward(layers, h)
+        factors = side.backprop.update_factors(layers, clean, side.losses.cross_entropy_gradient(clean.scores, y))
+        return named(weights, side.recurrent.updates(layers, factors, reduction))
+
+    def each(side: Side, weights: Any, x: Any, y: Any) -> Any:
+        *of_steps, of_output = side.backprop.updates(*chain(side, case.cell, weights, x), y)
+        share = case.length if reduction == "mean" else 1
+        return named(weights, ([sum(parts) / share for parts in zip(*of_steps, strict=True)], of_output))
+
+    compare(side, reduction, ours, *case.operands, expected=each)
 
 
 def test_what_does_not_fit_is_refused(side: Side):
     rng = np.random.default_rng(0)
     weights = random_weights("gru", 3, 4, 2, rng)
     operands = side.operands((weights, rng.standard_normal((5, 6, 3)), np.zeros(5, dtype=np.int64)))
-    with pytest.raises(ValueError, match="truncation: 0, expected at least one step, a whole number, or None"):
-        updates(side, *operands, cell="gru", truncation=0)
-    with pytest.raises(ValueError, match=r"weight_ih, weight_hh: 12 and 12 rows, expected 4, 1 for each of the 4"):
+    with pytest.raises(ValueError, match=r"of_input, of_state: 12 and 12 rows, expected 4, 1 for each of the 4"):
         updates(side, *operands, cell="tanh")
     for shape in ((5, 6), (5, 0, 3), (5, 6, 2)):
-        x = side.operands(rng.standard_normal(shape))
+        x, step = side.operands(rng.standard_normal(shape)), chain(side, "gru", *operands[:2])[0][0]
         with pytest.raises(ValueError, match=r"x: shape \(5, .*expected \(batch, steps, 3\)"):
-            updates(side, operands[0], x, operands[2], cell="gru")
+            side.recurrent.unrolled(step.cell, step.of_input, step.of_state, x)
     narrow = operands[0]._replace(weight_out=operands[0].weight_out[:, :3])
-    with pytest.raises(ValueError, match="weight_out: 3 columns, but the state has 4 units"):
+    with pytest.raises(ValueError, match=r"layers\[6\]: z: 4 units, but the weight has 3 columns"):
         updates(side, narrow, *operands[1:], cell="gru")

@@ -14,18 +14,21 @@ from prograde.equivalence_tests.test_recurrent import (
     KINDS,
     Sequences,
     Weights,
+    chain,
+    named,
+    output_gradient,
     present,
     random_weights,
-    recurrent,
     sequences,
     without_silent,
 )
+from prograde.equivalence_tests.test_recurrent import updates as backpropagated
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import ftp, orthogonality
 
 pytestmark = pytest.mark.smoke
 
-injections = st.sampled_from(["first", "every"])
+every_step = st.booleans()
 reductions = st.sampled_from(["sum", "mean"])
 projections = st.sampled_from(["identity", "tanh"])
 
@@ -44,12 +47,20 @@ def updates(
     cell: str,
     phi: str = "identity",
     loss: str = "",
-    **options: Any,
-) -> Any:
-    gradient = side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
+    every: bool = False,
+    reduction: str = "sum",
+    gain: float = 1.0,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> Weights:
+    layers, h = chain(side, cell, weights, x)
+    clean = side.layers.forward(layers, h)
+    gradient = output_gradient(side, loss)
+    targets, error = side.ftp.output_error(clean.scores, y, gradient, label_smoothing, temperature)
     activation = side.activations.ACTIVATIONS[phi]
-    network = recurrent(side, cell, weights)
-    return side.recurrent_ftp.updates(network, feedback, x, y, gradient, activation, **options)
+    first = side.ftp.first_difference(feedback, targets, temperature * error, activation, gain)
+    factors = side.ftp.update_factors(layers, clean, error, first, every=every)
+    return named(weights, side.recurrent.updates(layers, factors, reduction))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,7 +68,7 @@ def updates(
     data=st.data(),
     rng=seeds(),
     phi=projections,
-    inject=injections,
+    every=every_step,
     reduction=reductions,
     gain=st.sampled_from([0.3, 1.0]),
     regression=st.booleans(),
@@ -70,7 +81,7 @@ def test_updates(
     data: st.DataObject,
     rng: np.random.Generator,
     phi: str,
-    inject: str,
+    every: bool,
     reduction: str,
     gain: float,
     regression: bool,
@@ -80,62 +91,78 @@ def test_updates(
     loss = "squared_error" if regression else ""
 
     def ours(side: Side, *operands: Any) -> Any:
-        options: Any = {"gain": gain, "inject": inject, "reduction": reduction}
+        options: Any = {"gain": gain, "every": every, "reduction": reduction}
         if softened and not regression:
             options |= {"label_smoothing": 0.3, "temperature": 2.0}
         found = updates(side, *operands, cell=case.cell, phi=phi, loss=loss, **options)
         return without_silent(found, case.length)
 
     operands = (case.weights, case.x, case.targets if regression else case.labels, feedback_for(case, rng))
-    compare(twin, "recurrent_ftp.updates", ours, *operands)
+    compare(twin, "updates", ours, *operands)
 
 
-def parts(side: Side, cell: str, weights: Any, x: Any, y: Any, feedback: Any, inject: str = "first") -> Any:
+def parts(side: Side, cell: str, weights: Any, x: Any, y: Any, feedback: Any, every: bool = False) -> Any:
     """e, kappa's negative, and all h_t - tau_t."""
-    network = recurrent(side, cell, weights)
-    clean = side.recurrent.forward(network, x)
-    error = side.losses.cross_entropy_gradient(clean.outputs, y)
+    layers, h = chain(side, cell, weights, x)
+    clean = side.layers.forward(layers, h)
+    error = side.losses.cross_entropy_gradient(clean.scores, y)
     first = side.ftp.first_difference(feedback, -error, error)  # phi = identity: p = 0 will do
-    return error, first, side.recurrent_ftp.differences(network, clean, first, inject)
+    return error, first, tuple(side.ftp.differences(layers, clean, first, every=every))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data(), rng=seeds(), inject=injections, reduction=reductions)
-def test_parts(
-    twin: Side,
+@given(data=st.data(), rng=seeds(), phi=projections, every=every_step, regression=st.booleans())
+def test_the_updates_of_a_chain_sum_to_those_of_the_network(
+    side: Side,
     compare: Comparison,
     kind: str,
     data: st.DataObject,
     rng: np.random.Generator,
-    inject: str,
-    reduction: str,
+    phi: str,
+    every: bool,
+    regression: bool,
+):
+    """`ftp.updates` takes the steps for layers like any others."""
+    case = data.draw(sequences(KINDS[kind]), label="case")
+    loss = "squared_error" if regression else ""
+
+    def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
+        activation = side.activations.ACTIVATIONS[phi]
+        layers, h = chain(side, case.cell, weights, x)
+        *of_steps, of_output = side.ftp.updates(
+            layers, feedback, h, y, output_gradient(side, loss), activation, every=every
+        )
+        found = named(weights, ([sum(parts) for parts in zip(*of_steps, strict=True)], of_output))
+        return without_silent(found, case.length)
+
+    def whole(side: Side, *operands: Any) -> Any:
+        return without_silent(updates(side, *operands, case.cell, phi, loss, every), case.length)
+
+    operands = (case.weights, case.x, case.targets if regression else case.labels, feedback_for(case, rng))
+    compare(side, "summed", ours, *operands, expected=whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), rng=seeds(), every=every_step)
+def test_differences(
+    twin: Side, compare: Comparison, kind: str, data: st.DataObject, rng: np.random.Generator, every: bool
 ):
     case = data.draw(sequences(KINDS[kind]), label="case")
 
-    def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
-        network = recurrent(side, case.cell, weights)
-        clean = side.recurrent.forward(network, x)
-        error = side.losses.cross_entropy_gradient(clean.outputs, y)
-        first = side.ftp.first_difference(feedback, -error, error, side.activations.tanh, 0.7)
-        module = side.recurrent_ftp
-        found = module.differences(network, clean, first, inject)
-        return found, module.update_factors(network, clean, first, inject, reduction)
+    def ours(side: Side, *operands: Any) -> Any:
+        return parts(side, case.cell, *operands, every=every)[2]
 
-    compare(twin, "parts", ours, *case.operands, feedback_for(case, rng))
+    compare(twin, "differences", ours, *case.operands, feedback_for(case, rng))
 
 
-@given(case=sequences(), rng=seeds(), phi=projections, inject=injections)
+@given(case=sequences(), rng=seeds(), phi=projections, every=every_step)
 def test_where_the_output_is_the_target_no_state_moves(
-    side: Side, case: Sequences, rng: np.random.Generator, phi: str, inject: str
+    side: Side, case: Sequences, rng: np.random.Generator, phi: str, every: bool
 ):
     """p = y: both projections are one, and nothing is learnt."""
-    network = recurrent(side, case.cell, side.operands(case.weights))
-    x, feedback = side.operands((case.x, feedback_for(case, rng)))
-    y = side.recurrent.forward(network, x).outputs
-    options: Any = {"inject": inject}
-    found = side.recurrent_ftp.updates(
-        network, feedback, x, y, side.recurrent.residuals, side.activations.ACTIVATIONS[phi], **options
-    )
+    weights, x, feedback = side.operands((case.weights, case.x, feedback_for(case, rng)))
+    y = side.layers.forward(*chain(side, case.cell, weights, x)).scores
+    found = updates(side, weights, x, y, feedback, case.cell, phi, "squared_error", every)
     sizes = [rms(part) for part in present(side.results(found))]
     assert max(sizes) <= 64 * case.length * side.eps, "a parameter moves"
 
@@ -183,17 +210,17 @@ def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: S
     """tau_t - h_t = W_h^(t-1) G (y - p); where every step is corrected, the sum of these up to t."""
     case = linear(rng)
     feedback = feedback_for(case, rng)
-    for inject in ("first", "every"):
+    for every in (False, True):
         operands = side.operands((*case.operands, feedback))
-        error, first, found = side.results(parts(side, "identity", *operands, inject=inject))
+        error, first, found = side.results(parts(side, "identity", *operands, every=every))
         carried = -error @ feedback.T
         assert rms(first + carried) <= EXACT * side.eps * rms(carried), "the correction is G (y - p)"
         expected = carried
         for t, difference in enumerate(found):
             if t > 0:
                 carried = carried @ case.weights.weight_hh.T
-                expected = carried + (expected if inject == "every" else 0)
-            assert rms(difference + expected) <= EXACT * side.eps * rms(expected), f"step {t + 1}, {inject}"
+                expected = carried + (expected if every else 0)
+            assert rms(difference + expected) <= EXACT * side.eps * rms(expected), f"step {t + 1}, every: {every}"
 
 
 @given(rng=seeds())
@@ -205,29 +232,24 @@ def test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop(
 
     def products(side: Side, weights: Any, x: Any, labels: Any, feedback: Any) -> Any:
         _, _, found = parts(side, "identity", weights, x, labels, feedback)
-        return (state_gradients(side, weights, x, labels) * found).sum(-1)  # (T, batch)
+        return tuple((g * d).sum(-1) for g, d in zip(state_gradients(side, weights, x, labels), found, strict=True))
 
     def shared(side: Side, weights: Any, x: Any, labels: Any, feedback: Any) -> Any:
         error, _, _ = parts(side, "identity", weights, x, labels, feedback)
         back = error @ weights.weight_out
         for _ in range(case.length - 1):
             back = back @ weights.weight_hh
-        return np.broadcast_to((back * (error @ feedback.T)).sum(-1), (case.length, len(x)))
+        return ((back * (error @ feedback.T)).sum(-1),) * case.length
 
     compare(side, "inner products", products, *case.operands, feedback_for(case, rng), expected=shared)
 
 
 def state_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
-    """dLoss/dh_t of all steps, for a linear cell, as arrays of the side."""
-    network = recurrent(side, "identity", weights)
-    clean = side.recurrent.forward(network, x)
-    error = side.losses.cross_entropy_gradient(clean.outputs, labels)
-    return side.backprop_through_time.state_gradients(network, clean, error)[0]
-
-
-def backprop_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
-    """`state_gradients` as NumPy arrays."""
-    return side.results(state_gradients(side, weights, x, labels))
+    """dLoss/dh_t of all steps, for a linear cell."""
+    layers, h = chain(side, "identity", weights, x)
+    clean = side.layers.forward(layers, h)
+    error = side.losses.cross_entropy_gradient(clean.scores, labels)
+    return side.backprop.activity_gradients(layers, clean, error)[0][:-1]
 
 
 @given(rng=seeds(), length=st.sampled_from([1, 2, 30]))
@@ -239,28 +261,28 @@ def test_an_orthogonal_linear_cell_with_matching_feedback_gives_backprop(
     power = np.linalg.matrix_power(case.weights.weight_hh, length - 1)
     weights, x, labels, feedback = side.operands((*case.operands, (case.weights.weight_out @ power).T))
     _, _, found = side.results(parts(side, "identity", weights, x, labels, feedback))
-    gradients = backprop_gradients(side, weights, x, labels)
+    gradients = np.stack(side.results(state_gradients(side, weights, x, labels)))
     bound = EXACT * length * side.eps * rms(gradients)
-    assert rms(found - gradients) <= bound, "the targets' differences are backpropagation's gradients"
+    assert rms(np.stack(found) - gradients) <= bound, "the targets' differences are backpropagation's gradients"
     ours = side.results(updates(side, weights, x, labels, feedback, "identity"))
-    theirs = side.results(side.backprop_through_time.updates(recurrent(side, "identity", weights), x, labels))
+    theirs = side.results(backpropagated(side, weights, x, labels, cell="identity"))
     for name, a, b in zip(Weights._fields, ours, theirs, strict=True):
         assert rms(a - b) <= EXACT * length * side.eps * max(rms(b), rms(gradients)), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data(), rng=seeds(), inject=injections)
-def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, inject: str):
+@given(data=st.data(), rng=seeds(), every=every_step)
+def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, every: bool):
     """The slope of sum_t 1/2 |h_t - tau_t|^2, tau_t and h_(t-1) held fixed, along any direction of the parameters."""
     case = data.draw(sequences(KINDS[kind], lengths=(2, 7)), label="case")
     from prograde.equivalence_tests.sides import ReferenceSide
 
     side = ReferenceSide()
     feedback = feedback_for(case, rng)
-    network = recurrent(side, case.cell, case.weights)
-    clean = side.recurrent.forward(network, case.x)
-    _, _, found = parts(side, case.cell, *case.operands, feedback, inject=inject)
-    targets = clean.states[1:] - found
+    layers, h_0 = chain(side, case.cell, case.weights, case.x)
+    states = (h_0, *side.layers.forward(layers, h_0).activities[:-1])
+    _, _, found = parts(side, case.cell, *case.operands, feedback, every=every)
+    targets = [h - difference for h, difference in zip(states[1:], found, strict=True)]
     names = [name for name in Weights._fields[:4] if getattr(case.weights, name) is not None]
     direction = {name: rng.standard_normal(getattr(case.weights, name).shape) for name in names}
 
@@ -268,26 +290,26 @@ def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.
         w = case.weights._replace(**{k: getattr(case.weights, k) + step * d for k, d in direction.items()})
         total = 0.0
         for t, target in enumerate(targets):
-            p, q = case.x[:, t] @ w.weight_ih.T, clean.states[t] @ w.weight_hh.T
+            p, q = case.x[:, t] @ w.weight_ih.T, states[t] @ w.weight_hh.T
             if w.bias_ih is not None:
                 p, q = p + w.bias_ih, q + w.bias_hh
-            total += 0.5 * np.sum((network.cell.value(p, q, clean.states[t]) - target) ** 2)
+            total += 0.5 * np.sum((layers[0].cell.value(p, q, states[t]) - target) ** 2)
         return total / len(case.x)
 
-    ours = updates(side, *case.operands, feedback, case.cell, inject=inject)
+    ours = updates(side, *case.operands, feedback, case.cell, every=every)
     expected = sum(np.sum(getattr(ours, name) * d) for name, d in direction.items())
     size = 1e-6
     assert (loss(size) - loss(-size)) / (2 * size) == pytest.approx(expected, rel=1e-5, abs=1e-7), "local slope"
 
 
-@given(case=sequences(lengths=(7,)), rng=seeds(), inject=injections)
+@given(case=sequences(lengths=(7,)), rng=seeds(), every=every_step)
 def test_the_mean_over_steps_is_the_sum_by_their_number(
-    side: Side, case: Sequences, rng: np.random.Generator, inject: str
+    side: Side, case: Sequences, rng: np.random.Generator, every: bool
 ):
     """The output's update is neither."""
     operands = side.operands((*case.operands, feedback_for(case, rng)))
     whole, mean = (
-        side.results(updates(side, *operands, case.cell, inject=inject, reduction=reduction))
+        side.results(updates(side, *operands, case.cell, every=every, reduction=reduction))
         for reduction in ("sum", "mean")
     )
     for name, a, b in zip(Weights._fields, whole, mean, strict=True):
@@ -299,7 +321,5 @@ def test_the_mean_over_steps_is_the_sum_by_their_number(
 def test_unknown_options_are_refused(side: Side):
     case = linear(np.random.default_rng(0))
     operands = side.operands((*case.operands, np.ones((7, 4))))
-    with pytest.raises(ValueError, match="inject: 'last', expected 'first' or 'every'"):
-        updates(side, *operands, "identity", inject="last")
     with pytest.raises(ValueError, match="reduction: 'max', expected 'sum' or 'mean'"):
         updates(side, *operands, "identity", reduction="max")

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from prograde.equivalence_tests.test_recurrent import (
     LIBRARY,
     Sequences,
     Weights,
-    recurrent,
+    chain,
+    named,
     sequences,
     without_silent,
 )
+from prograde.equivalence_tests.test_recurrent import updates as backpropagated
+from prograde.equivalence_tests.test_recurrent_ftp import updates as target_propagated
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import ftp
 
@@ -56,17 +60,11 @@ def model_of(cell: str, weights: Any) -> RecurrentNetwork:
     return model
 
 
-def gradients(rule: RecurrentRule) -> Any:
-    """What the rule left in .grad, shaped like the reference's updates."""
-    from prograde.reference.recurrent import RecurrentUpdates
-
+def gradients(rule: RecurrentRule) -> Weights:
+    """What the rule left in .grad."""
     found = [p.grad for p in rule.model.parameters()]
     assert not any(grad.requires_grad for grad in found)
-    return RecurrentUpdates(*found)
-
-
-def output_gradient(side: Side, loss: str) -> Any:
-    return side.recurrent.residuals if loss == "squared_error" else side.losses.cross_entropy_gradient
+    return Weights(*found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,14 +87,14 @@ def test_recurrent_ftp(
 ):
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     feedback = ftp.random_feedback(case.weights.weight_hh.shape[1], len(case.weights.weight_out), rng)
-    options: dict[str, Any] = {"gain": 0.7, "inject": inject, "reduction": reduction}
+    options: dict[str, Any] = {"gain": 0.7, "reduction": reduction}
 
     def ours(side: Side, weights: Any, x: Any, y: Any, feedback: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            network, phi = recurrent(side, case.cell, weights), side.activations.tanh
-            found = side.recurrent_ftp.updates(network, feedback, x, y, output_gradient(side, loss), phi, **options)
+            every = inject == "every"
+            found = target_propagated(side, weights, x, y, feedback, case.cell, "tanh", loss, every=every, **options)
         else:
-            rule = RecurrentFtp(model_of(case.cell, weights), loss=loss, **options)
+            rule = RecurrentFtp(model_of(case.cell, weights), loss=loss, inject=inject, **options)
             rule.feedback.copy_(feedback)
             rule.assign_credit(x, y)
             found = gradients(rule)
@@ -115,9 +113,7 @@ def test_backprop_through_time(
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            network = recurrent(side, case.cell, weights)
-            module = side.backprop_through_time
-            found = module.updates(network, x, y, output_gradient(side, loss), truncation)
+            found = backpropagated(side, weights, x, y, case.cell, loss, truncation)
         else:
             rule = BackpropThroughTime(model_of(case.cell, weights), loss=loss, truncation=truncation)
             with torch.backends.cudnn.flags(enabled=False):  # whose tanh in float32 was off by 6e-6 on an H200
@@ -163,12 +159,12 @@ def test_stepping_while_streaming_changes_nothing(name: str):
     rule = RULES[name](model, generator=seeded(1))
     other = copy.deepcopy(rule)
     other.model.recurrent.flatten_parameters()  # a copy's lie apart, of which PyTorch warns on a GPU
-    whole = [[update.clone() for update in part.updates] for part in rule.stream(x, y)]
+    whole = [[update.clone() for update in part.gradients] for part in rule.stream(x, y)]
     for expected, part in zip(whole, other.stream(x, y), strict=True):
-        for a, b in zip(expected, part.updates, strict=True):
-            assert torch.equal(a, b), part.name
+        for a, b in zip(expected, part.gradients, strict=True):
+            assert torch.equal(a, b), part.unit.name
         with torch.no_grad():
-            for parameter in part.parameters:
+            for parameter in part.unit.parameters:
                 parameter.fill_(float("nan"))
 
 
@@ -202,17 +198,53 @@ def test_a_state_is_saved_whole(cell: Any):
 
 @pytest.mark.places_itself
 @pytest.mark.parametrize("cell", ["elman", "gru"])
-@pytest.mark.parametrize("module", ["backprop_through_time", "recurrent_ftp"])
-def test_twins_compile_without_a_graph_break(module: str, cell: str, twin64: TwinSide):
+@pytest.mark.parametrize("name", RULES)
+def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide):
     model, x, y = (part.to(twin64.device) for part in example(cell))
-    network = RecurrentFtp(model).network()
-    extra = (torch.ones(6, 3, dtype=torch.float64, device=twin64.device),) if module == "recurrent_ftp" else ()
-    updates = getattr(twin64, module).updates
+    weights, kind = Weights(*model.parameters()), "gru" if cell == "gru" else "tanh"
+    names = ("activations", "layers", "losses", "ftp", "backprop", "recurrent")
+    side: Any = SimpleNamespace(**{module: twin64.module(module) for module in names})
+
+    def updates(x: torch.Tensor, y: torch.Tensor) -> Any:
+        layers, h = chain(side, kind, weights, x)
+        clean = side.layers.forward(layers, h)
+        error = side.losses.cross_entropy_gradient(clean.scores, y)
+        if name == "ftp":
+            factors = side.ftp.update_factors(layers, clean, error, error @ torch.ones_like(weights.weight_out))
+        else:
+            factors = side.backprop.update_factors(layers, clean, error)
+        return named(weights, side.recurrent.updates(layers, factors))
+
     compiled = torch.compile(updates, fullgraph=True, backend="eager")
     with torch.no_grad():
-        found, eager = compiled(network, *extra, x, y), updates(network, *extra, x, y)
-    for name, a, b in zip(Weights._fields, found, eager, strict=True):
-        assert torch.equal(a, b), name
+        found, eager = compiled(x, y), updates(x, y)
+    for parameter, a, b in zip(Weights._fields, found, eager, strict=True):
+        assert torch.equal(a, b), parameter
+
+
+def test_units_are_the_recurrent_layer_and_the_output():
+    """Their parameters together are the model's, in its order, weights first in each."""
+    for cell in ("elman", "gru"):
+        rule = RecurrentFtp(example(cell)[0])
+        assert [unit.name for unit in rule.units] == ["recurrent", "output"]
+        assert [id(p) for unit in rule.units for p in unit.parameters] == [id(p) for p in rule.model.parameters()]
+        assert [len(unit.weights) for unit in rule.units] == [2, 1]
+        assert all(p is w for unit in rule.units for p, w in zip(unit.parameters, unit.weights, strict=False))
+        assert [unit.width for unit in rule.units] == [6, 3]
+        assert rule.num_classes == 3
+        assert not rule.wants_images
+        assert rule.wants_sequences
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_squared_error_takes_labels_for_their_targets(name: str):
+    model, x, y = example()
+    rule = RULES[name](model, loss="squared_error")
+    found = []
+    for told in (y, torch.nn.functional.one_hot(y, 3).double()):
+        found.append((rule.assign_credit(x, told), [p.grad.clone() for p in rule.parameters()]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
 def test_elmans_state_matrix_starts_orthogonal():
@@ -292,8 +324,8 @@ def test_data_that_does_not_fit_is_refused(name: str):
         with pytest.raises(ValueError, match=message):
             rule.assign_credit(wrong_x, wrong_y)
     regression = RULES[name](model, loss="squared_error")
-    with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(5,\), expected torch.float64 of shape \(5, 3\)"):
-        regression.assign_credit(x, y)
+    with pytest.raises(ValueError, match=r"y: torch.float64 of shape \(5,\), expected torch.float64 of shape \(5, 3\)"):
+        regression.assign_credit(x, y.double())
     if name == "ftp":
         model.float()
         with pytest.raises(ValueError, match=r"feedback: torch.float64 .*convert or move the rule"):

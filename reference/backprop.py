@@ -10,6 +10,11 @@
 | delta_l | activities[l-1] | shaped as h_l | dLoss/dh_l, h_l after activation and dropout |
 | s_l'(a_l)^T delta_l | preactivations[l-1] | shaped as a_l | dLoss/da_l |
 
+Through the steps of `recurrent` this is backpropagation through time (Werbos, "Backpropagation Through Time: What It
+Does and How to Do It", Proceedings of the IEEE 78, 1990); through the last k of them, from the state before them, its
+truncated form (Williams and Peng, Neural Computation 2, 1990), exact for what these steps do and blind to what those
+before them kept. Elman's cell has no path past q_t; the GRU has one, z.
+
 Of a dense layer, (2) is W_l^T s_l'(a_l)^T delta_l and (3) is 1/B sum [s_l'(a_l)^T delta_l] h_(l-1)^T. The other symbols
 are those of `layers`.
 """

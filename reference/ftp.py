@@ -6,6 +6,7 @@ Assignment via Local Losses", arXiv 2506.11030.
     (1)  clean pass:       equation (1) of `layers`,    e = dLoss/dscores
     (2)  first target:     tau_j = h_j + gamma (phi(G y) - phi(G p)),    p = y + T e
     (3)  its way forward:  zeta_(l+1) = p_l'(h_l) tau_l,    tau_(l+1) = s_(l+1)(A_(l+1)(zeta_(l+1))),    j <= l < L-1
+         where every target is corrected, ours, plus gamma (phi(G y) - phi(G p))
     (4)  hidden layers:    1/2 |h_l - tau_l|^2, tau_l held fixed:    delta_l = s_l'(a_l)^T (h_l - tau_l)
     (5)  output layer:     delta_L = e
     (6)  updates:          equation (2) of `layers`, from delta_l and the clean z_l
@@ -14,7 +15,7 @@ In a chain of dense layers (3) is tau_(l+1) = sigma_(l+1)(W_(l+1) tau_l + b_(l+1
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| y | targets | (batch, K) | the label, one-hot, smoothed if asked |
+| y | targets | (batch, K) | the label, one-hot, smoothed if asked, or the numbers of a regression |
 | p | outputs | (batch, K) | softmax(scores / T), so that e = (p - y) / T; without an index, which the outlet p_l has |
 | T | temperature | | of the scores; 1 for squared error, where p are the scores |
 | G | feedback | (n_j, K), or its factors | random and fixed; a row for each unit of the flattened h_j |
@@ -23,6 +24,7 @@ In a chain of dense layers (3) is tau_(l+1) = sigma_(l+1)(W_(l+1) tau_l + b_(l+1
 | j | inject | | the layer that is given the first target: 1 in the paper; 0 is the input, h_0 = x |
 | zeta_l | target | as z_l | what the target makes of a layer's input |
 | h_l - tau_l | differences[l-j] | as h_l | how far a layer's activity lies from its target |
+| | every | | whether all layers from the j-th on are corrected, which must then have as many units each |
 
 **What is known.** The paper's body and code are not public, and this is put together from what is. Seen in reviews of
 it: the form of (2), one random frozen G, two projections through a nonlinearity, targets carried forward by the
@@ -51,6 +53,15 @@ the paper's network. `low_rank_feedback` has fewer, and so has `feedback_by_chan
 channel. A kernel's update sums over the P positions of a map. The sum of P corrections is P times as large as one if
 they are equal, and sqrt(P) times if they are independent, where patches are alike. Drawn at scale / P with one row a
 channel, or at scale / sqrt(P) with one a position, G makes a kernel's update as large as a dense layer's at that scale.
+
+Recurrent networks: the chain of `recurrent`, whose first hidden layer is the first step. Seen in reviews: the method
+extends to them "with minimal changes", and was tried on forecasting; cell, equations and sizes were not found.
+Inferred: one correction, the most direct reading, in which a step is a layer; a sum over steps, as the weights are
+shared. Ours: the GRU, whose target goes through its gates and its kept state alike; `every`, since what a step
+displaces dies out or explodes through many steps unless W_h is near orthogonal, and then early steps alone or late ones
+alone would learn; a mean over steps. In a linear Elman network with one correction tau_t - h_t = W_h^(t-1) (tau_1 -
+h_1), and its inner product with dLoss/dh_t is the same at every step. Where W_h is orthogonal, too, and
+gamma G = (W_o W_h^(T-1))^T, T here the steps, h_t - tau_t is dLoss/dh_t, through any number of them.
 
 With phi = identity and one hidden layer, (4) is direct feedback alignment. No layer's target needs a weight that an
 earlier layer's update changes, tau_l being made of A_l and zeta_l: whether a layer is updated as soon as its target is
@@ -165,12 +176,19 @@ def output_error(
 ) -> tuple[Array, Array]:
     """y and e of equations (1) and (2), (batch, K) each: the targets that e is taken to, smoothed if asked.
 
-    `output_gradient` takes `label_smoothing` and `temperature` where these are not 0 and 1, as for cross-entropy.
+    `labels` are (batch,), or targets (batch, K), as `output_gradient` takes them; it takes `label_smoothing` and
+    `temperature` where these are not 0 and 1, as for cross-entropy. Raises ValueError for either of them with targets.
     """
+    if labels.ndim == 2 and (label_smoothing or temperature != 1):
+        raise ValueError(
+            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
+        )
     asked = {"label_smoothing": label_smoothing} if label_smoothing else {}
     if temperature != 1:
         asked["temperature"] = temperature
     error = output_gradient(scores, labels, **asked)
+    if labels.ndim == 2:
+        return labels, error
     return one_hot(labels, error.shape[1], label_smoothing).astype(error.dtype), error
 
 
@@ -180,20 +198,26 @@ def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
     return (clean.inputs[0], *clean.activities)[inject]
 
 
-def differences(layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1) -> Iterator[Array]:
+def differences(
+    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, every: bool = False
+) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l: equation (3), from h_j - tau_j but for the mask.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j.
+    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j or, for
+    `every`, than a following layer's activity.
     """
     h = _first_reached(layers, clean, inject)
     check_shape("first", first, h.shape)
     steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
-    first = without_dropped(steps, first)
-    yield first
-    tau = h - first
+    difference = without_dropped(steps, first)
+    yield difference
+    tau = h - difference
     for layer, following in zip(layers[inject:-1], clean.activities[inject:-1], strict=True):
         target = pushed(outlet, h, tau)
         tau = activity(layer.steps, layer.value(target))
+        if every:
+            check_shape("first", first, following.shape)
+            tau = tau - without_dropped(layer.steps, first)
         h, outlet = following, layer.outlet
         yield h - tau
 
@@ -214,15 +238,14 @@ def local_factors(
 
 
 def update_factors(
-    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1
+    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1, every: bool = False
 ) -> Iterator[tuple[Array, Array]]:
     """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` and an error of other shapes than
-    h_j and the scores.
+    Raises ValueError as `differences`, and for an error of another shape than the scores.
     """
     check_shape("error", error, clean.scores.shape)
-    return local_factors(layers, clean, error, differences(layers, clean, first, inject), inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject, every), inject)
 
 
 def updates(
@@ -236,14 +259,15 @@ def updates(
     inject: int = 1,
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
+    every: bool = False,
 ) -> tuple[Update, ...]:
-    """The updates of equation (6), for labels (batch,); `label_smoothing` and `temperature` are `output_error`'s.
+    """The updates of equation (6); `labels`, or targets, `label_smoothing` and `temperature` are `output_error`'s.
 
-    Raises ValueError where `inject` is no layer before the output, and for a G without a row for each unit of h_j.
+    Raises ValueError as `output_error` and `differences`, and for a G without a row for each unit of h_j.
     """
     clean = forward(layers, x)
     targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
     h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
     check_shape("first", first, (len(h), h[0].size))
-    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject))
+    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject, every))

@@ -19,7 +19,7 @@ differs from backpropagation by it. We take the gradient, as the paper says: equ
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate
+from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate, check_shape
 
 __all__ = ["cross_entropy", "cross_entropy_gradient", "one_hot", "squared_error", "squared_error_gradient"]
 
@@ -65,11 +65,18 @@ def cross_entropy_gradient(
 
 
 def squared_error(scores: Array, labels: Labels) -> Array:
-    """1/2 sum_k (s_k - t_k)^2, equation (3): (batch,). Raises ValueError where labels do not fit the scores."""
+    """1/2 sum_k (s_k - t_k)^2, equation (3): (batch,), to labels or targets. Raises ValueError as its gradient."""
     return 0.5 * np.sum(squared_error_gradient(scores, labels) ** 2, axis=1)
 
 
 def squared_error_gradient(scores: Array, labels: Labels) -> Array:
-    """e = s - t of equation (3): (batch, K). Raises ValueError where labels do not fit the scores."""
+    """e = s - t of equation (3), (batch, K), to labels (batch,) or real targets (batch, K), those of a regression.
+
+    Raises ValueError where labels or targets do not fit the scores.
+    """
+    if labels.dtype.kind == "f" and labels.ndim == 2:
+        check_batch("scores", scores, "K")
+        check_shape("targets", labels, scores.shape)
+        return scores - labels
     check_scores(scores, labels)
     return scores - one_hot(labels, scores.shape[1]).astype(scores.dtype)

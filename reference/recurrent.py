@@ -1,4 +1,4 @@
-"""Recurrent networks: the pass through time, one step of a cell and its derivative, and updates from factors of steps.
+"""Recurrent networks: a cell, its steps as layers of a chain, and updates of parameters that layers share.
 
 Elman, "Finding Structure in Time", Cognitive Science 14, 1990. Cho et al., "Learning Phrase Representations using RNN
 Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.1078.
@@ -7,53 +7,46 @@ Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.107
     (2)  Elman:  h_t = sigma(p_t + q_t)
     (3)  GRU:    r = sigmoid(p_r + q_r),    z = sigmoid(p_z + q_z),    n = tanh(p_n + r * q_n),
                  h_t = (1 - z) * n + z * h_(t-1)
-    (4)  output: o = W_o h_T + c
-    (5)  updates from the factors delta_t, for p_t, and eta_t, for q_t, of the last k steps:
-         G_x = 1/B sum_samples sum_(t>T-k) delta_t x_t^T,    G_h = 1/B sum_samples sum_(t>T-k) eta_t h_(t-1)^T,
-         G_o = 1/B sum_samples e h_T^T,    and the same without the second factor for the biases
+    (4)  step t as a layer of h_(t-1), with delta_t = (dh_t/dp_t)^T d and eta_t = (dh_t/dq_t)^T d of a cotangent d:
+         value        h_t
+         difference   h_t - cell(p_t, q_t - W_h u, h_(t-1) - u)
+         adjoint      W_h^T eta_t + (dh_t/dh_(t-1) at fixed q_t)^T d
+         update       of W_x and W_h, 1/B sum_samples delta_t x_t^T and eta_t h_(t-1)^T; of b_x and b_h, the means
+                      of delta_t and eta_t
+    (5)  G = sum_t G_t, or 1/T of it, for the parameters that all steps share
+
+The network is the chain of its T steps on x and of a dense layer, W_o h_T + c; its input is h_0. Every algorithm
+of this package that runs on `layers` runs on it: `backprop` is then backpropagation through time, `ftp` carries targets
+through time. A chain of its last k steps alone, from h_(T-k), is truncated backpropagation through time.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x_t | x[:, t-1] | (batch, n_0) | input of step t = 1..T |
-| W_x, b_x | weight_ih, bias_ih | (gates n, n_0), (gates n,) or None | of the input; 1 gate in Elman's cell, 3 in GRU |
-| W_h, b_h | weight_hh, bias_hh | (gates n, n), (gates n,) or None | of the state |
-| W_o, c | weight_out, bias_out | (K, n), (K,) or None | of the output |
-| p_t, q_t | from_input[t-1], from_state[t-1] | (batch, gates n) | from input and state; r, z, n in this order |
-| h_t | states[t] | (batch, n) | the state |
-| o | outputs | (batch, K) | class scores, or the numbers of a regression |
-| delta_t, eta_t | factors[0][t-T+k-1], factors[1][t-T+k-1] | (batch, gates n) | a rule's errors of p_t and q_t |
+| W_x, b_x | of_input | (gates n, n_0), (gates n,) or None | a dense layer of x_t; 1 gate in Elman's cell, 3 in GRU |
+| W_h, b_h | of_state | (gates n, n), (gates n,) or None | a dense layer of h_(t-1) |
+| p_t, q_t | p, q | (batch, gates n) | from input and state; r, z, n in this order |
+| h_t | activities[t-1] | (batch, n) | the state, h_0 = inputs[0]; in `Pass` of `layers` |
 
 Names, shapes and the order of the gates are those of torch.nn.RNN and torch.nn.GRU, whose parameters these are. The GRU
 is PyTorch's: r multiplies W_h h + b_h after the product, where Cho et al. multiply h before it, and z keeps the old
 state. p_t and q_t have biases of their own since r comes between them.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array, check_batch, check_shape
+from ._arrays import Array, check_option, check_shape
 from .activations import Activation, tanh
-from .network import affine, layer_update
+from .layers import Dense, Layer, Step, Update
+from .layers import updates as layer_updates
 
-__all__ = [
-    "CELLS",
-    "Cell",
-    "Factors",
-    "RecurrentParameters",
-    "RecurrentPass",
-    "RecurrentUpdates",
-    "elman",
-    "forward",
-    "gru",
-    "residuals",
-    "time_summed_updates",
-]
+__all__ = ["CELLS", "Cell", "CellStep", "Recurrent", "Reduction", "elman", "gru", "unrolled", "updates"]
 
-Factors: TypeAlias = tuple[Array, Array]
-"""delta_t and eta_t of the last k steps, (k, batch, gates n) each."""
+Reduction: TypeAlias = Literal["sum", "mean"]
+"""Of the steps' updates."""
 
 
 class Cell(NamedTuple):
@@ -67,39 +60,6 @@ class Cell(NamedTuple):
     value: Callable[[Array, Array, Array], Array]
     vjp: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
     difference: Callable[[Array, Array, Array, Array, Array], Array]
-
-
-class RecurrentParameters(NamedTuple):
-    """A recurrent network: one layer of a cell, and a linear output."""
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    weight_out: Array
-    bias_out: Array | None
-    cell: Cell
-
-
-class RecurrentPass(NamedTuple):
-    """What the pass through time computes: steps first, (T, batch, ...), but for x and the outputs."""
-
-    x: Array
-    from_input: Array
-    from_state: Array
-    states: Array
-    outputs: Array
-
-
-class RecurrentUpdates(NamedTuple):
-    """What an optimizer is to subtract: shaped like the parameters, scaled like a batch-mean gradient."""
-
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
-    weight_out: Array
-    bias_out: Array | None
 
 
 def elman(activation: Activation = tanh) -> Cell:
@@ -148,62 +108,67 @@ CELLS = {"elman": elman(), "gru": gru}
 """The cells by their names."""
 
 
-def forward(network: RecurrentParameters, x: Array) -> RecurrentPass:
-    """Equations (1) and (4) for x (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
-    n = network.weight_hh.shape[1]
-    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != network.weight_ih.shape[1]:
-        raise ValueError(
-            f"x: shape {x.shape}, expected (batch, steps, {network.weight_ih.shape[1]}), at least one of each"
+class CellStep(NamedTuple):
+    """Equation (4): a step as a layer of the state, (batch, n), with x_t and p_t; all steps share both dense layers."""
+
+    cell: Cell
+    of_input: Dense
+    of_state: Dense
+    x: Array
+    p: Array
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    def value(self, z: Array) -> Array:
+        """h_t. Raises ValueError where z is no state of as many samples as x."""
+        check_shape("z", z, (len(self.x), self.of_state.weight.shape[1]))
+        return self.cell.value(self.p, self.of_state.value(z), z)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """h_t less what it is at z - u."""
+        return self.cell.difference(self.p, self.of_state.value(z), z, self.of_state.difference(z, u), u)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """The derivative's transpose: to the state, through W_h and past it."""
+        _, eta, kept = self.cell.vjp(self.p, self.of_state.value(z), z, d)
+        return self.of_state.adjoint(z, eta) + kept
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
+        for_p, for_q, _ = self.cell.vjp(self.p, self.of_state.value(z), z, delta)
+        (weight_ih, *bias_ih), (weight_hh, *bias_hh) = (
+            self.of_input.update(self.x, for_p),
+            self.of_state.update(z, for_q),
         )
-    if not len(network.weight_ih) == len(network.weight_hh) == network.cell.gates * n:
+        return (weight_ih, weight_hh, *bias_ih, *bias_hh)
+
+
+Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
+"""A recurrent network on an input: its steps, and what makes the output of the last state."""
+
+
+def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[CellStep, ...]:
+    """The steps on x, (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
+    n_0, n = of_input.weight.shape[1], of_state.weight.shape[1]
+    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
+        raise ValueError(f"x: shape {x.shape}, expected (batch, steps, {n_0}), at least one of each")
+    rows = len(of_input.weight), len(of_state.weight)
+    if rows != (cell.gates * n, cell.gates * n):
         raise ValueError(
-            f"weight_ih, weight_hh: {len(network.weight_ih)} and {len(network.weight_hh)} rows, expected "
-            f"{network.cell.gates * n}, {network.cell.gates} for each of the {n} units"
+            f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each of "
+            f"the {n} units"
         )
-    for name, bias, weight in (
-        ("bias_ih", network.bias_ih, network.weight_ih),
-        ("bias_hh", network.bias_hh, network.weight_hh),
-        ("bias_out", network.bias_out, network.weight_out),
-    ):
-        if bias is not None:
-            check_shape(name, bias, weight.shape[:1])
-    if network.weight_out.shape[1] != n:
-        raise ValueError(f"weight_out: {network.weight_out.shape[1]} columns, but the state has {n} units")
-    from_input, from_state = [], []
-    h = np.zeros((len(x), n), x.dtype)
-    states = [h]
-    for x_t in np.moveaxis(x, 1, 0):
-        p, q = affine(network.weight_ih, network.bias_ih, x_t), affine(network.weight_hh, network.bias_hh, h)
-        h = network.cell.value(p, q, h)
-        from_input.append(p)
-        from_state.append(q)
-        states.append(h)
-    outputs = affine(network.weight_out, network.bias_out, h)
-    return RecurrentPass(x, np.stack(from_input), np.stack(from_state), np.stack(states), outputs)
+    return tuple(CellStep(cell, of_input, of_state, x_t, of_input.value(x_t)) for x_t in np.moveaxis(x, 1, 0))
 
 
-def residuals(outputs: Array, targets: Array) -> Array:
-    """e = o - y of a regression, the gradient of half the sum of squares, for targets (batch, K): (batch, K)."""
-    check_batch("outputs", outputs, "K")
-    check_shape("targets", targets, outputs.shape)
-    return outputs - targets
+def updates(
+    layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
+) -> tuple[Update, Update]:
+    """Equation (5) for the steps of `unrolled`, and the output's update, from the factors of all of these layers.
 
-
-def time_summed_updates(
-    network: RecurrentParameters, clean: RecurrentPass, factors: Factors, error: Array
-) -> RecurrentUpdates:
-    """Equation (5)."""
-    check_shape("error", error, clean.outputs.shape)
-    count = len(factors[0])
-    inputs, previous = np.moveaxis(clean.x, 1, 0)[-count:], clean.states[-count - 1 : -1]
-    weight_ih, weight_hh = np.zeros_like(network.weight_ih), np.zeros_like(network.weight_hh)
-    bias_ih = None if network.bias_ih is None else np.zeros_like(network.bias_ih)
-    bias_hh = None if network.bias_hh is None else np.zeros_like(network.bias_hh)
-    for delta, eta, x_t, h in zip(*factors, inputs, previous, strict=True):
-        of_input, of_state = layer_update(delta, x_t, bias_ih), layer_update(eta, h, bias_hh)
-        weight_ih = weight_ih + of_input.weight
-        weight_hh = weight_hh + of_state.weight
-        bias_ih = None if bias_ih is None else bias_ih + of_input.bias
-        bias_hh = None if bias_hh is None else bias_hh + of_state.bias
-    output = layer_update(error, clean.states[-1], network.bias_out)
-    return RecurrentUpdates(weight_ih, weight_hh, bias_ih, bias_hh, *output)
+    Raises ValueError for an unknown `reduction`.
+    """
+    check_option("reduction", reduction, Reduction)
+    *of_steps, of_output = layer_updates(layers, factors)
+    share = len(of_steps) if reduction == "mean" else 1
+    return tuple(sum(parts[1:], parts[0]) / share for parts in zip(*of_steps, strict=True)), of_output

@@ -37,7 +37,6 @@ MATH = {
     "learned_scores",
     "losses",
     "negatives",
-    "network",
     "normalisations",
     "orthogonality",
     "pair_losses",

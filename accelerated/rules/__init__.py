@@ -23,7 +23,7 @@ from .local.methods import (
 from .local.units import LocalUnit
 from .orthogonality import Orthogonality
 from .pepita import Pepita
-from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule, RecurrentUpdate
+from .recurrent import BackpropThroughTime, RecurrentFtp, RecurrentRule
 from .rule import CreditAssignment, Rule, UnitUpdate
 from .units import ChainUnit, Unit
 
@@ -79,7 +79,6 @@ __all__ = [
     "Pepita",
     "RecurrentFtp",
     "RecurrentRule",
-    "RecurrentUpdate",
     "Rule",
     "SymBa",
     "Unit",

@@ -2,44 +2,62 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from .. import losses
 from ..activations import ACTIVATIONS, Activation
-from ..ftp import FeedbackLaw, first_difference, random_feedback
-from ..losses import one_hot
+from ..ftp import FeedbackLaw, first_difference, output_error, random_feedback, update_factors
+from ..layers import Dense, forward
 from ..modules import RecurrentNetwork
-from ..recurrent import CELLS, RecurrentParameters, RecurrentUpdates, forward, residuals, time_summed_updates
-from ..recurrent_ftp import Injection, Reduction, update_factors
-from .rule import CreditAssignment, check_autocast, check_finite, check_labels, check_place, gradients_by, trained_pairs
-from .units import check_like, is_plain, refusal
+from ..recurrent import CELLS, Recurrent, Reduction, unrolled, updates
+from .rule import OutputLoss, UnitUpdate, check_autocast, check_finite, check_place, gradients_by
+from .units import Unit, check_like, is_plain, refusal
+
+Injection: TypeAlias = Literal["first", "every"]
+"""The steps whose target is corrected."""
 
 
-class RecurrentUpdate(NamedTuple):
-    """What an optimizer is to subtract from the recurrent layer or the output, and the loss at the output."""
+@dataclass(frozen=True, eq=False)
+class RecurrentUnit(Unit):
+    """The recurrent layer, all of whose steps share its parameters."""
 
-    name: str
-    parameters: list[Tensor]
-    updates: list[Tensor]
-    loss: Tensor | None
+    module: nn.RNN | nn.GRU  # type: ignore[assignment]
 
     @property
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter that is not frozen, and what is to be subtracted from it."""
-        return trained_pairs(zip(self.parameters, self.updates, strict=True))
+    def weights(self) -> list[Tensor]:
+        return [p for p in self.module.parameters() if p.dim() == 2]
+
+    @property
+    def bias(self) -> None:
+        """It has two."""
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """In PyTorch's order: the weights of input and state, then their biases."""
+        return list(self.module.parameters())
+
+    @property
+    def has_maps(self) -> bool:
+        return False
+
+    @property
+    def width(self) -> int:
+        return self.module.hidden_size
 
 
-class RecurrentRule(CreditAssignment):
+class RecurrentRule(OutputLoss):
     """A learning rule around a `RecurrentNetwork` of prograde.accelerated.modules. `rule(x)` gives (batch, K).
 
-    `loss` is "cross_entropy", y int64 labels (batch,), or "squared_error", half the sum of squares of a regression, y
-    (batch, K) in the model's dtype. x is (batch, steps, input_size).
+    x is (batch, steps, input_size). `loss` is "cross_entropy" or "squared_error", half the sum of squares; y are int64
+    labels (batch,) or, for squared error, the numbers of a regression, (batch, K) in the model's dtype. Its units are
+    "recurrent" and "output".
     """
 
+    wants_sequences = True
     model: RecurrentNetwork
 
     def __init__(
@@ -66,51 +84,32 @@ class RecurrentRule(CreditAssignment):
         for name, parameter in model.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise ValueError(f"parameter '{name}': not all finite")
-        if loss not in ("cross_entropy", "squared_error"):
-            raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
         self.watch(model)
-        self.loss = loss
+        self.set_loss(loss, 0.0)
         self.generator = generator
-        self.num_outputs = model.output.out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.model(self.checked_input(x))
-        return outputs
-
-    def output_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The batch-mean loss, a scalar."""
-        if self.loss == "squared_error":
-            return 0.5 * residuals(outputs, y).square().sum(dim=1).mean()
-        return losses.cross_entropy(outputs, y).mean()
-
-    def output_gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """e, the loss's gradient of each sample: (batch, K)."""
-        return residuals(outputs, y) if self.loss == "squared_error" else losses.cross_entropy_gradient(outputs, y)
+        self.units = [RecurrentUnit("recurrent", layer), Unit("output", output)]
+        self.num_classes = output.out_features
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         with self.differentiable():
-            return self.output_loss(self(x), y)
+            return super().objective(x, y)
 
     def differentiable(self) -> AbstractContextManager[None]:
         """Where the model can be differentiated: cuDNN refuses it in evaluation mode."""
         return nullcontext() if self.training else torch.backends.cudnn.flags(enabled=False)
 
-    def network(self) -> RecurrentParameters:
-        """The model as the functions of this package take it; the tensors are the parameters themselves."""
-        weight_ih, weight_hh, bias_ih, bias_hh, weight_out, bias_out = self.trained
-        cell = CELLS[self.model.cell]
-        return RecurrentParameters(weight_ih, weight_hh, bias_ih, bias_hh, weight_out, bias_out, cell)
+    def layers(self, x: Tensor) -> Recurrent:
+        """The steps on x and the output as the functions of this package take them.
 
-    @property
-    def trained(self) -> list[Tensor]:
-        """The parameters in the order of `RecurrentUpdates`, which is PyTorch's."""
-        return [*self.model.recurrent.parameters(), *self.model.output.parameters()]
+        Tensors are the parameters themselves. What the first layer takes is `begin(x)`.
+        """
+        weight_ih, weight_hh, bias_ih, bias_hh = self.units[0].parameters
+        steps = unrolled(CELLS[self.model.cell], Dense(weight_ih, bias_ih), Dense(weight_hh, bias_hh), x)
+        return (*steps, Dense(self.model.output.weight, self.model.output.bias))
 
-    def parts(self, updates: RecurrentUpdates, loss: Tensor) -> Iterator[RecurrentUpdate]:
-        """The updates of the recurrent layer, then of the output."""
-        own, found = self.trained, [update for update in updates if update is not None]
-        yield RecurrentUpdate("recurrent", own[:4], found[:4], None)
-        yield RecurrentUpdate("output", own[4:], found[4:], loss)
+    def begin(self, x: Tensor) -> Tensor:
+        """The state before the first step."""
+        return x.new_zeros(len(x), self.model.recurrent.hidden_size)
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x itself. Raises ValueError unless it fits the model."""
@@ -124,17 +123,13 @@ class RecurrentRule(CreditAssignment):
         return x
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        """x itself. Raises ValueError unless x and y fit the model and each other."""
+        if self.loss != "squared_error" or not isinstance(y, Tensor) or not y.is_floating_point():
+            return super().checked(x, y)
         self.check_hooks()
         x = self.checked_input(x)
         check_autocast(x)
         check_finite(x)
-        if self.loss == "cross_entropy":
-            check_labels(x, y, self.num_outputs)
-            return x
-        if not isinstance(y, Tensor):
-            raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
-        shape = (len(x), self.num_outputs)
+        shape = (len(x), self.num_classes)
         if y.shape != shape or y.dtype != x.dtype:
             hint = "; y.unsqueeze(1)" if (*y.shape, 1) == shape and y.dtype == x.dtype else ""
             raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected {x.dtype} of shape {shape}{hint}")
@@ -144,7 +139,7 @@ class RecurrentRule(CreditAssignment):
 
 
 class RecurrentFtp(RecurrentRule):
-    """Forward Target Propagation through time; see `prograde.reference.recurrent_ftp`, and `Ftp` for the options.
+    """Forward Target Propagation through time; see `prograde.reference.ftp`, and `Ftp` for the options.
 
     `feedback`, G, is a buffer drawn once, (n, K). `phi` is the name of the activation that projections go through.
     `inject` is "first" or "every". With "first" the first step has a corrected target, which runs forward: the most
@@ -173,10 +168,9 @@ class RecurrentFtp(RecurrentRule):
         for name, value in {"gain": gain, "scale": scale}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value}, expected a positive number")
-        if inject not in ("first", "every"):
-            raise ValueError(f"inject: {inject!r}, expected 'first' or 'every'")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction: {reduction!r}, expected 'sum' or 'mean'")
+        for name, option, options in (("inject", inject, Injection), ("reduction", reduction, Reduction)):
+            if option not in get_args(options):
+                raise ValueError(f"{name}: {option!r}, expected {' or '.join(map(repr, get_args(options)))}")
         self.phi: Activation = ACTIVATIONS[phi]
         self.gain = gain
         self.inject: Injection = inject
@@ -189,17 +183,17 @@ class RecurrentFtp(RecurrentRule):
         self.check_hooks()
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[RecurrentUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         check_place("feedback", self.feedback, x)
-        network = self.network()
-        clean = forward(network, x)
-        error = self.output_gradient(clean.outputs, y)
-        targets = y if self.loss == "squared_error" else one_hot(y, self.num_outputs, dtype=x.dtype)
+        layers = self.layers(x)
+        clean = forward(layers, self.begin(x))
+        targets, error = output_error(clean.scores, y, self.output_gradient)
         first = first_difference(self.feedback, targets, error, self.phi, self.gain)
-        factors = update_factors(network, clean, first, self.inject, self.reduction)
-        updates = time_summed_updates(network, clean, factors, error)
-        yield from self.parts(updates, self.output_loss(clean.outputs, y))
+        factors = update_factors(layers, clean, error, first, every=self.inject == "every")
+        of_steps, of_output = updates(layers, factors, self.reduction)
+        yield UnitUpdate(self.units[0], of_steps)
+        yield UnitUpdate(self.units[1], of_output, self.output_loss(clean.scores, y))
 
 
 class BackpropThroughTime(RecurrentRule):
@@ -224,7 +218,7 @@ class BackpropThroughTime(RecurrentRule):
     def calls(self, module: nn.Module) -> bool:
         return self.truncation is None
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[RecurrentUpdate]:
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         start = 0 if self.truncation is None else max(x.shape[1] - self.truncation, 0)
         state = None
@@ -238,5 +232,7 @@ class BackpropThroughTime(RecurrentRule):
                 states, _ = self.model.recurrent(x[:, start:], state)
                 outputs = self.model.output(states[:, -1])
             loss = self.output_loss(outputs, y)
-            gradients = gradients_by(loss, self.trained)
-        yield from self.parts(RecurrentUpdates(*gradients.values()), loss.detach())
+            gradients = gradients_by(loss, self.model.parameters())
+        recurrent, output = self.units
+        yield UnitUpdate(recurrent, [gradients[p] for p in recurrent.parameters])
+        yield UnitUpdate(output, [gradients[p] for p in output.parameters], loss.detach())

@@ -259,6 +259,8 @@ class Rule(CreditAssignment):
     units: Sequence[Any]
     num_classes: int
     generator: torch.Generator | None
+    wants_sequences: ClassVar[bool] = False
+    """Whether x is (batch, steps, features)."""
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         """The units' updates in forward order; a unit may be stepped before the next update is asked for.
