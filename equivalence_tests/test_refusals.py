@@ -52,7 +52,6 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.rules.local.score_heads import LinearHead
 from prograde.accelerated.score_losses import cross_entropy
-from prograde.accelerated.training import alignment
 from prograde.equivalence_tests.rule_examples import (
     EXAMPLES,
     K,

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from prograde.accelerated.modules import OrthogonalConv2d, ScaledAvgPool2d
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
+from prograde.accelerated.rules import RecurrentFtp
 from prograde.accelerated.training import UserError, costs, layer_costs, mlp
 from prograde.accelerated.training.diagnostics.memory import live_bytes
 
@@ -70,6 +72,25 @@ def test_layers_are_counted_one_by_one() -> None:
         ("8", 15, 15, 3),
     ]
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_a_recurrent_network_is_a_chain_of_steps() -> None:
+    """Products with the inputs come first; neither errors nor targets go back through them."""
+    batch, length, n_0, n, k = 1, 7, 3, 5, 4
+    for cell, gates in (("elman", 1), ("gru", 3)):
+        model = RecurrentNetwork(n_0, n, k, cell)  # type: ignore[arg-type]
+        whole = length * gates * n * (n_0 + n) + n * k
+        found = costs(model, (length, n_0))
+        assert sum(layer.forward for layer in layer_costs(model, (length, n_0))) == whole
+        assert set(found) == {"backprop", "ftp"}
+        assert found["backprop"].macs == 2 * whole + (length - 1) * gates * n * n + n * k + k
+        assert found["ftp"].macs == found["backprop"].macs + 2 * k * n
+        assert found["ftp"].activation_bytes == 4 * (length * n + k)
+        x, y = torch.randn(batch, length, n_0), torch.zeros(batch, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            RecurrentFtp(model).assign_credit(x, y)
+        bare = found["ftp"].macs - k - n * k  # the table bills e, and takes the target through the output layer too
+        assert counted.get_total_flops() == 2 * bare, "products of a step"
 
 
 def test_activation_bytes() -> None:

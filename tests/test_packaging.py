@@ -41,7 +41,6 @@ MATH = {
     "orthogonality",
     "pair_losses",
     "pooling",
-    "recurrent",
     "score_losses",
     "scores",
 }
@@ -101,6 +100,8 @@ def layer_of(name: str) -> str:
     if part in LAYERS:
         return part
     assert (ROOT / package / f"{part}.py").exists(), f"{name}: give its folder a place in LAYERS"
+    if part == "recurrent":
+        return "layers"
     return "math" if part in MATH else "algorithms"
 
 

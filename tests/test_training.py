@@ -17,6 +17,7 @@ from torch import Tensor
 from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import (
+    BackpropThroughTime,
     ChannelCompetition,
     ForwardForward,
     Foton,
@@ -29,6 +30,7 @@ from prograde.accelerated.rules import (
 from prograde.accelerated.training import (
     PRESETS,
     CheckpointError,
+    DataError,
     Dataset,
     Epoch,
     History,
@@ -351,13 +353,54 @@ def test_too_few_samples_for_a_rule_are_refused(digits: Dataset) -> None:
             fit(rule, data, Recipe(batch=batch))
 
 
-def test_a_recurrent_rule_is_refused(digits: Dataset) -> None:
-    rule: Any = RecurrentFtp(RecurrentNetwork(8, 6, 10))
+OWN: dict[str, Callable[[], Rule]] = {
+    "recurrent ftp": lambda: RecurrentFtp(RecurrentNetwork(8, 24, 10), inject="every", reduction="mean"),
+    "recurrent ftp, gru": lambda: RecurrentFtp(RecurrentNetwork(8, 24, 10, "gru"), inject="every"),
+    "recurrent ftp, squared error": lambda: RecurrentFtp(RecurrentNetwork(8, 24, 10), loss="squared_error"),
+    "backprop through time": lambda: BackpropThroughTime(RecurrentNetwork(8, 24, 10)),
+    "backprop through time, truncated": lambda: BackpropThroughTime(RecurrentNetwork(8, 24, 10, "gru"), truncation=2),
+    "mono-forward": lambda: MonoForward(dense()),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_rule_on_ones_own_model_is_trained_measured_and_resumed(name: str, digits: Dataset, tmp_path: Path) -> None:
+    """Recurrent ones on the rows of images."""
+    path, few = tmp_path / "checkpoint", cut(digits, 300)
+
+    def train(**options: Any) -> tuple[Rule, History]:
+        torch.manual_seed(0)
+        rule = OWN[name]()
+        return rule, fit(rule, few, Recipe(epochs=6, learning_rate=0.05, batch=32), **options)
+
+    whole = train()
+    assert whole[1].best.validation_accuracy > 0.25
+    assert [list(epoch.alignment) for epoch in whole[1].epochs] == [[unit.name for unit in whole[0].units]] * 6
+    with pytest.raises(Interrupted):
+        train(checkpoint=path, on_epoch=stop_after(2))
+    assert_same(whole, train(resume=path))
+    if name == "backprop through time":
+        assert list(whole[1].epochs[-1].alignment.values()) == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_what_a_data_set_cannot_mean_to_a_recurrent_rule_is_refused(digits: Dataset) -> None:
+    for shape in ((64,), (1, 8, 8)):
+        other = digits._replace(image_shape=shape)
+        with pytest.raises(
+            DataError, match=r"digits: samples of shape \(.*\), expected \(steps, features\), or images"
+        ):
+            fit(RecurrentFtp(RecurrentNetwork(8, 6, 10)), other, Recipe())
+    with pytest.raises(ValueError, match=r"x: shape \(128, 8, 8\), expected \(batch, steps, 5\)"):
+        fit(RecurrentFtp(RecurrentNetwork(5, 6, 10)), digits, Recipe())
+
+
+def test_what_is_no_rule_is_refused(digits: Dataset) -> None:
+    model: Any = RecurrentNetwork(8, 6, 10)
     for call in (
-        lambda: fit(rule, digits, Recipe()),
-        lambda: alignment(rule, digits.train.images, digits.train.labels),
+        lambda: fit(model, digits, Recipe()),
+        lambda: alignment(model, digits.train.images, digits.train.labels),
     ):
-        with pytest.raises(TypeError, match=r"rule: a RecurrentFtp, but \w+ takes a Rule for chains of layers"):
+        with pytest.raises(TypeError, match=r"rule: a RecurrentNetwork, but \w+ takes a Rule, such as Foton"):
             call()
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, product, programmed, random_noise
-from .rule import CreditAssignment, Rule, UnitUpdate
+from .recurrent import RecurrentRule
+from .rule import Rule, UnitUpdate
 
 aten = torch.ops.aten
 
@@ -52,7 +53,7 @@ class Hardware(Rule):
         weight_range: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if isinstance(rule, CreditAssignment) and not isinstance(rule, Rule):
+        if isinstance(rule, RecurrentRule):
             raise ValueError(f"rule: a {type(rule).__name__}; Hardware has no crossbars for recurrent networks")
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")

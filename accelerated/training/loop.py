@@ -90,8 +90,9 @@ def fit(
 ) -> History:
     """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
 
-    A rule with convolutions is given images, others pixels in a row. What the rule itself chooses on held-out data
-    (`calibrate`) it chooses on the validation data, after every epoch and before its accuracy there is taken.
+    A rule with convolutions is given images, a recurrent one sequences (of an image its rows), others pixels in a row.
+    What the rule itself chooses on held-out data (`calibrate`) it chooses on the validation data, after every epoch and
+    before its accuracy there is taken.
     `epochs` are the recipe's unless given; `seed` fixes batches, moves of images, masks and negatives. A last batch of
     one sample joins the one before it. The alignment is measured every so many epochs, 0 for never. `measure` is
     called after each, with the rule and the first samples of the training data; what it gives, plain numbers in dicts
@@ -103,7 +104,7 @@ def fit(
     other `epochs` than the checkpoint's a training is extended or cut short: the schedule of the learning rate then
     runs over the new total from the next step on.
 
-    Raises TypeError for what is no rule for a chain of layers, TrainingError for a loss that is not finite,
+    Raises TypeError for what is no rule, TrainingError for a loss that is not finite,
     CheckpointError for a checkpoint of another training or a file that is not to be replaced, UserError for a recipe
     that did not make the rule, and for options that are no plain values where there is a checkpoint to write.
     """
@@ -124,6 +125,8 @@ def fit(
         moved = dataset.to(device, dtype, recipe.standardise or dataset.is_table)
         if rule.wants_images:
             moved = moved.as_images()
+        elif rule.wants_sequences:
+            moved = moved.as_sequences()
         run = _Run(rule, moved, recipe, seed, device, alignment_every, measure)
         if checkpoint is not None or resume is not None:
             run.settings["digest"] = checkpoints.digest(dataset)

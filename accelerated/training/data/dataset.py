@@ -94,8 +94,21 @@ class Dataset(NamedTuple):
 
         Raises DataError for samples that are no images.
         """
-        shape = self.channels_first
+        return self._shaped(self.channels_first)
 
+    def as_sequences(self) -> "Dataset":
+        """With samples (n, steps, features) in place of flat ones; of an image the rows are steps.
+
+        Raises DataError for samples that have not two axes.
+        """
+        if len(self.image_shape) != 2:
+            raise DataError(
+                f"{self.name}: samples of shape {self.image_shape}, expected (steps, features), or images of one "
+                "channel, whose rows are steps"
+            )
+        return self._shaped(self.image_shape)
+
+    def _shaped(self, shape: tuple[int, ...]) -> "Dataset":
         def reshape(split: Split) -> Split:
             return Split(split.images.unflatten(1, shape), split.labels)
 

@@ -14,8 +14,8 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     """The cosine between each unit's weight update and the gradient of `rule.objective`, by the unit's name.
 
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
-    Units with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for a recurrent
-    rule, which has no blocks.
+    Units with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for what is no
+    rule.
     """
     check_rule(rule, "alignment")
     units = [unit for unit in rule.units if all(weight.requires_grad for weight in unit.weights)]
@@ -33,12 +33,9 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def check_rule(rule: object, caller: str) -> None:
-    """Raises TypeError for what is no rule for a chain of layers."""
+    """Raises TypeError for what is no rule."""
     if not isinstance(rule, Rule):
-        raise TypeError(
-            f"rule: a {type(rule).__name__}, but {caller} takes a Rule for chains of layers, such as Foton(model); "
-            "train a recurrent rule by its assign_credit(x, y), an optimizer's step() and its constrain(optimizer)"
-        )
+        raise TypeError(f"rule: a {type(rule).__name__}, but {caller} takes a Rule, such as Foton(model)")
 
 
 def _weights_of(update: UnitUpdate) -> Tensor:

@@ -16,6 +16,9 @@ layer, A the activations:
 | dynamic-temperature | F' + U' + 2 K A' |
 | backprop-deep-supervision | F' + (F' - F_1) + U' + 3 K A' |
 
+A `RecurrentNetwork` is a chain of its steps, which "backprop" and "ftp" train: the first of them has the products with
+the inputs of all steps, which no error and no target goes through, and each has those with the state before it.
+
 The table has no FOTON and no direct feedback; these are counted by what they do: foton F + (F - F_1) + U + K + K n_1,
 its projection and constraint being a matter of the batch and not of the sample; dfa and drtp F + U + K + K times the
 hidden units. Nor has it rules whose layers are classifiers: F', U' and A' leave the last layer out, as they do; each
@@ -31,12 +34,12 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...modules import OrthogonalConv2d, ScaledAvgPool2d
+from ...modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
 from ..errors import UserError
 
 
@@ -59,13 +62,20 @@ class Cost(NamedTuple):
 def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]:
     """The counts of every layer that multiplies, for samples of that shape (without the batch).
 
-    Linear, convolutions (groups, strides and padding included) and pooling are counted, whatever else the model has
-    costs nothing. Nothing is computed. Raises UserError where samples of that shape do not pass through the model.
+    Linear, convolutions (groups, strides and padding included), pooling, and nn.RNN and nn.GRU (of one layer and one
+    direction, batch first; a count for each step) are counted, whatever else the model has costs nothing. Nothing is
+    computed. Raises UserError where samples of that shape do not pass through the model.
     """
     found: list[LayerCost] = []
     ghost = copy.deepcopy(model).to("meta").eval()
 
-    def bill(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    def bill(name: str, module: nn.Module, x: Tensor, y: Any) -> None:
+        if isinstance(module, nn.RNN | nn.GRU):
+            length, (rows, n) = x.shape[1], module.get_parameter("weight_hh_l0").shape
+            macs = [rows * n] * length
+            macs[0] += length * rows * module.input_size
+            found.extend(LayerCost(f"{name}, step {t}", each, each, n) for t, each in enumerate(macs, 1))
+            return
         outputs = prod(y.shape[1:])
         if isinstance(module, nn.Linear):
             macs = module.in_features * outputs
@@ -98,6 +108,8 @@ def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]
 def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None = None) -> dict[str, Cost]:
     """The counts of every rule on a model, by its name in the command line. Raises UserError as `layer_costs` does.
 
+    Samples of a `RecurrentNetwork` are (steps, features); the rules that train one are counted.
+
     `bytes_each` is the size of an activation, that of the model's dtype unless given.
     """
     layers = layer_costs(model, image_shape)
@@ -119,9 +131,11 @@ def costs(model: nn.Module, image_shape: Sequence[int], bytes_each: int | None =
     streams = 2 * (forward + update + 2 * own)
     last = weighted[-1]
     local = forward - last.forward + update - last.update
+    chained = {"backprop": Cost(backprop, held), "ftp": Cost(backprop + 2 * k * n_1, held)}
+    if isinstance(model, RecurrentNetwork):
+        return chained
     return {
-        "backprop": Cost(backprop, held),
-        "ftp": Cost(backprop + 2 * k * n_1, held),
+        **chained,
         "foton": Cost(backprop + k * n_1, held),
         "pepita": Cost(2 * forward + update + k + k * n_in, held),
         "forward-forward": Cost(streams, pair),
