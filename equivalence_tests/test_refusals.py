@@ -694,9 +694,3 @@ def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
             check(lambda: rule.calibrate([(x, y + 9)]), "y: labels 9..12, expected 0..3")
         check(lambda: rule.calibrate((x, y)), "batches: a Tensor, expected pairs (x, y),")
     assert rule.training
-
-
-def test_alignment_takes_no_recurrent_rule(twin: TwinSide):
-    example = EXAMPLES["recurrent ftp"]
-    rule = example.build(twin.device)
-    check(lambda: alignment(rule, *example.batch(twin.device)), "rule: a RecurrentFtp, bu")
