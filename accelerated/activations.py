@@ -5,7 +5,7 @@ small u in low precision.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,11 @@ def _relu_difference(a: Array, u: Array) -> Array:
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """a where a > 0, negative_slope * a elsewhere; the derivative at 0 is negative_slope."""
     check_finite("negative_slope", negative_slope)
+    return _leaky_relu(negative_slope)
 
+
+@cache  # so that activations of one slope are equal
+def _leaky_relu(negative_slope: float) -> Activation:
     multiply = partial(_leaky_multiply, negative_slope)
     return Activation(
         value=partial(_leaky_value, negative_slope),

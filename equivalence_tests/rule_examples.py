@@ -200,8 +200,10 @@ def _in_reference(part: Any) -> Any:
     if isinstance(part, torch.Tensor):
         return part.detach().double().cpu().numpy()
     if isinstance(part, activations.Activation):
-        (name,) = (name for name, activation in activations.ACTIVATIONS.items() if activation == part)
-        return reference.activations.ACTIVATIONS[name]
+        names = [name for name, activation in activations.ACTIVATIONS.items() if activation == part]
+        if names:
+            return reference.activations.ACTIVATIONS[names[0]]
+        return reference.activations.leaky_relu(part.value.args[0])  # type: ignore[attr-defined]
     if type(part) is tuple:
         return tuple(map(_in_reference, part))
     names = [f.name for f in fields(part) if f.init] if is_dataclass(part) else getattr(part, "_fields", None)

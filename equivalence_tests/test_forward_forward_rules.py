@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -446,3 +447,15 @@ def test_a_subclass_without_options_shows_its_own():
             super().__init__(model, alpha=steepness)
 
     assert list(inspect.signature(Plain).parameters) == ["model", "steepness"]
+
+
+def test_a_rule_holds_nothing_of_the_images_it_has_seen(twin: TwinSide):
+    """Pooling remembers places, within a step."""
+    rule = ForwardForward(image_model(), goodness="mean-square")
+    size = len(pickle.dumps(rule))
+    x, y = batch((2, 11, 9), 64)
+    for call in (rule, lambda x: rule.objective(x, y), lambda x: rule.assign_credit(x, y)):
+        call(x)
+        rule.zero_grad()
+        assert len(pickle.dumps(rule)) < size + 2000, "images held"
+        copy.deepcopy(rule)

@@ -493,7 +493,7 @@ def test_pools_and_dropout_on_the_way_are_the_references():
     """Several pools in a row, of maxima and of means, and Dropout on maps and behind a dense layer."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Dropout(0.3), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten()]
-    dense = [nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
+    dense = [nn.Linear(8, 6), nn.LeakyReLU(0.2), nn.Dropout(0.5), nn.Linear(6, 3)]
     rule = Ftp(nn.Sequential(*layers, *dense).double(), image_size=(11, 9), generator=seeded(3))
     x, y = batch()
     masks = tuple(rule.draw_masks(x, rule.replay(x.device)))
@@ -516,6 +516,21 @@ def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.Monkey
         rule.assign_credit(*batch())
         found.append(numpy(rule.units[0].weights[0].grad))
     assert rms(found[0] - found[1]) <= 1e-12 * rms(found[1]), "by parts"
+
+
+@pytest.mark.usefixtures("_ours_only")
+def test_images_may_lie_in_memory_in_any_order():
+    """With a row of G for each pixel, which is laid out as the images are."""
+    torch.manual_seed(0)
+    rule = Ftp(model(), image_size=(11, 9), inject=0, by_channel=False)
+    x, y = batch()
+    found = []
+    for order in ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 2, 1), (2, 3, 0, 1), (3, 2, 1, 0)):
+        back = sorted(range(4), key=order.__getitem__)
+        rule.assign_credit(x.permute(order).contiguous().permute(back), y)
+        found.append(numpy(rule.units[0].weights[0].grad))
+    for other in found[1:]:
+        assert rms(other - found[0]) <= 1e-12 * rms(found[0]), "in another order"
 
 
 def kernel_of(rule: Ftp) -> torch.Tensor:

@@ -143,10 +143,33 @@ def block() -> list[nn.Module]:
     return [nn.Conv2d(2, 4, 3), nn.Tanh()]
 
 
+class Shrinking(nn.Tanh):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+class Scaled(nn.Linear):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def patched(layer: nn.Module) -> nn.Module:
+    """With another forward pass than its class has."""
+    forward = layer.forward
+    layer.forward = lambda x: 3 * forward(x)
+    return layer
+
+
 # Each rule's models, or the layers of an nn.Sequential. What the reader says is said once: every rule uses it.
 MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]] = {
     Foton: [
         (lambda: nn.Linear(3, 2), "model: Linear; Foton trains an nn.Sequential of Linear, each followed"),
+        (lambda: [nn.Linear(3, 4), Shrinking(), nn.Linear(4, 2)], "layer '1': Shrinking has a forward pass of its own"),
+        (lambda: [nn.Linear(3, 4), patched(nn.ReLU()), nn.Linear(4, 2)], "layer '1': ReLU has a forward pass of its"),
+        (lambda: [patched(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Linear has a forward pass of it"),
+        (lambda: [Scaled(3, 4), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Foton would not train its scale, which a S"),
+        (lambda: [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)], "layer '2': gives 1 class score, expected 2 or more"),
         (lambda: Residual(nn.Linear(3, 3)), "model: Residual; ...(no rule trains it yet; write a chain of"),
         (lambda: compiled(nn.Sequential(nn.Linear(3, 2))), "model: OptimizedModule; ...(pass the uncompiled model)"),
         (lambda: shortcuts(nn.Identity(), nn.Linear(3, 3)), "model: ShortcutNetwork; ...(use MonoForward or Hyper"),
@@ -196,6 +219,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         ),
     ],
     FeedbackAlignment: [
+        (lambda: [*block(), nn.Flatten(), nn.MaxPool2d(2), nn.Linear(4, 2)], "layer '3': MaxPool2d in this place; F"),
         (lambda: [*block(), nn.Linear(4, 2)], "layer '2': Linear after maps of layer '0'; put a Flatten before it"),
         (lambda: [nn.Linear(4, 4), *block(), *end()], "layer '1': Conv2d in this place; FeedbackAlignment trains"),
         (lambda: [nn.Flatten(), *block(), *end()], "layer '1': Conv2d in this place; FeedbackAlignment trains"),
@@ -207,7 +231,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [*block(), nn.MaxPool2d(3, stride=2), *end()], "layer '2': MaxPool2d(...trains MaxPool2d(n) with sq"),
         (lambda: [*block(), nn.MaxPool2d((2, 3)), *end()], "layer '2': MaxPool2d(...trains MaxPool2d(n) with squares"),
         (lambda: [*block(), nn.AdaptiveAvgPool2d(2), *end()], "layer '2': AdaptiveAvgPool2d; ...(use AvgPool2d)"),
-        (lambda: [*block(), LeakyPool(2), *end()], "layer '2': LeakyPool; FeedbackAlignment trains"),
+        (lambda: [*block(), LeakyPool(2), *end()], "layer '2': LeakyPool has a forward pass of its own"),
         (lambda: [*block(), nn.Flatten(2), *end()], "layer '2': Flatten(start_dim=2...wants samples flattened whole"),
         (lambda: [nn.Conv2d(2, 4, 3, groups=2), *end()], "layer '0': Conv2d(...without groups and dilation...MonoForw"),
         (lambda: [nn.Conv2d(2, 4, 3, dilation=2), *end()], "layer '0': Conv2d(...without groups and dilation"),
@@ -241,6 +265,8 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
     ],
     Backprop: [(block, "layer '1': Tanh at the end, expected a Linear that gives the class scores")],
     MonoForward: [
+        (lambda: [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)], "model: its last layer gives 1 class score, expected"),
+        (lambda: [patched(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Linear has a forward pass of it"),
         (lambda: nn.Linear(3, 2), "model: Linear; MonoForward trains an nn.Sequential of Conv2d and Linear"),
         (lambda: [nn.Flatten(), nn.Linear(3, 2)], "model: no hidden layer; MonoForward trains an nn.Sequential"),
         (lambda: [nn.Linear(3, 2), nn.Bilinear(2, 2, 2)], "layer '1': Bilinear; ...(no rule trains it yet)"),
@@ -465,6 +491,7 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
         "score: the score of layer '0' shares a parameter with layer '0'",
     ),
     (lambda model: BackpropEnsemble([]), dense, {}, "models: none, expected one or more"),
+    (lambda model: BackpropEnsemble([model, model]), dense, {}, "models: two of them share a parameter, expected"),
     (lambda model: BackpropEnsemble([model, normalised()[:4]]), dense, {}, "models: [4, 8]"),
     (lambda model: resnet17(planes=(10, 10, 10, 10)), dense, {}, "planes:"),
 ]  # fmt: skip

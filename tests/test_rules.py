@@ -42,8 +42,9 @@ def test_training_without_constrain_is_warned_of() -> None:
         optimizer.step()
         rule.assign_credit(x, y)
         optimizer.step()
-    with pytest.warns(UserWarning, match=r"changed twice without constrain\(\)"):
+    with pytest.warns(UserWarning, match=r"changed twice without constrain\(\)") as found:
         rule.assign_credit(x, y)
+    assert found[0].filename == __file__, "the line that called assign_credit"
 
 
 @pytest.mark.parametrize("rule", RULES)

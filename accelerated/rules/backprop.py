@@ -50,9 +50,9 @@ class Backprop(OutputLoss, ModuleRule):
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
-        self.checked(x, y)
+        x = self.checked(x, y)
         with torch.enable_grad():
-            loss = self.objective(x, y)
+            loss = self.output_loss(self.model(x), y)
             gradients = gradients_by(loss, self.model.parameters())
         taken = {p for unit in self.units for p in unit.parameters}
         others = tuple((p, g) for p, g in gradients.items() if p not in taken)

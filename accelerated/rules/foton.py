@@ -106,7 +106,8 @@ class Foton(OutputErrorRule):
             yield UnitUpdate(unit, unit.gradients(update), loss)
 
     def _recomputed(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
-        start, replay = self.begin(x), self.replay(x.device)
+        start = self.begin(x)
+        replay = self.replay(x.device) if any(unit.dropout_rate for unit in self.units) else None
         output, outline = _swept(self.each_layer(self.draw_masks(x, self.generator)), start)
         error = self.output_gradient(output, y)
         bare = self.layers()
@@ -182,7 +183,7 @@ class Foton(OutputErrorRule):
                 warnings.warn(
                     "Foton: the weights were changed twice without constrain(); "
                     "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
-                    stacklevel=4,
+                    stacklevel=6,  # of whom calls assign_credit, past two wrappers of no_grad
                 )
 
 

@@ -165,7 +165,7 @@ class Ftp(OutputErrorRule):
         difference = full_first_difference if self.second_pass == "full" else first_difference
         if self.by_channel:
             return difference(feedback, targets, error, self.phi, self.gain)[:, :, None, None].expand(h.shape)
-        is_channels_last = h.dim() == 4 and h.stride(1) == 1
+        is_channels_last = h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last)
         if not is_channels_last or self.phi == ACTIVATIONS["maxmin"]:  # which pairs rows as they are
             return difference(feedback, targets, error, self.phi, self.gain).reshape(h.shape)
         # The rows of G in the order of memory: they are permuted, (n_j, K), not what they give, (batch, n_j).
@@ -173,7 +173,7 @@ class Ftp(OutputErrorRule):
         left = left.T.unflatten(1, h.shape[1:]).movedim(1, -1).flatten(1).T
         permuted = (left, *right) if right else left
         found = torch.empty_like(h)
-        flat = found.movedim(1, -1).flatten(1)  # the same memory
+        flat = found.movedim(1, -1).view(len(h), -1)
         rows = len(h) if h.device.type != "cpu" else PART // flat.shape[1] + 1
         for part in (slice(row, row + rows) for row in range(0, len(h), rows)):
             flat[part] = difference(permuted, targets[part], error[part], self.phi, self.gain)

@@ -18,8 +18,8 @@ from .watch import Watched, check_hooks, check_unchanged, watched
 class UnitUpdate(NamedTuple):
     """What an optimizer is to subtract from a unit's parameters, and its own batch-mean loss if it has one.
 
-    `gradients` are in the order of `unit.parameters`; None for a unit that the rule leaves as it is. `own` pairs each
-    parameter that the rule itself has for this unit with its update.
+    `gradients` are in the order of `unit.parameters`; None for a unit that the rule leaves as it is. `own` pairs
+    further parameters with their updates: the rule's own, as those of a score, or of modules between units.
     """
 
     unit: Unit
@@ -301,8 +301,8 @@ class LayeredRule(Rule):
 
     def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.watch(model)
         self.chain = read(model, type(self).__name__, self.convolution_kinds, self.takes_dropout)
+        self.watch(model)
         self.units = self.chain.units
         self.num_classes = self.units[-1].width
         self.generator = generator
@@ -427,6 +427,8 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         last = self.units[-1]
         if not last.is_linear or last.dropout is not None:
             raise without_scores(model)
+        if self.num_classes < 2:
+            raise ValueError(f"layer '{last.name}': gives {self.num_classes} class score, expected 2 or more")
         self.set_loss(loss, label_smoothing)
         self.image_size: tuple[int, int] | None = None
 

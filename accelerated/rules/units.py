@@ -81,6 +81,10 @@ Held: TypeAlias = tuple[nn.Module, str]
 Trainable: TypeAlias = nn.Linear | nn.Conv2d | OrthogonalConv2d
 
 
+PARAMETERS = ("weight", "bias", "mixing", "bases")
+"""What those may have."""
+
+
 @dataclass(frozen=True, eq=False)
 class Unit:
     """What a local step trains: a layer with parameters of its own. `name` is its path in the model."""
@@ -148,14 +152,15 @@ class ChainUnit(Unit):
         An orthogonal kernel is made of its parts here.
         """
         steps: tuple[Step, ...] = (self.activation,) if mask is None else (self.activation, Mask(mask))
+        # A MaxPool of each step's own, since it holds the maps that it has seen.
+        outlet = tuple(replace(step) if isinstance(step, MaxPool) else step for step in self.outlet)
         match self.module:
             case OrthogonalConv2d() as module:
-                return CircularConvolution(module.kernel(), module.bias, steps, self.outlet)
+                return CircularConvolution(module.kernel(), module.bias, steps, outlet)
             case nn.Conv2d() as module:
                 rows, columns = module.stride
-                place = (rows, columns), _padding(module), module.groups
-                return Convolution(module.weight, module.bias, steps, self.outlet, *place)
-        return Dense(self.module.weight, self.module.bias, steps, self.outlet)
+                return Convolution(module.weight, module.bias, steps, outlet, (rows, columns), _padding(module))
+        return Dense(self.module.weight, self.module.bias, steps, outlet)
 
     def gradients(self, update: Update) -> tuple[Tensor, ...]:
         """The layer's update as that of `parameters`: of an orthogonal kernel, what it means for the kernel's parts."""
@@ -238,7 +243,19 @@ def leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether the module is of that kind and computes as it does."""
-    return isinstance(module, kind) and type(module).forward is kind.forward
+    if not isinstance(module, kind) or "forward" in vars(module):
+        return False
+    return type(module).forward is kind.forward and type(module).__call__ is nn.Module.__call__
+
+
+def check_forward(name: str, module: nn.Module, rule: str) -> None:
+    """Raises ValueError for a module of PyTorch's or this package's that computes in another way than its class."""
+    ours = ("torch.nn.", __name__.removesuffix("rules.units"))
+    kind = next(kind for kind in type(module).__mro__ if kind.__module__.startswith(ours))
+    if kind is not nn.Module and not is_plain(module, kind):
+        raise ValueError(
+            f"layer '{name}': {type(module).__name__} has a forward pass of its own, which {rule} would not run"
+        )
 
 
 def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str) -> None:
@@ -250,6 +267,8 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule:
     if computed or is_parametrized(module):
         raise ValueError(f"layer '{name}': a parameter is computed; {rule} needs plain ones, remove what computes it")
     for key, p in module.named_parameters():
+        if key.partition(".")[0] not in PARAMETERS:
+            raise ValueError(f"layer '{name}': {rule} would not train its {key}, which a {type(module).__name__} adds")
         if p.numel() == 0:
             raise ValueError(f"layer '{name}': its {key} has shape {tuple(p.shape)}; {rule} needs a unit at least")
     like = before[0].weights[0] if before else own[0]
@@ -277,12 +296,12 @@ def _outlet_of(name: str, module: nn.Module, rule: str, orthogonal: bool) -> Ste
             return Flatten()
         case nn.PixelUnshuffle() if orthogonal:
             return Unshuffle(module.downscale_factor)
-        case ScaledAvgPool2d() if orthogonal and is_plain(module, ScaledAvgPool2d):
+        case ScaledAvgPool2d() if orthogonal:
             return ScaledAveragePool(module.kernel_size)
-        case nn.MaxPool2d() if not orthogonal and is_plain(module, nn.MaxPool2d):
+        case nn.MaxPool2d() if not orthogonal:
             given = (module.kernel_size, module.stride, module.padding, module.dilation)
             return MaxPool(_square(name, module, rule, *given, module.return_indices))
-        case nn.AvgPool2d() if not orthogonal and is_plain(module, nn.AvgPool2d):
+        case nn.AvgPool2d() if not orthogonal:
             given = (module.kernel_size, module.stride, module.padding, 1)
             return AveragePool(_square(name, module, rule, *given, bool(module.divisor_override)))
     return None
@@ -315,11 +334,12 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
     stem: list[Step] = []
     units: list[ChainUnit] = []
     for name, module in found:
+        check_forward(name, module, rule)
         if isinstance(module, nn.Identity):
             continue
         last = units[-1] if units and not units[-1].outlet else None  # that may have an activation or a Dropout
         activation = activation_of(module)
-        if is_plain(module, nn.Linear) or (kind is not None and is_plain(module, kind)):
+        if isinstance(module, nn.Linear) or (kind is not None and isinstance(module, kind)):
             before = tuple(units[-1].outlet) if units else tuple(stem)
             _check_layer(name, module, units, before, rule, trainable)
             units.append(ChainUnit(name, module))  # type: ignore[arg-type]
@@ -330,7 +350,8 @@ def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dro
         else:
             step = _outlet_of(name, module, rule, kind is OrthogonalConv2d)
             before_first = isinstance(step, Flatten | Unshuffle) and not units
-            if step is None or not (before_first or (kind is not None and units and units[-1].has_maps)):
+            of_maps = kind is not None and bool(units) and units[-1].has_maps and Flatten() not in units[-1].outlet
+            if step is None or not (before_first or of_maps):
                 raise refusal(name, module, rule, trainable)
             if units:
                 units[-1] = replace(units[-1], outlet=(*units[-1].outlet, step))

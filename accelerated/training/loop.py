@@ -35,7 +35,7 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. `alignment` has a cosine by block, `measured` what else was asked for; empty where not."""
+    """What one epoch gave. `alignment` has a cosine by unit, `measured` what else was asked for; empty where not."""
 
     epoch: int
     loss: float

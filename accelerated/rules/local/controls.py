@@ -55,6 +55,9 @@ class BackpropEnsemble(Rule):
         made = [Backprop(m, label_smoothing=label_smoothing, generator=generator) for m in models]
         if len({member.num_classes for member in made}) > 1:
             raise ValueError(f"models: {[member.num_classes for member in made]} classes, expected as many of each")
+        parameters = [p for member in made for p in member.model.parameters()]
+        if len(set(parameters)) < len(parameters):
+            raise ValueError("models: two of them share a parameter, expected weights of their own")
         self.members = nn.ModuleList(made)
         self.num_classes, self.generator = made[0].num_classes, generator
         self.units = [_of_member(i, unit) for i, member in enumerate(made) for unit in member.units]
@@ -71,6 +74,10 @@ class BackpropEnsemble(Rule):
     def least_batch(self) -> int:
         """What every member takes."""
         return max(member.least_batch for _, member in self._members())
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        """As the first member takes it."""
+        return next(self._members())[1].checked_input(x)
 
     def forward(self, x: Tensor) -> Tensor:
         log_probabilities = torch.stack([member(x).log_softmax(dim=1) for member in self.members])

@@ -31,9 +31,9 @@ class ModuleRule(Rule):
         nn.Module.__init__(self)
         if score_after not in get_args(ScoreAfter):
             raise ValueError(f"score_after: {score_after!r}, expected one of {', '.join(get_args(ScoreAfter))}")
+        self.local = read(model, type(self).__name__, score_after, self.kinds, self.whole)
         self.watch(model)
         self.generator = generator
-        self.local = read(model, type(self).__name__, score_after, self.kinds, self.whole)
         self.units = self.local.units
         given = self.local.num_classes
         if num_classes is not None:
@@ -43,6 +43,8 @@ class ModuleRule(Rule):
         classes = num_classes if given is None else given
         if classes is None:
             raise without_scores(model, "" if self.whole else ", or num_classes")
+        if given is not None and given < 2:
+            raise ValueError(f"model: its last layer gives {given} class score, expected 2 or more")
         check_count("num_classes", classes, least=2)
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass

@@ -13,7 +13,7 @@ from ...local_classifiers import Shortcut, wired
 from ...modules import ChannelNorm, ScaledAvgPool2d, ShortcutNetwork
 from ...modules.activations import MODULES
 from ...normalisations import instance_norm
-from ..units import Trainable, Unit, channels_last, check_parameters, is_plain, leaves, refusal
+from ..units import Trainable, Unit, channels_last, check_forward, check_parameters, is_plain, leaves, refusal
 from ..watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
@@ -199,7 +199,8 @@ def _cut(
     units: list[LocalUnit] = []
     after: list[list[nn.Module]] = []
     for name, module in found:
-        if isinstance(module, Trainable) and any(is_plain(module, kind) for kind in kinds):
+        if isinstance(module, Trainable) and isinstance(module, kinds):
+            check_forward(name, module, rule)
             check_parameters(name, module, [*before, *units], rule)
             units.append(LocalUnit(name, module))
             after.append([])
@@ -267,7 +268,7 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
             for module in (unit.module, *unit.inside, *unit.outside):
                 x = _ghost(module, x)
             x = wired(x, index, network.shortcuts, saved)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"x: samples of shape {tuple(sample)} do not pass layer '{name}' ({error})") from error
 
 
