@@ -49,6 +49,16 @@ def check_fit(kernel: Array, z: Array, stride: tuple[int, int], padding: tuple[i
             raise ValueError(f"z: {of_image} pixels a side, with {around} around, but the kernel has {of_kernel}")
 
 
+def check_adjoint_fit(
+    kernel: Array, y: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    """Raises ValueError where y is not shaped as what a kernel gives for images of `size`."""
+    check_images("y", y)
+    sides = zip(size, kernel.shape[2:], stride, padding, strict=True)
+    expected = tuple((n + 2 * around - k) // step + 1 for n, k, step, around in sides)
+    check_shape("y", y, (len(y), len(kernel), *expected))
+
+
 def convolve_adjoint(
     kernel: Array,
     y: Array,
@@ -58,10 +68,7 @@ def convolve_adjoint(
     groups: int = 1,
 ) -> Array:
     """The adjoint for images of `size`, height and width: (batch, c_in, *size)."""
-    check_images("y", y)
-    sides = zip(size, kernel.shape[2:], stride, padding, strict=True)
-    expected = tuple((n + 2 * around - k) // step + 1 for n, k, step, around in sides)
-    check_shape("y", y, (len(y), len(kernel), *expected))
+    check_adjoint_fit(kernel, y, size, stride, padding)
     shape = (len(y), kernel.shape[1] * groups, *size)
     return conv2d_input(shape, kernel, y, stride=stride, padding=padding, groups=groups)
 

@@ -6,10 +6,22 @@ Nothing waits for the device: a tensor of zeros is divided by 1 in place of its 
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
+from . import convolution
 from ._arrays import Array, check_batch, check_count, check_not_negative, check_positive, check_shape
 
-__all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_noise", "read"]
+__all__ = [
+    "Crossbar",
+    "clipped",
+    "convolve",
+    "convolve_adjoint",
+    "product",
+    "programmed",
+    "quantise",
+    "random_noise",
+    "read",
+]
 
 
 class Crossbar(NamedTuple):
@@ -46,6 +58,50 @@ def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = N
     check_batch("x", x, "n_in")
     driven = quantise(x, crossbar.activation_bits)
     return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)
+
+
+def convolve(
+    crossbar: Crossbar,
+    z: Array,
+    kernel: Array,
+    noise: Array | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> Array:
+    """k * z, as the crossbar gives it: (batch, c_out, height_out, width_out). `noise` is shaped as the kernel.
+
+    Raises ValueError where sizes do not fit.
+    """
+    convolution.check_fit(kernel, z, stride, padding, 1)
+    if noise is not None:
+        check_shape("noise", noise, kernel.shape)
+        noise = noise.flatten(1)
+    windows = functional.unfold(z, kernel.shape[2:], stride=stride, padding=padding)  # (batch, n_in, positions)
+    found = product(crossbar, windows.mT.flatten(0, 1), kernel.flatten(1), noise)
+    rows = (z.shape[2] + 2 * padding[0] - kernel.shape[2]) // stride[0] + 1
+    return found.view(len(z), rows, -1, len(kernel)).permute(0, 3, 1, 2)
+
+
+def convolve_adjoint(
+    crossbar: Crossbar,
+    y: Array,
+    kernel: Array,
+    size: tuple[int, int],
+    noise: Array | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> Array:
+    """The adjoint for images of `size`, height and width: (batch, c_in, *size). `noise` is shaped as the kernel.
+
+    Raises ValueError where sizes do not fit.
+    """
+    convolution.check_adjoint_fit(kernel, y, size, stride, padding)
+    if noise is not None:
+        check_shape("noise", noise, kernel.shape)
+        noise = noise.flatten(1).T
+    found = product(crossbar, y.permute(0, 2, 3, 1).flatten(0, 2), kernel.flatten(1).T, noise)
+    columns = found.view(len(y), -1, found.shape[1]).mT  # (batch, n_in, positions)
+    return functional.fold(columns, size, kernel.shape[2:], stride=stride, padding=padding)
 
 
 def clipped(weight: Array, weight_range: float | None) -> Array:

@@ -3,7 +3,8 @@
 import copy
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,17 +14,21 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from prograde.accelerated.activations import ACTIVATIONS
 from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
 from prograde.accelerated.rules import RULES, Backprop, Foton, Ftp, Hardware, Pepita, RecurrentFtp, Rule
+from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.accelerated.rules import hardware as rules_hardware
 from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.rounding import rounding_too
-from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
-from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, seeds
-from prograde.equivalence_tests.test_rules import credited, example, layer_gradients, make, sequential
+from prograde.equivalence_tests.rule_examples import EXAMPLES
+from prograde.equivalence_tests.sides import Dense, Images, ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, padded_cases, seeds
+from prograde.equivalence_tests.test_rules import credited, example, layer_gradients, make, model_of, sequential
 from prograde.equivalence_tests.test_samplers import SIGNIFICANCE
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import hardware
+from prograde.reference.layers import forward, he_uniform
 
 pytestmark = pytest.mark.smoke
 bits = st.integers(2, 8)
@@ -48,6 +53,26 @@ def ties(v: Any, b: int) -> float:
     """How far the nearest of the numbers is from the middle between two levels, in units of D."""
     steps = np.abs(v) / np.abs(v).max() * levels(b)
     return float(np.abs(steps - np.floor(steps) - 0.5).min())
+
+
+def windows_of(z: Any, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Any:
+    """What a kernel of that size sees: (batch, height_out, width_out, c_in rows columns)."""
+    z = np.pad(z, [(0, 0), (0, 0), *((q, q) for q in padding)])
+    starts = [range(0, n - k + 1, step) for n, k, step in zip(z.shape[2:], size, stride, strict=True)]
+    seen = [[z[:, :, i : i + size[0], j : j + size[1]].reshape(len(z), -1) for j in starts[1]] for i in starts[0]]
+    return np.moveaxis(np.array(seen), 2, 0)
+
+
+@rounding_too
+def added_up(windows: Any, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Any:
+    """Windows, (batch, height_out, width_out, c_in, rows, columns), on images of that size: (batch, c_in, *size)."""
+    batch, height, width, c, rows, columns = windows.shape
+    z = np.zeros((batch, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), windows.dtype)
+    for i in range(height):
+        for j in range(width):
+            at = (slice(i * stride[0], i * stride[0] + rows), slice(j * stride[1], j * stride[1] + columns))
+            z[:, :, at[0], at[1]] += windows[:, i, j]
+    return z[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
 
 
 def coarse(b: int, twin: TwinSide) -> int:
@@ -90,20 +115,132 @@ def test_product(
 
     def product(side: Side, x: Any, weight: Any, noise: Any) -> Any:
         run = side.hardware.product
-        crossbars = [side.hardware.Crossbar(b), side.hardware.Crossbar(None, b)]
-        found = [run(crossbar, x, weight) for crossbar in crossbars]
-        found.append(run(side.hardware.Crossbar(b, b, None, 0.1), x, weight, noise))
-        if twin.eps < 1e-4:  # results are no exact numbers, and their ties not far enough in coarser precisions
-            converted = run(side.hardware.Crossbar(product_bits=b), x, weight)
-            found += [steps(side, converted), steps(side, run(side.hardware.Crossbar(b, b, b, 0.1), x, weight, noise))]
-        return tuple(found)
-
-    def steps(side: Side, result: Any) -> Any:
-        """How many D a result is: D itself has the error of the one largest result, which the others' do not bound."""
-        result = side.results(result)
-        return np.round(result / np.abs(result).max() * levels(b)).astype(int)
+        return by_converters(side, b, twin.eps, lambda crossbar, noise: run(crossbar, x, weight, noise), noise)
 
     compare(twin, "product", product, x, weight, noise)
+
+
+def by_converters(side: Side, b: int, eps: float, run: Callable[[Any, Any], Any], noise: Any, adc: bool = True) -> Any:
+    """Results with each converter alone, with and without noise, and with all of them."""
+    module = side.hardware
+    found = [run(module.Crossbar(b), None), run(module.Crossbar(None, b), None)]
+    found.append(run(module.Crossbar(b, b, None, 0.1), noise))
+    if adc and eps < 1e-4:  # results are no exact numbers, and their ties not far enough in coarser precisions
+        converted = [run(module.Crossbar(None, None, b), None), run(module.Crossbar(b, b, b, 0.1), noise)]
+        # How many D a result is: D itself has the error of the one largest result, which the others' do not bound.
+        converted = [result / np.abs(result).max() * levels(b) for result in side.results(converted)]
+        found += [np.round(steps).astype(int) for steps in converted]
+    return tuple(found)
+
+
+class Maps(NamedTuple):
+    """Sizes of a convolution: of the kernel, of what it takes and of what it gives; and where it stands."""
+
+    kernel: tuple[int, int, int, int]
+    z: tuple[int, ...]
+    y: tuple[int, ...]
+    place: tuple[tuple[int, int], tuple[int, int]]
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> Maps:
+    """Kernels of any shape, with any stride and padding: also such that some pixels are seen by none."""
+    batch, c_in, c_out = (draw(st.integers(1, most), label=label) for label, most in zip("bio", (3, 3, 4), strict=True))
+    size, stride = ([draw(st.integers(1, 3), label=label) for _ in "hw"] for label in ("kernel", "stride"))
+    padding, image = ([draw(st.integers(*ends), label="pixels") for _ in "hw"] for ends in ((0, 1), (3, 6)))
+    sides = zip(image, size, stride, padding, strict=True)
+    out = [(n + 2 * around - k) // step + 1 for n, k, step, around in sides]
+    place = (stride[0], stride[1]), (padding[0], padding[1])
+    return Maps((c_out, c_in, size[0], size[1]), (batch, c_in, *image), (batch, c_out, *out), place)
+
+
+@given(b=bits, rng=seeds(), case=maps())
+def test_convolve(side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps):
+    """The product with the windows of all positions of all samples, one batch of vectors and one read."""
+    b = 3 if side.eps > 1e-4 else b
+    for _ in range(300):
+        z, kernel = off_ties(b, case.z, rng), off_ties(b, case.kernel, rng)
+        noise = rng.standard_normal(kernel.shape)
+        windows = windows_of(z, case.kernel[2:], *case.place).reshape(-1, kernel[0].size)
+        matrices = kernel.reshape(len(kernel), -1), noise.reshape(len(kernel), -1)
+        driven = [hardware.Crossbar(), hardware.Crossbar(b, b, None, 0.1)]
+        results = [hardware.product(crossbar, windows, *matrices) for crossbar in driven]
+        if ties(windows, b) > 0.1 and min(ties(result, b) for result in results) > 2e-4:
+            break
+
+    def convolved(side: Side, z: Any, kernel: Any, noise: Any) -> Any:
+        run = side.hardware.convolve
+        return by_converters(side, b, eps, lambda crossbar, n: run(crossbar, z, kernel, n, *case.place), noise)
+
+    def by_hand(side: Side, z: Any, kernel: Any, noise: Any) -> Any:
+        def run(crossbar: Any, noise: Any) -> Any:
+            windows = windows_of(z, case.kernel[2:], *case.place)
+            noise = None if noise is None else noise.reshape(len(kernel), -1)
+            rows, matrix = windows.reshape(-1, windows.shape[-1]), kernel.reshape(len(kernel), -1)
+            found = side.hardware.product(crossbar, rows, matrix, noise)
+            return found.reshape(*windows.shape[:3], -1).transpose(0, 3, 1, 2)
+
+        return by_converters(side, b, eps, run, noise)
+
+    eps = side.eps
+    compare(side, "convolve", convolved, z, kernel, noise, expected=by_hand)
+
+
+@given(b=bits, rng=seeds(), case=maps(), whole=st.booleans())
+def test_convolve_adjoint(side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps, whole: bool):
+    """The transposed product at every position, converted before the windows that overlap are added up.
+
+    `whole` numbers, few enough to be exact in every precision, are what goes through the ADC.
+    """
+    b, matrix = (3 if side.eps > 1e-4 else b), (case.kernel[0], -1)
+    for _ in range(300):
+        if whole:
+            y, kernel = (rng.integers(-2, 3, shape).astype(float) for shape in (case.y, case.kernel))
+        else:
+            y, kernel = off_ties(b, case.y, rng), off_ties(b, case.kernel, rng)
+        windows = y.transpose(0, 2, 3, 1).reshape(-1, len(kernel)) @ kernel.reshape(matrix)
+        if windows.any() and (not whole or ties(windows, b) > 1e-2):
+            break
+    noise = rng.standard_normal(kernel.shape)
+
+    def by(side: Side, run: Callable[[Any, Any], Any], noise: Any) -> Any:
+        return (
+            run(side.hardware.Crossbar(None, None, b), None)
+            if whole
+            else by_converters(side, b, eps, run, noise, adc=False)
+        )
+
+    def convolved(side: Side, y: Any, kernel: Any, noise: Any) -> Any:
+        run = side.hardware.convolve_adjoint
+        return by(side, lambda crossbar, n: run(crossbar, y, kernel, case.z[2:], n, *case.place), noise)
+
+    def by_hand(side: Side, y: Any, kernel: Any, noise: Any) -> Any:
+        def run(crossbar: Any, noise: Any) -> Any:
+            rows = y.transpose(0, 2, 3, 1)
+            noise = None if noise is None else noise.reshape(matrix).T
+            found = side.hardware.product(crossbar, rows.reshape(-1, len(kernel)), kernel.reshape(matrix).T, noise)
+            return added_up(found.reshape(*rows.shape[:3], *case.kernel[1:]), case.z[2:], *case.place)
+
+        return by(side, run, noise)
+
+    eps = side.eps
+    compare(side, "convolve_adjoint", convolved, y, kernel, noise, expected=by_hand)
+
+
+@given(rng=seeds(), case=maps())
+def test_exact_crossbars_convolve(side: Side, compare: Comparison, rng: np.random.Generator, case: Maps):
+    z, y, kernel = (rng.standard_normal(shape) for shape in (case.z, case.y, case.kernel))
+
+    def on_crossbar(side: Side, z: Any, y: Any, kernel: Any) -> Any:
+        module, exact = side.hardware, side.hardware.Crossbar()
+        back = module.convolve_adjoint(exact, y, kernel, case.z[2:], None, *case.place)
+        return module.convolve(exact, z, kernel, None, *case.place), back
+
+    def plain(side: Side, z: Any, y: Any, kernel: Any) -> Any:
+        module = side.convolution
+        return module.convolve(kernel, z, *case.place), module.convolve_adjoint(kernel, y, case.z[2:], *case.place)
+
+    compare(side, "exact", on_crossbar, z, y, kernel, expected=plain)
 
 
 @given(b=bits, rng=seeds())
@@ -245,117 +382,170 @@ def ours64(ours: TwinSide, twin64: TwinSide) -> TwinSide:
     return twin64
 
 
-Multiply = Callable[[Any, Any], Any]
-
-
 @rounding_too
-def crossbars(side: Side, converters: Any, read_noise: float, distances: list[float]) -> Multiply:
-    """(x, W) -> x W^T by the reference, every product with the noise that the rule's generator draws for it.
+def plus(a: Any, bias: Any) -> Any:
+    """What the crossbar gives, with the bias of every unit or channel."""
+    return a if bias is None else a + bias.reshape(-1, *[1] * (a.ndim - 2))
+
+
+class Chip:
+    """Products by the reference, each with the noise that the rule's generator draws for it.
 
     What the converters are given adds its distance from their ties to `distances`.
     """
-    generator = seeded(SEED)
-    crossbar = side.hardware.Crossbar(*converters, read_noise)
 
-    def multiply(x: Any, weight: Any) -> Any:
-        noise = None
-        if read_noise:
-            noise = (
-                torch.empty(weight.shape, dtype=torch.float64)
-                .normal_(generator=generator)
-                .cpu()
-                .numpy()
-                .astype(x.dtype)
-            )
-        result = side.hardware.product(crossbar._replace(product_bits=None), x, weight, noise)
-        given = zip((weight, x, result), converters, strict=True)
-        distances.extend(ties(v, b) for v, b in given if b is not None and v.any())
-        return side.hardware.product(crossbar, x, weight, noise)
+    def __init__(self, side: Side, converters: Any, read_noise: float, distances: list[float]) -> None:
+        self.side, self.converters, self.distances = side, converters, distances
+        self.crossbar = side.hardware.Crossbar(*converters, read_noise)
+        self.generator = seeded(SEED)
 
-    return multiply
+    def noise(self, weight: Any) -> Any:
+        if not self.crossbar.read_noise:
+            return None
+        drawn = torch.empty(weight.shape, dtype=torch.float64).normal_(generator=self.generator)
+        return drawn.cpu().numpy().astype(weight.dtype)
+
+    def multiply(self, x: Any, weight: Any, transposed: bool = False) -> Any:
+        """x W^T, or x W of a kernel's matrix W, whose noise is drawn as W is shaped."""
+        noise = self.noise(weight)
+        if transposed:
+            weight, noise = weight.T, None if noise is None else noise.T
+        result = self.side.hardware.product(self.crossbar._replace(product_bits=None), x, weight, noise)
+        given = zip((weight, x, result), self.converters, strict=True)
+        self.distances.extend(ties(v, b) for v, b in given if b is not None and v.any())
+        return self.side.hardware.product(self.crossbar, x, weight, noise)
+
+    def layers(self, network: Dense | Images) -> tuple[Any, ...]:
+        return tuple(OnChip(layer, self) for layer in self.side.chain(network))
+
+
+class OnChip(NamedTuple):
+    """A layer of the reference with its products on crossbars, but for its update."""
+
+    layer: Any
+    chip: Chip
+
+    @property
+    def steps(self) -> Any:
+        return self.layer.steps
+
+    @property
+    def outlet(self) -> Any:
+        return self.layer.outlet
+
+    def value(self, z: Any) -> Any:
+        weight, bias, *_ = self.layer
+        if weight.ndim == 2:
+            return plus(self.chip.multiply(z, weight), bias)
+        windows = windows_of(z, weight.shape[2:], self.layer.stride, self.layer.padding)
+        found = self.chip.multiply(windows.reshape(-1, windows.shape[-1]), weight.reshape(len(weight), -1))
+        return plus(found.reshape(*windows.shape[:3], -1).transpose(0, 3, 1, 2), bias)
+
+    def adjoint(self, z: Any, d: Any) -> Any:
+        """The same crossbar's product, driven from its other side."""
+        weight = self.layer[0]
+        if weight.ndim == 2:
+            return self.chip.multiply(d, weight.T)
+        rows = d.transpose(0, 2, 3, 1)
+        found = self.chip.multiply(rows.reshape(-1, len(weight)), weight.reshape(len(weight), -1), transposed=True)
+        found = found.reshape(*rows.shape[:3], *weight.shape[1:])
+        return added_up(found, z.shape[2:], self.layer.stride, self.layer.padding)
+
+    def update(self, z: Any, delta: Any) -> Any:
+        """Exactly: a product without a weight is digital."""
+        return self.layer.update(z, delta)
+
+
+def error_of(side: Side, clean: Any, labels: Any) -> Any:
+    return side.losses.cross_entropy_gradient(clean.scores, labels)
 
 
 @rounding_too
-def forward_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any) -> list[Any]:
-    """h_0..h_L; biases are added to what the crossbar gives."""
-    activities = [x]
-    for weight, bias, name in zip(*dense, strict=True):
-        a = multiply(activities[-1], weight)
-        activities.append(side.activations.ACTIVATIONS[name].value(a if bias is None else a + bias))
-    return activities
-
-
-def mean_updates(side: Side, dense: Dense, deltas: list[Any], activities: list[Any]) -> Any:
-    """1/B delta^T h of every weight, exactly: products without a weight are digital."""
-    updates = side.layers.updates(side.chain(dense), zip(deltas, activities[:-1], strict=True))
-    return tuple(update[0] for update in updates)
-
-
-@rounding_too
-def ftp_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
+def ftp_by_hand(side: Side, chip: Chip, network: Any, x: Any, labels: Any, fixed: Any) -> Any:
     """Both passes in full on the crossbars, G on one as well."""
-    (feedback,) = fixed
-    h = forward_by_hand(side, multiply, dense, x)
-    error = side.losses.cross_entropy_gradient(h[-1], labels)
+    (feedback,), layers = fixed, chip.layers(network)
+    clean = side.layers.forward(layers, x)
+    error = error_of(side, clean, labels)
     targets = side.losses.one_hot(labels, error.shape[1]).astype(x.dtype)
-    target = h[1] - (np.tanh(multiply(targets + error, feedback)) - np.tanh(multiply(targets, feedback)))
-    deltas = [(h[1] - target) * (1 - h[1] ** 2)]
-    for layer in range(1, len(dense.weights) - 1):
-        target = multiply(target, dense.weights[layer])
-        target = np.tanh(target if dense.biases[layer] is None else target + dense.biases[layer])
-        deltas.append((h[layer + 1] - target) * (1 - h[layer + 1] ** 2))
-    return mean_updates(side, dense, [*deltas, error], h)
+    first = np.tanh(chip.multiply(targets + error, feedback)) - np.tanh(chip.multiply(targets, feedback))
+    factors = side.ftp.update_factors(layers, clean, error, first.reshape(clean.activities[0].shape))
+    return side.layers.updates(layers, factors)
 
 
 @rounding_too
-def pepita_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
-    (projection,) = fixed
-    h = forward_by_hand(side, multiply, dense, x)
-    error = side.losses.cross_entropy_gradient(h[-1], labels)
-    modulated = forward_by_hand(side, multiply, dense, x + multiply(error, projection))
-    deltas = [clean - other for clean, other in zip(h[1:-1], modulated[1:-1], strict=True)]
-    return mean_updates(side, dense, [*deltas, error], modulated)
+def pepita_by_hand(side: Side, chip: Chip, network: Any, x: Any, labels: Any, fixed: Any) -> Any:
+    (projection,), layers = fixed, chip.layers(network)
+    clean = side.layers.forward(layers, x)
+    error = error_of(side, clean, labels)
+    modulated = side.layers.forward(layers, x + chip.multiply(error, projection).reshape(x.shape))
+    deltas = [h - other for h, other in zip(clean.activities[:-1], modulated.activities[:-1], strict=True)]
+    return side.layers.updates(layers, zip([*deltas, error], modulated.inputs, strict=True))
 
 
-@rounding_too
-def backprop_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, _: Any) -> Any:
-    """W^T delta is the same crossbar's, driven from its other side."""
-    h = forward_by_hand(side, multiply, dense, x)
-    deltas = [side.losses.cross_entropy_gradient(h[-1], labels)]
-    for layer in reversed(range(1, len(dense.weights))):
-        deltas.append(multiply(deltas[-1], dense.weights[layer].T) * (1 - h[layer] ** 2))
-    return mean_updates(side, dense, deltas[::-1], h)
+def backprop_by_hand(side: Side, chip: Chip, network: Any, x: Any, labels: Any, _: Any) -> Any:
+    return side.backprop.updates(chip.layers(network), x, labels)
 
 
-@rounding_too
-def direct_by_hand(side: Side, multiply: Multiply, dense: Dense, x: Any, labels: Any, feedback: Any) -> Any:
-    h = forward_by_hand(side, multiply, dense, x)
-    error = side.losses.cross_entropy_gradient(h[-1], labels)
-    deltas = [multiply(error, matrix) * (1 - h[layer] ** 2) for layer, matrix in enumerate(feedback, 1)]
-    return mean_updates(side, dense, [*deltas, error], h)
+def mirrored_by_hand(side: Side, chip: Chip, network: Any, x: Any, labels: Any, feedback: Any) -> Any:
+    """Back through arrays of feedback in the place of the weights."""
+    layers = chip.layers(network)
+    clean = side.layers.forward(layers, x)
+    back = [
+        layer._replace(layer=type(layer.layer)(b, *layer.layer[1:]))
+        for layer, b in zip(layers[1:], feedback, strict=True)
+    ]
+    factors = side.backprop.update_factors((layers[0], *back), clean, error_of(side, clean, labels))
+    return side.layers.updates(layers, factors)
+
+
+def direct_by_hand(side: Side, chip: Chip, network: Any, x: Any, labels: Any, feedback: Any) -> Any:
+    layers = chip.layers(network)
+    clean = side.layers.forward(layers, x)
+    error = error_of(side, clean, labels)
+    sent = (
+        chip.multiply(error, matrix).reshape(h.shape) for matrix, h in zip(feedback, clean.activities, strict=False)
+    )
+    passed = zip(layers, clean.preactivations, sent, strict=False)
+    deltas = [side.layers.pulled_back(layer.steps, a, d) for layer, a, d in passed]
+    return side.layers.updates(layers, zip([*deltas, error], clean.inputs, strict=True))
 
 
 BY_HAND: dict[str, Any] = {
     "backprop": backprop_by_hand,
     "ftp": ftp_by_hand,
     "pepita": pepita_by_hand,
+    "fa": mirrored_by_hand,
     "dfa": direct_by_hand,
 }
 
 
-def off_all_ties(name: str, case: Case, converters: Any, read_noise: float, rng: np.random.Generator) -> Any:
+def redrawn(network: Dense | Images, rng: np.random.Generator) -> Any:
+    """The network with other weights."""
+    if isinstance(network, Images):
+        layers = (layer._replace(kernel=he_uniform(layer.kernel.shape, rng)) for layer in network.layers)
+        return Images(tuple(layers), redrawn(network.dense, rng))
+    weights = (rng.standard_normal(weight.shape) / np.sqrt(weight.shape[1]) for weight in network.weights)
+    return network._replace(weights=tuple(weights))
+
+
+def off_all_ties(
+    name: str, network: Any, x: Any, labels: Any, converters: Any, read_noise: float, rng: np.random.Generator
+) -> Any:
     """Weights, a batch and the rule's fixed matrices: no number near a converter's tie, and no update that cancels."""
-    rows = {"ftp": [len(case.dense.weights[0])], "pepita": [case.x.shape[1]], "backprop": []}
+    clean = forward(ReferenceSide().chain(network), x)
+    *hidden, scores = (h[0].size for h in clean.activities)
+    rows = {"ftp": hidden[:1], "pepita": [x[0].size], "dfa": hidden}
+    shapes = [(n, scores) for n in rows.get(name, [])]
+    if name == "fa":
+        shapes = [layer[0].shape for layer in ReferenceSide().chain(network)[1:]]
     for _ in range(200):
-        weights = tuple(rng.standard_normal(weight.shape) / np.sqrt(weight.shape[1]) for weight in case.dense.weights)
-        dense, x = case.dense._replace(weights=weights), rng.standard_normal(case.x.shape)
-        hidden = [len(weight) for weight in case.dense.weights[:-1]]
-        fixed = tuple(rng.uniform(-1, 1, (n, case.num_classes)) for n in rows.get(name, hidden))
+        network, x = redrawn(network, rng), rng.standard_normal(x.shape)
+        fixed = tuple(rng.uniform(-1, 1, shape) for shape in shapes)
         distances: list[float] = []
-        multiply = crossbars(ReferenceSide(), converters, read_noise, distances)
-        found = BY_HAND[name](ReferenceSide(), multiply, dense, x, case.labels, fixed)
-        if min(distances, default=1.0) > 1e-6 and min(map(rms, found)) > 1e-6:
-            return dense, x, fixed
+        chip = Chip(ReferenceSide(), converters, read_noise, distances)
+        found = BY_HAND[name](ReferenceSide(), chip, network, x, labels, fixed)
+        if min(distances, default=1.0) > 1e-6 and min(rms(g) for layer in found for g in layer) > 1e-6:
+            return network, x, fixed
     raise RuntimeError("no network off all ties in 200 draws")
 
 
@@ -366,41 +556,53 @@ PAIRS = st.tuples(some, some, st.integers(0, 2)).map(lambda drawn: (*drawn[: dra
 
 @pytest.mark.parametrize("name", BY_HAND)
 @given(
-    case=cases(("tanh",), dropout=False),
+    case=st.one_of(cases(("tanh",), dropout=False), padded_cases(("tanh",))),
     rng=seeds(),
     setting=st.one_of(
         st.tuples(PAIRS, st.just(0.0)), st.tuples(st.tuples(*[st.one_of(st.none(), some)] * 3), st.just(0.02))
     ),
 )
 def test_a_rules_gradient_is_the_reference_by_hand(
-    name: str, ours64: TwinSide, compare: Comparison, case: Case, rng: np.random.Generator, setting: Any
+    name: str, ours64: TwinSide, compare: Comparison, case: Any, rng: np.random.Generator, setting: Any
 ):
     """Forward and backward products, second passes and projections, each with a converter and a noise of its own."""
     converters, read_noise = setting
-    dense, x, fixed = off_all_ties(name, case, converters, read_noise, rng)
+    network, x, fixed = off_all_ties(name, *case[:3], *setting, rng)
 
-    def updates(side: Side, dense: Dense, x: Any, labels: Any, fixed: Any) -> Any:
+    def updates(side: Side, network: Any, x: Any, labels: Any, fixed: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return BY_HAND[name](side, crossbars(side, converters, read_noise, []), dense, x, labels, fixed)
-        options = {"second_pass": "full"} if name in ("ftp", "pepita") else {}
-        rule = RULES[name](sequential(dense), **options)
+            return BY_HAND[name](side, Chip(side, converters, read_noise, []), network, x, labels, fixed)
+        options: dict[str, Any] = {"second_pass": "full"} if name in ("ftp", "pepita") else {}
+        if isinstance(network, Images) and name in ("ftp", "pepita", "dfa"):
+            options["image_size"] = x.shape[2:]
+        if isinstance(network, Images) and name == "ftp":
+            options["by_channel"] = False
+        rule = RULES[name](model_of(network), **options)
         for buffer, matrix in zip(rule.buffers(), fixed, strict=True):
-            buffer.copy_(matrix.T if name == "pepita" else matrix)
+            buffer.copy_(matrix.T.reshape(buffer.shape) if name == "pepita" else matrix)
         names = ("weight_bits", "activation_bits", "product_bits")
         chip = Hardware(rule, **dict(zip(names, converters, strict=True)), read_noise=read_noise)
         chip.generator = seeded(SEED)
-        return tuple(update[0] for update in credited(chip, x, labels))
+        chip.assign_credit(x if isinstance(network, Images) else x.unflatten(1, (1, -1)), labels)
+        return layer_gradients(chip)
 
-    compare(ours64, f"{name} on hardware", updates, dense, x, case.labels, fixed)
+    compare(ours64, f"{name} on hardware", updates, network, x, case.labels, fixed)
 
 
-@pytest.mark.parametrize("name", RULES)
+IMAGES = [name for name in EXAMPLES if name.endswith(", images") and name != "foton, images"]
+"""Rules on models with Conv2d; Foton's kernels are orthogonal."""
+
+
+@pytest.mark.parametrize("name", [*RULES, *IMAGES])
 def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
     """Updates, scores, and weights after three steps with momentum."""
-    bare, chip = (make(name, example()[0], seeded(1)) for _ in range(2))
-    chip.load_state_dict(bare.state_dict())
-    chip = Hardware(chip)
-    _, x, y = example()
+    if name in RULES:
+        bare, (_, x, y) = make(name, example()[0], seeded(1)), example()
+    else:
+        bare, (x, y) = EXAMPLES[name].build("cpu"), EXAMPLES[name].batch("cpu")
+    chip: Rule = Hardware(copy.deepcopy(bare), programming_noise=0.0)
+    for rule in (bare, chip):
+        rule.generator.manual_seed(2)
     optimizers = [torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9) for rule in (bare, chip)]
     for _ in range(3):
         assert torch.equal(bare.assign_credit(x, y), chip.assign_credit(x, y))
@@ -431,29 +633,54 @@ PRODUCTS = {
     "hyperspherical": 2,  # prototypes are normalised, which makes other matrices of them
     "dynamic-temperature": 2 * (1 + 2),
     "backprop-deep-supervision": 2 * (1 + 2) + 1,
+    "backprop, images": 4 + 3,
+    "ftp, images": 4 + 2 + 2,
+    "pepita, images": 4 + 1 + 4,  # in full
+    "fa, images": 4 + 3,
+    "dfa, images": 4 + 3,
+    "drtp, images": 4 + 3,
+    "forward-forward, images": 3,
+    "mono-forward, images": 3 * (1 + 2),
+    "channel-competition, images": 3,
 }
-"""With a matrix of the rule, through the three layers of `example`: forward, and the rule's own."""
+"""With a matrix of the rule, through the layers of `example` or of images: forward, and the rule's own."""
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the weights of all products on crossbars from here on."""
     shapes: list[tuple[int, ...]] = []
-    run = rules_hardware.product
 
-    def product(crossbar: Any, x: Any, weight: Any, noise: Any = None) -> Any:
+    def seen(run: Any, crossbar: Any, x: Any, weight: Any, *others: Any) -> Any:
         shapes.append(tuple(weight.shape))
-        return run(crossbar, x, weight, noise)
+        return run(crossbar, x, weight, *others)
 
-    monkeypatch.setattr(rules_hardware, "product", product)
+    for name in ("product", "convolve", "convolve_adjoint"):
+        monkeypatch.setattr(rules_hardware, name, partial(seen, getattr(rules_hardware, name)))
     return shapes
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *IMAGES])
 def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
     shapes = counted(monkeypatch)
-    model, x, y = example()
-    Hardware(make(name, model), bits=8).assign_credit(x, y)
+    if name in RULES:
+        rule, (_, x, y) = make(name, example()[0]), example()
+    else:
+        rule, (x, y) = EXAMPLES[name].build("cpu"), EXAMPLES[name].batch("cpu")
+    Hardware(rule, bits=8).assign_credit(x, y)
     assert len(shapes) == PRODUCTS[name], f"products on crossbars: {shapes}"
+
+
+@pytest.mark.parametrize("inject", [0, 1])
+def test_a_full_feedback_matrix_is_read_once_as_it_stands(inject: int, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    """Feature maps are channels last on a CPU, where the bare rule multiplies a permuted copy by parts of the batch."""
+    monkeypatch.setattr(rules_ftp, "PART", 1)
+    example = EXAMPLES["ftp, images"]
+    rule = Ftp(example.model().double(), image_size=(8, 8), by_channel=False, inject=inject)
+    shapes = counted(monkeypatch)
+    x, y = example.batch("cpu")
+    Hardware(rule, bits=8).assign_credit(x, y)
+    assert shapes.count(tuple(rule.feedback.shape)) == 1 + (rule.phi != ACTIVATIONS["identity"]), "reads of G"
+    assert not rule.on_crossbars, "still on crossbars"
 
 
 def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
@@ -470,6 +697,22 @@ def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPa
             chip(x)
         assert shapes == forward, "products seen"
     assert not torch.equal(chip(x), model(x)), "scores are not the hardware's"
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_backward_convolutions_are_seen(padding: Any, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    shapes = counted(monkeypatch)
+    kernels = nn.Conv2d(2, 3, 3, padding=padding), nn.Conv2d(3, 2, 2, stride=2, bias=False)
+    model = nn.Sequential(kernels[0], nn.ReLU(), kernels[1], nn.Flatten(), nn.Linear(8, 4))
+    chip = Hardware(Backprop(model), bits=8)
+    x, y = torch.randn(3, 2, 4, 4), torch.tensor([0, 1, 2])
+    forward = [(3, 2, 3, 3), (2, 3, 2, 2), (4, 8)]
+    chip.assign_credit(x, y)
+    assert shapes == [*forward, (8, 4), (2, 3, 2, 2)], "convolutions seen"
+    shapes.clear()
+    with torch.inference_mode():
+        chip(x)
+    assert shapes == forward, "convolutions seen"
 
 
 def full_and_difference(name: str, model: nn.Module, **options: Any) -> Iterator[Rule]:
@@ -670,9 +913,19 @@ def test_impossible_hardware_is_refused(options: Any, message: str, ours: TwinSi
 
 
 def test_what_has_no_crossbar_is_refused(ours: TwinSide):
-    images = nn.Sequential(OrthogonalConv2d(2, 3, 3), nn.Flatten(), nn.Linear(48, 4))
-    with pytest.raises(ValueError, match="layer '0': a convolution; Hardware has crossbars for Linear alone"):
-        Hardware(Backprop(images))
+    for first, message in (
+        (
+            OrthogonalConv2d(2, 4, 3),
+            "OrthogonalConv2d, whose kernel is computed from its parts; Hardware has crossbars",
+        ),
+        (nn.Conv2d(2, 4, 3, padding=1, groups=2), r"Conv2d\(.*groups=2.*\); Hardware has crossbars for Conv2d without"),
+        (nn.Conv2d(2, 4, 3, padding=2, dilation=2), r"Conv2d\(.*dilation=.*\); Hardware has crossbars for Conv2d wit"),
+    ):
+        images = nn.Sequential(first, nn.Flatten(), nn.Linear(64, 4))
+        with pytest.raises(ValueError, match=f"layer '0': {message}"):
+            Hardware(Backprop(images))
+    with pytest.raises(ValueError, match="rule: its G is seeded, drawn anew at each step"):
+        Hardware(Ftp(example()[0], seeded=True))
     rule = Hardware(Backprop(example()[0]))
     for wrong in (rule, rule.model):
         with pytest.raises(ValueError, match=f"rule: a {type(wrong).__name__}, expected a learning rule"):
@@ -690,6 +943,12 @@ def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):
         batches = model[1].weight.expand(2, 16, 20)
         with pytest.raises(NotImplementedError, match="Hardware knows no such product"):
             torch.bmm(batches, torch.ones(2, 20, 3, dtype=x.dtype))
+        kernel, images = model[1].weight.view(16, 5, 2, 2), torch.ones(1, 5, 6, 6, dtype=x.dtype)
+        for options in ({"groups": 2}, {"dilation": 2}):
+            with pytest.raises(NotImplementedError, match="Hardware knows Conv2d without groups and dilation alone"):
+                torch.conv2d(images.repeat(1, options.get("groups", 1), 1, 1), kernel, **options)
+        with pytest.raises(NotImplementedError, match="Hardware knows Conv2d without groups and dilation alone"):
+            torch.conv_transpose2d(images.repeat(1, 4, 1, 1)[:, :16], kernel)
         left = model[1].weight @ x.flatten(1).T
     assert not torch.equal(left, model[1].weight @ x.flatten(1).T), "a matrix on the left is seen"
 

@@ -4,6 +4,10 @@
     (2)  a read of W:        R(W) = q_w(W) + nu_r max|W| N
     (3)  a product:          W x becomes q_p(R(W) q_a(x)),    and W^T d becomes q_p(R(W)^T q_a(d))
     (4)  a write of W_new:   W = clip(V + nu_p max|V| N),    V = clip(W_new),    clip to -r..r
+    (5)  a convolution:      (k * z)_i is (3) of W[o, (c, p)] = k[o, c, p] and the window at position i,
+                             x_i[(c, p)] = z[c, t i + p - q],    z = 0 outside of the image
+    (6)  its adjoint at y:   pixel j of channel c is the sum of entry (c, p) of W^T y_i, which is (3), over all p and i
+                             with t i + p - q = j
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -11,8 +15,12 @@
 | b | bits | | bits of a number, sign included: 2^b - 1 levels, symmetric about 0 |
 | q_w, q_a, q_p | Crossbar | | (1) with the bits of weights, of what drives a product (DAC), of its result (ADC) |
 | W | weight | (n_out, n_in) | weights, or a fixed feedback matrix |
+| k | kernel | (c_out, c_in, rows, columns) | a kernel, or a fixed feedback kernel |
 | x, d | x | (batch, n_in) | what drives the product |
-| N | noise | as W | standard normal numbers, drawn afresh for every read and every write |
+| z | z | (batch, c_in, height, width) | images or feature maps |
+| y | y | (batch, c_out, height_out, width_out) | what drives an adjoint |
+| t, q | stride, padding | (2,) | steps between outputs; rows and columns of zeros put around the image |
+| N | noise | as W or k | standard normal numbers, drawn afresh for every read and every write |
 | nu_r, nu_p | read_noise, deviation | | noise of a read, and of a write |
 | r | weight_range | | what a conductance can hold: -r..r |
 
@@ -26,6 +34,10 @@ largest number is then a level, and there is nothing to clip; a tensor of zeros 
 added behind the ADC, and are not quantised. Weights are kept in full and quantised when they are read, so that small
 updates add up; where levels alone are stored, those of less than half a D would be lost. A transposed product, which
 backpropagation asks for, goes through the same crossbar from its other side: `weight.T` takes the place of `weight`.
+
+A kernel stands on a crossbar once, and the windows of a batch drive it one after another, as samples do a matrix. So
+the windows of a batch are one batch of vectors, with one D, and one read with its noise serves all positions of all
+samples, as it serves all samples of a dense product. The sums of (6) over windows that overlap are exact.
 Noise is drawn apart from what it is added to, so that the functions have no randomness of their own.
 """
 
@@ -33,9 +45,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import convolution
 from ._arrays import Array, check_batch, check_count, check_not_negative, check_positive, check_shape
 
-__all__ = ["Crossbar", "clipped", "product", "programmed", "quantise", "random_noise", "read"]
+__all__ = [
+    "Crossbar",
+    "clipped",
+    "convolve",
+    "convolve_adjoint",
+    "product",
+    "programmed",
+    "quantise",
+    "random_noise",
+    "read",
+]
 
 
 class Crossbar(NamedTuple):
@@ -73,6 +96,68 @@ def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = N
     check_batch("x", x, "n_in")
     driven = quantise(x, crossbar.activation_bits)
     return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)
+
+
+def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
+    """A view of z, padded already, with the windows of equation (5): (batch, c_in, height_out, width_out, *size)."""
+    found = np.lib.stride_tricks.sliding_window_view(z, size, axis=(2, 3), writeable=True)
+    return found[:, :, :: stride[0], :: stride[1]]
+
+
+def _product_of_columns(crossbar: Crossbar, columns: Array, weight: Array, noise: Array | None) -> Array:
+    """Equation (3) for every column of a batch, (batch, n_in, positions): (batch, n_out, positions)."""
+    batch, n_in, positions = columns.shape
+    x = columns.transpose(0, 2, 1).reshape(-1, n_in)
+    return product(crossbar, x, weight, noise).reshape(batch, positions, -1).transpose(0, 2, 1)
+
+
+def convolve(
+    crossbar: Crossbar,
+    z: Array,
+    kernel: Array,
+    noise: Array | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> Array:
+    """Equation (5): (batch, c_out, height_out, width_out). `noise` is shaped as the kernel.
+
+    Raises ValueError where sizes do not fit.
+    """
+    shape = convolution.convolve(kernel, z, stride, padding).shape
+    if noise is not None:
+        check_shape("noise", noise, kernel.shape)
+        noise = noise.reshape(len(kernel), -1)
+    padded = np.pad(z, [(0, 0), (0, 0), *((q, q) for q in padding)])
+    windows = _windows(padded, kernel.shape[2:], stride).transpose(0, 1, 4, 5, 2, 3)
+    windows = windows.reshape(len(z), kernel[0].size, -1)  # (batch, (c, p), positions)
+    return _product_of_columns(crossbar, windows, kernel.reshape(len(kernel), -1), noise).reshape(shape)
+
+
+def convolve_adjoint(
+    crossbar: Crossbar,
+    y: Array,
+    kernel: Array,
+    size: tuple[int, int],
+    noise: Array | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+) -> Array:
+    """Equation (6) for images of `size`, height and width: (batch, c_in, *size). `noise` is shaped as the kernel.
+
+    Raises ValueError where sizes do not fit.
+    """
+    convolution.convolve_adjoint(kernel, y, size, stride, padding)
+    if noise is not None:
+        check_shape("noise", noise, kernel.shape)
+        noise = noise.reshape(len(kernel), -1).T
+    columns = y.reshape(*y.shape[:2], -1)
+    found = _product_of_columns(crossbar, columns, kernel.reshape(len(kernel), -1).T, noise)
+    found = found.reshape(len(y), *kernel.shape[1:], *y.shape[2:])
+    z = np.zeros((len(y), kernel.shape[1], size[0] + 2 * padding[0], size[1] + 2 * padding[1]), y.dtype)
+    windows = _windows(z, kernel.shape[2:], stride)
+    for p, q in np.ndindex(*kernel.shape[2:]):
+        windows[..., p, q] += found[:, :, p, q]
+    return z[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
 
 
 def clipped(weight: Array, weight_range: float | None) -> Array:

@@ -166,7 +166,8 @@ class Ftp(OutputErrorRule):
         if self.by_channel:
             return difference(feedback, targets, error, self.phi, self.gain)[:, :, None, None].expand(h.shape)
         is_channels_last = h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last)
-        if not is_channels_last or self.phi == ACTIVATIONS["maxmin"]:  # which pairs rows as they are
+        as_they_are = self.on_crossbars or self.phi == ACTIVATIONS["maxmin"]  # which pairs rows
+        if not is_channels_last or as_they_are:
             return difference(feedback, targets, error, self.phi, self.gain).reshape(h.shape)
         # The rows of G in the order of memory: they are permuted, (n_j, K), not what they give, (batch, n_j).
         left, *right = feedback if isinstance(feedback, tuple) else (feedback,)

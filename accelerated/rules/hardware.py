@@ -1,14 +1,15 @@
-"""Rules for dense networks on low precision and noisy hardware."""
+"""Rules on low precision and noisy hardware."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..hardware import Crossbar, product, programmed, random_noise
+from ..hardware import Crossbar, convolve, convolve_adjoint, product, programmed, random_noise
+from ..modules import OrthogonalConv2d
 from .recurrent import RecurrentRule
 from .rule import Rule, UnitUpdate
 
@@ -16,7 +17,7 @@ aten = torch.ops.aten
 
 
 class Hardware(Rule):
-    """A wrapper that simulates low-precision or noisy hardware for any dense rule; see `prograde.reference.hardware`.
+    """A wrapper that simulates low-precision or noisy hardware for any rule; see `prograde.reference.hardware`.
 
         rule = Hardware(Ftp(model, second_pass="full"), bits=6, read_noise=0.01)    # two real passes, as hardware has
 
@@ -27,17 +28,22 @@ class Hardware(Rule):
     with noise of `programming_noise` times the largest weight, clipped to -`weight_range`..`weight_range`. Without any
     of these options the results are the bare rule's, bit for bit.
 
-    Exact are products without a matrix of the rule (those in the updates), columns that are looked up
-    (Forward-Forward's label) and everything that is no product. In a product of two matrices, as in FOTON's error
-    projection, the second is on the crossbar and the first is its input. A part of a matrix is quantised as a matrix of
-    its own. Backpropagation differentiates rounding as the identity (a straight-through estimate). A batch that is a
-    view of a weight counts as the weight.
+    A kernel of Conv2d is the matrix (c_out, c_in rows columns), and a convolution one product with it, of the windows
+    at all positions of all samples: one read serves them all. The adjoint convolution of a backward pass is the
+    transposed product; the windows that it gives overlap, and are added up exactly.
+
+    Exact are products without a matrix of the rule (those in the updates), what Forward-Forward's label adds to the
+    first layer, which is looked up, and everything that is no product. In a product of two matrices, as in FOTON's
+    error projection, the second is on the crossbar and the first is its input. A part of a matrix is quantised as a
+    matrix of its own. Backpropagation differentiates rounding as the identity (a straight-through estimate). A batch
+    that is a view of a weight counts as the weight.
 
     The hardware's settings are not part of the state. `rule(x)` gives the scores of the hardware, with noise in
     evaluation too; `objective` is exact. Foton, and Backprop with `orthogonal`, restore orthogonality before a write.
-    Noise comes from the rule's generator, or from `generator`. Refused are convolutions, recurrent networks, and read
-    noise for a Foton with both `recompute` and Dropout, whose masks would differ between its two passes. Other
-    attributes of the rule, such as its `loss`, are those of `rule.rule`.
+    Noise comes from the rule's generator, or from `generator`. Refused are OrthogonalConv2d, whose kernel is computed
+    from parts, Conv2d with groups or dilation, recurrent networks, a `seeded` G, which nothing holds, and read noise
+    for a Foton with both `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of
+    the rule, such as its `loss`, are those of `rule.rule`.
     """
 
     def __init__(
@@ -58,8 +64,21 @@ class Hardware(Rule):
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
         for unit in rule.units:
-            if unit.has_maps:
-                raise ValueError(f"layer '{unit.name}': a convolution; Hardware has crossbars for Linear alone")
+            match unit.module:
+                case OrthogonalConv2d():
+                    raise ValueError(
+                        f"layer '{unit.name}': OrthogonalConv2d, whose kernel is computed from its parts; Hardware has "
+                        "crossbars for Linear and Conv2d"
+                    )
+                case nn.Conv2d(groups=groups, dilation=dilation) if groups != 1 or dilation != (1, 1):
+                    raise ValueError(
+                        f"layer '{unit.name}': {unit.module}; Hardware has crossbars for Conv2d without groups and "
+                        "dilation"
+                    )
+        if getattr(rule, "seed", None) is not None:
+            raise ValueError(
+                "rule: its G is seeded, drawn anew at each step; Hardware has crossbars for one that is held"
+            )
         given = {"bits": bits, "weight_bits": weight_bits, "activation_bits": activation_bits}
         for name, found in {**given, "product_bits": product_bits}.items():
             if found is not None and (type(found) is not int or found < 2):
@@ -140,10 +159,17 @@ class Hardware(Rule):
     def _noise(self, weight: Tensor) -> Tensor:
         return random_noise(tuple(weight.shape), self.generator, device=weight.device, dtype=weight.dtype)
 
-    def _crossbars(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _crossbars(self) -> Iterator[None]:
         if self.crossbar == Crossbar():
-            return nullcontext()
-        return _Crossbars(self, [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1])
+            yield
+            return
+        self.rule.on_crossbars = True
+        try:
+            with _Crossbars(self, [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1]):
+                yield
+        finally:
+            self.rule.on_crossbars = False
 
 
 class _Crossbars(TorchDispatchMode):
@@ -158,13 +184,19 @@ class _Crossbars(TorchDispatchMode):
         self.storages = {matrix.untyped_storage().data_ptr() for matrix in matrices}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in COMPOSED:  # as torch.inference_mode dispatches them
+        if torch.is_inference_mode_enabled():  # which dispatches what is composed of products whole
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                found = func.decompose(*args, **(kwargs or {}))
+            if found is not NotImplemented:
+                return found
         if func is aten.mm.default and any(map(self.holds, args)):
             return self.multiply(*args)
         if func is aten.addmm.default and any(map(self.holds, args[1:])) and not kwargs:
             return args[0] + self.multiply(*args[1:])
+        if func is aten.convolution.default and self.holds(args[1]):
+            return self.convolve(*args)
+        if func is aten.convolution_backward.default and self.holds(args[2]):
+            return self.convolve_back(*args)
         if func in PRODUCTS and any(map(self.holds, args)):
             raise NotImplementedError(f"{func}: Hardware knows no such product with a matrix of its rule")
         return func(*args, **(kwargs or {}))
@@ -182,12 +214,43 @@ class _Crossbars(TorchDispatchMode):
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """x @ weight.T by the crossbar."""
-        crossbar = self.hardware.crossbar
-        noise = self.hardware._noise(weight) if crossbar.read_noise else None
-        return product(crossbar, x, weight, noise)
+        return product(self.hardware.crossbar, x, weight, self.noise(weight))
+
+    def noise(self, weight: Tensor) -> Tensor | None:
+        """Of one read."""
+        return self.hardware._noise(weight) if self.hardware.crossbar.read_noise else None
+
+    def convolve(
+        self, z: Tensor, kernel: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], *kind: Any
+    ) -> Tensor:
+        """As aten.convolution, by the crossbar."""
+        self.check_plain(kind)
+        a = convolve(self.hardware.crossbar, z, kernel, self.noise(kernel), *_pairs(stride, padding))
+        return a if bias is None else a + bias[:, None, None]
+
+    def convolve_back(self, d: Tensor, z: Tensor, kernel: Tensor, biases: Any, *place: Any) -> tuple[Any, Any, Any]:
+        """As aten.convolution_backward: the gradient by z by the crossbar, those by kernel and bias exactly."""
+        stride, padding, *kind, (by_input, *by_others) = place
+        of_input, others = None, (None, None)
+        if by_input:
+            self.check_plain(kind)
+            size, noise = (z.shape[2], z.shape[3]), self.noise(kernel)
+            of_input = convolve_adjoint(self.hardware.crossbar, d, kernel, size, noise, *_pairs(stride, padding))
+        if any(by_others):
+            _, *others = aten.convolution_backward(d, z, kernel, biases, stride, padding, *kind, [False, *by_others])
+        return (of_input, *others)
+
+    def check_plain(self, kind: Sequence[Any]) -> None:
+        """Raises NotImplementedError for another convolution than Conv2d without groups and dilation."""
+        dilation, transposed, _, groups = kind
+        if list(dilation) != [1, 1] or transposed or groups != 1:
+            raise NotImplementedError("convolution: Hardware knows Conv2d without groups and dilation alone")
 
 
-COMPOSED = {aten.linear.default, aten.matmul.default}
+def _pairs(stride: Sequence[int], padding: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (stride[0], stride[1]), (padding[0], padding[1])
+
+
 PRODUCTS = {
     aten.mm.default,
     aten.addmm.default,
@@ -197,5 +260,6 @@ PRODUCTS = {
     aten.addmv.default,
     aten._addmm_activation.default,
     aten.convolution.default,
+    aten.convolution_backward.default,
 }
 """Those that could have a matrix of a rule in them."""

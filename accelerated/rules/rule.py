@@ -261,6 +261,8 @@ class Rule(CreditAssignment):
     generator: torch.Generator | None
     wants_sequences: ClassVar[bool] = False
     """Whether x is (batch, steps, features)."""
+    on_crossbars = False
+    """Whether `Hardware` sees the products at the time: each is then one, of the batch with a matrix as it is held."""
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         """The units' updates in forward order; a unit may be stepped before the next update is asked for.
