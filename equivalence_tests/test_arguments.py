@@ -701,7 +701,6 @@ FREE = {
     "ftp.project": "part of `first_difference`",
     "hardware.random_noise": "any shape",
     "local_classifiers.concatenated": "activities of layers that have run",
-    "network": "parts of `recurrent`",
     "recurrent.elman": "any activation",
     "scores.features_adjoint": "part of a score's credit",
     "scores.no_penalty": "any parameters",
