@@ -299,25 +299,21 @@ def _outlet_of(name: str, module: nn.Module, rule: str, orthogonal: bool) -> Ste
         case ScaledAvgPool2d() if orthogonal:
             return ScaledAveragePool(module.kernel_size)
         case nn.MaxPool2d() if not orthogonal:
-            given = (module.kernel_size, module.stride, module.padding, module.dilation)
-            return MaxPool(_square(name, module, rule, *given, module.return_indices))
+            return MaxPool(_square(name, module, rule))
         case nn.AvgPool2d() if not orthogonal:
-            given = (module.kernel_size, module.stride, module.padding, 1)
-            return AveragePool(_square(name, module, rule, *given, bool(module.divisor_override)))
+            return AveragePool(_square(name, module, rule))
     return None
 
 
-def _square(
-    name: str, module: nn.MaxPool2d | nn.AvgPool2d, rule: str, size: object, stride: object, padding: object,
-    dilation: object, otherwise: bool,
-) -> int:  # fmt: skip
+def _square(name: str, module: nn.MaxPool2d | nn.AvgPool2d, rule: str) -> int:
     """The side of the squares. Raises ValueError for windows that are no squares side by side."""
-    sides = [{n} if isinstance(n, int) else set(n) for n in (size, stride, padding, dilation)]  # type: ignore[call-overload]
-    whole = len(sides[0]) == 1 and sides[0] == sides[1] and sides[2:] == [{0}, {1}]
-    if not whole or module.ceil_mode or otherwise:
+    given = (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
+    size, *rest = ({n} if isinstance(n, int) else set(n) for n in given)
+    special = (module.ceil_mode, getattr(module, "return_indices", None), getattr(module, "divisor_override", None))
+    if len(size) > 1 or rest != [size, {0}, {1}] or any(special):
         kind = type(module).__name__
         raise ValueError(f"layer '{name}': {module}; {rule} trains {kind}(n) with squares side by side only")
-    return int(sides[0].pop())
+    return int(size.pop())
 
 
 def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dropout: bool = True) -> Chain:
