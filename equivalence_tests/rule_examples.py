@@ -186,6 +186,7 @@ EXAMPLES: dict[str, Example] = {
     "pepita on hardware with images": Example(hardware(options(Pepita, image_size=(8, 8))), images, IMAGES),
     "local classifiers on hardware": Example(hardware(MonoForward)),
     "local classifiers on hardware with images": Example(hardware(MonoForward), images, IMAGES),
+    "recurrent ftp on hardware": Example(hardware(RecurrentFtp), gru, SEQUENCES),
     "recurrent ftp": Example(RecurrentFtp, elman, SEQUENCES),
     "recurrent ftp, gru": Example(RecurrentFtp, gru, SEQUENCES),
     "backprop through time": Example(BackpropThroughTime, gru, SEQUENCES),

@@ -16,7 +16,17 @@ from torch import nn
 
 from prograde.accelerated.activations import ACTIVATIONS
 from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
-from prograde.accelerated.rules import RULES, Backprop, Foton, Ftp, Hardware, Pepita, RecurrentFtp, Rule
+from prograde.accelerated.rules import (
+    RULES,
+    Backprop,
+    BackpropThroughTime,
+    Foton,
+    Ftp,
+    Hardware,
+    Pepita,
+    RecurrentFtp,
+    Rule,
+)
 from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.accelerated.rules import hardware as rules_hardware
 from prograde.equivalence_tests.placement import Placement, seeded
@@ -589,11 +599,95 @@ def test_a_rules_gradient_is_the_reference_by_hand(
     compare(ours64, f"{name} on hardware", updates, network, x, case.labels, fixed)
 
 
+class OnceRead(OnChip):
+    """A layer that is read once for each input: what a step's derivative needs again was kept."""
+
+    def value(self, z: Any) -> Any:
+        kept: dict[int, Any] = self.chip.__dict__.setdefault("kept", {})
+        if id(z) not in kept:
+            kept[id(z)] = z, super().value(z)
+        return kept[id(z)][1]
+
+    def difference(self, z: Any, u: Any) -> Any:
+        return self.chip.multiply(u, self.layer[0])
+
+    @property
+    def weight(self) -> Any:
+        return self.layer[0]
+
+
+def recurrent_by_hand(
+    side: Side, chip: Chip, name: str, cell: str, parameters: Any, x: Any, labels: Any, feedback: Any
+) -> Any:
+    """W_x is read once for all steps, W_h at each of them, and for the differences or the cotangents of each."""
+    module, dense = side.recurrent, side.layers.Dense
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_out, bias_out = parameters
+    of_input, of_state = OnChip(dense(weight_ih, bias_ih), chip), OnceRead(dense(weight_hh, bias_hh), chip)
+    each = np.moveaxis(x, 1, 0)
+    p = of_input.value(each.reshape(-1, x.shape[2])).reshape(*each.shape[:2], -1)
+    steps = [module.CellStep(module.CELLS[cell], of_input, of_state, *parts) for parts in zip(each, p, strict=True)]
+    layers = (*steps, OnChip(dense(weight_out, bias_out), chip))
+    clean = side.layers.forward(layers, np.zeros((len(x), weight_hh.shape[1]), x.dtype))
+    error = error_of(side, clean, labels)
+    if name == "BackpropThroughTime":
+        return module.updates(layers, side.backprop.update_factors(layers, clean, error))
+    targets = side.losses.one_hot(labels, error.shape[1]).astype(x.dtype)
+    both, of_error = chip.multiply(targets + error, feedback), chip.multiply(error, feedback)
+    differences = [side.activations.tanh.difference(both, of_error)]
+    for step, z in zip(steps[1:], clean.inputs[1:], strict=False):
+        differences.append(step.difference(z, differences[-1]))
+    return module.updates(layers, side.ftp.local_factors(layers, clean, error, iter(differences)))
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("name", ["RecurrentFtp", "BackpropThroughTime"])
+@given(
+    sizes=st.tuples(*[st.integers(1, 4)] * 4),
+    rng=seeds(),
+    setting=st.tuples(st.tuples(*[st.one_of(st.none(), some)] * 3), st.just(0.02)),
+)
+def test_a_recurrent_rules_gradient_is_the_reference_by_hand(
+    name: str, cell: str, ours64: TwinSide, compare: Comparison, sizes: Any, rng: np.random.Generator, setting: Any
+):
+    (batch, n_0, n, length), K = sizes, 3
+    rows = (1 if cell == "elman" else 3) * n
+    shapes = [(rows, n_0), (rows, n), (rows,), (rows,), (K, n), (K,)]
+    labels, distances = rng.integers(0, K, batch), [0.0]
+    while min(distances, default=1.0) <= 1e-6:
+        parameters = tuple(rng.standard_normal(shape) / np.sqrt(n) for shape in shapes)
+        x, feedback = rng.standard_normal((batch, length + 1, n_0)), rng.standard_normal((n, K))
+        distances = []
+        chip = Chip(ReferenceSide(), *setting, distances)
+        recurrent_by_hand(ReferenceSide(), chip, name, cell, parameters, x, labels, feedback)
+
+    def updates(side: Side, parameters: Any, x: Any, labels: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            made = Chip(side, *setting, [])
+            of_steps, of_output = recurrent_by_hand(side, made, name, cell, parameters, x, labels, feedback)
+            return *of_steps, *of_output
+        model = RecurrentNetwork(n_0, n, K, cell, dtype=x.dtype)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), parameters, strict=True):
+                parameter.copy_(value)
+        rule = RecurrentFtp(model) if name == "RecurrentFtp" else BackpropThroughTime(model)
+        for buffer in rule.buffers():
+            buffer.copy_(feedback)
+        names = ("weight_bits", "activation_bits", "product_bits")
+        hardware = Hardware(rule, **dict(zip(names, setting[0], strict=True)), read_noise=setting[1])
+        hardware.generator = seeded(SEED)
+        hardware.assign_credit(x, labels)
+        return tuple(parameter.grad for parameter in model.parameters())
+
+    compare(ours64, f"{name} on hardware", updates, parameters, x, labels, feedback)
+
+
 IMAGES = [name for name in EXAMPLES if name.endswith(", images") and name != "foton, images"]
 """Rules on models with Conv2d; Foton's kernels are orthogonal."""
 
+SEQUENCES = ["recurrent ftp", "recurrent ftp, gru", "backprop through time", "truncated"]
 
-@pytest.mark.parametrize("name", [*RULES, *IMAGES])
+
+@pytest.mark.parametrize("name", [*RULES, *IMAGES, *SEQUENCES])
 def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
     """Updates, scores, and weights after three steps with momentum."""
     if name in RULES:
@@ -642,8 +736,12 @@ PRODUCTS = {
     "forward-forward, images": 3,
     "mono-forward, images": 3 * (1 + 2),
     "channel-competition, images": 3,
+    "recurrent ftp": 1 + 7 + 1 + 2 + 6,  # of all inputs, seven states and the output
+    "recurrent ftp, gru": 1 + 7 + 1 + 2 + 6,
+    "backprop through time": 1 + 7 + 1 + 1 + 6,
+    "truncated": (1 + 4) + (1 + 3) + 1 + 1 + 2,
 }
-"""With a matrix of the rule, through the layers of `example` or of images: forward, and the rule's own."""
+"""With a matrix of the rule, through the layers of `example` or of others: forward, and the rule's own."""
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -659,7 +757,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize("name", [*RULES, *IMAGES])
+@pytest.mark.parametrize("name", [*RULES, *IMAGES, *SEQUENCES])
 def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
     shapes = counted(monkeypatch)
     if name in RULES:
@@ -1004,8 +1102,6 @@ def test_foton_on_hardware_is_restored_from_its_weights(ours: TwinSide):
 
 
 def test_rules_that_hardware_has_nothing_for(ours: TwinSide):
-    with pytest.raises(ValueError, match="rule: a RecurrentFtp; Hardware has no crossbars for recurrent networks"):
-        Hardware(RecurrentFtp(RecurrentNetwork(3, 4, 2)))
     dropped = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(), nn.Linear(5, 2))
     with pytest.raises(ValueError, match=r"read_noise: 0\.1, with recompute and Dropout"):
         Hardware(Foton(dropped, recompute=True), read_noise=0.1)

@@ -1,7 +1,7 @@
 """Rules on low precision and noisy hardware."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, convolve, convolve_adjoint, product, programmed, random_noise
 from ..modules import OrthogonalConv2d
-from .recurrent import RecurrentRule
 from .rule import Rule, UnitUpdate
 
 aten = torch.ops.aten
@@ -32,6 +31,8 @@ class Hardware(Rule):
     at all positions of all samples: one read serves them all. The adjoint convolution of a backward pass is the
     transposed product; the windows that it gives overlap, and are added up exactly.
 
+    A recurrent layer reads the weights of its input once for all steps, and those of its state at every step.
+
     Exact are products without a matrix of the rule (those in the updates), what Forward-Forward's label adds to the
     first layer, which is looked up, and everything that is no product. In a product of two matrices, as in FOTON's
     error projection, the second is on the crossbar and the first is its input. A part of a matrix is quantised as a
@@ -41,9 +42,9 @@ class Hardware(Rule):
     The hardware's settings are not part of the state. `rule(x)` gives the scores of the hardware, with noise in
     evaluation too; `objective` is exact. Foton, and Backprop with `orthogonal`, restore orthogonality before a write.
     Noise comes from the rule's generator, or from `generator`. Refused are OrthogonalConv2d, whose kernel is computed
-    from parts, Conv2d with groups or dilation, recurrent networks, a `seeded` G, which nothing holds, and read noise
-    for a Foton with both `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of
-    the rule, such as its `loss`, are those of `rule.rule`.
+    from parts, Conv2d with groups or dilation, a `seeded` G, which nothing holds, and read noise for a Foton with both
+    `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of the rule, such as its
+    `loss`, are those of `rule.rule`.
     """
 
     def __init__(
@@ -59,8 +60,6 @@ class Hardware(Rule):
         weight_range: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if isinstance(rule, RecurrentRule):
-            raise ValueError(f"rule: a {type(rule).__name__}; Hardware has no crossbars for recurrent networks")
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
         for unit in rule.units:
@@ -95,6 +94,7 @@ class Hardware(Rule):
         self._trained: set[int] = set()  # parameters that had an update, by identity
         self.__dict__["model"] = rule.model  # not as a module: it is one of the rule's
         self.units, self.num_classes = rule.units, rule.num_classes
+        self.wants_sequences = rule.wants_sequences
         self.crossbar = Crossbar(
             bits if weight_bits is None else weight_bits,
             bits if activation_bits is None else activation_bits,
@@ -165,11 +165,16 @@ class Hardware(Rule):
             yield
             return
         self.rule.on_crossbars = True
-        try:
-            with _Crossbars(self, [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1]):
-                yield
-        finally:
-            self.rule.on_crossbars = False
+        with ExitStack() as stack:
+            stack.callback(setattr, self.rule, "on_crossbars", False)
+            if torch.is_inference_mode_enabled():  # it would dispatch whole what is composed of products
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.no_grad())
+            if self.wants_sequences:  # as would cuDNN
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            matrices = [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1]
+            stack.enter_context(_Crossbars(self, matrices))
+            yield
 
 
 class _Crossbars(TorchDispatchMode):
@@ -184,11 +189,6 @@ class _Crossbars(TorchDispatchMode):
         self.storages = {matrix.untyped_storage().data_ptr() for matrix in matrices}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.is_inference_mode_enabled():  # which dispatches what is composed of products whole
-            with self:
-                found = func.decompose(*args, **(kwargs or {}))
-            if found is not NotImplemented:
-                return found
         if func is aten.mm.default and any(map(self.holds, args)):
             return self.multiply(*args)
         if func is aten.addmm.default and any(map(self.holds, args[1:])) and not kwargs:

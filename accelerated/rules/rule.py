@@ -259,7 +259,7 @@ class Rule(CreditAssignment):
     units: Sequence[Any]
     num_classes: int
     generator: torch.Generator | None
-    wants_sequences: ClassVar[bool] = False
+    wants_sequences = False
     """Whether x is (batch, steps, features)."""
     on_crossbars = False
     """Whether `Hardware` sees the products at the time: each is then one, of the batch with a matrix as it is held."""
