@@ -541,7 +541,10 @@ def redrawn(network: Dense | Images, rng: np.random.Generator) -> Any:
 def off_all_ties(
     name: str, network: Any, x: Any, labels: Any, converters: Any, read_noise: float, rng: np.random.Generator
 ) -> Any:
-    """Weights, a batch and the rule's fixed matrices: no number near a converter's tie, and no update that cancels."""
+    """Weights, a batch and the rule's fixed matrices: no number near a converter's tie, and no update that cancels.
+
+    No tanh is saturated: autograd's 1 - h^2 would have lost its digits.
+    """
     clean = forward(ReferenceSide().chain(network), x)
     *hidden, scores = (h[0].size for h in clean.activities)
     rows = {"ftp": hidden[:1], "pepita": [x[0].size], "dfa": hidden}
@@ -549,7 +552,7 @@ def off_all_ties(
     if name == "fa":
         shapes = [layer[0].shape for layer in ReferenceSide().chain(network)[1:]]
     for _ in range(200):
-        network, x = redrawn(network, rng), rng.standard_normal(x.shape)
+        network, x = redrawn(network, rng), 0.5 * rng.standard_normal(x.shape)
         fixed = tuple(rng.uniform(-1, 1, shape) for shape in shapes)
         distances: list[float] = []
         chip = Chip(ReferenceSide(), converters, read_noise, distances)
@@ -654,8 +657,8 @@ def test_a_recurrent_rules_gradient_is_the_reference_by_hand(
     shapes = [(rows, n_0), (rows, n), (rows,), (rows,), (K, n), (K,)]
     labels, distances = rng.integers(0, K, batch), [0.0]
     while min(distances, default=1.0) <= 1e-6:
-        parameters = tuple(rng.standard_normal(shape) / np.sqrt(n) for shape in shapes)
-        x, feedback = rng.standard_normal((batch, length + 1, n_0)), rng.standard_normal((n, K))
+        parameters = tuple(0.5 * rng.standard_normal(shape) / np.sqrt(shape[-1]) for shape in shapes)
+        x, feedback = 0.5 * rng.standard_normal((batch, length + 1, n_0)), rng.standard_normal((n, K))
         distances = []
         chip = Chip(ReferenceSide(), *setting, distances)
         recurrent_by_hand(ReferenceSide(), chip, name, cell, parameters, x, labels, feedback)
