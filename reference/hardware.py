@@ -27,18 +27,18 @@
 The write's noise in (4) is the programming error of the memristor model in the public code of As-Saquib, an author of
 Forward Target Propagation (arXiv 2506.11030), who tests that algorithm on such hardware without its model being public.
 There it is scaled by max(W); by max|W| here, so that a matrix and its negative err alike. It strikes every parameter,
-biases included. (1) is the usual symmetric uniform quantiser. (2), (3) and the clipping in (4) are ours.
+biases included. (1) is the usual symmetric uniform quantiser. (2), (3), (5), (6) and the clipping in (4) are ours.
 
 D is that of a whole tensor: one for a matrix, one for a batch of vectors, one for the batch of their products. The
 largest number is then a level, and there is nothing to clip; a tensor of zeros has no D and stays as it is. Biases are
 added behind the ADC, and are not quantised. Weights are kept in full and quantised when they are read, so that small
 updates add up; where levels alone are stored, those of less than half a D would be lost. A transposed product, which
 backpropagation asks for, goes through the same crossbar from its other side: `weight.T` takes the place of `weight`.
+Noise is drawn apart from what it is added to, so that the functions have no randomness of their own.
 
 A kernel stands on a crossbar once, and the windows of a batch drive it one after another, as samples do a matrix. So
 the windows of a batch are one batch of vectors, with one D, and one read with its noise serves all positions of all
 samples, as it serves all samples of a dense product. The sums of (6) over windows that overlap are exact.
-Noise is drawn apart from what it is added to, so that the functions have no randomness of their own.
 """
 
 from typing import NamedTuple
