@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from prograde.equivalence_tests.faults import FAULTS, ROOT, Fault, Loaded, planted, recorded, verdict
+from prograde.equivalence_tests.faults import FAULTS, Fault
+from prograde.equivalence_tests.planting import ROOT, Loaded, planted, recorded, verdict
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

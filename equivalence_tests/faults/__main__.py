@@ -1,0 +1,7 @@
+"""`python -m prograde.equivalence_tests.faults`; see `planting`."""
+
+import sys
+
+from ..planting import main
+
+sys.exit(main())

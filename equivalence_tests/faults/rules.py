@@ -1,0 +1,36 @@
+"""Faults that test_rules.py must catch."""
+
+from . import Fault
+
+FAULTS = [
+    Fault("gradients of another step kept", "accelerated.rules.rule",
+          "parameter.grad = None  # so that the new gradients take its memory",
+          "pass\n        self.__dict__.setdefault('old', {})",
+          "test_assign_credit_forgets_the_last_step", "stale gradient"),
+    Fault("modulated pass drawn with masks of its own", "accelerated.rules.foton",
+          "update_factors(layers, clean", "update_factors(self.layers(self.masks(x)), clean",
+          "test_dropout_masks_are_shared_by_both_passes", "masks of block"),
+    Fault("backprop's loss summed over the batch", "accelerated.rules.backprop",
+          "loss = self.output_loss(self.model(x), y)", "loss = self.output_loss(self.model(x), y) * len(x)",
+          "test_backprop", "Backprop[0]"),
+    Fault("rule's targets not smoothed", "accelerated.rules.ftp",
+          "one_hot(y, self.num_classes, self.label_smoothing,", "one_hot(y, self.num_classes, 0.0,",
+          "test_ftp", "Ftp[0][0]"),
+    Fault("rule's targets smoothed twice", "accelerated.rules.ftp",
+          "one_hot(y, self.num_classes, self.label_smoothing,", "one_hot(y, self.num_classes, 0.5,",
+          "test_ftp", "Ftp[0][0]"),
+    Fault("label sent by the rule of DFA", "accelerated.rules.feedback_alignment",
+          "signal = torch.sign(error) if self.signs else error",
+          "signal = one_hot(y, self.num_classes, dtype=error.dtype)",
+          "test_relatives", "DirectFeedbackAlignment[0]"),
+    Fault("PEPITA's rule without its projection", "accelerated.rules.pepita",
+          "second(layers, clean, error, self.projection,",
+          "second(layers, clean, error, 0 * self.projection,",
+          "test_pepita", "Pepita[0]"),
+    Fault("negative labels not passed to the layers", "accelerated.rules.forward_forward",
+          "x, y, self.negative_labels(x, y), self.num_classes", "x, y, y, self.num_classes",
+          "test_forward_forward", "ForwardForward[0][0]"),
+    Fault("read-out learns from the labels' own pass", "accelerated.rules.forward_forward",
+          "seen = self._features(x) if", "seen = self._features(x.flip(0)) if",
+          "test_forward_forward_read_out", "read-out[0]"),
+]  # fmt: skip

@@ -1,0 +1,22 @@
+"""Faults that test_score_heads.py must catch."""
+
+from . import Fault
+
+FAULTS = [
+    Fault("channels that do not cool", "accelerated.rules.local.classifiers",
+          "                head.end_epoch()\n", "                pass\n",
+          "test_channels_cool_and_are_regularised_with_the_epochs", "epochs counted"),
+    Fault("orthogonality at full weight at once", "accelerated.rules.local.score_heads",
+          "(epochs / max(1, self.ramp)).clamp(max=1)", "(epochs / max(1, self.ramp)).clamp(min=1, max=1)",
+          "test_channels_cool_and_are_regularised_with_the_epochs", "grown"),
+    Fault("a gradient written over", "accelerated.rules.local.score_heads",
+          "activities = activities.clone()", "activities = activities.detach()",
+          "test_gradients_of_ones_own_score_are_not_written_over", "all of the gradient"),
+    Fault("cells counted from a dense layer", "accelerated.rules.local.score_heads",
+          "[b for b in units if b.has_maps][-1:]", "units[-1:]",
+          "test_cells_are_fewer_the_more_channels_a_convolution_has", "cells of convolutions"),
+    Fault("channels dealt out in turn", "accelerated.rules.local.score_heads",
+          "torch.arange(unit.width, device=logits.device) * num_classes // unit.width",
+          "torch.arange(unit.width, device=logits.device) % num_classes",
+          "test_static_and_frozen_assignments", "contiguous groups"),
+]  # fmt: skip

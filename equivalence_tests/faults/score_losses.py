@@ -1,0 +1,37 @@
+"""Faults that test_score_losses.py must catch."""
+
+from . import Fault
+
+FAULTS = [
+    Fault("the two sides of a threshold added", "accelerated.score_losses",
+          "(logsigmoid(above) + logsigmoid(over)).squeeze(1) / -2",
+          "(logsigmoid(above) + logsigmoid(over)).squeeze(1) / -1",
+          "test_twin", "positive_versus_negative.loss"),
+    Fault("the two sides of a threshold added in the reference", "reference.score_losses",
+          "(np.logaddexp(0, short) + np.logaddexp(0, above)) / 2", "np.logaddexp(0, short) + np.logaddexp(0, above)",
+          "test_slopes_are_those_of_the_equation", "loss"),
+    Fault("the label among the others", "accelerated.score_losses",
+          "wide.scatter(1, label, 0).sum(", "wide.sum(",
+          "test_twin", "positive_versus_negative.loss"),
+    Fault("the label among the others of the reference", "reference.score_losses",
+          "others = (1 - hot) /", "others = (1 - 0 * hot) /",
+          "test_slopes_are_those_of_the_equation", "loss"),
+    Fault("shares of the mixture exchanged", "accelerated.score_losses",
+          "share * a.scores + (1 - share) * b.scores", "share * b.scores + (1 - share) * a.scores",
+          "test_twin", "mixed.scores"),
+    Fault("shares of the reference's mixture exchanged", "reference.score_losses",
+          "share * a.loss + (1 - share) * b.loss", "share * b.loss + (1 - share) * a.loss",
+          "test_ends_of_the_mixture", "share"),
+    Fault("a margin for the label", "accelerated.score_losses",
+          "+ scale * margin)", "- scale * margin)",
+          "test_twin", "cosine_margin(3, 0.35).loss"),
+    Fault("a margin for the label in the reference", "reference.score_losses",
+          "scores - margin * _hot(scores, labels)", "scores + margin * _hot(scores, labels)",
+          "test_a_margin_raises_the_loss_of_what_is_barely_right", "margin"),
+    Fault("scale of cosines lost from the slope", "accelerated.score_losses",
+          "weight = scale * torch.sigmoid(u)", "weight = torch.sigmoid(u)",
+          "test_twin", "cosine_margin.scores"),
+    Fault("the label's score among its rivals", "reference.score_losses",
+          "rest = np.where(hot == 1, -np.inf, scores)", "rest = np.where(hot == 1, scores, scores)",
+          "test_smooth_margin_at_one_is_the_cosine_margin_at_one", "beta of one"),
+]  # fmt: skip
