@@ -14,7 +14,7 @@ FAULTS = [
           "test_twin", "grid_pool"),
     Fault("cells of the reference that do not overlap", "reference.adaptive_pooling",
           "-((i + 1) * size // -count)", "(i + 1) * size // count",
-          "test_cells_by_hand", "== [1, 3]"),
+          "test_cells_by_hand", "approx([1"),
     Fault("means for a cell's sums in the reference", "reference.adaptive_pooling",
           '1 / (end - first) if pooling == "mean" else 1', "1 / (end - first)",
           "test_cells_are_those_of_pytorch", "pixels of a cell"),

@@ -9,7 +9,7 @@ FAULTS = [
           "test_assign_credit_forgets_the_last_step", "stale gradient"),
     Fault("modulated pass drawn with masks of its own", "accelerated.rules.foton",
           "update_factors(layers, clean", "update_factors(self.layers(self.masks(x)), clean",
-          "test_dropout_masks_are_shared_by_both_passes", "masks of block"),
+          "test_dropout_masks_are_shared_by_both_passes", "masks of unit"),
     Fault("backprop's loss summed over the batch", "accelerated.rules.backprop",
           "loss = self.output_loss(self.model(x), y)", "loss = self.output_loss(self.model(x), y) * len(x)",
           "test_backprop", "Backprop[0]"),
