@@ -368,10 +368,12 @@ def pushed(steps: Sequence[Step], a: Array, u: Array) -> Array:
 
 def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
     """s'(a)^T d, the cotangent d of what the steps give, pulled back to a."""
+    if not steps:
+        return d
     values = [a]
     for step in steps[:-1]:
         values.append(step.value(values[-1]))
-    for step, value in zip(reversed(steps), reversed(values), strict=False):  # without steps d is left as it is
+    for step, value in zip(reversed(steps), reversed(values), strict=True):
         d = step.vjp(value, d)
     return d
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
+from torch.nn import functional
 
 from ._arrays import Array, check_option, check_shape
 from .activations import Activation, tanh
@@ -106,7 +107,7 @@ CELLS = {"elman": elman(), "gru": gru}
 """The cells by their names."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CellStep:
     """A step as a layer of the state, (batch, n), with x_t and p_t; all steps share both dense layers."""
 
@@ -117,12 +118,14 @@ class CellStep:
     p: Array
     steps: tuple[Step, ...] = ()
     outlet: tuple[Step, ...] = ()
+    _place: tuple[int, Array, Array] | None = None
+    """Its number among all steps, and x and p of all of them."""
     _seen: list[Array] = field(default_factory=list, init=False, repr=False)
 
     def _q(self, z: Array) -> Array:
         """W_h z + b_h: found with the value, where that of z was the last."""
         if not self._seen or self._seen[0] is not z:
-            self._seen[:] = z, self.of_state.value(z)
+            self._seen[:] = z, functional.linear(z, self.of_state.weight, self.of_state.bias)
         return self._seen[1]
 
     def value(self, z: Array) -> Array:
@@ -141,10 +144,11 @@ class CellStep:
 
     def update(self, z: Array, delta: Array) -> Update:
         """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
-        for_p, for_q, _ = self.cell.vjp(self.p, self._q(z), z, delta)
-        weight_ih, *bias_ih = self.of_input.update(self.x, for_p)
-        weight_hh, *bias_hh = self.of_state.update(z, for_q)
-        return (weight_ih, weight_hh, *bias_ih, *bias_hh)
+        check_shape("delta", delta, z.shape)
+        scaled = delta / len(delta)  # the batch mean of what is linear in delta, and wider
+        for_p, for_q, _ = self.cell.vjp(self.p, self._q(z), z, scaled)
+        biased = ((self.of_input, for_p), (self.of_state, for_q))
+        return (for_p.T @ self.x, for_q.T @ z, *(d.sum(dim=0) for layer, d in biased if layer.bias is not None))
 
 
 Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
@@ -162,9 +166,23 @@ def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[Ce
             f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each of "
             f"the {n} units"
         )
-    each = x.transpose(0, 1).contiguous()
-    p = of_input.value(each.flatten(0, 1)).unflatten(0, each.shape[:2])
-    return tuple(CellStep(cell, of_input, of_state, *parts) for parts in zip(each, p, strict=True))
+    for layer in (of_input, of_state):
+        if layer.bias is not None:
+            check_shape("bias", layer.bias, layer.weight.shape[:1])
+    each = x.transpose(0, 1)  # (T, batch, n_0)
+    p = functional.linear(each, of_input.weight, of_input.bias)
+    return tuple(
+        CellStep(cell, of_input, of_state, x_t, p_t, _place=(t, each, p))
+        for t, (x_t, p_t) in enumerate(zip(each, p, strict=True))
+    )
+
+
+def _rows(steps: list[CellStep], which: Literal[1, 2]) -> Array:
+    """x or p of consecutive steps, of which p need not be copied: the rows of each below those before."""
+    first, last = steps[0]._place, steps[-1]._place
+    if first is None or last is None or last[0] - first[0] != len(steps) - 1:
+        raise ValueError("layers: expected consecutive steps of `unrolled`")
+    return first[which][first[0] : last[0] + 1].flatten(0, 1)
 
 
 def updates(
@@ -178,7 +196,7 @@ def updates(
     *steps, output = layers
     *of_steps, (error, h) = factors
     deltas, states = (torch.cat(parts) for parts in zip(*of_steps, strict=True))
-    whole = replace(steps[0], x=torch.cat([step.x for step in steps]), p=torch.cat([step.p for step in steps]))
+    whole = replace(steps[0], x=_rows(steps, 1), p=_rows(steps, 2))
     whole._seen[:] = states, torch.cat([step._q(z) for step, (_, z) in zip(steps, of_steps, strict=True)])
     mean = whole.update(states, deltas)
     return mean if reduction == "mean" else tuple(len(steps) * part for part in mean), output.update(h, error)

@@ -135,11 +135,10 @@ class CellStep(NamedTuple):
 
     def update(self, z: Array, delta: Array) -> Update:
         """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
+        check_shape("delta", delta, z.shape)
         for_p, for_q, _ = self.cell.vjp(self.p, self.of_state.value(z), z, delta)
-        (weight_ih, *bias_ih), (weight_hh, *bias_hh) = (
-            self.of_input.update(self.x, for_p),
-            self.of_state.update(z, for_q),
-        )
+        weight_ih, *bias_ih = self.of_input.update(self.x, for_p)
+        weight_hh, *bias_hh = self.of_state.update(z, for_q)
         return (weight_ih, weight_hh, *bias_ih, *bias_hh)
 
 
