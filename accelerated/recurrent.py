@@ -57,28 +57,28 @@ def _elman_difference(activation: Activation, p: Array, q: Array, h: Array, u: A
     return activation.difference(p + q, u)
 
 
-def _gru_gates(p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
-    """r, the pre-activations of z and n, and q_n."""
-    p_r, p_z, p_n = p.chunk(3, dim=1)
-    q_r, q_z, q_n = q.chunk(3, dim=1)
-    r = torch.sigmoid(p_r + q_r)
-    return r, p_z + q_z, p_n + r * q_n, q_n
+def _gru_gates(p: Array, q: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """The pre-activations of r and z side by side, r, z, the pre-activation of n, and q_n."""
+    size = 2 * p.shape[1] // 3
+    a = p[:, :size] + q[:, :size]
+    r, z = torch.sigmoid(a).chunk(2, dim=1)
+    q_n = q[:, size:]
+    return a, r, z, p[:, size:] + r * q_n, q_n
 
 
 def _gru_value(p: Array, q: Array, h: Array) -> Array:
-    _, a_z, a_n, _ = _gru_gates(p, q)
+    _, _, z, a_n, _ = _gru_gates(p, q)
     n = torch.tanh(a_n)
-    return n + torch.sigmoid(a_z) * (h - n)
+    return n + z * (h - n)
 
 
 def _gru_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
-    r, a_z, a_n, q_n = _gru_gates(p, q)
-    kept, replaced = d * torch.sigmoid(a_z), d * torch.sigmoid(-a_z)  # 1 - z = s(-a_z), with all its digits
+    a, r, z, a_n, q_n = _gru_gates(p, q)
+    a_r, a_z = a.chunk(2, dim=1)
     d_z = _sigmoid_multiply(a_z, d * (h - torch.tanh(a_n)))
-    d_n = tanh.vjp(a_n, replaced)
-    size = h.shape[1]
-    d_r = _sigmoid_multiply(p[:, :size] + q[:, :size], d_n * q_n)
-    return torch.cat([d_r, d_z, d_n], dim=1), torch.cat([d_r, d_z, d_n * r], dim=1), kept
+    d_n = tanh.vjp(a_n, d * torch.sigmoid(-a_z))  # 1 - z = s(-a_z), with all its digits
+    d_r = _sigmoid_multiply(a_r, d_n * q_n)
+    return torch.cat([d_r, d_z, d_n], dim=1), torch.cat([d_r, d_z, d_n * r], dim=1), d * z
 
 
 def _sigmoid_multiply(a: Array, direction: Array) -> Array:
@@ -90,10 +90,9 @@ def _sigmoid_multiply(a: Array, direction: Array) -> Array:
 def _gru_difference(p: Array, q: Array, h: Array, u: Array, v: Array) -> Array:
     # With s(a) = (1 + tanh(a / 2)) / 2 and primes for what belongs to q - u and h - v:
     # r q_n - r' q_n' = (r - r') q_n + r' u_n,    h_t - h_t' = (1 - z') (n - n') + (z - z') (h - n) + z' v.
-    r, a_z, a_n, q_n = _gru_gates(p, q)
-    z = torch.sigmoid(a_z)
-    size = 2 * q_n.shape[1]
-    gates = 0.5 * tanh.difference(0.5 * (p[:, :size] + q[:, :size]), 0.5 * u[:, :size])
+    a, r, z, a_n, q_n = _gru_gates(p, q)
+    size = a.shape[1]
+    gates = 0.5 * tanh.difference(0.5 * a, 0.5 * u[:, :size])
     r_difference, z_difference = gates.chunk(2, dim=1)
     lost = r_difference * q_n + (r - r_difference) * u[:, size:]
     n_difference = tanh.difference(a_n, lost)
