@@ -79,11 +79,11 @@ def masked_chain(mask: Any) -> Lazy:
     return Lazy(lambda s: s.chain(s.operands(DENSE), [s.operands(mask), None, None]))
 
 
-def rnn(rows: int = 3) -> Any:
-    """A cell of 3 units with its two dense layers, the second of so many rows."""
+def rnn(rows: int = 3, bias: Any = None) -> Any:
+    """A cell of 3 units with its two dense layers, the first with that bias, the second of so many rows."""
     return (
         Lazy(lambda s: s.recurrent.elman()),
-        Lazy(lambda s: s.layers.Dense(*s.operands((np.eye(3)[:, :2], None)))),
+        Lazy(lambda s: s.layers.Dense(*s.operands((np.eye(3)[:, :2], bias)))),
         Lazy(lambda s: s.layers.Dense(*s.operands((np.eye(3)[:rows], None)))),
     )
 
@@ -544,6 +544,7 @@ ROWS: list[Row] = [
     # Recurrent networks
     row("recurrent.unrolled", "x: shape (0, 3, 2), expected (batch, steps, 2)", *rnn(), SEQUENCES[:0]),
     row("recurrent.unrolled", "of_input, of_state: 3 and 2 rows, expected 3, 1 for each of", *rnn(2), SEQUENCES),
+    row("recurrent.unrolled", "bias: shape (1,), expected (3,)", *rnn(bias=np.zeros(1)), SEQUENCES),
     row("recurrent.updates", "reduction: 'max', expected 'sum' or 'mean'", STEPS, (), "max"),
     row("layers.forward", "layers[0]: z: shape (4, 2), expected (4, 3)", STEPS, np.ones((4, 2))),
     *of_labels("backprop.updates", STEPS, np.zeros((4, 3)), LABEL),

@@ -37,7 +37,7 @@ FAULTS = [
           "lost = r_difference * q_n + (r - r_difference) * u[:, size:]", "lost = r * u[:, size:]",
           "test_a_cells_difference_is_exact_for_steps_of_any_size", "difference of two steps"),
     Fault("state after the step as its presynaptic factor", "accelerated.recurrent",
-          "self.of_state.update(z, for_q)", "self.of_state.update(self.value(z), for_q)",
+          "for_q.T @ z,", "for_q.T @ self.value(z),",
           "test_step", "step[3]"),
     Fault("state after the step as the reference's presynaptic factor", "reference.recurrent",
           "self.of_state.update(z, for_q)", "self.of_state.update(self.value(z), for_q)",
