@@ -189,7 +189,7 @@ def updates(
 ) -> tuple[Update, Update]:
     """The steps' update, one product each over the rows of all steps of `unrolled`, and the output's.
 
-    Raises ValueError for an unknown `reduction`.
+    Raises ValueError for an unknown `reduction`, and for steps that do not follow each other in one `unrolled`.
     """
     check_option("reduction", reduction, Reduction)
     *steps, output = layers

@@ -439,3 +439,15 @@ def test_what_does_not_fit_is_refused(side: Side):
     narrow = operands[0]._replace(weight_out=operands[0].weight_out[:, :3])
     with pytest.raises(ValueError, match=r"layers\[6\]: z: 4 units, but the weight has 3 columns"):
         updates(side, narrow, *operands[1:], cell="gru")
+
+
+def test_steps_that_do_not_follow_each_other_share_no_products():
+    from prograde.accelerated import recurrent
+    from prograde.accelerated.layers import Dense, forward
+
+    cell, dense = recurrent.CELLS["elman"], Dense(torch.eye(3), None)
+    steps = recurrent.unrolled(cell, dense, dense, torch.ones(2, 4, 3))
+    layers = (*steps[::2], dense)
+    clean = forward(layers, torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="layers: expected consecutive steps of `unrolled`"):
+        recurrent.updates(layers, zip(clean.activities, clean.inputs, strict=True))
