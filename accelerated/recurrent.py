@@ -169,7 +169,7 @@ def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[Ce
         if layer.bias is not None:
             check_shape("bias", layer.bias, layer.weight.shape[:1])
     each = x.transpose(0, 1)  # (T, batch, n_0)
-    p = functional.linear(each, of_input.weight, of_input.bias)
+    p = functional.linear(each.flatten(0, 1), of_input.weight, of_input.bias).unflatten(0, each.shape[:2])
     return tuple(
         CellStep(cell, of_input, of_state, x_t, p_t, _place=(t, each, p))
         for t, (x_t, p_t) in enumerate(zip(each, p, strict=True))
