@@ -83,7 +83,7 @@ FAULTS = [
           "if torch.is_inference_mode_enabled():", "if False:",
           "test_backward_convolutions_are_seen", "convolutions seen"),
     Fault("the input of each step read apart", "accelerated.recurrent",
-          "functional.linear(each, of_input.weight, of_input.bias)",
+          "functional.linear(each.flatten(0, 1), of_input.weight, of_input.bias).unflatten(0, each.shape[:2])",
           "torch.stack([of_input.value(x_t) for x_t in each])",
           "test_a_recurrent_rules_gradient_is_the_reference_by_hand", "on hardware["),
     Fault("a channel's bias left out on a crossbar", "accelerated.rules.hardware",
