@@ -99,7 +99,9 @@ def jobs() -> Iterator[Job]:
 
 
 def environment(instructions: str, threads: int) -> dict[str, str]:
-    return {**os.environ, **INSTRUCTION_SETS[instructions], "OMP_NUM_THREADS": str(threads)}
+    # Threads of jobs that run at the same time would spend each other's processors while they wait.
+    waiting = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    return {**os.environ, **INSTRUCTION_SETS[instructions], **waiting, "OMP_NUM_THREADS": str(threads)}
 
 
 def run(job: Job, seed: int) -> dict[str, Any]:
