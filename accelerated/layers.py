@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from . import convolution, pooling
-from ._arrays import Array, check_batch, check_count, check_rate, check_shape
+from ._arrays import Array, check_count, check_rate, check_rows, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -205,7 +205,7 @@ class ByChannel(Protocol):
 
 
 class Dense(NamedTuple):
-    """W z + b: weight (n_out, n_in), bias (n_out,) or None, z (batch, n_in)."""
+    """W z + b at every position: weight (n_out, n_in), bias (n_out,) or None, z (batch, ..., n_in)."""
 
     weight: Array
     bias: Array | None
@@ -213,30 +213,31 @@ class Dense(NamedTuple):
     outlet: tuple[Step, ...] = ()
 
     def value(self, z: Array) -> Array:
-        """W z + b for every sample: (batch, n_out). Raises ValueError where sizes do not fit."""
+        """W z + b: (batch, ..., n_out). Raises ValueError where sizes do not fit."""
         if self.weight.ndim != 2 or 0 in self.weight.shape:
             raise ValueError(f"weight: shape {tuple(self.weight.shape)}, expected (n_out, n_in), at least one of each")
-        check_batch("z", z)
-        if z.shape[1] != self.weight.shape[1]:
-            raise ValueError(f"z: {z.shape[1]} units, but the weight has {self.weight.shape[1]} columns")
+        check_rows("z", z)
+        if z.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"z: {z.shape[-1]} units, but the weight has {self.weight.shape[1]} columns")
         if self.bias is not None:
             check_shape("bias", self.bias, self.weight.shape[:1])
         return functional.linear(z, self.weight, self.bias)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """W u: (batch, n_out)."""
+        """W u: (batch, ..., n_out)."""
         return u @ self.weight.T
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """W^T d: (batch, n_in)."""
+        """W^T d: (batch, ..., n_in)."""
         return d @ self.weight
 
     def update(self, z: Array, delta: Array) -> Update:
-        """1/B delta z^T, (n_out, n_in), and the mean of delta where there is a bias."""
-        check_batch("delta", delta)
-        check_shape("z", z, (len(delta), z.shape[-1]))
-        scaled = delta / len(delta)  # the batch mean costs n_out, not n_out n_in, divisions a sample
-        weight = scaled.T @ z
+        """1/B delta z^T, (n_out, n_in), and 1/B delta where there is a bias: sums over samples and positions."""
+        check_rows("delta", delta)
+        check_shape("z", z, (*delta.shape[:-1], z.shape[-1]))
+        # A row for each position; to divide it here costs n_out, not n_out n_in, divisions.
+        scaled = (delta / len(delta)).flatten(0, -2)
+        weight = scaled.T @ z.flatten(0, -2)
         return (weight,) if self.bias is None else (weight, scaled.sum(dim=0))
 
     @property

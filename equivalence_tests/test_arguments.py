@@ -172,8 +172,8 @@ def of_updates(name: str, *arguments: Any) -> Iterator[Row]:
 def of_chains(name: str, *arguments: Any) -> Iterator[Row]:
     """The same through all of an algorithm over layers."""
     yield from of_labels(name, *arguments, X, LABEL)
-    yield row(name, "layers[0]: z: shape (0, 3), expected (batch, n)", *arguments, X[:0], LABELS[:0])
-    yield row(name, "layers[0]: z: shape (4,), expected (batch, n)", *arguments, X[:, 0], LABELS)
+    yield row(name, "layers[0]: z: shape (0, 3), expected (batch, ..., n)", *arguments, X[:0], LABELS[:0])
+    yield row(name, "layers[0]: z: shape (4,), expected (batch, ..., n)", *arguments, X[:, 0], LABELS)
 
 
 def of_numbers(name: str, **kinds: str) -> Iterator[Row]:
@@ -373,8 +373,8 @@ ROWS: list[Row] = [
     row("hardware.programmed", "deviation: nan, expected 0 or more", X, X, NAN),
     row("hardware.programmed", "noise: shape (4, 1), expected (4, 3)", X, X[:, :1]),
     # Layers
-    row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, n)", CHAIN, X[:0]),
-    row("layers.forward", "layers[0]: z: shape (3,), expected (batch, n)", CHAIN, X[0]),
+    row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, ..., n)", CHAIN, X[:0]),
+    row("layers.forward", "layers[0]: z: shape (3,), expected (batch, ..., n)", CHAIN, X[0]),
     row("layers.forward", "layers[0]: weight: shape (0, 3), expected (n_out, n_in)", first_weight(np.ones((0, 3))), X),
     row("layers.forward", "layers[0]: bias: shape (1,), expected (5,)", first_bias(np.zeros(1)), X),
     row("layers.forward", "layers[0]: mask: shape (4, 1), expected (4, 5)", masked_chain(np.ones((4, 1))), X),
@@ -382,9 +382,9 @@ ROWS: list[Row] = [
     row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", padded(np.zeros(1)), IMAGES),
     row("layers.forward", "layers[0]: x: shape (0, 2, 4, 4), expected (batch, channels", circular(None), IMAGES[:0]),
     row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
-    row("layers.scores", "z: shape (3,), expected (batch, n)", CHAIN, X[0]),
+    row("layers.scores", "z: shape (3,), expected (batch, ..., n)", CHAIN, X[0]),
     row("layers.scores", "z: 2 units, but the weight has 3 columns", CHAIN, X[:, :2]),
-    row("layers.updates", "delta: shape (0, 3), expected (batch, n)", CHAIN, [(X[:0], X[:0])] * 3),
+    row("layers.updates", "delta: shape (0, 3), expected (batch, ..., n)", CHAIN, [(X[:0], X[:0])] * 3),
     row("layers.updates", "z: shape (1, 3), expected (4, 3)", CHAIN, [(X, X[:1])] * 3),
     row("layers.updates", "delta: shape (0, 2, 4, 4)", MAPS, [(IMAGES[:0], IMAGES[:0]), (X, X)]),
     row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
@@ -659,7 +659,7 @@ ROWS: list[Row] = [
     *of_labels("local_classifiers.updates", LOCAL, X, LABEL, CROSS_ENTROPY),
     *of_labels("local_classifiers.local_updates", LOCAL, X, LABEL, CROSS_ENTROPY),
     row("local_classifiers.layer_passes", "layers[0]: z: 2 units, but the weight has 3", LOCAL, X[:, :2]),
-    row("local_classifiers.layer_scores", "layers[0]: z: shape (0, 3), expected (batch, n)", LOCAL, X[:0]),
+    row("local_classifiers.layer_scores", "layers[0]: z: shape (0, 3), expected (batch, ..., n)", LOCAL, X[:0]),
     # The hybrid
     row("hybrid_dynamic_temperature.goodness", "theta: shape (1,), expected (2,)", HIDDEN, hybrid(theta=1), X, LABELS),
     row("hybrid_dynamic_temperature.warm_start", "negative: shape (1, 3), expected (4, 3)", X, X[:1]),

@@ -44,7 +44,8 @@ def samples(draw: st.DrawFn) -> Sample:
     settings: dict[str, Any] = {}
     n_in, n_out = draw(st.integers(1, 5), label="n_in"), draw(st.integers(1, 5), label="n_out")
     if kind == "Dense":
-        weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, n_in))
+        positions = draw(st.sampled_from([(), (4,), (2, 3)]), label="positions")
+        weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, *positions, n_in))
     elif kind == "CircularConvolution":
         size = draw(st.integers(1, 3), label="size")
         weight = rng.standard_normal((n_out, n_in, size, size)) / size

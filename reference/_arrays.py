@@ -76,6 +76,12 @@ def check_batch(name: str, array: Array, sample: str = "n", axes: int = 1) -> No
         raise ValueError(f"{name}: shape {tuple(array.shape)}, expected (batch, {sample}), at least one of each")
 
 
+def check_rows(name: str, array: Array) -> None:
+    """Raises ValueError unless there is at least one sample, of one row or of one for each position."""
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"{name}: shape {tuple(array.shape)}, expected (batch, ..., n), at least one of each")
+
+
 def check_images(name: str, array: Array) -> None:
     """Raises ValueError unless there are images, at least one."""
     check_batch(name, array, "channels, height, width", 3)

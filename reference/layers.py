@@ -8,7 +8,7 @@
 | value(z) | A(z) | W z + b | k * z + b |
 | difference(z, u) | A(z) - A(z - u) | W u | k * u |
 | adjoint(z, d) | A'(z)^T d, shaped as z | W^T d | the adjoint convolution |
-| update(z, delta) | equation (2), in the order of the parameters | 1/B delta z^T, mean delta | a correlation |
+| update(z, delta) | equation (2), in the order of the parameters | 1/B delta z^T, 1/B delta | a correlation |
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -36,7 +36,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from . import convolution, pooling
-from ._arrays import Array, check_batch, check_count, check_rate, check_shape
+from ._arrays import Array, check_count, check_rate, check_rows, check_shape
 from .activations import Activation
 
 __all__ = [
@@ -207,7 +207,7 @@ class Layer(Protocol):
 
 
 class Dense(NamedTuple):
-    """W z + b: weight (n_out, n_in), bias (n_out,) or None, z (batch, n_in)."""
+    """W z + b at every position: weight (n_out, n_in), bias (n_out,) or None, z (batch, ..., n_in)."""
 
     weight: Array
     bias: Array | None
@@ -215,31 +215,35 @@ class Dense(NamedTuple):
     outlet: tuple[Step, ...] = ()
 
     def value(self, z: Array) -> Array:
-        """W z + b for every sample: (batch, n_out). Raises ValueError where sizes do not fit."""
+        """W z + b: (batch, ..., n_out). Raises ValueError where sizes do not fit."""
         if self.weight.ndim != 2 or 0 in self.weight.shape:
             raise ValueError(f"weight: shape {self.weight.shape}, expected (n_out, n_in), at least one of each")
-        check_batch("z", z)
-        if z.shape[1] != self.weight.shape[1]:
-            raise ValueError(f"z: {z.shape[1]} units, but the weight has {self.weight.shape[1]} columns")
+        check_rows("z", z)
+        if z.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"z: {z.shape[-1]} units, but the weight has {self.weight.shape[1]} columns")
         if self.bias is None:
             return z @ self.weight.T
         check_shape("bias", self.bias, self.weight.shape[:1])
         return z @ self.weight.T + self.bias
 
     def difference(self, z: Array, u: Array) -> Array:
-        """W u: (batch, n_out)."""
+        """W u: (batch, ..., n_out)."""
         return u @ self.weight.T
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """W^T d: (batch, n_in)."""
+        """W^T d: (batch, ..., n_in)."""
         return d @ self.weight
 
     def update(self, z: Array, delta: Array) -> Update:
-        """1/B sum delta z^T, (n_out, n_in), and mean delta for a bias. Raises ValueError where they do not fit."""
-        check_batch("delta", delta)
-        check_shape("z", z, (len(delta), z.shape[-1]))
-        weight = delta.T @ z / len(delta)
-        return (weight,) if self.bias is None else (weight, delta.mean(axis=0))
+        """1/B sum delta z^T over samples and positions, (n_out, n_in), and 1/B sum delta for a bias.
+
+        Raises ValueError where they do not fit.
+        """
+        check_rows("delta", delta)
+        check_shape("z", z, (*delta.shape[:-1], z.shape[-1]))
+        rows = delta.reshape(-1, delta.shape[-1])  # one for each position of each sample
+        weight = rows.T @ z.reshape(-1, z.shape[-1]) / len(delta)
+        return (weight,) if self.bias is None else (weight, rows.sum(axis=0) / len(delta))
 
 
 def _of_channels(delta: Array) -> Array:
