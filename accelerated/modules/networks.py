@@ -1,15 +1,17 @@
-"""Convolutional classifiers of papers on local learning, for images (batch, image_channels, height, width).
+"""Convolutional classifiers, for images (batch, image_channels, height, width).
 
 Ordinary modules that end with a linear layer to the scores: plain backpropagation trains them whole. Under a local rule
-every convolution is a layer with a loss of its own, and the last linear layer is left out. A convolution is followed by
-its activation, dropout where the paper has it there, and then normalisation and pooling.
-Convolutions have no bias and start as Kaiming's normal weights for the number of outputs, as DeeperForward's do.
+every unit is a layer with a loss of its own, and the last linear layer is left out.
+
+LeNet and ResNet are as everybody has them. The others are those of papers on local learning: a convolution is followed
+by its activation, dropout where the paper has it there, and then normalisation and pooling. Convolutions without bias
+start as Kaiming's normal weights for the number of outputs.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..local_classifiers import Shortcut
 from .channel_norm import ChannelNorm
@@ -64,34 +66,136 @@ def small_cnn(
     return nn.Sequential(*layers, *_head(channels[-1], num_classes))
 
 
+def lenet(
+    num_classes: int = 10,
+    image_channels: int = 1,
+    image_size: int = 28,
+    channels: tuple[int, int] = (6, 16),
+    hidden: Sequence[int] = (120, 84),
+) -> nn.Sequential:
+    """LeNet-5 (LeCun et al., 1998) with Tanh, averages and all channels connected: 61,706 parameters.
+
+    Images are square. Those of 32 x 32 need no padding; smaller ones get two pixels on each side, as MNIST's do there.
+    Raises ValueError for a size that does not fit.
+    """
+    padding = 0 if image_size >= 32 else 2
+    side, odd = divmod(image_size + 2 * padding - 4, 4)
+    if odd or side < 3:
+        raise ValueError(f"image_size: {image_size!r}, expected a multiple of 4, and 12 or more")
+    first, second = channels
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_channels, first, 5, padding=padding), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(first, second, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
+    ]  # fmt: skip
+    n_in = second * (side - 2) ** 2
+    for width in hidden:
+        layers += [nn.Linear(n_in, width), nn.Tanh()]
+        n_in = width
+    return nn.Sequential(*layers, nn.Linear(n_in, num_classes))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions of 3 x 3 with batch normalisation, added to what comes in: He et al.'s basic block.
+
+    (batch, n_in, height, width) to (batch, n_out, height / stride, width / stride). Where the shapes differ, what comes
+    in goes through a convolution of 1 x 1.
+    """
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(n_in, n_out, 3, stride), nn.BatchNorm2d(n_out)
+        self.conv2, self.bn2 = _convolution(n_out, n_out), nn.BatchNorm2d(n_out)
+        self.relu = nn.ReLU()
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or n_in != n_out:
+            self.downsample = nn.Sequential(_convolution(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.bn1(self.conv1(x)))
+        sums: Tensor = self.relu(self.bn2(self.conv2(h)) + self.downsample(x))
+        return sums
+
+
+class ResNet(nn.Module):
+    """A residual network (He et al., CVPR 2016) in the form for small images: no pooling at its beginning.
+
+    One convolution, a stage of residual blocks for each of `widths`, each after the first with half the image's side,
+    and the scores of the average over positions. `depths` has the number of blocks of each stage.
+    """
+
+    def __init__(self, num_classes: int, image_channels: int, widths: Sequence[int], depths: Sequence[int]) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(image_channels, widths[0]), nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
+        blocks: list[nn.Module] = []
+        for stage, (n_in, n_out, depth) in enumerate(zip((widths[0], *widths), widths, depths, strict=False)):
+            blocks.append(ResidualBlock(n_in, n_out, 2 if stage else 1))
+            blocks += [ResidualBlock(n_out, n_out) for _ in range(depth - 1)]
+        self.blocks = nn.Sequential(*blocks)
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.relu(self.bn1(self.conv1(x))))
+        scores: Tensor = self.fc(self.flatten(self.pool(x)))
+        return scores
+
+    def units(self) -> list[nn.Module]:
+        """For a rule's `units`: what run one after another are the model. Each block is one."""
+        return [nn.Sequential(self.conv1, self.bn1, self.relu), *self.blocks, self.pool, self.flatten, self.fc]
+
+
+def resnet18(num_classes: int = 10, image_channels: int = 3, widths: Sequence[int] = (64, 128, 256, 512)) -> ResNet:
+    """ResNet-18 in the form for CIFAR: 11,173,962 parameters. Under a rule, give it `units=model.units()`."""
+    return ResNet(num_classes, image_channels, widths, [2] * len(widths))
+
+
 def _vgg(
-    channels: Sequence[int], pool_after: Collection[int], num_classes: int, image_channels: int, dropout: float
+    channels: Sequence[int],
+    pool_after: Collection[int],
+    num_classes: int,
+    image_channels: int,
+    dropout: float,
+    normalisation: Normalisation,
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
         layers += [_convolution(n_in, n_out), nn.ReLU()]
         if index + 1 < len(channels):  # behind the last it would take from its averages what backpropagation reads
-            layers.append(ChannelNorm())
+            layers.append(normalisation(n_out))
         if index in pool_after:
             layers.append(nn.AvgPool2d(2))
         layers += _dropout(dropout)
     return nn.Sequential(*layers, *_head(channels[-1], num_classes))
 
 
-def vgg8(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
+def vgg8(
+    num_classes: int = 10,
+    image_channels: int = 3,
+    dropout: float = 0.1,
+    normalisation: Normalisation = _channel_norm,
+    channels: Sequence[int] = (128, 256, 256, 512, 512, 512, 512),
+) -> nn.Sequential:
     """The VGG8 of DTG-FF (arXiv 2606.06539): 9.15 million weights in seven convolutions, for images of 32 x 32.
 
-    Dropout acts on what is passed on; where it stands beside the pooling the text does not say.
+    Dropout acts on what is passed on; where it stands beside the pooling the text does not say. With
+    normalisation=nn.BatchNorm2d it is a VGG as users have it, but for the order: normalisation follows ReLU here.
     """
-    return _vgg((128, 256, 256, 512, 512, 512, 512), (1, 3, 4, 5), num_classes, image_channels, dropout)
+    return _vgg(channels, (1, 3, 4, 5), num_classes, image_channels, dropout, normalisation)
 
 
-def vgg11(num_classes: int = 10, image_channels: int = 3, dropout: float = 0.1) -> nn.Sequential:
+def vgg11(
+    num_classes: int = 10,
+    image_channels: int = 3,
+    dropout: float = 0.1,
+    normalisation: Normalisation = _channel_norm,
+    channels: Sequence[int] = (64, 128, 256, 256, 512, 512, 512, 512),
+) -> nn.Sequential:
     """The VGG11 of DTG-FF, whose text gives only eight convolutions from 64 channels on and an early pooling.
 
     The widths and the pooling are those of VGG11 elsewhere: 9.22 million weights.
     """
-    return _vgg((64, 128, 256, 256, 512, 512, 512, 512), (0, 1, 3, 5, 7), num_classes, image_channels, dropout)
+    return _vgg(channels, (0, 1, 3, 5, 7), num_classes, image_channels, dropout, normalisation)
 
 
 def cfse(
