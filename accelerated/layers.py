@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from . import convolution, pooling
-from ._arrays import Array, check_count, check_rate, check_rows, check_shape
+from ._arrays import Array, check_count, check_rate, check_rows, check_shape, wide
 from .activations import Activation
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "dropout_masks",
     "forward",
     "he_uniform",
+    "per_label",
     "pulled_back",
     "pushed",
     "scores",
@@ -406,9 +407,24 @@ def scores(layers: Iterable[Layer], x: Array) -> Array:
     return h
 
 
-def updates(layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]]) -> tuple[Update, ...]:
-    """G_l of every layer, from its factors delta_l and z_l."""
-    return tuple(layer.update(z, delta) for layer, (delta, z) in zip(layers, factors, strict=True))
+def updates(
+    layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]], count: int | Array | None = None
+) -> tuple[Update, ...]:
+    """G_l of every layer, from its factors delta_l and z_l; `count` is N of `per_label`, B unless given."""
+    found = []
+    for layer, (delta, z) in zip(layers, factors, strict=True):
+        update = layer.update(z, delta)
+        found.append(update if count is None else per_label(update, len(delta), count))
+    return tuple(found)
+
+
+def per_label(update: Update, batch: int, count: int | Array) -> Update:
+    """The update with 1/N in place of 1/B; 0 where N is. N may be a tensor, which nothing waits for."""
+    check_count("batch", batch)
+    if not isinstance(count, Array):
+        check_count("count", count, 0)
+        return update if count == batch else tuple(batch / max(count, 1) * gradient for gradient in update)
+    return tuple(batch / count.clamp(min=1).to(wide(gradient.dtype)) * gradient for gradient in update)
 
 
 def without_dropped(steps: Iterable[Step], u: Array) -> Array:

@@ -204,6 +204,37 @@ ROWS: list[Row] = [
     *of_labels("losses.squared_error_gradient", SCORES, LABEL),
     row("losses.squared_error_gradient", "targets: shape (4, 1), expected (4, 2)", SCORES, SCORES[:, :1]),
     row("losses.squared_error_gradient", "scores: shape (4,), expected (batch, K)", STREAM, SCORES),
+    row("losses.cross_entropy", "class_weight: shape (3,), expected (2,)", SCORES, LABELS, class_weight=np.ones(3)),
+    row("losses.cross_entropy", "class_weight: -1.0 among them", SCORES, LABELS, class_weight=np.array([1.0, -1.0])),
+    row("losses.cross_entropy_gradient", "sample_weight: -1.0 among", SCORES, LABELS, sample_weight=-STREAM),
+    row("losses.cross_entropy_gradient", "sample_weight: shape (1,)", SCORES, LABELS, sample_weight=STREAM[:1]),
+    row("losses.cross_entropy", OUTSIDE, SCORES, WRONG_LABELS[OUTSIDE], ignore_index=-1),
+    row("losses.cross_entropy", "targets: shape (4, 3), expected (4, 2)", SCORES, X),
+    row("losses.cross_entropy_gradient", "labels: shape (4,), expected (4, 1)", SCORES[:, None], LABELS),
+    *of_labels("losses.counted", SCORES, LABEL),
+    row("losses.counted", "targets: shape (4, 1), expected (4, 2)", SCORES, SCORES[:, :1]),
+    *(
+        wrong
+        for name in ("binary_cross_entropy", "huber")
+        for function in (f"losses.{name}", f"losses.{name}_gradient")
+        for wrong in (
+            row(function, "targets: shape (4,), expected (4, 2)", SCORES, STREAM),
+            row(function, "targets: dtype ", SCORES, LABELS),
+            row(function, "scores: shape (0, 2), expected (batch, K)", SCORES[:0], SCORES[:0]),
+            row(function, "sample_weight: shape (4, 1), expected (4,)", SCORES, SCORES, sample_weight=SCORES[:, :1]),
+        )
+    ),
+    *(
+        wrong
+        for function in ("losses.binary_cross_entropy", "losses.binary_cross_entropy_gradient")
+        for wrong in (
+            row(function, "class_weight: shape (3,), expected (2,)", SCORES, SCORES, class_weight=np.ones(3)),
+            row(function, "positive_weight: -1.0 among them", SCORES, SCORES, positive_weight=-np.ones(2)),
+        )
+    ),
+    row("losses.huber", "delta: 0.0, expected a positive number", SCORES, SCORES, 0.0),
+    row("losses.huber_gradient", "delta: nan, expected a positive number", SCORES, SCORES, NAN),
+    row("losses.squared_error", "sample_weight: shape (1,)", SCORES, LABELS, sample_weight=STREAM[:1]),
     *of_labels("score_losses.cross_entropy", then=(SCORES, LABEL)),
     *of_numbers("score_losses.cross_entropy", label_smoothing="rate", temperature="positive"),
     *of_labels("score_losses.positive_versus_negative", then=(SCORES, LABEL)),
@@ -373,6 +404,8 @@ ROWS: list[Row] = [
     row("hardware.programmed", "deviation: nan, expected 0 or more", X, X, NAN),
     row("hardware.programmed", "noise: shape (4, 1), expected (4, 3)", X, X[:, :1]),
     # Layers
+    row("layers.per_label", "batch: 0, expected 1 or more", (X,), 0, 3),
+    row("layers.per_label", "count: -1, expected 0 or more", (X,), 4, -1),
     row("layers.forward", "layers[0]: z: shape (0, 3), expected (batch, ..., n)", CHAIN, X[:0]),
     row("layers.forward", "layers[0]: z: shape (3,), expected (batch, ..., n)", CHAIN, X[0]),
     row("layers.forward", "layers[0]: weight: shape (0, 3), expected (n_out, n_in)", first_weight(np.ones((0, 3))), X),

@@ -67,6 +67,28 @@ def test_updates(twin: Side, compare: Comparison, case: ChainCase):
     compare(twin, "backprop.updates", updates, *case)
 
 
+@given(case=cases(dropout=False), rng=seeds())
+def test_labels_that_are_ignored_count_as_if_they_were_not_there(
+    side: Side, compare: Comparison, case: Case, rng: np.random.Generator
+):
+    """Nor are their samples: the mean is over the N labels that are known, in updates as in torch's loss."""
+    known = rng.random(len(case.labels)) < 0.6
+    known[0] = True
+    labels = np.where(known, case.labels, -1)
+
+    def of_known(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        chain = side.chain(dense)
+        clean = side.layers.forward(chain, x)
+        error = side.losses.cross_entropy_gradient(clean.scores, labels, ignore_index=-1)
+        count = side.losses.counted(clean.scores, labels, -1)
+        return side.layers.updates(chain, side.backprop.update_factors(chain, clean, error), count)
+
+    def without_others(side: Side, dense: Any, x: Any, labels: Any) -> Any:
+        return side.backprop.updates(side.chain(dense), x[known], labels[known])
+
+    compare(side, "updates of known labels", of_known, case.dense, case.x, labels, expected=without_others)
+
+
 @given(case=chain_cases())
 def test_activity_gradients(twin: Side, compare: Comparison, case: ChainCase):
     def gradients(side: Side, network: Any, x: Any, labels: Any, masks: Any) -> Any:

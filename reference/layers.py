@@ -59,6 +59,7 @@ __all__ = [
     "dropout_masks",
     "forward",
     "he_uniform",
+    "per_label",
     "pulled_back",
     "pushed",
     "scores",
@@ -386,9 +387,28 @@ def scores(layers: Iterable[Layer], x: Array) -> Array:
     return h
 
 
-def updates(layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]]) -> tuple[Update, ...]:
-    """G_l of every layer, equation (2), from delta_l and z_l. Raises ValueError unless each layer has its factors."""
-    return tuple(layer.update(z, delta) for layer, (delta, z) in zip(layers, factors, strict=True))
+def updates(
+    layers: Sequence[Layer], factors: Iterable[tuple[Array, Array]], count: int | None = None
+) -> tuple[Update, ...]:
+    """G_l of every layer, equation (2), from delta_l and z_l; `count` is N of `per_label`, B unless given.
+
+    Raises ValueError unless each layer has its factors.
+    """
+    found = []
+    for layer, (delta, z) in zip(layers, factors, strict=True):
+        update = layer.update(z, delta)
+        found.append(update if count is None else per_label(update, len(delta), count))
+    return tuple(found)
+
+
+def per_label(update: Update, batch: int, count: int) -> Update:
+    """Equation (2) with 1/N in place of 1/B: N labels are known, of all positions of B samples; 0 where none is.
+
+    Raises ValueError for no sample, and for less than no label.
+    """
+    check_count("batch", batch)
+    check_count("count", count, 0)
+    return tuple(batch / max(count, 1) * gradient for gradient in update)
 
 
 def without_dropped(steps: Iterable[Step], u: Array) -> Array:

@@ -27,4 +27,10 @@ FAULTS = [
     Fault("backprop through minima in place of maxima", "accelerated.backprop",
           "clean.activities[index - 1], d)", "-clean.activities[index - 1], d)",
           "test_updates", "backprop.updates[0]"),
+    Fault("1/B of samples whose label is ignored", "accelerated.layers",
+          "batch / count.clamp(min=1).to(wide(gradient.dtype)) * gradient", "gradient",
+          "test_labels_that_are_ignored_count_as_if_they_were_not_there", "updates of known labels"),
+    Fault("1/B of samples whose label is ignored in the reference", "reference.layers",
+          "batch / max(count, 1) * gradient", "gradient",
+          "test_labels_that_are_ignored_count_as_if_they_were_not_there", "updates of known labels"),
 ]  # fmt: skip
