@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ._arrays import Array, check_count, check_images, check_shape
+from .orthogonality import quarter_turns
 
 __all__ = [
     "circular_convolve",
@@ -20,6 +21,8 @@ __all__ = [
     "kernel_update",
     "orthogonal_kernel",
     "orthogonal_kernel_vjp",
+    "skew_kernel",
+    "skew_kernel_vjp",
 ]
 
 
@@ -209,3 +212,19 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
 def _correlate(a: Array, b: Array) -> Array:
     """sum over taps of a^T b: (n, m) for a (size, size, k, n) and b (size, size, k, m)."""
     return a.flatten(0, 2).T @ b.flatten(0, 2)
+
+
+def skew_kernel(kernel: Array) -> Array:
+    """Q^T J Q of the convolution Q: (c, c, 2 size - 1, 2 size - 1). It convolves J k, as c images, with k."""
+    _check_kernel(kernel)
+    check_shape("kernel", kernel, (len(kernel), len(kernel), *kernel.shape[2:]))
+    turned = quarter_turns(kernel)
+    found = functional.conv2d(turned.transpose(0, 1), kernel.transpose(0, 1), padding=kernel.shape[2] - 1)
+    return found.transpose(0, 1)
+
+
+def skew_kernel_vjp(kernel: Array, gradient: Array) -> Array:
+    """What an update of Q^T J Q, `gradient` in its shape, means for the kernel: shaped as the kernel."""
+    size, turned = kernel.shape[2], quarter_turns(kernel)
+    check_shape("gradient", gradient, (*kernel.shape[:2], 2 * size - 1, 2 * size - 1))
+    return functional.conv2d(turned, gradient - gradient.transpose(0, 1).flip(2, 3), padding=size - 1)

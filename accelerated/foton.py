@@ -13,7 +13,7 @@ import torch
 
 from . import layers as chains
 from ._arrays import Array, Labels, check_count, check_positive, check_shape
-from .layers import Layer, Pass, Update, activity, changed, forward, pulled_back, pushed
+from .layers import Layer, Pass, Update, activity, changed, forward, linear_part, pulled_back, pushed
 from .losses import cross_entropy_gradient
 
 __all__ = [
@@ -35,14 +35,16 @@ def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
     """
     rows = torch.eye(clean.scores.shape[1], dtype=clean.scores.dtype, device=clean.scores.device)
     for index in reversed(range(len(layers))):
-        rows = layers[index].adjoint(clean.inputs[index], rows)
+        rows = linear_part(layers[index]).adjoint(clean.inputs[index], rows)
         if index > 0:
             rows = pulled_back(layers[index - 1].outlet, clean.activities[index - 1][:1], rows)
     return rows
 
 
 def _first(layer: Layer, z: Array, error: Array, projection: Array) -> Array:
-    """W_1 F e: (batch, ...), as a_1."""
+    """A_1(x) - A_1(x - F e): (batch, ...), as a_1; W_1 F e of an affine layer."""
+    if linear_part(layer) is not layer:
+        return layer.difference(z, (error @ projection.flatten(1)).reshape(z.shape))
     rows = layer.difference(z, projection)
     return (error @ rows.flatten(1)).reshape(len(error), *rows.shape[1:])
 
@@ -61,7 +63,8 @@ def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection
     """s_l'(a_l)^T u_l, u_l = W_l p_(l-1) u_(l-1), for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
     u = projection
     for index, (layer, z, a, h) in enumerate(zip(layers[:-1], *clean, strict=False)):
-        u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
+        linear = linear_part(layer)
+        u = linear.difference(z, u) if index > 0 else _first(linear, z, error, projection)
         yield pulled_back(layer.steps, a, u)
         u = pushed(layer.outlet, h, u)
 
@@ -114,7 +117,8 @@ def recomputed_factors(
             yield error, z
             continue
         a = layer.value(z)
-        u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
+        through = linear_part(layer) if linear else layer
+        u = through.difference(z, u) if index > 0 else _first(through, z, error, projection)
         delta = pulled_back(layer.steps, a, u) if linear else changed(layer.steps, a, u)
         h = activity(layer.steps, a)
         if not linear:

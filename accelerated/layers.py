@@ -4,10 +4,10 @@
 no cancellation in the products.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from math import prod
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import cos, prod, sin
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -25,7 +25,9 @@ __all__ = [
     "Layer",
     "Mask",
     "MaxPool",
+    "Maxima",
     "Pass",
+    "Rotation",
     "ScaledAveragePool",
     "Step",
     "Unshuffle",
@@ -36,6 +38,7 @@ __all__ = [
     "dropout_masks",
     "forward",
     "he_uniform",
+    "linear_part",
     "per_label",
     "pulled_back",
     "pushed",
@@ -62,6 +65,18 @@ class Step(Protocol):
 
     def difference(self, a: Array, u: Array, /) -> Array:
         """s(a) - s(a - u)."""
+
+
+class _Last:
+    """What was computed of an array last, found again by that array itself."""
+
+    def __init__(self) -> None:
+        self._pair: tuple[Array, Any] | None = None
+
+    def of(self, array: Array, compute: Callable[[Array], Any]) -> Any:
+        if self._pair is None or self._pair[0] is not array:
+            self._pair = array, compute(array)
+        return self._pair[1]
 
 
 class _Linear:
@@ -146,27 +161,52 @@ class MaxPool:
     """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones."""
 
     size: int
-    _seen: list[Array] = field(default_factory=list, init=False, repr=False, compare=False)
+    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+
+    def _pooled_and_places(self, h: Array) -> tuple[Array, Array]:
+        found: tuple[Array, Array] = self._last.of(h, lambda h: pooling.max_pool_and_places(h, self.size))
+        return found
 
     def value(self, h: Array) -> Array:
-        pooled, places = pooling.max_pool_and_places(h, self.size)
-        self._seen[:] = h, places
-        return pooled
-
-    def _places(self, h: Array) -> Array:
-        """Those of the maxima of h: found with the value, where that of h was the last."""
-        if not self._seen or self._seen[0] is not h:
-            self.value(h)
-        return self._seen[1]
+        return self._pooled_and_places(h)[0]
 
     def jvp(self, h: Array, u: Array) -> Array:
-        return pooling.at_places(h, u, self._places(h))
+        return pooling.at_places(h, u, self._pooled_and_places(h)[1])
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.spread_to_places(h, d, self._places(h), self.size)
+        return pooling.spread_to_places(h, d, self._pooled_and_places(h)[1], self.size)
 
     def difference(self, h: Array, u: Array) -> Array:
         return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)
+
+
+@dataclass(frozen=True)
+class Maxima:
+    """`size` times the largest of each square, in its place, and 0 elsewhere: h times a mask that h gives."""
+
+    size: int
+    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+
+    def _mask(self, h: Array) -> Array:
+        mask: Array = self._last.of(h, self._mask_of)
+        return mask
+
+    def _mask_of(self, h: Array) -> Array:
+        pooled, places = pooling.max_pool_and_places(h, self.size)
+        return pooling.spread_to_places(h, torch.full_like(pooled, self.size), places, self.size)
+
+    def value(self, h: Array) -> Array:
+        return self._mask(h) * h
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return self._mask(h) * u
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return self._mask(h) * d
+
+    def difference(self, h: Array, u: Array) -> Array:
+        mask, other = self._mask(h), self._mask_of(h - u)
+        return other * u + (mask - other) * h  # nothing cancels where both have the same maxima
 
 
 class Layer(Protocol):
@@ -332,6 +372,48 @@ class CircularConvolution(NamedTuple):
         return self._replace(kernel=weight, bias=self.bias if biased else None)
 
 
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """z cos(angle) + s(A(z)) sin(angle), A the branch, a layer whose outputs are shaped as z, and s its steps."""
+
+    branch: Dense | CircularConvolution
+    angle: float
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+    _last: _Last = field(default_factory=_Last, init=False, repr=False)
+
+    def _preactivation(self, z: Array) -> Array:
+        """The branch's value."""
+        a: Array = self._last.of(z, self.branch.value)
+        return a
+
+    def value(self, z: Array) -> Array:
+        """Shaped as z. Raises ValueError where the branch does, and where it changes the shape."""
+        a = self._preactivation(z)
+        check_shape("branch", a, z.shape)
+        return cos(self.angle) * z + sin(self.angle) * activity(self.branch.steps, a)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """The sum of both parts' differences. The branch's value is used where it has steps."""
+        of_branch = self.branch.difference(z, u)
+        if self.branch.steps:
+            of_branch = changed(self.branch.steps, self._preactivation(z), of_branch)
+        return cos(self.angle) * u + sin(self.angle) * of_branch
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """A row of d for each sample of z, but in a branch without steps."""
+        return cos(self.angle) * d + self.branch.adjoint(z, self._of_branch(z, d))
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """The branch's, for the cotangent of its output."""
+        return self.branch.update(z, self._of_branch(z, delta))
+
+    def _of_branch(self, z: Array, d: Array) -> Array:
+        """The cotangent d of what the layer gives, pulled back to the branch's value."""
+        d = sin(self.angle) * d
+        return pulled_back(self.branch.steps, self._preactivation(z), d) if self.branch.steps else d
+
+
 class Pass(NamedTuple):
     """What a forward pass computes: z_l, a_l and h_l of every layer."""
 
@@ -378,6 +460,13 @@ def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
     for step, value in zip(reversed(steps), reversed(values), strict=True):
         d = step.vjp(value, d)
     return d
+
+
+def linear_part(layer: Layer) -> Layer:
+    """The layer without the steps inside it: its adjoint takes any number of rows."""
+    if isinstance(layer, Rotation) and layer.branch.steps:
+        return replace(layer, branch=layer.branch._replace(steps=()))
+    return layer
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:

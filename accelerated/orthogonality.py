@@ -27,8 +27,11 @@ __all__ = [
     "polar_factor",
     "polar_iteration",
     "polar_within",
+    "quarter_turns",
     "retract",
     "scaled_bjorck",
+    "skew_orthogonal",
+    "skew_orthogonal_vjp",
     "spectral_bound",
 ]
 
@@ -296,3 +299,21 @@ def orthogonal(
     dtype = dtype or torch.get_default_dtype()
     weight = torch.empty(shape, device=device, dtype=_decomposable(dtype))
     return torch.nn.init.orthogonal_(weight, gain, generator=generator).to(dtype)
+
+
+def quarter_turns(rows: Array) -> Array:
+    """J: (-r_2, r_1, -r_4, r_3, ...) on the first axis. Raises ValueError for an odd number of rows."""
+    if len(rows) % 2:
+        raise ValueError(f"rows: {len(rows)}, expected an even number, which pairs of them are turned")
+    pairs = rows.unflatten(0, (-1, 2))
+    return torch.stack([-pairs[:, 1], pairs[:, 0]], dim=1).flatten(0, 1)
+
+
+def skew_orthogonal(q: Array) -> Array:
+    """Q^T J Q: (n, n), n even."""
+    return q.T @ quarter_turns(q)
+
+
+def skew_orthogonal_vjp(q: Array, gradient: Array) -> Array:
+    """What an update G of Q^T J Q means for Q, J Q (G^T - G): (n, n)."""
+    return quarter_turns(q) @ (gradient.T - gradient)

@@ -99,6 +99,11 @@ def circular(bias: Any) -> Lazy:
     return Lazy(lambda s: s.chain(s.operands(images)))
 
 
+def rotation(weight: Any) -> Lazy:
+    """A rotation whose branch has that weight."""
+    return Lazy(lambda s: (s.layers.Rotation(s.layers.Dense(s.operands(weight), None), 0.1),))
+
+
 def padded(bias: Any) -> Lazy:
     images = Images((Padded(KERNEL, bias, "tanh", (1, 1), (1, 1), 2),), HEAD)
     return Lazy(lambda s: s.chain(s.operands(images)))
@@ -415,6 +420,7 @@ ROWS: list[Row] = [
     row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", padded(np.zeros(1)), IMAGES),
     row("layers.forward", "layers[0]: x: shape (0, 2, 4, 4), expected (batch, channels", circular(None), IMAGES[:0]),
     row("layers.forward", "layers[0]: bias: shape (1,), expected (4,)", circular(np.zeros(1)), IMAGES),
+    row("layers.forward", "layers[0]: branch: shape (4, 5), expected (4, 3)", rotation(np.ones((5, 3))), X),
     row("layers.scores", "z: shape (3,), expected (batch, ..., n)", CHAIN, X[0]),
     row("layers.scores", "z: 2 units, but the weight has 3 columns", CHAIN, X[:, :2]),
     row("layers.updates", "delta: shape (0, 3), expected (batch, ..., n)", CHAIN, [(X[:0], X[:0])] * 3),
@@ -609,6 +615,10 @@ ROWS: list[Row] = [
         BASES,
         np.ones((4, 4, 1, 1)),
     ),
+    row("convolution.skew_kernel", "kernel: shape (4, 2, 3, 3), expected (4, 4, 3, 3)", KERNEL),
+    row("convolution.skew_kernel", "kernel: shape (4, 4), expected (c_out, c_in, size, size)", MIXING),
+    row("convolution.skew_kernel", "rows: 3, expected an even number", np.ones((3, 3, 1, 1))),
+    row("convolution.skew_kernel_vjp", "gradient: shape (4, 4), expected (4, 4, 5, 5)", np.ones((4, 4, 3, 3)), MIXING),
     row("convolution.convolve", "z: shape (0, 2, 4, 4), expected (batch, channels", KERNEL, IMAGES[:0]),
     row("convolution.convolve", "stride: 0, expected 1 or more", KERNEL, IMAGES, (0, 1)),
     row("convolution.convolve", "padding: -1, expected 0 or more", KERNEL, IMAGES, (1, 1), (-1, 0)),
@@ -720,11 +730,15 @@ ROWS: list[Row] = [
     row("orthogonality.bjorck", "order: 1.5, expected a positive integer", MIXING, 1.5),
     row("orthogonality.bjorck_factor", "order: 1.5, expected a positive integer", MIXING, 1.5),
     row("orthogonality.convergence_limit", "order: 1.5, expected a positive integer", 1.5),
+    row("orthogonality.quarter_turns", "rows: 3, expected an even number", np.eye(3)),
+    row("orthogonality.skew_orthogonal", "rows: 3, expected an even number", np.eye(3)),
+    row("orthogonality.skew_orthogonal_vjp", "rows: 3, expected an even number", np.eye(3), np.eye(3)),
 ]
 
 FREE = {
     "layers.activity": "steps that say themselves what they refuse",
     "layers.changed": "as `activity`",
+    "layers.linear_part": "a layer as it is",
     "layers.pulled_back": "as `activity`",
     "layers.pushed": "as `activity`",
     "layers.without_dropped": "as `activity`",

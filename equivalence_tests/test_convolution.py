@@ -188,6 +188,25 @@ def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Part
     assert abs(ours - slope) <= 1e-6 * (np.abs(slope) + np.linalg.norm(case.gradient)), "derivative of the kernel"
 
 
+@given(case=parts((1, 2, 3)), rng=seeds())
+def test_skew_kernel(twin: Side, compare: Comparison, case: Parts, rng: np.random.Generator):
+    """The twin; and Q^T J Q as a matrix, skew, orthogonal, its pull-back the transposed derivative."""
+    channels, size = 2 * len(case.mixing), case.gradient.shape[2]
+    bases = [orthogonality.orthogonal((channels, channels // 2), rng) for _ in range(2 * (size - 1))]
+    kernel = convolution.orthogonal_kernel(orthogonality.orthogonal((channels, channels), rng), bases)
+    xi, gradient = rng.standard_normal(kernel.shape), rng.standard_normal((channels, channels, *[2 * size - 1] * 2))
+    compare(twin, "skew_kernel", lambda side, k: side.convolution.skew_kernel(k), kernel)
+    compare(twin, "skew_kernel_vjp", lambda side, *o: side.convolution.skew_kernel_vjp(*o), kernel, gradient)
+    skew = operator(convolution.skew_kernel(kernel), 3, 4)
+    q = operator(kernel, 3, 4)
+    assert np.abs(skew - q.T @ orthogonality.quarter_turns(q.reshape(channels, -1)).reshape(q.shape)).max() <= 1e-12
+    assert np.abs(skew + skew.T).max() <= 1e-12, "skew"
+    assert np.abs(skew @ skew.T - np.eye(len(skew))).max() <= 1e-12, "orthogonal"
+    change = convolution.skew_kernel(kernel + xi) - convolution.skew_kernel(kernel - xi)
+    of_kernel = convolution.skew_kernel_vjp(kernel, gradient)
+    assert np.isclose(np.sum(gradient * change) / 2, np.sum(of_kernel * xi)), "quadratic in the kernel"
+
+
 @pytest.mark.parametrize("function", ["unshuffle", "scaled_average_pool"])
 def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
     with pytest.raises(ValueError, match="x: 5 x 4 pixels, expected multiples of 2"):

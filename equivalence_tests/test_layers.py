@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.equivalence_tests.strategies import SMOOTH, Case, PaddedCase, cases, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
-from prograde.reference import activations, layers, pooling
+from prograde.reference import activations, convolution, layers, orthogonality, pooling
 
 pytestmark = pytest.mark.smoke
 
@@ -32,20 +32,33 @@ class Sample(NamedTuple):
 
 def made(side: Side, sample: Sample) -> Any:
     weight, *bias = sample.parameters
+    if sample.kind == "Rotation":
+        return rotation(side, weight, bias[0] if bias else None, **sample.settings)
     return getattr(side.layers, sample.kind)(weight, bias[0] if bias else None, **sample.settings)
+
+
+def rotation(side: Side, weight: Any, bias: Any, angle: float = 0.7, activation: str = "identity") -> Any:
+    """A rotation whose branch is a dense layer or, of a kernel, a circular convolution."""
+    branch = side.layers.Dense if weight.ndim == 2 else side.layers.CircularConvolution
+    steps = () if activation == "identity" else (side.activations.ACTIVATIONS[activation],)
+    return side.layers.Rotation(branch(weight, bias, steps), angle)
 
 
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
     """A layer of any kind, with and without a bias."""
     rng = draw(seeds())
-    kind = draw(st.sampled_from(["Dense", "Convolution", "CircularConvolution"]), label="kind")
+    kind = draw(st.sampled_from(["Dense", "Convolution", "CircularConvolution", "Rotation"]), label="kind")
     batch = draw(st.sampled_from([1, 3, 5]), label="batch")
     settings: dict[str, Any] = {}
     n_in, n_out = draw(st.integers(1, 5), label="n_in"), draw(st.integers(1, 5), label="n_out")
     if kind == "Dense":
         positions = draw(st.sampled_from([(), (4,), (2, 3)]), label="positions")
         weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, *positions, n_in))
+    elif kind == "Rotation":
+        settings = {"angle": draw(st.sampled_from([0.0, 0.3, -2.0]), label="angle")}
+        shape = (n_in, n_in, *draw(st.sampled_from([(), (2, 2)]), label="kernel"))
+        weight, z = rng.standard_normal(shape), rng.standard_normal((batch, n_in, *(3, 4)[: len(shape) - 2]))
     elif kind == "CircularConvolution":
         size = draw(st.integers(1, 3), label="size")
         weight = rng.standard_normal((n_out, n_in, size, size)) / size
@@ -126,7 +139,50 @@ def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample, 
     assert abs(found - expected) <= 256 * side.eps * size, "update"
 
 
-STEPS = ("Mask", "Flatten", "Unshuffle", "AveragePool", "ScaledAveragePool", "MaxPool")
+@given(rng=seeds(), shape=st.sampled_from([(4, 4), (4, 4, 2, 2)]), batch=st.sampled_from([1, 3]))
+def test_a_rotation_with_an_activation(twin: Side, compare: Comparison, rng: Any, shape: Any, batch: int):
+    """The twin's; on the reference each agrees with the value, the update by what it says of a step of W."""
+    weight, bias, xi = rng.standard_normal(shape), rng.standard_normal(shape[0]), rng.standard_normal(shape)
+    z, u, d = rng.standard_normal((3, batch, shape[0], *(3, 4)[: len(shape) - 2]))
+
+    def all_of(side: Side, weight: Any, bias: Any, z: Any, u: Any, d: Any) -> Any:
+        layer = rotation(side, weight, bias, activation="tanh")
+        return layer.value(z), layer.difference(z, u), layer.adjoint(z, d), layer.update(z, d), layer.adjoint(u, d)
+
+    compare(twin, "Rotation", all_of, weight, bias, z, u, d)
+    reference, small = ReferenceSide(), 1e-6
+    value, difference, adjoint, update, _ = all_of(reference, weight, bias, z, u, d)
+    ahead, behind = (all_of(reference, weight, bias, z + step * u, u, d)[0] for step in (small, -small))
+    assert np.allclose(difference, value - all_of(reference, weight, bias, z - u, u, d)[0]), "difference"
+    assert np.isclose(inner(d, ahead - behind) / (2 * small), inner(adjoint, u), atol=1e-7), "adjoint"
+    ahead, behind = (all_of(reference, weight + step * xi, bias, z, u, d)[0] for step in (small, -small))
+    assert np.isclose(inner(d, ahead - behind) / (2 * small * batch), inner(update[0], xi), atol=1e-7), "update"
+
+
+@given(rng=seeds(), size=st.sampled_from([None, 1, 2]), angle=st.sampled_from([0.1, 0.8, 1.5, -3.0]))
+def test_a_rotation_by_a_skew_orthogonal_weight_keeps_inner_products(
+    side: Side, rng: np.random.Generator, size: int | None, angle: float
+):
+    """Without an activation; with a weight that is orthogonal alone it does not."""
+    if side.eps > 1e-4:
+        pytest.skip("too coarse to tell them apart")
+    z = rng.standard_normal((5, 6, *(() if size is None else (4, 3))))
+    q = orthogonality.orthogonal((6, 6), rng)
+    if size is None:
+        weights = (orthogonality.skew_orthogonal(q), q)
+    else:
+        bases = [orthogonality.orthogonal((6, 3), rng) for _ in range(2 * (size - 1))]
+        kernel = convolution.orthogonal_kernel(q, bases)
+        weights = (convolution.skew_kernel(kernel), kernel)
+    flat = z.reshape(5, -1)
+    for weight, kept in zip(weights, (True, False), strict=True):
+        layer = rotation(side, *side.operands((weight,)), None, angle)
+        value = side.results(layer.value(side.operands(z))).reshape(5, -1)
+        off = np.abs(value @ value.T - flat @ flat.T).max()
+        assert kept == (off <= 256 * side.eps * z[0].size), "inner products"
+
+
+STEPS = ("Mask", "Flatten", "Unshuffle", "AveragePool", "ScaledAveragePool", "MaxPool", "Maxima")
 WHOLE = ("Unshuffle", "ScaledAveragePool")
 """Those that refuse what fills no square."""
 
@@ -175,6 +231,22 @@ def test_steps_agree_with_their_value(side: Side, case: StepCase):
     assert rms(step.jvp(case.h, case.u) - 1e7 * difference) <= 1e-6, "jvp"
     d = step.value(case.u)
     assert np.isclose(inner(d, step.jvp(case.h, case.u)), inner(step.vjp(case.h, d), case.u)), "vjp"
+
+
+@given(rng=seeds(), size=st.integers(1, 3))
+def test_maxima_and_scaled_averages_are_maximum_pooling(side: Side, rng: np.random.Generator, size: int):
+    """Value, derivative and its transpose."""
+    h, u = rng.standard_normal((2, 3, 2, 2 * size, 3 * size))
+    module = side.layers
+    h, u = side.operands((rng.permuted(np.argsort(h, axis=None)).reshape(h.shape) / h.size, u))  # no two are equal
+    both, pool = (module.Maxima(size), module.ScaledAveragePool(size)), (module.MaxPool(size),)
+    found, expected = (
+        side.results((module.activity(steps, h), module.pushed(steps, h, u), module.pulled_back(steps, h, pooled)))
+        for pooled in [module.activity(pool, h)]
+        for steps in (both, pool)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert rms(one - other) <= 4 * side.eps * rms(other), "maximum pooling"
 
 
 def test_equal_maxima_count_the_first(side: Side):

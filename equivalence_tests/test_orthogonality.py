@@ -35,6 +35,32 @@ def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
     )
 
 
+@given(rng=seeds(), pairs=st.integers(1, 8))
+def test_skew_orthogonal(twin: Side, compare: Comparison, rng: np.random.Generator, pairs: int):
+    """The twin; orthogonal as far as Q is, skew for any Q, and the pull-back is the transposed derivative."""
+    q, g, xi = rng.standard_normal((3, 2 * pairs, 2 * pairs))
+    skew, vjp = orthogonality.skew_orthogonal, orthogonality.skew_orthogonal_vjp
+    compare(twin, "skew_orthogonal", lambda side, q: side.orthogonality.skew_orthogonal(q), q)
+    compare(twin, "skew_orthogonal_vjp", lambda side, q, g: side.orthogonality.skew_orthogonal_vjp(q, g), q, g)
+    found = twin.results(twin.orthogonality.skew_orthogonal(twin.operands(q)))
+    assert np.abs(found + found.T).max() <= 4 * len(q) * twin.eps * np.abs(found).max(), "skew"
+    assert orthogonality.defect(skew(orthogonality.orthogonal(q.shape, rng))) <= 1e-13, "orthogonal"
+    assert np.isclose(np.sum(g * (skew(q + xi) - skew(q - xi))) / 2, np.sum(vjp(q, g) * xi)), "quadratic in Q"
+
+
+@given(rng=seeds(), pairs=st.integers(1, 8))
+def test_a_step_of_q_moves_the_skew_weight_by_the_skew_part(rng: np.random.Generator, pairs: int):
+    """By -4 eta S, to first order, S = (G - G^T) / 2: the polar factor of Q takes off what commutes with W."""
+    q, eta = orthogonality.orthogonal((2 * pairs, 2 * pairs), rng), 1e-6
+    g = rng.standard_normal(q.shape)
+    s, w = (g - g.T) / 2, orthogonality.skew_orthogonal(q)
+    stepped = q - eta * orthogonality.skew_orthogonal_vjp(q, g)
+    assert np.allclose((orthogonality.skew_orthogonal(stepped) - w) / eta, -4 * s, atol=1e-3), "step"
+    retracted = orthogonality.skew_orthogonal(orthogonality.polar_factor(stepped))
+    assert np.allclose((retracted - w) / eta, -2 * (s + w @ s @ w), atol=1e-3), "retracted"
+    assert np.abs(w @ (s + w @ s @ w) + (s + w @ s @ w) @ w).max() <= 1e-12, "anticommutes with W"
+
+
 @given(weight=near_orthogonal(), rng=seeds())
 def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
     rows = rng.standard_normal((3, min(weight.shape)))

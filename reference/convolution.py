@@ -25,6 +25,12 @@ the kernel has orthonormal rows where c_out <= c_in, orthonormal columns where c
 zeros loses norm at the border. Li et al. take Q as the first half of the columns of a full orthogonal matrix, and H as
 a corner of one; here, these parts are the parameters.
 
+Ours, of an orthogonal kernel k with c_out = c_in; J is that of `orthogonality`, on the first channels.
+
+    (9)  Q^T J Q of Q = (4) with k:  w[o, c, size - 1 + p - q] = sum_(a, p, q) k[a, o, q] (J k)[a, c, p]
+
+(9) is skew, w[o, c, r] = -w[c, o, -r] about its middle, for any k, and orthogonal where k is.
+
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x, z | x, z | (batch, c_in, height, width) | input |
@@ -42,6 +48,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ._arrays import Array, check_count, check_images, check_shape
+from .orthogonality import quarter_turns
 
 __all__ = [
     "circular_convolve",
@@ -52,6 +59,8 @@ __all__ = [
     "kernel_update",
     "orthogonal_kernel",
     "orthogonal_kernel_vjp",
+    "skew_kernel",
+    "skew_kernel_vjp",
 ]
 
 
@@ -255,3 +264,35 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
         of_r = p @ (of_t[0][0] - of_t[0][1]) + (identity - p) @ (of_t[1][0] - of_t[1][1])
         of_bases[:0] = [(of_p + of_p.T) @ q, (of_r + of_r.T) @ s]
     return of_mixing, of_bases
+
+
+def skew_kernel(kernel: Array) -> Array:
+    """w of equation (9): (c, c, 2 size - 1, 2 size - 1). Raises ValueError for another number of outputs than inputs.
+
+    And for an odd number.
+    """
+    _check_kernel(kernel)
+    check_shape("kernel", kernel, (len(kernel), len(kernel), *kernel.shape[2:]))
+    size, turned = kernel.shape[2], quarter_turns(kernel)
+    skew = np.zeros((*kernel.shape[:2], 2 * size - 1, 2 * size - 1), kernel.dtype)
+    for p in np.ndindex(size, size):
+        for q in np.ndindex(size, size):
+            i, j = size - 1 + p[0] - q[0], size - 1 + p[1] - q[1]
+            skew[:, :, i, j] += kernel[:, :, *q].T @ turned[:, :, *p]
+    return skew
+
+
+def skew_kernel_vjp(kernel: Array, gradient: Array) -> Array:
+    """What an update of w, equation (9), means for the kernel: shaped as the kernel.
+
+    `gradient` is shaped as w. Raises ValueError as `skew_kernel` does.
+    """
+    size, turned = kernel.shape[2], quarter_turns(kernel)
+    check_shape("gradient", gradient, (*kernel.shape[:2], 2 * size - 1, 2 * size - 1))
+    skew_part = gradient.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1] - gradient
+    found = np.zeros_like(kernel)
+    for p in np.ndindex(size, size):
+        for q in np.ndindex(size, size):
+            i, j = size - 1 + p[0] - q[0], size - 1 + p[1] - q[1]
+            found[:, :, *p] += turned[:, :, *q] @ skew_part[:, :, i, j]
+    return found

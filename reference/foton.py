@@ -18,6 +18,9 @@ Ours.
     (a)  linear pass:     u_0 = F e,  u_l = W_l p_(l-1) u_(l-1),  and s_l'(a_l)^T u_l in place of h_l - h~_l in (4)
     (b)  scale of (a):    G_l = lambda^(l+1-L) G_l of backpropagation,  where (6) is exact
     (c)  linear network:  h_l - h~_l = M_l dLoss/dh_l,    M_l = W_l p_(l-1) M_(l-1) p_(l-1)^T W_l^T,    M_0 = I
+    (d)  rotation:        h_l = cos(t) z_l + sin(t) sigma(V z_l),    W_l = cos(t) I + sin(t) V in (2) and (a);
+                          W_l W_l^T = I where V = -V^T and V V^T = I
+    (e)  max pooling:     p_l is the scaled average of n x n pixels, and s_l ends with n times their maxima, else 0
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -46,6 +49,15 @@ not be orthogonal. Both passes share dropout's masks, which F leaves out.
 (a) is a modulated pass without the activations (`linear`). For W W^T = I, u_l is what backpropagation through the
 linear maps alone gives. The layer's own derivative is then where backpropagation has it, and only those of the layers
 above are missing. The update of the last hidden layer is exact for any activation.
+
+(d) is a shortcut that stays orthogonal while V learns. The derivative of its sigma is inside the layer, so that the
+update has it in either pass.
+
+(e) is max pooling. Given its places, a sample's maximum is a selection S with S S^T = I, but S differs by sample, and F
+is shared. The adjoint of the average, A^T, puts the same value on all pixels of a square, so that n S A^T = I for every
+sample. In a linear network (a) hence finds the gradient of a pooled layer and of those above it. A layer below a max
+pooling gets A^T d where it should get S^T d: of the same norm, with a cosine of 1/n between them. The modulated pass
+finds the same, but of 1/n the size above each max pooling.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +67,7 @@ import numpy as np
 
 from . import layers as chains
 from ._arrays import Array, Labels, check_count, check_positive, check_shape
-from .layers import Layer, Pass, Update, activity, forward, pulled_back, pushed
+from .layers import Layer, Pass, Update, activity, forward, linear_part, pulled_back, pushed
 from .losses import cross_entropy_gradient
 
 __all__ = [
@@ -78,7 +90,7 @@ def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
     """
     rows = np.eye(clean.scores.shape[1], dtype=clean.scores.dtype)
     for index in reversed(range(len(layers))):
-        rows = layers[index].adjoint(clean.inputs[index], rows)  # of z_(index+1)
+        rows = linear_part(layers[index]).adjoint(clean.inputs[index], rows)  # of z_(index+1)
         if index > 0:
             rows = pulled_back(layers[index - 1].outlet, clean.activities[index - 1][:1], rows)  # of h_index
     return rows
@@ -95,7 +107,7 @@ def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection
     """s_l'(a_l)^T u_l of equation (a) for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
     u = np.tensordot(error, projection, axes=1)
     for layer, z, a, h in zip(layers[:-1], clean.inputs, clean.preactivations, clean.activities, strict=False):
-        u = layer.difference(z, u)
+        u = linear_part(layer).difference(z, u)
         yield pulled_back(layer.steps, a, u)
         u = pushed(layer.outlet, h, u)
 
@@ -158,7 +170,7 @@ def recomputed_factors(
         a = layer.value(z)
         h = activity(layer.steps, a)
         if linear:
-            u = layer.difference(z, u)
+            u = linear_part(layer).difference(z, u)
             yield factor * pulled_back(layer.steps, a, u), z
             u = pushed(layer.outlet, h, u)
         else:

@@ -29,8 +29,8 @@ activations with s(m a) = m s(a) for m >= 0: identity, relu and leaky relu.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import cos, prod, sin
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -48,7 +48,9 @@ __all__ = [
     "Layer",
     "Mask",
     "MaxPool",
+    "Maxima",
     "Pass",
+    "Rotation",
     "ScaledAveragePool",
     "Step",
     "Unshuffle",
@@ -59,6 +61,7 @@ __all__ = [
     "dropout_masks",
     "forward",
     "he_uniform",
+    "linear_part",
     "per_label",
     "pulled_back",
     "pushed",
@@ -181,6 +184,28 @@ class MaxPool:
 
     def difference(self, h: Array, u: Array) -> Array:
         return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)
+
+
+@dataclass(frozen=True)
+class Maxima:
+    """`size` times the largest of each square, in its place, and 0 elsewhere; of equal ones the first.
+
+    It keeps the shape, as an activation does, and `ScaledAveragePool` behind it makes `MaxPool` of it.
+    """
+
+    size: int
+
+    def value(self, h: Array) -> Array:
+        return self.size * pooling.max_pool_vjp(h, pooling.max_pool(h, self.size), self.size)
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return self.size * pooling.max_pool_vjp(h, pooling.at_maxima(h, u, self.size), self.size)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return self.jvp(h, d)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return self.value(h) - self.value(h - u)
 
 
 class Layer(Protocol):
@@ -316,6 +341,41 @@ class CircularConvolution(NamedTuple):
         return (kernel,) if self.bias is None else (kernel, _of_channels(delta))
 
 
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """z cos(angle) + s(A(z)) sin(angle), A the branch, a layer whose outputs are shaped as z, and s its steps.
+
+    The parameters are the branch's. Where A is linear, skew and orthogonal and s the identity, the whole is orthogonal:
+    (c I + s W)^T (c I + s W) = c^2 I + s^2 W^T W + c s (W + W^T) = I, with c and s cosine and sine.
+    """
+
+    branch: Dense | CircularConvolution
+    angle: float
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    def value(self, z: Array) -> Array:
+        """Shaped as z. Raises ValueError where the branch does, and where it changes the shape."""
+        a = self.branch.value(z)
+        check_shape("branch", a, z.shape)
+        return cos(self.angle) * z + sin(self.angle) * activity(self.branch.steps, a)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """The sum of both parts' differences."""
+        of_branch = changed(self.branch.steps, self.branch.value(z), self.branch.difference(z, u))
+        return cos(self.angle) * u + sin(self.angle) * of_branch
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """A row of d for each sample of z, but in a branch without steps."""
+        of_branch = self.branch.adjoint(z, pulled_back(self.branch.steps, self.branch.value(z), d))
+        return cos(self.angle) * d + sin(self.angle) * of_branch
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """The branch's, for the cotangent of its output."""
+        of_branch = pulled_back(self.branch.steps, self.branch.value(z), sin(self.angle) * delta)
+        return self.branch.update(z, of_branch)
+
+
 class Pass(NamedTuple):
     """What a forward pass computes: z_l, a_l and h_l of every layer."""
 
@@ -358,6 +418,13 @@ def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
     for step, value in zip(reversed(steps), reversed(values), strict=False):  # without steps d is left as it is
         d = step.vjp(value, d)
     return d
+
+
+def linear_part(layer: Layer) -> Layer:
+    """The layer without the steps inside it: its adjoint takes any number of rows."""
+    if isinstance(layer, Rotation) and layer.branch.steps:
+        return replace(layer, branch=layer.branch._replace(steps=()))
+    return layer
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:

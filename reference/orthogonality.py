@@ -20,6 +20,8 @@ Ours.
     (d)  (3) after a plain gradient step W' = W - s delta^T z, s = rate / B, from W with G = I, by its factors:
          wide:  E = s (delta^T a + a^T delta) - s^2 delta^T z z^T delta,    a = W z
          tall:  E = s (r^T z + z^T r) - s^2 z^T delta delta^T z,            r = delta W
+    (e)  W = Q^T J Q of a square Q,    J (r_1, r_2, r_3, r_4, ...) = (-r_2, r_1, -r_4, r_3, ...):    W^T = -W,
+         W W^T = I if Q Q^T = I;    <G, W> has the gradient J Q (G^T - G) by Q
 
 q_p is the Taylor polynomial of (I - E)^(-1/2), so a step of order p leaves a defect of order p + 1 in the old one. A
 singular value s moves to s q_p(1 - s^2), whatever the other ones are; it reaches 1 from anywhere in (0,
@@ -30,6 +32,11 @@ it ends within 1e-8 of the polar factor. Beyond, every singular value of at leas
 of 1. The coefficients are from Remez's algorithm, each step for what the one before leaves (Amsel et al., 2025, arXiv
 2505.16932). The 1 % is for rounding: factors of 11 digits (TF32) move singular values by up to 0.6 % in the first step,
 and r_k grows fast where it was not made for.
+
+(e) has all orthogonal matrices that are skew, W^T = -W. J turns each pair of rows by a quarter. W is skew for any Q. Of
+an update G of W the skew part S = (G - G^T) / 2 alone enters. A step of Q by eta times (e) moves W by -4 eta S to first
+order. The polar factor of Q then takes off the part of S that commutes with W, which is normal to the set of such
+matrices, and leaves -2 eta (S + W S W).
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -65,8 +72,11 @@ __all__ = [
     "polar_factor",
     "polar_iteration",
     "polar_within",
+    "quarter_turns",
     "retract",
     "scaled_bjorck",
+    "skew_orthogonal",
+    "skew_orthogonal_vjp",
     "spectral_bound",
 ]
 
@@ -261,3 +271,22 @@ def orthogonal(shape: tuple[int, int], rng: np.random.Generator, gain: float = 1
     q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
     q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri, 2007)
     return gain * (q.T if n_out <= n_in else q)
+
+
+def quarter_turns(rows: Array) -> Array:
+    """J of equation (e) on the first axis: shaped as the rows. Raises ValueError for an odd number of them."""
+    if len(rows) % 2:
+        raise ValueError(f"rows: {len(rows)}, expected an even number, which pairs of them are turned")
+    turned = np.empty_like(rows)
+    turned[0::2], turned[1::2] = -rows[1::2], rows[0::2]
+    return turned
+
+
+def skew_orthogonal(q: Array) -> Array:
+    """Q^T J Q, equation (e): (n, n) of a square Q, n even. Raises ValueError for any other n."""
+    return q.T @ quarter_turns(q)
+
+
+def skew_orthogonal_vjp(q: Array, gradient: Array) -> Array:
+    """What an update G of Q^T J Q means for Q, J Q (G^T - G) of equation (e): (n, n). Raises ValueError for odd n."""
+    return quarter_turns(q) @ (gradient.T - gradient)
