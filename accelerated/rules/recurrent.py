@@ -14,8 +14,9 @@ from ..ftp import FeedbackLaw, first_difference, output_error, random_feedback, 
 from ..layers import Dense, forward
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, Recurrent, Reduction, unrolled, updates
+from .cutting import is_plain
 from .rule import OutputLoss, UnitUpdate, check_autocast, check_finite, check_place, gradients_by
-from .units import Unit, check_like, is_plain, refusal
+from .units import Unit, check_like, refusal
 
 Injection: TypeAlias = Literal["first", "every"]
 """The steps whose target is corrected."""

@@ -1,7 +1,7 @@
 """How a rule reads a model: a chain of units, each a layer with the parameter-free modules that follow it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -30,6 +30,7 @@ from ..layers import (
 )
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
+from .cutting import is_plain, leaves
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
 OURS = "of prograde.accelerated.modules"
@@ -228,24 +229,6 @@ def _padding(module: nn.Conv2d) -> tuple[int, int]:
         return ((rows - 1) // 2, (columns - 1) // 2) if module.padding == "same" else (0, 0)
     rows, columns = module.padding
     return rows, columns
-
-
-def leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of an `nn.Sequential` and of those in it, with their paths in the model."""
-    for name, module in model._modules.items():  # unlike named_children, repeats what stands in the model twice
-        if module is None:
-            continue
-        if is_plain(module, nn.Sequential):
-            yield from leaves(module, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", module
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether the module is of that kind and computes as it does."""
-    if not isinstance(module, kind) or "forward" in vars(module):
-        return False
-    return type(module).forward is kind.forward and type(module).__call__ is nn.Module.__call__
 
 
 def check_forward(name: str, module: nn.Module, rule: str) -> None:

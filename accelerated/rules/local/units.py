@@ -10,10 +10,11 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ...local_classifiers import Shortcut, wired
-from ...modules import ChannelNorm, ScaledAvgPool2d, ShortcutNetwork
+from ...modules import ScaledAvgPool2d, ShortcutNetwork
 from ...modules.activations import MODULES
 from ...normalisations import instance_norm
-from ..units import Trainable, Unit, channels_last, check_forward, check_parameters, is_plain, leaves, refusal
+from ..cutting import NORMALISATIONS, is_plain, leaves
+from ..units import Trainable, Unit, channels_last, check_forward, check_parameters, refusal
 from ..watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
@@ -24,10 +25,6 @@ ACTIVATIONS = (
     nn.Hardtanh, nn.Hardswish,
 )  # fmt: skip
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-NORMALISATIONS = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm,
-    nn.LocalResponseNorm, ChannelNorm,
-)  # fmt: skip
 SHAPES = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d, nn.LPPool2d, ScaledAvgPool2d,
