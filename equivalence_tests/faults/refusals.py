@@ -62,7 +62,7 @@ FAULTS = [
     Fault("images of another size than the feedback's", "accelerated.rules.rule",
           "self.image_size is not None and x.shape[2:] != torch.Size(self.image_size)", "False",
           "test_shapes", "the image_size"),
-    Fault("forward passes of modules' own passed by", "accelerated.rules.units",
+    Fault("forward passes of modules' own passed by", "accelerated.rules.cutting",
           'isinstance(module, kind) or "forward" in vars(module)', "isinstance(module, kind)",
           "test_models", "accepted"),
 ]  # fmt: skip
