@@ -6,14 +6,15 @@ small u in low precision.
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import pi, sqrt
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_finite
+from ._arrays import Array, check_finite, widened
 
-__all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
+__all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmin", "relu", "silu", "tanh"]
 
 
 class Activation(NamedTuple):
@@ -87,9 +88,47 @@ def _tanh_difference(a: Array, u: Array) -> Array:
     return (u - a).tanh_().mul_(torch.tanh(a)).add_(1).mul_(torch.tanh(u))
 
 
+def _gelu_multiply(a: Array, direction: Array) -> Array:
+    multiplied: Array = torch.ops.aten.gelu_backward(direction, a)
+    return multiplied
+
+
+# Around m = a - u/2, with the normal density p: u gelu'(m) + u^3 p(m) m (m^2 - 4) / 24, off by 2e-3 |u|^5. Up to
+# |u| = 4 eps^(1/4) this is less than eps |u|; beyond, two values lose no more than |a| eps^(3/4) / 4 of |u|.
+def _gelu_difference(a: Array, u: Array) -> Array:
+    dtype, a, u = a.dtype, widened(a), widened(u)
+    two = functional.gelu(a) - functional.gelu(a - u)
+    small = (u.abs() < 4 * torch.finfo(u.dtype).eps ** 0.25).to(u.dtype)
+    u = u * small
+    m = torch.sub(a, u, alpha=0.5).clamp_(-12, 12)  # beyond it is linear
+    x = m.square()
+    near = _gelu_multiply(m, u)
+    curved = (x - 4).mul_(x.mul_(-0.5).exp_()).mul_(m).mul_(u).mul_(u.square())
+    near.add_(curved, alpha=1 / (24 * sqrt(2 * pi)))
+    return two.lerp_(near, small).to(dtype)  # by 0 or 1 it selects as torch.where does, in a tenth of the time
+
+
+def _silu_multiply(a: Array, direction: Array) -> Array:
+    multiplied: Array = torch.ops.aten.silu_backward(direction, a)
+    return multiplied
+
+
+# With b = a - u and s(a) = 1 / (1 + exp(-a)): a s(a) - b s(b) = u s(b) + a (s(a) - s(b)) = u s(a) + b (s(a) - s(b)), of
+# which the one with the smaller of a and b, where s(a) - s(b) = tanh(u/2) (s(a) + s(b) - 2 s(a) s(b)): nothing is lost
+# where u is small.
+def _silu_difference(a: Array, u: Array) -> Array:
+    b = a - u
+    s, t = torch.sigmoid(a), torch.sigmoid(b)
+    change = (s + t).addcmul_(s, t, value=-2).mul_((u / 2).tanh_())
+    of_a = (a.abs() < b.abs()).to(a.dtype)
+    return s.lerp_(t, of_a).mul_(u).addcmul_(b.lerp_(a, of_a), change)
+
+
 identity = Activation(_identity_value, _identity_multiply, _identity_multiply, _identity_multiply)
 relu = Activation(torch.relu, _relu_multiply, _relu_multiply, _relu_difference)
 tanh = Activation(torch.tanh, _tanh_multiply, _tanh_multiply, _tanh_difference)
+gelu = Activation(functional.gelu, _gelu_multiply, _gelu_multiply, _gelu_difference)
+silu = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)
 
 
 def _pairs(a: Array) -> tuple[Array, Array]:
@@ -128,5 +167,13 @@ maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, _maxmin_differenc
 Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.
 """
 
-ACTIVATIONS = {"identity": identity, "relu": relu, "leaky_relu": leaky_relu(), "tanh": tanh, "maxmin": maxmin}
+ACTIVATIONS = {
+    "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu(),
+    "tanh": tanh,
+    "gelu": gelu,
+    "silu": silu,
+    "maxmin": maxmin,
+}
 """The activations by the names that the command line uses."""

@@ -11,7 +11,7 @@ from .sides import Dense, Images, Padded, ReferenceSide
 
 WIDTHS = (2, 3, 5, 8, 13, 16, 17, 24, 33)
 BATCHES = (1, 2, 3, 7, 16, 33)
-SMOOTH = ("identity", "tanh")
+SMOOTH = ("identity", "gelu", "silu", "tanh")
 KINKED = ("relu", "leaky_relu", "maxmin")
 NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
 POOLS = [1, 2, 3]

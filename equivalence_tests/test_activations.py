@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.accelerated.modules.activations import MODULES, activation_of
 from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import KINKED, SMOOTH, KinkDistance, arrays, seeds
 from prograde.equivalence_tests.tolerance import Comparison
@@ -69,6 +70,38 @@ def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray
     assert abs(np.sum(v * jvp) - np.sum(vjp * u)) <= 16 * side.eps * scale
 
 
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+@given(a=arrays(), rng=seeds())
+def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.random.Generator):
+    """Value and gradient of PyTorch's function of that name, in float64."""
+    operands = side.operands((2 * a, rng.standard_normal(a.shape)))
+    a, d = side.results(operands)
+    theirs = torch.tensor(a, requires_grad=True)
+    value = getattr(torch.nn.functional, name)(theirs)
+    value.backward(torch.tensor(d))
+    activation = side.activations.ACTIVATIONS[name]
+    found, gradient = side.results((activation.value(operands[0]), activation.vjp(*operands)))
+    limit = 8 * side.eps
+    assert np.all(np.abs(found - value.detach().numpy()) <= limit * np.abs(a)), f"{name}.value"
+    assert np.all(np.abs(gradient - theirs.grad.numpy()) <= limit * (1 + np.abs(a)) * np.abs(d)), f"{name}.vjp"
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.05, 0.1, 1.0])
+def test_differences_do_not_cancel(name: str, twin: Side, size: float):
+    """What is lost are a few units of rounding of u, and of a by gelu's two values, taken beyond |u| = 4 eps^(1/4)."""
+    rng = np.random.default_rng(3)
+    a, u = 3 * rng.standard_normal((40, 50)), size * rng.uniform(-1, 1, (40, 50))
+    a[0, :4] = (40, -40, 1e4, -1e4)
+    a, u = twin.results(twin.operands((a, u)))
+    found = twin.results(twin.activations.ACTIVATIONS[name].difference(*twin.operands((a, u))))
+    nodes, weights = np.polynomial.legendre.leggauss(40)  # the integral of the derivative, at these sizes exact
+    ends = (0.5 + 0.5 * nodes)[:, None, None]
+    truth = u * np.tensordot(weights / 2, ACTIVATIONS[name].jvp(a - ends * u, np.ones_like(a - ends * u)), 1)
+    lost = 8 * np.abs(u) + 4 * np.abs(a) * (name == "gelu" and size > 4 * twin.eps**0.25)
+    assert np.all(np.abs(found - truth) <= twin.eps * lost), f"{name} cancels"
+
+
 def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side):
     """1 - tanh(a)^2 is 1 / cosh(a)^2: no a is so large that it is lost in what is subtracted from 1."""
     a = side.operands(np.linspace(0.1, 40, 400)[None])
@@ -92,7 +125,7 @@ def test_tanhs_derivative_in_float16(twin: Side):
         assert bool(((found - truth).abs() <= 4 * 2.0**-10 * truth).all()), "digits lost"
 
 
-ZERO = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01, "tanh": 1.0}
+ZERO = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01, "tanh": 1.0, "gelu": 0.5, "silu": 0.5}
 
 
 @pytest.mark.parametrize("name", ZERO)
@@ -126,3 +159,15 @@ def test_maxmin_sorts_pairs_and_keeps_norms(side: Side, a: np.ndarray):
 def test_maxmin_refuses_an_odd_number_of_units(side: Side):
     with pytest.raises(ValueError, match="5 units, expected an even number"):
         side.activations.maxmin.value(side.operands(np.ones((2, 5))))
+
+
+def test_modules_and_the_activations_that_they_are(twin: Side):
+    """Each is that of its value; GELU's approximation by tanh is another function than GELU."""
+    if not isinstance(twin, TwinSide) or not twin.is_ours:
+        pytest.skip("modules are ours")
+    a = torch.linspace(-3, 3, 20, device=twin.device).view(2, 10)
+    for name, kind in MODULES.items():
+        found = activation_of(kind())
+        assert found == twin.activations.ACTIVATIONS[name], name
+        assert torch.equal(found.value(a), kind()(a)), f"{name}: another value than its module's"
+    assert activation_of(torch.nn.GELU(approximate="tanh")) is None, "an approximation for the exact one"

@@ -216,6 +216,8 @@ TORCH_ACTIVATIONS: dict[str, Any] = {
     "relu": torch.relu,
     "leaky_relu": torch.nn.functional.leaky_relu,
     "tanh": torch.tanh,
+    "gelu": torch.nn.functional.gelu,
+    "silu": torch.nn.functional.silu,
     "maxmin": lambda a: a.unflatten(1, (-1, 2)).sort(dim=2, descending=True).values.flatten(1),
 }
 

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import erf, expit
 
 from ._arrays import Array, check_finite
 
-__all__ = ["ACTIVATIONS", "Activation", "identity", "leaky_relu", "maxmin", "relu", "tanh"]
+__all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmin", "relu", "silu", "tanh"]
 
 
 class Activation(NamedTuple):
@@ -59,6 +59,17 @@ relu = leaky_relu(0.0)
 tanh = _elementwise(np.tanh, lambda a: 4 * expit(2 * a) * expit(-2 * a))
 
 
+def _normal(a: Array) -> Array:
+    """P(a), the probability of a standard normal number below a."""
+    return (1 + erf(a / np.sqrt(2))) / 2
+
+
+# a P(a) (Hendrycks and Gimpel, 2016), and P(a) + a p(a) with the normal density p.
+gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / np.sqrt(2 * np.pi))
+# a s(a), s(a) = 1 / (1 + exp(-a)), whose derivative is s(a) s(-a) (Elfwing, Uchibe and Doya, 2018).
+silu = _elementwise(lambda a: a * expit(a), lambda a: expit(a) * (1 + a * expit(-a)))
+
+
 def _pairs(a: Array) -> tuple[Array, Array]:
     if a.shape[1] % 2:
         raise ValueError(f"maxmin: a has {a.shape[1]} units, expected an even number")
@@ -90,5 +101,13 @@ maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, lambda a, u: _max
 Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.
 """
 
-ACTIVATIONS = {"identity": identity, "relu": relu, "leaky_relu": leaky_relu(), "tanh": tanh, "maxmin": maxmin}
+ACTIVATIONS = {
+    "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu(),
+    "tanh": tanh,
+    "gelu": gelu,
+    "silu": silu,
+    "maxmin": maxmin,
+}
 """The activations by the names that the command line uses."""

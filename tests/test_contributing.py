@@ -72,7 +72,7 @@ def test_an_activation_is_one_entry_a_side(copy: Copy) -> None:
     )
     for side in ("reference", "accelerated"):
         copy.insert(f"{side}/activations.py", '"tanh"]', '"softsign", ')
-        copy.insert(f"{side}/activations.py", '"maxmin": maxmin}', '"softsign": softsign, ')
+        copy.insert(f"{side}/activations.py", '    "maxmin": maxmin,\n', '    "softsign": softsign,\n')
     copy.insert("accelerated/modules/activations.py", '    "maxmin": MaxMin,\n', '    "softsign": nn.Softsign,\n')
     copy.insert("equivalence_tests/strategies.py", '"tanh")\n', '"softsign", ')
     copy.insert(

@@ -29,7 +29,9 @@ Hidden: TypeAlias = Annotated[
 ]
 Activation: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="relu, leaky_relu, tanh, identity or maxmin.", metavar="NAME", show_default="the rule's own"),
+    typer.Option(
+        help="relu, leaky_relu, tanh, gelu, silu, identity or maxmin.", metavar="NAME", show_default="the rule's own"
+    ),
 ]
 Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Passes over the training data.", show_default=OWN)]
 Batch: TypeAlias = Annotated[int | None, typer.Option(help="Samples in a step.", show_default="128")]

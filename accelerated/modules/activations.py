@@ -16,13 +16,17 @@ MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
     "maxmin": MaxMin,
 }
 """The module of each of `ACTIVATIONS` but the identity, by its name there."""
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module is, or None."""
+    """The activation that a module is, or None; GELU's approximation by tanh is none."""
     if isinstance(module, nn.LeakyReLU):
         return leaky_relu(module.negative_slope)
+    if isinstance(module, nn.GELU) and module.approximate != "none":
+        return None
     return next((ACTIVATIONS[name] for name, kind in MODULES.items() if isinstance(module, kind)), None)

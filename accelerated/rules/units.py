@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..activations import Activation, identity, maxmin, tanh
+from ..activations import Activation, gelu, identity, maxmin, silu, tanh
 from ..convolution import orthogonal_kernel_vjp
 from ..layers import (
     AveragePool,
@@ -49,7 +49,7 @@ INSTEAD = {
     "Softmax": "the loss contains it; remove it",
     "LogSoftmax": "the loss contains it; remove it",
     "Sigmoid": "use Tanh",
-    **dict.fromkeys(("GELU", "SiLU", "ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU or Tanh"),
+    **dict.fromkeys(("ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU, GELU or SiLU"),
 }
 """What to use in the place of a layer that a rule does not train, by the beginning of the layer's name."""
 
@@ -395,7 +395,7 @@ def _activated(name: str, module: nn.Module, activation: Activation, unit: Chain
     """The unit with its activation. Raises ValueError where it can have none."""
     if not unit.is_linear:
         raise ValueError(f"layer '{name}': a second activation after layer '{unit.name}'; remove one")
-    if unit.dropout is not None and activation in (tanh, maxmin):
+    if unit.dropout is not None and activation in (tanh, gelu, silu, maxmin):
         raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
     if activation == maxmin and unit.width % 2:
         what = "channels" if unit.has_maps else "units"

@@ -21,7 +21,7 @@ ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
 
 ACTIVATIONS = (
-    *MODULES.values(), nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid,
+    *MODULES.values(), nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid,
     nn.Hardtanh, nn.Hardswish,
 )  # fmt: skip
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
