@@ -5,6 +5,7 @@ backpropagation are gone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 import torch
 
@@ -35,13 +36,17 @@ def random_feedback(
 
 
 def _projected(signal: Array, matrix: Array, h: Array, name: str) -> Array:
-    """B_l of the signal, shaped as h_l."""
-    by_channel = h.ndim > 2 and len(matrix) == h.shape[1]
-    rows = h.shape[1] if by_channel else h[0].numel()
-    check_shape(name, matrix, (rows, signal.shape[1]))
+    """B_l of the signal, shaped as h_l: a row a number of it, or a row a channel that all positions share.
+
+    Where positions have labels, the signal is (batch, positions, K), each has its own.
+    """
+    channels = h.shape[1] if h.ndim == 4 else h.shape[-1]
+    by_channel = h.ndim > 2 and (signal.ndim > 2 or len(matrix) == channels)
+    rows = channels if by_channel else prod(h.shape[1:])
+    check_shape(name, matrix, (rows, signal.shape[-1]))
     delta = signal @ matrix.T
-    if by_channel:
-        return delta.reshape(*delta.shape, *(1 for _ in h.shape[2:])).expand(h.shape)
+    if by_channel and signal.ndim == 2:
+        return (delta[:, :, None, None] if h.ndim == 4 else delta[:, None]).expand(h.shape)
     return delta.reshape(h.shape)
 
 

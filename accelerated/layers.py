@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from . import convolution, pooling
 from ._arrays import Array, check_count, check_rate, check_rows, check_shape, wide
-from .activations import Activation
 
 __all__ = [
     "AveragePool",
@@ -527,7 +526,7 @@ def without_dropped(steps: Iterable[Step], u: Array) -> Array:
 def dense_chain(
     weights: Sequence[Array],
     biases: Sequence[Array | None],
-    activations: Sequence[Activation],
+    activations: Sequence[Step],
     masks: Sequence[Array | None] | None = None,
 ) -> tuple[Dense, ...]:
     """Dense layers, each with its activation and dropout mask, None for no mask."""

@@ -76,6 +76,21 @@ def normalised_images() -> nn.Module:
     )  # fmt: skip
 
 
+class Block(nn.Module):
+    """What a rule can only run: a shortcut around two layers, with draws of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(0.2), nn.Linear(width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(x)
+
+
+def blocks() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Softplus(), Block(8), nn.LayerNorm(8), nn.Linear(8, K))
+
+
 def elman() -> nn.Module:
     return RecurrentNetwork(5, 6, K)
 
@@ -148,12 +163,15 @@ EXAMPLES: dict[str, Example] = {
     "foton, images": Example(Foton, orthogonal_images, IMAGES),
     "ftp": Example(Ftp),
     "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
+    "ftp, modules": Example(Ftp, blocks),
     "ftp, images": Example(options(Ftp, image_size=(8, 8)), images, IMAGES),
     "pepita": Example(Pepita),
+    "pepita, modules": Example(Pepita, blocks),
     "pepita, images": Example(options(Pepita, image_size=(8, 8), second_pass="full"), images, IMAGES),
     "fa": Example(FeedbackAlignment),
     "fa, images": Example(FeedbackAlignment, images, IMAGES),
     "dfa": Example(DirectFeedbackAlignment),
+    "dfa, modules": Example(DirectFeedbackAlignment, blocks),
     "dfa, images": Example(options(DirectFeedbackAlignment, image_size=(8, 8)), images, IMAGES),
     "drtp": Example(DirectRandomTargetProjection),
     "drtp, images": Example(options(DirectRandomTargetProjection, image_size=(8, 8), by_channel=True), images, IMAGES),
@@ -162,6 +180,7 @@ EXAMPLES: dict[str, Example] = {
     "forward-forward, read-out": Example(options(ForwardForward, readout=True, negatives="hard")),
     "forward-forward, hybrid": Example(options(ForwardForward, readout=True, negatives="hybrid")),
     "forward-forward, pairs": Example(options(ForwardForward, readout=True, negatives="pairs")),
+    "forward-forward, modules": Example(ForwardForward, blocks),
     "forward-forward, images": Example(options(ForwardForward, goodness="mean-square"), images, IMAGES),
     "symba": Example(SymBa),
     "layer-collaboration": Example(LayerCollaboration),

@@ -22,6 +22,7 @@ Ours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 import numpy as np
 
@@ -45,13 +46,17 @@ def random_feedback(
 
 
 def _projected(signal: Array, matrix: Array, h: Array, name: str) -> Array:
-    """B_l of the signal, shaped as h_l."""
-    by_channel = h.ndim > 2 and len(matrix) == h.shape[1]
-    rows = h.shape[1] if by_channel else h[0].size
-    check_shape(name, matrix, (rows, signal.shape[1]))
+    """B_l of the signal, shaped as h_l: a row a number of it, or a row a channel that all positions share.
+
+    Where positions have labels, the signal is (batch, positions, K), each has its own.
+    """
+    channels = h.shape[1] if h.ndim == 4 else h.shape[-1]
+    by_channel = h.ndim > 2 and (signal.ndim > 2 or len(matrix) == channels)
+    rows = channels if by_channel else prod(h.shape[1:])
+    check_shape(name, matrix, (rows, signal.shape[-1]))
     delta = signal @ matrix.T
-    if by_channel:
-        return np.broadcast_to(delta.reshape(*delta.shape, *(1 for _ in h.shape[2:])), h.shape)
+    if by_channel and signal.ndim == 2:
+        return np.broadcast_to(delta[:, :, None, None] if h.ndim == 4 else delta[:, None], h.shape)
     return delta.reshape(h.shape)
 
 

@@ -37,7 +37,6 @@ import numpy as np
 
 from . import convolution, pooling
 from ._arrays import Array, check_count, check_rate, check_rows, check_shape
-from .activations import Activation
 
 __all__ = [
     "AveragePool",
@@ -489,7 +488,7 @@ def without_dropped(steps: Iterable[Step], u: Array) -> Array:
 def dense_chain(
     weights: Sequence[Array],
     biases: Sequence[Array | None],
-    activations: Sequence[Activation],
+    activations: Sequence[Step],
     masks: Sequence[Array | None] | None = None,
 ) -> tuple[Dense, ...]:
     """Dense layers, each with its activation and mask, None for no mask. Raises ValueError for another number."""

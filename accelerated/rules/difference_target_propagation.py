@@ -1,6 +1,7 @@
 """Difference target propagation as a rule: a relative of the forward-only ones."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
     """
 
     takes_dropout = False
+    needs = "dense layers, which it learns to invert"
 
     def __init__(
         self,
@@ -27,11 +29,9 @@ class DifferenceTargetPropagation(OutputErrorRule):
         *,
         step: float = 1.0,
         noise: float = 0.1,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         for name, value in {"step": step, "noise": noise}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value}, expected a positive number")
@@ -40,7 +40,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
         self.step, self.noise = step, noise
         self.widths = tuple(unit.width for unit in self.units[:-1])
         weight = self.units[0].weights[0]
-        drawn = random_inverses(self.widths, generator, device=weight.device, dtype=weight.dtype)
+        drawn = random_inverses(self.widths, self.generator, device=weight.device, dtype=weight.dtype)
         self.inverse_weights = nn.ParameterList([inverse.weight for inverse in drawn])
         self.inverse_biases = nn.ParameterList([inverse.bias for inverse in drawn])
 

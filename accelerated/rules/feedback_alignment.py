@@ -1,7 +1,7 @@
 """Feedback alignment and its direct forms as rules: relatives of the forward-only ones."""
 
 from collections.abc import Iterable, Iterator
-from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from .. import direct_feedback_alignment, feedback_alignment
 from .._arrays import check_positive
 from ..layers import Layer, Pass
 from ..losses import one_hot
-from .rule import OutputErrorRule, check_place
+from .rule import OutputErrorRule, check_options, check_place
 
 
 class _FeedbackRule(OutputErrorRule):
@@ -32,7 +32,7 @@ class _FeedbackRule(OutputErrorRule):
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
         for name in self._names:
-            check_place(name, self.get_buffer(name), x)
+            check_place(name, self.get_buffer(name), self.units[0].weights[0])
         return x
 
 
@@ -42,18 +42,17 @@ class FeedbackAlignment(_FeedbackRule):
     Models for images may begin with Conv2d and pooling; their kernels have random kernels as feedback.
     """
 
+    needs = "layers with a weight that a random one can stand in for"
+
     def __init__(
         self,
         model: nn.Module,
-        *,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         shapes = [tuple(unit.weights[0].shape) for unit in self.units]
         weight = self.units[0].weights[0]
-        drawn = feedback_alignment.random_feedback(shapes, generator, device=weight.device, dtype=weight.dtype)
+        drawn = feedback_alignment.random_feedback(shapes, self.generator, device=weight.device, dtype=weight.dtype)
         self._register(drawn[1:], first=1)  # nothing goes back through B_1
 
     def factors(
@@ -80,23 +79,19 @@ class DirectFeedbackAlignment(_FeedbackRule):
         scale: float = 1.0,
         signs: bool = False,
         image_size: tuple[int, int] | None = None,
-        by_channel: bool = False,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        by_channel: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         check_positive("scale", scale)
-        if by_channel and not self.wants_images:
+        hidden = self.sample_shapes(image_size)[1:-1]
+        if by_channel and all(len(shape) == 1 for shape in hidden):
             raise ValueError("by_channel: True, but the model has no convolutions")
-        self.signs, self.by_channel = signs, by_channel
-        self._register(
-            self._drawn(channels, prod(size), scale) for channels, *size in self.sample_shapes(image_size)[1:-1]
-        )
+        self.signs, self.by_channel = signs, self._by_channel(by_channel, default=False)
+        self._register(self._drawn(shape, scale) for shape in hidden)
 
-    def _drawn(self, channels: int, positions: int, scale: float) -> Tensor:
-        rows = channels if self.by_channel else channels * positions
-        scale /= positions if self.by_channel else positions**0.5
+    def _drawn(self, shape: tuple[int, ...], scale: float) -> Tensor:
+        rows, scale = self.rows_and_scale(shape, scale, self.by_channel)
         weight = self.units[0].weights[0]
         (drawn,) = direct_feedback_alignment.random_feedback(
             (rows,), self.num_classes, self.generator, scale, device=weight.device, dtype=weight.dtype
@@ -110,7 +105,7 @@ class DirectFeedbackAlignment(_FeedbackRule):
         return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, signal)
 
 
-class DirectRandomTargetProjection(DirectFeedbackAlignment):
+class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
     """Direct random target projection (Frenkel et al., 2021): every hidden layer receives the label alone.
 
     Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound. Images and
@@ -123,18 +118,14 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
         *,
         scale: float = 1.0,
         image_size: tuple[int, int] | None = None,
-        by_channel: bool = False,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        by_channel: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model, scale=scale, image_size=image_size, by_channel=by_channel, loss=loss,
-            label_smoothing=label_smoothing, generator=generator,
-        )  # fmt: skip
+        check_options(DirectRandomTargetProjection, options)
+        super().__init__(model, scale=scale, image_size=image_size, by_channel=by_channel, **options)
 
     def factors(
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        targets = one_hot(y, self.num_classes, dtype=error.dtype)
+        targets = one_hot(y.flatten(), self.num_classes, dtype=error.dtype).view_as(error)
         return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, targets)

@@ -27,7 +27,8 @@ from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_p
 from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
-from .rule import LayeredRule, UnitUpdate, check_count
+from .cutting import Units
+from .rule import LayeredRule, UnitUpdate, check_count, evaluating
 from .units import Unit, without_scores
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
@@ -73,6 +74,8 @@ class ForwardForward(LayeredRule):
         self,
         model: nn.Module,
         *,
+        units: Units | None = None,
+        example: Tensor | None = None,
         num_classes: int | None = None,
         goodness: str | Goodness = "sum-of-squares",
         loss: LayerLoss | None = None,
@@ -88,14 +91,14 @@ class ForwardForward(LayeredRule):
         readout: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, generator=generator)
+        super().__init__(model, units=units, example=example, generator=generator)
         last = self.units[-1]
         if num_classes is not None:
             check_count("num_classes", num_classes)
         check_count("first_layer", first_layer, least=0)
         if threshold is not None and not isfinite(threshold):
             raise ValueError(f"threshold: {threshold}, expected a finite number")
-        if last.is_linear:
+        if last.gives_scores:
             if num_classes not in (None, last.width):
                 raise ValueError(f"num_classes: {num_classes}, but layer '{last.name}' has {last.width}")
             num_classes = last.width
@@ -143,7 +146,9 @@ class ForwardForward(LayeredRule):
         self.readout: nn.Linear | None = None
         if readout:
             weight = self.units[0].weights[0]
-            self.readout = nn.Linear(self._width(), num_classes, bias=False, device=weight.device, dtype=weight.dtype)
+            self.readout = nn.Linear(
+                self._width(example), num_classes, bias=False, device=weight.device, dtype=weight.dtype
+            )
             nn.init.zeros_(self.readout.weight)
 
     def _flat_shape(self, given: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
@@ -183,13 +188,16 @@ class ForwardForward(LayeredRule):
                     f"and {self.num_classes} more, a plane for each label"
                 )
             self.label_planes = self.num_classes
-        elif not self.wants_images and not self.unlabelled:
+        elif not self.wants_images and not self.unlabelled and not self.chain.run:
             pixels = self.units[0].weights[0].shape[1]
             if self.num_classes > pixels:
                 raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")
 
-    def _width(self) -> int:
-        """Features of the read-out. Raises ValueError where they depend on the size of images."""
+    def _width(self, example: Tensor | None) -> int:
+        """Features of the read-out. Raises ValueError where they depend on the size of images, and without example."""
+        if example is not None:
+            with torch.no_grad(), evaluating(self.model):
+                return self._features(self.checked_input(example[:1])).shape[1]
         maps = sum(unit.has_maps for unit in self.units)
         if self.first_layer < maps - 1:
             raise ValueError(
@@ -200,8 +208,13 @@ class ForwardForward(LayeredRule):
         of_last_map = self.chain.units[maps].weights[0].shape[1]  # of the first dense layer, all that it takes
         return width + (of_last_map if self.first_layer < maps else 0)
 
+    def calls(self, module: nn.Module) -> bool:
+        return False  # but once with the samples of both streams
+
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
+        if isinstance(x, Tensor) and not x.is_floating_point():
+            raise ValueError(f"x: {x.dtype}, expected numbers, over which labels can be written")
         x = super().checked_input(x)
         if self.labels == "pixels" and not self.unlabelled and x[0].numel() < self.num_classes:
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")

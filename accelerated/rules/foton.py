@@ -40,6 +40,7 @@ class Foton(OutputErrorRule):
     """
 
     convolution_kinds = (OrthogonalConv2d,)
+    needs = "layers that can be held orthogonal, whose differences are linear"
     projection: Tensor | None
 
     def __init__(
@@ -54,17 +55,15 @@ class Foton(OutputErrorRule):
         recompute: bool = False,
         as_published: bool = False,
         temperature: float = 1.0,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         check_positive("orthogonality_tolerance", orthogonality_tolerance)
         check_count("orthogonality_every", orthogonality_every)
         check_count("projection_every", projection_every)
         check_positive("activation_gain", activation_gain)
         check_positive("temperature", temperature)
-        if temperature != 1 and loss == "squared_error":
+        if temperature != 1 and self.loss == "squared_error":
             raise ValueError(f"temperature: {temperature}, expected 1 with squared_error, which has none")
         hidden, tolerance, every = hidden_weights(self), orthogonality_tolerance, orthogonality_every
         self.orthogonality = Orthogonality(hidden, tolerance=tolerance, every=every)

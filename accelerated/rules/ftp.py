@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ..ftp import (
 )
 from ..layers import Layer, Pass
 from ..losses import one_hot
-from .rule import OutputErrorRule, check_place
+from .rule import OutputErrorRule, check_place, over_positions
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
 PART = 2**17
@@ -65,13 +65,11 @@ class Ftp(OutputErrorRule):
         rank: int | None = None,
         by_channel: bool | None = None,
         seeded: bool = False,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         if phi is None:
-            phi = "tanh" if any(unit.activation is ACTIVATIONS["tanh"] for unit in self.units) else "identity"
+            phi = "tanh" if any(isinstance(module, nn.Tanh) for module in model.modules()) else "identity"
         if phi not in ACTIVATIONS:
             raise ValueError(f"phi: {phi!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name, value in {"gain": gain, "scale": scale}.items():
@@ -89,11 +87,11 @@ class Ftp(OutputErrorRule):
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
         self.target_shape = self._target_shape(image_size)
-        is_map = len(self.target_shape) == 3
-        if by_channel and not is_map:
+        has_positions = len(self.target_shape) > 1
+        if by_channel and not has_positions:
             lacking = f"layer {inject} gives no feature map" if self.wants_images else "the model has no convolutions"
             raise ValueError(f"by_channel: True, but {lacking}")
-        self.by_channel = is_map if by_channel is None else by_channel
+        self.by_channel = self._by_channel(by_channel, has_positions)
         units = math.prod(self.target_shape)
         if phi == "maxmin" and self.by_channel:
             raise ValueError("phi: 'maxmin' pairs units, expected an elementwise one where a channel has one row of G")
@@ -101,11 +99,11 @@ class Ftp(OutputErrorRule):
             raise ValueError(f"phi: 'maxmin' pairs units, but the first target has {units}")
         self.seed: int | None = None
         if seeded:
-            place = None if generator is None else generator.device
-            self.seed = int(torch.randint(2**62, (), generator=generator, device=place).item())
+            place = None if self.generator is None else self.generator.device
+            self.seed = int(torch.randint(2**62, (), generator=self.generator, device=place).item())
             return
         weight = self.units[0].weights[0]
-        drawn = self._drawn(generator, device=weight.device, dtype=weight.dtype)
+        drawn = self._drawn(self.generator, device=weight.device, dtype=weight.dtype)
         if isinstance(drawn, tuple):
             self.register_buffer("feedback", drawn[0])
             self.register_buffer("feedback_right", drawn[1])
@@ -125,9 +123,7 @@ class Ftp(OutputErrorRule):
         self, generator: torch.Generator | None, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Feedback:
         """G or its factors, with one row a channel if positions share it."""
-        positions = math.prod(self.target_shape[1:])
-        rows = self.target_shape[0] * (1 if self.by_channel else positions)
-        scale = self.scale / (positions if self.by_channel else positions**0.5)
+        rows, scale = self.rows_and_scale(self.target_shape, self.scale, self.by_channel)
         if self.rank is not None:
             return low_rank_feedback(rows, self.num_classes, self.rank, generator, scale, device=device, dtype=dtype)
         return random_feedback(rows, self.num_classes, generator, scale, self.law, device=device, dtype=dtype)
@@ -136,7 +132,7 @@ class Ftp(OutputErrorRule):
         if self.seed is not None:
             drawn = self._drawn(torch.Generator().manual_seed(self.seed), dtype=torch.float32)
             return tuple(part.to(x) for part in drawn) if isinstance(drawn, tuple) else drawn.to(x)  # type: ignore[return-value]
-        check_place("feedback", self.feedback, x)
+        check_place("feedback", self.feedback, self.units[0].weights[0])
         return self.feedback if self.rank is None else (self.feedback, self.feedback_right)
 
     def get_extra_state(self) -> int | None:
@@ -160,11 +156,12 @@ class Ftp(OutputErrorRule):
 
     def _first_difference(self, h: Tensor, error: Tensor, y: Tensor) -> Tensor:
         """h_j - tau_j, shaped as h_j, and strided as it where that costs no copy."""
-        targets = one_hot(y, self.num_classes, self.label_smoothing, dtype=error.dtype)
+        targets = one_hot(y.flatten(), self.num_classes, self.label_smoothing, dtype=error.dtype)
         feedback = self._feedback(h)
         difference = full_first_difference if self.second_pass == "full" else first_difference
         if self.by_channel:
-            return difference(feedback, targets, error, self.phi, self.gain)[:, :, None, None].expand(h.shape)
+            found = difference(feedback, targets, error.flatten(0, -2), self.phi, self.gain)  # a row a label
+            return over_positions(found, error, h)
         is_channels_last = h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last)
         as_they_are = self.on_crossbars or self.phi == ACTIVATIONS["maxmin"]  # which pairs rows
         if not is_channels_last or as_they_are:

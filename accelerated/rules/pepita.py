@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,9 @@ class Pepita(OutputErrorRule):
         presynaptic: Presynaptic = "modulated",
         second_pass: SecondPass = "difference",
         image_size: tuple[int, int] | None = None,
-        loss: str = "cross_entropy",
-        label_smoothing: float = 0.0,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(model, loss=loss, label_smoothing=label_smoothing, generator=generator)
+        super().__init__(model, **options)
         for name, value in {"output_error": output_error, "presynaptic": presynaptic}.items():
             if value not in ("clean", "modulated"):
                 raise ValueError(f"{name}: {value!r}, expected 'clean' or 'modulated'")
@@ -52,20 +51,28 @@ class Pepita(OutputErrorRule):
         self.presynaptic: Presynaptic = presynaptic
         self.second_pass: SecondPass = second_pass
         weight = self.units[0].weights[0]
-        sample = self.sample_shapes(image_size)[0]
+        shapes = self.sample_shapes(image_size)
+        self.from_tokens = self.example_of is not None and not self.example_of[1].is_floating_point
+        sample = shapes[1 if self.from_tokens else 0]
+        if self.labels_positions:
+            sample = sample[-1:]
         projection = error_projection(
-            sample, self.num_classes, generator, scale, device=weight.device, dtype=weight.dtype
+            sample, self.num_classes, self.generator, scale, device=weight.device, dtype=weight.dtype
         )
         self.register_buffer("projection", projection)
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
-        check_place("projection", self.projection, x)
+        check_place("projection", self.projection, self.units[0].weights[0])
         return x
 
     def factors(
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
-        second = full_modulated_factors if self.second_pass == "full" else update_factors
-        return second(layers, clean, error, self.projection, modulated_gradient, self.presynaptic)
+        in_full = self.second_pass == "full" or not self.chain.is_closed or self.labels_positions
+        if self.from_tokens:
+            yield -torch.tensordot(error, self.projection, dims=1), clean.inputs[0]
+            layers, clean = layers[1:], Pass(*(found[1:] for found in clean))
+        second = full_modulated_factors if in_full else update_factors
+        yield from second(layers, clean, error, self.projection, modulated_gradient, self.presynaptic)

@@ -3,15 +3,19 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import losses
 from .._arrays import wide
-from ..layers import Layer, Pass, activity, forward
-from .units import ChainUnit, Unit, channels_last, check_like, flat_input, read, without_scores
+from ..layers import Flatten, Layer, Pass, activity, forward
+from .cutting import Units
+from .module_layer import unhooked
+from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, watched
 
 
@@ -74,6 +78,26 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
             f"{name}: {buffer.dtype} on {buffer.device}, expected {x.dtype} on {x.device}; "
             "convert or move the rule, not its model"
         )
+
+
+def channels_of(shape: Sequence[int]) -> int:
+    """How many numbers a position of a sample has: the first axis of maps has them, the last one of anything else."""
+    return shape[0] if len(shape) == 3 else shape[-1]
+
+
+def over_positions(values: Tensor, labels: Tensor, h: Tensor) -> Tensor:
+    """Numbers of channels, (labels, channels), at all positions of each label's sample in h: shaped as h.
+
+    `labels` is (samples, K), or (samples, positions, K) where each position has its own.
+    """
+    if labels.dim() > 2:
+        return values.view_as(h)
+    return (values[:, :, None, None] if h.dim() == 4 else values[:, None]).expand(h.shape)
+
+
+def one_sample(name: str, norm: nn.Module) -> ValueError:
+    """The error for a batch of one where samples are normalised over."""
+    return ValueError(f"x: a batch of 1, expected 2 or more: {type(norm).__name__} '{name}' normalises over it")
 
 
 def check_autocast(x: Tensor) -> None:
@@ -280,6 +304,12 @@ class Rule(CreditAssignment):
         """x as the first unit takes it. Raises ValueError unless x fits the model."""
         raise NotImplementedError
 
+    def batch_norms(self) -> Iterator[tuple[str, nn.Module]]:
+        """Modules that normalise by the batch in hand, by their names in the model."""
+        for name, module in self.named_modules():
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+                yield name.removeprefix("model."), module
+
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         """x as the first unit takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
@@ -294,22 +324,41 @@ class LayeredRule(Rule):
     """A rule that computes by the functions of this package on the layers of a chain."""
 
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """What convolutions a model may begin with."""
+    """What convolutions it computes in closed form."""
+    needs: ClassVar[str] = ""
+    """What it needs of every layer, where it takes closed forms alone; else it takes any module."""
     takes_dropout: ClassVar[bool] = True
     """Whether Dropout may follow a layer."""
     label_planes = 0
     """How many channels of the first convolution are not the images'."""
     units: Sequence[ChainUnit]
 
-    def __init__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        units: Units | None = None,
+        example: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
-        self.chain = read(model, type(self).__name__, self.convolution_kinds, self.takes_dropout)
+        name = type(self).__name__
+        self.chain = read(model, name, self.convolution_kinds, self.takes_dropout, self.needs, units, example)
         self.watch(model)
         self.units = self.chain.units
-        self.num_classes = self.units[-1].width
         self.generator = generator
-        self._shapes: dict[torch.Size, list[torch.Size]] = {}  # of activities, by those of samples
+        self.example_of = None if example is None else (example.shape[1:], example.dtype)
+        self._shapes: dict[tuple[torch.Size, torch.dtype], list[torch.Size]] = {}  # of activities, by those of samples
+        self._run = {part for module in self.chain.run for part in module.modules()}
+        last = self.units[-1]
+        self.num_classes = last.width
+        if self.example_of is not None and last.inside:
+            self.num_classes = self.activity_shapes(*self.example_of)[-1][-1]
         self.check_hooks()
+
+    def calls(self, module: nn.Module) -> bool:
+        """Whether it is a module without a closed form, which is run as it is."""
+        return module in self._run
 
     def layers(self, masks: Iterable[Tensor | None] | None = None) -> tuple[Layer, ...]:
         """The units as the functions of this package take them; `masks` has a dropout mask or None for each.
@@ -324,14 +373,38 @@ class LayeredRule(Rule):
             yield unit.layer(mask)
 
     def begin(self, x: Tensor) -> Tensor:
-        """x as the first layer takes it: unshuffled where a PixelUnshuffle comes before it."""
-        return activity(self.chain.stem, x)
+        """x as the first layer takes it: what comes before it has been run."""
+        return activity(afresh(self.chain.stem), x)
 
-    def activity_shapes(self, sample: torch.Size) -> list[torch.Size]:
+    def activity_shapes(self, sample: torch.Size, dtype: torch.dtype | None = None) -> list[torch.Size]:
         """The shape of each unit's activities for samples of that shape. Raises ValueError where they do not fit."""
-        if sample not in self._shapes:
-            self._shapes[sample] = self.chain.activity_shapes(sample)
-        return self._shapes[sample]
+        key = (sample, dtype or self.units[0].weights[0].dtype)
+        if key not in self._shapes:
+            if self.chain.is_closed:
+                self._shapes[key] = self.chain.activity_shapes(sample)
+            else:
+                with torch.no_grad(), evaluating(self.model), unhooked(self._run):
+                    x = torch.zeros(1, *sample, dtype=key[1], device=self.units[0].weights[0].device)
+                    self._shapes[key] = [h.shape[1:] for h in self._activities(x)]
+        return self._shapes[key]
+
+    def _activities(self, x: Tensor) -> Iterator[Tensor]:
+        """Each unit's, by running it. Raises ValueError, with the unit's name, where samples do not fit."""
+        where, shape = f"what comes before unit '{self.units[0].name}'", tuple(x.shape[1:])
+        try:
+            z = self.begin(x)
+            for unit in self.units:
+                where, layer = f"unit '{unit.name}'", unit.layer()
+                a = layer.value(z)
+                if not isinstance(a, Tensor) or len(a) != len(x):
+                    given = tuple(a.shape) if isinstance(a, Tensor) else f"a {type(a).__name__}"
+                    raise ValueError(f"gives {given}, expected a tensor (batch, ...)")
+                h = activity(layer.steps, a)
+                yield h
+                where = f"what follows unit '{unit.name}'"
+                z = activity(layer.outlet, h)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"x: samples of shape {shape} do not pass {where} ({error})") from error
 
     def masks(self, x: Tensor) -> tuple[Tensor | None, ...] | None:
         """One draw of the units' dropout masks for the batch x, or None where nothing is dropped."""
@@ -358,14 +431,35 @@ class LayeredRule(Rule):
         generator.set_state(state)
         return generator
 
+    @property
+    def least_batch(self) -> int:
+        """2 while batch normalisation is in training mode."""
+        return 2 if any(self.batch_norms()) else 1
+
+    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+        x = super().checked(x, y)
+        if len(x) == 1 < self.least_batch:
+            for name, norm in self.batch_norms():
+                raise one_sample(name, norm)
+        return x
+
     def checked_input(self, x: Tensor) -> Tensor:
-        """x as the first unit takes it: (batch, n_0), or images. Raises ValueError unless x fits the model."""
+        """x as the model takes it; of (batch, n_0) any shape. Raises ValueError unless x fits the model."""
         self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
-        weight = self.chain.units[0].weights[0]
-        if not self.wants_images:
+        first = self.units[0]
+        weight = first.weights[0]
+        flat = isinstance(first.module, nn.Linear) and not first.inside and set(self.chain.stem) <= {Flatten()}
+        if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and not self.chain.stem):
             return flat_input(x, weight)
+        if not (self.wants_images and self.chain.is_closed):
+            if x.dim() < 2 or len(x) == 0:
+                raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+            if x.is_floating_point() or first.is_closed:
+                check_like(x, weight)
+            self.activity_shapes(x.shape[1:], x.dtype)
+            return channels_last(x)
         channels = self.chain.image_channels - self.label_planes
         if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
             raise ValueError(
@@ -421,13 +515,15 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         self,
         model: nn.Module,
         *,
+        units: Units | None = None,
+        example: Tensor | None = None,
         loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, generator=generator)
+        super().__init__(model, units=units, example=example, generator=generator)
         last = self.units[-1]
-        if not last.is_linear or last.dropout is not None:
+        if not last.is_linear or last.dropout is not None or not self.num_classes:
             raise without_scores(model)
         if self.num_classes < 2:
             raise ValueError(f"layer '{last.name}': gives {self.num_classes} class score, expected 2 or more")
@@ -439,10 +535,21 @@ class OutputErrorRule(OutputLoss, LayeredRule):
 
         Raises ValueError for a model with convolutions and no size that fits, and for a size without convolutions.
         """
-        if not self.wants_images:
+        if self.example_of is not None:
+            if image_size is not None:
+                raise ValueError(f"image_size: {image_size}, expected None with an example, which has a size")
+            return [tuple(shape) for shape in (self.example_of[0], *self.activity_shapes(*self.example_of))]
+        if self.chain.is_closed and not self.wants_images:
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, but the model has no convolutions")
             sample = self.units[0].weights[0].shape[1:]
+        elif isinstance(self.units[0].module, nn.Linear) and not self.chain.stem and image_size is None:
+            sample = torch.Size((self.units[0].module.in_features,))
+        elif image_size is None and not self.chain.is_closed:
+            raise ValueError(
+                "example: None, expected a batch as the model takes it, (batch, ...), from which the sizes of what its "
+                "units give are read"
+            )
         else:
             is_size = isinstance(image_size, Sequence) and len(image_size) == 2
             if image_size is None or not is_size or not all(type(n) is int and n > 0 for n in image_size):
@@ -452,6 +559,30 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             height, width = self.image_size = image_size
             sample = torch.Size((self.chain.image_channels, height, width))
         return [tuple(shape) for shape in (sample, *self.activity_shapes(sample))]
+
+    @property
+    def labels_positions(self) -> bool:
+        """Whether every position has scores of its own, (batch, positions, K), and a label."""
+        return self.example_of is not None and len(self.activity_shapes(*self.example_of)[-1]) == 2
+
+    def _by_channel(self, by_channel: bool | None, default: bool) -> bool:
+        """Whether positions share the rows of a projection. Raises ValueError where they must, by their labels."""
+        if by_channel is None:
+            return default or self.labels_positions
+        if self.labels_positions and not by_channel:
+            raise ValueError("by_channel: False, expected True, since every position has a label of its own")
+        return by_channel
+
+    def rows_and_scale(self, shape: tuple[int, ...], scale: float, by_channel: bool) -> tuple[int, float]:
+        """Rows of a matrix that projects labels onto activities of that shape, and the scale it is drawn at.
+
+        The update of a weight is a sum over positions, unless each has a label of its own.
+        """
+        channels = channels_of(shape)
+        positions = prod(shape) // channels
+        if self.labels_positions:
+            return channels, scale
+        return (channels, scale / positions) if by_channel else (channels * positions, scale / positions**0.5)
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)

@@ -1,7 +1,7 @@
 """How a rule reads a model: a chain of units, each a layer with the parameter-free modules that follow it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -30,17 +30,13 @@ from ..layers import (
 )
 from ..modules import OrthogonalConv2d, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
-from .cutting import is_plain, leaves
+from .cutting import NORMALISATIONS, Part, Units, is_plain, leaves, parts
+from .module_layer import ModuleLayer, ModuleStep
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
 OURS = "of prograde.accelerated.modules"
 INSTEAD = {
     "Dropout": "the rule has no dropout; remove it",
-    "BatchNorm": "it couples samples and is not part of the rule; remove it, or use MonoForward or Hyperspherical",
-    **dict.fromkeys(
-        ("LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "ChannelNorm"),
-        "it is not part of the rule; remove it, or use MonoForward or Hyperspherical",
-    ),
     "ShortcutNetwork": "use MonoForward or Hyperspherical",
     **dict.fromkeys(
         ("RecurrentNetwork", "RNN", "GRU"), f"use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork {OURS}"
@@ -52,6 +48,8 @@ INSTEAD = {
     **dict.fromkeys(("ELU", "SELU", "CELU", "PReLU", "Mish", "Softplus"), "use ReLU, GELU or SiLU"),
 }
 """What to use in the place of a layer that a rule does not train, by the beginning of the layer's name."""
+
+ANY_MODULE = "Ftp, Pepita, DirectFeedbackAlignment, ForwardForward and local rules such as MonoForward take any module"
 
 INSTEAD_OF_MAPS = {
     "OrthogonalConv2d": {
@@ -80,10 +78,17 @@ Held: TypeAlias = tuple[nn.Module, str]
 
 
 Trainable: TypeAlias = nn.Linear | nn.Conv2d | OrthogonalConv2d
+"""Layers with a closed form."""
 
 
 PARAMETERS = ("weight", "bias", "mixing", "bases")
 """What those may have."""
+
+ELEMENTWISE = (
+    *MODULES.values(), nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Sigmoid,
+    nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink,
+)  # fmt: skip
+"""Activations; those that `activation_of` does not know are run as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,15 +138,64 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class ChainUnit(Unit):
-    """A unit of a chain: what keeps the shape of its activities, and what they go through to the next unit."""
+    """A unit of a chain: what keeps the shape of its activities, and what they go through to the next unit.
 
-    activation: Activation = identity
+    `parts` are all of its modules in the order in which they run; of these, `inside` make its preactivations where
+    that takes more than `module`, or has no closed form. They are differentiated by autograd, the unit by itself.
+    """
+
+    parts: tuple[nn.Module, ...] = ()
+    inside: tuple[nn.Module, ...] = ()
+    activation: Step = identity
     dropout: nn.Dropout | None = None
     outlet: tuple[Step, ...] = ()
 
     @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias; of modules inside, all parameters."""
+        if not self.inside:
+            return super().weights
+        return list(dict.fromkeys(p for module in self.inside for p in module.parameters()))
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.inside else super().bias
+
+    @property
+    def held(self) -> dict[str, Held]:
+        return {} if self.inside else super().held
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether its activities are (batch, channels, height, width), as far as its first layer tells."""
+        first = next((part for module in self.inside for part in module.modules() if _has_size(part)), self.module)
+        return isinstance(first, nn.Conv2d | OrthogonalConv2d)
+
+    @property
+    def width(self) -> int:
+        """Channels or units that it gives, as far as its last layer tells."""
+        *_, last = (self.module, *(part for module in self.inside for part in module.modules() if _has_size(part)))
+        return last.out_features if isinstance(last, nn.Linear) else getattr(last, "out_channels", 0)
+
+    @property
+    def run(self) -> list[nn.Module]:
+        """The modules without a closed form, which are run as they are."""
+        steps = (self.activation, *self.outlet)
+        return [*self.inside, *(step.module for step in steps if isinstance(step, ModuleStep))]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether everything about it has a closed form."""
+        return not self.run
+
+    @property
     def is_linear(self) -> bool:
         return self.activation == identity
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether a Linear stands at its end."""
+        return self.is_linear and isinstance(self.parts[-1] if self.inside else self.module, nn.Linear)
 
     @property
     def dropout_rate(self) -> float:
@@ -150,26 +204,38 @@ class ChainUnit(Unit):
     def layer(self, mask: Tensor | None = None) -> Layer:
         """The unit as the functions of this package take it; the tensors are the parameters themselves.
 
-        An orthogonal kernel is made of its parts here.
+        An orthogonal kernel is made of its parts here. What remembers a step's numbers is of this step alone.
         """
-        steps: tuple[Step, ...] = (self.activation,) if mask is None else (self.activation, Mask(mask))
-        # A MaxPool of each step's own, since it holds the maps that it has seen.
-        outlet = tuple(replace(step) if isinstance(step, MaxPool) else step for step in self.outlet)
+        activation, *outlet = afresh((self.activation, *self.outlet))
+        steps: tuple[Step, ...] = (activation,) if mask is None else (activation, Mask(mask))
+        if self.inside:
+            steps = tuple(step for step in steps if step != identity)
+            return ModuleLayer(self.inside, self.weights, steps, tuple(outlet))
         match self.module:
             case OrthogonalConv2d() as module:
-                return CircularConvolution(module.kernel(), module.bias, steps, outlet)
+                return CircularConvolution(module.kernel(), module.bias, steps, tuple(outlet))
             case nn.Conv2d() as module:
                 rows, columns = module.stride
-                return Convolution(module.weight, module.bias, steps, outlet, (rows, columns), _padding(module))
-        return Dense(self.module.weight, self.module.bias, steps, outlet)
+                place = ((rows, columns), _padding(module), module.groups)
+                return Convolution(module.weight, module.bias, steps, tuple(outlet), *place)
+        return Dense(self.module.weight, self.module.bias, steps, tuple(outlet))
 
     def gradients(self, update: Update) -> tuple[Tensor, ...]:
         """The layer's update as that of `parameters`: of an orthogonal kernel, what it means for the kernel's parts."""
-        if not isinstance(self.module, OrthogonalConv2d):
+        if self.inside or not isinstance(self.module, OrthogonalConv2d):
             return update
         kernel, *bias = update
         mixing, bases = orthogonal_kernel_vjp(self.module.mixing, list(self.module.bases), kernel)
         return (mixing, *bases, *bias)
+
+
+def _has_size(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd | OrthogonalConv2d)
+
+
+def afresh(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The steps, with memories of their own where they have one."""
+    return tuple(replace(step) if isinstance(step, MaxPool | ModuleStep) else step for step in steps)
 
 
 class Chain(NamedTuple):
@@ -179,6 +245,17 @@ class Chain(NamedTuple):
     units: list[ChainUnit]
 
     @property
+    def is_closed(self) -> bool:
+        """Whether everything has a closed form, so that nothing has to run to know its shapes."""
+        return not self.run
+
+    @property
+    def run(self) -> list[nn.Module]:
+        """The modules without a closed form, which are run as they are."""
+        of_stem = [step.module for step in self.stem if isinstance(step, ModuleStep)]
+        return [*of_stem, *(module for unit in self.units for module in unit.run)]
+
+    @property
     def image_channels(self) -> int:
         """Of what goes into a model for images."""
         module = self.units[0].module
@@ -186,7 +263,7 @@ class Chain(NamedTuple):
         return module.in_channels // prod(step.factor**2 for step in self.stem if isinstance(step, Unshuffle))
 
     def activity_shapes(self, sample: torch.Size) -> list[torch.Size]:
-        """The shape of each unit's activities for samples of that shape. Nothing is computed.
+        """The shape of each unit's activities, all in closed form, for samples of that shape. Nothing is computed.
 
         Raises ValueError, with the layer's name, where they do not fit.
         """
@@ -199,8 +276,8 @@ class Chain(NamedTuple):
             for unit in self.units:
                 where = f"layer '{unit.name}'"
                 layer, module = _ghost(unit), unit.module
-                if isinstance(module, nn.Linear) and z.shape[1:] != (module.in_features,):
-                    raise ValueError(f"takes {module.in_features} features, but gets {z[0].numel()}")
+                if isinstance(module, nn.Linear) and z.shape[-1] != module.in_features:
+                    raise ValueError(f"takes {module.in_features} features, but gets {z.shape[-1]}")
                 h = activity(layer.steps, layer.value(z))
                 found.append(h.shape[1:])
                 where = f"what follows layer '{unit.name}'"
@@ -231,29 +308,39 @@ def _padding(module: nn.Conv2d) -> tuple[int, int]:
     return rows, columns
 
 
-def check_forward(name: str, module: nn.Module, rule: str) -> None:
-    """Raises ValueError for a module of PyTorch's or this package's that computes in another way than its class."""
+def computes_otherwise(module: nn.Module) -> bool:
+    """Whether it is a module of PyTorch's or this package's that computes in another way than its class."""
     ours = ("torch.nn.", __name__.removesuffix("rules.units"))
     kind = next(kind for kind in type(module).__mro__ if kind.__module__.startswith(ours))
-    if kind is not nn.Module and not is_plain(module, kind):
+    return kind is not nn.Module and not is_plain(module, kind)
+
+
+def check_forward(name: str, module: nn.Module, rule: str) -> None:
+    """Raises ValueError for a module of PyTorch's or this package's that computes in another way than its class."""
+    if computes_otherwise(module):
         raise ValueError(
             f"layer '{name}': {type(module).__name__} has a forward pass of its own, which {rule} would not run"
         )
 
 
-def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str) -> None:
-    """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own."""
+def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str, closed: bool = True) -> None:
+    """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own.
+
+    They are those of its kind, where it has a closed form.
+    """
     own = list(module.parameters())
     computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
     if any(is_lazy(p) for p in own):
         raise ValueError(f"layer '{name}': its parameters are not there yet; call the model once, then build {rule}")
-    if computed or is_parametrized(module):
+    if closed and (computed or is_parametrized(module)):
         raise ValueError(f"layer '{name}': a parameter is computed; {rule} needs plain ones, remove what computes it")
     for key, p in module.named_parameters():
-        if key.partition(".")[0] not in PARAMETERS:
+        if closed and key.partition(".")[0] not in PARAMETERS:
             raise ValueError(f"layer '{name}': {rule} would not train its {key}, which a {type(module).__name__} adds")
         if p.numel() == 0:
             raise ValueError(f"layer '{name}': its {key} has shape {tuple(p.shape)}; {rule} needs a unit at least")
+    if not own:
+        return
     like = before[0].weights[0] if before else own[0]
     if any((p.dtype, p.device) != (like.dtype, like.device) for p in own):
         places = sorted({f"{p.dtype} on {p.device}" for p in own})
@@ -271,7 +358,10 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule:
 
 
 def _outlet_of(name: str, module: nn.Module, rule: str, orthogonal: bool) -> Step | None:
-    """The step that a module is on the way to the next unit, or None."""
+    """The step in closed form that a module is on the way to the next unit, or None.
+
+    Raises ValueError for one that has other settings than the closed form.
+    """
     match module:
         case nn.Flatten():
             if (module.start_dim, module.end_dim) != (1, -1):
@@ -299,48 +389,151 @@ def _square(name: str, module: nn.MaxPool2d | nn.AvgPool2d, rule: str) -> int:
     return int(size.pop())
 
 
-def read(model: nn.Module, rule: str, kinds: Sequence[type[nn.Module]] = (), dropout: bool = True) -> Chain:
-    """The chain of an `nn.Sequential` (nested ones included), which may begin with convolutions of one of `kinds`.
+def read(
+    model: nn.Module,
+    rule: str,
+    kinds: Sequence[type[nn.Module]] = (),
+    dropout: bool = True,
+    needs: str = "",
+    units: Units | None = None,
+    example: Tensor | None = None,
+) -> Chain:
+    """The chain of an `nn.Sequential` (nested ones included), or of the `units` of any model.
 
-    Raises ValueError, with the layer's name and what to use instead, for a model that is no such chain.
+    Its closed convolutions are all of one of `kinds`. `needs` is what the rule needs of every layer, where it takes
+    closed forms alone; else modules without one are run as they are. Raises ValueError, with the layer's name and what
+    to use instead, for a model that is no such chain.
     """
-    found = list(leaves(model)) if is_plain(model, nn.Sequential) else []
-    kind = next((kind for kind in kinds if any(is_plain(module, kind) for _, module in found)), None)
-    has_maps = any(re.search("2d|PixelUnshuffle", type(module).__name__) for _, module in found)
-    trainable = _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
-    if not is_plain(model, nn.Sequential):
-        raise refusal("", model, rule, trainable)
-    stem: list[Step] = []
-    units: list[ChainUnit] = []
-    for name, module in found:
-        check_forward(name, module, rule)
-        if isinstance(module, nn.Identity):
-            continue
-        last = units[-1] if units and not units[-1].outlet else None  # that may have an activation or a Dropout
-        activation = activation_of(module)
-        if isinstance(module, nn.Linear) or (kind is not None and isinstance(module, kind)):
-            before = tuple(units[-1].outlet) if units else tuple(stem)
-            _check_layer(name, module, units, before, rule, trainable)
-            units.append(ChainUnit(name, module))  # type: ignore[arg-type]
-        elif activation is not None and last is not None:
-            units[-1] = _activated(name, module, activation, last)
-        elif isinstance(module, nn.Dropout) and dropout:
-            units[-1:] = [_dropped(name, module, last, units, rule)]
-        else:
-            step = _outlet_of(name, module, rule, kind is OrthogonalConv2d)
-            before_first = isinstance(step, Flatten | Unshuffle) and not units
-            of_maps = kind is not None and bool(units) and units[-1].has_maps and Flatten() not in units[-1].outlet
-            if step is None or not (before_first or of_maps):
-                raise refusal(name, module, rule, trainable)
-            if units:
-                units[-1] = replace(units[-1], outlet=(*units[-1].outlet, step))
-            else:
-                stem.append(step)
-    if not units:
-        raise ValueError(f"model: no layer with weights; {rule} trains an nn.Sequential of {trainable}")
-    if units[-1].has_maps:
+    plain = is_plain(model, nn.Sequential)
+    found = parts(model, units, example, rule) if plain or units is not None else []
+    kind = next((kind for kind in kinds if any(is_plain(part.module, kind) for part in found)), None)
+    has_maps = any(re.search("2d|PixelUnshuffle", type(part.module).__name__) for part in found)
+    reader = _Reader(
+        rule, kind, dropout, needs, _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
+    )
+    if not plain and units is None:
+        raise reader.refusal("", model)
+    for part in found:
+        reader.take(part)
+    if not reader.units:
+        raise ValueError(f"model: no layer with weights; {rule} trains an nn.Sequential of {reader.trainable}")
+    last = reader.units[-1]
+    if last.has_maps and last.is_closed:
         raise without_scores(model)
-    return Chain(tuple(stem), units)
+    return Chain(tuple(reader.stem), reader.units)
+
+
+class _Reader:
+    """Makes the units of a chain from the parts of a model, taken in turn."""
+
+    def __init__(self, rule: str, kind: type[nn.Module] | None, dropout: bool, needs: str, trainable: str) -> None:
+        self.rule, self.kind, self.dropout, self.needs, self.trainable = rule, kind, dropout, needs, trainable
+        self.stem: list[Step] = []
+        self.units: list[ChainUnit] = []
+        self._joining: list[nn.Module] = []  # what has to be in one graph with the first layer, and comes before it
+
+    def refusal(self, name: str, module: nn.Module) -> ValueError:
+        return refusal(name, module, self.rule, self.trainable, needs=self.needs)
+
+    def take(self, part: Part) -> None:
+        """Raises ValueError for a part that the rule cannot train, or not in this place."""
+        name, module = part.name, part.module
+        if self.needs:
+            check_forward(name, module, self.rule)
+        if isinstance(module, nn.Identity):
+            return
+        last = self.units[-1] if self.units and not self.units[-1].outlet else None  # that may have an activation
+        activation = None if computes_otherwise(module) else activation_of(module)
+        own = list(module.parameters())
+        if part.begins and not isinstance(module, nn.PReLU):
+            self._begin(name, module)
+        elif activation is not None and last is not None and (self.needs or self._may_follow(activation, last)):
+            self.units[-1] = _activated(name, module, activation, last)
+        elif isinstance(module, nn.Dropout) and self.dropout and (self.needs or (last and last.dropout is None)):
+            self.units[-1:] = [_dropped(name, module, last, self.units, self.rule)]
+        elif self.needs or (isinstance(module, nn.modules.dropout._DropoutNd) and not self.dropout):
+            self._follow(name, module, self._closed_outlet(name, module))
+        elif own or isinstance(module, NORMALISATIONS) or self._joining:
+            self._join(name, module)
+        elif last is not None and isinstance(module, ELEMENTWISE) and last.is_linear and last.dropout is None:
+            self.units[-1] = replace(last, parts=(*last.parts, module), activation=activation or ModuleStep(module))
+        else:
+            self._follow(name, module, self._closed_outlet(name, module) or ModuleStep(module))
+
+    def _may_follow(self, activation: Activation, unit: ChainUnit) -> bool:
+        return unit.is_linear and (unit.dropout is None or activation not in (tanh, maxmin))
+
+    def _closed_outlet(self, name: str, module: nn.Module) -> Step | None:
+        """Raises ValueError for settings that have no closed form, where the rule takes nothing else."""
+        if computes_otherwise(module):
+            return None
+        try:
+            step = _outlet_of(name, module, self.rule, self.kind is OrthogonalConv2d)
+        except ValueError:
+            if self.needs:
+                raise
+            return None
+        of_maps = self.kind is not None and bool(self.units) and self.units[-1].has_maps
+        of_maps = of_maps and Flatten() not in self.units[-1].outlet
+        before_first = isinstance(step, Flatten | Unshuffle) and not self.units
+        return step if of_maps or before_first or (isinstance(step, Flatten) and not self.needs) else None
+
+    def _follow(self, name: str, module: nn.Module, step: Step | None) -> None:
+        """Makes it a step of the stem or of the last outlet."""
+        if step is None:
+            raise self.refusal(name, module)
+        if self.units:
+            unit = self.units[-1]
+            self.units[-1] = replace(unit, parts=(*unit.parts, module), outlet=(*unit.outlet, step))
+        else:
+            self.stem.append(step)
+
+    def _join(self, name: str, module: nn.Module) -> None:
+        """Puts it into one graph with all that the last unit has so far, or with the first layer, which follows."""
+        check_parameters(name, module, self.units[:-1], self.rule, closed=False)
+        if self.units:
+            inside = (*self.units[-1].parts, module)
+            self.units[-1] = ChainUnit(self.units[-1].name, self.units[-1].module, inside, inside)
+        else:
+            self._joining.append(module)
+
+    def _begin(self, name: str, module: nn.Module) -> None:
+        dense = is_plain(module, nn.Linear)
+        of_kind = self.kind is not None and isinstance(module, self.kind) and not computes_otherwise(module)
+        closed = not self._joining and (dense or (of_kind and (self.needs or _has_closed_form(module))))
+        keys = {key.partition(".")[0] for key, _ in module.named_parameters()}
+        closed = closed and not is_parametrized(module) and keys <= set(PARAMETERS)
+        if self.needs:
+            outlet = tuple(self.units[-1].outlet) if self.units else tuple(self.stem)
+            if not (dense or of_kind):
+                raise self.refusal(name, module)
+            _check_layer(name, module, self.units, outlet, self.rule, self.refusal)
+        check_parameters(name, module, self.units, self.rule, closed=bool(self.needs) or closed)
+        if self.needs:
+            _check_fit(name, module, self.units[-1] if self.units else None, outlet)
+        elif closed:
+            self._check_sizes(name, module)
+        inside = () if closed or self.needs else (*self._joining, module)
+        self.units.append(ChainUnit(name, module, (*self._joining, module), inside))  # type: ignore[arg-type]
+        self._joining = []
+
+    def _check_sizes(self, name: str, module: nn.Module) -> None:
+        """Raises ValueError for a layer in closed form that does not take what another such gives it."""
+        before = self.units[-1] if self.units else None
+        if before is None or not before.is_closed:
+            return
+        if isinstance(module, nn.Linear) and before.has_maps and Flatten() not in before.outlet:
+            raise _unflattened(name, before)
+        if before.has_maps or not before.outlet:
+            _check_fit(name, module, before, tuple(before.outlet))
+
+
+def _has_closed_form(module: nn.Module) -> bool:
+    """Whether a convolution has one."""
+    if not isinstance(module, nn.Conv2d):
+        return isinstance(module, OrthogonalConv2d)
+    same_but_even = module.padding == "same" and any(side % 2 == 0 for side in module.kernel_size)
+    return module.dilation == (1, 1) and module.padding_mode == "zeros" and not same_but_even
 
 
 def _trainable(kind: type[nn.Module] | None, dropout: bool) -> str:
@@ -355,30 +548,41 @@ def _trainable(kind: type[nn.Module] | None, dropout: bool) -> str:
 
 
 def _check_layer(
-    name: str, module: nn.Module, before: list[ChainUnit], outlet: tuple[Step, ...], rule: str, trainable: str
+    name: str,
+    module: nn.Module,
+    before: list[ChainUnit],
+    outlet: tuple[Step, ...],
+    rule: str,
+    refused: Callable[[str, nn.Module], ValueError],
 ) -> None:
-    """Raises ValueError for a layer that does not take what the one before gives, or is not to be trained."""
+    """Raises ValueError for a layer that has no closed form, or does not take what the one before gives."""
     dense, flat = isinstance(module, nn.Linear), Flatten() in outlet
     if dense and before and before[-1].has_maps and not flat:
-        raise ValueError(f"layer '{name}': Linear after maps of layer '{before[-1].name}'; put a Flatten before it")
+        raise _unflattened(name, before[-1])
     if (before and before[-1].has_maps != (not dense or flat)) or (flat and not dense):
-        raise refusal(name, module, rule, trainable)
+        raise refused(name, module)
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
             raise ValueError(
                 f"layer '{name}': {module}; {rule} trains Conv2d without groups and dilation, padded with zeros "
                 "(Backprop and local classifiers such as MonoForward train any)"
             )
-        if module.padding == "same" and any(side % 2 == 0 for side in module.kernel_size):
+        if not _has_closed_form(module):
             raise ValueError(
                 f"layer '{name}': {module}; {rule} wants as much padding on both sides: an odd kernel_size"
             )
-    check_parameters(name, module, before, rule)
+
+
+def _unflattened(name: str, before: ChainUnit) -> ValueError:
+    return ValueError(f"layer '{name}': Linear after maps of layer '{before.name}'; put a Flatten before it")
+
+
+def _check_fit(name: str, module: nn.Module, before: ChainUnit | None, outlet: tuple[Step, ...]) -> None:
+    """Raises ValueError where the layer's inputs are not as many as the layer before gives."""
     if isinstance(module, nn.Linear):
-        if before and not before[-1].has_maps and before[-1].width != module.in_features:
+        if before is not None and not before.has_maps and before.width != module.in_features:
             raise ValueError(
-                f"layer '{name}': takes {module.in_features} features, "
-                f"but layer '{before[-1].name}' gives {before[-1].width}"
+                f"layer '{name}': takes {module.in_features} features, but layer '{before.name}' gives {before.width}"
             )
         return
     factor = prod(step.factor for step in outlet if isinstance(step, Unshuffle))
@@ -386,8 +590,8 @@ def _check_layer(
         raise ValueError(
             f"layer '{name}': takes {module.in_channels} channels, expected a multiple of {factor**2} after unshuffling"
         )
-    if before and before[-1].width * factor**2 != module.in_channels:
-        given = before[-1].width * factor**2
+    if before is not None and before.width * factor**2 != module.in_channels:
+        given = before.width * factor**2
         raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
 
 
@@ -400,7 +604,7 @@ def _activated(name: str, module: nn.Module, activation: Activation, unit: Chain
     if activation == maxmin and unit.width % 2:
         what = "channels" if unit.has_maps else "units"
         raise ValueError(f"layer '{name}': MaxMin pairs {what}, but layer '{unit.name}' gives {unit.width}, an odd one")
-    return replace(unit, activation=activation)
+    return replace(unit, parts=(*unit.parts, module), activation=activation)
 
 
 def _dropped(name: str, module: nn.Dropout, unit: ChainUnit | None, units: list[ChainUnit], rule: str) -> ChainUnit:
@@ -411,22 +615,27 @@ def _dropped(name: str, module: nn.Dropout, unit: ChainUnit | None, units: list[
         raise ValueError(f"layer '{name}': Dropout after pooling or Flatten; put it right behind the activation")
     if unit.dropout is not None:
         raise ValueError(f"layer '{name}': a second Dropout after layer '{unit.name}'; remove one")
-    return replace(unit, dropout=module)
+    return replace(unit, parts=(*unit.parts, module), dropout=module)
 
 
 def refusal(
-    name: str, module: nn.Module, rule: str, trainable: str, network: str = "an nn.Sequential of "
+    name: str, module: nn.Module, rule: str, trainable: str, network: str = "an nn.Sequential of ", needs: str = ""
 ) -> ValueError:
-    """The error for a layer that the rule can't train, or for the model (no name), with what to use instead."""
+    """The error for a layer that the rule can't train, or for the model (no name), with what to use instead.
+
+    `needs` is what the rule needs of every layer, where it does not take any module.
+    """
     kind = type(module).__name__
     named = re.findall(r"\w+", trainable)
     misplaced = bool(name) and kind in named
     of_maps = next((INSTEAD_OF_MAPS[layer] for layer in INSTEAD_OF_MAPS if layer in named), {})
     instead = {**of_maps, **INSTEAD, **({"Dropout": "use Dropout"} if "Dropout" in named else {})}
     hint = "" if misplaced else next((f" ({instead[start]})" for start in instead if kind.startswith(start)), "")
-    ours = type(module).__module__.startswith(("torch.", "prograde.")) and not list(module.parameters())
-    if not (hint or misplaced or ours or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
-        hint = f" (no rule trains it yet{'' if name else '; write a chain of layers as an nn.Sequential'})"
+    if not (hint or misplaced or is_plain(module, nn.Linear) or is_plain(module, nn.Sequential)):
+        if needs:
+            hint = f" (it needs {needs}; {ANY_MODULE})"
+        elif not name:
+            hint = " (or the units of any other model: units=[...], its modules in the order in which they run)"
     where = f"layer '{name}'" if name else "model"
     return ValueError(f"{where}: {kind}{' in this place' * misplaced}; {rule} trains {network}{trainable}{hint}")
 

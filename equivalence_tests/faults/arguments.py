@@ -28,7 +28,7 @@ FAULTS = [
           "if not _is_whole(value) or value < least", "if value < least",
           "test_refused", "TypeError"),
     Fault("feedback that broadcasts accepted", "accelerated.direct_feedback_alignment",
-          "check_shape(name, matrix, (rows, signal.shape[1]))", "pass",
+          "check_shape(name, matrix, (rows, signal.shape[-1]))", "pass",
           "test_refused", "direct_feedback_alignment.updates"),
     Fault("misspelt options accepted", "reference.pepita",
           'check_option("output_error", output_error, OutputError)', "pass",

@@ -53,7 +53,7 @@ FAULTS = [
     Fault("a layer named for what follows it", "accelerated.rules.units",
           """                where = f"what follows layer '{unit.name}'"\n""", "",
           "test_shapes", "do not pass what follows layer"),
-    Fault("a rule's mode for a normalisation's", "accelerated.rules.local.module_rule",
+    Fault("a rule's mode for a normalisation's", "accelerated.rules.rule",
           "(module.training or module.running_mean is None)", "self.training",
           "test_batch_normalisation_at_rest_takes_one_sample", "each module's own mode counts"),
     Fault("mixing one sample with itself", "accelerated.rules.forward_forward",

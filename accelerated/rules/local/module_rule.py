@@ -1,12 +1,12 @@
 """The base of rules that run the modules of a model, which may have normalisation, pooling and shortcuts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..rule import Rule, check_count
+from ..rule import Rule, check_count, one_sample
 from ..units import channels_last, check_like, flat_input, without_scores
 from .units import LOCAL, LocalUnit, ScoreAfter, check_sizes, read
 
@@ -57,20 +57,14 @@ class ModuleRule(Rule):
     @property
     def least_batch(self) -> int:
         """2 while batch normalisation is in training mode."""
-        return 2 if any(self._batch_norms()) else 1
-
-    def _batch_norms(self) -> Iterator[tuple[str, nn.BatchNorm1d | nn.BatchNorm2d]]:
-        """Those that normalise by the batch in hand, by their names."""
-        for name, module in self.named_modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and (module.training or module.running_mean is None):
-                yield name.removeprefix("model."), module
+        return 2 if any(self.batch_norms()) else 1
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
         if len(x) == 1:
-            for name, module in self._batch_norms():
+            for name, module in self.batch_norms():
                 if isinstance(module, nn.BatchNorm1d):
-                    raise ValueError(f"x: a batch of 1, expected 2 or more: BatchNorm1d '{name}' normalises over it")
+                    raise one_sample(name, module)
             check_sizes(self.local, x.shape[1:], x.dtype, batch=1)  # of BatchNorm2d, a map of one pixel
         return x
 

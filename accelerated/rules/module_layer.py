@@ -1,0 +1,254 @@
+"""Any modules as a layer or as a step: what algorithms ask of a part of a network, by a graph of this part alone.
+
+The first evaluation is the clean pass's. Any other is lent that pass's batch statistics and random draws, writes into
+no buffer and calls no forward hook, so that both passes are through one function, and are one step to whoever looks.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import Step, Update
+
+
+class Evaluator:
+    """Modules that run one after another, the first time as they do by themselves, afterwards as they did then."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self._parts = [part for module in modules for part in module.modules()]
+        self._writes = any(getattr(part, "inplace", False) for part in self._parts)
+        self._normalised: dict[_BatchNorm, list[Tensor]] = {}  # what those in training mode have normalised
+        self._drawn: list[Tensor] | None = None  # states of the generators before the draws
+        self._is_clean = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.clone() if self._writes else x
+        if self._is_clean:
+            self._is_clean = False
+            return self._run_clean(x)
+        with ExitStack() as stack:
+            stack.enter_context(unhooked(self._parts))
+            for part in self._parts:
+                if part._buffers and part.training:
+                    stack.enter_context(_lent_buffers(part))
+            for norm, seen in self._normalised.items():
+                stack.enter_context(_lent_statistics(norm, iter(seen)))
+            if self._drawn is not None:
+                stack.enter_context(torch.random.fork_rng([x.device] if x.is_cuda else []))
+                _set_states(self._drawn, x.device)
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        for module in self.modules:
+            x = module(x)
+        return x
+
+    def _run_clean(self, x: Tensor) -> Tensor:
+        if not any(part.training for part in self._parts):
+            return self._run(x)
+        norms = [part for part in self._parts if isinstance(part, _BatchNorm) and part.training]
+        self._normalised = {norm: [] for norm in norms}
+        before = _states(x.device)
+        hooks = [norm.register_forward_pre_hook(self._note) for norm in norms]
+        try:
+            y = self._run(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not all(map(torch.equal, before, _states(x.device))):
+            self._drawn = before
+        return y
+
+    def _note(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
+        self._normalised[norm].append(inputs[0].detach())
+
+
+def _states(device: torch.device) -> list[Tensor]:
+    """Of the generators that a module may draw from; none while a CUDA graph is captured, which has its own."""
+    if device.type != "cuda":
+        return [torch.get_rng_state()]
+    return [] if torch.cuda.is_current_stream_capturing() else [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+
+
+def _set_states(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def unhooked(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, no forward hook of these modules is called."""
+    hooked = [part for part in parts if part._forward_hooks or part._forward_pre_hooks]
+    own = [(part, part._forward_hooks, part._forward_pre_hooks) for part in hooked]
+    for part in hooked:
+        part._forward_hooks, part._forward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for part, after, before in own:
+            part._forward_hooks, part._forward_pre_hooks = after, before
+
+
+@contextmanager
+def _lent_buffers(part: nn.Module) -> Iterator[None]:
+    """Copies in the place of the module's buffers."""
+    own = part._buffers
+    part.__dict__["_buffers"] = {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
+    try:
+        yield
+    finally:
+        part.__dict__["_buffers"] = own
+
+
+@contextmanager
+def _lent_statistics(norm: _BatchNorm, seen: Iterator[Tensor]) -> Iterator[None]:
+    """Each call normalises by the mean and the variance of what was `seen` in its turn, in place of its own batch."""
+
+    def lend(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = next(seen)
+        norm.running_var, norm.running_mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        norm.training = False
+
+    own = norm._buffers
+    norm.__dict__["_buffers"] = {**own, "running_mean": None, "running_var": None}
+    hook = norm.register_forward_pre_hook(lend)
+    try:
+        yield
+    finally:
+        hook.remove()
+        norm.training = True
+        norm.__dict__["_buffers"] = own
+
+
+class _Run(NamedTuple):
+    """An input, the leaf of the graph in its place, and what came out, with the graph."""
+
+    z: Tensor
+    leaf: Tensor
+    a: Tensor
+
+
+class ModuleLayer:
+    """A `Layer` of modules that run one after another, with derivatives by autograd, for one step.
+
+    The graph of the clean pass is held until the layer's update. Its input and update are told by that input's
+    identity; at another z the modules run once more. `parameters` are those of the update, in this order. `difference`
+    subtracts two values: it cancels where u is small against z.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        parameters: Sequence[Tensor],
+        steps: tuple[Step, ...] = (),
+        outlet: tuple[Step, ...] = (),
+    ) -> None:
+        self.parameters, self.steps, self.outlet = parameters, steps, outlet
+        self._evaluate = Evaluator(modules)
+        self._held: list[_Run] = []
+
+    def _run(self, z: Tensor) -> _Run:
+        for run in self._held:
+            if run.z is z:
+                return run
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_(z.is_floating_point())
+            run = _Run(z, leaf, self._evaluate(leaf))
+        self._held.append(run)
+        return run
+
+    def value(self, z: Tensor) -> Tensor:
+        """What the modules give for z, without its graph."""
+        return self._run(z).a.detach()
+
+    def difference(self, z: Tensor, u: Tensor) -> Tensor:
+        """The value at z less that at z - u."""
+        check_differentiable(z)
+        if len(u) != len(z):  # rows of a projection
+            raise ValueError(f"u: {len(u)} rows, expected {len(z)}, those of z, through a module that is not linear")
+        value = self.value(z)
+        with torch.no_grad():
+            changed: Tensor = value - self._evaluate(z - u)
+        return changed
+
+    def adjoint(self, z: Tensor, d: Tensor) -> Tensor:
+        """The derivative's transpose times d, a sample shaped as z's."""
+        check_differentiable(z)
+        run = self._run(z)
+        (found,) = torch.autograd.grad(run.a, run.leaf, d, retain_graph=True)
+        return found
+
+    def update(self, z: Tensor, delta: Tensor) -> Update:
+        """1/B times the gradient of <delta, value> by each parameter; 0 by those that are frozen or unused.
+
+        The graph at z is freed.
+        """
+        learned = [p for p in self.parameters if p.requires_grad]
+        found: Sequence[Tensor | None] = ()
+        if learned:
+            run = self._run(z)
+            found = torch.autograd.grad(run.a, learned, delta / len(delta), allow_unused=True)
+        self._held = [run for run in self._held if run.z is not z]
+        gradients = dict(zip(learned, found, strict=True))
+        return tuple(_or_zero(gradients.get(p), p) for p in self.parameters)
+
+
+def _or_zero(gradient: Tensor | None, p: Tensor) -> Tensor:
+    return p.new_zeros(()).expand_as(p) if gradient is None else gradient
+
+
+def check_differentiable(z: Tensor) -> None:
+    """Raises ValueError for integers, tokens for one."""
+    if not z.is_floating_point():
+        raise ValueError(f"z: {z.dtype}, expected floating point: integers have neither difference nor derivative")
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleStep:
+    """A `Step` that is a module without parameters, its derivatives by autograd, for one step of training."""
+
+    module: nn.Module
+    _seen: list[tuple[Tensor, Tensor]] = field(default_factory=list, init=False, repr=False)
+    _evaluators: list[Evaluator] = field(default_factory=list, init=False, repr=False)
+
+    def _evaluate(self, a: Tensor) -> Tensor:
+        if not self._evaluators:
+            self._evaluators.append(Evaluator((self.module,)))
+        return self._evaluators[0](a)
+
+    def value(self, a: Tensor) -> Tensor:
+        """What the module gives for a: found again where a was the last."""
+        if not self._seen or self._seen[0][0] is not a:
+            self._seen[:] = [(a, self._evaluate(a))]
+        return self._seen[0][1]
+
+    def jvp(self, a: Tensor, u: Tensor) -> Tensor:
+        """The derivative along u."""
+        d = torch.zeros_like(self.value(a), requires_grad=True)
+        with torch.enable_grad():  # vjp is linear in d: its derivative by d, transposed, is jvp
+            leaf = a.detach().requires_grad_()
+            (pulled,) = torch.autograd.grad(self._evaluate(leaf), leaf, d, create_graph=True)
+        (along,) = torch.autograd.grad(pulled, d, u)
+        return along
+
+    def vjp(self, a: Tensor, d: Tensor) -> Tensor:
+        """The derivative's transpose times d."""
+        self.value(a)
+        with torch.enable_grad():
+            leaf = a.detach().requires_grad_()
+            value = self._evaluate(leaf)
+        (found,) = torch.autograd.grad(value, leaf, d)
+        return found
+
+    def difference(self, a: Tensor, u: Tensor) -> Tensor:
+        """The value at a less that at a - u."""
+        return self.value(a) - self._evaluate(a - u)

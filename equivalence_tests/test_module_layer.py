@@ -1,0 +1,299 @@
+"""Any module as a layer: the closed forms of dense layers and convolutions, without knowing them; one draw a step."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prograde.accelerated.layers import Convolution, Dense, Layer, MaxPool, Step
+from prograde.accelerated.rules import (
+    CumulativeForwardForward,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    ForwardForward,
+    Ftp,
+    LayerCollaboration,
+    Pepita,
+    Rule,
+    SymBa,
+)
+from prograde.accelerated.rules.module_layer import ModuleLayer, ModuleStep
+from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import FLAT, IMAGES, K, dense, images
+
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
+
+
+@pytest.fixture(autouse=True)
+def _in_float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+class OwnLinear(nn.Linear):
+    """A module with a forward pass of its own, which a rule can only run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class OwnConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class OwnTanh(nn.Tanh):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, *inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def layer_of(*modules: nn.Module) -> ModuleLayer:
+    return ModuleLayer(modules, [p for module in modules for p in module.parameters()])
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Layer], tuple[int, ...]]] = {
+    "Linear": (lambda: nn.Linear(6, 5), lambda m: Dense(m.weight.detach(), m.bias.detach()), (6,)),
+    "Linear of tokens": (lambda: nn.Linear(6, 5), lambda m: Dense(m.weight.detach(), m.bias.detach()), (3, 6)),
+    "Conv2d": (
+        lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
+        lambda m: Convolution(m.weight.detach(), m.bias.detach(), (), (), (2, 2), (1, 1), 2),
+        (4, 5, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_four_methods_are_those_of_the_closed_form(name: str):
+    make, closed_form, sample = LAYERS[name]
+    module = make()
+    layer, closed = layer_of(module), closed_form(module)
+    z, u = torch.randn(2, 4, *sample)
+    d = torch.randn_like(closed.value(z))
+    torch.testing.assert_close(layer.value(z), closed.value(z), msg="value")
+    torch.testing.assert_close(layer.difference(z, u), closed.difference(z, u), msg="difference")
+    torch.testing.assert_close(layer.adjoint(z, d), closed.adjoint(z, d), msg="adjoint")
+    torch.testing.assert_close(layer.update(z - u, d), closed.update(z - u, d), msg="update at another z")
+    torch.testing.assert_close(layer.update(z, d), closed.update(z, d), msg="update")
+
+
+STEPS: dict[str, tuple[nn.Module, Step | None, tuple[int, ...]]] = {
+    "MaxPool2d": (nn.MaxPool2d(2), MaxPool(2), (3, 4, 4)),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d(2), None, (3, 4, 4)),
+    "Softplus": (nn.Softplus(), None, (5,)),
+    "Flatten": (nn.Flatten(), None, (3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_has_the_derivatives_of_its_module(name: str):
+    module, closed, sample = STEPS[name]
+    step = ModuleStep(module)
+    a, u = torch.randn(2, 4, *sample)
+    d = torch.randn_like(module(a))
+    eps = 1e-6
+    along = (module(a + eps * u) - module(a - eps * u)) / (2 * eps)
+    torch.testing.assert_close(step.value(a), module(a), msg="value")
+    torch.testing.assert_close(step.jvp(a, u), along, rtol=1e-6, atol=1e-8, msg="jvp")
+    torch.testing.assert_close((step.vjp(a, d) * u).sum(), (d * step.jvp(a, u)).sum(), msg="vjp")
+    torch.testing.assert_close(step.difference(a, u), module(a) - module(a - u), msg="difference")
+    if closed is not None:
+        torch.testing.assert_close(step.vjp(a, d), closed.vjp(a, d), msg="vjp of the closed form")
+
+
+def by_modules(model: nn.Module) -> nn.Module:
+    """The same network of layers that a rule can only run; the last is left, whose outputs are the scores."""
+    kinds = {nn.Linear: OwnLinear, nn.Conv2d: OwnConv2d, nn.Tanh: OwnTanh}
+    for module in list(model)[:-1]:  # type: ignore[call-overload]
+        module.__class__ = kinds.get(type(module), type(module))
+    return model
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "ftp": Ftp,
+    "ftp, full": partial(Ftp, second_pass="full"),
+    "ftp, second layer": partial(Ftp, inject=2),
+    "ftp, squared error": partial(Ftp, loss="squared_error", phi="tanh"),
+    "pepita": Pepita,
+    "pepita, clean": partial(Pepita, presynaptic="clean", output_error="modulated"),
+    "dfa": DirectFeedbackAlignment,
+    "drtp": DirectRandomTargetProjection,
+    "forward-forward": partial(ForwardForward, goodness="mean-square"),
+    "forward-forward, read-out": partial(ForwardForward, readout=True, negatives="pairs", first_layer=1),
+    "symba": SymBa,
+    "cumulative": CumulativeForwardForward,
+    "layer-collaboration": LayerCollaboration,
+}
+"""Those that have closed forms and take any module."""
+
+
+@pytest.mark.parametrize(("make", "sample"), [(dense, FLAT), (images, IMAGES)], ids=["dense", "images"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_gives_the_gradients_of_its_closed_form(
+    name: str, make: Callable[[], nn.Module], sample: tuple[int, ...]
+):
+    """Ours: the same model, once as the rule reads it and once of modules that it can only run."""
+    x, y = torch.randn(6, *sample), torch.arange(6) % K
+    found = []
+    for prepare in (lambda model: model, by_modules):
+        torch.manual_seed(1)
+        rule = RULES[name](prepare(make()), example=x[:2], generator=seeded(2))
+        loss = rule.assign_credit(x, y)
+        found.append((loss, [p.grad for p in rule.parameters()], rule(x)))
+        assert bool(rule.chain.run) is (prepare is by_modules), "read"
+    torch.testing.assert_close(found[1][0], found[0][0], msg="loss")
+    torch.testing.assert_close(found[1][2], found[0][2], msg="scores")
+    for ours, closed in zip(found[1][1], found[0][1], strict=True):
+        assert (ours is None) is (closed is None)
+        if ours is not None and closed is not None:
+            torch.testing.assert_close(ours, closed, rtol=1e-9, atol=1e-12 * closed.abs().max().item(), msg="gradient")
+
+
+def drawing() -> list[nn.Module]:
+    return [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 4), nn.Dropout(0.5)]
+
+
+def test_a_second_pass_is_through_the_same_function():
+    """Batch statistics and masks are those of the clean pass: nothing changes where nothing was changed."""
+    modules = drawing()
+    layer = layer_of(*modules)
+    z = torch.randn(8, 6)
+    clean = layer.value(z)
+    assert (clean == 0).any(), "dropped"
+    after = torch.get_rng_state()
+    u = torch.zeros_like(z)
+    torch.testing.assert_close(layer.difference(z, u), torch.zeros_like(clean), rtol=0, atol=1e-14, msg="no change")
+    u[0] = 1  # one sample's alone
+    changed = layer.difference(z, u)
+    assert changed[0].any(), "the changed one"
+    torch.testing.assert_close(changed[1:], torch.zeros_like(changed[1:]), rtol=0, atol=1e-14, msg="statistics lent")
+    assert torch.equal(torch.get_rng_state(), after), "draws"
+    norm = modules[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.num_batches_tracked == 1, "buffers written once"
+    assert norm.training
+    torch.testing.assert_close(norm.running_mean, 0.1 * modules[0](z).mean(dim=0), msg="running mean")
+
+
+def test_a_step_draws_once():
+    step = ModuleStep(nn.Dropout(0.5))
+    a, u = torch.randn(2, 8, 6)
+    value = step.value(a)
+    kept = value != 0
+    assert kept.any()
+    assert not kept.all()
+    for found in (step.jvp(a, u), step.vjp(a, u), step.difference(a, u)):
+        torch.testing.assert_close(found, 2 * kept * u, msg="of the same mask")
+
+
+def test_a_module_that_writes_over_its_input_leaves_the_clean_pass_as_it_was():
+    layer, step = layer_of(nn.ReLU(inplace=True), nn.Linear(5, 3)), ModuleStep(nn.Hardtanh(inplace=True))
+    z = torch.randn(4, 5)
+    before = z.clone()
+    layer.value(z)
+    step.value(z)
+    torch.testing.assert_close(z, before, rtol=0, atol=0, msg="written over")
+
+
+def test_frozen_and_unused_parameters_get_nothing():
+    first, second, unused = nn.Linear(4, 4), nn.Linear(4, 3), nn.Parameter(torch.ones(2))
+    first.requires_grad_(False)
+    layer = ModuleLayer([first, second], [*first.parameters(), *second.parameters(), unused])
+    z, d = torch.randn(5, 4), torch.randn(5, 3)
+    weight, bias, *learned, nothing = layer.update(z, d)
+    assert not weight.any()
+    assert not bias.any()
+    assert not nothing.any()
+    torch.testing.assert_close(tuple(learned), Dense(second.weight.detach(), second.bias).update(first(z).detach(), d))
+
+
+def test_tokens_are_learned_from_but_not_changed():
+    embedding = nn.Embedding(7, 3)
+    layer = layer_of(embedding)
+    z = torch.tensor([[1, 2, 2], [6, 0, 1]])
+    d = torch.randn(2, 3, 3)
+    (found,) = layer.update(z, d)
+    expected = torch.zeros(7, 3).index_add(0, z.flatten(), d.flatten(0, 1) / 2)
+    torch.testing.assert_close(found, expected, msg="rows of the tokens")
+    with pytest.raises(ValueError, match="integers have neither difference nor derivative"):
+        layer.difference(z, z)
+    with pytest.raises(ValueError, match="integers have neither difference nor derivative"):
+        layer.adjoint(z, d)
+
+
+def modules_of(rule: Any) -> list[list[str]]:
+    return [[type(part).__name__ for part in unit.parts] for unit in rule.units]
+
+
+def test_what_a_unit_is():
+    """It begins at parameters that are no normalisation's; closed forms stay where there are some."""
+    layers = [
+        nn.Linear(6, 5), nn.Softplus(), nn.LayerNorm(5), nn.Linear(5, 5), nn.PReLU(), nn.Linear(5, 5), nn.Tanh(),
+        nn.Dropout(), Residual(nn.Linear(5, 5)), nn.Hardtanh(), nn.Dropout(), nn.Linear(5, 3),
+    ]  # fmt: skip
+    rule = Ftp(nn.Sequential(*layers))
+    assert modules_of(rule) == [
+        ["Linear", "Softplus", "LayerNorm"],
+        ["Linear", "PReLU"],
+        ["Linear", "Tanh", "Dropout"],
+        ["Residual", "Hardtanh", "Dropout"],
+        ["Linear"],
+    ]
+    assert [len(unit.inside) for unit in rule.units] == [3, 2, 0, 1, 0], "in one graph"
+    assert [unit.dropout is not None for unit in rule.units] == [False, False, True, True, False]
+    before = Ftp(
+        nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), example=torch.ones(2, 6)
+    )
+    assert [len(unit.inside) for unit in before.units] == [2, 0], "what comes before the first layer joins it"
+
+
+def embedded(pooled: bool) -> nn.Module:
+    mean = [nn.Flatten()] if pooled else []
+    return nn.Sequential(
+        nn.Embedding(7, 8), Residual(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 8), nn.Tanh(), *mean,
+        nn.Linear(8 * (5 if pooled else 1), K),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pooled", [True], ids=["a label a sequence"])
+@pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp"])
+def test_sequences_of_tokens(name: str, pooled: bool):
+    """Every parameter is moved, and what is learned lowers the loss."""
+    x = torch.randint(7, (12, 5))
+    y = x.sum(dim=1) % K if pooled else x % K
+    rule = RULES[name](embedded(pooled), example=x[:2], generator=seeded(0))
+    before = [p.detach().clone() for p in rule.parameters()]
+    optimizer = torch.optim.Adam(rule.parameters(), 0.003)
+    losses = []
+    for _ in range(60):
+        losses.append(float(rule.assign_credit(x, y)))
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0], "learned"
+    moved = [not torch.equal(p, start) for p, start in zip(rule.parameters(), before, strict=True)]
+    assert all(moved), "moved"
+
+
+def test_hooks_of_modules_that_are_run_are_called():
+    model = nn.Sequential(nn.Linear(6, 8), Residual(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, K))
+    seen: list[Sequence[int]] = []
+    rule = Ftp(model)
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    rule.assign_credit(torch.randn(3, 6), torch.tensor([0, 1, 2]))
+    assert len(seen) == 1, "called once"
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    with pytest.raises(ValueError, match="layer '0': a forward hook, which Ftp does not call"):
+        rule.assign_credit(torch.randn(3, 6), torch.tensor([0, 1, 2]))
