@@ -167,12 +167,15 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(
     h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
 ) -> Array:
-    """The gradient through it and the batch's statistics. Raises ValueError as `batch_norm` does."""
+    """The gradient through it and the batch's statistics; of given ones, of any number of rows.
+
+    Raises ValueError as `batch_norm` does, and where the gradient does not fit.
+    """
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
-    check_shape("gradient", gradient, h.shape)
     if variance is None:
         return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    check_shape("gradient", gradient, (len(gradient), *h.shape[1:]))
     rate = (widened(variance) + eps).rsqrt().view(-1, *[1] * (h.dim() - 2))
     return (gradient * rate).to(h.dtype)
 

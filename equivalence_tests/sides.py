@@ -34,6 +34,8 @@ MODULES = (
     "convolution",
     "pooling",
     "layers",
+    "normalisation_layers",
+    "blocks",
     "backprop",
     "orthogonality",
     "pepita",

@@ -128,6 +128,22 @@ def hybrid(theta: int = 2, read: int = 1) -> Lazy:
     return Lazy(lambda s: s.hybrid_dynamic_temperature.Parameters(*s.operands(arrays)))
 
 
+def normalised(step: str, gain: Any, bias: Any = None, **settings: Any) -> Lazy:
+    """A chain of one normalisation."""
+
+    def make(side: Side) -> Any:
+        module = side.normalisation_layers
+        found = getattr(module, step)(**side.operands(settings))
+        return (module.NormalisationLayer(found, *side.operands((gain, bias))),)
+
+    return Lazy(make)
+
+
+def residual(rows: int, columns: int = 3) -> Lazy:
+    """A chain of one dense layer with a shortcut around it."""
+    return Lazy(lambda s: (s.blocks.Residual((s.layers.Dense(s.operands(np.ones((rows, columns))), None),)),))
+
+
 CHAIN, INVERSE_CHAIN = chain_of(DENSE), chain_of(INVERSE)
 CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 MAPS = padded(None)
@@ -426,6 +442,27 @@ ROWS: list[Row] = [
     row("layers.updates", "delta: shape (0, 3), expected (batch, ..., n)", CHAIN, [(X[:0], X[:0])] * 3),
     row("layers.updates", "z: shape (1, 3), expected (4, 3)", CHAIN, [(X, X[:1])] * 3),
     row("layers.updates", "delta: shape (0, 2, 4, 4)", MAPS, [(IMAGES[:0], IMAGES[:0]), (X, X)]),
+    row("layers.forward", "layers[0]: gain: shape (1,), expected (3,)", normalised("LayerNorm", np.ones(1)), X),
+    row(
+        "layers.forward",
+        "layers[0]: bias: shape (1,), expected (2,)",
+        normalised("BatchNorm", *(np.ones(2), np.ones(1))),
+        IMAGES,
+    ),
+    row(
+        "layers.forward",
+        "layers[0]: mean, variance: one without",
+        normalised("BatchNorm", None, mean=np.ones(2)),
+        IMAGES,
+    ),
+    row("layers.forward", "layers[0]: axes: 2, expected 1..1, a whole", normalised("LayerNorm", None, axes=2), X),
+    row("layers.forward", "layers[0]: axes: 2, expected 1..1, a whole", normalised("RMSNorm", None, axes=2), X),
+    row("layers.forward", "layers[0]: eps: -1.0, expected 0 or more", normalised("RMSNorm", None, eps=-1.0), X),
+    row("layers.forward", "layers[0]: groups: 0, expected 1 or more", normalised("GroupNorm", None, groups=0), X),
+    row("layers.forward", "layers[0]: h: shape (0, 3), expected (batch, ..., n)", normalised("RMSNorm", None), X[:0]),
+    row("layers.updates", "delta: shape (4, 2), expected (4, 3)", normalised("LayerNorm", None), [(X[:, :2], X)]),
+    row("layers.forward", "layers[0]: what passes by the shortcut: shape (4, 3), expected (4, 5)", residual(5), X),
+    row("layers.forward", "layers[0]: inside, layers[0]: z: 3 units, but the weight has 2", residual(3, 2), X),
     row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
     row("layers.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
     *(

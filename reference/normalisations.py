@@ -192,12 +192,15 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(
     h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
 ) -> Array:
-    """dL/dh of equation (2); with mu and v given g / sqrt(v + eps): as h. Raises ValueError as `batch_norm` does."""
+    """dL/dh of equation (2); with mu and v given g / sqrt(v + eps), of any number of rows: as the gradient.
+
+    Raises ValueError as `batch_norm` does, and where the gradient does not fit.
+    """
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
-    check_shape("gradient", gradient, h.shape)
     if variance is None:
         return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+    check_shape("gradient", gradient, (len(gradient), *h.shape[1:]))
     return gradient / np.sqrt(variance.reshape(-1, *[1] * (h.ndim - 2)) + eps)
 
 

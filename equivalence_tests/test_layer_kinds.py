@@ -1,0 +1,225 @@
+"""Kinds of layers that networks are made of: twin against reference, reference against PyTorch's own modules."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from prograde.equivalence_tests.sides import ReferenceSide, Side
+from prograde.equivalence_tests.strategies import seeds
+from prograde.equivalence_tests.tolerance import Comparison, rms
+
+pytestmark = pytest.mark.smoke
+
+
+class Case(NamedTuple):
+    """Operands of a layer: parameters in order, statistics that are given, z, u of its shape and d of the output's."""
+
+    kind: str
+    parameters: tuple[Any, ...]
+    statistics: tuple[Any, ...]
+    z: Any
+    u: Any
+    d: Any
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return tuple(self)[1:]
+
+
+GROUPS = 2
+NORMALISED = {
+    "batch norm": (nn.BatchNorm2d, ((4,), (4,))),
+    "batch norm with given statistics": (nn.BatchNorm2d, ((4,), (4,))),
+    "group norm": (lambda n: nn.GroupNorm(GROUPS, n, 1e-3), ((4,), (4,))),
+    "layer norm": (nn.LayerNorm, ((5,), (5,))),
+    "layer norm of two axes": (lambda _: nn.LayerNorm((3, 5)), ((3, 5), (3, 5))),
+    "layer norm without a bias": (lambda n: nn.LayerNorm(n, bias=False), ((5,),)),
+    "layer norm without parameters": (lambda n: nn.LayerNorm(n, elementwise_affine=False), ()),
+    "RMS norm": (lambda n: nn.RMSNorm(n, 1e-3), ((5,),)),
+}
+"""PyTorch's module for so many channels or units, and the shapes of its parameters."""
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    **{kind: shapes for kind, (_, shapes) in NORMALISED.items()},
+    "dense": ((4, 5), (4,)),
+    "block": ((6, 5), (6,), (6,), (6,), (3, 6), (3,)),
+    "residual": ((5,), (5,), (6, 5), (6,), (5, 6), (5,)),
+    "residual with a shortcut": (
+        (6, 2, 3, 3), (6,), (6,), (6,), (6, 3, 3, 3), (6,), (6,), (6,), (6, 4, 1, 1), (6,), (6,), (6,)
+    ),
+}  # fmt: skip
+"""The shapes of each kind's parameters."""
+KINDS = tuple(SHAPES)
+OF_MAPS = ("batch norm", "batch norm with given statistics", "group norm", "residual with a shortcut")
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def made(side: Side, case: Case) -> Any:
+    """The layer, of arrays of that side."""
+    m, n, b = side.layers, side.normalisation_layers, side.blocks
+    table = side.activations.ACTIVATIONS
+    take = iter(case.parameters).__next__
+
+    def dense(*steps: Any) -> Any:
+        return m.Dense(take(), take(), steps)
+
+    def normalised(*steps: Any, step: Any = None) -> Any:
+        return n.NormalisationLayer(step or n.LayerNorm(), take(), take(), steps)
+
+    def convolution(**settings: Any) -> Any:
+        return m.Convolution(take(), take(), **settings)
+
+    match case.kind:
+        case "dense":
+            return dense()
+        case "block":
+            return b.Block((dense(), normalised(table["gelu"]), dense(table["silu"])))
+        case "residual":
+            return b.Residual((normalised(), dense(table["gelu"]), dense()))
+        case "residual with a shortcut":
+            down = convolution(stride=(2, 2), padding=(1, 1), groups=2), normalised(table["tanh"], step=n.GroupNorm(3))
+            chain = (*down, convolution(padding=(1, 1), groups=2), normalised(step=n.GroupNorm(3)))
+            return b.Residual(chain, (convolution(stride=(2, 2)), normalised(step=n.GroupNorm(3))))
+    steps = {
+        "batch norm": n.BatchNorm(),
+        "batch norm with given statistics": n.BatchNorm(*case.statistics),
+        "group norm": n.GroupNorm(GROUPS, 1e-3),
+        "layer norm of two axes": n.LayerNorm(2),
+        "RMS norm": n.RMSNorm(eps=1e-3),
+    }
+    parameters = (*case.parameters, None, None)[:2]
+    return n.NormalisationLayer(steps.get(case.kind, n.LayerNorm()), *parameters)
+
+
+class Sum(nn.Module):
+    """Two modules' sum."""
+
+    def __init__(self, chain: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.chain, self.shortcut = chain, shortcut
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.chain(z) + self.shortcut(z)
+
+
+def module_of(case: Case) -> nn.Module:
+    """PyTorch's own, in float64, with the case's parameters."""
+    match case.kind:
+        case "dense":
+            found: nn.Module = nn.Linear(5, 4)
+        case "block":
+            layers = (nn.Linear(5, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3), nn.SiLU())
+            found = nn.Sequential(*layers)
+        case "residual":
+            found = Sum(nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 5)), nn.Identity())
+        case "residual with a shortcut":
+            down = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.GroupNorm(3, 6), nn.Tanh()
+            chain = nn.Sequential(*down, nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.GroupNorm(3, 6))
+            found = Sum(chain, nn.Sequential(nn.Conv2d(4, 6, 1, stride=2), nn.GroupNorm(3, 6)))
+        case kind:
+            found = NORMALISED[kind][0](4 if kind in OF_MAPS else 5)
+    found = found.double()
+    for parameter, array in zip(found.parameters(), case.parameters, strict=True):
+        parameter.data = torch.tensor(array)
+    if case.statistics:
+        found.running_mean, found.running_var = map(torch.tensor, case.statistics)
+        found.eval()
+    return found
+
+
+@st.composite
+def layer_cases(draw: st.DrawFn, kind: str) -> Case:
+    """A layer of that kind; of sets of a few numbers and more, whose mean is not near 0."""
+    rng = draw(seeds())
+    batch = draw(st.sampled_from([3, 4, 7]), label="batch")
+    if kind in OF_MAPS:
+        shape: tuple[int, ...] = (batch, 4, *draw(st.sampled_from([(4, 5), (3, 4)]), label="pixels"))
+    else:
+        positions = [(3,), (2, 3)] if kind.endswith("axes") else [(), (3,), (2, 3)]
+        shape = (batch, *draw(st.sampled_from(positions), label="positions"), 5)
+    z = 0.5 + rng.standard_normal(shape)
+    parameters = tuple(rng.standard_normal(s) / np.sqrt(np.prod(s[1:])) for s in SHAPES[kind])
+    given_ones = (rng.standard_normal(4), rng.uniform(0.5, 2, 4)) if kind.endswith("statistics") else ()
+    case = Case(kind, parameters, given_ones, z, draw(st.sampled_from([0.1, 1.0])) * rng.standard_normal(z.shape), z)
+    return case._replace(d=rng.standard_normal(made(ReferenceSide(), case).value(z).shape))
+
+
+def four(side: Side, kind: str, *arrays: Any) -> Any:
+    case = Case(kind, *arrays)
+    layer = made(side, case)
+    z, u, d = case[3:]
+    return layer.value(z), layer.difference(z, u), layer.adjoint(z, d), layer.update(z, d)
+
+
+@kinds
+@given(data=st.data())
+def test_twin(kind: str, twin: Side, compare: Comparison, data: st.DataObject):
+    case = data.draw(layer_cases(kind))
+    compare(twin, kind, lambda side, *arrays: four(side, kind, *arrays), *case.arrays)
+
+
+@kinds
+@given(data=st.data())
+def test_difference_is_that_of_two_values(kind: str, side: Side, compare: Comparison, data: st.DataObject):
+    case = data.draw(layer_cases(kind))
+
+    def difference(side: Side, *arrays: Any) -> Any:
+        return four(side, kind, *arrays)[1]
+
+    def of_values(reference: Side, *arrays: Any) -> Any:
+        case = Case(kind, *arrays)
+        layer = made(reference, case)
+        return layer.value(case.z) - layer.value(case.z - case.u)
+
+    compare(side, kind, difference, *case.arrays, expected=of_values)
+
+
+def autograd(case: Case) -> tuple[Any, Any, Any, list[Any]]:
+    """PyTorch's value, derivative along u, cotangent of z and gradients by the parameters, 1/B of the batch's sum."""
+    module = module_of(case)
+    z, u, d = map(torch.tensor, case[3:])
+    z.requires_grad_()
+    value = module(z)
+    gradients = torch.autograd.grad(value, [z, *module.parameters()], d, retain_graph=True)
+    weights = d.clone().requires_grad_()  # the derivative along u is that by them of the cotangent along u
+    (cotangent,) = torch.autograd.grad(module(z), z, weights, create_graph=True)
+    (along,) = torch.autograd.grad((cotangent * u).sum(), weights)
+    found = [x.detach().numpy() for x in (value, along, *gradients)]
+    return found[0], found[1], found[2], [g / len(case.z) for g in found[3:]]
+
+
+@kinds
+@given(data=st.data())
+def test_pytorchs_own_modules(kind: str, data: st.DataObject):
+    """The reference's four methods, by autograd through torch.nn; the adjoint is the transpose of the derivative."""
+    case = data.draw(layer_cases(kind))
+    value, along, cotangent, gradients = autograd(case)
+    layer = made(ReferenceSide(), case)
+    steep = 1 + max(map(rms, (value, along, cotangent, *gradients)))
+    assert rms(layer.value(case.z) - value) <= 1e-12 * steep, "value"
+    adjoint = layer.adjoint(case.z, case.d)
+    assert rms(adjoint - cotangent) <= 1e-12 * steep, "adjoint"
+    scale = rms(case.u) * rms(adjoint) * adjoint.size
+    assert abs(np.sum(adjoint * case.u) - np.sum(case.d * along)) <= 1e-12 * steep * scale, "transpose"
+    update = layer.update(case.z, case.d)
+    assert [g.shape for g in update] == [p.shape for p in case.parameters]
+    for number, (found, expected) in enumerate(zip(update, gradients, strict=True)):
+        assert rms(found - expected) <= 1e-12 * steep, f"update[{number}]"
+
+
+@kinds
+@given(data=st.data())
+def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.DataObject):
+    """A(z) - A(z - u) is the derivative along u to first order; the twin does not lose it to cancellation."""
+    case = data.draw(layer_cases(kind))
+    case = case._replace(u=1e-10 * case.u)
+    operands = twin.operands(case.arrays)
+    rounded = Case(kind, *twin.results(operands))
+    found = twin.results(four(twin, kind, *operands)[1])
+    _, along, _, _ = autograd(rounded)
+    size = rms(autograd(rounded._replace(u=np.abs(rounded.u)))[1]) + rms(along)
+    assert rms(found - along) <= (1e-7 + 256 * twin.eps) * size, "lost to cancellation"
