@@ -126,7 +126,7 @@ def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(ki
     first = model[0].weight.detach().clone()
     message = refusal(lambda: kind(model))
     assert message.startswith("weight of layer '2': frozen and not orthogonal, "), "refused"
-    assert message.endswith("; freeze it after the rule is built"), message
+    assert message.endswith("; freeze it once it is held"), message
     assert torch.equal(model[0].weight, first), "nothing half done"
 
 

@@ -8,6 +8,7 @@ from .forward_forward_losses import CumulativeForwardForward, LayerCollaboration
 from .foton import Foton
 from .ftp import Ftp
 from .hardware import Hardware
+from .held import HeldOrthogonal, orthogonal
 from .local.classifiers import LocalClassifiers
 from .local.controls import BackpropDeepSupervision, BackpropEnsemble
 from .local.hybrid_dynamic_temperature import HybridDynamicTemperature
@@ -68,6 +69,7 @@ __all__ = [
     "Foton",
     "Ftp",
     "Hardware",
+    "HeldOrthogonal",
     "HybridDynamicTemperature",
     "Hyperspherical",
     "LayerCollaboration",
@@ -83,4 +85,5 @@ __all__ = [
     "SymBa",
     "Unit",
     "UnitUpdate",
+    "orthogonal",
 ]

@@ -66,6 +66,18 @@ def hidden_weights(rule: Rule) -> dict[str, Held]:
     return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
+def matrices(name: str, weight: Tensor, blocks: int = 1) -> list[tuple[str, Tensor]]:
+    """The parameter as matrices that share its memory, each with its name: `blocks` groups of rows.
+
+    Columns are in the order of memory, which a kernel in channels-last format has of its own.
+    """
+    if weight.dim() == 2 and blocks == 1:
+        return [(name, weight)]
+    others = sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
+    rows = weight.detach().permute(0, *others).view(len(weight), -1)
+    return [(f"{name}[{i}]" if blocks > 1 else name, block) for i, block in enumerate(rows.chunk(blocks))]
+
+
 class PlainStep(NamedTuple):
     """A weight's last change, W <- W - rate/B delta^T z, by its factors, and its pre-activation W z before it."""
 
@@ -98,29 +110,41 @@ class Orthogonality(nn.Module):
     defects are copied to the host together, without waiting, and looked at when they are there, at most 16 steps later,
     or by `settle`. `asynchronous=True` goes this way on the CPU too.
 
+    A kernel is held as the matrix of its first axis against all others. `blocks` holds as many groups of rows each by
+    itself, such as the projections in one weight of an attention or the gates of an LSTM.
+
     Raises FloatingPointError, naming the layer and the step, where a weight is no longer finite or cannot be restored,
     on an accelerator up to 16 steps late; ValueError where the tolerance is below what the weights' precision resolves.
     """
 
     def __init__(
-        self, weights: Mapping[str, Held], *, tolerance: float = 5e-3, every: int = 1, asynchronous: bool = False
+        self,
+        weights: Mapping[str, Held],
+        *,
+        tolerance: float = 5e-3,
+        every: int = 1,
+        asynchronous: bool = False,
+        blocks: int = 1,
     ) -> None:
         super().__init__()
         check_positive("tolerance", tolerance)
         check_count("every", every)
+        check_count("blocks", blocks)
         self._held = dict(weights)  # by where they are, since others may be put there: load_state_dict(assign=True)
         self.tolerance = tolerance
         self.every = every
         self.asynchronous = asynchronous
+        self.blocks = blocks
         self.steps = 0
         self.directions: dict[str, Tensor] = {}
         self._copies: deque[_Copy] = deque()
         self._check_precision()
 
     def weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
-        """The parameters that are held, by their names in the model; with frozen ones, which stay as they are."""
+        """The matrices that are held, by their names in the model; with frozen ones, which stay as they are."""
         held = {name: getattr(module, attribute) for name, (module, attribute) in self._held.items()}
-        return {name: weight for name, weight in held.items() if frozen or weight.requires_grad}
+        free = {name: weight for name, weight in held.items() if frozen or weight.requires_grad}
+        return {part: rows for name, weight in free.items() for part, rows in matrices(name, weight, self.blocks)}
 
     def knows_steps_of(self, batch: int, weight: Tensor) -> bool:
         """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
@@ -152,7 +176,7 @@ class Orthogonality(nn.Module):
             if not found <= self.tolerance:
                 raise ValueError(
                     f"weight of layer '{name}': frozen and not orthogonal, its Gram matrix is {found:.2g} off the "
-                    f"identity, expected at most {self.tolerance}; freeze it after the rule is built"
+                    f"identity, expected at most {self.tolerance}; freeze it once it is held"
                 )
         for weight in free.values():
             weight.copy_(polar_factor(weight))
