@@ -297,3 +297,62 @@ def test_hooks_of_modules_that_are_run_are_called():
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     with pytest.raises(ValueError, match="layer '0': a forward hook, which Ftp does not call"):
         rule.assign_credit(torch.randn(3, 6), torch.tensor([0, 1, 2]))
+
+
+class Whole(nn.Module):
+    """A network of one's own, as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.block = Residual(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(16, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = nn.functional.max_pool2d(self.block(x), 2)
+        scores: Tensor = self.head(x.flatten(1))
+        return scores
+
+    def units(self) -> list[nn.Module]:
+        return [
+            nn.Sequential(self.first, self.norm, nn.ReLU()),
+            nn.Sequential(self.block, nn.MaxPool2d(2), nn.Flatten()),
+            self.head,
+        ]
+
+
+@pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp", "symba"])
+def test_a_network_of_ones_own(name: str):
+    """By modules or by names, the same; every parameter is trained, and buffers are written once a step."""
+    x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
+    found = []
+    for given in (lambda model: model.units(), lambda model: ["first", "block", "head"]):
+        torch.manual_seed(1)
+        model = Whole()
+        rule = RULES[name](model, units=given(model), example=x[:2], generator=seeded(2))
+        assert len(rule.chain.units) == 3
+        rule.assign_credit(x, y)
+        assert model.norm.num_batches_tracked == 1, "buffers written once"
+        found.append({key: p.grad for key, p in model.named_parameters()})
+        trained = [key for key, gradient in found[-1].items() if gradient is not None and gradient.any()]
+        left_out = ["head.weight", "head.bias"] if name == "symba" else []
+        assert trained == [key for key in found[-1] if key not in left_out], "trained"
+    by_modules, by_names = found
+    for key, gradient in by_modules.items():
+        torch.testing.assert_close(gradient, by_names[key], msg=f"gradient of {key}")
+
+
+def test_units_that_are_not_the_model_are_refused():
+    """When the rule is built, by an example, or at its first step."""
+    x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
+    model = Whole()
+    units = model.units()
+    units[1] = nn.Sequential(model.block, nn.AvgPool2d(2), nn.Flatten())
+    with pytest.raises(ValueError, match="units: one after another they give another result than the model"):
+        Ftp(model, units=units, example=x)
+    rule = SymBa(model, units=units)
+    with pytest.raises(ValueError, match="units: one after another they give another result than the model"):
+        rule.assign_credit(x, y)
+    with pytest.raises(ValueError, match="example: None, expected a batch as the model takes it"):
+        Ftp(model, units=model.units())

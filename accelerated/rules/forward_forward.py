@@ -188,7 +188,7 @@ class ForwardForward(LayeredRule):
                     f"and {self.num_classes} more, a plane for each label"
                 )
             self.label_planes = self.num_classes
-        elif not self.wants_images and not self.unlabelled and not self.chain.run:
+        elif not self.wants_images and not self.unlabelled and not self._run:
             pixels = self.units[0].weights[0].shape[1]
             if self.num_classes > pixels:
                 raise ValueError(f"num_classes: {self.num_classes}, expected 2..{pixels}, the pixels of the input")

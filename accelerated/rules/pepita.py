@@ -70,7 +70,7 @@ class Pepita(OutputErrorRule):
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
-        in_full = self.second_pass == "full" or not self.chain.is_closed or self.labels_positions
+        in_full = self.second_pass == "full" or bool(self._run) or self.labels_positions
         if self.from_tokens:
             yield -torch.tensordot(error, self.projection, dims=1), clean.inputs[0]
             layers, clean = layers[1:], Pass(*(found[1:] for found in clean))

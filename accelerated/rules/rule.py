@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import losses
 from .._arrays import wide
 from ..layers import Flatten, Layer, Pass, activity, forward
-from .cutting import Units
+from .cutting import Units, check_same, parts
 from .module_layer import unhooked
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, watched
@@ -350,6 +350,7 @@ class LayeredRule(Rule):
         self.example_of = None if example is None else (example.shape[1:], example.dtype)
         self._shapes: dict[tuple[torch.Size, torch.dtype], list[torch.Size]] = {}  # of activities, by those of samples
         self._run = {part for module in self.chain.run for part in module.modules()}
+        self._unchecked = parts(model, units) if units is not None and example is None else []
         last = self.units[-1]
         self.num_classes = last.width
         if self.example_of is not None and last.inside:
@@ -380,7 +381,7 @@ class LayeredRule(Rule):
         """The shape of each unit's activities for samples of that shape. Raises ValueError where they do not fit."""
         key = (sample, dtype or self.units[0].weights[0].dtype)
         if key not in self._shapes:
-            if self.chain.is_closed:
+            if not self._run:
                 self._shapes[key] = self.chain.activity_shapes(sample)
             else:
                 with torch.no_grad(), evaluating(self.model), unhooked(self._run):
@@ -441,6 +442,9 @@ class LayeredRule(Rule):
         if len(x) == 1 < self.least_batch:
             for name, norm in self.batch_norms():
                 raise one_sample(name, norm)
+        if self._unchecked:
+            check_same(self.model, self._unchecked, x)
+            self._unchecked = []
         return x
 
     def checked_input(self, x: Tensor) -> Tensor:
@@ -453,7 +457,7 @@ class LayeredRule(Rule):
         flat = isinstance(first.module, nn.Linear) and not first.inside and set(self.chain.stem) <= {Flatten()}
         if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and not self.chain.stem):
             return flat_input(x, weight)
-        if not (self.wants_images and self.chain.is_closed):
+        if self._run or not self.wants_images:
             if x.dim() < 2 or len(x) == 0:
                 raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
             if x.is_floating_point() or first.is_closed:
@@ -539,13 +543,13 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, expected None with an example, which has a size")
             return [tuple(shape) for shape in (self.example_of[0], *self.activity_shapes(*self.example_of))]
-        if self.chain.is_closed and not self.wants_images:
+        if not self._run and not self.wants_images:
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, but the model has no convolutions")
             sample = self.units[0].weights[0].shape[1:]
         elif isinstance(self.units[0].module, nn.Linear) and not self.chain.stem and image_size is None:
             sample = torch.Size((self.units[0].module.in_features,))
-        elif image_size is None and not self.chain.is_closed:
+        elif image_size is None and self._run:
             raise ValueError(
                 "example: None, expected a batch as the model takes it, (batch, ...), from which the sizes of what its "
                 "units give are read"
