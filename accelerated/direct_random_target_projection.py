@@ -18,8 +18,8 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """The updates of all layers, feedback as `direct_feedback_alignment.random_feedback` draws it."""
+    """The updates of all layers from labels or targets; `direct_feedback_alignment.random_feedback` draws feedback."""
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    targets = one_hot(labels, error.shape[1], dtype=error.dtype)
+    targets = labels if labels.dim() == 2 else one_hot(labels, error.shape[1], dtype=error.dtype)
     return layer_updates(layers, direct_feedback_alignment.update_factors(layers, clean, error, feedback, targets))

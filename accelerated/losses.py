@@ -21,6 +21,8 @@ from ._arrays import (
 )
 
 __all__ = [
+    "absolute_error",
+    "absolute_error_gradient",
     "binary_cross_entropy",
     "binary_cross_entropy_gradient",
     "counted",
@@ -49,6 +51,11 @@ def hot(labels: Labels, num_classes: int, label_smoothing: float = 0.0, dtype: t
     shape = (*labels.shape, num_classes)
     targets = torch.full(shape, label_smoothing / num_classes, dtype=dtype, device=labels.device)
     return targets.scatter_(-1, labels[..., None], 1 - label_smoothing + label_smoothing / num_classes)
+
+
+def smoothed(targets: Array, label_smoothing: float) -> Array:
+    """Mixed with the uniform distribution."""
+    return (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
 
 
 def _check_numbers(scores: Array) -> None:
@@ -113,7 +120,7 @@ def number(scores: Array, labels: Array, ignore_index: int | None) -> int | Arra
     return (labels != ignore_index).sum()
 
 
-def _weights(
+def label_weights(
     scores: Array, labels: Array, class_weight: Array | None, sample_weight: Array | None, ignore_index: int | None
 ) -> Array | None:
     """v, as labels, in float32 at least; None where all are 1, but those of labels that are ignored."""
@@ -183,8 +190,8 @@ def entropies(
         reduction="none",
         label_smoothing=label_smoothing,
     ).view(scores.shape[:-1])
-    v = _weights(scores, labels, class_weight, sample_weight, ignore_index)
-    return found if v is None else _times(v, found)
+    v = label_weights(scores, labels, class_weight, sample_weight, ignore_index)
+    return found if v is None else times(v, found)
 
 
 def cross_entropy_gradient(
@@ -225,19 +232,19 @@ def errors(
         at = labels.masked_fill(ignored, 0)
     if targets is not None or label_smoothing or class_weight is not None:
         targets = hot(at, e.shape[-1], dtype=e.dtype) if targets is None else targets
-        targets = (1 - label_smoothing) * targets + label_smoothing / e.shape[-1]
+        targets = smoothed(targets, label_smoothing)
         targets = targets if class_weight is None else class_weight.to(e.dtype) * targets
         e = targets.sum(dim=-1, keepdim=True) * e - targets
     others = e.scatter(-1, at[..., None], 0)
     e = others.scatter(-1, at[..., None], -others.sum(dim=-1, keepdim=True))
     e = e if temperature == 1 else e / temperature
-    v = _weights(scores, labels, class_weight, sample_weight, ignore_index)
+    v = label_weights(scores, labels, class_weight, sample_weight, ignore_index)
     if v is not None:
-        return _times(v, e)
+        return times(v, e)
     return e if ignored is None else e.masked_fill(ignored[..., None], 0)
 
 
-def _times(v: Array, found: Array) -> Array:
+def times(v: Array, found: Array) -> Array:
     """v times one number, or K, of each label; 0 where v is, whatever the scores are."""
     v = v if v.ndim == found.ndim else v[..., None]
     return (v.to(found.dtype) * found).masked_fill(v == 0, 0)
@@ -246,8 +253,8 @@ def _times(v: Array, found: Array) -> Array:
 def _weighted(found: Array, sample_weight: Array | None, scores: Array) -> Array:
     """v times what is found of each label, where none is ignored."""
     check_weights("sample_weight", sample_weight, scores.shape[:-1])
-    v = _weights(scores, scores, None, sample_weight, None)
-    return found if v is None else _times(v, found)
+    v = label_weights(scores, scores, None, sample_weight, None)
+    return found if v is None else times(v, found)
 
 
 def _difference(scores: Array, targets: Array) -> Array:
@@ -266,6 +273,16 @@ def squared_error(scores: Array, labels: Array, sample_weight: Array | None = No
 def squared_error_gradient(scores: Array, labels: Array, sample_weight: Array | None = None) -> Array:
     """e, v (s - t), as the scores, to labels or to targets, the numbers of a regression."""
     return _weighted(_difference(scores, labels), sample_weight, scores)
+
+
+def absolute_error(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
+    """v_i l_i, v sum_k |s_k - t_k|, shaped as labels."""
+    return _weighted((scores - _as_scores(scores, targets)).abs().sum(dim=-1), sample_weight, scores)
+
+
+def absolute_error_gradient(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
+    """e, v sign(s - t), as the scores: 0 at 0."""
+    return _weighted((scores - _as_scores(scores, targets)).sign(), sample_weight, scores)
 
 
 def huber(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Array | None = None) -> Array:

@@ -236,7 +236,7 @@ ROWS: list[Row] = [
     row("losses.counted", "targets: shape (4, 1), expected (4, 2)", SCORES, SCORES[:, :1]),
     *(
         wrong
-        for name in ("binary_cross_entropy", "huber")
+        for name in ("absolute_error", "binary_cross_entropy", "huber")
         for function in (f"losses.{name}", f"losses.{name}_gradient")
         for wrong in (
             row(function, "targets: shape (4,), expected (4, 2)", SCORES, STREAM),

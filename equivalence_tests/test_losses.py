@@ -113,6 +113,7 @@ def cases_of(case: Weighed) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, A
         "several": (case.several, (), every | {"positive_weight": case.positive_weight}),
         "numbers": (numbers, (), {"sample_weight": case.sample_weight}),
         "distances": (numbers, (0.7,), {"sample_weight": case.sample_weight}),
+        "absolute": (numbers, (), {"sample_weight": case.sample_weight}),
     }
 
 
@@ -122,6 +123,7 @@ FUNCTIONS = {
     "several": "binary_cross_entropy",
     "numbers": "squared_error",
     "distances": "huber",
+    "absolute": "absolute_error",
 }
 
 
@@ -169,6 +171,7 @@ def test_means_are_those_of_pytorch(case: Weighed):
         "several": (nn.BCEWithLogitsLoss(weight, pos_weight=positive), k),
         "numbers": (nn.MSELoss(), k / 2),
         "distances": (nn.HuberLoss(delta=0.7), k),
+        "absolute": (nn.L1Loss(), k),
     }
     for kind, (loss, factor) in same.items():
         targets, arguments, weights = cases_of(case)[kind]
@@ -237,7 +240,7 @@ def test_scores_of_ignored_labels_may_be_anything(side: Side):
 
 def test_targets_of_one_score_may_be_a_row(side: Side):
     scores, targets = side.operands((np.array([[0.5], [2.0], [-1.0]]), np.array([1.0, 0.0, 1.0])))
-    for name in ("squared_error", "huber", "binary_cross_entropy"):
+    for name in ("squared_error", "absolute_error", "huber", "binary_cross_entropy"):
         for function in (getattr(side.losses, name), getattr(side.losses, f"{name}_gradient")):
             one, other = (side.results(function(scores, t)) for t in (targets, targets[:, None]))
             assert np.array_equal(one, other)

@@ -35,6 +35,7 @@ from prograde.accelerated.rules import (
     DeeperForward,
     DifferenceTargetPropagation,
     DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
     DynamicTemperature,
     FeedbackAlignment,
     ForwardForward,
@@ -330,7 +331,7 @@ OPTIONS: list[tuple[Build, str, list[Any], str]] = [
     (Foton, "orthogonality_tolerance", [nan, inf, 0, -1.0], "a positive number"),
     (Foton, "activation_gain", [nan, 0, inf], "a positive number"),
     (Foton, "temperature", [0], "a positive number"),
-    (Backprop, "loss", ["hinge"], "'cross_entropy' or 'squared_error'"),
+    (Backprop, "loss", ["hinge"], "'cross_entropy', 'squared_error', 'binary_cross_entropy', 'huber', a loss"),
     (Pepita, "scale", [0, -1.0, nan, inf], "a positive number"),
     (Pepita, "output_error", ["none"], "'clean' or 'modulated'"),
     (Pepita, "second_pass", ["none"], "'difference' or 'full'"),
@@ -416,7 +417,7 @@ def low(dtype: torch.dtype) -> Callable[[], nn.Module]:
 
 # Options that fit neither the model nor one another.
 TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
-    (Foton, dense, {"temperature": 2, "loss": "squared_error"}, "temperature: 2, expected 1 with squared_error"),
+    (Foton, dense, {"temperature": 2, "loss": "squared_error"}, "temperature: 2, expected 1 with another loss than"),
     (Foton, low(torch.bfloat16), {}, "tolerance: 0.005, ...0.016, what torch.bfloat16 resolves in layer '0'; ...finer"),
     (
         Foton, of_width(784, 300), {"orthogonality_tolerance": 1e-6},
@@ -672,14 +673,63 @@ def test_large_finite_numbers_are_no_infinity(twin: TwinSide):
     assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
 
 
-def test_targets_of_a_regression_in_a_row_are_refused(twin: TwinSide):
+def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide):
     rule = RecurrentFtp(EXAMPLES["recurrent ftp"].build(twin.device).model)
     rule.model.output = nn.Linear(6, 1).to(twin.device, torch.float64)
     rule = RecurrentFtp(rule.model, loss="squared_error")
     x, y = EXAMPLES["recurrent ftp"].batch(twin.device)
-    with unchanged(rule):
-        check(lambda: rule.assign_credit(x, y.to(x)), "y: ...of shape (6, 1); y.unsqueeze(1)")
-    assert refusal(lambda: rule.assign_credit(x, y.to(x)[:, None])) == "accepted"
+    loss = rule.assign_credit(x, y.to(x))
+    assert torch.equal(loss, rule.assign_credit(x, y.to(x)[:, None]))
+
+
+# Losses, and y with them, that a rule cannot take; without a change of y, they are refused when the rule is built.
+LOSSES: list[tuple[Build, Any, Callable[[Tensor, Tensor], Any] | None, str]] = [
+    (Backprop, nn.MSELoss, None, "loss: <class ...MSELoss'>, expected 'cross_entropy', 'squared_error'"),
+    (Backprop, 3, None, "loss: 3, expected 'cross_entropy'"),
+    (Backprop, nn.MSELoss(reduction="sum"), None, "loss: MSELoss with reduction='sum', expected 'mean'"),
+    (Foton, nn.CrossEntropyLoss(torch.ones(3)), None, "loss: its class_weight has shape (3,), expected (4,), one for"),
+    (Ftp, nn.BCEWithLogitsLoss(pos_weight=-torch.ones(4)), None, "loss: its positive_weight has negative or infini"),
+    (Pepita, nn.AdaptiveLogSoftmaxWithLoss(4, 4, [2]), None, "loss: AdaptiveLogSoftmaxWithLoss has parameters, which"),
+    *(
+        (DirectRandomTargetProjection, loss, None, "loss: ..., but DirectRandomTargetProjection sends labels in place")
+        for loss in ("huber", nn.MSELoss(), nn.L1Loss(), nn.functional.mse_loss)
+    ),
+    (
+        DirectRandomTargetProjection, "squared_error", lambda x, y: torch.rand(6, K),
+        "y: numbers, but DirectRandomTargetProjection sends labels in place of errors; expected a loss of labels",
+    ),
+    (Backprop, "cross_entropy", lambda x, y: torch.ones(6, 3), "y: torch.float32 of shape (6, 3), expected ...prob"),
+    (Backprop, "cross_entropy", lambda x, y: 2 * torch.ones(6, K), "y: 2.0..2.0, expected 0..1, probabilities"),
+    (Backprop, "cross_entropy", lambda x, y: torch.ones(6, K).double(), "y: torch.float64 ...; y.to(torch.float32)"),
+    (Foton, "binary_cross_entropy", lambda x, y: y, "y: torch.int64 of shape (6,), expected ...(6, 4), several labels"),
+    (Foton, "huber", lambda x, y: torch.full((6, K), nan), "y: NaN or infinity among them, expected finite numbers"),
+    (Foton, "squared_error", lambda x, y: torch.ones(6), "y: ...of shape (6,), expected ...of shape (6, 4), numbers"),
+    (Foton, nn.CrossEntropyLoss(ignore_index=0), lambda x, y: y - 1, "y: labels -1..2, expected 0..3"),
+    (Ftp, "cross_entropy", lambda x, y: (y, torch.ones(5)), "weights of y: ...(5,), expected real numbers of shape (6"),
+    (Ftp, "cross_entropy", lambda x, y: (y, -torch.ones(6)), "weights of y: some negative or not finite, expected 0"),
+    (Ftp, "cross_entropy", lambda x, y: (y, y), "weights of y: torch.int64 of shape (6,), expected real numbers"),
+    (Pepita, nn.functional.mse_loss, lambda x, y: torch.ones(5, K), "y: shape (5, 4), expected (6, ...), targets for"),
+    (Pepita, nn.functional.mse_loss, lambda x, y: (x, x), "y: a tuple, expected a torch.Tensor, without weights"),
+    (Pepita, lambda s, t: (s - t).abs(), lambda x, y: torch.ones(6, K), "loss: gives a tensor of shape (6, 4), expect"),
+    (Pepita, lambda s, t: t.mean(), lambda x, y: torch.ones(6, K), "loss: its value has no graph to the scores"),
+    *(
+        (rule, None, lambda x, y: (y, torch.ones(6)), "y: a tuple, expected a torch.Tensor")
+        for rule in (ForwardForward, SymBa, MonoForward)
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "loss", "change", "said"), LOSSES, ids=[row[-1] for row in LOSSES])
+def test_losses(rule: Build, loss: Any, change: Callable[[Tensor, Tensor], Any] | None, said: str):
+    model = dense()
+    if change is None:
+        with unchanged(model):
+            check(lambda: rule(model, loss=loss), said)
+        return
+    built = rule(model, **({} if loss is None else {"loss": loss}))
+    x, y = torch.randn(6, 16), torch.arange(6) % K
+    with unchanged(built):
+        check(lambda: built.assign_credit(x, change(x, y)), said)
 
 
 @pytest.mark.parametrize("rule", [DirectFeedbackAlignment, Foton, MonoForward, Pepita])

@@ -9,8 +9,9 @@ Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the pape
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | B_l | feedback[l-1] | (n_l, K) | random and fixed, for the hidden layers l = 1..L-1; n_l units, or channels |
-| y | targets | (batch, K) | one-hot labels |
+| y | targets | (batch, K) | one-hot labels; probabilities or several labels; weighted as in the loss |
 
+y stands for the error since it tells its sign, where outputs lie between 0 and 1: the numbers of a regression do not.
 The sign of y is a convention, B_l being symmetric about 0. A hidden layer needs no output for its update: it can be
 made while the pass is still on its way.
 """
@@ -35,9 +36,10 @@ def updates(
 ) -> tuple[Update, ...]:
     """G_l of every layer, equation (2), with feedback drawn by `direct_feedback_alignment.random_feedback`.
 
+    `labels` are (batch,), or targets (batch, K).
     Raises ValueError where layers, feedback, x and labels do not fit.
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
-    targets = one_hot(labels, error.shape[1]).astype(error.dtype)
+    targets = labels if labels.ndim == 2 else one_hot(labels, error.shape[1]).astype(error.dtype)
     return layer_updates(layers, direct_feedback_alignment.update_factors(layers, clean, error, feedback, targets))

@@ -15,7 +15,7 @@ In a chain of dense layers (3) is tau_(l+1) = sigma_(l+1)(W_(l+1) tau_l + b_(l+1
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| y | targets | (batch, K) | the label, one-hot, smoothed if asked, or the numbers of a regression |
+| y | targets | (batch, K) | the label, one-hot, smoothed if asked; numbers of a regression; in any other case p - e |
 | p | outputs | (batch, K) | softmax(scores / T), so that e = (p - y) / T; without an index, which the outlet p_l has |
 | T | temperature | | of the scores; 1 for squared error, where p are the scores |
 | G | feedback | (n_j, K), or its factors | random and fixed; a row for each unit of the flattened h_j |
@@ -173,13 +173,16 @@ def output_error(
     output_gradient: Callable[..., Array] = cross_entropy_gradient,
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
+    outputs: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     """y and e of equations (1) and (2), (batch, K) each: the targets that e is taken to, smoothed if asked.
 
     `labels` are (batch,), or targets (batch, K), as `output_gradient` takes them; it takes `label_smoothing` and
-    `temperature` where these are not 0 and 1, as for cross-entropy. Raises ValueError for either of them with targets.
+    `temperature` where these are not 0 and 1, as for cross-entropy. With `outputs`, p of the scores, y is p - e,
+    whatever the loss: for labels that have weights, for several labels (the sigmoid), for Huber's loss (the scores).
+    Raises ValueError for label smoothing or a temperature with targets or `outputs`.
     """
-    if labels.ndim == 2 and (label_smoothing or temperature != 1):
+    if (labels.ndim == 2 or outputs is not None) and (label_smoothing or temperature != 1):
         raise ValueError(
             f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
         )
@@ -187,6 +190,8 @@ def output_error(
     if temperature != 1:
         asked["temperature"] = temperature
     error = output_gradient(scores, labels, **asked)
+    if outputs is not None:
+        return outputs(scores) - error, error
     if labels.ndim == 2:
         return labels, error
     return one_hot(labels, error.shape[1], label_smoothing).astype(error.dtype), error
@@ -260,13 +265,14 @@ def updates(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     every: bool = False,
+    outputs: Callable[[Array], Array] | None = None,
 ) -> tuple[Update, ...]:
-    """The updates of equation (6); `labels`, or targets, `label_smoothing` and `temperature` are `output_error`'s.
+    """The updates of equation (6); `labels`, or targets, and what follows from the loss are `output_error`'s.
 
     Raises ValueError as `output_error` and `differences`, and for a G without a row for each unit of h_j.
     """
     clean = forward(layers, x)
-    targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature)
+    targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature, outputs)
     h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
     check_shape("first", first, (len(h), h[0].size))

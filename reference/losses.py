@@ -10,15 +10,16 @@ Of one label, which is a class, or the targets of all K scores:
                                dl/ds = c ((1 - t) sigmoid(s) - q t sigmoid(-s))
     (5)  Huber:                l = sum_k (u_k^2 / 2 where |u_k| <= delta, else delta (|u_k| - delta / 2)),    u = s - t
                                dl/ds = u, cut to -delta..delta
+    (6)  absolute error:       l = sum_k |s_k - t_k|,    dl/ds = sign(s - t), 0 at 0
 
 Of a batch of labels, N of which are not ignored:
 
-    (6)  weights:              v_i = N w_i / sum_j w_j c_(y_j),    so that v_i c_(y_i) is 1 in the mean; 0 if ignored
-    (7)  losses:               v_i l_i,    e_i = v_i dl_i/ds_i;    the batch's is 1/N sum_i v_i l_i
+    (7)  weights:              v_i = N w_i / sum_j w_j c_(y_j),    so that v_i c_(y_i) is 1 in the mean; 0 if ignored
+    (8)  losses:               v_i l_i,    e_i = v_i dl_i/ds_i;    the batch's is 1/N sum_i v_i l_i
 
 With labels that are not one for each sample (one for each token, or ignored) N takes the place of B in equation (2) of
-`layers`, in `updates` its `count`. Then the updates of backpropagation are the gradients of (7), which is the mean of
-torch.nn.CrossEntropyLoss. Class weights stand in (6) where labels are classes; with targets c_(y_j) is 1 there.
+`layers`, in `updates` its `count`. Then the updates of backpropagation are the gradients of (8), which is the mean of
+torch.nn.CrossEntropyLoss. Class weights stand in (7) where labels are classes; with targets c_(y_j) is 1 there.
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
@@ -40,6 +41,8 @@ from scipy.special import expit, log_softmax, softmax
 from ._arrays import Array, Labels, check_batch, check_count, check_labels, check_positive, check_rate, check_shape
 
 __all__ = [
+    "absolute_error",
+    "absolute_error_gradient",
     "binary_cross_entropy",
     "binary_cross_entropy_gradient",
     "counted",
@@ -115,12 +118,12 @@ def _kept(scores: Array, labels: Array, ignore_index: int | None) -> Array:
 
 
 def counted(scores: Array, labels: Array, ignore_index: int | None = None) -> int:
-    """N of equation (6). Raises ValueError where labels, or targets, do not fit the scores."""
+    """N of equation (7). Raises ValueError where labels, or targets, do not fit the scores."""
     return int(np.count_nonzero(_kept(scores, labels, ignore_index)))
 
 
 def _weights(kept: Array, sample_weight: Array | None, of_classes: Array | float = 1.0) -> Array:
-    """v of equation (6) from w and c_y, shaped as labels; 0 where all of them are 0."""
+    """v of equation (7) from w and c_y, shaped as labels; 0 where all of them are 0."""
     check_weights("sample_weight", sample_weight, kept.shape)
     w = np.where(kept, 1.0 if sample_weight is None else sample_weight, 0)
     total = np.sum(w * of_classes)
@@ -141,7 +144,7 @@ def _weighted_targets(
     sample_weight: Array | None,
     ignore_index: int | None,
 ) -> tuple[Array, Array]:
-    """c t of equation (2), as the scores, and v of (6), as labels."""
+    """c t of equation (2), as the scores, and v of (7), as labels."""
     check_rate("label_smoothing", label_smoothing)
     check_weights("class_weight", class_weight, scores.shape[-1:])
     kept = _kept(scores, labels, ignore_index)
@@ -163,7 +166,7 @@ def cross_entropy(
     sample_weight: Array | None = None,
     ignore_index: int | None = None,
 ) -> Array:
-    """v_i l_i of equations (2) and (7), in nats, shaped as labels. Of probabilities in place of labels, too.
+    """v_i l_i of equations (2) and (8), in nats, shaped as labels. Of probabilities in place of labels, too.
 
     Raises ValueError unless labels and weights fit, T > 0 and 0 <= label_smoothing < 1.
     """
@@ -181,7 +184,7 @@ def cross_entropy_gradient(
     sample_weight: Array | None = None,
     ignore_index: int | None = None,
 ) -> Array:
-    """e of equations (2) and (7), as the scores. Raises ValueError as `cross_entropy` does."""
+    """e of equations (2) and (8), as the scores. Raises ValueError as `cross_entropy` does."""
     check_positive("temperature", temperature)
     targets, v = _weighted_targets(scores, labels, label_smoothing, class_weight, sample_weight, ignore_index)
     total = np.sum(targets, axis=-1, keepdims=True)
@@ -202,13 +205,13 @@ def _of_targets(scores: Array, sample_weight: Array | None) -> Array:
 
 
 def squared_error(scores: Array, labels: Array, sample_weight: Array | None = None) -> Array:
-    """v_i l_i of equations (3) and (7), shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (3) and (8), shaped as labels. Raises ValueError as its gradient."""
     u = _difference(scores, labels)
     return _weighted(_of_targets(scores, sample_weight), np.sum(u**2, axis=-1) / 2)
 
 
 def squared_error_gradient(scores: Array, labels: Array, sample_weight: Array | None = None) -> Array:
-    """e of equations (3) and (7), as the scores, to labels or to targets, the numbers of a regression.
+    """e of equations (3) and (8), as the scores, to labels or to targets, the numbers of a regression.
 
     Raises ValueError where labels or targets, or weights, do not fit the scores.
     """
@@ -216,8 +219,19 @@ def squared_error_gradient(scores: Array, labels: Array, sample_weight: Array | 
     return _weighted(_of_targets(scores, sample_weight), u)
 
 
+def absolute_error(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
+    """v_i l_i of equations (6) and (8), shaped as labels. Raises ValueError as its gradient."""
+    u = scores - _as_scores(scores, targets)
+    return _weighted(_of_targets(scores, sample_weight), np.sum(np.abs(u), axis=-1))
+
+
+def absolute_error_gradient(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
+    """e of equations (6) and (8), as the scores. Raises ValueError unless targets and weights fit."""
+    return _weighted(_of_targets(scores, sample_weight), np.sign(scores - _as_scores(scores, targets)))
+
+
 def huber(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Array | None = None) -> Array:
-    """v_i l_i of equations (5) and (7), shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (5) and (8), shaped as labels. Raises ValueError as its gradient."""
     check_positive("delta", delta)
     size = np.abs(scores - _as_scores(scores, targets))
     found = np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
@@ -225,7 +239,7 @@ def huber(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Arra
 
 
 def huber_gradient(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Array | None = None) -> Array:
-    """e of equations (5) and (7), as the scores. Raises ValueError unless targets and weights fit, and delta > 0."""
+    """e of equations (5) and (8), as the scores. Raises ValueError unless targets and weights fit, and delta > 0."""
     check_positive("delta", delta)
     u = scores - _as_scores(scores, targets)
     return _weighted(_of_targets(scores, sample_weight), np.clip(u, -delta, delta))
@@ -249,7 +263,7 @@ def binary_cross_entropy(
     positive_weight: Array | None = None,
     sample_weight: Array | None = None,
 ) -> Array:
-    """v_i l_i of equations (4) and (7), in nats, shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (4) and (8), in nats, shaped as labels. Raises ValueError as its gradient."""
     present, absent = _binary(scores, targets, class_weight, positive_weight)
     found = np.sum(present * np.logaddexp(0, -scores) + absent * np.logaddexp(0, scores), axis=-1)
     return _weighted(_of_targets(scores, sample_weight), found)
@@ -262,6 +276,6 @@ def binary_cross_entropy_gradient(
     positive_weight: Array | None = None,
     sample_weight: Array | None = None,
 ) -> Array:
-    """e of equations (4) and (7), as the scores. Raises ValueError unless targets and weights fit."""
+    """e of equations (4) and (8), as the scores. Raises ValueError unless targets and weights fit."""
     present, absent = _binary(scores, targets, class_weight, positive_weight)
     return _weighted(_of_targets(scores, sample_weight), absent * expit(scores) - present * expit(-scores))

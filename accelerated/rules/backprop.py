@@ -9,17 +9,17 @@ from ..modules import OrthogonalConv2d
 from .local.module_rule import ModuleRule
 from .local.units import LOCAL
 from .orthogonality import Orthogonality, hidden_weights
+from .output_loss import LossLike, Targets, read_loss
 from .rule import OutputLoss, UnitUpdate, gradients_by
 
 
 class Backprop(OutputLoss, ModuleRule):
     """Backpropagation by PyTorch's autograd, on any model that another rule of this package trains but recurrent ones.
 
-    The model ends with a Linear to the scores; `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error"
-    (half the sum of squares to the one-hot label). `orthogonal=True` holds the weights of the hidden layers orthogonal
-    as `Foton` does. This control separates the cost of the constraint from that of the rule. `stream` frees no memory:
-    updates come after the whole backward pass. Dropout draws from PyTorch's global generator, as nn.Dropout does, and
-    ignores `generator`.
+    The model ends with a Linear to the scores; `loss` and y are those of `OutputLoss`. `orthogonal=True` holds the
+    weights of the hidden layers orthogonal as `Foton` does. This control separates the cost of the constraint from that
+    of the rule. `stream` frees no memory: updates come after the whole backward pass. Dropout draws from PyTorch's
+    global generator, as nn.Dropout does, and ignores `generator`.
     """
 
     kinds = (*LOCAL, OrthogonalConv2d)
@@ -31,11 +31,11 @@ class Backprop(OutputLoss, ModuleRule):
         model: nn.Module,
         *,
         orthogonal: bool = False,
-        loss: str = "cross_entropy",
+        loss: LossLike = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, generator=generator)
+        super().__init__(model, least_classes=read_loss(loss, label_smoothing).least_outputs, generator=generator)
         self.set_loss(loss, label_smoothing)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
@@ -48,7 +48,7 @@ class Backprop(OutputLoss, ModuleRule):
     def calls(self, module: nn.Module) -> bool:
         return True
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         x = self.checked(x, y)
         with torch.enable_grad():

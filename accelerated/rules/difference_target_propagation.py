@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..difference_target_propagation import inverse_factors, inverse_noise, random_inverses, update_factors
 from ..layers import Dense, dense_chain, forward, updates
+from .output_loss import Targets
 from .rule import OutputErrorRule, UnitUpdate, check_place
 
 
@@ -50,7 +51,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
         return dense_chain(tuple(self.inverse_weights), tuple(self.inverse_biases), activations)
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         for name, parameter in self.inverse_weights.named_parameters():
             check_place(f"inverse_weights.{name}", parameter, x)
@@ -58,7 +59,8 @@ class DifferenceTargetPropagation(OutputErrorRule):
         clean = forward(layers, x)
         error = self.output_gradient(clean.scores, y)
         noise = inverse_noise(self.widths, len(x), self.generator, self.noise, device=x.device, dtype=x.dtype)
-        found = updates(layers, update_factors(layers, inverses, clean, error, self.step))
+        factors = update_factors(layers, inverses, clean, error, self.step)
+        found = updates(layers, factors, self.loss.count(clean.scores, y))
         learned = updates(inverses, inverse_factors(layers, inverses, clean, noise))
         parameters = zip(self.inverse_weights, self.inverse_biases, strict=True)
         pairs = (tuple(zip(held, update, strict=True)) for held, update in zip(parameters, learned, strict=True))

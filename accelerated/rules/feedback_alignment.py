@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from .. import direct_feedback_alignment, feedback_alignment
 from .._arrays import check_positive
 from ..layers import Layer, Pass
-from ..losses import one_hot
+from .output_loss import Targets, parted
 from .rule import OutputErrorRule, check_options, check_place
+
+NUMBERS = "but DirectRandomTargetProjection sends labels in place of errors; expected a loss of labels"
 
 
 class _FeedbackRule(OutputErrorRule):
@@ -29,7 +31,7 @@ class _FeedbackRule(OutputErrorRule):
         """The matrices, first layer first."""
         return tuple(self.get_buffer(name) for name in self._names)
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Targets) -> Tensor:
         x = super().checked(x, y)
         for name in self._names:
             check_place(name, self.get_buffer(name), self.units[0].weights[0])
@@ -56,7 +58,7 @@ class FeedbackAlignment(_FeedbackRule):
         self._register(drawn[1:], first=1)  # nothing goes back through B_1
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
         return feedback_alignment.update_factors(layers, clean, error, self.feedback)
 
@@ -99,7 +101,7 @@ class DirectFeedbackAlignment(_FeedbackRule):
         return drawn
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
         signal = torch.sign(error) if self.signs else error
         return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, signal)
@@ -108,8 +110,9 @@ class DirectFeedbackAlignment(_FeedbackRule):
 class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
     """Direct random target projection (Frenkel et al., 2021): every hidden layer receives the label alone.
 
-    Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound. Images and
-    `by_channel` are as for `DirectFeedbackAlignment`.
+    A label tells the sign of an error whose outputs lie between 0 and 1: losses of numbers, and functions of one's own,
+    are refused. Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound.
+    Images and `by_channel` are as for `DirectFeedbackAlignment`.
     """
 
     def __init__(
@@ -123,9 +126,16 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
     ) -> None:
         check_options(DirectRandomTargetProjection, options)
         super().__init__(model, scale=scale, image_size=image_size, by_channel=by_channel, **options)
+        if not (self.loss.labels or self.loss.targets_are == "several labels"):
+            raise ValueError(f"loss: {options['loss']!r}, {NUMBERS}")
+
+    def check_y(self, x: Tensor, y: Targets) -> None:
+        super().check_y(x, y)
+        if self.loss.targets_are == "numbers" and parted(y)[0].is_floating_point():
+            raise ValueError(f"y: numbers, {NUMBERS}")
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        targets = one_hot(y.flatten(), self.num_classes, dtype=error.dtype).view_as(error)
+        targets = self.loss.label_vectors(clean.scores, y)
         return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, targets)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from .._arrays import check_positive
 from ..foton import error_projection, recomputed_factors, update_factors
-from ..layers import Layer, Pass, activity, forward
+from ..layers import Layer, Pass, activity, forward, per_label
 from ..modules import OrthogonalConv2d
 from .orthogonality import Orthogonality, PlainStep, ScaledBjorck, hidden_weights
+from .output_loss import CrossEntropy, Targets
 from .rule import OutputErrorRule, UnitUpdate, check_count
 from .units import ChainUnit
 
@@ -63,8 +64,8 @@ class Foton(OutputErrorRule):
         check_count("projection_every", projection_every)
         check_positive("activation_gain", activation_gain)
         check_positive("temperature", temperature)
-        if temperature != 1 and self.loss == "squared_error":
-            raise ValueError(f"temperature: {temperature}, expected 1 with squared_error, which has none")
+        if temperature != 1 and not isinstance(self.loss, CrossEntropy):
+            raise ValueError(f"temperature: {temperature}, expected 1 with another loss than a cross-entropy")
         hidden, tolerance, every = hidden_weights(self), orthogonality_tolerance, orthogonality_every
         self.orthogonality = Orthogonality(hidden, tolerance=tolerance, every=every)
         self.orthogonality.initialise()
@@ -84,7 +85,7 @@ class Foton(OutputErrorRule):
         self._unconstrained_changes = 0
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warn_if_unconstrained()
         self._last_step.clear()
@@ -97,14 +98,16 @@ class Foton(OutputErrorRule):
         projection = self._projection(layers, clean)
         factors = update_factors(layers, clean, error, projection, self.activation_gain, self.linear)
         last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
+        count = self.loss.count(clean.scores, y)
+        is_whole = isinstance(count, int) and count == len(x)  # else a step is no product of delta and z alone
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
-            update = layer.update(z, delta)
-            if not unit.has_maps and unit is not last and knows_steps_of(len(x), unit.weights[0]):
+            update = per_label(layer.update(z, delta), len(x), count)
+            if is_whole and not unit.has_maps and unit is not last and knows_steps_of(len(x), unit.weights[0]):
                 self._last_step[unit.name] = _Credit(unit, delta, z, a, update[0])
             loss = self.output_loss(clean.scores, y) if unit is last else None
             yield UnitUpdate(unit, unit.gradients(update), loss)
 
-    def _recomputed(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def _recomputed(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         start = self.begin(x)
         replay = self.replay(x.device) if any(unit.dropout_rate for unit in self.units) else None
         output, outline = _swept(self.each_layer(self.draw_masks(x, self.generator)), start)
@@ -113,9 +116,10 @@ class Foton(OutputErrorRule):
         projection = self._projection(bare, outline)
         masked = self.each_layer(self.draw_masks(x, replay))
         factors = recomputed_factors(masked, len(bare), start, error, projection, self.activation_gain, self.linear)
+        count = self.loss.count(output, y)
         for unit, layer, (delta, z) in zip(self.units, bare, factors, strict=True):
             loss = self.output_loss(output, y) if unit is self.units[-1] else None
-            yield UnitUpdate(unit, unit.gradients(layer.update(z, delta)), loss)
+            yield UnitUpdate(unit, unit.gradients(per_label(layer.update(z, delta), len(x), count)), loss)
 
     def _projection(self, layers: Sequence[Layer], clean: Pass) -> Tensor:
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
@@ -133,10 +137,10 @@ class Foton(OutputErrorRule):
             self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
         super()._load_from_state_dict(state_dict, prefix, *options)
 
-    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
+    def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
         return super().output_loss(scores if self.temperature == 1 else self.temperature * scores, y)
 
-    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
+    def output_gradient(self, scores: Tensor, y: Targets) -> Tensor:
         """e, (batch, K): of the authors' temperature the factor that the derivative has is left out."""
         return super().output_gradient(scores if self.temperature == 1 else self.temperature * scores, y)
 

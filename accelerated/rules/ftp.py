@@ -18,7 +18,7 @@ from ..ftp import (
     random_feedback,
 )
 from ..layers import Layer, Pass
-from ..losses import one_hot
+from .output_loss import Targets
 from .rule import OutputErrorRule, check_place, over_positions
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
@@ -146,17 +146,18 @@ class Ftp(OutputErrorRule):
         self.seed = state
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor | None, Tensor]]:
-        first = self._first_difference((clean.inputs[0], *clean.activities)[self.inject], error, y)
+        targets = self.loss.pursued(clean.scores, y, error)
+        first = self._first_difference((clean.inputs[0], *clean.activities)[self.inject], error, targets)
         carried = full_differences if self.second_pass == "full" else differences
         found = carried(layers, clean, first, self.inject)
         for number, (delta, z) in enumerate(local_factors(layers, clean, error, found, self.inject), 1):
             yield (delta if number >= self.inject else None), z
 
-    def _first_difference(self, h: Tensor, error: Tensor, y: Tensor) -> Tensor:
+    def _first_difference(self, h: Tensor, error: Tensor, targets: Tensor) -> Tensor:
         """h_j - tau_j, shaped as h_j, and strided as it where that costs no copy."""
-        targets = one_hot(y.flatten(), self.num_classes, self.label_smoothing, dtype=error.dtype)
+        targets = targets.flatten(0, -2)  # a row a label
         feedback = self._feedback(h)
         difference = full_first_difference if self.second_pass == "full" else first_difference
         if self.by_channel:

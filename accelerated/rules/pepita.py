@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .._arrays import check_positive
 from ..layers import Layer, Pass
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
+from .output_loss import Targets
 from .rule import OutputErrorRule, check_place
 from .second_pass import SecondPass, check_second_pass, full_modulated_factors
 
@@ -61,13 +62,13 @@ class Pepita(OutputErrorRule):
         )
         self.register_buffer("projection", projection)
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Targets) -> Tensor:
         x = super().checked(x, y)
         check_place("projection", self.projection, self.units[0].weights[0])
         return x
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
         in_full = self.second_pass == "full" or bool(self._run) or self.labels_positions

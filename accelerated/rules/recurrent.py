@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import ACTIVATIONS, Activation
-from ..ftp import FeedbackLaw, first_difference, output_error, random_feedback, update_factors
-from ..layers import Dense, forward
+from ..ftp import FeedbackLaw, first_difference, random_feedback, update_factors
+from ..layers import Dense, forward, per_label
 from ..modules import RecurrentNetwork
 from ..recurrent import CELLS, Recurrent, Reduction, unrolled, updates
 from .cutting import is_plain
-from .rule import OutputLoss, UnitUpdate, check_autocast, check_finite, check_place, gradients_by
+from .output_loss import LossLike, Targets
+from .rule import OutputLoss, UnitUpdate, check_place, gradients_by
 from .units import Unit, check_like, refusal
 
 Injection: TypeAlias = Literal["first", "every"]
@@ -53,16 +54,14 @@ class RecurrentUnit(Unit):
 class RecurrentRule(OutputLoss):
     """A learning rule around a `RecurrentNetwork` of prograde.accelerated.modules. `rule(x)` gives (batch, K).
 
-    x is (batch, steps, input_size). `loss` is "cross_entropy" or "squared_error", half the sum of squares; y are int64
-    labels (batch,) or, for squared error, the numbers of a regression, (batch, K) in the model's dtype. Its units are
-    "recurrent" and "output".
+    x is (batch, steps, input_size); `loss` and y are those of `OutputLoss`. Its units are "recurrent" and "output".
     """
 
     wants_sequences = True
     model: RecurrentNetwork
 
     def __init__(
-        self, model: RecurrentNetwork, *, loss: str = "cross_entropy", generator: torch.Generator | None = None
+        self, model: RecurrentNetwork, *, loss: LossLike = "cross_entropy", generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         rule = type(self).__name__
@@ -86,12 +85,12 @@ class RecurrentRule(OutputLoss):
             if not torch.isfinite(parameter).all():
                 raise ValueError(f"parameter '{name}': not all finite")
         self.watch(model)
-        self.set_loss(loss, 0.0)
         self.generator = generator
         self.units = [RecurrentUnit("recurrent", layer), Unit("output", output)]
         self.num_classes = output.out_features
+        self.set_loss(loss)
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+    def objective(self, x: Tensor, y: Targets) -> Tensor:
         with self.differentiable():
             return super().objective(x, y)
 
@@ -123,21 +122,6 @@ class RecurrentRule(OutputLoss):
         check_like(x, self.model.output.weight)
         return x
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.loss != "squared_error" or not isinstance(y, Tensor) or not y.is_floating_point():
-            return super().checked(x, y)
-        self.check_hooks()
-        x = self.checked_input(x)
-        check_autocast(x)
-        check_finite(x)
-        shape = (len(x), self.num_classes)
-        if y.shape != shape or y.dtype != x.dtype:
-            hint = "; y.unsqueeze(1)" if (*y.shape, 1) == shape and y.dtype == x.dtype else ""
-            raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected {x.dtype} of shape {shape}{hint}")
-        if y.device != x.device:
-            raise ValueError(f"y: on {y.device}, expected {x.device}, where x is")
-        return x
-
 
 class RecurrentFtp(RecurrentRule):
     """Forward Target Propagation through time; see `prograde.reference.ftp`, and `Ftp` for the options.
@@ -160,7 +144,7 @@ class RecurrentFtp(RecurrentRule):
         law: FeedbackLaw = "uniform",
         inject: Injection = "first",
         reduction: Reduction = "sum",
-        loss: str = "cross_entropy",
+        loss: LossLike = "cross_entropy",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, generator=generator)
@@ -184,15 +168,17 @@ class RecurrentFtp(RecurrentRule):
         self.check_hooks()
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         check_place("feedback", self.feedback, x)
         layers = self.layers(x)
         clean = forward(layers, self.begin(x))
-        targets, error = output_error(clean.scores, y, self.output_gradient)
+        error = self.output_gradient(clean.scores, y)
+        targets, count = self.loss.pursued(clean.scores, y, error), self.loss.count(clean.scores, y)
         first = first_difference(self.feedback, targets, error, self.phi, self.gain)
         factors = update_factors(layers, clean, error, first, every=self.inject == "every")
-        of_steps, of_output = updates(layers, factors, self.reduction)
+        found = updates(layers, factors, self.reduction)
+        of_steps, of_output = (per_label(update, len(x), count) for update in found)
         yield UnitUpdate(self.units[0], of_steps)
         yield UnitUpdate(self.units[1], of_output, self.output_loss(clean.scores, y))
 
@@ -207,7 +193,7 @@ class BackpropThroughTime(RecurrentRule):
         model: RecurrentNetwork,
         *,
         truncation: int | None = None,
-        loss: str = "cross_entropy",
+        loss: LossLike = "cross_entropy",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, loss=loss, generator=generator)
@@ -219,7 +205,7 @@ class BackpropThroughTime(RecurrentRule):
     def calls(self, module: nn.Module) -> bool:
         return self.truncation is None
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         start = 0 if self.truncation is None else max(x.shape[1] - self.truncation, 0)
         state = None

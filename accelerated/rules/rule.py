@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import losses
 from .._arrays import wide
-from ..layers import Flatten, Layer, Pass, activity, forward
+from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts
 from .module_layer import unhooked
+from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, watched
 
@@ -117,27 +117,6 @@ def check_finite(x: Tensor) -> None:
             raise ValueError(f"x: {bad} of {len(x)} samples have NaN or infinity, expected finite numbers")
 
 
-def check_labels(x: Tensor, y: Tensor, num_classes: int) -> None:
-    """Raises ValueError unless y has a label in 0..K-1 for each sample of x; labels on a GPU are not looked at."""
-    if not isinstance(y, Tensor):
-        raise ValueError(f"y: a {type(y).__name__}, expected a torch.Tensor")
-    if y.shape != (len(x),) or y.dtype != torch.int64:
-        hint = ""
-        if y.shape == (len(x), 1):
-            hint = "; y.squeeze(1)" if y.dtype == torch.int64 else "; y.squeeze(1).long()"
-        elif y.shape == (len(x), num_classes):
-            hint = "; y.argmax(dim=1) of one-hot labels"
-        elif y.dim() == 1:
-            hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
-        raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape ({len(x)},){hint}")
-    if y.device != x.device:
-        raise ValueError(f"y: on {y.device}, expected {x.device}, where x is")
-    if y.device.type == "cpu":  # elsewhere looking would wait for the device
-        low, high = (end.item() for end in y.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"y: labels {low}..{high}, expected 0..{num_classes - 1}")
-
-
 def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
     """The signature of the class, with its parent's options in the place of its `**options`."""
     own = list(inspect.signature(rule.__dict__["__init__"]).parameters.values())[1:]
@@ -220,17 +199,17 @@ class CreditAssignment(nn.Module):
         """Whether a step calls this module of the model once, as the model would: then its forward hooks are called."""
         return False
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[Update]:
+    def stream(self, x: Tensor, y: Any) -> Iterator[Update]:
         """The updates of the model's parts in forward order; a part may be stepped before the next is asked for."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+    def assign_credit(self, x: Tensor, y: Any) -> Tensor:
         """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
 
         A parameter that is frozen at the time (`requires_grad=False`) gets None.
         The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
-        graph is left behind. Shapes and errors as for `stream`.
+        graph is left behind. x, y and errors as for `stream`.
         """
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
@@ -268,7 +247,7 @@ class CreditAssignment(nn.Module):
         The choices are part of the state. Most rules have none.
         """
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+    def objective(self, x: Tensor, y: Any) -> Tensor:
         """The loss, with its graph, whose backpropagated gradient this rule stands in for: a scalar."""
         raise NotImplementedError
 
@@ -288,10 +267,11 @@ class Rule(CreditAssignment):
     on_crossbars = False
     """Whether `Hardware` sees the products at the time: each is then one, of the batch with a matrix as it is held."""
 
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Any) -> Iterator[UnitUpdate]:
         """The units' updates in forward order; a unit may be stepped before the next update is asked for.
 
-        x is (batch, ...) and y (batch,), int64 labels. Raises ValueError for other shapes or dtypes.
+        x is (batch, ...) and y (batch,), int64 labels, or what the rule's loss takes. Raises ValueError for other
+        shapes or dtypes.
         """
         raise NotImplementedError
 
@@ -310,14 +290,18 @@ class Rule(CreditAssignment):
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
                 yield name.removeprefix("model."), module
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Any) -> Tensor:
         """x as the first unit takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
         check_autocast(x)
         check_finite(x)
-        check_labels(x, y, self.num_classes)
+        self.check_y(x, y)
         return x
+
+    def check_y(self, x: Tensor, y: Any) -> None:
+        """Raises ValueError unless y fits x, which is checked."""
+        check_labels(x, y, self.num_classes)
 
 
 class LayeredRule(Rule):
@@ -437,7 +421,7 @@ class LayeredRule(Rule):
         """2 while batch normalisation is in training mode."""
         return 2 if any(self.batch_norms()) else 1
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Any) -> Tensor:
         x = super().checked(x, y)
         if len(x) == 1 < self.least_batch:
             for name, norm in self.batch_norms():
@@ -477,38 +461,43 @@ class LayeredRule(Rule):
 class OutputLoss(Rule):
     """A rule with a loss at the scores.
 
-    `loss` is "cross_entropy" (with `label_smoothing`) or "squared_error" (half the sum of squares to the one-hot
-    label).
+    `loss` is "cross_entropy" (with `label_smoothing`), "squared_error" (half the sum of squares to the one-hot label,
+    or to numbers), "binary_cross_entropy" (summed over several labels) or "huber"; one of PyTorch's modules, such as
+    nn.CrossEntropyLoss(weight, ignore_index=0) or nn.MSELoss(), whose mean it is; or a function of scores and targets
+    to their mean loss, which is used by its gradient at the scores.
+
+    y are int64 labels, (batch,), or targets in the dtype of x, (batch, K): probabilities for a cross-entropy, several
+    labels of 0 and 1, or numbers; (batch,) too where K is 1. A pair of these and a weight of each label, (batch,),
+    weighs the samples: the loss is their weighted mean.
     """
 
-    def set_loss(self, loss: str, label_smoothing: float) -> None:
-        """Raises ValueError for another loss, and for label smoothing that it has not."""
-        if loss not in ("cross_entropy", "squared_error"):
-            raise ValueError(f"loss: {loss!r}, expected 'cross_entropy' or 'squared_error'")
-        if not 0 <= label_smoothing < 1 or (label_smoothing and loss == "squared_error"):
-            raise ValueError(
-                f"label_smoothing: {label_smoothing}, expected 0 <= label_smoothing < 1, for cross_entropy"
-            )
-        self.loss = loss
-        self.label_smoothing = label_smoothing
+    loss: Loss
+
+    def set_loss(self, loss: LossLike, label_smoothing: float = 0.0) -> None:
+        """Raises ValueError for a loss that the rule can't take, or with class weights that do not fit."""
+        self.loss = read_loss(loss, label_smoothing)
+        self.loss.fit(self.num_classes, next(self.model.parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))
         return scores
 
-    def output_loss(self, scores: Tensor, y: Tensor) -> Tensor:
-        """The batch-mean loss, a scalar."""
-        if self.loss == "squared_error":
-            return losses.squared_error(scores, y).mean()
-        return losses.entropies(scores, y, 1.0, self.label_smoothing).mean()
+    def positions(self, x: Tensor) -> tuple[int, ...]:
+        """What labels are of, within a sample of x: () for one of each sample."""
+        return ()
 
-    def output_gradient(self, scores: Tensor, y: Tensor) -> Tensor:
-        """e, the loss's gradient of each sample: (batch, K)."""
-        if self.loss == "squared_error":
-            return losses.squared_error_gradient(scores, y)
-        return losses.errors(scores, y, 1.0, self.label_smoothing)
+    def check_y(self, x: Tensor, y: Targets) -> None:
+        self.loss.check(x, y, self.num_classes, self.positions(x))
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+    def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
+        """The mean over the labels, a scalar."""
+        return self.loss.value(scores, y)
+
+    def output_gradient(self, scores: Tensor, y: Targets) -> Tensor:
+        """e, the loss's gradient of each label: (batch, K)."""
+        return self.loss.gradient(scores, y)
+
+    def objective(self, x: Tensor, y: Targets) -> Tensor:
         return self.output_loss(self(x), y)
 
 
@@ -521,7 +510,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         *,
         units: Units | None = None,
         example: Tensor | None = None,
-        loss: str = "cross_entropy",
+        loss: LossLike = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -529,9 +518,9 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         last = self.units[-1]
         if not last.is_linear or last.dropout is not None or not self.num_classes:
             raise without_scores(model)
-        if self.num_classes < 2:
-            raise ValueError(f"layer '{last.name}': gives {self.num_classes} class score, expected 2 or more")
         self.set_loss(loss, label_smoothing)
+        if self.num_classes < self.loss.least_outputs:
+            raise ValueError(f"layer '{last.name}': gives {self.num_classes} class score, expected 2 or more")
         self.image_size: tuple[int, int] | None = None
 
     def sample_shapes(self, image_size: tuple[int, int] | None) -> list[tuple[int, ...]]:
@@ -564,6 +553,10 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             sample = torch.Size((self.chain.image_channels, height, width))
         return [tuple(shape) for shape in (sample, *self.activity_shapes(sample))]
 
+    def positions(self, x: Tensor) -> tuple[int, ...]:
+        """Those that have scores, and a label, of their own; () where a sample has."""
+        return tuple(self.activity_shapes(x.shape[1:], x.dtype)[-1][:-1])
+
     @property
     def labels_positions(self) -> bool:
         """Whether every position has scores of its own, (batch, positions, K), and a label."""
@@ -588,7 +581,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             return channels, scale
         return (channels, scale / positions) if by_channel else (channels * positions, scale / positions**0.5)
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Targets) -> Tensor:
         x = super().checked(x, y)
         if self.image_size is not None and x.shape[2:] != torch.Size(self.image_size):
             came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
@@ -596,7 +589,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         return x
 
     def factors(
-        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Tensor
+        self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor | None, Tensor]]:
         """delta_l and z_l of every layer, first layer first, from the clean pass and its error.
 
@@ -605,12 +598,12 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         raise NotImplementedError
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers(self.masks(x))
         clean = forward(layers, self.begin(x))
         error = self.output_gradient(clean.scores, y)
-        last = self.units[-1]
+        count, last = self.loss.count(clean.scores, y), self.units[-1]
         for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
-            gradients = None if delta is None else unit.gradients(layer.update(z, delta))
+            gradients = None if delta is None else unit.gradients(per_label(layer.update(z, delta), len(x), count))
             yield UnitUpdate(unit, gradients, self.output_loss(clean.scores, y) if unit is last else None)

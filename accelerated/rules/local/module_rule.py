@@ -1,7 +1,7 @@
 """The base of rules that run the modules of a model, which may have normalisation, pooling and shortcuts."""
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class ModuleRule(Rule):
         *,
         score_after: ScoreAfter = "activation",
         num_classes: int | None = None,
+        least_classes: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         nn.Module.__init__(self)
@@ -37,15 +38,15 @@ class ModuleRule(Rule):
         self.units = self.local.units
         given = self.local.num_classes
         if num_classes is not None:
-            check_count("num_classes", num_classes, least=2)
+            check_count("num_classes", num_classes, least=least_classes)
         if given is not None and num_classes not in (None, given):
             raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
         classes = num_classes if given is None else given
         if classes is None:
             raise without_scores(model, "" if self.whole else ", or num_classes")
-        if given is not None and given < 2:
+        if given is not None and given < least_classes:
             raise ValueError(f"model: its last layer gives {given} class score, expected 2 or more")
-        check_count("num_classes", classes, least=2)
+        check_count("num_classes", classes, least=least_classes)
         self.num_classes = classes
         self._fitting: set[torch.Size] = set()  # shapes of samples that are known to pass
 
@@ -59,7 +60,7 @@ class ModuleRule(Rule):
         """2 while batch normalisation is in training mode."""
         return 2 if any(self.batch_norms()) else 1
 
-    def checked(self, x: Tensor, y: Tensor) -> Tensor:
+    def checked(self, x: Tensor, y: Any) -> Tensor:
         x = super().checked(x, y)
         if len(x) == 1:
             for name, module in self.batch_norms():

@@ -1,0 +1,330 @@
+"""Losses through the front door: each rule's `.grad` with each loss is the reference's update."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+from torch import nn
+
+from prograde.accelerated.rules import (
+    Backprop,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    FeedbackAlignment,
+    Foton,
+    Ftp,
+    Pepita,
+)
+from prograde.accelerated.rules.output_loss import read_loss
+from prograde.accelerated.rules.rule import OutputLoss
+from prograde.equivalence_tests.rule_examples import dense
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
+from prograde.equivalence_tests.strategies import Case, cases, seeds
+from prograde.equivalence_tests.test_rules import layer_gradients, sequential
+from prograde.equivalence_tests.tolerance import Comparison
+
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
+
+RULES: dict[str, type[OutputLoss]] = {
+    "backprop": Backprop,
+    "foton": Foton,
+    "pepita": Pepita,
+    "ftp": Ftp,
+    "feedback_alignment": FeedbackAlignment,
+    "direct_feedback_alignment": DirectFeedbackAlignment,
+    "direct_random_target_projection": DirectRandomTargetProjection,
+}
+
+
+class Drawn(NamedTuple):
+    """Targets of all kinds for one batch, of which label -1 is ignored, and weights."""
+
+    labels: Any
+    probabilities: Any
+    several: Any
+    numbers: Any
+    of_classes: Any
+    positive: Any
+    of_samples: Any
+
+
+class Kind(NamedTuple):
+    """A loss: as rules take it, y for them; e on a side, what outputs are of the scores there, and DRTP's y, if any."""
+
+    given: Callable[[Drawn], Any]
+    y: Callable[[Drawn], Any]
+    gradient: Callable[[Side, Drawn, Any], Any]
+    outputs: Callable[[Any], Any]
+    vectors: Callable[[Side, Drawn], Any] | None = None
+
+
+def fourth_power(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (scores - targets).pow(4).mean()
+
+
+def weighted_vectors(side: Side, drawn: Drawn) -> Any:
+    """One-hot labels times their weights of class and sample, in the mean 1."""
+    known = drawn.labels >= 0
+    labels = np.where(known, drawn.labels, 0)
+    w = known * drawn.of_samples
+    v = w * drawn.of_classes[labels] * known.sum() / (w * drawn.of_classes[labels]).sum()
+    return v[:, None] * np.eye(len(drawn.of_classes))[labels]
+
+
+def itself(scores: Any) -> Any:
+    return scores
+
+
+KINDS = {
+    "classes": Kind(
+        lambda d: nn.CrossEntropyLoss(d.of_classes, ignore_index=-1, label_smoothing=0.1),
+        lambda d: (d.labels, d.of_samples),
+        lambda side, d, s: side.losses.cross_entropy_gradient(s, d.labels, 1.0, 0.1, d.of_classes, d.of_samples, -1),
+        partial(softmax, axis=1),
+        weighted_vectors,
+    ),
+    "known classes": Kind(
+        lambda d: nn.CrossEntropyLoss(ignore_index=-1),
+        lambda d: d.labels,
+        lambda side, d, s: side.losses.cross_entropy_gradient(s, d.labels, ignore_index=-1),
+        partial(softmax, axis=1),
+        lambda side, d: (d.labels >= 0)[:, None] * np.eye(len(d.of_classes))[d.labels],
+    ),
+    "probabilities": Kind(
+        lambda d: "cross_entropy",
+        lambda d: d.probabilities,
+        lambda side, d, s: side.losses.cross_entropy_gradient(s, d.probabilities),
+        partial(softmax, axis=1),
+        lambda side, d: d.probabilities,
+    ),
+    "several labels": Kind(
+        lambda d: "binary_cross_entropy",
+        lambda d: d.several,
+        lambda side, d, s: side.losses.binary_cross_entropy_gradient(s, d.several),
+        expit,
+        lambda side, d: d.several,
+    ),
+    "several labels, the module": Kind(
+        lambda d: nn.BCEWithLogitsLoss(d.of_classes, pos_weight=d.positive),
+        lambda d: (d.several, d.of_samples),
+        lambda side, d, s: side.losses.binary_cross_entropy_gradient(
+            s, d.several, d.of_classes, d.positive, d.of_samples
+        ) / s.shape[1],
+        expit,
+        lambda side, d: (d.of_samples / d.of_samples.mean())[:, None] * d.of_classes * d.positive * d.several
+        / len(d.positive),
+    ),
+    "numbers": Kind(
+        lambda d: "squared_error",
+        lambda d: (d.numbers, d.of_samples),
+        lambda side, d, s: side.losses.squared_error_gradient(s, d.numbers, d.of_samples),
+        itself,
+    ),
+    "numbers, the module": Kind(
+        lambda d: nn.MSELoss(),
+        lambda d: d.numbers,
+        lambda side, d, s: 2 * side.losses.squared_error_gradient(s, d.numbers) / s.shape[1],
+        itself,
+    ),
+    "huber": Kind(
+        lambda d: "huber",
+        lambda d: (d.numbers, d.of_samples),
+        lambda side, d, s: side.losses.huber_gradient(s, d.numbers, 1.0, d.of_samples),
+        itself,
+    ),
+    "huber, the module": Kind(
+        lambda d: nn.HuberLoss(delta=0.5),
+        lambda d: d.numbers,
+        lambda side, d, s: side.losses.huber_gradient(s, d.numbers, 0.5) / s.shape[1],
+        itself,
+    ),
+    "smooth": Kind(
+        lambda d: nn.SmoothL1Loss(beta=0.5),
+        lambda d: d.numbers,
+        lambda side, d, s: side.losses.huber_gradient(s, d.numbers, 0.5) / (0.5 * s.shape[1]),
+        itself,
+    ),
+    "own": Kind(
+        lambda d: fourth_power,
+        lambda d: d.numbers,
+        lambda side, d, s: 4 * (s - d.numbers) ** 3 / s.shape[1],
+        itself,
+    ),
+}  # fmt: skip
+
+
+@st.composite
+def drawings(draw: st.DrawFn) -> tuple[Case, Drawn, np.random.Generator]:
+    """A network whose weights are orthogonal, so that every rule takes it as it is, and targets of all kinds."""
+    case = draw(cases(("identity", "tanh"), orthogonal=True, dropout=False))
+    rng = draw(seeds())
+    batch, k = len(case.labels), case.num_classes
+    labels = np.where(rng.random(batch) < 0.3, -1, case.labels)
+    labels[0] = case.labels[0]
+    numbers = (
+        rng.dirichlet(np.ones(k), batch),
+        rng.integers(0, 2, (batch, k)).astype(float),
+        rng.normal(size=(batch, k)),
+    )
+    return case, Drawn(labels, *numbers, *(rng.uniform(0.3, 2, n) for n in (k, k, batch))), rng
+
+
+def reference_updates(side: Side, name: str, kind: Kind, network: Any, x: Any, drawn: Any, extra: Any) -> Any:
+    """With 1/N in place of 1/B."""
+    chain = side.chain(network)
+    module = getattr(side, name)
+
+    def gradient(scores: Any, labels: Any) -> Any:
+        return kind.gradient(side, drawn, scores)
+
+    y = kind.y(drawn)
+    labels = y[0] if isinstance(y, tuple) else y
+    if kind.vectors is not None and "target" in name:
+        clean = side.layers.forward(chain, x)
+        vectors = kind.vectors(side, drawn).astype(x.dtype)
+        factors = side.direct_feedback_alignment.update_factors(
+            chain, clean, gradient(clean.scores, y), *extra, vectors
+        )
+        found = side.layers.updates(chain, factors)
+    elif name == "ftp":
+        phi = side.activations.ACTIVATIONS["tanh"]
+        found = module.updates(chain, *extra, x, labels, gradient, phi, outputs=kind.outputs)
+    else:
+        found = module.updates(chain, *extra, x, labels, gradient)
+    ignored = -1 if labels.ndim == 1 else None
+    count = side.losses.counted(side.layers.scores(chain, x), labels, ignored)
+    return tuple(side.layers.per_label(update, len(x), count) for update in found)
+
+
+def arrays_of(name: str, case: Case, rng: np.random.Generator) -> tuple[Any, ...]:
+    """What is random and fixed in a rule."""
+    widths = [len(weight) for weight in case.dense.weights]
+    k = widths[-1]
+    if name == "pepita":
+        return (0.5 * rng.normal(size=(k, case.x.shape[1])),)
+    if name == "ftp":
+        return (0.5 * rng.normal(size=(widths[0], k)),)
+    if name == "feedback_alignment":
+        return (tuple(rng.normal(size=weight.shape) / 2 for weight in case.dense.weights[1:]),)
+    return (tuple(rng.normal(size=(width, k)) / 2 for width in widths[:-1]),) if name.startswith("direct") else ()
+
+
+PAIRS = [(name, kind) for name in RULES for kind in KINDS if KINDS[kind].vectors is not None or "target" not in name]
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+@given(drawing=drawings())
+def test_rules(twin: TwinSide, compare: Comparison, name: str, kind: str, drawing: Any):
+    loss = KINDS[kind]
+    case, drawn, rng = drawing
+
+    def updates(side: Side, network: Any, x: Any, drawn: Any, *extra: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            return reference_updates(side, name, loss, network, x, drawn, extra)
+        options = {"orthogonality_tolerance": 1e-2 if side.eps < 1e-3 else 0.2} if name == "foton" else {}
+        options |= {"phi": "tanh"} if name == "ftp" else {}
+        rule = RULES[name](sequential(network), loss=loss.given(drawn), **options)
+        for held in ("projection", "feedback"):
+            if extra and isinstance(getattr(rule, held, None), torch.Tensor):
+                getattr(rule, held).copy_(extra[0])
+            elif extra and hasattr(rule, held):
+                for matrix, given in zip(getattr(rule, held), extra[0], strict=True):
+                    matrix.copy_(given)
+        rule.assign_credit(x, loss.y(drawn))
+        return layer_gradients(rule)
+
+    compare(twin, f"{name}, {kind}", updates, case.dense, case.x, drawn, *arrays_of(name, case, rng))
+
+
+def batch(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A linear network of orthogonal layers, by which FOTON is backpropagation, a batch, labels and numbers for it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)).to(dtype)
+    for layer in model[:-1]:
+        nn.init.orthogonal_(layer.weight)
+    return model, torch.randn(7, 6, dtype=dtype), torch.tensor([0, 1, -1, 2, 1, -1, 0]), torch.rand(7, 3, dtype=dtype)
+
+
+WEIGHT = torch.tensor([0.5, 1.0, 3.0])
+MODULES = {
+    "classes": (nn.CrossEntropyLoss(WEIGHT.double(), ignore_index=-1, label_smoothing=0.2), "labels"),
+    "probabilities": (nn.CrossEntropyLoss(WEIGHT.double(), label_smoothing=0.1), "numbers"),
+    "several labels": (nn.BCEWithLogitsLoss(WEIGHT.double(), pos_weight=2 * WEIGHT.double()), "numbers"),
+    "squares": (nn.MSELoss(), "numbers"),
+    "huber": (nn.HuberLoss(delta=0.3), "numbers"),
+    "smooth": (nn.SmoothL1Loss(beta=0.3), "numbers"),
+    "smooth without a bend": (nn.SmoothL1Loss(beta=0), "numbers"),
+    "distances": (nn.L1Loss(), "numbers"),
+    "own": (nn.PoissonNLLLoss(), "numbers"),
+}
+
+
+@pytest.mark.parametrize("rule", [Backprop, Foton])
+@pytest.mark.parametrize("name", MODULES)
+def test_pytorchs_modules_are_what_they_are(rule: type[OutputLoss], name: str):
+    """The loss and every gradient are those of `loss(model(x), y).backward()`, with reduction="mean"."""
+    loss, kind = MODULES[name]
+    model, x, labels, numbers = batch()
+    y = labels if kind == "labels" else numbers
+    built = rule(model, loss=loss)
+    expected = loss(model(x), y)
+    expected.backward()
+    gradients = [p.grad for p in model.parameters()]
+    found = built.assign_credit(x, y)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-6 if rule is Foton else 1e-13)
+
+
+def test_weights_of_samples_are_counts():
+    """A sample of weight 2 counts as one that stands in the batch twice, and one of weight 0 as one that does not."""
+    model, x, labels, _ = batch()
+    rule = Backprop(model, loss=nn.CrossEntropyLoss(ignore_index=-1))
+    weights = torch.tensor([2.0, 1, 1, 0, 1, 1, 1], dtype=x.dtype)
+    loss = rule.assign_credit(x, (labels, weights))
+    found = [p.grad for p in model.parameters()]
+    rows = torch.tensor([0, 0, 1, 2, 4, 5, 6])
+    torch.testing.assert_close(loss, rule.assign_credit(x[rows], labels[rows]))
+    for p, gradient in zip(model.parameters(), found, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
+def test_labels_of_tokens():
+    """Of scores (batch, T, K) and labels (batch, T): value, e and N of each label."""
+    scores, labels = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(-1, 3, (4, 5))
+    loss = nn.CrossEntropyLoss(WEIGHT.double(), ignore_index=-1)
+    read = read_loss(loss)
+    seen = scores.clone().requires_grad_()
+    expected = loss(seen.flatten(0, 1), labels.flatten())
+    expected.backward()
+    count = (labels >= 0).sum()
+    torch.testing.assert_close(read.value(scores, labels), expected.detach())
+    torch.testing.assert_close(read.gradient(scores, labels) / count, seen.grad)
+    assert read.count(scores, labels) == count
+    assert read_loss("cross_entropy").count(scores, labels) == 20
+    read_loss("cross_entropy").check(scores, labels.clamp(min=0), 3, (5,))
+    read.check(scores, labels, 3, (5,))
+    with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(4,\), expected int64 of shape \(4, 5\)"):
+        read.check(scores, labels[:, 0], 3, (5,))
+
+
+def test_class_weights_move_with_the_rule():
+    rule = Backprop(dense().double(), loss=nn.CrossEntropyLoss(torch.ones(4)))
+    assert rule.loss.class_weight.dtype == torch.float64
+    assert rule.float().loss.class_weight.dtype == torch.float32
+    assert not any("class_weight" in name for name in rule.state_dict()), "settings, no state"
+
+
+def test_one_score_takes_numbers_and_labels_of_yes_and_no():
+    x, y = torch.randn(5, 6), torch.rand(5)
+    for rule in (Backprop, Foton, Ftp, Pepita, FeedbackAlignment, DirectFeedbackAlignment):
+        for loss in ("squared_error", "huber", "binary_cross_entropy", nn.BCEWithLogitsLoss(), nn.MSELoss()):
+            built = rule(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), loss=loss)
+            row = built.assign_credit(x, y)
+            assert torch.equal(row, built.assign_credit(x, y[:, None])), loss
