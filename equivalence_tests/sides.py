@@ -36,6 +36,8 @@ MODULES = (
     "layers",
     "normalisation_layers",
     "blocks",
+    "attention",
+    "embedding",
     "backprop",
     "orthogonality",
     "pepita",

@@ -144,6 +144,17 @@ def residual(rows: int, columns: int = 3) -> Lazy:
     return Lazy(lambda s: (s.blocks.Residual((s.layers.Dense(s.operands(np.ones((rows, columns))), None),)),))
 
 
+def attending(*shapes: tuple[int, ...], heads: int = 1) -> Lazy:
+    """A chain of one attention, of parameters of these shapes."""
+    parameters = tuple(np.ones(shape) for shape in shapes)
+    return Lazy(lambda s: (s.attention.Attention(*s.operands(parameters), heads=heads),))
+
+
+def embedding(positions: Any = None, rows: int = 4) -> Lazy:
+    """A chain of one embedding of so many tokens in three units."""
+    return Lazy(lambda s: (s.embedding.Embedding(*s.operands((np.ones((rows, 3)), positions))),))
+
+
 CHAIN, INVERSE_CHAIN = chain_of(DENSE), chain_of(INVERSE)
 CHAIN_PASS = Lazy(lambda s: s.layers.forward(CHAIN.make(s), s.operands(X)))
 MAPS = padded(None)
@@ -157,6 +168,8 @@ GENERATOR = Lazy(lambda s: np.random.default_rng(0) if s.name == "reference" els
 LABEL = Lazy(lambda s: None)
 """Where `of_labels` puts its labels."""
 
+TEXT = np.ones((2, 3, 4))
+ATTENTION = ((12, 4), (12,), (4, 4), (4,))
 NORMS = ("instance_norm", "channel_norm", "layer_norm", "batch_norm", "rms_norm", "unit_sphere")
 COLUMN = "labels: shape (4, 1), expected (batch,); labels.squeeze(1) has it"
 FEW = "labels: 3, expected 4, one for each sample"
@@ -463,6 +476,40 @@ ROWS: list[Row] = [
     row("layers.updates", "delta: shape (4, 2), expected (4, 3)", normalised("LayerNorm", None), [(X[:, :2], X)]),
     row("layers.forward", "layers[0]: what passes by the shortcut: shape (4, 3), expected (4, 5)", residual(5), X),
     row("layers.forward", "layers[0]: inside, layers[0]: z: 3 units, but the weight has 2", residual(3, 2), X),
+    row("layers.forward", "layers[0]: z: shape (4, 3), expected (batch, T, n)", attending(*ATTENTION), X),
+    row(
+        "layers.forward", "layers[0]: z: 4 units, expected a multiple of 3 heads", attending(*ATTENTION, heads=3), TEXT
+    ),
+    row("layers.forward", "layers[0]: heads: 0, expected 1 or more", attending(*ATTENTION, heads=0), TEXT),
+    *(
+        row(
+            "layers.forward",
+            f"layers[0]: {name}: shape (2,), expected",
+            attending(*ATTENTION[:i], (2,), *ATTENTION[i + 1 :]),
+            TEXT,
+        )
+        for i, name in enumerate(("in_weight", "in_bias", "out_weight", "out_bias"))
+    ),
+    row(
+        "layers.updates", "delta: shape (2, 3, 3), expected (2, 3, 4)", attending(*ATTENTION), [(TEXT[:, :, :3], TEXT)]
+    ),
+    row("layers.forward", "layers[0]: z: dtype ", embedding(), X),
+    row("layers.forward", "layers[0]: z: shape (4,), expected (batch, T)", embedding(), LABELS),
+    row("layers.forward", "layers[0]: z: found 0..4, expected 0..3", embedding(), np.array([[0, 4]])),
+    row("layers.forward", "layers[0]: z: 4 positions, expected at most 2", embedding(np.ones((2, 3))), LABELS[None]),
+    row(
+        "layers.forward",
+        "layers[0]: positions: shape (4, 1), expected (4, 3)",
+        embedding(np.ones((4, 1))),
+        LABELS[None],
+    ),
+    row("layers.forward", "layers[0]: table: shape (0, 3), expected (V, n)", embedding(rows=0), LABELS[None]),
+    row(
+        "layers.updates",
+        "delta: shape (1, 4, 2), expected (1, 4, 3)",
+        embedding(),
+        [(np.ones((1, 4, 2)), LABELS[None])],
+    ),
     row("layers.dense_chain", "masks: 1, expected 3, a mask or None for each layer", *DENSE[:2], (), [None]),
     row("layers.he_uniform", "shape: 0, expected 1 or more", (0, 3), None),
     *(

@@ -51,8 +51,12 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "residual with a shortcut": (
         (6, 2, 3, 3), (6,), (6,), (6,), (6, 3, 3, 3), (6,), (6,), (6,), (6, 4, 1, 1), (6,), (6,), (6,)
     ),
+    "attention": ((18, 6), (18,), (6, 6), (6,)),
+    "attention without biases": ((18, 6), (6, 6)),
+    "causal attention": ((18, 6), (18,), (6, 6), (6,)),
 }  # fmt: skip
 """The shapes of each kind's parameters."""
+HEADS = {"attention": 2, "attention without biases": 1, "causal attention": 3}
 KINDS = tuple(SHAPES)
 OF_MAPS = ("batch norm", "batch norm with given statistics", "group norm", "residual with a shortcut")
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -84,6 +88,10 @@ def made(side: Side, case: Case) -> Any:
             down = convolution(stride=(2, 2), padding=(1, 1), groups=2), normalised(table["tanh"], step=n.GroupNorm(3))
             chain = (*down, convolution(padding=(1, 1), groups=2), normalised(step=n.GroupNorm(3)))
             return b.Residual(chain, (convolution(stride=(2, 2)), normalised(step=n.GroupNorm(3))))
+        case "attention without biases":
+            return side.attention.Attention(take(), None, take(), None)
+        case "attention" | "causal attention" as kind:
+            return side.attention.Attention(*case.parameters, heads=HEADS[kind], causal=kind.startswith("causal"))
     steps = {
         "batch norm": n.BatchNorm(),
         "batch norm with given statistics": n.BatchNorm(*case.statistics),
@@ -106,6 +114,19 @@ class Sum(nn.Module):
         return self.chain(z) + self.shortcut(z)
 
 
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention of a sequence to itself."""
+
+    def __init__(self, heads: int, bias: bool, causal: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, heads, bias=bias, batch_first=True)
+        self.causal = causal
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        later = torch.ones(z.shape[1], z.shape[1], dtype=torch.bool).triu(1) if self.causal else None
+        return self.attention(z, z, z, attn_mask=later)[0]
+
+
 def module_of(case: Case) -> nn.Module:
     """PyTorch's own, in float64, with the case's parameters."""
     match case.kind:
@@ -120,6 +141,8 @@ def module_of(case: Case) -> nn.Module:
             down = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.GroupNorm(3, 6), nn.Tanh()
             chain = nn.Sequential(*down, nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.GroupNorm(3, 6))
             found = Sum(chain, nn.Sequential(nn.Conv2d(4, 6, 1, stride=2), nn.GroupNorm(3, 6)))
+        case kind if kind in HEADS:
+            found = SelfAttention(HEADS[kind], "without" not in kind, kind.startswith("causal"))
         case kind:
             found = NORMALISED[kind][0](4 if kind in OF_MAPS else 5)
     found = found.double()
@@ -138,13 +161,17 @@ def layer_cases(draw: st.DrawFn, kind: str) -> Case:
     batch = draw(st.sampled_from([3, 4, 7]), label="batch")
     if kind in OF_MAPS:
         shape: tuple[int, ...] = (batch, 4, *draw(st.sampled_from([(4, 5), (3, 4)]), label="pixels"))
+    elif kind in HEADS:
+        shape = (batch, draw(st.sampled_from([2, 3, 7]), label="length"), 6)
     else:
         positions = [(3,), (2, 3)] if kind.endswith("axes") else [(), (3,), (2, 3)]
         shape = (batch, *draw(st.sampled_from(positions), label="positions"), 5)
     z = 0.5 + rng.standard_normal(shape)
     parameters = tuple(rng.standard_normal(s) / np.sqrt(np.prod(s[1:])) for s in SHAPES[kind])
     given_ones = (rng.standard_normal(4), rng.uniform(0.5, 2, 4)) if kind.endswith("statistics") else ()
-    case = Case(kind, parameters, given_ones, z, draw(st.sampled_from([0.1, 1.0])) * rng.standard_normal(z.shape), z)
+    case = Case(
+        kind, parameters, given_ones, z, draw(st.sampled_from([0.1, 1.0, 5.0])) * rng.standard_normal(z.shape), z
+    )
     return case._replace(d=rng.standard_normal(made(ReferenceSide(), case).value(z).shape))
 
 
@@ -223,3 +250,67 @@ def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.D
     _, along, _, _ = autograd(rounded)
     size = rms(autograd(rounded._replace(u=np.abs(rounded.u)))[1]) + rms(along)
     assert rms(found - along) <= (1e-7 + 256 * twin.eps) * size, "lost to cancellation"
+
+
+class Tokens(NamedTuple):
+    """Operands of an embedding: a table, positions or None, z (batch, T) and delta of what it gives."""
+
+    table: Any
+    positions: Any
+    z: Any
+    delta: Any
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> Tokens:
+    """A token occurs several times, and some do not; positions are as many as there are, or more."""
+    rng = draw(seeds())
+    batch, length, spare = draw(st.sampled_from([(1, 3, 0), (3, 5, 0), (4, 2, 2)]), label="batch, length, spare")
+    table, z = rng.standard_normal((4, 3)), rng.integers(0, 3, (batch, length))
+    positions = rng.standard_normal((length + spare, 3)) if draw(st.booleans(), label="positions") else None
+    return Tokens(table, positions, z, rng.standard_normal((batch, length, 3)))
+
+
+@given(case=tokens())
+def test_an_embedding(twin: Side, compare: Comparison, case: Tokens):
+    def both(side: Side, table: Any, positions: Any, z: Any, delta: Any) -> Any:
+        layer = side.embedding.Embedding(table, positions)
+        return layer.value(z), layer.update(z, delta)
+
+    compare(twin, "Embedding", both, *case)
+
+
+@given(case=tokens())
+def test_an_embedding_is_pytorchs(case: Tokens):
+    module = nn.Embedding(4, 3, _weight=torch.tensor(case.table)).double()
+    a = module(torch.tensor(case.z))
+    learned = [module.weight]
+    if case.positions is not None:
+        learned.append(torch.tensor(case.positions, requires_grad=True))
+        a = a + learned[1][: a.shape[1]]
+    layer = ReferenceSide().embedding.Embedding(case.table, case.positions)
+    assert np.array_equal(layer.value(case.z), a.detach().numpy()), "value"
+    expected = torch.autograd.grad(a, learned, torch.tensor(case.delta))
+    for number, (found, g) in enumerate(zip(layer.update(case.z, case.delta), expected, strict=True)):
+        assert np.allclose(found, g.numpy() / len(case.z), rtol=0, atol=1e-14), f"update[{number}]"
+
+
+def test_integers_have_neither_difference_nor_adjoint(side: Side):
+    layer = side.embedding.Embedding(side.operands(np.ones((4, 3))))
+    z, d = side.operands((np.array([[0, 1]]), np.ones((1, 2, 3))))
+    with pytest.raises(ValueError, match="Embedding: z are integers, which no u is taken from"):
+        layer.difference(z, z)
+    with pytest.raises(ValueError, match="Embedding: z are integers, which have no gradient"):
+        layer.adjoint(z, d)
+
+
+def test_a_causal_position_reads_none_behind_it(side: Side):
+    """What comes later moves nothing, and has no gradient from what is before."""
+    rng = np.random.default_rng(0)
+    parameters = side.operands([rng.standard_normal(shape) for shape in SHAPES["causal attention"]])
+    layer = side.attention.Attention(*parameters, heads=2, causal=True)
+    z, u = rng.standard_normal((2, 2, 5, 6))
+    u[:, :3] = 0
+    z, u, d = side.operands((z, u, np.concatenate([np.ones((2, 3, 6)), np.zeros((2, 2, 6))], axis=1)))
+    assert not side.results(layer.difference(z, u))[:, :3].any(), "moved by what comes later"
+    assert not side.results(layer.adjoint(z, d))[:, 3:].any(), "a gradient from what is before"
