@@ -79,9 +79,10 @@ def train(run: Run, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Result:
     (x, y), held, test = parts
     torch.manual_seed(run["seed"])
     model = NETWORKS[run["network"]]()
-    units = getattr(model, "units", None)
-    options = {"units": None if units is None else units(), "example": x[:2]}
-    rule = RULES[run["rule"]](model, **options)
+    kind, options = RULES[run["rule"]], {}
+    if kind is not Backprop:  # which takes the model as a whole
+        options = {"units": model.units() if hasattr(model, "units") else None, "example": x[:2]}
+    rule = kind(model, **options)
     if run["rule"] == "last layer alone":
         *hidden, _, _ = model.parameters()
         for parameter in hidden:
