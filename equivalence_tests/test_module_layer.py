@@ -269,7 +269,7 @@ def embedded(pooled: bool) -> nn.Module:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("pooled", [True], ids=["a label a sequence"])
+@pytest.mark.parametrize("pooled", [True, False], ids=["a label a sequence", "a label a token"])
 @pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp"])
 def test_sequences_of_tokens(name: str, pooled: bool):
     """Every parameter is moved, and what is learned lowers the loss."""
@@ -277,7 +277,7 @@ def test_sequences_of_tokens(name: str, pooled: bool):
     y = x.sum(dim=1) % K if pooled else x % K
     rule = RULES[name](embedded(pooled), example=x[:2], generator=seeded(0))
     before = [p.detach().clone() for p in rule.parameters()]
-    optimizer = torch.optim.Adam(rule.parameters(), 0.003)
+    optimizer = torch.optim.Adam(rule.parameters(), 0.01)
     losses = []
     for _ in range(60):
         losses.append(float(rule.assign_credit(x, y)))
@@ -285,6 +285,23 @@ def test_sequences_of_tokens(name: str, pooled: bool):
     assert losses[-1] < 0.8 * losses[0], "learned"
     moved = [not torch.equal(p, start) for p, start in zip(rule.parameters(), before, strict=True)]
     assert all(moved), "moved"
+
+
+def test_labels_of_tokens_are_as_many_samples():
+    """Ours: with a label at each token, tokens that do not meet are samples of one token each."""
+
+    def model() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, K))
+
+    x, y = torch.randn(4, 5, 6), torch.randint(K, (4, 5))
+    for name in ("ftp", "pepita", "dfa", "drtp"):
+        tokens = RULES[name](model(), example=x, generator=seeded(1))
+        samples = RULES[name](model(), generator=seeded(1))
+        loss = tokens.assign_credit(x, y)
+        torch.testing.assert_close(loss, samples.assign_credit(x.flatten(0, 1), y.flatten()), msg=f"{name}: loss")
+        for ours, theirs in zip(tokens.parameters(), samples.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=f"{name}: gradient")
 
 
 def test_hooks_of_modules_that_are_run_are_called():
