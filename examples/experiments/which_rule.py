@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,12 @@ RULES = {
     "Foton, linear=True": Candidate(partial(rules.Foton, linear=True)),
     "Ftp": Candidate(
         rules.Ftp,
-        convolutional={"image_size": (8, 8)},
         recurrent=partial(rules.RecurrentFtp, inject="every", reduction="mean"),
     ),
-    "Pepita": Candidate(rules.Pepita, raw=True, convolutional={"image_size": (8, 8)}),
+    "Pepita": Candidate(rules.Pepita, raw=True),
     "FeedbackAlignment": Candidate(rules.FeedbackAlignment),
-    "DirectFeedbackAlignment": Candidate(rules.DirectFeedbackAlignment, convolutional={"image_size": (8, 8)}),
-    "DirectRandomTargetProjection": Candidate(rules.DirectRandomTargetProjection, convolutional={"image_size": (8, 8)}),
+    "DirectFeedbackAlignment": Candidate(rules.DirectFeedbackAlignment),
+    "DirectRandomTargetProjection": Candidate(rules.DirectRandomTargetProjection),
     "DifferenceTargetPropagation": Candidate(rules.DifferenceTargetPropagation),
     "ForwardForward": Candidate(rules.ForwardForward, ADAM, raw=True, convolutional={"goodness": "mean-square"}),
     "SymBa": Candidate(rules.SymBa, ADAM, raw=True),
@@ -174,12 +174,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 IMAGES = ("CNN", "CNN, orthogonal", "CNN, BatchNorm", "residual block", "ShortcutNetwork")
 
 
-def build(name: str, network: str) -> CreditAssignment:
-    """Raises ValueError where the rule can't train the network."""
+def build(name: str, network: str, example: Tensor) -> CreditAssignment:
+    """Raises ValueError where the rule can't train the network. Sizes are those of the example, a batch."""
     candidate, model = RULES[name], NETWORKS[network]()
     if network == "RecurrentNetwork" and candidate.recurrent is not None:
         return candidate.recurrent(model)
-    options = candidate.convolutional if candidate.convolutional and network in IMAGES else {}
+    options = dict(candidate.convolutional or {}) if network in IMAGES else {}
+    if "example" in signature(candidate.make).parameters:
+        options["example"] = example
     try:
         return candidate.make(model, **options)
     except ValueError:
@@ -198,13 +200,13 @@ def inputs(images: Tensor, network: str) -> Tensor:
 def train(run: Run, data: Dataset) -> Result:
     """Validation and test accuracy in %; None and why, where the rule refuses the network or training breaks down."""
     candidate, network = RULES[run["rule"]], run["network"]
-    torch.manual_seed(run["seed"])
-    try:
-        rule = build(run["rule"], network)
-    except ValueError as error:
-        return {"accuracy": None, "refused": str(error)}
     data = data.to("cpu", torch.float32, standardise=not candidate.raw)
     x, y = inputs(data.train.images, network), data.train.labels
+    torch.manual_seed(run["seed"])
+    try:
+        rule = build(run["rule"], network, x[:2])
+    except ValueError as error:
+        return {"accuracy": None, "refused": str(error)}
     optimizer: torch.optim.Optimizer
     if candidate.grid[0] == "sgd":
         optimizer = torch.optim.SGD(rule.parameters(), lr=run["rate"], momentum=0.9)
