@@ -304,6 +304,30 @@ def test_labels_of_tokens_are_as_many_samples():
             torch.testing.assert_close(ours.grad, theirs.grad, msg=f"{name}: gradient")
 
 
+def test_the_objective_is_differentiated_through_modules():
+    """Of Forward-Forward, whose objective is a function of its layers: what diagnostics backpropagate."""
+    torch.manual_seed(1)
+    model = by_modules(dense())
+    rule = SymBa(model, generator=seeded(2))
+    x, y = torch.randn(6, *FLAT), torch.arange(6) % K
+    rule.objective(x, y).backward()
+    assert model[0].weight.grad is not None
+    assert model[0].weight.grad.any(), "reached"
+
+
+def test_computed_parameters_are_reached_by_the_units_own_graph():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, K))
+    rule = DirectFeedbackAlignment(model, generator=seeded(2))
+    x, y = torch.randn(6, 6), torch.arange(6) % K
+    rule.assign_credit(x, y)
+    (matrix,) = rule.feedback
+    signal = (model(x).softmax(dim=1) - nn.functional.one_hot(y, K)) @ matrix.T
+    learned = list(model[0].parameters())
+    expected = torch.autograd.grad(model[:2](x), learned, signal.detach() / len(x))
+    for p, gradient in zip(learned, expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, msg="gradient")
+
+
 def test_hooks_of_modules_that_are_run_are_called():
     model = nn.Sequential(nn.Linear(6, 8), Residual(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, K))
     seen: list[Sequence[int]] = []

@@ -167,17 +167,16 @@ class ModuleLayer:
         return run
 
     def value(self, z: Tensor) -> Tensor:
-        """What the modules give for z, without its graph."""
-        return self._run(z).a.detach()
+        """What the modules give for z: in a step, which has no graph, as the start of one of this layer alone."""
+        return self._evaluate(z) if torch.is_grad_enabled() else self._run(z).a.detach()
 
     def difference(self, z: Tensor, u: Tensor) -> Tensor:
         """The value at z less that at z - u."""
         check_differentiable(z)
         if len(u) != len(z):  # rows of a projection
             raise ValueError(f"u: {len(u)} rows, expected {len(z)}, those of z, through a module that is not linear")
-        value = self.value(z)
         with torch.no_grad():
-            changed: Tensor = value - self._evaluate(z - u)
+            changed: Tensor = self.value(z) - self._evaluate(z - u)
         return changed
 
     def adjoint(self, z: Tensor, d: Tensor) -> Tensor:
