@@ -9,7 +9,7 @@ from torch import nn
 
 from prograde import reference
 from prograde.accelerated import activations
-from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, Rotation, ScaledAvgPool2d
 from prograde.accelerated.rules import (
     Backprop,
     BackpropDeepSupervision,
@@ -66,6 +66,13 @@ def orthogonal_images() -> nn.Module:
     return nn.Sequential(
         nn.PixelUnshuffle(2), OrthogonalConv2d(12, 12, 3), nn.Tanh(), ScaledAvgPool2d(2),
         nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def rotated_images() -> nn.Module:
+    return nn.Sequential(
+        nn.PixelUnshuffle(2), OrthogonalConv2d(12, 4, 2), nn.Tanh(), nn.MaxPool2d(2), Rotation(4, 0.5, nn.Tanh(), 2),
+        nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), Rotation(8, 0.5, nn.ReLU()), nn.Linear(8, K),
     )  # fmt: skip
 
 
@@ -161,6 +168,7 @@ EXAMPLES: dict[str, Example] = {
     "foton, recompute": Example(options(Foton, recompute=True, linear=True)),
     "foton, asynchronous": Example(asynchronous),
     "foton, images": Example(Foton, orthogonal_images, IMAGES),
+    "foton, rotations": Example(options(Foton, linear=True), rotated_images, IMAGES),
     "ftp": Example(Ftp),
     "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
     "ftp, modules": Example(Ftp, blocks),

@@ -1017,7 +1017,7 @@ def test_what_has_no_crossbar_is_refused(ours: TwinSide):
     for first, message in (
         (
             OrthogonalConv2d(2, 4, 3),
-            "OrthogonalConv2d, whose kernel is computed from its parts; Hardware has crossbars",
+            "OrthogonalConv2d, whose weight is computed from its parts; Hardware has crossbars",
         ),
         (nn.Conv2d(2, 4, 3, padding=1, groups=2), r"Conv2d\(.*groups=2.*\); Hardware has crossbars for Conv2d without"),
         (nn.Conv2d(2, 4, 3, padding=2, dilation=2), r"Conv2d\(.*dilation=.*\); Hardware has crossbars for Conv2d wit"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
+from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork, Rotation, ScaledAvgPool2d
 from prograde.accelerated.rules import RecurrentFtp
 from prograde.accelerated.training import UserError, costs, layer_costs, mlp
 from prograde.accelerated.training.diagnostics.memory import live_bytes
@@ -57,10 +57,11 @@ def test_published_totals_of_the_others(model: nn.Module, shape: tuple[int, ...]
 
 
 def test_layers_are_counted_one_by_one() -> None:
-    """Strides, padding and groups; the orthogonal convolution; pooling at its inputs; other layers at nothing."""
+    """Strides, padding and groups; what is orthogonal; pooling at its inputs; other layers at nothing."""
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2),
-        OrthogonalConv2d(8, 6, 3), ScaledAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5), nn.Linear(5, 3),
+        OrthogonalConv2d(8, 6, 3), ScaledAvgPool2d(2), Rotation(6, 0.1, None, 2), nn.Flatten(),
+        nn.Linear(24, 6), Rotation(6, 0.1, nn.Tanh()), nn.Linear(6, 3),
     )  # fmt: skip
     found = layer_costs(model, (4, 16, 16))
     assert [(layer.name, layer.forward, layer.update, layer.activations) for layer in found] == [
@@ -68,8 +69,10 @@ def test_layers_are_counted_one_by_one() -> None:
         ("3", 8 * 64, 0, 8 * 16),
         ("4", 9 * 8 * 6 * 16, 9 * 8 * 6 * 16, 6 * 16),
         ("5", 6 * 16, 0, 6 * 4),
-        ("7", 24 * 5, 24 * 5, 5),
-        ("8", 15, 15, 3),
+        ("6", 9 * 6 * 6 * 4, 9 * 6 * 6 * 4, 6 * 4),
+        ("8", 24 * 6, 24 * 6, 6),
+        ("9", 36, 36, 6),
+        ("10", 18, 18, 3),
     ]
     assert next(model.parameters()).device.type == "cpu"
 

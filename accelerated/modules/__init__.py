@@ -5,6 +5,7 @@ from .channel_norm import ChannelNorm
 from .networks import ResidualBlock, ResNet, cfse, lenet, resnet17, resnet18, small_cnn, tiny_cnn, vgg8, vgg11
 from .orthogonal_conv import OrthogonalConv2d, ScaledAvgPool2d
 from .recurrent import RecurrentNetwork
+from .rotation import Rotation
 from .sequences import GRUStates, LastToken, gru_classifier
 from .shortcuts import ShortcutNetwork
 from .transformers import MeanToken, PatchEmbedding, TokenEmbedding, TransformerBlock, char_transformer, vit
@@ -20,6 +21,7 @@ __all__ = [
     "RecurrentNetwork",
     "ResNet",
     "ResidualBlock",
+    "Rotation",
     "ScaledAvgPool2d",
     "ShortcutNetwork",
     "TokenEmbedding",

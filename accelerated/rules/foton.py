@@ -38,6 +38,8 @@ class Foton(OutputErrorRule):
 
     Models for images begin with `OrthogonalConv2d` and `ScaledAvgPool2d` of `prograde.accelerated.modules`.
     `orthogonality_tolerance` then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
+    MaxPool2d may follow a convolution and its activation, best with `linear=True`. For depth, take `Rotation`: a
+    shortcut that stays orthogonal; the tolerance applies to its Q. See docs/foton.md.
     """
 
     convolution_kinds = (OrthogonalConv2d,)

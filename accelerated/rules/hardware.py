@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, convolve, convolve_adjoint, product, programmed, random_noise
-from ..modules import OrthogonalConv2d
+from ..modules import OrthogonalConv2d, Rotation
 from .rule import Rule, UnitUpdate
 
 aten = torch.ops.aten
@@ -41,7 +41,7 @@ class Hardware(Rule):
 
     The hardware's settings are not part of the state. `rule(x)` gives the scores of the hardware, with noise in
     evaluation too; `objective` is exact. Foton, and Backprop with `orthogonal`, restore orthogonality before a write.
-    Noise comes from the rule's generator, or from `generator`. Refused are OrthogonalConv2d, whose kernel is computed
+    Noise comes from the rule's generator, or from `generator`. Refused are OrthogonalConv2d and Rotation, computed
     from parts, Conv2d with groups or dilation, a `seeded` G, which nothing holds, and read noise for a Foton with both
     `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of the rule, such as its
     `loss`, are those of `rule.rule`.
@@ -64,10 +64,10 @@ class Hardware(Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
         for unit in rule.units:
             match unit.module:
-                case OrthogonalConv2d():
+                case OrthogonalConv2d() | Rotation():
                     raise ValueError(
-                        f"layer '{unit.name}': OrthogonalConv2d, whose kernel is computed from its parts; Hardware has "
-                        "crossbars for Linear and Conv2d"
+                        f"layer '{unit.name}': {type(unit.module).__name__}, whose weight is computed from its parts; "
+                        "Hardware has crossbars for Linear and Conv2d"
                     )
                 case nn.Conv2d(groups=groups, dilation=dilation) if groups != 1 or dilation != (1, 1):
                     raise ValueError(

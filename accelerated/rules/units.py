@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..activations import Activation, gelu, identity, maxmin, silu, tanh
-from ..convolution import orthogonal_kernel_vjp
+from ..convolution import orthogonal_kernel_vjp, skew_kernel_vjp
 from ..layers import (
     AveragePool,
     CircularConvolution,
@@ -21,6 +21,7 @@ from ..layers import (
     Flatten,
     Layer,
     Mask,
+    Maxima,
     MaxPool,
     ScaledAveragePool,
     Step,
@@ -28,8 +29,10 @@ from ..layers import (
     Update,
     activity,
 )
-from ..modules import OrthogonalConv2d, ScaledAvgPool2d
+from ..layers import Rotation as RotationLayer
+from ..modules import OrthogonalConv2d, Rotation, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
+from ..orthogonality import skew_orthogonal_vjp
 from .cutting import NORMALISATIONS, Part, Units, is_plain, leaves, parts
 from .module_layer import ModuleLayer, ModuleStep
 
@@ -54,7 +57,6 @@ ANY_MODULE = "Ftp, Pepita, DirectFeedbackAlignment, ForwardForward and local rul
 INSTEAD_OF_MAPS = {
     "OrthogonalConv2d": {
         "Conv2d": f"padded with zeros it is not orthogonal, as the rule needs it; use OrthogonalConv2d {OURS}",
-        "MaxPool": f"a maximum is not linear, as the rule needs it; use ScaledAvgPool2d {OURS}",
         "AvgPool": f"a mean shrinks what orthogonal layers keep; use ScaledAvgPool2d {OURS}, which does not",
     },
     "Conv2d": {
@@ -77,11 +79,11 @@ Held: TypeAlias = tuple[nn.Module, str]
 """A parameter by the module that has it and its name there, where a new one may take its place."""
 
 
-Trainable: TypeAlias = nn.Linear | nn.Conv2d | OrthogonalConv2d
+Trainable: TypeAlias = nn.Linear | nn.Conv2d | OrthogonalConv2d | Rotation
 """Layers with a closed form."""
 
 
-PARAMETERS = ("weight", "bias", "mixing", "bases")
+PARAMETERS = ("weight", "bias", "mixing", "bases", "orthogonal")
 """What those may have."""
 
 ELEMENTWISE = (
@@ -99,15 +101,20 @@ class Unit:
     module: Trainable
 
     @property
+    def linear(self) -> nn.Linear | nn.Conv2d | OrthogonalConv2d:
+        """The layer that has the parameters: of a rotation, the orthogonal one that its weight is made of."""
+        return self.module.orthogonal if isinstance(self.module, Rotation) else self.module
+
+    @property
     def weights(self) -> list[Tensor]:
         """What the layer is trained by, but for the bias."""
-        if isinstance(self.module, OrthogonalConv2d):
-            return [self.module.mixing, *self.module.bases]
-        return [self.module.weight]
+        if isinstance(self.linear, OrthogonalConv2d):
+            return [self.linear.mixing, *self.linear.bases]
+        return [self.linear.weight]
 
     @property
     def bias(self) -> Tensor | None:
-        return self.module.bias
+        return self.linear.bias
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -117,23 +124,24 @@ class Unit:
     @property
     def held(self) -> dict[str, Held]:
         """What can be held orthogonal, by its name in the model: nothing of a padded convolution."""
-        match self.module:
+        name = f"{self.name}.orthogonal" if isinstance(self.module, Rotation) else self.name
+        match self.linear:
             case OrthogonalConv2d() as module:
-                bases = {f"{self.name}.bases.{i}": (module.bases, str(i)) for i in range(len(module.bases))}
-                return {f"{self.name}.mixing": (module, "mixing"), **bases}
+                bases = {f"{name}.bases.{i}": (module.bases, str(i)) for i in range(len(module.bases))}
+                return {f"{name}.mixing": (module, "mixing"), **bases}
             case nn.Linear() as linear:
-                return {self.name: (linear, "weight")}
+                return {name: (linear, "weight")}
         return {}
 
     @property
     def has_maps(self) -> bool:
         """Whether its activities are (batch, channels, height, width)."""
-        return not isinstance(self.module, nn.Linear)
+        return not isinstance(self.linear, nn.Linear)
 
     @property
     def width(self) -> int:
         """Channels or units that it gives."""
-        return self.module.out_features if isinstance(self.module, nn.Linear) else self.module.out_channels
+        return self.linear.out_features if isinstance(self.linear, nn.Linear) else self.linear.out_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +156,7 @@ class ChainUnit(Unit):
     inside: tuple[nn.Module, ...] = ()
     activation: Step = identity
     dropout: nn.Dropout | None = None
+    maxima: tuple[Step, ...] = ()
     outlet: tuple[Step, ...] = ()
 
     @property
@@ -168,13 +177,13 @@ class ChainUnit(Unit):
     @property
     def has_maps(self) -> bool:
         """Whether its activities are (batch, channels, height, width), as far as its first layer tells."""
-        first = next((part for module in self.inside for part in module.modules() if _has_size(part)), self.module)
+        first = next((part for module in self.inside for part in module.modules() if _has_size(part)), self.linear)
         return isinstance(first, nn.Conv2d | OrthogonalConv2d)
 
     @property
     def width(self) -> int:
         """Channels or units that it gives, as far as its last layer tells."""
-        *_, last = (self.module, *(part for module in self.inside for part in module.modules() if _has_size(part)))
+        *_, last = (self.linear, *(part for module in self.inside for part in module.modules() if _has_size(part)))
         return last.out_features if isinstance(last, nn.Linear) else getattr(last, "out_channels", 0)
 
     @property
@@ -208,10 +217,16 @@ class ChainUnit(Unit):
         """
         activation, *outlet = afresh((self.activation, *self.outlet))
         steps: tuple[Step, ...] = (activation,) if mask is None else (activation, Mask(mask))
+        steps = (*steps, *afresh(self.maxima))
         if self.inside:
             steps = tuple(step for step in steps if step != identity)
             return ModuleLayer(self.inside, self.weights, steps, tuple(outlet))
         match self.module:
+            case Rotation() as module:
+                inside = activation_of(module.activation)
+                kind = CircularConvolution if self.has_maps else Dense
+                branch = kind(module.skew(), self.bias, () if inside is None else (inside,))
+                return RotationLayer(branch, module.angle, steps, tuple(outlet))
             case OrthogonalConv2d() as module:
                 return CircularConvolution(module.kernel(), module.bias, steps, tuple(outlet))
             case nn.Conv2d() as module:
@@ -222,11 +237,18 @@ class ChainUnit(Unit):
 
     def gradients(self, update: Update) -> tuple[Tensor, ...]:
         """The layer's update as that of `parameters`: of an orthogonal kernel, what it means for the kernel's parts."""
-        if self.inside or not isinstance(self.module, OrthogonalConv2d):
+        if self.inside:
             return update
-        kernel, *bias = update
-        mixing, bases = orthogonal_kernel_vjp(self.module.mixing, list(self.module.bases), kernel)
-        return (mixing, *bases, *bias)
+        weight, *bias = update
+        rotates = isinstance(self.module, Rotation)
+        match self.linear:
+            case OrthogonalConv2d() as linear:
+                kernel = skew_kernel_vjp(linear.kernel(), weight) if rotates else weight
+                mixing, bases = orthogonal_kernel_vjp(linear.mixing, list(linear.bases), kernel)
+                return (mixing, *bases, *bias)
+            case linear if rotates:
+                return (skew_orthogonal_vjp(linear.weight, weight), *bias)
+        return update
 
 
 def _has_size(module: nn.Module) -> bool:
@@ -235,7 +257,7 @@ def _has_size(module: nn.Module) -> bool:
 
 def afresh(steps: Iterable[Step]) -> tuple[Step, ...]:
     """The steps, with memories of their own where they have one."""
-    return tuple(replace(step) if isinstance(step, MaxPool | ModuleStep) else step for step in steps)
+    return tuple(replace(step) if isinstance(step, Maxima | MaxPool | ModuleStep) else step for step in steps)
 
 
 class Chain(NamedTuple):
@@ -258,7 +280,7 @@ class Chain(NamedTuple):
     @property
     def image_channels(self) -> int:
         """Of what goes into a model for images."""
-        module = self.units[0].module
+        module = self.units[0].linear
         assert not isinstance(module, nn.Linear)
         return module.in_channels // prod(step.factor**2 for step in self.stem if isinstance(step, Unshuffle))
 
@@ -275,7 +297,7 @@ class Chain(NamedTuple):
             z = activity(self.stem, z)
             for unit in self.units:
                 where = f"layer '{unit.name}'"
-                layer, module = _ghost(unit), unit.module
+                layer, module = _ghost(unit), unit.linear
                 if isinstance(module, nn.Linear) and z.shape[-1] != module.in_features:
                     raise ValueError(f"takes {module.in_features} features, but gets {z.shape[-1]}")
                 h = activity(layer.steps, layer.value(z))
@@ -289,12 +311,12 @@ class Chain(NamedTuple):
 
 def _ghost(unit: ChainUnit) -> Layer:
     """The unit's layer on the meta device, where there are shapes but no numbers."""
-    module = unit.module
+    module = unit.linear  # a rotation keeps the shape, as this layer does
     if isinstance(module, OrthogonalConv2d):
         shape = (module.out_channels, module.in_channels, module.kernel_size, module.kernel_size)
         kernel = torch.empty(shape, device="meta", dtype=module.mixing.dtype)
         return CircularConvolution(kernel, None, (unit.activation,), unit.outlet)
-    layer = unit.layer()
+    layer = replace(unit, module=module).layer()
     weight = torch.empty_like(module.weight, device="meta")
     return layer._replace(bias=None, **{layer._fields[0]: weight})  # type: ignore[attr-defined]
 
@@ -406,11 +428,13 @@ def read(
     """
     plain = is_plain(model, nn.Sequential)
     found = parts(model, units, example, rule) if plain or units is not None else []
-    kind = next((kind for kind in kinds if any(is_plain(part.module, kind) for part in found)), None)
+    layers = [_linear(part.module) for part in found]
+    kind = next((kind for kind in kinds if any(is_plain(layer, kind) for layer in layers)), None)
     has_maps = any(re.search("2d|PixelUnshuffle", type(part.module).__name__) for part in found)
     reader = _Reader(
         rule, kind, dropout, needs, _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
     )
+    reader.rotates = OrthogonalConv2d in kinds
     if not plain and units is None:
         raise reader.refusal("", model)
     for part in found:
@@ -430,6 +454,7 @@ class _Reader:
         self.rule, self.kind, self.dropout, self.needs, self.trainable = rule, kind, dropout, needs, trainable
         self.stem: list[Step] = []
         self.units: list[ChainUnit] = []
+        self.rotates = False  # whether rotations have a closed form
         self._joining: list[nn.Module] = []  # what has to be in one graph with the first layer, and comes before it
 
     def refusal(self, name: str, module: nn.Module) -> ValueError:
@@ -451,6 +476,10 @@ class _Reader:
             self.units[-1] = _activated(name, module, activation, last)
         elif isinstance(module, nn.Dropout) and self.dropout and (self.needs or (last and last.dropout is None)):
             self.units[-1:] = [_dropped(name, module, last, self.units, self.rule)]
+        elif isinstance(module, nn.MaxPool2d) and self.kind is OrthogonalConv2d and last is not None and last.has_maps:
+            size, kept = _square(name, module, self.rule), (*last.parts, module)
+            outlet = (ScaledAveragePool(size),)
+            self.units[-1] = replace(last, parts=kept, maxima=(Maxima(size),), outlet=outlet)
         elif self.needs or (isinstance(module, nn.modules.dropout._DropoutNd) and not self.dropout):
             self._follow(name, module, self._closed_outlet(name, module))
         elif own or isinstance(module, NORMALISATIONS) or self._joining:
@@ -499,7 +528,9 @@ class _Reader:
 
     def _begin(self, name: str, module: nn.Module) -> None:
         dense = is_plain(module, nn.Linear)
+        rotates = self.rotates and isinstance(module, Rotation)
         of_kind = self.kind is not None and isinstance(module, self.kind) and not computes_otherwise(module)
+        of_kind = of_kind or rotates
         closed = not self._joining and (dense or (of_kind and (self.needs or _has_closed_form(module))))
         keys = {key.partition(".")[0] for key, _ in module.named_parameters()}
         closed = closed and not is_parametrized(module) and keys <= set(PARAMETERS)
@@ -507,10 +538,12 @@ class _Reader:
             outlet = tuple(self.units[-1].outlet) if self.units else tuple(self.stem)
             if not (dense or of_kind):
                 raise self.refusal(name, module)
-            _check_layer(name, module, self.units, outlet, self.rule, self.refusal)
+            if rotates:
+                _check_inside(name, module.activation, self.rule)  # type: ignore[arg-type]
+            _check_layer(name, _linear(module), self.units, outlet, self.rule, self.refusal)
         check_parameters(name, module, self.units, self.rule, closed=bool(self.needs) or closed)
         if self.needs:
-            _check_fit(name, module, self.units[-1] if self.units else None, outlet)
+            _check_fit(name, _linear(module), self.units[-1] if self.units else None, outlet)
         elif closed:
             self._check_sizes(name, module)
         inside = () if closed or self.needs else (*self._joining, module)
@@ -528,6 +561,20 @@ class _Reader:
             _check_fit(name, module, before, tuple(before.outlet))
 
 
+def _linear(module: nn.Module) -> nn.Module:
+    """The layer itself, or what a rotation is made of."""
+    return module.orthogonal if isinstance(module, Rotation) else module
+
+
+def _check_inside(name: str, activation: nn.Module, rule: str) -> None:
+    """Raises ValueError for an activation of a rotation that has no closed form."""
+    if not isinstance(activation, nn.Identity) and (
+        activation_of(activation) is None or computes_otherwise(activation)
+    ):
+        kind = type(activation).__name__
+        raise ValueError(f"layer '{name}': {kind} inside; {rule} trains Rotation with {ACTIVATIONS} or none")
+
+
 def _has_closed_form(module: nn.Module) -> bool:
     """Whether a convolution has one."""
     if not isinstance(module, nn.Conv2d):
@@ -543,7 +590,7 @@ def _trainable(kind: type[nn.Module] | None, dropout: bool) -> str:
         return f"Linear, each followed by {' and '.join(after)}, and Flatten before the first"
     layer, pooling = "Conv2d", "MaxPool2d or AvgPool2d"
     if kind is OrthogonalConv2d:
-        layer, pooling = "OrthogonalConv2d with PixelUnshuffle before it", "ScaledAvgPool2d"
+        layer, pooling = "OrthogonalConv2d with PixelUnshuffle before it", "ScaledAvgPool2d or MaxPool2d"
     return f"{layer}, each followed by {', '.join(after)} and {pooling}, in this order, then Flatten and Linear"
 
 

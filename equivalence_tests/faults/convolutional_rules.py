@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("kernel's update before its turn through the parts", "accelerated.rules.units",
-          "list(self.module.bases), kernel)", "list(self.module.bases), kernel.flip(2))",
+          "list(linear.bases), kernel)", "list(linear.bases), kernel.flip(2))",
           "test_gradients_are_the_references_through_the_parts", "mixing"),
     Fault("masks of pooled maps", "accelerated.rules.units",
           "found.append(h.shape[1:])", "found.append(activity(layer.outlet, h).shape[1:])",

@@ -81,6 +81,6 @@ FAULTS = [
           "own = values[layer] if held else goodness.value(found.h).to(found.h.dtype)",
           "test_half_precision", "goodness in float32"),
     Fault("images held by a rule's pooling", "accelerated.rules.units",
-          "replace(step) if isinstance(step, MaxPool | ModuleStep) else step", "step",
+          "replace(step) if isinstance(step, Maxima | MaxPool | ModuleStep) else step", "step",
           "test_a_rule_holds_nothing_of_the_images_it_has_seen", "images held"),
 ]  # fmt: skip

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...modules import OrthogonalConv2d, RecurrentNetwork, ScaledAvgPool2d
+from ...modules import OrthogonalConv2d, RecurrentNetwork, Rotation, ScaledAvgPool2d
 from ..errors import UserError
 
 
@@ -83,6 +83,8 @@ def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]
             macs = prod(module.kernel_size) * module.in_channels // module.groups * outputs
         elif isinstance(module, OrthogonalConv2d):
             macs = module.kernel_size**2 * module.in_channels * outputs
+        elif isinstance(module, Rotation):
+            macs = prod(module.skew().shape[1:]) * outputs
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | ScaledAvgPool2d):
             found.append(LayerCost(name, prod(x.shape[1:]), 0, outputs))
             return
@@ -93,7 +95,7 @@ def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]
     for name, module in ghost.named_modules():
         module._forward_hooks.clear()  # those of one's own, which may read values: the meta device has none
         module._forward_pre_hooks.clear()
-        if not list(module.children()) or isinstance(module, OrthogonalConv2d):
+        if not list(module.children()) or isinstance(module, OrthogonalConv2d | Rotation):
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: bill(name, module, inputs[0], output)
             )
