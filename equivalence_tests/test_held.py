@@ -16,7 +16,7 @@ from prograde.accelerated.orthogonality import polar_factor
 from prograde.accelerated.rules import DirectFeedbackAlignment, HeldOrthogonal, Orthogonality, orthogonal
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = [pytest.mark.places_itself, pytest.mark.smoke]
+pytestmark = pytest.mark.places_itself
 TOLERANCE = 5e-3
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -139,7 +139,7 @@ def test_the_tolerance_is_kept_after_every_step(kind: str, optimizer: str, twin:
     assert sum(losses[-5:]) < sum(losses[:5]), "learns"
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_without_the_optimizer_it_is_restored_before_the_module_runs(kind: str, optimizer: str, twin: TwinSide):
     """And before it is saved; whoever reads it in between finds what the optimizer has left."""
@@ -152,7 +152,7 @@ def test_without_the_optimizer_it_is_restored_before_the_module_runs(kind: str, 
     updates = OPTIMIZERS[optimizer](model)
     for _ in train(model, updates, 30):
         drifted.append(defect(weight, blocks))
-    assert max(drifted) > TOLERANCE or optimizer in ("sgd", "adam"), "else nothing is to be restored"
+    assert max(drifted) > TOLERANCE, "else nothing is to be restored"
     assert max(seen) <= TOLERANCE, "in the forward pass"
     assert defect(model.state_dict()[name], blocks) <= TOLERANCE, "saved"
 
@@ -179,6 +179,7 @@ def test_what_is_restored_is_the_nearest(twin: TwinSide):
     assert torch.allclose(model[0].weight.detach(), expected, atol=TOLERANCE)
 
 
+@pytest.mark.smoke
 def test_several_share_the_work(monkeypatch: pytest.MonkeyPatch):
     """One call of a model's or of any module's, and one step for all."""
     counted = []
@@ -308,8 +309,12 @@ def saved(model: nn.Module) -> nn.Module:
 def test_copies_are_held_by_themselves(copied: str):
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
+    optimizer.register_step_post_hook(lambda *_: None)  # which can't be pickled
     held = orthogonal(model, "0.weight", optimizer=optimizer)
-    other = COPIES[copied](model)
+    try:
+        other = COPIES[copied](model)
+    except (AttributeError, pickle.PicklingError) as error:
+        raise AssertionError("copied with the optimizer's hooks") from error
     assert raised(lambda: orthogonal(other[0], "weight")).endswith("held already; remove() what holds it first")
     seen: list[float] = []
     other.register_forward_pre_hook(lambda *_: seen.append(defect(other[0].weight)))
@@ -443,7 +448,7 @@ def test_a_frozen_kernel_that_is_orthogonal_is_taken():
     nn.init.orthogonal_(conv.weight)
     before = conv.weight.detach().clone()
     conv.weight.requires_grad_(False)
-    orthogonal(conv, "weight")
+    orthogonal(conv, "weight", optimizer=torch.optim.SGD([conv.bias]))
     assert torch.equal(conv.weight, before)
 
 
@@ -559,6 +564,13 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str | list[str], dict[str, Any], st
         {},
         "weight 'wieght': not a parameter of the Linear, which has weight, bias",
     ),
+    "another name among many": (
+        lambda: nn.Sequential(*[nn.Linear(2, 2) for _ in range(5)]),
+        "5.weight",
+        {},
+        "weight '5.weight': not a parameter of the Sequential, which has 0.weight, 0.bias, 1.weight, 1.bias, 2.weight, "
+        "2.bias, 3.weight, 3.bias, ...",
+    ),
     "another path": (
         lambda: nn.Sequential(nn.Linear(4, 4)),
         "fc1.weight",
@@ -670,6 +682,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str | list[str], dict[str, Any], st
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_refusals(kind: str):
     """And a model that is refused is left as it was."""
