@@ -203,18 +203,19 @@ def test_a_part_of_the_model_alone():
     class Past(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc = nn.Linear(4, 4)
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x @ self.fc.weight
+            return x @ self.first.weight @ self.second.weight
 
     model = Past()
-    orthogonal(model, "fc.weight")
-    for called in (model, model.fc):
-        with torch.no_grad():
-            model.fc.weight += 1
-        called(torch.ones(1, 4))
-        assert defect(model.fc.weight) <= TOLERANCE
+    orthogonal(model, ["first.weight", "second.weight"])
+    for layer in (model.first, model.second):
+        for called in (model, layer):
+            with torch.no_grad():
+                layer.weight += 1
+            called(torch.ones(1, 4))
+            assert defect(layer.weight) <= TOLERANCE
 
 
 def test_nothing_is_done_where_nothing_has_changed(monkeypatch: pytest.MonkeyPatch):
