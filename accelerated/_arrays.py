@@ -117,13 +117,13 @@ def check_labels(labels: Labels, num_classes: int, batch: int | None = None) -> 
     check_range("labels", labels, num_classes)
 
 
-def check_range(name: str, indices: Labels, count: int) -> None:
-    """Raises ValueError unless all are in 0..count-1, on a CPU."""
+def check_range(name: str, indices: Labels, count: int, least: int = 0) -> None:
+    """Raises ValueError unless all are in least..count-1, on a CPU."""
     if readable(indices) and indices.numel():
         ends = indices.aminmax()
         low, high = ends.min.item(), ends.max.item()
-        if low < 0 or high >= count:
-            raise ValueError(f"{name}: found {low}..{high}, expected 0..{count - 1}")
+        if low < least or high >= count:
+            raise ValueError(f"{name}: found {low}..{high}, expected {least}..{count - 1}")
 
 
 def check_numbers(name: str, array: Array) -> None:

@@ -11,7 +11,7 @@ __all__ = ["activity_gradients", "update_factors", "updates"]
 
 
 def activity_gradients(
-    layers: Sequence[Layer], clean: Pass, error: Array
+    layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """dLoss/dh_l and dLoss/da_l of every layer."""
     check_shape("error", error, clean.scores.shape)
@@ -22,13 +22,17 @@ def activity_gradients(
         preactivations.append(delta)
         if index > 0:
             d = layer.adjoint(clean.inputs[index], delta)
-            activities.append(pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d))
+            d = pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d)
+            own = besides[index - 1] if besides else None
+            activities.append(d if own is None else d + own)
     return tuple(reversed(activities)), tuple(reversed(preactivations))
 
 
-def update_factors(layers: Sequence[Layer], clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+def update_factors(
+    layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
+) -> Iterator[tuple[Array, Array]]:
     """dLoss/da_l and z_l of every layer, first layer first."""
-    _, deltas = activity_gradients(layers, clean, error)
+    _, deltas = activity_gradients(layers, clean, error, besides)
     return zip(deltas, clean.inputs, strict=True)
 
 

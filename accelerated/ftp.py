@@ -5,7 +5,8 @@ their derivative. Multiplications of a step: those of backpropagation without th
 hidden layer, and two products with G.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Literal, TypeAlias
 
 import torch
@@ -155,25 +156,27 @@ def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
 
 
 def differences(
-    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, every: bool = False
+    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, later: Iterable[Array | None] = ()
 ) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l, from h_j - tau_j but for the mask.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j or, for
-    `every`, than a following layer's activity.
+    `later` are the corrections of the layers behind the j-th, in turn: None, or h_l less what they make of it.
+    Raises ValueError where `inject` is no layer before the output, and for a correction of another shape than h_l.
     """
     h = _first_reached(layers, clean, inject)
     check_shape("first", first, h.shape)
     steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
     difference = without_dropped(steps, first)
     yield difference
+    corrections = iter(later)
     for index in range(inject, len(layers) - 1):
         layer = layers[index]
         u = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
         difference = changed(layer.steps, clean.preactivations[index], u)
-        if every:
-            check_shape("first", first, difference.shape)
-            difference = difference + without_dropped(layer.steps, first)
+        correction = next(corrections, None)
+        if correction is not None:
+            check_shape("later", correction, difference.shape)
+            difference = difference + without_dropped(layer.steps, correction)
         h, outlet = clean.activities[index], layer.outlet
         yield difference
 
@@ -191,14 +194,19 @@ def local_factors(
 
 
 def update_factors(
-    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1, every: bool = False
+    layers: Sequence[Layer],
+    clean: Pass,
+    error: Array,
+    first: Array,
+    inject: int = 1,
+    later: Iterable[Array | None] = (),
 ) -> Iterator[tuple[Array, Array]]:
     """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
     Raises ValueError as `differences`, and for an error of another shape than the scores.
     """
     check_shape("error", error, clean.scores.shape)
-    return local_factors(layers, clean, error, differences(layers, clean, first, inject, every), inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject, later), inject)
 
 
 def updates(
@@ -224,4 +232,6 @@ def updates(
     h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
     check_shape("first", first, (len(h), h[0].numel()))
-    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject, every))
+    first = first.reshape(h.shape)
+    later = repeat(first) if every else ()
+    return layer_updates(layers, update_factors(layers, clean, error, first, inject, later))

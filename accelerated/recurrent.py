@@ -1,23 +1,40 @@
-"""Recurrent networks: a cell, its steps as layers of a chain, and updates of what they share; see the reference.
+"""Recurrent networks: cells, their steps as layers of a chain, and updates of what they share; see the reference.
 
-What no step waits for is one product for all of them: W_x x_t before the first step, and each update as one product
-over the rows of all steps, since a sum over steps is one more axis to sum over. q_t is computed once, with the value.
+What no step waits for is one product for all of them: the lowest cell's W_x x_t before the first step, and each update
+as one product over the rows of all steps, since a sum over steps is one more axis to sum over. q_t, and p_t of the
+cells above, are computed once, with the value.
 A cell's difference is made of differences of its gates, with no two nearly equal states subtracted.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_option, check_shape
-from .activations import Activation, tanh
+from ._arrays import Array, Labels, check_option, check_range, check_shape
+from .activations import Activation, relu, tanh
 from .layers import Dense, Layer, Step, Update
 
-__all__ = ["CELLS", "Cell", "CellStep", "Recurrent", "Reduction", "elman", "gru", "unrolled", "updates"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "CellStep",
+    "Part",
+    "Recurrent",
+    "RecurrentLayer",
+    "Reduction",
+    "at_steps",
+    "elman",
+    "gru",
+    "lstm",
+    "state_size",
+    "unrolled",
+    "updates",
+]
 
 Reduction: TypeAlias = Literal["sum", "mean"]
 """Of the steps' updates."""
@@ -27,13 +44,14 @@ class Cell(NamedTuple):
     """What a step does: gates, and functions of p_t, q_t and h_(t-1).
 
     value(p, q, h) is h_t. vjp(p, q, h, d) pulls the cotangent d of h_t back to p, to q, and to h where q is held fixed.
-    difference(p, q, h, u, v) is value(p, q, h) - value(p, q - u, h - v).
+    difference(p, q, h, s, u, v) is value(p, q, h) - value(p - s, q - u, h - v). `parts` is 2 where the state is (h, c).
     """
 
     gates: int
     value: Callable[[Array, Array, Array], Array]
     vjp: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
-    difference: Callable[[Array, Array, Array, Array, Array], Array]
+    difference: Callable[[Array, Array, Array, Array, Array, Array], Array]
+    parts: int = 1
 
 
 def elman(activation: Activation = tanh) -> Cell:
@@ -53,8 +71,8 @@ def _elman_vjp(activation: Activation, p: Array, q: Array, h: Array, d: Array) -
     return delta, delta, torch.zeros_like(h)
 
 
-def _elman_difference(activation: Activation, p: Array, q: Array, h: Array, u: Array, v: Array) -> Array:
-    return activation.difference(p + q, u)
+def _elman_difference(activation: Activation, p: Array, q: Array, h: Array, s: Array, u: Array, v: Array) -> Array:
+    return activation.difference(p + q, s + u)
 
 
 def _gru_gates(p: Array, q: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -87,14 +105,18 @@ def _sigmoid_multiply(a: Array, direction: Array) -> Array:
     return multiplied
 
 
-def _gru_difference(p: Array, q: Array, h: Array, u: Array, v: Array) -> Array:
-    # With s(a) = (1 + tanh(a / 2)) / 2 and primes for what belongs to q - u and h - v:
+def _sigmoid_difference(a: Array, u: Array) -> Array:
+    """s(a) - s(a - u), by s(a) = (1 + tanh(a / 2)) / 2."""
+    return 0.5 * tanh.difference(0.5 * a, 0.5 * u)
+
+
+def _gru_difference(p: Array, q: Array, h: Array, s: Array, u: Array, v: Array) -> Array:
+    # With primes for what belongs to p - s, q - u and h - v:
     # r q_n - r' q_n' = (r - r') q_n + r' u_n,    h_t - h_t' = (1 - z') (n - n') + (z - z') (h - n) + z' v.
     a, r, z, a_n, q_n = _gru_gates(p, q)
     size = a.shape[1]
-    gates = 0.5 * tanh.difference(0.5 * a, 0.5 * u[:, :size])
-    r_difference, z_difference = gates.chunk(2, dim=1)
-    lost = r_difference * q_n + (r - r_difference) * u[:, size:]
+    r_difference, z_difference = _sigmoid_difference(a, s[:, :size] + u[:, :size]).chunk(2, dim=1)
+    lost = s[:, size:] + r_difference * q_n + (r - r_difference) * u[:, size:]
     n_difference = tanh.difference(a_n, lost)
     return n_difference + z_difference * (h - torch.tanh(a_n)) + (z - z_difference) * (v - n_difference)
 
@@ -102,100 +124,290 @@ def _gru_difference(p: Array, q: Array, h: Array, u: Array, v: Array) -> Array:
 gru = Cell(3, _gru_value, _gru_vjp, _gru_difference)
 """The gated recurrent unit, as PyTorch has it."""
 
-CELLS = {"elman": elman(), "gru": gru}
-"""The cells by their names."""
+
+def _lstm_gates(p: Array, q: Array, h: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """The gates' pre-activations side by side, i and f side by side, g, o, and c_(t-1)."""
+    a = p + q
+    n = a.shape[1] // 4
+    return a, torch.sigmoid(a[:, : 2 * n]), torch.tanh(a[:, 2 * n : 3 * n]), torch.sigmoid(a[:, 3 * n :]), h[:, n:]
 
 
-@dataclass(eq=False)
-class CellStep:
-    """A step as a layer of the state, (batch, n), with x_t and p_t; all steps share both dense layers."""
+def _lstm_value(p: Array, q: Array, h: Array) -> Array:
+    _, i_f, g, o, c = _lstm_gates(p, q, h)
+    i, f = i_f.chunk(2, dim=1)
+    c = f * c + i * g
+    return torch.cat([o * torch.tanh(c), c], dim=1)
+
+
+def _lstm_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
+    a, i_f, g, o, old = _lstm_gates(p, q, h)
+    i, f = i_f.chunk(2, dim=1)
+    a_i, a_f, a_g, a_o = a.chunk(4, dim=1)
+    d_h, d_c = d.chunk(2, dim=1)
+    c = f * old + i * g
+    d_c = d_c + tanh.vjp(c, d_h * o)
+    d_i, d_f = _sigmoid_multiply(a_i, d_c * g), _sigmoid_multiply(a_f, d_c * old)
+    d_o = _sigmoid_multiply(a_o, d_h * torch.tanh(c))
+    delta = torch.cat([d_i, d_f, tanh.vjp(a_g, d_c * i), d_o], dim=1)
+    return delta, delta, torch.cat([torch.zeros_like(old), d_c * f], dim=1)
+
+
+def _lstm_difference(p: Array, q: Array, h: Array, s: Array, u: Array, v: Array) -> Array:
+    # With primes for what belongs to p - s, q - u and h - v, x y - x' y' = (x - x') y + x' (y - y') of each product.
+    a, i_f, g, o, old = _lstm_gates(p, q, h)
+    i, f = i_f.chunk(2, dim=1)
+    lost, n = s + u, old.shape[1]
+    i_difference, f_difference = _sigmoid_difference(a[:, : 2 * n], lost[:, : 2 * n]).chunk(2, dim=1)
+    g_difference = tanh.difference(a[:, 2 * n : 3 * n], lost[:, 2 * n : 3 * n])
+    o_difference = _sigmoid_difference(a[:, 3 * n :], lost[:, 3 * n :])
+    c_difference = f_difference * old + (f - f_difference) * v[:, n:]
+    c_difference = c_difference + i_difference * g + (i - i_difference) * g_difference
+    c = f * old + i * g
+    h_difference = o_difference * torch.tanh(c) + (o - o_difference) * tanh.difference(c, c_difference)
+    return torch.cat([h_difference, c_difference], dim=1)
+
+
+lstm = Cell(4, _lstm_value, _lstm_vjp, _lstm_difference, parts=2)
+"""The long short-term memory, as PyTorch has it."""
+
+CELLS = {"elman": elman(), "relu": elman(relu), "gru": gru, "lstm": lstm}
+"""The cells by their names; "relu" is Elman's of that activation."""
+
+
+class RecurrentLayer(NamedTuple):
+    """A cell with its parameters, which all of its steps share."""
 
     cell: Cell
     of_input: Dense
     of_state: Dense
-    x: Array
-    p: Array
+
+    @property
+    def n(self) -> int:
+        """Units of h."""
+        return self.of_state.weight.shape[1]
+
+
+def state_size(stack: Iterable[RecurrentLayer]) -> int:
+    """Numbers in the state of a stack, of h and the LSTM's c."""
+    return sum(layer.cell.parts * layer.n for layer in stack)
+
+
+class Part(NamedTuple):
+    """The columns from `start` to `stop` of a state that has `width`: a step of the kind of outlets."""
+
+    start: int
+    stop: int
+    width: int
+
+    def value(self, h: Array) -> Array:
+        """These columns: h itself where they are all. Raises ValueError where h has another width."""
+        check_shape("state", h, (len(h), self.width))
+        return h if self.stop - self.start == self.width else h[:, self.start : self.stop]
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return self.placed(torch.zeros_like(h), d)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+    def placed(self, h: Array, part: Array) -> Array:
+        """h with other numbers in these columns: `part` itself where they are all."""
+        if self.stop - self.start == self.width:
+            return part
+        return torch.cat([h[:, : self.start], part, h[:, self.stop :]], dim=1)
+
+
+@dataclass(eq=False)
+class CellStep:
+    """A step of one cell as a layer of the state, (batch, width of the state).
+
+    `own` is the cell's part of the state. x is x_t, with p = W_x x_t + b_x, or the part of the state that x_t is, with
+    None. `running`, (batch, 1), says which samples have this step; None: all.
+    """
+
+    layer: RecurrentLayer
+    x: Array | Part
+    p: Array | None
+    own: Part
+    running: Array | None = None
     steps: tuple[Step, ...] = ()
     outlet: tuple[Step, ...] = ()
     _place: tuple[int, Array, Array] | None = None
     """Its number among all steps, and x and p of all of them."""
     _seen: list[Array] = field(default_factory=list, init=False, repr=False)
 
-    def _q(self, z: Array) -> Array:
-        """W_h z + b_h: found with the value, where that of z was the last."""
+    @property
+    def h(self) -> Part:
+        """The cell's h: its part without the LSTM's c."""
+        return self.own._replace(stop=self.own.start + self.layer.n)
+
+    def _operands(self, z: Array) -> tuple[Array, Array, Array]:
+        """x_t, p_t and q_t: found with the value, where that of z was the last."""
         if not self._seen or self._seen[0] is not z:
-            self._seen[:] = z, functional.linear(z, self.of_state.weight, self.of_state.bias)
-        return self._seen[1]
+            x, p = (self.x.value(z), None) if isinstance(self.x, Part) else (self.x, self.p)
+            if p is None:
+                p = functional.linear(x, self.layer.of_input.weight, self.layer.of_input.bias)
+            of_state = self.layer.of_state
+            self._seen[:] = z, x, p, functional.linear(self.h.value(z), of_state.weight, of_state.bias)
+        _, x, p, q = self._seen
+        return x, p, q
+
+    def _if_running(self, now: Array, otherwise: Array) -> Array:
+        return now if self.running is None else torch.where(self.running, now, otherwise)
 
     def value(self, z: Array) -> Array:
-        """h_t. Raises ValueError where z is no state of as many samples as x."""
-        check_shape("z", z, (len(self.x), self.of_state.weight.shape[1]))
-        return self.cell.value(self.p, self._q(z), z)
+        """The state with h_t in the cell's part. Raises ValueError where z is no state of as many samples as x."""
+        check_shape("z", z, (len(z if self.p is None else self.p), self.own.width))
+        _, p, q = self._operands(z)
+        return self._if_running(self.own.placed(z, self.layer.cell.value(p, q, self.own.value(z))), z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """h_t less what it is at z - u."""
-        return self.cell.difference(self.p, self._q(z), z, self.of_state.difference(z, u), u)
+        """The value less what it is at z - u."""
+        x, p, q = self._operands(z)
+        # Zeros that take no memory, where x_t is given.
+        s = (
+            self.layer.of_input.difference(x, self.x.value(u))
+            if isinstance(self.x, Part)
+            else p.new_zeros(()).expand_as(p)
+        )
+        of_q = self.layer.of_state.difference(self.h.value(z), self.h.value(u))
+        found = self.layer.cell.difference(p, q, self.own.value(z), s, of_q, self.own.value(u))
+        return self._if_running(self.own.placed(u, found), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """The derivative's transpose: to the state, through W_h and past it."""
-        _, eta, kept = self.cell.vjp(self.p, self._q(z), z, d)
-        return torch.addmm(kept, eta, self.of_state.weight)
+        """The derivative's transpose: to the state, through W_h and past it, and to the cell below, through W_x."""
+        _, p, q = self._operands(z)
+        delta, eta, kept = self.layer.cell.vjp(p, q, self.own.value(z), self.own.value(d))
+        found = self.own.placed(d, kept)
+        found = self.h.placed(found, torch.addmm(self.h.value(found), eta, self.layer.of_state.weight))
+        if isinstance(self.x, Part):
+            found = self.x.placed(found, torch.addmm(self.x.value(found), delta, self.layer.of_input.weight))
+        return self._if_running(found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
+        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of the value."""
         check_shape("delta", delta, z.shape)
-        scaled = delta / len(delta)  # the batch mean of what is linear in delta, and wider
-        for_p, for_q, _ = self.cell.vjp(self.p, self._q(z), z, scaled)
-        biased = ((self.of_input, for_p), (self.of_state, for_q))
-        return (for_p.T @ self.x, for_q.T @ z, *(d.sum(dim=0) for layer, d in biased if layer.bias is not None))
+        x, p, q = self._operands(z)
+        d = self.own.value(delta) / len(delta)  # the batch mean of what is linear in delta, and wider
+        if self.running is not None:
+            d = d.where(self.running, 0)
+        for_p, for_q, _ = self.layer.cell.vjp(p, q, self.own.value(z), d)
+        biased = ((self.layer.of_input, for_p), (self.layer.of_state, for_q))
+        biases = (d.sum(dim=0) for layer, d in biased if layer.bias is not None)
+        return (for_p.T @ x, for_q.T @ self.h.value(z), *biases)
 
 
 Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
 """A recurrent network on an input: its steps, and what makes the output of the last state."""
 
 
-def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[CellStep, ...]:
-    """The steps on x, (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
-    n_0, n = of_input.weight.shape[1], of_state.weight.shape[1]
+def unrolled(stack: Sequence[RecurrentLayer], x: Array, lengths: Labels | None = None) -> tuple[CellStep, ...]:
+    """The steps on x, (batch, T, n_0), of recurrent layers, lowest first; `lengths`, (batch,), are 1..T, None: T.
+
+    The last step's outlet is the uppermost h. Raises ValueError where x, lengths or weights do not fit.
+    """
+    if not stack:
+        raise ValueError("stack: no recurrent layer, expected one at least")
+    n_0 = stack[0].of_input.weight.shape[1]
     if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, steps, {n_0}), at least one of each")
-    rows = len(of_input.weight), len(of_state.weight)
-    if rows != (cell.gates * n, cell.gates * n):
-        raise ValueError(
-            f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each of "
-            f"the {n} units"
-        )
-    for layer in (of_input, of_state):
-        if layer.bias is not None:
-            check_shape("bias", layer.bias, layer.weight.shape[:1])
-    each = x.transpose(0, 1)  # (T, batch, n_0)
-    p = functional.linear(each.flatten(0, 1), of_input.weight, of_input.bias).unflatten(0, each.shape[:2])
-    return tuple(
-        CellStep(cell, of_input, of_state, x_t, p_t, _place=(t, each, p))
-        for t, (x_t, p_t) in enumerate(zip(each, p, strict=True))
-    )
+    if lengths is not None:
+        check_shape("lengths", lengths, x.shape[:1])
+        check_range("lengths", lengths, x.shape[1] + 1, 1)
+    for number, below in enumerate(stack[:-1], 1):
+        columns = stack[number].of_input.weight.shape[1]
+        if columns != below.n:
+            raise ValueError(f"stack[{number}]: takes {columns} numbers, but gets {below.n}")
+    for cell, of_input, of_state in stack:
+        rows, n = (len(of_input.weight), len(of_state.weight)), of_state.weight.shape[1]
+        if rows != (cell.gates * n, cell.gates * n):
+            raise ValueError(
+                f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each "
+                f"of the {n} units"
+            )
+        for layer in (of_input, of_state):
+            if layer.bias is not None:
+                check_shape("bias", layer.bias, layer.weight.shape[:1])
+    ends = list(accumulate(layer.cell.parts * layer.n for layer in stack))
+    owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
+    lowest, each = stack[0], x.transpose(0, 1)  # (T, batch, n_0)
+    p = functional.linear(each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
+    p = p.unflatten(0, each.shape[:2])
+    steps: list[CellStep] = []
+    for t, (x_t, p_t) in enumerate(zip(each, p, strict=True)):
+        running = None if lengths is None else (t < lengths)[:, None]
+        steps.append(CellStep(lowest, x_t, p_t, owns[0], running, _place=(t, each, p)))
+        for above, own in zip(stack[1:], owns[1:], strict=True):
+            steps.append(CellStep(above, steps[-1].h, None, own, running))
+    steps[-1].outlet = (steps[-1].h,)
+    return tuple(steps)
 
 
-def _rows(steps: list[CellStep], which: Literal[1, 2]) -> Array:
-    """x or p of consecutive steps, of which p need not be copied: the rows of each below those before."""
+def at_steps(steps: Sequence[CellStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
+    """What is said of h's, corrections or cotangents, for the state that each of the steps gives: (batch, width).
+
+    `parts` has (batch, T, n) for each recurrent layer of `unrolled`, or None, lowest first. Raises ValueError for
+    another number of them.
+    """
+    owns = sorted({step.own for step in steps})
+    if len(parts) != len(owns):
+        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each recurrent layer")
+    found: list[Array | None] = []
+    for number, step in enumerate(steps):
+        t, place = divmod(number, len(owns))
+        part = parts[place]
+        if part is not None:
+            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.layer.n))
+            part = step.h.placed(part.new_zeros(len(part), step.own.width), part[:, t])
+        found.append(part)
+    return tuple(found)
+
+
+def _rows(steps: list[CellStep], operands: list[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
+    """x and p of consecutive steps of a cell, those of each below those before: of the lowest they are not copied."""
     first, last = steps[0]._place, steps[-1]._place
-    if first is None or last is None or last[0] - first[0] != len(steps) - 1:
+    if first is None or last is None:
+        return torch.cat([x for x, _, _ in operands]), torch.cat([p for _, p, _ in operands])
+    if last[0] - first[0] != len(steps) - 1:
         raise ValueError("layers: expected consecutive steps of `unrolled`")
-    return first[which][first[0] : last[0] + 1].flatten(0, 1)
+    of_steps = slice(first[0], last[0] + 1)
+    return first[1][of_steps].flatten(0, 1), first[2][of_steps].flatten(0, 1)
 
 
 def updates(
     layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
-) -> tuple[Update, Update]:
-    """The steps' update, one product each over the rows of all steps of `unrolled`, and the output's.
+) -> tuple[Update, ...]:
+    """The update of each recurrent layer, one product each over the rows of all its steps, and the output's.
 
     Raises ValueError for an unknown `reduction`, and for steps that do not follow each other in one `unrolled`.
     """
     check_option("reduction", reduction, Reduction)
     *steps, output = layers
     *of_steps, (error, h) = factors
-    deltas, states = (torch.cat(parts) for parts in zip(*of_steps, strict=True))
-    whole = replace(steps[0], x=_rows(steps, 1), p=_rows(steps, 2))
-    whole._seen[:] = states, torch.cat([step._q(z) for step, (_, z) in zip(steps, of_steps, strict=True)])
+    found = []
+    for own in sorted({step.own for step in steps}):
+        each = [(step, *pair) for step, pair in zip(steps, of_steps, strict=True) if step.own == own]
+        found.append(_joined(each, reduction))
+    return (*found, output.update(h, error))
+
+
+def _joined(each: list[tuple[CellStep, Array, Array]], reduction: Reduction) -> Update:
+    """Of one recurrent layer, from its steps, each with its factors."""
+    steps, length = [step for step, _, _ in each], len(each)
+    own, running = steps[0].own, None
+    operands = [step._operands(z) for step, _, z in each]
+    deltas = torch.cat([own.value(delta) for _, delta, _ in each])
+    states = torch.cat([own.value(z) for _, _, z in each])
+    if steps[0].running is not None:
+        flags = torch.stack([step.running for step in steps if step.running is not None])  # (T, batch, 1)
+        running = flags.flatten(0, 1)
+        if reduction == "mean":
+            deltas = deltas * (length / flags.sum(dim=0).to(deltas.dtype)).repeat(length, 1)
+    x, p = _rows(steps, operands)
+    whole = CellStep(steps[0].layer, x, p, Part(0, states.shape[1], states.shape[1]), running)
+    whole._seen[:] = states, x, p, torch.cat([q for _, _, q in operands])
     mean = whole.update(states, deltas)
-    return mean if reduction == "mean" else tuple(len(steps) * part for part in mean), output.update(h, error)
+    return mean if reduction == "mean" else tuple(length * part for part in mean)

@@ -355,7 +355,7 @@ def test_dropped_units_have_no_target_where_every_layer_is_corrected(side: Side)
     mask = np.array([0.0, 2.0, 2.0, 0.0, 2.0]) * np.ones((len(case.x), 1))
     dense, x, mask, first = side.operands((case.dense, case.x, mask, np.ones_like(mask)))
     chain = side.chain(dense, (None, mask, None))
-    _, second = side.ftp.differences(chain, side.layers.forward(chain, x), first, every=True)
+    _, second = side.ftp.differences(chain, side.layers.forward(chain, x), first, later=[first])
     assert not side.results(second)[:, [0, 3]].any(), "a dropped unit of every layer's correction"
 
 

@@ -628,7 +628,11 @@ def recurrent_by_hand(
     of_input, of_state = OnChip(dense(weight_ih, bias_ih), chip), OnceRead(dense(weight_hh, bias_hh), chip)
     each = np.moveaxis(x, 1, 0)
     p = of_input.value(each.reshape(-1, x.shape[2])).reshape(*each.shape[:2], -1)
-    steps = [module.CellStep(module.CELLS[cell], of_input, of_state, *parts) for parts in zip(each, p, strict=True)]
+    layer, whole = (
+        module.RecurrentLayer(module.CELLS[cell], of_input, of_state),
+        module.Part(0, *[weight_hh.shape[1]] * 2),
+    )
+    steps = [module.CellStep(layer, *parts, whole) for parts in zip(each, p, strict=True)]
     layers = (*steps, OnChip(dense(weight_out, bias_out), chip))
     clean = side.layers.forward(layers, np.zeros((len(x), weight_hh.shape[1]), x.dtype))
     error = error_of(side, clean, labels)

@@ -17,12 +17,18 @@ pytestmark = pytest.mark.smoke
 EXACT = 1e-12 / 2.0**-52
 """The promise of 1e-12 in float64, in units of the side's eps."""
 
-CELLS = ("identity", "tanh", "gru")
-"""The GRU, or Elman's cell by its activation."""
+CELLS = ("identity", "tanh", "gru", "lstm")
+"""A cell with gates, or Elman's by its activation."""
 
-KINDS: dict[str, tuple[str, ...]] = {"elman": ("identity", "tanh"), "gru": ("gru",)}
-LIBRARY: dict[str, tuple[str, ...]] = {"elman": ("tanh",), "gru": ("gru",)}
+KINDS: dict[str, tuple[str, ...]] = {"elman": ("identity", "tanh"), "gru": ("gru",), "lstm": ("lstm",)}
+LIBRARY: dict[str, tuple[str, ...]] = {"elman": ("tanh",), "gru": ("gru",), "lstm": ("lstm",)}
 """What PyTorch has, too."""
+
+GATES = {"gru": 3, "lstm": 4}
+"""How many a cell has, if not 1."""
+
+PARTS = {"lstm": 2}
+"""How many times n numbers its state has, if not 1."""
 
 
 class Weights(NamedTuple):
@@ -57,7 +63,7 @@ class Sequences(NamedTuple):
 def random_weights(
     cell: str, n_in: int, n: int, outputs: int, rng: np.random.Generator, biases: bool = True
 ) -> Weights:
-    rows = 3 * n if cell == "gru" else n
+    rows = GATES.get(cell, 1) * n
     offsets = [0.3 * rng.standard_normal(size) if biases else None for size in (rows, rows, outputs)]
     return Weights(
         rng.standard_normal((rows, n_in)) / np.sqrt(n_in),
@@ -84,15 +90,17 @@ def sequences(draw: st.DrawFn, cells: tuple[str, ...] = CELLS, lengths: tuple[in
 
 
 def make_cell(side: Side, cell: str) -> Any:
-    return side.recurrent.gru if cell == "gru" else side.recurrent.elman(side.activations.ACTIVATIONS[cell])
+    gated = {"gru": side.recurrent.gru, "lstm": side.recurrent.lstm}
+    return gated[cell] if cell in gated else side.recurrent.elman(side.activations.ACTIVATIONS[cell])
 
 
 def chain(side: Side, cell: str, weights: Any, x: Any) -> tuple[Any, Any]:
     """The layers of a network of this side on x, and the state that they begin with."""
     dense = side.layers.Dense
     of_input, of_state = dense(weights.weight_ih, weights.bias_ih), dense(weights.weight_hh, weights.bias_hh)
-    steps = side.recurrent.unrolled(make_cell(side, cell), of_input, of_state, x)
-    return (*steps, dense(weights.weight_out, weights.bias_out)), 0 * x[:, 0, :1] * weights.weight_hh[:1]
+    steps = side.recurrent.unrolled([side.recurrent.RecurrentLayer(make_cell(side, cell), of_input, of_state)], x)
+    start = 0 * x[:, 0, :1] * weights.weight_hh[: PARTS.get(cell, 1)].reshape(1, -1)
+    return (*steps, dense(weights.weight_out, weights.bias_out)), start
 
 
 def named(weights: Any, found: Any) -> Weights:
@@ -105,7 +113,7 @@ def named(weights: Any, found: Any) -> Weights:
 def library(cell: str, weights: Weights, dtype: torch.dtype = torch.float64) -> tuple[Any, nn.Linear]:
     """The operands as PyTorch's own modules."""
     n_in, n, biases = weights.weight_ih.shape[1], weights.weight_hh.shape[1], weights.bias_ih is not None
-    kind = nn.GRU if cell == "gru" else nn.RNN
+    kind: Any = {"gru": nn.GRU, "lstm": nn.LSTM}.get(cell, nn.RNN)
     layer: Any = kind(n_in, n, bias=biases, batch_first=True, dtype=dtype)
     output = nn.Linear(n, len(weights.weight_out), bias=biases, dtype=dtype)
     with torch.no_grad():
@@ -136,15 +144,19 @@ def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, r
     case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
     batch = len(case.x)
-    p, q, u = (rng.standard_normal((batch, rows)) for _ in range(3))
-    h, d, v = (rng.standard_normal((batch, n)) for _ in range(3))
+    p, q, s, u = (rng.standard_normal((batch, rows)) for _ in range(4))
+    h, d, v = (rng.standard_normal((batch, PARTS.get(case.cell, 1) * n)) for _ in range(3))
 
-    def step(side: Side, p: Any, q: Any, h: Any, d: Any, u: Any, v: Any) -> Any:
+    def step(side: Side, p: Any, q: Any, h: Any, d: Any, s: Any, u: Any, v: Any) -> Any:
         cell = make_cell(side, case.cell)
         pulled = cell.vjp(p, q, h, d)
-        return cell.value(p, q, h), pulled if case.cell == "gru" else pulled[:2], cell.difference(p, q, h, u, v)
+        if case.cell == "lstm":
+            pulled = (*pulled[:2], pulled[2][:, n:])  # past q only c has a way
+        elif case.cell != "gru":
+            pulled = pulled[:2]
+        return cell.value(p, q, h), pulled, cell.difference(p, q, h, s, u, v)
 
-    compare(twin, f"{case.cell} step", step, p, q, h, d, u, v)
+    compare(twin, f"{case.cell} step", step, p, q, h, d, s, u, v)
 
 
 @pytest.mark.parametrize("gate", [0, 1, 2])
@@ -190,7 +202,7 @@ def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
     batch, size = len(case.x), 1e-6
     p, q, s, u = (rng.standard_normal((batch, rows)) for _ in range(4))
-    h, d, v = (rng.standard_normal((batch, n)) for _ in range(3))
+    h, d, v = (rng.standard_normal((batch, PARTS.get(case.cell, 1) * n)) for _ in range(3))
     cell = make_cell(side, case.cell)
 
     def value(factor: float) -> Any:
@@ -207,15 +219,15 @@ def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st
 def test_a_cells_difference_is_exact_for_steps_of_any_size(
     side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
 ):
-    """value(p, q, h) - value(p, q - u, h - v)."""
+    """value(p, q, h) - value(p - s, q - u, h - v)."""
     case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
-    p, q, u = (rng.standard_normal((len(case.x), rows)) for _ in range(3))
-    h, v = (rng.standard_normal((len(case.x), n)) for _ in range(2))
+    p, q, s, u = (rng.standard_normal((len(case.x), rows)) for _ in range(4))
+    h, v = (rng.standard_normal((len(case.x), PARTS.get(case.cell, 1) * n)) for _ in range(2))
     cell = make_cell(side, case.cell)
-    found = side.results(cell.difference(*side.operands((p, q, h, u, v))))
+    found = side.results(cell.difference(*side.operands((p, q, h, s, u, v))))
     expected = side.results(cell.value(*side.operands((p, q, h)))) - side.results(
-        cell.value(*side.operands((p, q - u, h - v)))
+        cell.value(*side.operands((p - s, q - u, h - v)))
     )
     assert np.max(np.abs(found - expected)) <= 64 * side.eps, "difference of two steps"
 
@@ -231,7 +243,11 @@ def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject)
     states, _ = layer(torch.tensor(case.x))
     expected = states.detach().cpu().numpy().swapaxes(0, 1)
     bound = 64 * case.length * side.eps
-    assert np.max(np.abs(np.stack(found) - expected)) <= bound, "states"
+    n = expected.shape[2]
+    assert np.max(np.abs(np.stack(found)[:, :, :n] - expected)) <= bound, "states"
+    if case.cell == "lstm":
+        _, (_, c) = layer(torch.tensor(case.x))
+        assert np.max(np.abs(found[-1][:, n:] - c[0].detach().cpu().numpy())) <= bound, "the LSTM's c"
     assert np.max(np.abs(scores - output(states[:, -1]).detach().cpu().numpy())) <= bound, "outputs"
 
 
@@ -249,7 +265,7 @@ class StepCase(NamedTuple):
 @st.composite
 def step_cases(draw: st.DrawFn, kind: str) -> StepCase:
     case, rng = draw(sequences(KINDS[kind], lengths=(1,))), draw(seeds())
-    shape = len(case.x), case.weights.weight_hh.shape[1]
+    shape = len(case.x), PARTS.get(case.cell, 1) * case.weights.weight_hh.shape[1]
     return StepCase(case.cell, case.weights, case.x[:, 0], *(rng.standard_normal(shape) for _ in range(3)))
 
 
@@ -435,7 +451,7 @@ def test_what_does_not_fit_is_refused(side: Side):
     for shape in ((5, 6), (5, 0, 3), (5, 6, 2)):
         x, step = side.operands(rng.standard_normal(shape)), chain(side, "gru", *operands[:2])[0][0]
         with pytest.raises(ValueError, match=r"x: shape \(5, .*expected \(batch, steps, 3\)"):
-            side.recurrent.unrolled(step.cell, step.of_input, step.of_state, x)
+            side.recurrent.unrolled([step.layer], x)
     narrow = operands[0]._replace(weight_out=operands[0].weight_out[:, :3])
     with pytest.raises(ValueError, match=r"layers\[6\]: z: 4 units, but the weight has 3 columns"):
         updates(side, narrow, *operands[1:], cell="gru")
@@ -445,8 +461,8 @@ def test_steps_that_do_not_follow_each_other_share_no_products():
     from prograde.accelerated import recurrent
     from prograde.accelerated.layers import Dense, forward
 
-    cell, dense = recurrent.CELLS["elman"], Dense(torch.eye(3), None)
-    steps = recurrent.unrolled(cell, dense, dense, torch.ones(2, 4, 3))
+    dense = Dense(torch.eye(3), None)
+    steps = recurrent.unrolled([recurrent.RecurrentLayer(recurrent.elman(), dense, dense)], torch.ones(2, 4, 3))
     layers = (*steps[::2], dense)
     clean = forward(layers, torch.zeros(2, 3))
     with pytest.raises(ValueError, match="layers: expected consecutive steps of `unrolled`"):

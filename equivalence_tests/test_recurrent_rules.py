@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import BackpropThroughTime, RecurrentFtp, RecurrentRule
@@ -17,6 +18,7 @@ from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.test_recurrent import (
+    GATES,
     KINDS,
     LIBRARY,
     Sequences,
@@ -53,7 +55,7 @@ def model_of(cell: str, weights: Any) -> RecurrentNetwork:
     """The operands (tensors) as a model."""
     n_in, n, outputs = weights.weight_ih.shape[1], weights.weight_hh.shape[1], len(weights.weight_out)
     like = {"device": weights.weight_ih.device, "dtype": weights.weight_ih.dtype}
-    model = RecurrentNetwork(n_in, n, outputs, "gru" if cell == "gru" else "elman", **like)
+    model = RecurrentNetwork(n_in, n, outputs, cell if cell in GATES else "elman", **like)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
             parameter.copy_(value)
@@ -136,7 +138,7 @@ def example(cell: Any = "elman", loss: str = "cross_entropy") -> tuple[Recurrent
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
-@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
 def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
     """A scalar without a graph, the batch mean at the output."""
@@ -181,7 +183,7 @@ def test_assign_credit_forgets_the_last_step(name: str):
         assert torch.equal(p.grad, expected), "stale gradient"
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 def test_a_state_is_saved_whole(cell: Any):
     """The feedback is in it; copies and pickles learn alike."""
     model, x, y = example(cell)
@@ -197,11 +199,11 @@ def test_a_state_is_saved_whole(cell: Any):
 
 
 @pytest.mark.places_itself
-@pytest.mark.parametrize("cell", ["elman", "gru"])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
 def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide):
     model, x, y = (part.to(twin64.device) for part in example(cell))
-    weights, kind = Weights(*model.parameters()), "gru" if cell == "gru" else "tanh"
+    weights, kind = Weights(*model.parameters()), cell if cell in GATES else "tanh"
     names = ("activations", "layers", "losses", "ftp", "backprop", "recurrent")
     side: Any = SimpleNamespace(**{module: twin64.module(module) for module in names})
 
@@ -210,7 +212,9 @@ def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinS
         clean = side.layers.forward(layers, h)
         error = side.losses.cross_entropy_gradient(clean.scores, y)
         if name == "ftp":
-            factors = side.ftp.update_factors(layers, clean, error, error @ torch.ones_like(weights.weight_out))
+            each = (error @ torch.ones_like(weights.weight_out))[:, None].expand(-1, x.shape[1], -1)
+            first, *_ = side.recurrent.at_steps(layers[:-1], [each])
+            factors = side.ftp.update_factors(layers, clean, error, first)
         else:
             factors = side.backprop.update_factors(layers, clean, error)
         return named(weights, side.recurrent.updates(layers, factors))
@@ -224,7 +228,7 @@ def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinS
 
 def test_units_are_the_recurrent_layer_and_the_output():
     """Their parameters together are the model's, in its order, weights first in each."""
-    for cell in ("elman", "gru"):
+    for cell in ("elman", "gru", "lstm"):
         rule = RecurrentFtp(example(cell)[0])
         assert [unit.name for unit in rule.units] == ["recurrent", "output"]
         assert [id(p) for unit in rule.units for p in unit.parameters] == [id(p) for p in rule.model.parameters()]
@@ -260,6 +264,153 @@ def test_the_model_is_what_it_says():
     assert torch.equal(last[0], states[:, -1])
 
 
+class Own(torch.nn.Module):
+    """A user's model: PyTorch's layers, and a forward pass of its own."""
+
+    def __init__(self, batch_first: bool = True, several: bool = False) -> None:
+        super().__init__()
+        kinds: list[Any] = [torch.nn.LSTM, torch.nn.GRU] if several else [torch.nn.LSTM]
+        sizes = [4, 6, 5]
+        self.rnns = torch.nn.ModuleList(
+            kind(a, b, num_layers=2 if several else 1, batch_first=batch_first, dtype=torch.float64)
+            for kind, a, b in zip(kinds, sizes, sizes[1:], strict=False)
+        )
+        self.head = torch.nn.Linear(sizes[len(kinds)], 3, dtype=torch.float64)
+        self.batch_first = batch_first
+
+    @property
+    def units(self) -> list[torch.nn.Module]:
+        return [*self.rnns, self.head]
+
+    def forward(self, x: Any, lengths: Any = None) -> torch.Tensor:
+        if lengths is not None:
+            x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        elif not self.batch_first:
+            x = x.transpose(0, 1)
+        for rnn in self.rnns:
+            x, h = rnn(x)
+        scores: torch.Tensor = self.head(h[0][-1] if isinstance(h, tuple) else h[-1])
+        return scores
+
+
+LENGTHS = torch.tensor([3, 8, 1, 5, 8])
+
+
+def by_autograd(model: torch.nn.Module, *x: Any, y: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(torch.nn.functional.cross_entropy(model(*x), y), list(model.parameters())))
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("form", ["whole", "steps first", "lengths", "packed"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, several: bool):
+    """Backpropagation's gradients are autograd's; FTP's the mean of those of the samples alone, in another model."""
+    _, x, y = example()
+    torch.manual_seed(1)
+    model = Own(form != "steps first", several)
+    packed = pack_padded_sequence(x, LENGTHS, batch_first=True, enforce_sorted=False)
+    given: Any = {"lengths": (x, LENGTHS), "packed": packed}.get(form, x)
+    rule = RULES[name](model, units=model.units, example=given, generator=seeded(1))
+    assert list(rule.parameters()) == list(model.parameters())
+    loss = rule.assign_credit(given, y)
+    assert loss.item() == pytest.approx(rule.objective(given, y).item(), rel=1e-12)
+    found = [p.grad for p in model.parameters()]
+    if name == "bptt":
+        expected = by_autograd(model, *(given if form == "lengths" else [given]), y=y)
+        bound = 1e-12
+    else:
+        other = Own(True, several)
+        other.load_state_dict(model.state_dict())
+        lengths = LENGTHS if form in ("lengths", "packed") else torch.full((5,), 8)
+        alone: list[Any] = []
+        for i, n in enumerate(lengths):
+            single = RecurrentFtp(other, units=other.units, generator=seeded(1))
+            single.assign_credit(x[i : i + 1, :n], y[i : i + 1])
+            alone.append([p.grad for p in other.parameters()])
+        expected = [sum(parts) / 5 for parts in zip(*alone, strict=True)]
+        bound = 1e-12
+        assert all(g.abs().max() > 0 for g in found[:1]), "the lowest layer does not learn"
+    for (parameter, _), a, b in zip(model.named_parameters(), found, expected, strict=True):
+        assert (a - b).abs().max() <= bound * max(1.0, b.abs().max().item()), parameter
+
+
+@pytest.mark.parametrize("cell", ["elman", "relu", "gru", "lstm"])
+@pytest.mark.parametrize("name", RULES)
+def test_stacked_networks_learn(name: str, cell: Any):
+    """Which step has the label's number: the loss falls below a tenth, and every parameter moves."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(3, 12, 3, cell, num_layers=2)
+    x, y = 0.1 * torch.randn(24, 4, 3), torch.arange(24) % 3
+    x[:, 1, :] += torch.eye(3)[y]
+    before = [p.clone() for p in model.parameters()]
+    rule: Any = RULES[name](model, generator=seeded(1), **({"inject": "every"} if name == "ftp" else {}))
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.01)
+    first = rule.objective(x, y).item()
+    for _ in range(150):
+        rule.assign_credit(x, y)
+        optimizer.step()
+    assert rule.objective(x, y).item() < 0.1 * first, "does not learn"
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_units_that_are_not_the_model_are_refused():
+    """By the difference, at construction with an example, else at the first batch; and by their names."""
+    _, x, y = example()
+
+    class Mean(Own):
+        def forward(self, x: Any, lengths: Any = None) -> torch.Tensor:
+            scores: torch.Tensor = self.head(self.rnns[0](x)[0].mean(dim=1))
+            return scores
+
+    class Dropped(Own):
+        def forward(self, x: Any, lengths: Any = None) -> torch.Tensor:
+            h = torch.nn.functional.dropout(self.rnns[0](x)[0][:, -1], 0.5, self.training)
+            scores: torch.Tensor = self.head(h)
+            return scores
+
+    for model, mode in ((Mean(), "evaluation"), (Dropped(), "training")):
+        with pytest.raises(ValueError, match=f"units: in {mode} mode the model gives scores .* apart from theirs"):
+            RecurrentFtp(model, units=model.units, example=x)
+        state = torch.get_rng_state()
+        with pytest.raises(ValueError, match=f"units: in {mode} mode the model gives scores .* apart from theirs"):
+            BackpropThroughTime(model, units=model.units).assign_credit(x, y)
+        assert torch.equal(state, torch.get_rng_state())
+        assert model.training
+    steps_first, own, both = Own(batch_first=False), Own(), Own(several=True)
+    steps_first.forward = lambda x: steps_first.head(steps_first.rnns[0](x)[0][-1])  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, features\)"):
+        RecurrentFtp(steps_first, units=steps_first.units, example=x)
+    for units, message in (
+        ([own.head], "units: 1 of them, expected units="),
+        ([torch.nn.GRU(4, 6), own.head], "units: GRU is no module of the model"),
+        ([own.head, own.head], "layer 'head': Linear; RecurrentFtp trains nn.RNN"),
+        ([own.rnns[0], own.rnns[0]], "layer 'rnns.0': LSTM.*needs an nn.Linear of the 6 states"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RecurrentFtp(own, units=units)
+    with pytest.raises(ValueError, match=r"layer 'rnns.0': takes 4 features, but layer 'rnns.1' gives 5"):
+        RecurrentFtp(both, units=[both.rnns[1], both.rnns[0], both.head])
+    with pytest.raises(ValueError, match=r"parameter 'rnns.0.weight_ih_l0': in none of the units"):
+        RecurrentFtp(both, units=[both.rnns[1], both.head])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_lengths_that_do_not_fit_are_refused(name: str):
+    model, x, y = example()
+    rule = RULES[name](model)
+    for lengths, message in (
+        (LENGTHS[:4], r"lengths: torch.int64 of shape \(4,\), expected int64 of shape \(5,\)"),
+        (LENGTHS.float(), "lengths: torch.float32 of shape"),
+        ([3, 8, 1, 5, 8], "lengths: a list, expected int64"),
+        (LENGTHS - 1, r"lengths: 0\.\.7, expected 1\.\.8"),
+        (LENGTHS + 1, r"lengths: 2\.\.9, expected 1\.\.8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rule.assign_credit((x, lengths), y)
+    with pytest.raises(ValueError, match="lengths: with truncation"):
+        BackpropThroughTime(model, truncation=2).assign_credit((x, LENGTHS), y)
+
+
 def test_options_that_make_no_sense_are_refused():
     for options, message in (
         ({"phi": "sine"}, "phi: 'sine', expected one of identity"),
@@ -273,35 +424,42 @@ def test_options_that_make_no_sense_are_refused():
     for truncation in (0, 2.5):
         with pytest.raises(ValueError, match=f"truncation: {truncation}, expected at least one step"):
             BackpropThroughTime(example()[0], truncation=truncation)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="cell: 'lstm', expected 'elman' or 'gru'"):
-        RecurrentNetwork(3, 4, 2, "lstm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cell: 'mgu', expected 'elman', 'relu', 'gru' or 'lstm'"):
+        RecurrentNetwork(3, 4, 2, "mgu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hidden_size: 0, expected a positive integer"):
         RecurrentNetwork(3, 0, 2)
 
 
 def test_models_that_are_not_trained_are_refused():
-    broken, stacked, rectified, unbiased, narrow, computed, tied, mixed = (example()[0] for _ in range(8))
-    unbiased.output = torch.nn.Linear(6, 2, bias=False, dtype=torch.float64)
+    broken, narrow, computed, tied, mixed, both, projected, dropped, more = (example()[0] for _ in range(9))
+    float64 = {"dtype": torch.float64, "batch_first": True}
     narrow.output = torch.nn.Linear(5, 2, dtype=torch.float64)
     torch.nn.utils.parametrizations.orthogonal(computed.recurrent, "weight_hh_l0")
     tied.recurrent.bias_hh_l0 = tied.recurrent.bias_ih_l0
     mixed.recurrent.float()
-    stacked.recurrent = torch.nn.RNN(4, 6, num_layers=2, batch_first=True, dtype=torch.float64)
-    rectified.recurrent = torch.nn.RNN(4, 6, nonlinearity="relu", batch_first=True, dtype=torch.float64)
+    both.recurrent = torch.nn.GRU(4, 6, bidirectional=True, **float64)
+    projected.recurrent = torch.nn.LSTM(4, 6, proj_size=2, **float64)
+    dropped.recurrent = torch.nn.GRU(4, 6, num_layers=2, dropout=0.5, **float64)
+    more.extra = torch.nn.Parameter(torch.ones(2).double())
     torch.nn.init.constant_(broken.output.bias, float("nan"))
     for model, message in (
-        (torch.nn.Linear(3, 2), "model: Linear; BackpropThroughTime trains a RecurrentNetwork"),
-        (stacked, r"layer 'recurrent': RNN\(4, 6, num_layers=2, .*BackpropThroughTime trains the one that"),
-        (rectified, r"layer 'recurrent': RNN\(4, 6, .*BackpropThroughTime trains the one that"),
+        (
+            torch.nn.Linear(3, 2),
+            "model: Linear; BackpropThroughTime trains a RecurrentNetwork .*or a model of your own",
+        ),
+        (torch.nn.Sequential(torch.nn.GRU(3, 2)), "model: Sequential; .*with units=.*an nn.Sequential passes no tuple"),
+        (both, r"layer 'recurrent': GRU\(4, 6.*trains none with bidirectional=True"),
+        (projected, r"layer 'recurrent': LSTM\(4, 6.*trains none with proj_size"),
+        (dropped, r"layer 'recurrent': GRU\(4, 6.*trains none with dropout between its layers"),
         (broken, "parameter 'output.bias': not all finite"),
-        (unbiased, "layer 'output': Linear.*bias=False"),
-        (narrow, r"layer 'output': Linear\(in_features=5"),
-        (computed, "model: a parameter is computed"),
-        (tied, "model: parameters shared, missing or of several dtypes"),
-        (mixed, "model: parameters shared, missing or of several dtypes"),
+        (narrow, r"layer 'output': Linear\(in_features=5.*needs an nn.Linear of the 6 states"),
+        (computed, "layer 'recurrent': a parameter is computed"),
+        (tied, "model: parameters shared, or of several dtypes"),
+        (mixed, "model: parameters shared, or of several dtypes"),
+        (more, "parameter 'extra': in none of the units"),
     ):
         with pytest.raises(ValueError, match=message):
-            BackpropThroughTime(model)  # type: ignore[arg-type]
+            BackpropThroughTime(model)
 
 
 @pytest.mark.parametrize("name", RULES)

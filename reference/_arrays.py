@@ -99,10 +99,10 @@ def check_labels(labels: Labels, num_classes: int, batch: int | None = None) -> 
     check_range("labels", labels, num_classes)
 
 
-def check_range(name: str, indices: Labels, count: int) -> None:
-    """Raises ValueError unless all are in 0..count-1."""
-    if indices.size and (indices.min() < 0 or indices.max() >= count):
-        raise ValueError(f"{name}: found {indices.min()}..{indices.max()}, expected 0..{count - 1}")
+def check_range(name: str, indices: Labels, count: int, least: int = 0) -> None:
+    """Raises ValueError unless all are in least..count-1."""
+    if indices.size and (indices.min() < least or indices.max() >= count):
+        raise ValueError(f"{name}: found {indices.min()}..{indices.max()}, expected {least}..{count - 1}")
 
 
 def check_numbers(name: str, array: Array) -> None:

@@ -1,13 +1,14 @@
 """Backpropagation, written out by hand: the baseline of every other rule.
 
     (1)  delta_L = e
-    (2)  delta_(l-1) = p_(l-1)'(h_(l-1))^T A_l'(z_l)^T s_l'(a_l)^T delta_l
+    (2)  delta_(l-1) = p_(l-1)'(h_(l-1))^T A_l'(z_l)^T s_l'(a_l)^T delta_l,    plus d_(l-1) where there is one
     (3)  G_l = 1/B sum_samples of the gradient of <s_l'(a_l)^T delta_l, A_l(z_l)> by A_l's parameters
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | e | error | (batch, K) | dLoss/dscores |
 | delta_l | activities[l-1] | shaped as h_l | dLoss/dh_l, h_l after activation and dropout |
+| d_l | besides[l-1] | shaped as h_l | what a loss on h_l itself adds; None in a chain with its loss at the end |
 | s_l'(a_l)^T delta_l | preactivations[l-1] | shaped as a_l | dLoss/da_l |
 
 Through the steps of `recurrent` this is backpropagation through time (Werbos, "Backpropagation Through Time: What It
@@ -30,7 +31,7 @@ __all__ = ["activity_gradients", "update_factors", "updates"]
 
 
 def activity_gradients(
-    layers: Sequence[Layer], clean: Pass, error: Array
+    layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2)."""
     check_shape("error", error, clean.scores.shape)
@@ -41,13 +42,17 @@ def activity_gradients(
         preactivations.append(delta)
         if index > 0:
             d = layer.adjoint(clean.inputs[index], delta)
-            activities.append(pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d))
+            d = pulled_back(layers[index - 1].outlet, clean.activities[index - 1], d)
+            own = besides[index - 1] if besides else None
+            activities.append(d if own is None else d + own)
     return tuple(reversed(activities)), tuple(reversed(preactivations))
 
 
-def update_factors(layers: Sequence[Layer], clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+def update_factors(
+    layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
+) -> Iterator[tuple[Array, Array]]:
     """dLoss/da_l and z_l of every layer, first layer first, the factors in equation (3)."""
-    _, deltas = activity_gradients(layers, clean, error)
+    _, deltas = activity_gradients(layers, clean, error, besides)
     return zip(deltas, clean.inputs, strict=True)
 
 

@@ -6,7 +6,7 @@ Assignment via Local Losses", arXiv 2506.11030.
     (1)  clean pass:       equation (1) of `layers`,    e = dLoss/dscores
     (2)  first target:     tau_j = h_j + gamma (phi(G y) - phi(G p)),    p = y + T e
     (3)  its way forward:  zeta_(l+1) = p_l'(h_l) tau_l,    tau_(l+1) = s_(l+1)(A_(l+1)(zeta_(l+1))),    j <= l < L-1
-         where every target is corrected, ours, plus gamma (phi(G y) - phi(G p))
+         where that is corrected too, ours, plus a correction kappa_(l+1) = gamma (phi(G_(l+1) y) - phi(G_(l+1) p))
     (4)  hidden layers:    1/2 |h_l - tau_l|^2, tau_l held fixed:    delta_l = s_l'(a_l)^T (h_l - tau_l)
     (5)  output layer:     delta_L = e
     (6)  updates:          equation (2) of `layers`, from delta_l and the clean z_l
@@ -24,7 +24,7 @@ In a chain of dense layers (3) is tau_(l+1) = sigma_(l+1)(W_(l+1) tau_l + b_(l+1
 | j | inject | | the layer that is given the first target: 1 in the paper; 0 is the input, h_0 = x |
 | zeta_l | target | as z_l | what the target makes of a layer's input |
 | h_l - tau_l | differences[l-j] | as h_l | how far a layer's activity lies from its target |
-| | every | | whether all layers from the j-th on are corrected, which must then have as many units each |
+| -kappa_l | later | as h_l | of the layers behind the j-th in turn, or None; `every`: the first one, for all |
 
 **What is known.** The paper's body and code are not public, and this is put together from what is. Seen in reviews of
 it: the form of (2), one random frozen G, two projections through a nonlinearity, targets carried forward by the
@@ -57,18 +57,26 @@ channel, or at scale / sqrt(P) with one a position, G makes a kernel's update as
 Recurrent networks: the chain of `recurrent`, whose first hidden layer is the first step. Seen in reviews: the method
 extends to them "with minimal changes", and was tried on forecasting; cell, equations and sizes were not found.
 Inferred: one correction, the most direct reading, in which a step is a layer; a sum over steps, as the weights are
-shared. Ours: the GRU, whose target goes through its gates and its kept state alike; `every`, since what a step
-displaces dies out or explodes through many steps unless W_h is near orthogonal, and then early steps alone or late ones
-alone would learn; a mean over steps. In a linear Elman network with one correction tau_t - h_t = W_h^(t-1) (tau_1 -
-h_1), and its inner product with dLoss/dh_t is the same at every step. Where W_h is orthogonal, too, and
-gamma G = (W_o W_h^(T-1))^T, T here the steps, h_t - tau_t is dLoss/dh_t, through any number of them.
+shared. Ours: the GRU, whose target goes through its gates and its kept state alike; corrections at every step, since
+what a step displaces dies out or explodes through many steps unless W_h is near orthogonal, and then early steps alone
+or late ones alone would learn; a mean over steps. In a linear Elman network with one correction tau_t - h_t =
+W_h^(t-1) (tau_1 - h_1), and its inner product with dLoss/dh_t is the same at every step. Where W_h is orthogonal, too,
+and gamma G = (W_o W_h^(T-1))^T, T here the steps, h_t - tau_t is dLoss/dh_t, through any number of them.
+
+Ours, too: the LSTM, whose correction is of h, while c has the target that the cell makes of both; its local loss is of
+(h, c), the state. Of a stack the lowest cell's first step is the first hidden layer. A cell's target is what it makes
+of the targets of its own last state and of the cell below, so that the order in which cells run is of no account: the
+targets are the network's own second run. Where every step is corrected, each layer of the stack has rows of G of its
+own. In the local loss of a cell both of its inputs are held fixed: no error goes from a cell to the one below it, nor
+back in time.
 
 With phi = identity and one hidden layer, (4) is direct feedback alignment. No layer's target needs a weight that an
 earlier layer's update changes, tau_l being made of A_l and zeta_l: whether a layer is updated as soon as its target is
 there or all are after the pass is one and the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -204,25 +212,26 @@ def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
 
 
 def differences(
-    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, every: bool = False
+    layers: Sequence[Layer], clean: Pass, first: Array, inject: int = 1, later: Iterable[Array | None] = ()
 ) -> Iterator[Array]:
     """h_l - tau_l of the layers l = j..L-1 in turn, each as h_l: equation (3), from h_j - tau_j but for the mask.
 
-    Raises ValueError where `inject` is no layer before the output, and for `first` of another shape than h_j or, for
-    `every`, than a following layer's activity.
+    `later` are the corrections of the layers behind the j-th, in turn: None, or h_l less what they make of it.
+    Raises ValueError where `inject` is no layer before the output, and for a correction of another shape than h_l.
     """
     h = _first_reached(layers, clean, inject)
     check_shape("first", first, h.shape)
     steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
     difference = without_dropped(steps, first)
     yield difference
-    tau = h - difference
+    tau, corrections = h - difference, iter(later)
     for layer, following in zip(layers[inject:-1], clean.activities[inject:-1], strict=True):
         target = pushed(outlet, h, tau)
         tau = activity(layer.steps, layer.value(target))
-        if every:
-            check_shape("first", first, following.shape)
-            tau = tau - without_dropped(layer.steps, first)
+        correction = next(corrections, None)
+        if correction is not None:
+            check_shape("later", correction, following.shape)
+            tau = tau - without_dropped(layer.steps, correction)
         h, outlet = following, layer.outlet
         yield h - tau
 
@@ -243,14 +252,19 @@ def local_factors(
 
 
 def update_factors(
-    layers: Sequence[Layer], clean: Pass, error: Array, first: Array, inject: int = 1, every: bool = False
+    layers: Sequence[Layer],
+    clean: Pass,
+    error: Array,
+    first: Array,
+    inject: int = 1,
+    later: Iterable[Array | None] = (),
 ) -> Iterator[tuple[Array, Array]]:
     """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
     Raises ValueError as `differences`, and for an error of another shape than the scores.
     """
     check_shape("error", error, clean.scores.shape)
-    return local_factors(layers, clean, error, differences(layers, clean, first, inject, every), inject)
+    return local_factors(layers, clean, error, differences(layers, clean, first, inject, later), inject)
 
 
 def updates(
@@ -276,4 +290,6 @@ def updates(
     h = _first_reached(layers, clean, inject)
     first = first_difference(feedback, targets, temperature * error, phi, gain)
     check_shape("first", first, (len(h), h[0].size))
-    return layer_updates(layers, update_factors(layers, clean, error, first.reshape(h.shape), inject, every))
+    first = first.reshape(h.shape)
+    later = repeat(first) if every else ()
+    return layer_updates(layers, update_factors(layers, clean, error, first, inject, later))

@@ -1,49 +1,75 @@
-"""Recurrent networks: a cell, its steps as layers of a chain, and updates of parameters that layers share.
+"""Recurrent networks: cells, their steps as layers of a chain, and updates of parameters that layers share.
 
-Elman, "Finding Structure in Time", Cognitive Science 14, 1990. Cho et al., "Learning Phrase Representations using RNN
-Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv 1406.1078.
+Elman, "Finding Structure in Time", Cognitive Science 14, 1990. Hochreiter and Schmidhuber, "Long Short-Term Memory",
+Neural Computation 9, 1997; with the gate f of Gers, Schmidhuber and Cummins, Neural Computation 12, 2000. Cho et al.,
+"Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation", EMNLP 2014, arXiv
+1406.1078.
 
     (1)  h_0 = 0,    p_t = W_x x_t + b_x,    q_t = W_h h_(t-1) + b_h,    h_t = cell(p_t, q_t, h_(t-1))
     (2)  Elman:  h_t = sigma(p_t + q_t)
     (3)  GRU:    r = sigmoid(p_r + q_r),    z = sigmoid(p_z + q_z),    n = tanh(p_n + r * q_n),
                  h_t = (1 - z) * n + z * h_(t-1)
-    (4)  step t as a layer of h_(t-1), with delta_t = (dh_t/dp_t)^T d and eta_t = (dh_t/dq_t)^T d of a cotangent d:
+    (4)  LSTM:   i, f, o = sigmoid(p + q) and g = tanh(p_g + q_g), a part of p and q each,
+                 c_t = f * c_(t-1) + i * g,    h_t = o * tanh(c_t);    its state is (h_t, c_t), its q_t that of h_(t-1)
+    (5)  step t as a layer of h_(t-1), with delta_t = (dh_t/dp_t)^T d and eta_t = (dh_t/dq_t)^T d of a cotangent d:
          value        h_t
          difference   h_t - cell(p_t, q_t - W_h u, h_(t-1) - u)
          adjoint      W_h^T eta_t + (dh_t/dh_(t-1) at fixed q_t)^T d
          update       of W_x and W_h, 1/B sum_samples delta_t x_t^T and eta_t h_(t-1)^T; of b_x and b_h, the means
                       of delta_t and eta_t
-    (5)  G = sum_t G_t, or 1/T of it, for the parameters that all steps share
+    (6)  G = sum_t G_t, or 1/T of it, for the parameters that all steps share
 
 The network is the chain of its T steps on x and of a dense layer, W_o h_T + c; its input is h_0. Every algorithm
 of this package that runs on `layers` runs on it: `backprop` is then backpropagation through time, `ftp` carries targets
 through time. A chain of its last k steps alone, from h_(T-k), is truncated backpropagation through time.
 
+Several cells: the state of a stack is one row, a part for each of its recurrent layers. A step of the stack is as many
+layers of the chain as it has cells, lowest first; each writes its own part and leaves the others as they are. The
+lowest takes x_t, each other one the h that stands in the part of the cell below. In (5) that part of u makes p_t
+p_t - W_x u, and the adjoint adds W_x^T delta_t to that part.
+
+Sequences of several lengths: a step behind the end of a sample leaves its state as it is, and its update is 0. In (6) T
+is each sample's own.
+
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | x_t | x[:, t-1] | (batch, n_0) | input of step t = 1..T |
-| W_x, b_x | of_input | (gates n, n_0), (gates n,) or None | a dense layer of x_t; 1 gate in Elman's cell, 3 in GRU |
+| W_x, b_x | of_input | (gates n, n_0), (gates n,) or None | a dense layer of x_t; gates: 1, GRU 3, LSTM 4 |
 | W_h, b_h | of_state | (gates n, n), (gates n,) or None | a dense layer of h_(t-1) |
-| p_t, q_t | p, q | (batch, gates n) | from input and state; r, z, n in this order |
-| h_t | activities[t-1] | (batch, n) | the state, h_0 = inputs[0]; in `Pass` of `layers` |
+| p_t, q_t | p, q | (batch, gates n) | from input and state; r, z, n or i, f, g, o in this order |
+| h_t | activities | (batch, n), the LSTM's (batch, 2 n) | the state, h_0 = inputs[0]; in `Pass` of `layers` |
 
-Names, shapes and the order of the gates are those of torch.nn.RNN and torch.nn.GRU, whose parameters these are. The GRU
+Names, shapes and the order of the gates are those of torch.nn.RNN, GRU and LSTM, whose parameters these are. The GRU
 is PyTorch's: r multiplies W_h h + b_h after the product, where Cho et al. multiply h before it, and z keeps the old
 state. p_t and q_t have biases of their own since r comes between them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.special import expit
 
-from ._arrays import Array, check_option, check_shape
-from .activations import Activation, tanh
+from ._arrays import Array, Labels, check_option, check_range, check_shape
+from .activations import Activation, relu, tanh
 from .layers import Dense, Layer, Step, Update
-from .layers import updates as layer_updates
 
-__all__ = ["CELLS", "Cell", "CellStep", "Recurrent", "Reduction", "elman", "gru", "unrolled", "updates"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "CellStep",
+    "Part",
+    "Recurrent",
+    "RecurrentLayer",
+    "Reduction",
+    "at_steps",
+    "elman",
+    "gru",
+    "lstm",
+    "state_size",
+    "unrolled",
+    "updates",
+]
 
 Reduction: TypeAlias = Literal["sum", "mean"]
 """Of the steps' updates."""
@@ -53,28 +79,32 @@ class Cell(NamedTuple):
     """What a step does: gates, and functions of p_t, q_t and h_(t-1).
 
     value(p, q, h) is h_t. vjp(p, q, h, d) pulls the cotangent d of h_t back to p, to q, and to h where q is held fixed.
-    difference(p, q, h, u, v) is value(p, q, h) - value(p, q - u, h - v).
+    difference(p, q, h, s, u, v) is value(p, q, h) - value(p - s, q - u, h - v). `parts` is 2 where the state is (h, c).
     """
 
     gates: int
     value: Callable[[Array, Array, Array], Array]
     vjp: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
-    difference: Callable[[Array, Array, Array, Array, Array], Array]
+    difference: Callable[[Array, Array, Array, Array, Array, Array], Array]
+    parts: int = 1
+
+
+def _of_values(value: Callable[[Array, Array, Array], Array]) -> Callable[..., Array]:
+    """A cell's difference, from its value."""
+    return lambda p, q, h, s, u, v: value(p, q, h) - value(p - s, q - u, h - v)
 
 
 def elman(activation: Activation = tanh) -> Cell:
     """The cell of equation (2)."""
 
+    def value(p: Array, q: Array, h: Array) -> Array:
+        return activation.value(p + q)
+
     def vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
         delta = activation.vjp(p + q, d)
         return delta, delta, np.zeros_like(h)
 
-    return Cell(
-        1,
-        lambda p, q, h: activation.value(p + q),
-        vjp,
-        lambda p, q, h, u, v: activation.value(p + q) - activation.value(p + q - u),
-    )
+    return Cell(1, value, vjp, _of_values(value))
 
 
 def _gru_preactivations(p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
@@ -101,44 +131,148 @@ def _gru_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Arra
     return np.concatenate([d_r, d_z, d_n], axis=1), np.concatenate([d_r, d_z, d_n * r], axis=1), d * z
 
 
-gru = Cell(3, _gru_value, _gru_vjp, lambda p, q, h, u, v: _gru_value(p, q, h) - _gru_value(p, q - u, h - v))
+gru = Cell(3, _gru_value, _gru_vjp, _of_values(_gru_value))
 """The cell of equation (3)."""
 
-CELLS = {"elman": elman(), "gru": gru}
-"""The cells by their names."""
+
+def _lstm_value(p: Array, q: Array, h: Array) -> Array:
+    a_i, a_f, a_g, a_o = np.split(p + q, 4, axis=1)
+    _, c = np.split(h, 2, axis=1)
+    c = expit(a_f) * c + expit(a_i) * np.tanh(a_g)
+    return np.concatenate([expit(a_o) * np.tanh(c), c], axis=1)
 
 
-class CellStep(NamedTuple):
-    """Equation (4): a step as a layer of the state, (batch, n), with x_t and p_t; all steps share both dense layers."""
+def _lstm_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
+    a_i, a_f, a_g, a_o = np.split(p + q, 4, axis=1)
+    _, old = np.split(h, 2, axis=1)
+    d_h, d_c = np.split(d, 2, axis=1)
+    i, f, g, o = expit(a_i), expit(a_f), np.tanh(a_g), expit(a_o)
+    c = f * old + i * g
+    d_c = d_c + tanh.vjp(c, d_h * o)
+    d_i = d_c * g * i * expit(-a_i)  # 1 - i without cancellation, and so on
+    d_f = d_c * old * f * expit(-a_f)
+    d_o = d_h * np.tanh(c) * o * expit(-a_o)
+    delta = np.concatenate([d_i, d_f, tanh.vjp(a_g, d_c * i), d_o], axis=1)
+    return delta, delta, np.concatenate([np.zeros_like(old), d_c * f], axis=1)
+
+
+lstm = Cell(4, _lstm_value, _lstm_vjp, _of_values(_lstm_value), parts=2)
+"""The cell of equation (4)."""
+
+CELLS = {"elman": elman(), "relu": elman(relu), "gru": gru, "lstm": lstm}
+"""The cells by their names; "relu" is Elman's of that activation."""
+
+
+class RecurrentLayer(NamedTuple):
+    """A cell with its parameters, which all of its steps share."""
 
     cell: Cell
     of_input: Dense
     of_state: Dense
-    x: Array
-    p: Array
+
+    @property
+    def n(self) -> int:
+        """Units of h."""
+        return int(self.of_state.weight.shape[1])
+
+
+def state_size(stack: Iterable[RecurrentLayer]) -> int:
+    """Numbers in the state of a stack, of h and the LSTM's c."""
+    return sum(layer.cell.parts * layer.n for layer in stack)
+
+
+class Part(NamedTuple):
+    """The columns from `start` to `stop` of a state that has `width`: a step of the kind of outlets."""
+
+    start: int
+    stop: int
+    width: int
+
+    def value(self, h: Array) -> Array:
+        """These columns: h itself where they are all. Raises ValueError where h has another width."""
+        check_shape("state", h, (len(h), self.width))
+        return h if self.stop - self.start == self.width else h[:, self.start : self.stop]
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return self.placed(np.zeros_like(h), d)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return self.value(u)
+
+    def placed(self, h: Array, part: Array) -> Array:
+        """h with other numbers in these columns."""
+        return np.concatenate([h[:, : self.start], part, h[:, self.stop :]], axis=1)
+
+
+class CellStep(NamedTuple):
+    """Equation (5): a step of one cell as a layer of the state, (batch, width of the state).
+
+    `own` is the cell's part of the state. x is x_t, with p = W_x x_t + b_x, or the part of the state that x_t is, with
+    None. `running`, (batch, 1), says which samples have this step; None: all.
+    """
+
+    layer: RecurrentLayer
+    x: Array | Part
+    p: Array | None
+    own: Part
+    running: Array | None = None
     steps: tuple[Step, ...] = ()
     outlet: tuple[Step, ...] = ()
 
+    @property
+    def h(self) -> Part:
+        """The cell's h: its part without the LSTM's c."""
+        return self.own._replace(stop=self.own.start + self.layer.n)
+
+    def _x_and_p(self, z: Array) -> tuple[Array, Array]:
+        if isinstance(self.x, Part):
+            x = self.x.value(z)
+            return x, self.layer.of_input.value(x)
+        assert self.p is not None
+        return self.x, self.p
+
+    def _if_running(self, now: Array, otherwise: Array) -> Array:
+        return now if self.running is None else np.where(self.running, now, otherwise)
+
     def value(self, z: Array) -> Array:
-        """h_t. Raises ValueError where z is no state of as many samples as x."""
-        check_shape("z", z, (len(self.x), self.of_state.weight.shape[1]))
-        return self.cell.value(self.p, self.of_state.value(z), z)
+        """The state with h_t in the cell's part. Raises ValueError where z is no state of as many samples as x."""
+        x, p = self._x_and_p(z)
+        check_shape("z", z, (len(x), self.own.width))
+        h_t = self.layer.cell.value(p, self.layer.of_state.value(self.h.value(z)), self.own.value(z))
+        return self._if_running(self.own.placed(z, h_t), z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """h_t less what it is at z - u."""
-        return self.cell.difference(self.p, self.of_state.value(z), z, self.of_state.difference(z, u), u)
+        """The value less what it is at z - u."""
+        x, p = self._x_and_p(z)
+        h, lost = self.h.value(z), self.h.value(u)
+        s = self.layer.of_input.difference(x, self.x.value(u)) if isinstance(self.x, Part) else np.zeros_like(p)
+        q, of_q = self.layer.of_state.value(h), self.layer.of_state.difference(h, lost)
+        found = self.layer.cell.difference(p, q, self.own.value(z), s, of_q, self.own.value(u))
+        return self._if_running(self.own.placed(u, found), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """The derivative's transpose: to the state, through W_h and past it."""
-        _, eta, kept = self.cell.vjp(self.p, self.of_state.value(z), z, d)
-        return self.of_state.adjoint(z, eta) + kept
+        """The derivative's transpose: to the state, through W_h and past it, and to the cell below, through W_x."""
+        x, p = self._x_and_p(z)
+        h = self.h.value(z)
+        q = self.layer.of_state.value(h)
+        delta, eta, kept = self.layer.cell.vjp(p, q, self.own.value(z), self.own.value(d))
+        found = self.own.placed(d, kept) + self.h.vjp(z, self.layer.of_state.adjoint(h, eta))
+        if isinstance(self.x, Part):
+            found = found + self.x.vjp(z, self.layer.of_input.adjoint(x, delta))
+        return self._if_running(found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of h_t."""
+        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of the value."""
         check_shape("delta", delta, z.shape)
-        for_p, for_q, _ = self.cell.vjp(self.p, self.of_state.value(z), z, delta)
-        weight_ih, *bias_ih = self.of_input.update(self.x, for_p)
-        weight_hh, *bias_hh = self.of_state.update(z, for_q)
+        x, p = self._x_and_p(z)
+        h = self.h.value(z)
+        d = self._if_running(self.own.value(delta), np.zeros_like(self.own.value(delta)))
+        for_p, for_q, _ = self.layer.cell.vjp(p, self.layer.of_state.value(h), self.own.value(z), d)
+        weight_ih, *bias_ih = self.layer.of_input.update(x, for_p)
+        weight_hh, *bias_hh = self.layer.of_state.update(h, for_q)
         return (weight_ih, weight_hh, *bias_ih, *bias_hh)
 
 
@@ -146,28 +280,76 @@ Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
 """A recurrent network on an input: its steps, and what makes the output of the last state."""
 
 
-def unrolled(cell: Cell, of_input: Dense, of_state: Dense, x: Array) -> tuple[CellStep, ...]:
-    """The steps on x, (batch, T, n_0). Raises ValueError where x or the weights do not fit."""
-    n_0, n = of_input.weight.shape[1], of_state.weight.shape[1]
+def unrolled(stack: Sequence[RecurrentLayer], x: Array, lengths: Labels | None = None) -> tuple[CellStep, ...]:
+    """The steps on x, (batch, T, n_0), of recurrent layers, lowest first; `lengths`, (batch,), are 1..T, None: T.
+
+    The last step's outlet is the uppermost h. Raises ValueError where x, lengths or weights do not fit.
+    """
+    if not stack:
+        raise ValueError("stack: no recurrent layer, expected one at least")
+    n_0 = stack[0].of_input.weight.shape[1]
     if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
         raise ValueError(f"x: shape {x.shape}, expected (batch, steps, {n_0}), at least one of each")
-    rows = len(of_input.weight), len(of_state.weight)
-    if rows != (cell.gates * n, cell.gates * n):
-        raise ValueError(
-            f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each of "
-            f"the {n} units"
-        )
-    return tuple(CellStep(cell, of_input, of_state, x_t, of_input.value(x_t)) for x_t in np.moveaxis(x, 1, 0))
+    if lengths is not None:
+        check_shape("lengths", lengths, x.shape[:1])
+        check_range("lengths", lengths, x.shape[1] + 1, 1)
+    for number, below in enumerate(stack[:-1], 1):
+        columns = stack[number].of_input.weight.shape[1]
+        if columns != below.n:
+            raise ValueError(f"stack[{number}]: takes {columns} numbers, but gets {below.n}")
+    for cell, of_input, of_state in stack:
+        rows, n = (len(of_input.weight), len(of_state.weight)), of_state.weight.shape[1]
+        if rows != (cell.gates * n, cell.gates * n):
+            raise ValueError(
+                f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each "
+                f"of the {n} units"
+            )
+    ends = np.cumsum([layer.cell.parts * layer.n for layer in stack]).tolist()
+    owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
+    steps = []
+    for t, x_t in enumerate(np.moveaxis(x, 1, 0)):
+        running = None if lengths is None else (t < lengths)[:, None]
+        steps.append(CellStep(stack[0], x_t, stack[0].of_input.value(x_t), owns[0], running))
+        for layer, own in zip(stack[1:], owns[1:], strict=True):
+            steps.append(CellStep(layer, steps[-1].h, None, own, running))
+    return (*steps[:-1], steps[-1]._replace(outlet=(steps[-1].h,)))
+
+
+def at_steps(steps: Sequence[CellStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
+    """What is said of h's, corrections or cotangents, for the state that each of the steps gives: (batch, width).
+
+    `parts` has (batch, T, n) for each recurrent layer of `unrolled`, or None, lowest first. Raises ValueError for
+    another number of them.
+    """
+    owns = sorted({step.own for step in steps})
+    if len(parts) != len(owns):
+        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each recurrent layer")
+    found: list[Array | None] = []
+    for number, step in enumerate(steps):
+        t, place = divmod(number, len(owns))
+        part = parts[place]
+        if part is not None:
+            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.layer.n))
+            part = step.h.placed(np.zeros((len(part), step.own.width), part.dtype), part[:, t])
+        found.append(part)
+    return tuple(found)
 
 
 def updates(
     layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
-) -> tuple[Update, Update]:
-    """Equation (5) for the steps of `unrolled`, and the output's update, from the factors of all of these layers.
+) -> tuple[Update, ...]:
+    """Equation (6) for each recurrent layer of `unrolled`, and the output's update, from the factors of all layers.
 
     Raises ValueError for an unknown `reduction`.
     """
     check_option("reduction", reduction, Reduction)
-    *of_steps, of_output = layer_updates(layers, factors)
-    share = len(of_steps) if reduction == "mean" else 1
-    return tuple(sum(parts[1:], parts[0]) / share for parts in zip(*of_steps, strict=True)), of_output
+    *steps, output = layers
+    *of_steps, (error, h) = factors
+    found = []
+    for own in sorted({step.own for step in steps}):
+        each = [(step, *pair) for step, pair in zip(steps, of_steps, strict=True) if step.own == own]
+        running = [1.0 if step.running is None else step.running for step, _, _ in each]
+        share = sum(running) if reduction == "mean" else 1.0
+        parts = [step.update(z, (delta / share).astype(delta.dtype)) for step, delta, z in each]
+        found.append(tuple(sum(part[1:], part[0]) for part in zip(*parts, strict=True)))
+    return (*found, output.update(h, error))

@@ -1,20 +1,25 @@
 """A recurrent classifier or regressor of PyTorch's own layers."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ..orthogonality import orthogonal
 
-CellName: TypeAlias = Literal["elman", "gru"]
+CellName: TypeAlias = Literal["elman", "relu", "gru", "lstm"]
+
+KINDS: dict[str, Any] = {"elman": nn.RNN, "relu": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class RecurrentNetwork(nn.Module):
-    """nn.RNN (tanh) or nn.GRU, and nn.Linear on its last state; see `prograde.reference.recurrent`.
+    """nn.RNN, nn.GRU or nn.LSTM, and nn.Linear on its last state; see `prograde.reference.recurrent`.
 
-    (batch, steps, input_size) to (batch, num_outputs): class scores, or the numbers of a regression. Initial weights
-    are PyTorch's, except Elman's state matrix, which is orthogonal: activations and gradients first keep their norms.
+    (batch, steps, input_size) to (batch, num_outputs): class scores, or the numbers of a regression. Sequences of
+    several lengths are padded, with `lengths`, (batch,), or packed. `cell` is "elman", nn.RNN with tanh, "relu", the
+    same with ReLU, "gru" or "lstm". Initial weights are PyTorch's, except Elman's state matrices, which are orthogonal:
+    activations and gradients first keep their norms.
     """
 
     def __init__(
@@ -23,26 +28,35 @@ class RecurrentNetwork(nn.Module):
         hidden_size: int,
         num_outputs: int,
         cell: CellName = "elman",
+        num_layers: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_outputs": num_outputs}
-        for name, value in sizes.items():
+        for name, value in {**sizes, "num_layers": num_layers}.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value}, expected a positive integer")
-        if cell not in ("elman", "gru"):
-            raise ValueError(f"cell: {cell!r}, expected 'elman' or 'gru'")
-        self.cell = cell
-        kind = nn.RNN if cell == "elman" else nn.GRU
-        self.recurrent: nn.RNN | nn.GRU = kind(input_size, hidden_size, batch_first=True, device=device, dtype=dtype)
-        self.output = nn.Linear(hidden_size, num_outputs, device=device, dtype=dtype)
-        if cell == "elman":
+        if cell not in KINDS:
+            raise ValueError(f"cell: {cell!r}, expected 'elman', 'relu', 'gru' or 'lstm'")
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        settings = {"nonlinearity": "relu"} if cell == "relu" else {}
+        self.recurrent: nn.RNN | nn.GRU | nn.LSTM = KINDS[cell](
+            input_size, hidden_size, num_layers, batch_first=True, **settings, **place
+        )
+        self.output = nn.Linear(hidden_size, num_outputs, **place)
+        if KINDS[cell] is nn.RNN:
             with torch.no_grad():
-                weight = self.recurrent.get_parameter("weight_hh_l0")
-                weight.copy_(orthogonal((hidden_size, hidden_size), device=weight.device, dtype=weight.dtype))
+                for _, weight, *_ in self.recurrent.all_weights:
+                    weight.copy_(orthogonal((hidden_size, hidden_size), device=weight.device, dtype=weight.dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | PackedSequence, lengths: Tensor | None = None) -> Tensor:
+        if isinstance(x, PackedSequence):
+            x, lengths = pad_packed_sequence(x, batch_first=True)
         states, _ = self.recurrent(x)
-        outputs: Tensor = self.output(states[:, -1])
+        if lengths is None:
+            last = states[:, -1]
+        else:  # what comes behind a sample's end does not reach its states before
+            last = states[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
+        outputs: Tensor = self.output(last)
         return outputs

@@ -285,7 +285,7 @@ def _traced(whole: _Whole, units: dict[str, nn.Module]) -> tuple[fx.Graph, dict[
     Raises ValueError for a forward pass that depends on data, or on the mode in another way.
     """
     graphs = []
-    with _untouched(whole):
+    with untouched(whole):
         for training in (True, False):
             whole.train(training)
             try:
@@ -432,10 +432,10 @@ def check_same(model: nn.Module, found: Sequence[Part], example: Tensor) -> None
         raise ValueError(f"example: {kind}, expected a batch as the model takes it")
     whole = nn.ModuleList([model, *(part.module for part in found)])
     for mode, training in (("evaluation", False), ("training", True)):
-        with _untouched(whole, example), torch.no_grad():
+        with untouched(whole, example), torch.no_grad():
             model.train(training)
             expected = _model_output(model, example)
-        with _untouched(whole, example), torch.no_grad():
+        with untouched(whole, example), torch.no_grad():
             model.train(training)
             given = _run(found, example)
         if given.shape != expected.shape:
@@ -475,7 +475,7 @@ def _run(found: Iterable[Part], example: Tensor) -> Tensor:
 
 
 @contextmanager
-def _untouched(whole: nn.Module, example: Tensor | None = None) -> Iterator[None]:
+def untouched(whole: nn.Module, example: Tensor | None = None) -> Iterator[None]:
     """No hooks inside; afterwards modes, buffers and the state of PyTorch's generators are as they were."""
     modules = list(whole.modules())
     kept = [(m, m.training, m._forward_hooks, m._forward_pre_hooks, dict(m._buffers)) for m in modules]

@@ -224,7 +224,7 @@ class CreditAssignment(nn.Module):
                 own.append(update.loss)
         for held, gradient in gradients.items():  # after the last error that a step may raise
             held.grad = gradient
-        return sum(own, torch.zeros((), device=x.device))
+        return sum(own, torch.zeros((), device=next(self.parameters()).device))
 
     @property
     def least_batch(self) -> int:

@@ -42,7 +42,8 @@ INSTEAD = {
     "Dropout": "the rule has no dropout; remove it",
     "ShortcutNetwork": "use MonoForward or Hyperspherical",
     **dict.fromkeys(
-        ("RecurrentNetwork", "RNN", "GRU"), f"use RecurrentFtp or BackpropThroughTime, and RecurrentNetwork {OURS}"
+        ("RecurrentNetwork", "RNN", "GRU", "LSTM"),
+        "use RecurrentFtp or BackpropThroughTime, with units=[model.gru, model.head] on a model of your own",
     ),
     "OptimizedModule": "pass the uncompiled model",
     "Softmax": "the loss contains it; remove it",

@@ -82,6 +82,6 @@ FAULTS = [
           "manual_seed(self.seed)", "manual_seed(0)",
           "test_a_seed_in_place_of_the_feedback", "feedback of its own"),
     Fault("dropped units corrected in the reference", "reference.ftp",
-          "tau = tau - without_dropped(layer.steps, first)", "tau = tau - first",
+          "tau = tau - without_dropped(layer.steps, correction)", "tau = tau - correction",
           "test_dropped_units_have_no_target_where_every_layer_is_corrected", "dropped unit"),
 ]  # fmt: skip

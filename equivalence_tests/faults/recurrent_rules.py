@@ -4,13 +4,13 @@ from . import Fault
 
 FAULTS = [
     Fault("rule's truncation one step too long", "accelerated.rules.recurrent",
-          "max(x.shape[1] - self.truncation, 0)", "max(x.shape[1] - self.truncation - 1, 0)",
+          "self._truncated(values, self.truncation)", "self._truncated(values, self.truncation + 1)",
           "test_backprop_through_time", "BackpropThroughTime.weight_ih"),
     Fault("rule's truncation ignored", "accelerated.rules.recurrent",
-          "        if start:\n", "        if start:\n            start = 0\n        if False:\n",
+          "with torch.no_grad():\n            if steps <", "with torch.enable_grad():\n            if steps <",
           "test_backprop_through_time", "BackpropThroughTime.weight_ih"),
     Fault("rule's correction of every step ignored", "accelerated.rules.recurrent",
-          'every=self.inject == "every"', "every=False",
+          'corrections[1:] if self.inject == "every" else ()', "()",
           "test_recurrent_ftp", "RecurrentFtp.weight_"),
     Fault("rule's reduction ignored", "accelerated.rules.recurrent",
           "updates(layers, factors, self.reduction)", "updates(layers, factors)",
