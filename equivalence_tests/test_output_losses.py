@@ -19,6 +19,8 @@ from prograde.accelerated.rules import (
     FeedbackAlignment,
     Foton,
     Ftp,
+    LocalClassifiers,
+    MonoForward,
     Pepita,
 )
 from prograde.accelerated.rules.output_loss import read_loss
@@ -328,3 +330,41 @@ def test_one_score_takes_numbers_and_labels_of_yes_and_no():
             built = rule(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), loss=loss)
             row = built.assign_credit(x, y)
             assert torch.equal(row, built.assign_credit(x, y[:, None])), loss
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_losses_of_layers(name: str, detach: bool):
+    """Of local classifiers every layer has PyTorch's loss of its own scores: its gradients are those of autograd."""
+    loss, kind = MODULES[name]
+    _, x, labels, numbers = batch()
+    y = labels if kind == "labels" else numbers
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    rule = MonoForward(model, loss=loss, aggregation="last", detach=detach)
+    h, total = x, torch.zeros((), dtype=x.dtype)
+    for layer, head in zip((model[0], model[2]), rule.heads, strict=True):
+        h = torch.tanh(layer(h.detach() if detach else h))
+        total = total + loss(head(h), y)
+    total.backward()
+    expected = {name: p.grad for name, p in rule.named_parameters()}
+    torch.testing.assert_close(rule.assign_credit(x, y), total.detach())
+    for name, p in rule.named_parameters():
+        assert (p.grad is None) == (expected[name] is None), name
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, expected[name], rtol=0, atol=1e-13, msg=name)
+    torch.testing.assert_close(rule.objective(x, y), total)
+
+
+def test_losses_of_layers_weigh_samples_and_choose_layers():
+    _, x, _, numbers = batch()
+    weights = torch.rand(7, dtype=x.dtype)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    rule = LocalClassifiers(model, loss="squared_error", aggregation="validation-loss")
+    loss = rule.assign_credit(x, (numbers, weights))
+    of_layers = (rule.layer_scores(x) - numbers).square().sum(dim=2) / 2
+    torch.testing.assert_close(loss, (of_layers * weights).sum() / weights.sum())
+    rule.calibrate([(x, numbers)])
+    torch.testing.assert_close(rule.aggregation.weights, torch.softmax(-of_layers.mean(dim=1), dim=0))
+    assert LocalClassifiers(
+        nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), loss="huber", aggregation="last"
+    )

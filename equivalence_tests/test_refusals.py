@@ -377,7 +377,7 @@ OPTIONS: list[tuple[Build, str, list[Any], str]] = [
     (MonoForward, "grid", [1.5, 0, [2.5, 1], (2, 2, 2)], "a positive integer, or one for each of 2 layers"),
     (MonoForward, "aggregation", ["mean"], "one of last, sum"),
     (MonoForward, "score_after", ["pool"], "one of activation"),
-    (MonoForward, "loss", ["cross_entropy"], "one"),
+    (MonoForward, "loss", ["hinge"], "'cross_entropy', 'squared_error', "),
     (ChannelCompetition, "loss", ["ff"], "one of cwc, pvn, mixed"),
     (ChannelClassAssignment, "assignment", ["drawn"], "one of"),
     (Hyperspherical, "per_class", [1.5, 0], "a positive integer"),
@@ -687,6 +687,10 @@ def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide):
     assert torch.equal(loss, rule.assign_credit(x, y.to(x)[:, None]))
 
 
+def read_out(model: nn.Module, **options: Any) -> MonoForward:
+    return MonoForward(model, aggregation="readout", **options)
+
+
 # Losses, and y with them, that a rule cannot take; without a change of y, they are refused when the rule is built.
 LOSSES: list[tuple[Build, Any, Callable[[Tensor, Tensor], Any] | None, str]] = [
     (Backprop, nn.MSELoss, None, "loss: <class ...MSELoss'>, expected 'cross_entropy', 'squared_error'"),
@@ -718,8 +722,20 @@ LOSSES: list[tuple[Build, Any, Callable[[Tensor, Tensor], Any] | None, str]] = [
     (Pepita, lambda s, t: (s - t).abs(), lambda x, y: torch.ones(6, K), "loss: gives a tensor of shape (6, 4), expect"),
     (Pepita, lambda s, t: t.mean(), lambda x, y: torch.ones(6, K), "loss: its value has no graph to the scores"),
     *(
+        (rule, loss, None, f"loss: ..., but {rule.__name__} scores {what}")
+        for rule, what in (
+            (Hyperspherical, "cosines to prototypes"), (DeeperForward, "mean activities"),
+            (ChannelCompetition, "mean squares"), (ChannelClassAssignment, "channels assigned"),
+        )
+        for loss in (nn.MSELoss(), nn.BCEWithLogitsLoss())
+    ),
+    (MonoForward, "huber", None, "aggregation: 'sum' of the numbers that every layer tells, expected 'last', 'valida"),
+    (MonoForward, "squared_error", lambda x, y: torch.ones(6, K), "y: numbers, which the aggregation 'sum' adds up"),
+    (read_out, "binary_cross_entropy", None, "aggregation: 'readout', which labels choose or train, expected a loss"),
+    (read_out, "cross_entropy", lambda x, y: (y, torch.ones(6)), "y: no labels alone, but they choose or train the"),
+    *(
         (rule, None, lambda x, y: (y, torch.ones(6)), "y: a tuple, expected a torch.Tensor")
-        for rule in (ForwardForward, SymBa, MonoForward)
+        for rule in (ForwardForward, SymBa, ChannelCompetition)
     ),
 ]  # fmt: skip
 
@@ -759,9 +775,9 @@ def test_scores_and_losses_of_ones_own_are_checked():
             with unchanged(rule):
                 for run in (lambda: rule(x), lambda: rule.assign_credit(x, y)):  # noqa: B023
                     check(run, "score: (6, 7) of layer '0', expected (batch, 4)")
-    rule = MonoForward(dense(), loss=nn.CrossEntropyLoss())
+    rule = MonoForward(dense(), loss=lambda scores, y: [scores])
     with unchanged(rule):
-        check(lambda: rule.assign_credit(x, y), "loss: gives a Tensor, expected losses and their derivatives")
+        check(lambda: rule.assign_credit(x, y), "loss: gives a list, expected their mean, or losses and their deriv")
     grouped = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Unflatten(1, (1, 8)), nn.Linear(8, 8), nn.ReLU())
     check(
         lambda: DeeperForward(grouped, num_classes=K)(torch.randn(2, 2, 8, 8)),

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prograde.accelerated.cumulative_goodness import compensated
 from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import (
+    Backprop,
     BackpropThroughTime,
     ChannelCompetition,
     ForwardForward,
@@ -344,6 +345,15 @@ def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tm
     sizes, resumed = train(resume=path)
     assert sizes == [64, 65]
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_targets_that_are_no_labels_are_refused(digits: Dataset) -> None:
+    rule = Backprop(nn.Sequential(nn.Linear(digits.features, 10)), loss="huber")
+    with pytest.raises(UserError, match="rule: its loss takes numbers, expected one of labels; fit trains and counts"):
+        fit(rule, digits, Recipe())
+    numbers = digits._replace(train=digits.train._replace(labels=digits.train.labels.float()))
+    with pytest.raises(UserError, match=r"data: torch.float32 labels of shape \(.*\), expected int64 \(n,\); fit"):
+        fit(Backprop(nn.Sequential(nn.Linear(digits.features, 10))), numbers, Recipe())
 
 
 def test_too_few_samples_for_a_rule_are_refused(digits: Dataset) -> None:

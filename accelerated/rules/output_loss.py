@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import losses
+from .._arrays import wide
+from ..score_losses import ScoreLossCredit
 
 Targets: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Labels, or targets as the scores; or a pair of these and a weight of each label."""
@@ -81,6 +83,14 @@ class Loss(nn.Module):
     def count(self, scores: Tensor, y: Targets) -> int | Tensor:
         """N; a tensor where labels may be ignored, so that nothing waits for it."""
         return losses.number(scores, parted(y)[0], self.ignore_index)
+
+    def forward(self, scores: Tensor, y: Targets) -> ScoreLossCredit:
+        """As a `ScoreLoss` of one layer: its means over the rows of scores are those over N labels."""
+        found, error, count = self.of_labels(scores, y), self.gradient(scores.detach(), y), self.count(scores, y)
+        if isinstance(count, int):
+            return ScoreLossCredit(found, error)
+        share = len(scores) / count.clamp(min=1).to(wide(scores.dtype))
+        return ScoreLossCredit(share * found, share * error)
 
     def outputs(self, scores: Tensor) -> Tensor:
         """What targets are compared with, as the scores: probabilities, or the scores themselves."""
@@ -308,6 +318,9 @@ class OwnLoss(Loss):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
+
+    def of_labels(self, scores: Tensor, y: Targets) -> Tensor:
+        return self.value(scores, y).expand(scores.shape[:-1])
 
     def value(self, scores: Tensor, y: Targets) -> Tensor:
         found = self.function(scores, parted(y)[0])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..rules import Rule
+from ..rules.output_loss import Loss
 from ..rules.rule import evaluating
 from . import checkpoint as checkpoints
 from .data import Dataset, Split
@@ -106,7 +107,8 @@ def fit(
 
     Raises TypeError for what is no rule, TrainingError for a loss that is not finite,
     CheckpointError for a checkpoint of another training or a file that is not to be replaced, UserError for a recipe
-    that did not make the rule, and for options that are no plain values where there is a checkpoint to write.
+    that did not make the rule, for targets that are no labels, and for options that are no plain values where there is
+    a checkpoint to write.
     """
     check_rule(rule, "fit")
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
@@ -116,6 +118,7 @@ def fit(
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
     check_moves(recipe.shift, recipe.flip, dataset)
+    _check_targets(rule, dataset)
     _check_network(rule, recipe)
     _check_batches(rule, recipe, dataset)
     if checkpoint is not None:
@@ -147,6 +150,16 @@ def fit(
 def _made_by(rule: Rule) -> dict[str, Any] | None:
     """What `build` made the rule, or the one that its hardware runs, from."""
     return getattr(getattr(rule, "rule", rule), "made_by", None)
+
+
+def _check_targets(rule: Rule, dataset: Dataset) -> None:
+    """Raises UserError for targets of a regression, or several labels: accuracies are of one label a sample."""
+    labels, loss = dataset.train.labels, getattr(getattr(rule, "rule", rule), "loss", None)
+    instead = "fit trains and counts classes; write the loop with rule.assign_credit(x, y)"
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise UserError(f"data: {labels.dtype} labels of shape {tuple(labels.shape)}, expected int64 (n,); {instead}")
+    if isinstance(loss, Loss) and loss.targets_are and not loss.labels:
+        raise UserError(f"rule: its loss takes {loss.targets_are}, expected one of labels; {instead}")
 
 
 def _check_network(rule: Rule, recipe: Recipe) -> None:

@@ -31,4 +31,10 @@ FAULTS = [
     Fault("an own loss not multiplied by its labels", "accelerated.rules.output_loss",
           "return self.count(scores, y) * found", "return found",
           "test_rules", "foton, own"),
+    Fault("a layer's 1/B of samples whose label is ignored", "accelerated.rules.output_loss",
+          "return ScoreLossCredit(share * found, share * error)", "return ScoreLossCredit(found, error)",
+          "test_losses_of_layers", "Scalars are not close"),
+    Fault("an own loss of layers for each sample's", "accelerated.rules.output_loss",
+          "return self.value(scores, y).expand(scores.shape[:-1])", "return self.value(scores, y).expand(1) / len(y)",
+          "test_losses_of_layers", "Scalars are not close"),
 ]  # fmt: skip

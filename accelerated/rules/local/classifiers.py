@@ -1,17 +1,22 @@
 """Local classifiers as rules: every layer has class scores and a loss of its own."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ...local_classifiers import concatenated, wired
-from ...score_losses import ScoreLoss, cross_entropy
+from ...score_losses import ScoreLoss
+from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
 from ..rule import UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation
 from .module_rule import ModuleRule
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 from .units import LocalUnit, ScoreAfter
+
+OF_LABELS = "expected a loss of labels"
+OF_NUMBERS = "expected 'last', 'validation-loss' or 'training-loss'"
 
 LINEAR_MAPS = gridded(LinearHead, 4)
 """Learned maps of the averages of 4 x 4 cells, or of all units of a dense layer."""
@@ -28,7 +33,8 @@ class LocalClassifiers(ModuleRule):
 
     `score` makes a module for every unit, from its activities, (batch, units) or (batch, channels, height, width), to
     (batch, K). A linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in
-    units]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
+    units]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`, or one of those that
+    `OutputLoss` names: then y are its own. `num_classes` is the number of scores, whatever they are of.
 
     One pass gives the scores of all layers. `aggregation` makes one score of them:
 
@@ -44,12 +50,15 @@ class LocalClassifiers(ModuleRule):
     all layers. `generator` draws this package's heads. Dropout and PyTorch's own modules use its global generator.
     """
 
+    scores_are: ClassVar[str] = ""
+    """Why its scores are of classes alone, if they are."""
+
     def __init__(
         self,
         model: nn.Module,
         *,
         score: Heads = LINEAR_MAPS,
-        loss: ScoreLoss | None = None,
+        loss: LossLike | ScoreLoss | None = None,
         aggregation: Aggregation = "sum",
         first_layer: int | None = None,
         score_after: ScoreAfter = "activation",
@@ -59,7 +68,11 @@ class LocalClassifiers(ModuleRule):
         detach: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, score_after=score_after, num_classes=num_classes, generator=generator)
+        found = _read(loss)
+        least = found.least_outputs if isinstance(found, Loss) else 2
+        super().__init__(
+            model, score_after=score_after, num_classes=num_classes, least_classes=least, generator=generator
+        )
         expected = "expected a function of units and classes to a list of modules, one for each unit"
         if not callable(score) or isinstance(score, nn.Module | type):
             raise ValueError(f"score: {score!r}, {expected}")
@@ -74,9 +87,15 @@ class LocalClassifiers(ModuleRule):
         if len(self.heads) != len(self.units):
             raise ValueError(f"score: {len(self.heads)} modules, expected one for each of {len(self.units)} layers")
         self._check_apart()
-        if loss is not None and not callable(loss):
-            raise ValueError(f"loss: {loss!r}, expected one that prograde.accelerated.score_losses makes")
-        self.loss = cross_entropy() if loss is None else loss
+        self.loss: ScoreLoss = found
+        if isinstance(found, Loss):
+            found.fit(self.num_classes, self.units[0].weights[0])
+            if self.scores_are and not found.labels:
+                raise ValueError(f"loss: {loss!r}, but {type(self).__name__} scores {self.scores_are}, {OF_LABELS}")
+            if not found.labels and aggregation in ("range", "readout"):
+                raise ValueError(f"aggregation: {aggregation!r}, which labels choose or train, {OF_LABELS}")
+            if found.targets_are == "numbers" and not found.labels and aggregation == "sum":
+                raise ValueError(f"aggregation: 'sum' of the numbers that every layer tells, {OF_NUMBERS}")
         self.detach = detach
         self.aggregation = LayerAggregation(
             aggregation,
@@ -121,6 +140,21 @@ class LocalClassifiers(ModuleRule):
 
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
+
+    def check_y(self, x: Tensor, y: Targets) -> None:
+        labels = parted(y)[0]
+        as_scores = isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] > (1,)
+        if isinstance(self.loss, Loss):
+            self.loss.check(x, y, self.num_classes)
+        elif as_scores and not self.scores_are:
+            OwnLoss(self.loss).check(x, y, self.num_classes)  # type: ignore[arg-type]
+        else:
+            super().check_y(x, y)
+        kind = self.aggregation.kind
+        if kind in ("range", "readout") and (as_scores or isinstance(y, tuple)):
+            raise ValueError(f"y: no labels alone, but they choose or train the aggregation {kind!r}")
+        if kind == "sum" and as_scores and isinstance(self.loss, SquaredError):
+            raise ValueError(f"y: numbers, which the aggregation 'sum' adds up over layers; {OF_NUMBERS}")
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
         """Every unit's activities."""
@@ -173,7 +207,7 @@ class LocalClassifiers(ModuleRule):
         return activities, scores, self._aggregated(activities, scores)
 
     @torch.no_grad()
-    def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         if not self.detach:
             yield from self._backpropagated(x, y)
@@ -190,7 +224,7 @@ class LocalClassifiers(ModuleRule):
             yield update
         yield from self.aggregation.readout_updates(seen, y)
 
-    def _local_update(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, UnitUpdate]:
+    def _local_update(self, index: int, x: Tensor, y: Targets) -> tuple[Tensor, UnitUpdate]:
         """A unit's activities, and its update. A graph, where one is needed, is of this unit, and is freed here."""
         unit = self.units[index]
         closed = not unit.takes_graph and (unit.has_maps or x.dim() == 2)
@@ -207,14 +241,14 @@ class LocalClassifiers(ModuleRule):
             gradients = gradients_by(h, unit.trained, found.activities)
         return h.detach(), _unit_update(unit, gradients, found.own, found.cost)
 
-    def _losses(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    def _losses(self, x: Tensor, y: Targets) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
         activities = list(self._passes(x))
         layers = zip(self.units, self.heads, activities, strict=True)
         losses = [head_loss(head, h, y, self.loss, unit.name, self.num_classes) for unit, head, h in layers]
         return activities, losses
 
-    def _backpropagated(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
+    def _backpropagated(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         """The updates by the sum of all losses."""
         learned = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():
@@ -250,9 +284,16 @@ class LocalClassifiers(ModuleRule):
         x, y = pair
         return self.checked(x, y), y
 
-    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+    def objective(self, x: Tensor, y: Targets) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
         return torch.stack([cost for _, cost in self._losses(self.checked(x, y), y)[1]]).sum()
+
+
+def _read(loss: LossLike | ScoreLoss | None) -> ScoreLoss:
+    """A name or a module as a score loss; a function is one, or gives the mean loss."""
+    if callable(loss) and not isinstance(loss, nn.Module | type):
+        return loss  # type: ignore[return-value]
+    return read_loss("cross_entropy" if loss is None else loss)
 
 
 def _unit_update(

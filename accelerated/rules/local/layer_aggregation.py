@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
 from ..rule import UnitUpdate, gradients_by
 from ..units import Unit
+from .score_heads import judged
 
 Aggregation: TypeAlias = Literal["last", "sum", "range", "validation-loss", "training-loss", "readout"]
 """How one score is made; `LocalClassifiers` says what they are."""
@@ -98,7 +99,7 @@ class LayerAggregation(nn.Module):
             return
         if self.kind == "validation-loss":
             for x, y in batches:
-                self.loss_total += torch.stack([loss(scores, y).loss.sum() for scores in layer_scores(x)])
+                self.loss_total += torch.stack([judged(loss, scores, y).loss.sum() for scores in layer_scores(x)])
                 self.loss_count += len(x)
         if self.kind in ("validation-loss", "training-loss") and self.loss_count.all():
             self.weights.copy_(loss_weights(self.loss_total / self.loss_count))
@@ -109,7 +110,7 @@ class LayerAggregation(nn.Module):
         """What the read-out sees of all layers' activities: (batch, sum of widths)."""
         return torch.cat([concatenated([h]) for h in islice(activities, self.first_layer, None)], dim=1)
 
-    def readout_updates(self, features: list[Tensor], y: Tensor) -> Iterator[UnitUpdate]:
+    def readout_updates(self, features: list[Tensor], y: Any) -> Iterator[UnitUpdate]:
         """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""
         if self.readout is None:
             return

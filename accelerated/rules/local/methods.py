@@ -7,6 +7,7 @@ from torch import nn
 
 from ..._arrays import check_positive
 from ...score_losses import ScoreLoss, cosine_margin, cross_entropy, mixed, positive_versus_negative
+from ..output_loss import LossLike
 from .classifiers import LocalClassifiers
 from .layer_aggregation import Aggregation
 from .score_heads import (
@@ -45,6 +46,8 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
     on their direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
     """
 
+    scores_are = "cosines to prototypes of classes"
+
     def __init__(
         self,
         model: nn.Module,
@@ -54,7 +57,7 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
         per_class: int = 1,
         sharpness: float = 10.0,
         grid: GridSize = 4,
-        loss: ScoreLoss | None = None,
+        loss: LossLike | ScoreLoss | None = None,
         **options: Any,
     ) -> None:
         check_positive("scale", scale)
@@ -104,6 +107,8 @@ class DeeperForward(LocalClassifiers, sets=("score",)):
     range of layers. `fit` calls it after every epoch; call it in a loop of your own.
     """
 
+    scores_are = "mean activities of the channels of a class"
+
     def __init__(self, model: nn.Module, *, aggregation: Aggregation = "range", **options: Any) -> None:
         super().__init__(model, score=each(GroupHead), aggregation=aggregation, **options)
 
@@ -114,6 +119,8 @@ class ChannelCompetition(LocalClassifiers, sets=("score",)):
     Normalisation, and pooling before it, are part of the layer that learns. Scores are the last layer's, unless
     `aggregation` says otherwise.
     """
+
+    scores_are = "mean squares of the channels of a class"
 
     def __init__(
         self,
@@ -141,6 +148,8 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     cross-entropy with `label_smoothing`, 0.1 unless given, or the `loss` that is given. The paper puts
     nn.InstanceNorm2d behind each layer and clips the gradient of each layer at a norm of 1.
     """
+
+    scores_are = "channels assigned to classes"
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from ...scores import (
     random_projection,
     random_readout,
 )
+from ..output_loss import OwnLoss, Targets
 from .units import LocalUnit
 
 Heads: TypeAlias = Callable[[Sequence[LocalUnit], int], Sequence[nn.Module]]
@@ -78,7 +79,7 @@ def check_scores(scores: Tensor, layer: str, num_classes: int) -> None:
         )
 
 
-def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
+def head_credit(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
     """By the score's closed form; of a module that is no ScoreHead by autograd.
 
     Raises ValueError, with the layer's name, unless there is a score of each class.
@@ -88,7 +89,7 @@ def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: s
     score, arrays = head.score(), head.arrays()
     scores = head(h)
     check_scores(scores, layer, num_classes)
-    losses, e = _judged(loss, scores, y)
+    losses, e = judged(loss, scores, y)
     activities, gradients = score.credit(h, arrays, e / len(h))
     mean = cost = losses.mean()
     if score.penalty is not no_penalty:
@@ -98,24 +99,28 @@ def head_credit(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: s
     return HeadCredit(mean, cost, activities, own)
 
 
-def _judged(loss: ScoreLoss, scores: Tensor, y: Tensor) -> ScoreLossCredit:
-    """Raises ValueError for a loss that does not give losses and their derivatives, as one of PyTorch's."""
-    found = loss(scores, y)
+def judged(loss: ScoreLoss, scores: Tensor, y: Targets) -> ScoreLossCredit:
+    """Of a function to the mean loss by its gradient. Raises ValueError for one that gives anything else."""
+    function: Callable[..., Any] = loss
+    found = function(scores, y)
+    if isinstance(found, Tensor):
+        credit: ScoreLossCredit = OwnLoss(function)(scores, y)
+        return credit
     if not isinstance(found, tuple):
         raise ValueError(
-            f"loss: gives a {type(found).__name__}, expected losses and their derivatives by the scores, as those that "
-            "prograde.accelerated.score_losses makes do: cross_entropy() is one"
+            f"loss: gives a {type(found).__name__}, expected their mean, or losses and their derivatives by the "
+            "scores, as those that prograde.accelerated.score_losses makes do: cross_entropy() is one"
         )
-    return found
+    return ScoreLossCredit(*found)
 
 
-def _by_autograd(head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
+def _by_autograd(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
     learned = [p for p in head.parameters() if p.requires_grad]
     with torch.enable_grad():
         seen = h.detach().requires_grad_()
         scores = head(seen)
     check_scores(scores, layer, num_classes)
-    losses, e = _judged(loss, scores.detach(), y)
+    losses, e = judged(loss, scores.detach(), y)
     activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h), allow_unused=True)
     if activities is not None and any(g is not None and _overlap(activities, g) for g in found):
         activities = activities.clone()  # since its memory is written over
@@ -130,7 +135,7 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
 
 
 def head_loss(
-    head: nn.Module, h: Tensor, y: Tensor, loss: ScoreLoss, layer: str, num_classes: int
+    head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: str, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """The layer's mean loss and what its score's parameters cost with it, with their graph where there is one.
 
@@ -138,7 +143,7 @@ def head_loss(
     """
     scores = head(h)
     check_scores(scores, layer, num_classes)
-    mean = _judged(loss, scores, y).loss.mean()
+    mean = judged(loss, scores, y).loss.mean()
     return mean, mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
 
 
