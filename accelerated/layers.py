@@ -12,19 +12,22 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch.nn import functional
 
-from . import convolution, pooling
-from ._arrays import Array, check_count, check_rate, check_rows, check_shape, wide
+from . import adaptive_pooling, convolution, pooling
+from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, wide
 
 __all__ = [
+    "AdaptiveAveragePool",
     "AveragePool",
     "CircularConvolution",
     "Convolution",
     "Dense",
     "Flatten",
+    "LPPool",
     "Layer",
     "Mask",
     "MaxPool",
     "Maxima",
+    "MeanOverPositions",
     "Pass",
     "Rotation",
     "ScaledAveragePool",
@@ -206,6 +209,52 @@ class Maxima:
     def difference(self, h: Array, u: Array) -> Array:
         mask, other = self._mask(h), self._mask_of(h - u)
         return other * u + (mask - other) * h  # nothing cancels where both have the same maxima
+
+
+@dataclass(frozen=True)
+class LPPool:
+    """Norms of squares, `pooling.lp_pool`; the derivative of a square of zeros is 0."""
+
+    power: float
+    size: int
+
+    def value(self, h: Array) -> Array:
+        return pooling.lp_pool(h, self.power, self.size)
+
+    def jvp(self, h: Array, u: Array) -> Array:
+        return pooling.lp_pool_jvp(h, u, self.power, self.size)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return pooling.lp_pool_vjp(h, d, self.power, self.size)
+
+    def difference(self, h: Array, u: Array) -> Array:
+        return pooling.lp_pool(h, self.power, self.size) - pooling.lp_pool(h - u, self.power, self.size)
+
+
+@dataclass(frozen=True)
+class AdaptiveAveragePool(_Linear):
+    """Means of a grid's cells, `adaptive_pooling.grid_pool`."""
+
+    grid: tuple[int, int] = (1, 1)
+
+    def value(self, h: Array) -> Array:
+        return adaptive_pooling.grid_pool(h, self.grid)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        rows, columns = h.shape[2:]
+        return adaptive_pooling.grid_pool_adjoint(d, (rows, columns))
+
+
+@dataclass(frozen=True)
+class MeanOverPositions(_Linear):
+    """The mean over the positions of a sequence: (batch, T, n) becomes (batch, n)."""
+
+    def value(self, h: Array) -> Array:
+        check_batch("h", h, "T, n", 2)
+        return h.mean(dim=1)
+
+    def vjp(self, h: Array, d: Array) -> Array:
+        return (d / h.shape[1])[:, None].expand(-1, h.shape[1], -1)
 
 
 class Layer(Protocol):

@@ -1,14 +1,19 @@
 """Maps of images that change their size, and the adjoints, by PyTorch's own; see the reference."""
 
+from math import inf
+
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_count, check_images, check_shape
+from ._arrays import Array, check_count, check_images, check_shape, widened
 
 __all__ = [
     "at_maxima",
     "average_pool",
     "average_pool_adjoint",
+    "lp_pool",
+    "lp_pool_jvp",
+    "lp_pool_vjp",
     "max_pool",
     "max_pool_vjp",
     "scaled_average_pool",
@@ -72,6 +77,45 @@ def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
     check_shape("d", d, (len(d), channels, rows, columns))
     spread = functional.interpolate(d / size**2, scale_factor=size, mode="nearest")
     return functional.pad(spread, (0, width - columns * size, 0, height - rows * size))
+
+
+def _lp_pool(g: Array, power: float, size: int) -> Array:
+    """`lp_pool` in float32 at least."""
+    check_images("g", g)
+    check_count("size", size, 1, min(g.shape[2:]))
+    if not 1 <= power < inf:
+        raise ValueError(f"power: {power}, expected 1 or more, a finite number")
+    means = functional.avg_pool2d(widened(g).abs().pow(power), size)
+    return means.mul_(size**2).pow_(1 / power)
+
+
+def _lp_slopes(g: Array, power: float, size: int) -> Array:
+    """The derivative by each pixel of the whole squares."""
+    h = functional.interpolate(_lp_pool(g, power, size), scale_factor=size, mode="nearest")
+    inside = g[:, :, : h.shape[2], : h.shape[3]]
+    return inside.sign() * (inside.abs() / torch.where(h == 0, 1, h)).pow(power - 1)
+
+
+def lp_pool(g: Array, power: float, size: int) -> Array:
+    """Norms of size x size pixels, torch.nn.LPPool2d's where the power is even or g is not negative."""
+    return _lp_pool(g, power, size).to(g.dtype)
+
+
+def lp_pool_jvp(g: Array, u: Array, power: float, size: int) -> Array:
+    """The derivative of `lp_pool` along u."""
+    check_shape("u", u, g.shape)
+    slopes = _lp_slopes(g, power, size)
+    along = functional.avg_pool2d(slopes * u[:, :, : slopes.shape[2], : slopes.shape[3]], size)
+    return (along * size**2).to(g.dtype)
+
+
+def lp_pool_vjp(g: Array, d: Array, power: float, size: int) -> Array:
+    """Its adjoint: as g."""
+    slopes = _lp_slopes(g, power, size)
+    rows, columns = slopes.shape[2:]
+    check_shape("d", d, (*g.shape[:2], rows // size, columns // size))
+    spread = slopes * functional.interpolate(widened(d), scale_factor=size, mode="nearest")
+    return functional.pad(spread, (0, g.shape[3] - columns, 0, g.shape[2] - rows)).to(g.dtype)
 
 
 def _check_divides(x: Array, size: int) -> None:

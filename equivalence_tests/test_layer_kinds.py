@@ -252,6 +252,39 @@ def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.D
     assert rms(found - along) <= (1e-7 + 256 * twin.eps) * size, "lost to cancellation"
 
 
+OUTLETS: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
+    "MaxPool": (nn.MaxPool2d(2), (2,)),
+    "AveragePool": (nn.AvgPool2d(3), (3,)),
+    "LPPool": (nn.LPPool2d(2, 2), (2, 2)),
+    "LPPool of another power": (nn.LPPool2d(4.0, 3), (4.0, 3)),
+    "AdaptiveAveragePool": (nn.AdaptiveAvgPool2d((2, 3)), ((2, 3),)),
+    "Flatten": (nn.Flatten(), ()),
+}
+
+
+@pytest.mark.parametrize("name", OUTLETS)
+@given(rng=seeds())
+def test_outlets_are_pytorchs(name: str, side: Side, rng: np.random.Generator):
+    """Value and gradient, of maps that squares do not fill."""
+    module, settings = OUTLETS[name]
+    step = getattr(side.layers, name.split()[0])(*settings)
+    h = side.operands(rng.standard_normal((2, 3, 7, 5)))
+    x = torch.tensor(side.results(h), requires_grad=True)
+    value = module(x)
+    d = side.operands(rng.standard_normal(value.shape))
+    value.backward(torch.tensor(side.results(d)))
+    assert np.allclose(side.results(step.value(h)), value.detach().numpy(), rtol=0, atol=64 * side.eps), "value"
+    assert np.allclose(side.results(step.vjp(h, d)), x.grad.numpy(), rtol=0, atol=64 * side.eps), "gradient"
+
+
+def test_a_square_of_zeros_has_no_slope(side: Side):
+    """Of its norm 0 is chosen, as PyTorch does."""
+    h, ones = side.operands((np.zeros((1, 1, 2, 2)), np.ones((1, 1, 2, 2))))
+    step = side.layers.LPPool(2, 2)
+    assert not side.results(step.vjp(h, ones[:, :, :1, :1])).any(), "a slope"
+    assert not side.results(step.jvp(h, ones)).any(), "a slope"
+
+
 class Tokens(NamedTuple):
     """Operands of an embedding: a table, positions or None, z (batch, T) and delta of what it gives."""
 
@@ -314,3 +347,133 @@ def test_a_causal_position_reads_none_behind_it(side: Side):
     z, u, d = side.operands((z, u, np.concatenate([np.ones((2, 3, 6)), np.zeros((2, 2, 6))], axis=1)))
     assert not side.results(layer.difference(z, u))[:, :3].any(), "moved by what comes later"
     assert not side.results(layer.adjoint(z, d))[:, 3:].any(), "a gradient from what is before"
+
+
+class Network(NamedTuple):
+    """Operands of a network: parameters in order, x, labels."""
+
+    parameters: tuple[Any, ...]
+    x: Any
+    labels: Any
+
+
+TEXTS = (
+    *((11, 6), (5, 6)),
+    *((6,), (6,), (18, 6), (18,), (6, 6), (6,)),
+    *((6,), (8, 6), (8,), (6, 8), (6,)),
+    *((6,), (6,), (4, 6), (4,)),
+)
+"""Tokens and positions; attention and two dense layers, each behind a normalisation in a residual; one more; scores."""
+IMAGES = (
+    *((4, 2, 3, 3), (4,), (4,), (4,)),
+    *((6, 2, 3, 3), (6,), (6,), (6, 6, 3, 3), (6,), (6,), (6, 4, 1, 1), (6,), (6,)),
+    *((6, 6, 1, 1), (6,), (6,), (5, 6), (5,), (4, 5), (4,)),
+)
+"""A convolution and its normalisation; a residual with a shortcut; one more convolution, two layers in a block."""
+
+
+def text_chain(side: Side, parameters: tuple[Any, ...]) -> Any:
+    m, n, b = side.layers, side.normalisation_layers, side.blocks
+    take = iter(parameters).__next__
+    gelu = side.activations.gelu
+    embedded = side.embedding.Embedding(take(), take())
+    norm = n.NormalisationLayer(n.LayerNorm(), take(), take())
+    attention = b.Residual((norm, side.attention.Attention(take(), take(), take(), take(), heads=3, causal=True)))
+    norm = n.NormalisationLayer(n.RMSNorm(eps=1e-3), take(), None)
+    dense = b.Residual((norm, m.Dense(take(), take(), (gelu,)), m.Dense(take(), take())))
+    last = n.NormalisationLayer(n.LayerNorm(), take(), take(), outlet=(m.MeanOverPositions(),))
+    return embedded, attention, dense, last, m.Dense(take(), take())
+
+
+def image_chain(side: Side, parameters: tuple[Any, ...]) -> Any:
+    m, n, b = side.layers, side.normalisation_layers, side.blocks
+    take = iter(parameters).__next__
+    silu = side.activations.silu
+
+    def normalised(kind: Any, *steps: Any, outlet: Any = ()) -> Any:
+        return n.NormalisationLayer(kind, take(), take(), steps, outlet)
+
+    first = m.Convolution(take(), take(), padding=(1, 1))
+    norm = normalised(n.BatchNorm(), silu, outlet=(m.LPPool(2, 2),))
+    down = m.Convolution(take(), None, padding=(1, 1), stride=(2, 1), groups=2), normalised(n.BatchNorm(), silu)
+    chain = (*down, m.Convolution(take(), None, padding=(1, 1)), normalised(n.BatchNorm()))
+    shortcut = (m.Convolution(take(), None, stride=(2, 1)), normalised(n.BatchNorm()))
+    residual = b.Residual(chain, shortcut, (silu,))
+    last = m.Convolution(take(), None)
+    grouped = normalised(n.GroupNorm(3), silu, outlet=(m.AdaptiveAveragePool(), m.Flatten()))
+    return first, norm, residual, last, grouped, b.Block((m.Dense(take(), take(), (silu,)), m.Dense(take(), take())))
+
+
+class Text(nn.Module):
+    """The same network of PyTorch's modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(11, 6), nn.Parameter(torch.empty(5, 6))
+        self.first = Sum(nn.Sequential(nn.LayerNorm(6), SelfAttention(3, True, True)), nn.Identity())
+        layers = nn.RMSNorm(6, 1e-3), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)
+        self.second = Sum(nn.Sequential(*layers), nn.Identity())
+        self.norm, self.scores = nn.LayerNorm(6), nn.Linear(6, 4)
+        self.order = [self.tokens.weight, self.positions, *list(self.parameters())[2:]]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.tokens(x) + self.positions[: x.shape[1]]
+        return self.scores(self.norm(self.second(self.first(h))).mean(dim=1))
+
+
+def image_module() -> nn.Module:
+    def convolution(*sizes: int, **settings: Any) -> nn.Module:
+        return nn.Conv2d(*sizes, bias=False, **settings)
+
+    down = convolution(4, 6, 3, padding=1, stride=(2, 1), groups=2), nn.BatchNorm2d(6), nn.SiLU()
+    chain = nn.Sequential(*down, convolution(6, 6, 3, padding=1), nn.BatchNorm2d(6))
+    shortcut = nn.Sequential(convolution(4, 6, 1, stride=(2, 1)), nn.BatchNorm2d(6))
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.LPPool2d(2, 2)),
+        *(Sum(chain, shortcut), nn.SiLU(), convolution(6, 6, 1), nn.GroupNorm(3, 6), nn.SiLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 4)),
+    )
+
+
+NETWORKS: dict[str, tuple[Any, Any, Any]] = {
+    "text": (TEXTS, text_chain, Text),
+    "images": (IMAGES, image_chain, image_module),
+}
+networks = pytest.mark.parametrize("name", NETWORKS)
+
+
+@st.composite
+def networks_of(draw: st.DrawFn, name: str) -> Network:
+    rng = draw(seeds())
+    batch = draw(st.sampled_from([3, 5]), label="batch")
+    x = rng.integers(0, 11, (batch, 4)) if name == "text" else rng.standard_normal((batch, 2, 8, 7))
+    shapes = NETWORKS[name][0]
+    parameters = tuple(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) for shape in shapes)
+    return Network(parameters, x, rng.integers(0, 4, batch))
+
+
+def learned(side: Side, name: str, parameters: Any, x: Any, labels: Any) -> Any:
+    return side.backprop.updates(NETWORKS[name][1](side, parameters), x, labels)
+
+
+@networks
+@given(data=st.data())
+def test_backpropagation_through_all_of_them(name: str, twin: Side, compare: Comparison, data: st.DataObject):
+    case = data.draw(networks_of(name))
+    compare(twin, name, lambda side, *operands: learned(side, name, *operands), *case)
+
+
+@networks
+@given(data=st.data())
+def test_backpropagation_is_autograd(name: str, data: st.DataObject):
+    """The gradient of the mean cross-entropy by every parameter, through networks of PyTorch's modules."""
+    case = data.draw(networks_of(name))
+    module = NETWORKS[name][2]().double()
+    order = getattr(module, "order", list(module.parameters()))
+    for parameter, array in zip(order, case.parameters, strict=True):
+        parameter.data = torch.tensor(array)
+    nn.functional.cross_entropy(module(torch.tensor(case.x)), torch.tensor(case.labels)).backward()
+    found = [g for update in learned(ReferenceSide(), name, *case) for g in update]
+    steep = 1 + max(rms(g) for g in found)
+    for number, (g, parameter) in enumerate(zip(found, order, strict=True)):
+        assert rms(g - parameter.grad.numpy()) <= 1e-11 * steep, f"updates[{number}]"

@@ -182,13 +182,16 @@ def test_a_rotation_by_a_skew_orthogonal_weight_keeps_inner_products(
         assert kept == (off <= 256 * side.eps * z[0].size), "inner products"
 
 
-STEPS = ("Mask", "Flatten", "Unshuffle", "AveragePool", "ScaledAveragePool", "MaxPool", "Maxima")
+STEPS = (
+    "Mask", "Flatten", "Unshuffle", "AveragePool", "ScaledAveragePool", "MaxPool", "Maxima", "LPPool",
+    "AdaptiveAveragePool", "MeanOverPositions",
+)  # fmt: skip
 WHOLE = ("Unshuffle", "ScaledAveragePool")
 """Those that refuse what fills no square."""
 
 
 class StepCase(NamedTuple):
-    """A step's name, its setting or None, and maps h and u."""
+    """A step's name, its settings, and maps h and u, or sequences."""
 
     name: str
     setting: Any
@@ -202,14 +205,23 @@ def step_cases(draw: st.DrawFn) -> StepCase:
     rng = draw(seeds())
     size = draw(st.integers(1, 3), label="size")
     sides = [draw(st.integers(1, 2)) * size + (0 if name in WHOLE else draw(st.integers(0, size - 1))) for _ in "hw"]
-    apart = np.tile(np.linspace(-2, 2, sides[0] * sides[1]), (3, 2, 1))  # no maximum is chance
+    apart = np.tile(np.linspace(-2, 2.1, sides[0] * sides[1]), (3, 2, 1))  # no maximum is chance, and none is 0
     h = rng.permuted(apart, axis=2).reshape(3, 2, *sides)
-    setting = {"Mask": rng.integers(0, 2, h.shape) / 0.5, "Flatten": None}.get(name, size)
+    settings = {
+        "Mask": (rng.integers(0, 2, h.shape) / 0.5,),
+        "Flatten": (),
+        "MeanOverPositions": (),
+        "LPPool": (draw(st.sampled_from([1, 2, 3.5]), label="power"), size),
+        "AdaptiveAveragePool": ((size, 2),),
+    }
+    setting = settings.get(name, (size,))
+    if name == "MeanOverPositions":
+        h = h.reshape(3, 2, -1)
     return StepCase(name, setting, h, rng.standard_normal(h.shape))
 
 
 def step_of(side: Side, name: str, setting: Any) -> Any:
-    return getattr(side.layers, name)(*(() if setting is None else (setting,)))
+    return getattr(side.layers, name)(*setting)
 
 
 @given(case=step_cases())

@@ -5,15 +5,18 @@
     (3)  average:         h[c, i] = 1/n^2 sum_(0 <= p < n) g[c, n i + p]
     (4)  scaled average:  n times (3), for which A A^T = I
     (5)  unshuffling:     h[c n^2 + p, i] = g[c, n i + p], a permutation, hence orthogonal
+    (6)  of power r:      h[c, i] = (sum_(0 <= p < n) |g[c, n i + p]|^r)^(1/r),
+                          dh[c, i]/dg[c, n i + p] = sign(g) (|g| / h)^(r - 1), and 0 where h is 0
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | g | g, x | (batch, c, height, width) | images; i and p are pairs of row and column |
 | h | y; d for an adjoint | (batch, c, height // n, width // n) | what becomes of them, with c n^2 channels in (5) |
 | n | size, factor | | side of the squares |
+| r | power | | 1 or more |
 | v | values | as g | what is taken where g is largest |
 
-(1) to (3) lose the rows and columns at the border that fill no square; (4) and (5) refuse them.
+(1) to (3) and (6) lose the rows and columns at the border that fill no square; (4) and (5) refuse them.
 """
 
 import numpy as np
@@ -24,6 +27,9 @@ __all__ = [
     "at_maxima",
     "average_pool",
     "average_pool_adjoint",
+    "lp_pool",
+    "lp_pool_jvp",
+    "lp_pool_vjp",
     "max_pool",
     "max_pool_vjp",
     "scaled_average_pool",
@@ -87,6 +93,40 @@ def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
     """
     check_shape("d", d, (len(d), *_squares(g, size).shape[1:-1]))
     return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:])
+
+
+def _lp_pool(squares: Array, power: float) -> Array:
+    if not 1 <= power < np.inf:
+        raise ValueError(f"power: {power}, expected 1 or more, a finite number")
+    return np.sum(np.abs(squares) ** power, axis=-1) ** (1 / power)
+
+
+def _lp_slopes(squares: Array, power: float) -> Array:
+    """The derivative by each pixel of a square, equation (6)."""
+    h = _lp_pool(squares, power)[..., None]
+    return np.sign(squares) * (np.abs(squares) / np.where(h == 0, 1, h)) ** (power - 1)
+
+
+def lp_pool(g: Array, power: float, size: int) -> Array:
+    """The norm of each square, (6): (batch, c, height // size, width // size).
+
+    It is torch.nn.LPPool2d's where the power is even or g is not negative. Raises ValueError as `max_pool`, and unless
+    the power is 1 or more.
+    """
+    return _lp_pool(_squares(g, size), power)
+
+
+def lp_pool_jvp(g: Array, u: Array, power: float, size: int) -> Array:
+    """The derivative of (6) along u: shaped as `lp_pool(g)`. Raises ValueError unless u is shaped as g."""
+    check_shape("u", u, g.shape)
+    return np.sum(_lp_slopes(_squares(g, size), power) * _squares(u, size), axis=-1)
+
+
+def lp_pool_vjp(g: Array, d: Array, power: float, size: int) -> Array:
+    """Its adjoint: as g. Raises ValueError unless d is shaped as `lp_pool(g)`."""
+    squares = _squares(g, size)
+    check_shape("d", d, squares.shape[:-1])
+    return _placed(_lp_slopes(squares, power) * d[..., None], size, g.shape[1:])
 
 
 def scaled_average_pool(x: Array, size: int) -> Array:
