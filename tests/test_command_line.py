@@ -62,7 +62,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["compare", "foton", "--hidden", "64,32"], ["--hidden: '64,32'"]),
         (["compare", "foton", "--hidden", "33", "--activation", "maxmin"], ["width 33", "even"]),
         (["compare", "foton", "--hidden", "99999999999999"], ["hidden", "99999999999999", "up to 1000000"]),
-        (["compare", "foton", "--activation", "gelu"], ["activation: 'gelu'"]),
+        (["compare", "foton", "--activation", "hinge"], ["activation: 'hinge'"]),
         (["compare", "foton", "--data", "nowhere"], ["data: 'nowhere' does not exist"]),
         (["compare", "foton", "--data", "."], ["has no train-images-idx3-ubyte"]),
         (["compare", "foton", "--validation", "1437"], ["validation: 1437", "1..1427"]),

@@ -529,7 +529,7 @@ def test_divergence_is_named(method: str, options: dict[str, Any], digits: Datas
     [
         ({"hidden": (31,), "activation": "maxmin"}, "width 31.*even number"),
         ({"hidden": (0,)}, "width 0"),
-        ({"activation": "gelu"}, "activation: 'gelu', did you mean relu\\? expected one of identity, relu"),
+        ({"activation": "rely"}, "activation: 'rely', did you mean relu\\? expected one of identity, relu"),
         ({"batch": 0}, "batch: 0"),
         ({"learning_rate": float("nan")}, "learning rate: nan"),
         ({"dropout": 1.0}, "dropout: 1.0"),
