@@ -304,6 +304,22 @@ def test_labels_of_tokens_are_as_many_samples():
             torch.testing.assert_close(ours.grad, theirs.grad, msg=f"{name}: gradient")
 
 
+@pytest.mark.parametrize("name", ["ftp, input", "pepita", "dfa"])
+def test_images_that_a_model_flattens_are_as_flat_ones(name: str):
+    rules = {**RULES, "ftp, input": partial(Ftp, inject=0)}
+    x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
+    found = []
+    for flatten in (True, False):
+        torch.manual_seed(1)
+        hidden = [OwnLinear(16, 8), nn.GELU(), nn.LayerNorm(8)]
+        model = nn.Sequential(*[nn.Flatten()] * flatten, *hidden, nn.Linear(8, K))
+        given = x if flatten else x.flatten(1)
+        rule = rules[name](model, example=given[:2], generator=seeded(2))
+        rule.assign_credit(given, y)
+        found.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(found[0], found[1], msg="gradients")
+
+
 def test_the_objective_is_differentiated_through_modules():
     """Of Forward-Forward, whose objective is a function of its layers: what diagnostics backpropagate."""
     torch.manual_seed(1)

@@ -524,14 +524,17 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         self.image_size: tuple[int, int] | None = None
 
     def sample_shapes(self, image_size: tuple[int, int] | None) -> list[tuple[int, ...]]:
-        """A sample's shape in x, then in the activities of each unit; from now on images have to be of that size.
+        """A sample's shape as the first unit takes it, then in the activities of each; images have to be of that size.
 
         Raises ValueError for a model with convolutions and no size that fits, and for a size without convolutions.
         """
         if self.example_of is not None:
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, expected None with an example, which has a size")
-            return [tuple(shape) for shape in (self.example_of[0], *self.activity_shapes(*self.example_of))]
+            sample, dtype = self.example_of
+            with torch.no_grad():
+                z = self.begin(torch.zeros(1, *sample, dtype=dtype, device=self.units[0].weights[0].device))
+            return [tuple(shape) for shape in (z.shape[1:], *self.activity_shapes(sample, dtype))]
         if not self._run and not self.wants_images:
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, but the model has no convolutions")
