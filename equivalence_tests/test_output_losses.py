@@ -14,6 +14,7 @@ from torch import nn
 
 from prograde.accelerated.rules import (
     Backprop,
+    DifferenceTargetPropagation,
     DirectFeedbackAlignment,
     DirectRandomTargetProjection,
     FeedbackAlignment,
@@ -33,6 +34,7 @@ from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
+DIRECT = (DirectFeedbackAlignment, DirectRandomTargetProjection)
 RULES: dict[str, type[OutputLoss]] = {
     "backprop": Backprop,
     "foton": Foton,
@@ -368,3 +370,53 @@ def test_losses_of_layers_weigh_samples_and_choose_layers():
     assert LocalClassifiers(
         nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1)), loss="huber", aggregation="last"
     )
+
+
+def tokens() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    return model.double(), torch.randn(4, 5, 6, dtype=torch.float64), torch.randint(-1, 4, (4, 5))
+
+
+@pytest.mark.parametrize("rule", [Ftp, Pepita, FeedbackAlignment, *DIRECT])
+def test_tokens_whose_labels_are_ignored(rule: type[OutputLoss]):
+    """Tokens that do not meet are samples of one token each, and those that are ignored are as if not there."""
+    loss = nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0, 3.0]), ignore_index=-1, label_smoothing=0.1)
+    weights = torch.rand(4, 5, dtype=torch.float64)
+    model, x, y = tokens()
+    of_tokens = rule(model, loss=loss, example=x, generator=torch.Generator().manual_seed(1))
+    known = y >= 0
+    found = of_tokens.assign_credit(x, (y, weights))
+    of_samples = rule(tokens()[0], loss=loss, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, of_samples.assign_credit(x[known], (y[known], weights[known])))
+    for ours, theirs in zip(of_tokens.parameters(), of_samples.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("rule", [Ftp, Pepita, Foton, DifferenceTargetPropagation])
+def test_labels_of_positions_are_refused_where_they_have_no_place(rule: type[OutputLoss]):
+    model, x, y = tokens()
+    said = "give the rule an example" if rule in (Ftp, Pepita) else r"make them samples, x.flatten\(0, 1\)"
+    with pytest.raises(ValueError, match=rf"x: shape \(4, 5, 6\), whose positions have a label each; {said}"):
+        rule(model).assign_credit(x, y.clamp(min=0))
+
+
+OUTPUTS = [
+    (rule, name)
+    for rule in (*RULES.values(), DifferenceTargetPropagation)
+    for name in MODULES
+    if rule is not DirectRandomTargetProjection or name in ("classes", "probabilities", "several labels")
+]
+
+
+@pytest.mark.parametrize(("rule", "name"), OUTPUTS)
+def test_the_output_layer_has_its_exact_gradient(rule: type[OutputLoss], name: str):
+    """Under every rule, with PyTorch's own loss; of PEPITA with the clean activities."""
+    loss, kind = MODULES[name]
+    model, x, labels, numbers = batch()
+    built = rule(model, loss=loss, **({"presynaptic": "clean"} if rule is Pepita else {}))
+    y = labels if kind == "labels" else numbers
+    expected = torch.autograd.grad(loss(model(x), y), [*model[-1].parameters()])
+    built.assign_credit(x, y)
+    for p, gradient in zip(model[-1].parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-13)

@@ -22,6 +22,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
     """
 
     takes_dropout = False
+    takes_positions = "never"
     needs = "dense layers, which it learns to invert"
 
     def __init__(

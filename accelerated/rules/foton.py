@@ -45,6 +45,7 @@ class Foton(OutputErrorRule):
     convolution_kinds = (OrthogonalConv2d,)
     needs = "layers that can be held orthogonal, whose differences are linear"
     projection: Tensor | None
+    takes_positions = "never"
 
     def __init__(
         self,

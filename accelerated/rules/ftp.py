@@ -50,6 +50,7 @@ class Ftp(OutputErrorRule):
     convolution_kinds = (nn.Conv2d,)
     feedback: Tensor
     feedback_right: Tensor
+    takes_positions = "with an example"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Pepita(OutputErrorRule):
     convolution_kinds = (nn.Conv2d,)
 
     projection: Tensor
+    takes_positions = "with an example"
 
     def __init__(
         self,

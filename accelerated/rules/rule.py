@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -504,6 +504,9 @@ class OutputLoss(Rule):
 class OutputErrorRule(OutputLoss, LayeredRule):
     """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K."""
 
+    takes_positions: ClassVar[Literal["never", "with an example", "always"]] = "always"
+    """Whether positions of a sample may have scores, and a label, each."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -586,6 +589,11 @@ class OutputErrorRule(OutputLoss, LayeredRule):
 
     def checked(self, x: Tensor, y: Targets) -> Tensor:
         x = super().checked(x, y)
+        if self.takes_positions != "always" and self.positions(x):
+            with_an_example = self.takes_positions == "with an example"
+            if not (with_an_example and self.labels_positions):
+                instead = "give the rule an example" if with_an_example else "make them samples, x.flatten(0, 1)"
+                raise ValueError(f"x: shape {tuple(x.shape)}, whose positions have a label each; {instead}")
         if self.image_size is not None and x.shape[2:] != torch.Size(self.image_size):
             came, expected = (" x ".join(map(str, size)) for size in (x.shape[2:], self.image_size))
             raise ValueError(f"x: images of {came}, expected {expected}, the image_size")
