@@ -678,6 +678,12 @@ def test_large_finite_numbers_are_no_infinity(twin: TwinSide):
     assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
 
 
+def test_a_recurrent_network_of_one_score_has_no_classes():
+    model = gru()
+    model.output = nn.Linear(model.output.in_features, 1).to(next(model.parameters()))
+    check(lambda: RecurrentFtp(model), "layer 'output': gives 1 class score, expected 2 or more")
+
+
 def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide):
     rule = RecurrentFtp(EXAMPLES["recurrent ftp"].build(twin.device).model)
     rule.model.output = nn.Linear(6, 1).to(twin.device, torch.float64)

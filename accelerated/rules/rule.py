@@ -476,6 +476,9 @@ class OutputLoss(Rule):
     def set_loss(self, loss: LossLike, label_smoothing: float = 0.0) -> None:
         """Raises ValueError for a loss that the rule can't take, or with class weights that do not fit."""
         self.loss = read_loss(loss, label_smoothing)
+        if self.num_classes < self.loss.least_outputs:
+            name = self.units[-1].name
+            raise ValueError(f"layer '{name}': gives {self.num_classes} class score, expected 2 or more")
         self.loss.fit(self.num_classes, next(self.model.parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -522,8 +525,6 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         if not last.is_linear or last.dropout is not None or not self.num_classes:
             raise without_scores(model)
         self.set_loss(loss, label_smoothing)
-        if self.num_classes < self.loss.least_outputs:
-            raise ValueError(f"layer '{last.name}': gives {self.num_classes} class score, expected 2 or more")
         self.image_size: tuple[int, int] | None = None
 
     def sample_shapes(self, image_size: tuple[int, int] | None) -> list[tuple[int, ...]]:

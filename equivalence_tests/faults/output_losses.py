@@ -37,7 +37,7 @@ FAULTS = [
     Fault("an own loss of layers for each sample's", "accelerated.rules.output_loss",
           "return self.value(scores, y).expand(scores.shape[:-1])", "return self.value(scores, y).expand(1) / len(y)",
           "test_losses_of_layers", "Scalars are not close"),
-    Fault("positions taken for samples by FOTON", "accelerated.rules.foton",
-          '    takes_positions = "never"\n', "",
-          "test_labels_of_positions_are_refused_where_they_have_no_place", "mat1 and mat2"),
+    Fault("positions without rows of G of their own", "accelerated.rules.ftp",
+          '    takes_positions = "with an example"\n', "",
+          "test_labels_of_positions_are_refused_where_they_have_no_place", "Regex pattern did not match"),
 ]  # fmt: skip
