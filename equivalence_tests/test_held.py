@@ -357,8 +357,19 @@ def test_moved_to_another_device(twin: TwinSide):
     assert defect(model.state_dict()["0.weight"]) <= TOLERANCE
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each step of a holder, whether it was compiled with what calls it."""
+    found: list[bool] = []
+    step = Orthogonality.step
+    monkeypatch.setattr(
+        Orthogonality, "step", lambda held, *a: (found.append(torch.compiler.is_compiling()), step(held, *a))
+    )
+    return found
+
+
 @pytest.mark.parametrize("told", [True, False])
-def test_a_compiled_forward_pass(told: bool):
+def test_a_compiled_forward_pass(told: bool, traced: list[bool]):
     """In one graph where the optimizer is known; else with a break, since someone has to look."""
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
@@ -368,6 +379,7 @@ def test_a_compiled_forward_pass(told: bool):
         assert not told or defect(model[0].weight) <= TOLERANCE
     compiled(torch.randn(16, 64))
     assert defect(model[0].weight) <= TOLERANCE
+    assert traced == [False] * 5, "looked at past the compiler"
 
 
 def test_a_copy_that_is_compiled_looks():
@@ -383,7 +395,7 @@ def test_a_copy_that_is_compiled_looks():
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # PyTorch's own, of what it imports then
-def test_a_compiled_model_and_a_compiled_step():
+def test_a_compiled_model_and_a_compiled_step(traced: list[bool]):
     model = dense()
     compiled = torch.compile(model, backend="eager")
     optimizer = OPTIMIZERS["momentum"](compiled)
@@ -391,6 +403,7 @@ def test_a_compiled_model_and_a_compiled_step():
     optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
     for _ in train(compiled, optimizer, 5):
         assert defect(model[0].weight) <= TOLERANCE
+    assert traced == [False] * 5, "restored past the compiler"
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), torch.no_grad])
