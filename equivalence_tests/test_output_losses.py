@@ -318,6 +318,27 @@ def test_labels_of_tokens():
         read.check(scores, labels[:, 0], 3, (5,))
 
 
+class Focal(nn.Module):
+    """A loss of one's own, with a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("powers", torch.tensor([2.0, 2.0]))
+
+    def forward(self, scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        p = scores.softmax(dim=1).gather(1, y[:, None])
+        return (-((1 - p) ** self.powers[0]) * p.log()).mean()
+
+
+def test_a_module_of_ones_own_keeps_its_buffers():
+    torch.manual_seed(0)
+    rule, x, y = Backprop(dense(), loss=Focal()), torch.randn(6, 16), torch.arange(6) % 4
+    expected = Focal()(rule.model(x), y)
+    torch.testing.assert_close(rule.assign_credit(x, y), expected.detach())
+    assert rule.loss.function.powers.tolist() == [2.0, 2.0]
+    assert rule.double().loss.function.powers.dtype == torch.float64
+
+
 def test_class_weights_move_with_the_rule():
     rule = Backprop(dense().double(), loss=nn.CrossEntropyLoss(torch.ones(4)))
     assert rule.loss.class_weight.dtype == torch.float64

@@ -104,15 +104,15 @@ class Loss(nn.Module):
         """The targets alone, as the scores, weighted as in the loss; 0 where a label is ignored."""
         raise NotImplementedError
 
-    def fit(self, num_classes: int, like: Tensor) -> None:
+    def for_scores(self, num_classes: int, like: Tensor) -> None:
         """Takes its class weights to the place of `like`. Raises ValueError unless there is one for each score."""
-        for name, weight in self.named_buffers():
+        for name, weight in self.named_buffers(recurse=False):
             if weight.numel() != 1 and weight.shape != (num_classes,):
                 shape = tuple(weight.shape)
                 raise ValueError(f"loss: its {name} has shape {shape}, expected ({num_classes},), one for each score")
             if not (weight >= 0).all() or not torch.isfinite(weight).all():
                 raise ValueError(f"loss: its {name} has negative or infinite numbers, expected 0 or more")
-            setattr(self, name, weight.to(like).expand(num_classes).clone())
+            setattr(self, name, weight.detach().to(like).expand(num_classes).clone())
 
     def check(self, x: Tensor, y: Targets, num_classes: int, positions: Sequence[int] = ()) -> None:
         """Raises ValueError unless y fits x: a label, or targets of K scores, for each sample, or position of it."""

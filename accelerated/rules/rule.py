@@ -479,7 +479,7 @@ class OutputLoss(Rule):
         if self.num_classes < self.loss.least_outputs:
             name = self.units[-1].name
             raise ValueError(f"layer '{name}': gives {self.num_classes} class score, expected 2 or more")
-        self.loss.fit(self.num_classes, next(self.model.parameters()))
+        self.loss.for_scores(self.num_classes, next(self.model.parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))

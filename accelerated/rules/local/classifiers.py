@@ -89,7 +89,7 @@ class LocalClassifiers(ModuleRule):
         self._check_apart()
         self.loss: ScoreLoss = found
         if isinstance(found, Loss):
-            found.fit(self.num_classes, self.units[0].weights[0])
+            found.for_scores(self.num_classes, self.units[0].weights[0])
             if self.scores_are and not found.labels:
                 raise ValueError(f"loss: {loss!r}, but {type(self).__name__} scores {self.scores_are}, {OF_LABELS}")
             if not found.labels and aggregation in ("range", "readout"):
