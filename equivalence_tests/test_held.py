@@ -484,6 +484,11 @@ def test_a_weight_that_is_no_longer_finite_is_named():
     model[0].weight.grad = torch.full((20, 64), float("nan"))
     assert raised(optimizer.step) == "weight of layer '0.weight': not finite at step 1; lower the learning rate"
     assert raised(lambda: model(torch.randn(1, 64))).startswith("weight of layer '0.weight': not finite"), "used"
+    kernel = nn.Conv2d(4, 8, 3)
+    orthogonal(kernel, "weight")
+    with torch.no_grad():
+        kernel.weight.fill_(float("nan"))
+    assert raised(lambda: kernel(torch.randn(1, 4, 4, 4))).startswith("weight of layer 'weight': not finite"), "named"
 
 
 def test_the_way_of_accelerators(twin: TwinSide):
