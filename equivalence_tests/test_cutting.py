@@ -271,7 +271,7 @@ def test_a_sequential_begins_a_unit_at_each_layer():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), inner, nn.PReLU(), nn.Linear(4, 2))
     found = read(model)
     assert [(part.name, part.begins) for part in found] == [
-        ("0", False), ("1", True), ("2.0", False), ("2.1", False), ("3", True), ("4", True),
+        ("0", False), ("1", True), ("2.0", False), ("2.1", False), ("3", False), ("4", True),
     ]  # fmt: skip
     named = read(model, ["1", "4"], torch.randn(5, 3))
     assert [part.begins for part in named] == [False, True, False, False, False, True], "as named"

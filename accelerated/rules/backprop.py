@@ -5,24 +5,24 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..modules import OrthogonalConv2d
+from .cutting import Units
 from .local.module_rule import ModuleRule
-from .local.units import LOCAL
 from .orthogonality import Orthogonality, hidden_weights
 from .output_loss import LossLike, Targets, read_loss
 from .rule import OutputLoss, UnitUpdate, gradients_by
 
 
 class Backprop(OutputLoss, ModuleRule):
-    """Backpropagation by PyTorch's autograd, on any model that another rule of this package trains but recurrent ones.
+    """Backpropagation by PyTorch's autograd, on any model.
 
-    The model ends with a Linear to the scores; `loss` and y are those of `OutputLoss`. `orthogonal=True` holds the
-    weights of the hidden layers orthogonal as `Foton` does. This control separates the cost of the constraint from that
-    of the rule. `stream` frees no memory: updates come after the whole backward pass. Dropout draws from PyTorch's
-    global generator, as nn.Dropout does, and ignores `generator`.
+    The model gives scores, (batch, K): its last Linear tells K, or an `example`, a batch as it takes it. `loss` and y
+    are those of `OutputLoss`. The layers of an `nn.Sequential` are its units, or the `units` of any model, as
+    `LocalClassifiers` takes them; without them a model of another kind is one unit. `orthogonal=True` holds the weights
+    of the hidden layers orthogonal as `Foton` does. This control separates the cost of the constraint from that of the
+    rule. `stream` frees no memory: updates come after the whole backward pass. Dropout draws from PyTorch's global
+    generator, as nn.Dropout does, and ignores `generator`.
     """
 
-    kinds = (*LOCAL, OrthogonalConv2d)
     whole = True
     differentiates = True
 
@@ -30,17 +30,23 @@ class Backprop(OutputLoss, ModuleRule):
         self,
         model: nn.Module,
         *,
+        units: Units | None = None,
+        example: Tensor | None = None,
         orthogonal: bool = False,
         loss: LossLike = "cross_entropy",
         label_smoothing: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, least_classes=read_loss(loss, label_smoothing).least_outputs, generator=generator)
+        least = read_loss(loss, label_smoothing).least_outputs
+        super().__init__(model, units=units, example=example, least_classes=least, generator=generator)
         self.set_loss(loss, label_smoothing)
         self.orthogonality: Orthogonality | None = None
         if orthogonal:
-            if any(isinstance(unit.module, nn.Conv2d) for unit in self.units):
-                raise ValueError("orthogonal: True, with Conv2d, whose kernels are not held orthogonal")
+            for unit in self.units:
+                kind = type(unit.module).__name__
+                if not unit.held:
+                    what = "kernels" if isinstance(unit.module, nn.Conv2d) else "weights"
+                    raise ValueError(f"orthogonal: True, with {kind}, whose {what} are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
             self.orthogonality.initialise()
         self.check_hooks()

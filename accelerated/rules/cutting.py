@@ -65,9 +65,9 @@ def parts(model: nn.Module, units: Units | None = None, example: Tensor | None =
     """The parts of the model. Run one after another they are the model, which is checked on the `example`, if given.
 
     Without `units`, of an `nn.Sequential` (nested ones included): a unit begins at each leaf with parameters that is no
-    normalisation. With modules: each is a unit, with all in it if it is an `nn.Sequential`, which may be made for this,
-    nn.Sequential(model.conv, nn.ReLU()); it begins at the first leaf with parameters. With names: what the model
-    computes between two of them follows the first, parameters included.
+    normalisation and no activation. With modules: each is a unit, with all in it if it is an `nn.Sequential`, which may
+    be made for this, nn.Sequential(model.conv, nn.ReLU()); it begins at the first leaf with parameters. With names:
+    what the model computes between two of them follows the first, parameters included.
 
     Raises ValueError, with names, for what cannot be read so.
     """
@@ -77,7 +77,7 @@ def parts(model: nn.Module, units: Units | None = None, example: Tensor | None =
                 f"model: {type(model).__name__}; of a model that is no nn.Sequential {rule or 'a rule'} needs to know "
                 "the units: units=[model.a, model.b, ...] in the order in which they run, or their names"
             )
-        found = [Part(name, leaf, _begins(leaf)) for name, leaf in leaves(model)]
+        found = line(model)
     else:
         given = _checked(model, units, rule)
         found = _between(model, given) if isinstance(units[0], str) else list(_listed(model, given))
@@ -85,6 +85,12 @@ def parts(model: nn.Module, units: Units | None = None, example: Tensor | None =
     if example is not None:
         check_same(model, found, example)
     return found
+
+
+def line(module: nn.Module, name: str = "") -> list[Part]:
+    """The parts of an `nn.Sequential`, or a module by itself, with that path in the model."""
+    found = leaves(module, f"{name}.".lstrip(".")) if is_plain(module, nn.Sequential) else [(name, module)]
+    return [Part(path, leaf, _begins(leaf)) for path, leaf in found]
 
 
 def leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -106,14 +112,13 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _begins(module: nn.Module) -> bool:
-    return not isinstance(module, NORMALISATIONS) and any(True for _ in module.parameters())
+    return not isinstance(module, (*NORMALISATIONS, nn.PReLU)) and any(True for _ in module.parameters())
 
 
 def _unit(name: str, module: nn.Module) -> Iterator[Part]:
     """The leaves of a unit, which begins at the first with parameters."""
-    found = list(leaves(module, f"{name}.")) if is_plain(module, nn.Sequential) else [(name, module)]
     begun = False
-    for path, leaf in found:
+    for path, leaf, _ in line(module, name):
         begins = not begun and any(True for _ in leaf.parameters())
         begun = begun or begins
         yield Part(path, leaf, begins)
@@ -434,7 +439,7 @@ def check_same(model: nn.Module, found: Sequence[Part], example: Tensor) -> None
     for mode, training in (("evaluation", False), ("training", True)):
         with untouched(whole, example), torch.no_grad():
             model.train(training)
-            expected = _model_output(model, example)
+            expected = model_output(model, example)
         with untouched(whole, example), torch.no_grad():
             model.train(training)
             given = _run(found, example)
@@ -451,7 +456,8 @@ def check_same(model: nn.Module, found: Sequence[Part], example: Tensor) -> None
         )
 
 
-def _model_output(model: nn.Module, example: Tensor) -> Tensor:
+def model_output(model: nn.Module, example: Tensor) -> Tensor:
+    """What it gives. Raises ValueError unless that is a tensor."""
     try:
         given = model(example.clone())
     except Exception as error:  # whatever a forward pass raises

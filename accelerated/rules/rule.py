@@ -51,12 +51,12 @@ def trained_pairs(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, 
 
 
 def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | None = None) -> dict[Tensor, Tensor]:
-    """By autograd, the gradient of <credit, output> by each parameter; 0 by a frozen one."""
+    """By autograd, the gradient of <credit, output> by each parameter; 0 by one that is frozen or unused."""
     parameters = list(parameters)
     learned = [p for p in parameters if p.requires_grad]
-    found = torch.autograd.grad(output, learned, credit) if learned else ()
-    gradients: dict[Tensor, Tensor] = dict(zip(learned, found, strict=True))
-    return {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in parameters}
+    found = torch.autograd.grad(output, learned, credit, allow_unused=True) if learned else ()
+    gradients = dict(zip(learned, found, strict=True))
+    return {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in parameters}
 
 
 @contextmanager
@@ -301,7 +301,11 @@ class Rule(CreditAssignment):
 
     def check_y(self, x: Tensor, y: Any) -> None:
         """Raises ValueError unless y fits x, which is checked."""
-        check_labels(x, y, self.num_classes)
+        check_labels(x, y, self.num_classes, self.positions(x))
+
+    def positions(self, x: Tensor) -> tuple[int, ...]:
+        """What labels are of, within a sample of x: () for one of each sample."""
+        return ()
 
 
 class LayeredRule(Rule):
@@ -484,10 +488,6 @@ class OutputLoss(Rule):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.model(self.checked_input(x))
         return scores
-
-    def positions(self, x: Tensor) -> tuple[int, ...]:
-        """What labels are of, within a sample of x: () for one of each sample."""
-        return ()
 
     def check_y(self, x: Tensor, y: Targets) -> None:
         self.loss.check(x, y, self.num_classes, self.positions(x))

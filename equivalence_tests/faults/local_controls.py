@@ -3,8 +3,8 @@
 from . import Fault
 
 FAULTS = [
-    Fault("deep supervision cut", "accelerated.rules.local.classifiers",
-          "x = self._passed_on(index, h, saved)\n\n", "x = self._passed_on(index, h.detach(), saved)\n\n",
+    Fault("deep supervision cut", "accelerated.rules.local.units",
+          "x = self.passed_on(index, h, saved)\n", "x = self.passed_on(index, h.detach(), saved)\n",
           "test_deep_supervision_is_the_gradient_of_the_sum", "detached"),
     Fault("normalisation that backpropagation does not train", "accelerated.rules.backprop",
           "_replace(loss=loss.detach(), own=others)", "_replace(loss=loss.detach())",

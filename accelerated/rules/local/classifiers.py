@@ -1,18 +1,29 @@
 """Local classifiers as rules: every layer has class scores and a loss of its own."""
 
 from collections.abc import Iterable, Iterator, Mapping
+<<<<<<< HEAD
 from typing import ClassVar
+=======
+from typing import Any
+>>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
 
 import torch
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from ...local_classifiers import concatenated, wired
 from ...score_losses import ScoreLoss
 from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
+=======
+from ...local_classifiers import concatenated
+from ...score_losses import ScoreLoss, cross_entropy
+from ..cutting import Units
+from ..output_loss import check_labels
+>>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
 from ..rule import UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation
 from .module_rule import ModuleRule
-from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
+from .score_heads import IGNORED, Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 from .units import LocalUnit, ScoreAfter
 
 OF_LABELS = "expected a loss of labels"
@@ -25,16 +36,25 @@ LINEAR_MAPS = gridded(LinearHead, 4)
 class LocalClassifiers(ModuleRule):
     """Every layer is a classifier: an auxiliary loss on its own class scores trains it, and its output is detached.
 
-    The model is an `nn.Sequential` of Conv2d and Linear, each with an activation, Dropout, normalisation and pooling of
-    PyTorch's own after it, or a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. The loss trains
-    the layer and the modules up to its activation. Normalisation and pooling after it have no gradient; their
-    parameters stay as they are. With `score_after="normalisation"` they belong to the layer and are trained. A last
-    Linear without an activation gives K and is left out; a model that ends otherwise needs `num_classes`.
+    The model is an `nn.Sequential` of layers, each with an activation, Dropout, normalisation and pooling after it, or
+    a `ShortcutNetwork`; `prograde.accelerated.modules` has those of papers. Of any other model `units` are its layers:
+    modules in the order in which they run, or their names; `example` is a batch as the model takes it, which tells how
+    wide they are where they are no Linear or Conv2d. The loss trains the layer and the modules up to its activation.
+    Normalisation and pooling after it have no gradient; their parameters stay as they are. With
+    `score_after="normalisation"` they belong to the layer and are trained. A last Linear without an activation gives K
+    and is left out; a model that ends otherwise needs `num_classes`, or an example.
 
     `score` makes a module for every unit, from its activities, (batch, units) or (batch, channels, height, width), to
+<<<<<<< HEAD
     (batch, K). A linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in
     units]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`, or one of those that
     `OutputLoss` names: then y are its own. `num_classes` is the number of scores, whatever they are of.
+=======
+    (batch, K). Of tokens, (batch, tokens, units), as an example shows them, it gets the mean; or each token as a sample
+    where the model gives scores of every token, (batch, tokens, K), and y is (batch, tokens), -100 where none counts. A
+    linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in units]`. `loss`
+    is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
+>>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
 
     One pass gives the scores of all layers. `aggregation` makes one score of them:
 
@@ -57,6 +77,8 @@ class LocalClassifiers(ModuleRule):
         self,
         model: nn.Module,
         *,
+        units: Units | None = None,
+        example: Tensor | None = None,
         score: Heads = LINEAR_MAPS,
         loss: LossLike | ScoreLoss | None = None,
         aggregation: Aggregation = "sum",
@@ -68,10 +90,15 @@ class LocalClassifiers(ModuleRule):
         detach: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
+<<<<<<< HEAD
         found = _read(loss)
         least = found.least_outputs if isinstance(found, Loss) else 2
         super().__init__(
             model, score_after=score_after, num_classes=num_classes, least_classes=least, generator=generator
+=======
+        super().__init__(
+            model, units=units, example=example, score_after=score_after, num_classes=num_classes, generator=generator
+>>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
         )
         expected = "expected a function of units and classes to a list of modules, one for each unit"
         if not callable(score) or isinstance(score, nn.Module | type):
@@ -99,7 +126,7 @@ class LocalClassifiers(ModuleRule):
         self.detach = detach
         self.aggregation = LayerAggregation(
             aggregation,
-            [unit.width for unit in self.units],
+            [unit.width if aggregation == "readout" else 0 for unit in self.units],
             self.num_classes,
             first_layer=first_layer,
             dropout=readout_dropout,
@@ -111,7 +138,7 @@ class LocalClassifiers(ModuleRule):
     def calls(self, module: nn.Module) -> bool:
         *before, last = self.units
         called = [m for unit in before for m in (unit.module, *unit.inside, *unit.outside)]
-        return any(module is m for m in (*self.local.stem, *called, last.module, *last.inside))
+        return any(module in set(m.modules()) for m in (*self.local.stem, *called, last.module, *last.inside))
 
     @property
     def differentiates(self) -> bool:  # type: ignore[override]
@@ -121,6 +148,9 @@ class LocalClassifiers(ModuleRule):
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
         return super().checked_input(x)
+
+    def check_y(self, x: Tensor, y: Any) -> None:
+        check_labels(x, y, self.num_classes, self.positions(x), IGNORED if self.per_token else None)
 
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which only one would count."""
@@ -141,6 +171,7 @@ class LocalClassifiers(ModuleRule):
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
 
+<<<<<<< HEAD
     def check_y(self, x: Tensor, y: Targets) -> None:
         labels = parted(y)[0]
         as_scores = isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] > (1,)
@@ -168,23 +199,32 @@ class LocalClassifiers(ModuleRule):
     def _passed_on(self, index: int, h: Tensor, saved: dict[int, Tensor]) -> Tensor:
         """What the next unit gets; of the last one nothing is asked."""
         if index + 1 == len(self.units):
+=======
+    def _seen(self, h: Tensor) -> Tensor:
+        """What a score is made from: of tokens, (batch, tokens, units), their mean, or each where each has a label."""
+        if h.dim() != 3 or self.sample_shape is None:
+>>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
             return h
-        return wired(self.units[index].pass_on(h), index, self.local.shortcuts, saved)
+        return h.flatten(0, 1) if self.per_token else h.mean(dim=1)
 
     def _scored(self, activities: Iterable[Tensor]) -> Tensor:
-        scores = [head(h) for head, h in zip(self.heads, activities, strict=True)]
+        scores = [head(self._seen(h)) for head, h in zip(self.heads, activities, strict=True)]
         for unit, found in zip(self.units, scores, strict=True):
             check_scores(found, unit.name, self.num_classes)
         return torch.stack(scores)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores, (batch, K). They have PyTorch's graph: its `backward` would be plain backpropagation."""
-        return self._aggregated(self._passes(self.checked_input(x)))
+        """Class scores, (batch, K), or (batch, tokens, K) where the model gives those.
+
+        They have PyTorch's graph: its `backward` would be plain backpropagation.
+        """
+        scores = self._aggregated(self.local.passes(self.checked_input(x)))
+        return scores.unflatten(0, (len(x), -1)) if self.per_token else scores
 
     def _aggregated(self, activities: Iterable[Tensor], scores: Tensor | None = None) -> Tensor:
         """One score, (batch, K); from the layers' `scores` where they are known and asked for."""
         if self.aggregation.readout is not None:
-            aggregated: Tensor = self.aggregation.readout(self.aggregation.features(activities))
+            aggregated: Tensor = self.aggregation.readout(self.aggregation.features(map(self._seen, activities)))
         else:
             aggregated = self.aggregation(self._scored(activities) if scores is None else scores)
         return aggregated
@@ -192,17 +232,17 @@ class LocalClassifiers(ModuleRule):
     @torch.no_grad()
     def layer_scores(self, x: Tensor) -> Tensor:
         """The class scores of every layer, of one pass: (layers, batch, K)."""
-        return self._scored(self._passes(self.checked_input(x)))
+        return self._scored(self.local.passes(self.checked_input(x)))
 
     @torch.no_grad()
     def layer_features(self, x: Tensor) -> list[Tensor]:
         """What every layer's score is made from: (batch, channels, height, width) or (batch, units) each."""
-        return list(self._passes(self.checked_input(x)))
+        return list(self.local.passes(self.checked_input(x)))
 
     @torch.no_grad()
     def layer_outputs(self, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Of one pass: `layer_features`, `layer_scores` and what the rule itself gives, (batch, K)."""
-        activities = list(self._passes(self.checked_input(x)))
+        activities = list(self.local.passes(self.checked_input(x)))
         scores = self._scored(activities)
         return activities, scores, self._aggregated(activities, scores)
 
@@ -218,34 +258,35 @@ class LocalClassifiers(ModuleRule):
         for index in range(len(self.units)):
             h, update = self._local_update(index, x, y)
             if self.aggregation.readout is not None:
-                seen.append(concatenated([h]))
-            x = self._passed_on(index, h, saved)
+                seen.append(concatenated([self._seen(h)]))
+            x = self.local.passed_on(index, h, saved)
             del h
             yield update
-        yield from self.aggregation.readout_updates(seen, y)
+        yield from self.aggregation.readout_updates(seen, y.flatten())
 
     def _local_update(self, index: int, x: Tensor, y: Targets) -> tuple[Tensor, UnitUpdate]:
         """A unit's activities, and its update. A graph, where one is needed, is of this unit, and is freed here."""
         unit = self.units[index]
         closed = not unit.takes_graph and (unit.has_maps or x.dim() == 2)
         if closed:
-            h = unit.rectified(x)
+            h = seen = unit.rectified(x)
         else:
             with torch.enable_grad():
                 h = unit.activities(x)
-        found = head_credit(self.heads[index], h.detach(), y, self.loss, unit.name, self.num_classes)
-        self.aggregation.note(index, found.loss, len(x))
+                seen = self._seen(h)
+        found = head_credit(self.heads[index], seen.detach(), y, self.loss, unit.name, self.num_classes)
+        self.aggregation.note(index, found.loss, len(seen))
         if closed:
             gradients = dict(zip(unit.trained, unit.rectified_gradients(x, h, found.activities), strict=True))
         else:
-            gradients = gradients_by(h, unit.trained, found.activities)
+            gradients = gradients_by(seen, unit.trained, found.activities)
         return h.detach(), _unit_update(unit, gradients, found.own, found.cost)
 
     def _losses(self, x: Tensor, y: Targets) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Every layer's activities, and its mean loss without and with its score's penalty, in one graph."""
-        activities = list(self._passes(x))
+        activities = list(self.local.passes(x))
         layers = zip(self.units, self.heads, activities, strict=True)
-        losses = [head_loss(head, h, y, self.loss, unit.name, self.num_classes) for unit, head, h in layers]
+        losses = [head_loss(head, self._seen(h), y, self.loss, unit.name, self.num_classes) for unit, head, h in layers]
         return activities, losses
 
     def _backpropagated(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
@@ -264,7 +305,8 @@ class LocalClassifiers(ModuleRule):
             own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
             of_unit = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in unit.trained}
             yield _unit_update(unit, of_unit, own, cost)
-        yield from self.aggregation.readout_updates([concatenated([h.detach()]) for h in activities], y)
+        seen = [concatenated([self._seen(h.detach())]) for h in activities]
+        yield from self.aggregation.readout_updates(seen, y.flatten())
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -282,7 +324,7 @@ class LocalClassifiers(ModuleRule):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"batches: a {type(pair).__name__}, expected pairs (x, y), as in calibrate([(x, y)])")
         x, y = pair
-        return self.checked(x, y), y
+        return self.checked(x, y), y.flatten()
 
     def objective(self, x: Tensor, y: Targets) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""

@@ -47,12 +47,17 @@ class BackpropEnsemble(Rule):
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], *, label_smoothing: float = 0.0, generator: torch.Generator | None = None
+        self,
+        models: Sequence[nn.Module],
+        *,
+        example: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         nn.Module.__init__(self)
         if not models:
             raise ValueError("models: none, expected one or more")
-        made = [Backprop(m, label_smoothing=label_smoothing, generator=generator) for m in models]
+        made = [Backprop(m, example=example, label_smoothing=label_smoothing, generator=generator) for m in models]
         if len({member.num_classes for member in made}) > 1:
             raise ValueError(f"models: {[member.num_classes for member in made]} classes, expected as many of each")
         parameters = [p for member in made for p in member.model.parameters()]

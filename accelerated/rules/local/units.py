@@ -1,5 +1,6 @@
 """How a local rule reads a model: every Conv2d or Linear with what follows it, cut where its score is taken."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -10,20 +11,16 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from ...local_classifiers import Shortcut, wired
-from ...modules import ScaledAvgPool2d, ShortcutNetwork
-from ...modules.activations import MODULES
+from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
-from ..cutting import NORMALISATIONS, is_plain, leaves
-from ..units import Trainable, Unit, channels_last, check_forward, check_parameters, refusal
+from ..cutting import NORMALISATIONS, Part, is_plain, line
+from ..units import ELEMENTWISE, PARAMETERS, Trainable, Unit, channels_last, check_parameters, refusal
 from ..watch import has_forward_hooks
 
 ScoreAfter: TypeAlias = Literal["activation", "normalisation"]
 """What a layer's score comes after: its activation (and Dropout right behind it), or its last normalisation."""
 
-ACTIVATIONS = (
-    *MODULES.values(), nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid,
-    nn.Hardtanh, nn.Hardswish,
-)  # fmt: skip
+ACTIVATIONS = (*ELEMENTWISE, nn.PReLU)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 SHAPES = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
@@ -31,30 +28,66 @@ SHAPES = (
 )  # fmt: skip
 KEEP_MEMORY = (nn.Identity, nn.Flatten, nn.Unflatten, *DROPOUTS)
 """What may give the very memory that it gets, Dropout in evaluation for one."""
+KNOWN = (*ACTIVATIONS, *DROPOUTS, *NORMALISATIONS, *SHAPES)
+"""What may follow a layer without changing how wide it is, but for changes of shape behind its score."""
 TRAINABLE = "Conv2d and Linear, each followed by an activation, Dropout, normalisation and pooling"
-
-
-LOCAL: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
-"""Layers that have a local loss."""
 
 
 @dataclass(frozen=True, eq=False)
 class LocalUnit(Unit):
     """A unit with the modules up to its score, and those that what it passes on goes through.
 
-    Its loss trains the layer and the modules inside. Parameters of the modules outside stay as they are. `rectifier` is
-    the module inside where that is a ReLU or LeakyReLU alone: the derivative follows from the value, and a step needs
-    no graph.
+    Its loss trains `module`, of any kind, and the modules inside. Parameters of the modules outside stay as they are.
+    `rectifier` is the module inside where that is a ReLU or LeakyReLU alone: the derivative follows from the value, and
+    a step needs no graph. `shape` is that of a sample's activities, where an example has told it.
     """
 
+    module: nn.Module  # type: ignore[assignment]
     inside: tuple[nn.Module, ...] = ()
     outside: tuple[nn.Module, ...] = ()
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
+    shape: torch.Size | None = None
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the module has the weights and the bias of its kind, and no other parameters."""
+        named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
+        return isinstance(self.module, Trainable) and named <= set(PARAMETERS)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias; of a module of another kind, all of its parameters."""
+        return super().weights if self.is_layer else list(self.module.parameters())
+
+    @property
+    def bias(self) -> Tensor | None:
+        return super().bias if self.is_layer else None
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether its activities are (batch, channels, height, width), without an example as its first layer tells."""
+        if self.shape is not None:
+            return len(self.shape) == 3
+        first = next((m for m in self.module.modules() if any(True for _ in m.parameters(recurse=False))), self.module)
+        return isinstance(first, nn.Conv2d | OrthogonalConv2d)
+
+    @property
+    def width(self) -> int:
+        """Channels or units that it gives. Raises ValueError where only an example could tell them."""
+        if self.shape is not None:
+            return self.shape[0] if self.has_maps else self.shape[-1]
+        if not self.is_layer or not all(isinstance(module, KNOWN) for module in self.inside):
+            raise ValueError(
+                f"example: None, expected a batch as the model takes it, (batch, ...), which tells how wide unit "
+                f"'{self.name}' is, a {type(self.module).__name__}"
+            )
+        return super().width
 
     @property
     def inner(self) -> list[nn.Parameter]:
-        """The parameters of the modules inside, but for frozen ones."""
-        return [p for module in self.inside for p in module.parameters() if p.requires_grad]
+        """The parameters of the modules inside, but for frozen ones and those of the module itself."""
+        found = dict.fromkeys(p for module in self.inside for p in module.parameters() if p.requires_grad)
+        return [p for p in found if p not in set(self.module.parameters())]
 
     @property
     def takes_graph(self) -> bool:
@@ -68,6 +101,8 @@ class LocalUnit(Unit):
 
     def activities(self, x: Tensor) -> Tensor:
         """What the score is made from."""
+        if not self.is_layer and any(getattr(part, "inplace", False) for part in self.module.modules()):
+            x = x.clone()  # which may be written over: the activities of the unit before
         x = self.module(x)
         for module in self.inside:
             x = module(x)
@@ -86,6 +121,7 @@ class LocalUnit(Unit):
         That gradient is written over, unless one number of it stands for many activities.
         """
         delta, layer = gradient if gradient.stride() == h.stride() else torch.empty_like(h), self.module
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
         if isinstance(self.rectifier, nn.LeakyReLU):
             slope = self.rectifier.negative_slope
             torch.ops.aten.leaky_relu_backward.grad_input(gradient, h, slope, False, grad_input=delta)
@@ -133,78 +169,113 @@ class LocalNetwork(NamedTuple):
             x = module(x)
         return x
 
+    def passes(self, x: Tensor) -> Iterator[Tensor]:
+        """Every unit's activities."""
+        saved: dict[int, Tensor] = {}
+        x = self.begin(x)
+        for index, unit in enumerate(self.units):
+            h = unit.activities(x)
+            yield h
+            x = self.passed_on(index, h, saved)
 
-Found: TypeAlias = list[tuple[str, nn.Module]]
+    def passed_on(self, index: int, h: Tensor, saved: dict[int, Tensor]) -> Tensor:
+        """What the next unit gets; of the last one nothing is asked."""
+        if index + 1 == len(self.units):
+            return h
+        return wired(self.units[index].pass_on(h), index, self.shortcuts, saved)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its modules are PyTorch's and this package's, as far as they are known to run without numbers."""
+        modules = (*self.stem, *(m for unit in self.units for m in (*unit.inside, *unit.outside)), *self.head)
+        return all(isinstance(m, KNOWN) for m in modules) and all(_is_own(unit.module) for unit in self.units)
+
+
+def _is_own(module: nn.Module) -> bool:
+    return any(is_plain(module, kind) for kind in (nn.Linear, nn.Conv2d, OrthogonalConv2d))
 
 
 def read(
     model: nn.Module,
     rule: str,
     score_after: ScoreAfter = "activation",
-    kinds: tuple[type[nn.Module], ...] = LOCAL,
     whole: bool = False,
+    units: Sequence[Part] | None = None,
 ) -> LocalNetwork:
-    """The units of an `nn.Sequential` (nested ones included) or of a `ShortcutNetwork`, first layer first.
+    """The units of an `nn.Sequential` (nested ones included), of a `ShortcutNetwork`, or of the parts of any model.
 
-    They begin at layers of these `kinds`. `whole` counts a last Linear, which has no local loss, among them.
-    Raises ValueError, with the layer's name and what to use instead, for a model that is no such network.
+    First layer first. `whole` is for a rule that differentiates the whole model: a last Linear, which has no local
+    loss, is among the units, and a model of another kind is one unit. Raises ValueError, with the layer's name and what
+    to use instead, for a model that is no such network.
     """
     shortcuts: tuple[Shortcut, ...] = ()
     before_last: tuple[nn.Module, ...] = ()
-    if isinstance(model, ShortcutNetwork):
-        head, shortcuts = _leaves(model.head, "head"), model.shortcuts
+    if whole and units is None and not _is_chain(model):
+        linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        check_parameters("model", model, [], rule, closed=False)
+        return LocalNetwork((), [LocalUnit("model", model)], (), linears[-1].out_features if linears else None)
+    if units is None and isinstance(model, ShortcutNetwork):
+        head, shortcuts = line(model.head, "head"), model.shortcuts
         last = _last_linear(head)
-        stem, units = _cut(_leaves(model.stem, "stem"), rule, score_after, [], kinds)
+        stem, found = _cut(line(model.stem, "stem"), rule, score_after, [])
         for index, block in enumerate(model.blocks):
-            before, found = _cut(_leaves(block, f"blocks.{index}"), rule, score_after, units, kinds)
-            if before or len(found) != 1:
-                raise ValueError(f"block 'blocks.{index}': {len(found)} layers, expected one, and first in it")
-            units = [*units, *found]
-        if len(units) > len(model.blocks):
-            raise ValueError(f"layer '{units[0].name}': in the stem; {rule} trains the layers of blocks")
+            before, more = _cut(line(block, f"blocks.{index}"), rule, score_after, found)
+            if before or len(more) != 1:
+                raise ValueError(f"block 'blocks.{index}': {len(more)} layers, expected one, and first in it")
+            found = [*found, *more]
+        if len(found) > len(model.blocks):
+            raise ValueError(f"layer '{found[0].name}': in the stem; {rule} trains the layers of blocks")
         if whole:
-            before_last, found = _cut(head, rule, score_after, units, kinds)
-            units = [*units, *found]
-    elif is_plain(model, nn.Sequential):
-        last = _last_linear(list(leaves(model)))
-        stem, units = _cut(list(leaves(model)), rule, score_after, [], kinds)
-        units = units if last is None or whole else units[:-1]
+            before_last, more = _cut(head, rule, score_after, found)
+            found = [*found, *more]
+    elif units is not None or is_plain(model, nn.Sequential):
+        given = line(model) if units is None else list(units)
+        last = _last_linear(given)
+        given = [part._replace(begins=True) if part.module is last else part for part in given]
+        stem, found = _cut(given, rule, score_after, [])
+        found = found if last is None or whole else found[:-1]
     else:
         raise refusal("", model, rule, TRAINABLE)
-    if not units:
+    for unit in found:
+        if isinstance(unit.module, OrthogonalConv2d) and not whole:  # whose parts nothing would hold orthogonal
+            raise refusal(unit.name, unit.module, rule, TRAINABLE)
+    if not found:
         raise ValueError(f"model: no hidden layer; {rule} trains an nn.Sequential of {TRAINABLE}")
-    return LocalNetwork(stem, units, shortcuts, None if last is None else last.out_features, before_last)
+    return LocalNetwork(stem, found, shortcuts, None if last is None else last.out_features, before_last)
 
 
-def _leaves(module: nn.Module, name: str) -> Found:
-    return list(leaves(module, f"{name}.")) if is_plain(module, nn.Sequential) else [(name, module)]
+def _is_chain(model: nn.Module) -> bool:
+    """Whether it is read layer by layer, each with parameters of its own."""
+    if isinstance(model, ShortcutNetwork) or not is_plain(model, nn.Sequential):
+        return isinstance(model, ShortcutNetwork)
+    own = [p for part in line(model) for p in part.module.parameters()]
+    return len(set(own)) == len(own)
 
 
-def _last_linear(found: Found) -> nn.Linear | None:
+def _last_linear(found: Sequence[Part]) -> nn.Linear | None:
     """The Linear that the layers end with, if they do."""
-    for _, module in reversed(found):
+    for _, module, _ in reversed(found):
         if not isinstance(module, nn.Identity):
             return module if isinstance(module, nn.Linear) and is_plain(module, nn.Linear) else None
     return None
 
 
 def _cut(
-    found: Found, rule: str, score_after: ScoreAfter, before: list[LocalUnit], kinds: tuple[type[nn.Module], ...]
+    found: Sequence[Part], rule: str, score_after: ScoreAfter, before: list[LocalUnit]
 ) -> tuple[tuple[nn.Module, ...], list[LocalUnit]]:
     """What comes before the first layer, and the units."""
     stem: list[nn.Module] = []
     units: list[LocalUnit] = []
     after: list[list[nn.Module]] = []
-    for name, module in found:
-        if isinstance(module, Trainable) and isinstance(module, kinds):
-            check_forward(name, module, rule)
-            check_parameters(name, module, [*before, *units], rule)
+    for name, module, begins in found:
+        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module is found[-1].module:
+            raise refusal(name, module, rule, TRAINABLE)
+        if begins:
+            check_parameters(name, module, [*before, *units], rule, closed=False)
             units.append(LocalUnit(name, module))
             after.append([])
-        elif isinstance(module, (*ACTIVATIONS, *DROPOUTS, *NORMALISATIONS, *SHAPES)):
-            (after[-1] if after else stem).append(module)
         else:
-            raise refusal(name, module, rule, TRAINABLE)
+            (after[-1] if after else stem).append(module)
     for index, modules in enumerate(after):
         end = _before_score(modules, score_after)
         inside, outside = tuple(modules[:end]), tuple(modules[end:])
@@ -221,7 +292,9 @@ def _cut(
     return tuple(stem), units
 
 
-def _rectifier(layer: Trainable, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
+def _rectifier(layer: nn.Module, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.LeakyReLU | None:
+    if not _is_own(layer) or isinstance(layer, OrthogonalConv2d) or not LocalUnit("", layer).is_layer:
+        return None
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return None
     match inside:
@@ -233,11 +306,17 @@ def _rectifier(layer: Trainable, inside: tuple[nn.Module, ...]) -> nn.ReLU | nn.
 
 
 def _before_score(modules: list[nn.Module], score_after: ScoreAfter) -> int:
-    """How many of a unit's modules come before its score."""
+    """How many of a unit's modules come before its score: all that learn, but for normalisation, are among them.
+
+    What is of no known kind and has no parameters is taken for an activation.
+    """
     norms = [i for i, module in enumerate(modules) if isinstance(module, NORMALISATIONS)]
     if score_after == "normalisation" and norms:
         return norms[-1] + 1
-    end = next((i + 1 for i, module in enumerate(modules) if isinstance(module, ACTIVATIONS)), 0)
+    learns = [any(True for _ in module.parameters()) and not isinstance(module, KNOWN) for module in modules]
+    end = max((i + 1 for i, found in enumerate(learns) if found), default=0)
+    others = (*DROPOUTS, *NORMALISATIONS, *SHAPES)
+    end = next((i + 1 for i, module in enumerate(modules[end:], end) if not isinstance(module, others)), end)
     while end < len(modules) and isinstance(modules[end], DROPOUTS):
         end += 1
     return end
@@ -256,7 +335,7 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
             if index + 1 == len(network.units):
                 for module in network.head:
                     x = _ghost(module, x)
-            if unit.has_maps and x.dim() != 4:
+            if isinstance(unit.module, nn.Conv2d | OrthogonalConv2d) and x.dim() != 4:
                 raise ValueError(f"takes (channels, height, width) a sample, but gets {tuple(x.shape[1:])}")
             if isinstance(unit.module, nn.Conv2d) and x.shape[1] != unit.module.in_channels:
                 raise ValueError(f"takes {unit.module.in_channels} channels, but gets {x.shape[1]}")
