@@ -203,7 +203,7 @@ def test_tokens_are_seen_by_their_mean_or_each():
     x = torch.randint(5, (3, 6), generator=seeded(1))
     torch.manual_seed(0)
     model = char_transformer(5, 8, 8, 2, 2).double()
-    rule = MonoForward(model, example=x)
+    rule = MonoForward(model, example=x, loss=nn.CrossEntropyLoss())
     assert (rule.num_classes, [tuple(unit.shape) for unit in rule.units]) == (5, [(6, 8)] * 3)
     assert rule(x).shape == (3, 6, 5), "scores of every token"
     y = torch.randint(5, (3, 6), generator=seeded(2))
@@ -220,6 +220,11 @@ def test_tokens_are_seen_by_their_mean_or_each():
             same(p.grad, g, f"gradient of {path} by the labels that count")
         total = total + each.detach()
     same(loss, total, "the loss")
+    weight = torch.rand(3, 6, generator=seeded(3), dtype=torch.float64)
+    y = y.clamp(min=0)
+    scores = rule.layer_scores(x)
+    each = torch.stack([functional.cross_entropy(s, y.flatten(), reduction="none") for s in scores])
+    same(rule.assign_credit(x, (y, weight)), (each @ weight.flatten()).sum() / weight.sum(), "weights of tokens")
     pooled = MonoForward(small_vit(), example=images()[0])
     x, y = images()
     h = pooled.layer_features(x)[0]

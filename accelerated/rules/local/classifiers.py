@@ -1,29 +1,19 @@
 """Local classifiers as rules: every layer has class scores and a loss of its own."""
 
 from collections.abc import Iterable, Iterator, Mapping
-<<<<<<< HEAD
-from typing import ClassVar
-=======
-from typing import Any
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from ...local_classifiers import concatenated, wired
-from ...score_losses import ScoreLoss
-from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
-=======
 from ...local_classifiers import concatenated
-from ...score_losses import ScoreLoss, cross_entropy
+from ...score_losses import ScoreLoss
 from ..cutting import Units
-from ..output_loss import check_labels
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
+from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
 from ..rule import UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation
 from .module_rule import ModuleRule
-from .score_heads import IGNORED, Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
+from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 from .units import LocalUnit, ScoreAfter
 
 OF_LABELS = "expected a loss of labels"
@@ -45,16 +35,11 @@ class LocalClassifiers(ModuleRule):
     and is left out; a model that ends otherwise needs `num_classes`, or an example.
 
     `score` makes a module for every unit, from its activities, (batch, units) or (batch, channels, height, width), to
-<<<<<<< HEAD
-    (batch, K). A linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in
-    units]`. `loss` is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`, or one of those that
-    `OutputLoss` names: then y are its own. `num_classes` is the number of scores, whatever they are of.
-=======
     (batch, K). Of tokens, (batch, tokens, units), as an example shows them, it gets the mean; or each token as a sample
-    where the model gives scores of every token, (batch, tokens, K), and y is (batch, tokens), -100 where none counts. A
-    linear head on dense layers is `lambda units, classes: [nn.Linear(unit.width, classes) for unit in units]`. `loss`
-    is made by `prograde.accelerated.score_losses`, such as `cross_entropy()`.
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
+    where the model gives scores, and y has a label, of every token. A linear head on dense layers is
+    `lambda units, classes: [nn.Linear(unit.width, classes) for unit in units]`. `loss` is made by
+    `prograde.accelerated.score_losses`, such as `cross_entropy()`, or one of those that `OutputLoss` names: then y are
+    its own. `num_classes` is the number of scores, whatever they are of.
 
     One pass gives the scores of all layers. `aggregation` makes one score of them:
 
@@ -90,15 +75,15 @@ class LocalClassifiers(ModuleRule):
         detach: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-<<<<<<< HEAD
         found = _read(loss)
-        least = found.least_outputs if isinstance(found, Loss) else 2
         super().__init__(
-            model, score_after=score_after, num_classes=num_classes, least_classes=least, generator=generator
-=======
-        super().__init__(
-            model, units=units, example=example, score_after=score_after, num_classes=num_classes, generator=generator
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
+            model,
+            units=units,
+            example=example,
+            score_after=score_after,
+            num_classes=num_classes,
+            least_classes=found.least_outputs if isinstance(found, Loss) else 2,
+            generator=generator,
         )
         expected = "expected a function of units and classes to a list of modules, one for each unit"
         if not callable(score) or isinstance(score, nn.Module | type):
@@ -149,9 +134,6 @@ class LocalClassifiers(ModuleRule):
         self.check_hooks()
         return super().checked_input(x)
 
-    def check_y(self, x: Tensor, y: Any) -> None:
-        check_labels(x, y, self.num_classes, self.positions(x), IGNORED if self.per_token else None)
-
     def _check_apart(self) -> None:
         """Raises ValueError for a parameter that two losses would train, of which only one would count."""
         owners: dict[Tensor, str] = {}
@@ -171,14 +153,13 @@ class LocalClassifiers(ModuleRule):
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
 
-<<<<<<< HEAD
     def check_y(self, x: Tensor, y: Targets) -> None:
-        labels = parted(y)[0]
+        labels, positions = parted(y)[0], self.positions(x)
         as_scores = isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:] > (1,)
         if isinstance(self.loss, Loss):
-            self.loss.check(x, y, self.num_classes)
+            self.loss.check(x, y, self.num_classes, positions)
         elif as_scores and not self.scores_are:
-            OwnLoss(self.loss).check(x, y, self.num_classes)  # type: ignore[arg-type]
+            OwnLoss(self.loss).check(x, y, self.num_classes, positions)  # type: ignore[arg-type]
         else:
             super().check_y(x, y)
         kind = self.aggregation.kind
@@ -187,23 +168,16 @@ class LocalClassifiers(ModuleRule):
         if kind == "sum" and as_scores and isinstance(self.loss, SquaredError):
             raise ValueError(f"y: numbers, which the aggregation 'sum' adds up over layers; {OF_NUMBERS}")
 
-    def _passes(self, x: Tensor) -> Iterator[Tensor]:
-        """Every unit's activities."""
-        saved: dict[int, Tensor] = {}
-        x = self.local.begin(x)
-        for index, unit in enumerate(self.units):
-            h = unit.activities(x)
-            yield h
-            x = self._passed_on(index, h, saved)
+    def _rows(self, y: Targets) -> Targets:
+        """y with the labels of all tokens in one row, where each has one, as their scores are."""
+        if not self.per_token:
+            return y
+        labels, weight = parted(y)
+        return labels.flatten(0, 1) if weight is None else (labels.flatten(0, 1), weight.flatten(0, 1))
 
-    def _passed_on(self, index: int, h: Tensor, saved: dict[int, Tensor]) -> Tensor:
-        """What the next unit gets; of the last one nothing is asked."""
-        if index + 1 == len(self.units):
-=======
     def _seen(self, h: Tensor) -> Tensor:
         """What a score is made from: of tokens, (batch, tokens, units), their mean, or each where each has a label."""
         if h.dim() != 3 or self.sample_shape is None:
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
             return h
         return h.flatten(0, 1) if self.per_token else h.mean(dim=1)
 
@@ -248,7 +222,7 @@ class LocalClassifiers(ModuleRule):
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
-        x = self.checked(x, y)
+        x, y = self.checked(x, y), self._rows(y)
         if not self.detach:
             yield from self._backpropagated(x, y)
             return
@@ -262,7 +236,7 @@ class LocalClassifiers(ModuleRule):
             x = self.local.passed_on(index, h, saved)
             del h
             yield update
-        yield from self.aggregation.readout_updates(seen, y.flatten())
+        yield from self.aggregation.readout_updates(seen, y)
 
     def _local_update(self, index: int, x: Tensor, y: Targets) -> tuple[Tensor, UnitUpdate]:
         """A unit's activities, and its update. A graph, where one is needed, is of this unit, and is freed here."""
@@ -306,7 +280,7 @@ class LocalClassifiers(ModuleRule):
             of_unit = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in unit.trained}
             yield _unit_update(unit, of_unit, own, cost)
         seen = [concatenated([self._seen(h.detach())]) for h in activities]
-        yield from self.aggregation.readout_updates(seen, y.flatten())
+        yield from self.aggregation.readout_updates(seen, y)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -320,15 +294,15 @@ class LocalClassifiers(ModuleRule):
         with evaluating(self):
             self.aggregation.choose(self.layer_scores, map(self._checked_pair, batches), self.loss)
 
-    def _checked_pair(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _checked_pair(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"batches: a {type(pair).__name__}, expected pairs (x, y), as in calibrate([(x, y)])")
         x, y = pair
-        return self.checked(x, y), y.flatten()
+        return self.checked(x, y), self._rows(y)
 
     def objective(self, x: Tensor, y: Targets) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
-        return torch.stack([cost for _, cost in self._losses(self.checked(x, y), y)[1]]).sum()
+        return torch.stack([cost for _, cost in self._losses(self.checked(x, y), self._rows(y))[1]]).sum()
 
 
 def _read(loss: LossLike | ScoreLoss | None) -> ScoreLoss:

@@ -99,8 +99,9 @@ class LayerAggregation(nn.Module):
             return
         if self.kind == "validation-loss":
             for x, y in batches:
-                self.loss_total += torch.stack([judged(loss, scores, y).loss.sum() for scores in layer_scores(x)])
-                self.loss_count += len(x)
+                scores = layer_scores(x)
+                self.loss_total += torch.stack([judged(loss, of_layer, y).loss.sum() for of_layer in scores])
+                self.loss_count += scores.shape[1]
         if self.kind in ("validation-loss", "training-loss") and self.loss_count.all():
             self.weights.copy_(loss_weights(self.loss_total / self.loss_count))
         self.loss_total.zero_()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..._arrays import wide
 from ...learned_scores import channel_class, prototype_cosine, random_logits, random_prototypes
-from ...score_losses import ScoreLoss
+from ...score_losses import ScoreLoss, ScoreLossCredit
 from ...scores import (
     Grid,
     Score,
@@ -29,9 +29,6 @@ Heads: TypeAlias = Callable[[Sequence[LocalUnit], int], Sequence[nn.Module]]
 
 Assignment: TypeAlias = Literal["learned", "static", "frozen"]
 """Of channels to classes: learned, contiguous groups, or left as drawn."""
-
-IGNORED = -100
-"""The label of a token that is not counted, PyTorch's."""
 
 UNASSIGNED = -1e30
 """A logit that any temperature leaves without a share; infinity times 0 would be none. Half precision has less."""
@@ -92,15 +89,9 @@ def head_credit(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: 
     score, arrays = head.score(), head.arrays()
     scores = head(h)
     check_scores(scores, layer, num_classes)
-<<<<<<< HEAD
     losses, e = judged(loss, scores, y)
     activities, gradients = score.credit(h, arrays, e / len(h))
     mean = cost = losses.mean()
-=======
-    mean, e = _judged(loss, scores, y)
-    activities, gradients = score.credit(h, arrays, e)
-    cost = mean
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
     if score.penalty is not no_penalty:
         penalty, of_penalty = score.penalty(arrays)
         cost, gradients = mean + penalty, tuple(g + p for g, p in zip(gradients, of_penalty, strict=True))
@@ -108,7 +99,6 @@ def head_credit(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: 
     return HeadCredit(mean, cost, activities, own)
 
 
-<<<<<<< HEAD
 def judged(loss: ScoreLoss, scores: Tensor, y: Targets) -> ScoreLossCredit:
     """Of a function to the mean loss by its gradient. Raises ValueError for one that gives anything else."""
     function: Callable[..., Any] = loss
@@ -116,29 +106,12 @@ def judged(loss: ScoreLoss, scores: Tensor, y: Targets) -> ScoreLossCredit:
     if isinstance(found, Tensor):
         credit: ScoreLossCredit = OwnLoss(function)(scores, y)
         return credit
-=======
-def _judged(loss: ScoreLoss, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean loss, and its derivative by the scores; over the labels of tokens, (batch, tokens), but for `IGNORED`.
-
-    Raises ValueError for a loss that does not give losses and their derivatives, as one of PyTorch's.
-    """
-    ignored = y.flatten() == IGNORED if y.dim() > 1 else None
-    found = loss(scores, y if ignored is None else y.flatten().masked_fill(ignored, 0))
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
     if not isinstance(found, tuple):
         raise ValueError(
             f"loss: gives a {type(found).__name__}, expected their mean, or losses and their derivatives by the "
             "scores, as those that prograde.accelerated.score_losses makes do: cross_entropy() is one"
         )
-<<<<<<< HEAD
     return ScoreLossCredit(*found)
-=======
-    losses, e = found
-    if ignored is None:
-        return losses.mean(), e / len(scores)
-    count = (~ignored).sum().clamp(min=1)
-    return losses.masked_fill(ignored, 0).sum() / count, e.masked_fill(ignored[:, None], 0) / count
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
 
 
 def _by_autograd(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: str, num_classes: int) -> HeadCredit:
@@ -147,15 +120,11 @@ def _by_autograd(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer:
         seen = h.detach().requires_grad_()
         scores = head(seen)
     check_scores(scores, layer, num_classes)
-<<<<<<< HEAD
     losses, e = judged(loss, scores.detach(), y)
     activities, *found = torch.autograd.grad(scores, (seen, *learned), e / len(h), allow_unused=True)
-=======
-    mean, e = _judged(loss, scores.detach(), y)
-    activities, *found = torch.autograd.grad(scores, (seen, *learned), e, allow_unused=True)
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
     if activities is not None and any(g is not None and _overlap(activities, g) for g in found):
         activities = activities.clone()  # since its memory is written over
+    mean = losses.mean()
     own = tuple((p, g) for p, g in zip(learned, found, strict=True) if g is not None)
     return HeadCredit(mean, mean, torch.zeros_like(h) if activities is None else activities, own)
 
@@ -174,11 +143,7 @@ def head_loss(
     """
     scores = head(h)
     check_scores(scores, layer, num_classes)
-<<<<<<< HEAD
     mean = judged(loss, scores, y).loss.mean()
-=======
-    mean = _judged(loss, scores, y)[0]
->>>>>>> 2123d91 (Local rules and Backprop on any model, by the units that are given)
     return mean, mean + head.score().penalty(head.arrays())[0] if isinstance(head, ScoreHead) else mean
 
 
