@@ -1,6 +1,7 @@
 """Chains of layers as one layer, with a shortcut around them or without; see the reference for their equations.
 
-`adjoint` and `update` each run the chain anew, since a layer keeps nothing of a pass.
+`adjoint` and `update` each run the chain anew, since a layer keeps nothing of a pass. With `value` they take about
+twice the time of an autograd graph of the block, which keeps it.
 """
 
 from collections.abc import Sequence

@@ -49,6 +49,15 @@ class Normalisation(NamedTuple):
         return self.value(h) - self.value(h - u)
 
 
+_aten = torch.ops.aten
+_INPUT = [True, False, False]
+"""Of PyTorch's kernels for gradients by input, gain and bias, the first is asked for."""
+
+
+def _first(gradients: tuple[Array, ...]) -> Array:
+    return gradients[0]
+
+
 def _check_input(h: Array, eps: float) -> None:
     if h.ndim < 2 or 0 in h.shape:
         raise ValueError(f"h: shape {tuple(h.shape)}, expected (batch, C, ...), at least one of each")
@@ -88,8 +97,10 @@ def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) ->
     """The gradient through it. Raises ValueError as `group_norm` does."""
     _check_groups(h, groups, eps)
     check_shape("gradient", gradient, h.shape)
-    rows = h.reshape(len(h), groups, -1)
-    return _standardised_vjp(rows, gradient.reshape(rows.shape), (2,), eps).reshape(h.shape)
+    h, size = h.contiguous(), (len(h), h.shape[1], prod(h.shape[2:]), groups)
+    _, mean, rate = _aten.native_group_norm(h, None, None, *size, eps)
+    gradients = _aten.native_group_norm_backward(gradient.contiguous(), h, mean, rate, None, *size, _INPUT)
+    return _first(gradients)
 
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
@@ -135,7 +146,10 @@ def layer_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
     """The gradient through it. Raises ValueError where a sample has one number."""
     _check_input(h, eps)
     _check("a sample", prod(h.shape[1:]))
-    return _standardised_vjp(h, gradient, tuple(range(1, h.dim())), eps)
+    check_shape("gradient", gradient, h.shape)
+    sample = h.shape[1:]
+    _, mean, rate = _aten.native_layer_norm(h, sample, None, None, eps)
+    return _first(_aten.native_layer_norm_backward(gradient, h, sample, mean, rate, None, None, _INPUT))
 
 
 def _batch_axes(h: Array) -> tuple[int, ...]:
@@ -174,7 +188,11 @@ def batch_norm_vjp(
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
     if variance is None:
-        return _standardised_vjp(h, gradient, _batch_axes(h), eps)
+        _batch_axes(h)
+        check_shape("gradient", gradient, h.shape)
+        _, mean, rate = _aten.native_batch_norm(h, None, None, None, None, True, 0.0, eps)
+        unused = (None, None, None)
+        return _first(_aten.native_batch_norm_backward(gradient, h, *unused, mean, rate, True, eps, _INPUT))
     check_shape("gradient", gradient, (len(gradient), *h.shape[1:]))
     rate = (widened(variance) + eps).rsqrt().view(-1, *[1] * (h.dim() - 2))
     return (gradient * rate).to(h.dtype)

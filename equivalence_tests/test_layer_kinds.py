@@ -477,3 +477,31 @@ def test_backpropagation_is_autograd(name: str, data: st.DataObject):
     steep = 1 + max(rms(g) for g in found)
     for number, (g, parameter) in enumerate(zip(found, order, strict=True)):
         assert rms(g - parameter.grad.numpy()) <= 1e-11 * steep, f"updates[{number}]"
+
+
+ALGORITHMS = ("direct_feedback_alignment", "direct_random_target_projection", "ftp", "pepita")
+RUNS = [(algorithm, name) for algorithm in ALGORITHMS for name in NETWORKS if (algorithm, name) != ("pepita", "text")]
+"""PEPITA adds to what comes in, which tokens cannot take."""
+
+
+@pytest.mark.parametrize(("algorithm", "name"), RUNS)
+@given(data=st.data())
+def test_algorithms_ask_no_kind(algorithm: str, name: str, twin: Side, compare: Comparison, data: st.DataObject):
+    """What takes layers takes these."""
+    case = data.draw(networks_of(name))
+    rng = data.draw(seeds())
+    side = ReferenceSide()
+    clean = side.layers.forward(NETWORKS[name][1](side, case.parameters), case.x)
+    rows = [h[0].size for h in clean.activities[:-1]]
+    match algorithm:
+        case "pepita":
+            extra: Any = rng.standard_normal((4, *case.x.shape[1:]))
+        case "ftp":
+            extra = rng.standard_normal((rows[0], 4))
+        case _:
+            extra = tuple(rng.standard_normal((n, 4)) for n in rows)
+
+    def updates(side: Side, parameters: Any, x: Any, labels: Any, extra: Any) -> Any:
+        return getattr(side, algorithm).updates(NETWORKS[name][1](side, parameters), extra, x, labels)
+
+    compare(twin, f"{algorithm} on {name}", updates, *case, extra)

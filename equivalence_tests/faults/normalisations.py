@@ -62,6 +62,7 @@ FAULTS = [
           "(centred.square().mean(", "(h.square().mean(",
           "test_values_are_those_of_the_definition", "instance_norm"),
     Fault("given statistics that have a gradient", "accelerated.normalisations",
-          "if variance is None:\n        return _standardised_vjp", "if True:\n        return _standardised_vjp",
+          "if variance is None:\n        _batch_axes(h)\n        check_shape",
+          "if True:\n        _batch_axes(h)\n        check_shape",
           "test_statistics_that_are_given", "derivative at given statistics"),
 ]  # fmt: skip
