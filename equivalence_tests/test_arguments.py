@@ -567,11 +567,19 @@ ROWS: list[Row] = [
     row("ftp.output_error", "label_smoothing: 1.0, expected 0 or more and", SCORES, LABELS, label_smoothing=1.0),
     row("ftp.output_error", "temperature: 0.0, expected a positive", SCORES, LABELS, temperature=0.0),
     *(
-        row("ftp.output_error", f"{said}, expected 0 and 1 without labels", SCORES, SCORES, **given)
+        row("ftp.output_error", f"{said}, expected 0 and 1 without labels or", SCORES, SCORES, **given)
         for said, given in (
             ("label_smoothing: 0.1, temperature: 1.0", {"label_smoothing": 0.1}),
             ("label_smoothing: 0.0, temperature: 2.0", {"temperature": 2.0}),
         )
+    ),
+    row(
+        "ftp.output_error",
+        "label_smoothing: 0.1, temperature: 1.0, expected 0 and 1 without labels or with outputs",
+        SCORES,
+        LABELS,
+        label_smoothing=0.1,
+        outputs=np.tanh,
     ),
     row("ftp.updates", "first: shape (4, 1), expected (4, 5)", CHAIN, np.ones((1, 2)), X, LABELS),
     row("ftp.updates", "gain: nan, expected a finite", CHAIN, FEEDBACK[0], X, LABELS, gain=NAN),

@@ -67,6 +67,8 @@ def test_direct_random_target_projection(
 ):
     rule = updates("direct_random_target_projection")
     compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng, by_channel))
+    probabilities = case._replace(labels=rng.dirichlet(np.ones(case.num_classes), len(case.labels)))
+    compare(twin, "updates by targets", rule, *probabilities, direct(case, rng, by_channel))
 
 
 @given(case=chain_cases())

@@ -1,6 +1,7 @@
 """Forward target propagation: twin against reference, what follows from its equations, and the rule on images."""
 
 import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,6 +150,40 @@ def test_updates_with_label_smoothing_and_temperature(twin: Side, compare: Compa
         return updates(side, *operands, inject=problem.inject, phi="tanh", **options)
 
     compare(twin, "ftp.updates", ours, *problem.operands)
+
+
+OUTPUTS = {
+    "huber": lambda side, s: s,
+    "binary_cross_entropy": lambda side, s: (1 + side.activations.tanh.value(s / 2)) / 2,
+}
+
+
+@pytest.mark.parametrize("loss", OUTPUTS)
+@given(problem=problems(scale=2.0), rng=seeds())
+def test_updates_of_other_losses(
+    twin: Side, compare: Comparison, loss: str, problem: Problem, rng: np.random.Generator
+):
+    """What is not drawn to labels: numbers by Huber's loss, and several labels, whose outputs are sigmoids."""
+    network, x, _, *others = problem.operands
+    targets = rng.integers(0, 2, (len(x), others[-1].shape[1])).astype(float)
+
+    def ours(side: Side, *operands: Any) -> Any:
+        gradient, outputs = getattr(side.losses, f"{loss}_gradient"), partial(OUTPUTS[loss], side)
+        form = {"inject": problem.inject, "phi": "tanh"}
+        return updates(side, *operands, **form, output_gradient=gradient, outputs=outputs)
+
+    compare(twin, "ftp.updates", ours, network, x, targets, *others)
+
+
+@given(problem=problems(scale=2.0))
+def test_targets_are_outputs_less_the_error(side: Side, compare: Comparison, problem: Problem):
+    """Of a squared error to labels, whose outputs are the scores: the same as with the labels as targets."""
+
+    def by_outputs(side: Side, *operands: Any, outputs: Any = lambda scores: scores) -> Any:
+        form = {"inject": problem.inject, "phi": "tanh", "output_gradient": side.losses.squared_error_gradient}
+        return updates(side, *operands, **form, outputs=outputs)
+
+    compare(side, "ftp.updates", by_outputs, *problem.operands, expected=partial(by_outputs, outputs=None))
 
 
 @given(rng=seeds())

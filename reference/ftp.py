@@ -192,7 +192,8 @@ def output_error(
     """
     if (labels.ndim == 2 or outputs is not None) and (label_smoothing or temperature != 1):
         raise ValueError(
-            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels"
+            f"label_smoothing: {label_smoothing}, temperature: {temperature}, expected 0 and 1 without labels or with "
+            "outputs"
         )
     asked = {"label_smoothing": label_smoothing} if label_smoothing else {}
     if temperature != 1:

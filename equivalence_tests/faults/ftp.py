@@ -84,4 +84,10 @@ FAULTS = [
     Fault("dropped units corrected in the reference", "reference.ftp",
           "tau = tau - without_dropped(layer.steps, correction)", "tau = tau - correction",
           "test_dropped_units_have_no_target_where_every_layer_is_corrected", "dropped unit"),
+    Fault("outputs themselves for what the error draws them to", "accelerated.ftp",
+          "return outputs(scores) - error, error", "return outputs(scores), error",
+          "test_targets_are_outputs_less_the_error", "ftp.updates"),
+    Fault("outputs themselves for what the error draws them to in the reference", "reference.ftp",
+          "return outputs(scores) - error, error", "return outputs(scores), error",
+          "test_targets_are_outputs_less_the_error", "ftp.updates"),
 ]  # fmt: skip
