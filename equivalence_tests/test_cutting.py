@@ -1,6 +1,7 @@
 """A model as a line of parts: what the parts give, where units begin, and what cannot be read so."""
 
 import copy
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -238,9 +239,12 @@ def test_buffers_stay_those_of_the_model():
 
 
 def test_a_copy_has_parts_of_its_own():
-    model, _, names, _ = build("tokens")
-    first, second = copy.deepcopy((model, read(model, names)))
-    assert {p for part in second for p in part.module.parameters()} == set(first.parameters())
+    model, x, names, _ = build("tokens")
+    both = model, read(model, names)
+    for first, second in (copy.deepcopy(both), pickle.loads(pickle.dumps(both))):
+        assert {p for part in second for p in part.module.parameters()} == set(first.parameters())
+        first.eval().double().get_buffer("waves").mul_(2)
+        assert torch.equal(run(second, x), first(x)), "the buffers of the copy"
 
 
 def test_hooks_are_called_in_a_part_and_not_by_a_check():

@@ -235,6 +235,20 @@ class FunctionalDropout(nn.Dropout):
         """The caller's."""
 
 
+class Computed(nn.Module):
+    """What a model computes between two values, by its own modules, parameters and buffers."""
+
+    def __init__(self, graph: fx.GraphModule, buffers: list[tuple[str, nn.Module, str]]) -> None:
+        super().__init__()
+        self.graph = graph
+        self._owners = buffers  # their places in the graph, the modules that have them, and their names there
+
+    def forward(self, x: Tensor) -> Any:
+        for place, owner, name in self._owners:  # which gets others when it is moved or converted
+            self.graph.get_submodule(place)._buffers[name] = owner._buffers[name]
+        return self.graph(x)
+
+
 def _between(model: nn.Module, units: dict[str, nn.Module]) -> list[Part]:
     """The parts of units that are given by their names, with all that is computed between them."""
     whole = _Whole(model)
@@ -394,7 +408,7 @@ def _is_flattening(node: fx.Node, x: fx.Node, piece: Sequence[fx.Node]) -> bool:
 
 def _piece(
     whole: _Whole, piece: Sequence[fx.Node], x: fx.Node, y: fx.Node, dropouts: dict[fx.Node, nn.Module]
-) -> fx.GraphModule:
+) -> "Computed":
     """The nodes as a module from x to y, with the modules, parameters and buffers of the model itself."""
     graph = fx.Graph()
     root: dict[str, Any] = {}
@@ -415,13 +429,9 @@ def _piece(
     for node in piece:
         copied(node)
     graph.output(made[y])
-    module = fx.GraphModule(root, graph, "Computed")
-    for node in graph.find_nodes(op="get_attr"):
-        owner, _, name = str(node.target).rpartition(".")
-        holder, buffers = module.get_submodule(owner), whole.get_submodule(owner)._buffers
-        if name in buffers:  # held in the model's own dictionary, which gets others when it is moved or converted
-            holder.__dict__["_buffers"] = buffers
-    return module
+    targets = [str(node.target).rpartition(".") for node in graph.find_nodes(op="get_attr")]
+    owners = [(owner, whole.get_submodule(owner), name) for owner, _, name in targets]
+    return Computed(fx.GraphModule(root, graph), [of for of in owners if of[2] in of[1]._buffers])
 
 
 # Whether the parts are the model.

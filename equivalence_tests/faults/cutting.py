@@ -12,7 +12,7 @@ FAULTS = [
           "__import__(\"copy\").deepcopy(attrgetter(str(node.target))(whole))\n",
           "test_the_parts_are_the_model", "in none of them"),
     Fault("buffers as they were when the model was read", "accelerated.rules.cutting",
-          "            holder.__dict__[\"_buffers\"] = buffers\n", "            pass\n",
+          "self.graph.get_submodule(place)._buffers[name] = owner._buffers[name]\n", "pass\n",
           "test_buffers_stay_those_of_the_model", "the buffers of the model"),
     Fault("functional dropout in the mode of reading", "accelerated.rules.cutting",
           "        return self._caller[0].training\n", "        return True\n",
