@@ -441,3 +441,18 @@ def test_the_output_layer_has_its_exact_gradient(rule: type[OutputLoss], name: s
     built.assign_credit(x, y)
     for p, gradient in zip(model[-1].parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("aggregation", ["readout", "range"])
+def test_what_chooses_and_joins_layers_knows_which_labels_are_ignored(aggregation: Any):
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 16), torch.tensor([0, 1, 2, 3, -1, -1, 0, 1])
+    rule = LocalClassifiers(dense(), loss=nn.CrossEntropyLoss(ignore_index=-1), aggregation=aggregation)
+    rule.calibrate([(x, y)])
+    hits = rule.aggregation.weights.clone()
+    rule.calibrate([(x[y >= 0], y[y >= 0])])
+    assert torch.equal(hits, rule.aggregation.weights)
+    if aggregation == "readout":
+        expected = nn.functional.cross_entropy(rule(x), y, ignore_index=-1)
+        *_, of_readout = rule.stream(x, y)
+        torch.testing.assert_close(of_readout.loss, expected.detach())

@@ -236,7 +236,7 @@ class LocalClassifiers(ModuleRule):
             x = self.local.passed_on(index, h, saved)
             del h
             yield update
-        yield from self.aggregation.readout_updates(seen, y)
+        yield from self.aggregation.readout_updates(seen, y, getattr(self.loss, "ignore_index", None))
 
     def _local_update(self, index: int, x: Tensor, y: Targets) -> tuple[Tensor, UnitUpdate]:
         """A unit's activities, and its update. A graph, where one is needed, is of this unit, and is freed here."""
@@ -280,7 +280,7 @@ class LocalClassifiers(ModuleRule):
             of_unit = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in unit.trained}
             yield _unit_update(unit, of_unit, own, cost)
         seen = [concatenated([self._seen(h.detach())]) for h in activities]
-        yield from self.aggregation.readout_updates(seen, y)
+        yield from self.aggregation.readout_updates(seen, y, getattr(self.loss, "ignore_index", None))
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

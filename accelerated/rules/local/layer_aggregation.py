@@ -11,6 +11,7 @@ from ..._arrays import wide, widened
 from ...aggregation import loss_weights, range_hits, weighted
 from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
+from ..output_loss import CrossEntropy
 from ..rule import UnitUpdate, gradients_by
 from ..units import Unit
 from .score_heads import judged
@@ -91,7 +92,7 @@ class LayerAggregation(nn.Module):
     ) -> None:
         """Sets the weights that held-out data, or the noted losses, ask for."""
         if self.kind == "range":
-            hits = sum(range_hits(layer_scores(x), y) for x, y in batches)
+            hits = sum(range_hits(*known(layer_scores(x), y, loss)) for x, y in batches)
             if isinstance(hits, Tensor):
                 first, last = divmod(int(hits.argmax()), len(self.weights))  # the first of equals, row by row
                 layers = torch.arange(len(self.weights), device=self.weights.device)
@@ -111,7 +112,7 @@ class LayerAggregation(nn.Module):
         """What the read-out sees of all layers' activities: (batch, sum of widths)."""
         return torch.cat([concatenated([h]) for h in islice(activities, self.first_layer, None)], dim=1)
 
-    def readout_updates(self, features: list[Tensor], y: Any) -> Iterator[UnitUpdate]:
+    def readout_updates(self, features: list[Tensor], y: Any, ignore_index: int | None = None) -> Iterator[UnitUpdate]:
         """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""
         if self.readout is None:
             return
@@ -120,8 +121,17 @@ class LayerAggregation(nn.Module):
         trained = [linear.weight, linear.bias, *norm.parameters()]
         with torch.enable_grad():
             scores = self.readout(torch.cat(features[self.first_layer :], dim=1))
-            loss = nn.functional.cross_entropy(scores, y, label_smoothing=self.smoothing)
+            loss = CrossEntropy(self.smoothing, ignore_index=ignore_index).value(scores, y)
         gradients = gradients_by(loss, trained)
         own = tuple((p, gradients[p]) for p in norm.parameters())
         unit = Unit("readout", linear)
         yield UnitUpdate(unit, [gradients[p] for p in unit.parameters], loss.detach(), own)
+
+
+def known(scores: Tensor, y: Tensor, loss: ScoreLoss) -> tuple[Tensor, Tensor]:
+    """Scores, (layers, batch, K), and labels but for those that the loss ignores."""
+    ignored = getattr(loss, "ignore_index", None)
+    if ignored is None:
+        return scores, y
+    kept = y != ignored
+    return scores[:, kept], y[kept]
