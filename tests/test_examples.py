@@ -49,21 +49,34 @@ def test_images(tmp_path: Path) -> None:
 def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     options = ["digits", "results", "--epochs", "1", "--seeds", "0", "--depths", "3"]
     first = run("experiments/depth.py", tmp_path, *options)
-    assert first.count("accuracy") == 5
+    assert first.count("accuracy") == 7
     log = tmp_path / "results" / "depth.jsonl"
     whole = log.read_text()
     log.write_text("".join(whole.splitlines(keepends=True)[:-1]) + '{"run": {"rule')
     again = run("experiments/depth.py", tmp_path, *options)
     assert again.count("accuracy") == 1
-    assert log.read_text().count("\n") == 5
+    assert log.read_text().count("\n") == 7
     assert again.split("\n| activation")[1] == first.split("\n| activation")[1]
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
+
+
+def test_rotations_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:
+    options = ["digits", "results", "--steps", "20", "--seeds", "0", "1"]
+    found = run("experiments/rotations.py", tmp_path, *options)
+    assert found.count("accuracy") == 20
+    assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \|$", found, re.MULTILINE)) == 5, found
+
+
+def test_attention_experiment_prints_accuracies_and_cosines(tmp_path: Path) -> None:
+    found = run("experiments/attention.py", tmp_path, "digits", "--steps", "3", "--seeds", "0", "1")
+    assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \|$", found, re.MULTILINE)) == 4, found
+    assert len(re.findall(r"^\| foton.*, .* \| .* ± .* \| .* ± .* \|$", found, re.MULTILINE)) == 6, found
 
 
 def test_convolutions_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:
     table = run("experiments/convolutions.py", tmp_path, "digits", "results", "--epochs", "1", "--seeds", "0", "1")
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
-    assert len(rows) == 8
+    assert len(rows) == 11
     assert all(float(row.split("|")[2].split("±")[0]) > 15 for row in rows), table
 
 

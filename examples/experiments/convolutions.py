@@ -4,10 +4,11 @@ Every run is added to FOLDER/convolutions.jsonl as it ends. One that stands ther
 command goes on where it was stopped. Last it prints the table of `convolutions.md`.
 
 FOTON's network is unshuffled by 2, OrthogonalConv2d 4 to 24, MaxMin, averages of 2 x 2, OrthogonalConv2d 24 to 24,
-MaxMin, and a linear layer to the scores. That of Forward Target Propagation has the paper's shapes: 32 kernels of
-5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen" trains that layer alone, on the kernels as they were
-drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine; the epoch is chosen on validation data. Rates, and
-FTP's scales, are those of RULES, chosen there with seed 0.
+MaxMin, and a linear layer to the scores; "maxima" has MaxPool2d in the place of the averages. The network of Forward
+Target Propagation has the paper's shapes: 32 kernels of 5 x 5, ReLU, maxima of 2 x 2, and a linear layer. "ftp-frozen"
+trains that layer alone, on the kernels as they were drawn. SGD with momentum 0.9, the rate falling to 0 as a cosine;
+the epoch is chosen on validation data. Rates, and FTP's scales, are those of RULES, chosen there with seed 0; the rates
+of "maxima" are those of the averages.
 """
 
 import argparse
@@ -28,18 +29,22 @@ from prograde.accelerated.rules.rule import Rule
 from prograde.accelerated.training import Dataset, alignment, load
 
 
-def orthogonal(dataset: Dataset) -> nn.Sequential:
+def orthogonal(dataset: Dataset, pooling: type[nn.Module] = ScaledAvgPool2d) -> nn.Sequential:
     height, width = dataset.image_shape
     return nn.Sequential(
         nn.PixelUnshuffle(2),
         OrthogonalConv2d(4, 24, 3),
         MaxMin(),
-        ScaledAvgPool2d(2),
+        pooling(2),
         OrthogonalConv2d(24, 24, 3),
         MaxMin(),
         nn.Flatten(),
         nn.Linear(24 * (height // 4) * (width // 4), dataset.num_classes),
     )
+
+
+def maxima(dataset: Dataset) -> nn.Sequential:
+    return orthogonal(dataset, nn.MaxPool2d)
 
 
 def plain(dataset: Dataset) -> nn.Sequential:
@@ -67,6 +72,9 @@ RULES = {
     "backprop-orthogonal": Setting(orthogonal, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
     "foton": Setting(orthogonal, lambda model, size: Foton(model), 0.02, 64),
     "foton-linear": Setting(orthogonal, lambda model, size: Foton(model, linear=True), 0.03, 64),
+    "backprop-orthogonal, maxima": Setting(maxima, lambda model, size: Backprop(model, orthogonal=True), 0.05, 64),
+    "foton, maxima": Setting(maxima, lambda model, size: Foton(model), 0.02, 64),
+    "foton-linear, maxima": Setting(maxima, lambda model, size: Foton(model, linear=True), 0.03, 64),
     "backprop, 5 x 5": Setting(plain, lambda model, size: Backprop(model), 0.02, 128),
     "ftp": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=1.2, by_channel=False), 0.02, 128),
     "ftp, G by channel": Setting(plain, lambda model, size: Ftp(model, image_size=size, scale=17.28), 0.02, 128),

@@ -25,7 +25,9 @@ from prograde.accelerated.training import PRESETS, UserError, build, default_rec
 WIDTH = 256
 DEPTHS = (3, 10, 50, 100)
 INTERVALS = (1, 3, 10, 30, 100)
-RULES = ("backprop", "backprop-orthogonal", "foton", "foton-linear", "pepita")
+FROZEN = {"frozen": slice(1, -1), "last-layer": slice(0, -1)}
+"""Controls, by the linear pass at its rates: which layers stay as they are drawn."""
+RULES = ("backprop", "backprop-orthogonal", "foton", "foton-linear", "pepita", *FROZEN)
 RATES = {
     "tanh": {
         "backprop": {3: 0.02, 10: 0.02, 50: 0.02, 100: 0.02},
@@ -33,6 +35,8 @@ RATES = {
         "foton": {3: 0.05, 10: 0.02, 50: 0.01, 100: 0.01},
         "foton-linear": {3: 0.05, 10: 0.05, 50: 0.03, 100: 0.02},
         "pepita": {3: 0.02, 10: 0.02, 50: 0.02, 100: 0.02},
+        "frozen": {3: 0.05, 10: 0.05, 50: 0.03, 100: 0.02},
+        "last-layer": {3: 0.05, 10: 0.05, 50: 0.03, 100: 0.02},
     },
     "relu": {
         "backprop": {10: 0.02, 50: 0.02},
@@ -75,12 +79,13 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
 
 def train(run: Run, data: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
-    options = dict(PRESETS[run["rule"]].recipe.options)
+    preset = "foton-linear" if run["rule"] in FROZEN else run["rule"]
+    options = dict(PRESETS[preset].recipe.options)
     if run["rule"] == "foton":
         options |= {name: run[name] for name in ("orthogonality_every", "projection_every", "activation_gain")}
     dataset = load(data)
     recipe = default_recipe(
-        run["rule"],
+        preset,
         data,
         hidden=(WIDTH,) * (run["depth"] - 1),
         activation=run["activation"],
@@ -92,7 +97,9 @@ def train(run: Run, data: str) -> Result:
         options=options,
     )
     try:
-        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        rule = build(preset, dataset, recipe, seed=run["seed"])
+        for unit in rule.units[FROZEN[run["rule"]]] if run["rule"] in FROZEN else ():
+            unit.module.requires_grad_(False)
         if run["rule"] == "backprop" and run["activation"] == "tanh":
             start_orthogonal(rule, run["seed"])
         history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
