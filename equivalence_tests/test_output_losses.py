@@ -399,8 +399,8 @@ def tokens() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
     return model.double(), torch.randn(4, 5, 6, dtype=torch.float64), torch.randint(-1, 4, (4, 5))
 
 
-@pytest.mark.parametrize("rule", [Ftp, Pepita, FeedbackAlignment, *DIRECT])
-def test_tokens_whose_labels_are_ignored(rule: type[OutputLoss]):
+@pytest.mark.parametrize("rule", [Backprop, Ftp, Pepita, FeedbackAlignment, MonoForward, *DIRECT])
+def test_tokens_whose_labels_are_ignored(rule: Any):
     """Tokens that do not meet are samples of one token each, and those that are ignored are as if not there."""
     loss = nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0, 3.0]), ignore_index=-1, label_smoothing=0.1)
     weights = torch.rand(4, 5, dtype=torch.float64)
