@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prograde.accelerated.rules.cutting import Part, check_same, parts
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
@@ -84,11 +85,11 @@ class Tokens(nn.Module):
 
 
 def images() -> Tensor:
-    return torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return torch.randn(5, 1, 8, 8, generator=seeded(1))
 
 
 def tokens() -> Tensor:
-    return torch.randint(7, (5, 9), generator=torch.Generator().manual_seed(1))
+    return torch.randint(7, (5, 9), generator=seeded(1))
 
 
 def functional_units(model: Any) -> list[nn.Module]:

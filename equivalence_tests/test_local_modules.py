@@ -20,6 +20,7 @@ from prograde.accelerated.rules import (
     CreditAssignment,
     DeeperForward,
     DynamicTemperature,
+    HybridDynamicTemperature,
     Hyperspherical,
     LocalClassifiers,
     MonoForward,
@@ -333,6 +334,32 @@ def test_units_of_backprop():
     per_token = Backprop(char_transformer(5, 8, 8, 1, 2), example=torch.zeros(2, 6).long())
     found_loss = per_token.assign_credit(torch.zeros(2, 6).long(), torch.zeros(2, 6).long())
     assert found_loss.dim() == 0, "labels of every token"
+
+
+def test_the_hybrid_rule_takes_layers_of_any_kind():
+    """Its step is the finite difference of the loss that each layer has a part in."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(5, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)]
+    model = nn.Sequential(*layers, nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, K)).double()
+    rule = HybridDynamicTemperature(model, generator=seeded(1))
+    x, y = rows()
+    rule.assign_credit(x, y)  # the first batch sets the thresholds
+    drawn = rule.generator.get_state()  # type: ignore[union-attr]
+    rule.assign_credit(x, y)
+    for index, unit in enumerate(rule.units):
+        p, losses = unit.parameters[0], []
+        assert p.grad is not None
+        direction = torch.randn_like(p)
+        for step in (1e-5, -1e-5):
+            rule.generator.set_state(drawn)  # type: ignore[union-attr]
+            with torch.no_grad():
+                p.add_(step * direction)
+                local, last = rule.losses(x, y)
+                p.sub_(step * direction)
+            losses.append(rule.share * local[index] + last)
+        expected = (losses[0] - losses[1]) / 2e-5
+        found = (p.grad * direction).sum()
+        assert abs(found - expected) <= 1e-6 * abs(expected) + 1e-9, f"the step of layer {unit.name}"
 
 
 def test_activities_are_not_written_over():

@@ -265,6 +265,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)], "num_classes: 3, expected 2..2, the pixels of the in"),
     ],
     HybridDynamicTemperature: [
+        (lambda: [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), *end()], "layer '1': BatchNorm1d; ...use LayerNorm"),
         (lambda: [nn.Linear(4, 2), nn.Dropout()], "layer '1': Dropout; ...(the rule has no dropout; remove it)"),
         (lambda: [nn.Linear(4, 2), nn.ReLU()], "layer '1': ReLU at the end, expected a Linear that gives the class"),
         (lambda: [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)], "model: 1 hidden layer, expected two or more"),

@@ -39,6 +39,12 @@ class HybridDynamicTemperature(LayeredRule):
         super().__init__(model, generator=generator)
         if not self.units[-1].is_linear:
             raise without_scores(model)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise ValueError(
+                    f"layer '{name}': {type(module).__name__}; {type(self).__name__} has three streams, which are no "
+                    "one batch; use LayerNorm"
+                )
         self.units = self.units[:-1]
         if len(self.units) < 2:
             raise ValueError(f"model: {len(self.units)} hidden layer, expected two or more; the last has no read-out")
