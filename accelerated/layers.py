@@ -134,15 +134,17 @@ class Unshuffle(_Linear):
 
 @dataclass(frozen=True)
 class AveragePool(_Linear):
-    """Averages of squares, `pooling.average_pool`."""
+    """Averages of squares, `pooling.average_pool`; side by side unless a stride is given."""
 
     size: int
+    stride: int | None = None
+    padding: int = 0
 
     def value(self, h: Array) -> Array:
-        return pooling.average_pool(h, self.size)
+        return pooling.average_pool(h, self.size, self.stride, self.padding)
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.average_pool_adjoint(h, d, self.size)
+        return pooling.average_pool_adjoint(h, d, self.size, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,22 @@ class ScaledAveragePool(_Linear):
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones."""
+    """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones.
+
+    They lie side by side unless a stride is given.
+    """
 
     size: int
+    stride: int | None = None
+    padding: int = 0
     _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
 
     def _pooled_and_places(self, h: Array) -> tuple[Array, Array]:
-        found: tuple[Array, Array] = self._last.of(h, lambda h: pooling.max_pool_and_places(h, self.size))
+        found: tuple[Array, Array] = self._last.of(h, self._found)
         return found
+
+    def _found(self, h: Array) -> tuple[Array, Array]:
+        return pooling.max_pool_and_places(h, self.size, self.stride, self.padding)
 
     def value(self, h: Array) -> Array:
         return self._pooled_and_places(h)[0]
@@ -176,10 +186,11 @@ class MaxPool:
         return pooling.at_places(h, u, self._pooled_and_places(h)[1])
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.spread_to_places(h, d, self._pooled_and_places(h)[1], self.size)
+        places = self._pooled_and_places(h)[1]
+        return pooling.spread_to_places(h, d, places, self.size, self.stride, self.padding)
 
     def difference(self, h: Array, u: Array) -> Array:
-        return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)
+        return self._pooled_and_places(h)[0] - pooling.max_pool(h - u, self.size, self.stride, self.padding)
 
 
 @dataclass(frozen=True)

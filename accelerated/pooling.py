@@ -23,23 +23,28 @@ __all__ = [
 ]
 
 
-def max_pool(g: Array, size: int) -> Array:
-    """Largest of each size x size pixels: (batch, c, height // size, width // size)."""
-    return g if size == 1 else max_pool_and_places(g, size)[0]
-
-
-def max_pool_and_places(g: Array, size: int) -> tuple[Array, Array]:
-    """`max_pool`, and the place of each maximum in its map, the first of equal ones."""
+def _check_squares(g: Array, size: int, stride: int | None, padding: int) -> None:
     check_images("g", g)
-    check_count("size", size, 1, min(g.shape[2:]))
-    pooled, places = functional.max_pool2d(g, size, return_indices=True)
+    check_count("size", size, 1, min(g.shape[2:]) + 2 * padding)
+    check_count("padding", padding, 0, size // 2)
+    check_count("stride", size if stride is None else stride)
+
+
+def max_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
+    """Largest of each size x size pixels, side by side unless a stride is given: (batch, c, rows, columns)."""
+    return g if size == 1 and stride is None else max_pool_and_places(g, size, stride, padding)[0]
+
+
+def max_pool_and_places(g: Array, size: int, stride: int | None = None, padding: int = 0) -> tuple[Array, Array]:
+    """`max_pool`, and the place of each maximum in its map, the first of equal ones."""
+    _check_squares(g, size, stride, padding)
+    pooled, places = functional.max_pool2d(g, size, stride, padding, return_indices=True)
     return pooled, places
 
 
-def at_maxima(g: Array, values: Array, size: int) -> Array:
+def at_maxima(g: Array, values: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """Of each size x size pixels the value where g is largest, the first of equal ones: shaped as `max_pool(g)`."""
-    check_count("size", size, 1, min(g.shape[2:]))
-    return at_places(g, values, max_pool_and_places(g, size)[1])
+    return at_places(g, values, max_pool_and_places(g, size, stride, padding)[1])
 
 
 def at_places(g: Array, values: Array, places: Array) -> Array:
@@ -48,33 +53,39 @@ def at_places(g: Array, values: Array, places: Array) -> Array:
     return values.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
 
 
-def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
+def max_pool_vjp(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """The adjoint of `at_maxima`, d put where g is largest: as g."""
-    return spread_to_places(g, d, max_pool_and_places(g, size)[1], size)
+    return spread_to_places(g, d, max_pool_and_places(g, size, stride, padding)[1], size, stride, padding)
 
 
-def spread_to_places(g: Array, d: Array, places: Array, size: int) -> Array:
+def spread_to_places(
+    g: Array, d: Array, places: Array, size: int, stride: int | None = None, padding: int = 0
+) -> Array:
     """`max_pool_vjp`, where the places of the maxima of g are known."""
     check_shape("d", d, places.shape)
-    square = [size, size]
-    spread: Array = torch.ops.aten.max_pool2d_with_indices_backward(d, g, square, square, [0, 0], [1, 1], False, places)
+    square, step, around = ([n, n] for n in (size, size if stride is None else stride, padding))
+    spread: Array = torch.ops.aten.max_pool2d_with_indices_backward(d, g, square, step, around, [1, 1], False, places)
     return spread
 
 
-def average_pool(g: Array, size: int) -> Array:
-    """Means of size x size pixels: (batch, c, height // size, width // size)."""
-    check_images("g", g)
-    check_count("size", size, 1, min(g.shape[2:]))
-    return functional.avg_pool2d(g, size)
+def average_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
+    """Means of size x size pixels, zeros around the map among them: shaped as `max_pool(g)`."""
+    _check_squares(g, size, stride, padding)
+    return functional.avg_pool2d(g, size, stride, padding)
 
 
-def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
+def average_pool_adjoint(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """The adjoint of `average_pool`; of g only the shape of a sample matters: (batch, c, height, width)."""
-    check_images("g", g)
-    check_count("size", size, 1, min(g.shape[2:]))
+    _check_squares(g, size, stride, padding)
     channels, height, width = g.shape[1:]
-    rows, columns = height // size, width // size
+    step = size if stride is None else stride
+    rows, columns = ((n + 2 * padding - size) // step + 1 for n in (height, width))
     check_shape("d", d, (len(d), channels, rows, columns))
+    if step != size or padding:
+        like = d.new_empty((len(d), channels, height, width))
+        square, steps, around = ([n, n] for n in (size, step, padding))
+        spread: Array = torch.ops.aten.avg_pool2d_backward(d, like, square, steps, around, False, True, None)
+        return spread
     spread = functional.interpolate(d / size**2, scale_factor=size, mode="nearest")
     return functional.pad(spread, (0, width - columns * size, 0, height - rows * size))
 

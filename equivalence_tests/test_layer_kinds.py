@@ -254,7 +254,9 @@ def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.D
 
 OUTLETS: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
     "MaxPool": (nn.MaxPool2d(2), (2,)),
+    "MaxPool of a ResNet": (nn.MaxPool2d(3, 2, 1), (3, 2, 1)),
     "AveragePool": (nn.AvgPool2d(3), (3,)),
+    "AveragePool of windows": (nn.AvgPool2d(3, 1, 1), (3, 1, 1)),
     "LPPool": (nn.LPPool2d(2, 2), (2, 2)),
     "LPPool of another power": (nn.LPPool2d(4.0, 3), (4.0, 3)),
     "AdaptiveAveragePool": (nn.AdaptiveAvgPool2d((2, 3)), ((2, 3),)),

@@ -200,6 +200,12 @@ class StepCase(NamedTuple):
 
 
 @st.composite
+def strides(draw: st.DrawFn, size: int) -> tuple[int | None, int]:
+    """Stride, None for squares side by side, and padding."""
+    return draw(st.sampled_from([None, 1, 2]), label="stride"), draw(st.integers(0, size // 2), label="padding")
+
+
+@st.composite
 def step_cases(draw: st.DrawFn) -> StepCase:
     name = draw(st.sampled_from(STEPS), label="step")
     rng = draw(seeds())
@@ -211,6 +217,7 @@ def step_cases(draw: st.DrawFn) -> StepCase:
         "Mask": (rng.integers(0, 2, h.shape) / 0.5,),
         "Flatten": (),
         "MeanOverPositions": (),
+        **dict.fromkeys(("MaxPool", "AveragePool"), (size, *draw(strides(size)))),
         "LPPool": (draw(st.sampled_from([1, 2, 3.5]), label="power"), size),
         "AdaptiveAveragePool": ((size, 2),),
     }

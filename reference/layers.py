@@ -145,15 +145,17 @@ class Unshuffle(_Linear):
 
 @dataclass(frozen=True)
 class AveragePool(_Linear):
-    """Averages of squares, `pooling.average_pool`."""
+    """Averages of squares, `pooling.average_pool`; side by side unless a stride is given."""
 
     size: int
+    stride: int | None = None
+    padding: int = 0
 
     def value(self, h: Array) -> Array:
-        return pooling.average_pool(h, self.size)
+        return pooling.average_pool(h, self.size, self.stride, self.padding)
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.average_pool_adjoint(h, d, self.size)
+        return pooling.average_pool_adjoint(h, d, self.size, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
@@ -171,21 +173,27 @@ class ScaledAveragePool(_Linear):
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones."""
+    """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones.
+
+    They lie side by side unless a stride is given.
+    """
 
     size: int
+    stride: int | None = None
+    padding: int = 0
 
     def value(self, h: Array) -> Array:
-        return pooling.max_pool(h, self.size)
+        return pooling.max_pool(h, self.size, self.stride, self.padding)
 
     def jvp(self, h: Array, u: Array) -> Array:
-        return pooling.at_maxima(h, u, self.size)
+        return pooling.at_maxima(h, u, self.size, self.stride, self.padding)
 
     def vjp(self, h: Array, d: Array) -> Array:
-        return pooling.max_pool_vjp(h, d, self.size)
+        return pooling.max_pool_vjp(h, d, self.size, self.stride, self.padding)
 
     def difference(self, h: Array, u: Array) -> Array:
-        return pooling.max_pool(h, self.size) - pooling.max_pool(h - u, self.size)
+        before = pooling.max_pool(h - u, self.size, self.stride, self.padding)
+        return pooling.max_pool(h, self.size, self.stride, self.padding) - before
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Maps of images that change their size, and the adjoints: pooling, and pixels that become channels.
 
-    (1)  max:             h[c, i] = max_(0 <= p < n) g[c, n i + p]
-    (2)  at maxima:       v[c, n i + p*], p* the first p, row by row, where g is largest: the derivative of (1)
-    (3)  average:         h[c, i] = 1/n^2 sum_(0 <= p < n) g[c, n i + p]
+    (1)  max:             h[c, i] = max_(0 <= p < n) g[c, t i + p - q]
+    (2)  at maxima:       v[c, t i + p* - q], p* the first p, row by row, where g is largest: the derivative of (1)
+    (3)  average:         h[c, i] = 1/n^2 sum_(0 <= p < n) g[c, t i + p - q]
     (4)  scaled average:  n times (3), for which A A^T = I
     (5)  unshuffling:     h[c n^2 + p, i] = g[c, n i + p], a permutation, hence orthogonal
     (6)  of power r:      h[c, i] = (sum_(0 <= p < n) |g[c, n i + p]|^r)^(1/r),
@@ -13,6 +13,7 @@
 | g | g, x | (batch, c, height, width) | images; i and p are pairs of row and column |
 | h | y; d for an adjoint | (batch, c, height // n, width // n) | what becomes of them, with c n^2 channels in (5) |
 | n | size, factor | | side of the squares |
+| t, q | stride, padding | | from square to square, n unless given; rows and columns around g, least in (1), 0 in (3) |
 | r | power | | 1 or more |
 | v | values | as g | what is taken where g is largest |
 
@@ -39,60 +40,68 @@ __all__ = [
 ]
 
 
-def _squares(g: Array, size: int) -> Array:
-    """The whole squares: (batch, c, height // size, width // size, size^2), pixels row by row."""
+def _squares(g: Array, size: int, stride: int | None = None, padding: int = 0, around: float = 0.0) -> Array:
+    """The whole squares: (batch, c, rows, columns, size^2), pixels row by row, of g padded with the number around."""
     check_images("g", g)
-    check_count("size", size, 1, min(g.shape[2:]))
-    batch, channels, height, width = g.shape
-    rows, columns = height // size, width // size
-    blocks = g[:, :, : rows * size, : columns * size].reshape(batch, channels, rows, size, columns, size)
-    return blocks.swapaxes(3, 4).reshape(batch, channels, rows, columns, size * size)
+    check_count("size", size, 1, min(g.shape[2:]) + 2 * padding)
+    check_count("padding", padding, 0, size // 2)
+    stride = size if stride is None else stride
+    check_count("stride", stride)
+    padded = np.pad(g, ((0, 0), (0, 0), (padding, padding), (padding, padding)), constant_values=around)
+    found = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+    return found.reshape(*found.shape[:4], size * size)
 
 
-def _placed(squares: Array, size: int, shape: tuple[int, ...]) -> Array:
-    """The adjoint of `_squares`: (batch, *shape), 0 where no square was."""
-    batch, channels, rows, columns, _ = squares.shape
-    blocks = squares.reshape(batch, channels, rows, columns, size, size).swapaxes(3, 4)
-    g = np.zeros((batch, *shape), squares.dtype)
-    g[:, :, : rows * size, : columns * size] = blocks.reshape(batch, channels, rows * size, columns * size)
-    return g
+def _placed(squares: Array, size: int, shape: tuple[int, ...], stride: int | None = None, padding: int = 0) -> Array:
+    """The adjoint of `_squares`: (batch, *shape), the sum of all squares that a pixel is in, 0 for none."""
+    stride = size if stride is None else stride
+    batch, _, rows, columns, _ = squares.shape
+    channels, height, width = shape
+    g = np.zeros((batch, channels, height + 2 * padding, width + 2 * padding), squares.dtype)
+    for p in range(size):
+        for q in range(size):
+            g[:, :, p : p + stride * rows : stride, q : q + stride * columns : stride] += squares[..., size * p + q]
+    return g[:, :, padding : padding + height, padding : padding + width]
 
 
-def max_pool(g: Array, size: int) -> Array:
-    """The largest of each square, (1): (batch, c, height // size, width // size). Raises ValueError for no square."""
-    return _squares(g, size).max(axis=-1)
+def max_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
+    """The largest of each square, (1): (batch, c, rows, columns), as many as squares in each direction.
+
+    Raises ValueError for no square, and for padding of more than half a square.
+    """
+    return _squares(g, size, stride, padding, -np.inf).max(axis=-1)
 
 
-def at_maxima(g: Array, values: Array, size: int) -> Array:
+def at_maxima(g: Array, values: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """The value of each square where g is largest, the first of equal ones, equation (2): shaped as `max_pool(g)`.
 
     Raises ValueError as `max_pool`, and unless the values are shaped as g.
     """
     check_shape("values", values, g.shape)
-    places = _squares(g, size).argmax(axis=-1)[..., None]
-    return np.take_along_axis(_squares(values, size), places, axis=-1)[..., 0]
+    places = _squares(g, size, stride, padding, -np.inf).argmax(axis=-1)[..., None]
+    return np.take_along_axis(_squares(values, size, stride, padding), places, axis=-1)[..., 0]
 
 
-def max_pool_vjp(g: Array, d: Array, size: int) -> Array:
+def max_pool_vjp(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """The adjoint of (2), d put where g is largest: as g. Raises ValueError unless d is shaped as `max_pool(g)`."""
-    squares = _squares(g, size)
+    squares = _squares(g, size, stride, padding, -np.inf)
     check_shape("d", d, squares.shape[:-1])
     largest = np.arange(size**2) == squares.argmax(axis=-1)[..., None]
-    return _placed(largest * d[..., None], size, g.shape[1:])
+    return _placed(largest * d[..., None], size, g.shape[1:], stride, padding)
 
 
-def average_pool(g: Array, size: int) -> Array:
-    """The mean of each square, (3): (batch, c, height // size, width // size). Raises ValueError as `max_pool`."""
-    return _squares(g, size).mean(axis=-1)
+def average_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
+    """The mean of each square, (3): shaped as `max_pool(g)`. Raises ValueError as `max_pool`."""
+    return _squares(g, size, stride, padding).mean(axis=-1)
 
 
-def average_pool_adjoint(g: Array, d: Array, size: int) -> Array:
+def average_pool_adjoint(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
     """The adjoint of (3), d / n^2 all over its square: (len(d), c, ...) as g.
 
     Raises ValueError where d does not fit.
     """
-    check_shape("d", d, (len(d), *_squares(g, size).shape[1:-1]))
-    return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:])
+    check_shape("d", d, (len(d), *_squares(g, size, stride, padding).shape[1:-1]))
+    return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:], stride, padding)
 
 
 def _lp_pool(squares: Array, power: float) -> Array:
