@@ -21,7 +21,8 @@
 | delta_l | delta | (batch, ...) | an algorithm's error factor, shaped as a_l |
 
 An algorithm never asks what a layer is, and a layer never asks which algorithm is at work: every algorithm is written
-once, for dense layers and convolutions. Steps and outlets are of one type, `Step`. In `adjoint` only the
+once, for dense layers and convolutions, and for those of `normalisation_layers`, `blocks`, `attention` and `embedding`.
+Steps and outlets are of one type, `Step`. In `adjoint` only the
 shape of a sample of z matters where A is affine, so that it takes any number of rows d.
 
 Dropout's mask follows the activation, as torch.nn.Dropout does. FOTON's authors mask before it, which is the same for
