@@ -6,7 +6,7 @@ cells above, are computed once, with the value.
 A cell's difference is made of differences of its gates, with no two nearly equal states subtracted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -17,7 +17,10 @@ from torch.nn import functional
 
 from ._arrays import Array, Labels, check_option, check_range, check_shape
 from .activations import Activation, relu, tanh
-from .layers import Dense, Layer, Step, Update
+from .backprop import update_factors
+from .embedding import Embedding
+from .ftp import differences
+from .layers import Dense, Layer, Pass, Step, Update, forward
 
 __all__ = [
     "CELLS",
@@ -27,8 +30,12 @@ __all__ = [
     "Recurrent",
     "RecurrentLayer",
     "Reduction",
+    "TokenStep",
     "at_steps",
+    "differences_per_step",
     "elman",
+    "factors_per_step",
+    "forward_per_step",
     "gru",
     "lstm",
     "state_size",
@@ -187,9 +194,18 @@ class RecurrentLayer(NamedTuple):
         return self.of_state.weight.shape[1]
 
 
-def state_size(stack: Iterable[RecurrentLayer]) -> int:
-    """Numbers in the state of a stack, of h and the LSTM's c."""
-    return sum(layer.cell.parts * layer.n for layer in stack)
+Stack: TypeAlias = Sequence[RecurrentLayer | Embedding]
+"""Recurrent layers, lowest first; below them there may be an embedding."""
+
+
+def _sizes(stack: Stack) -> list[int]:
+    """Numbers in the state of each layer."""
+    return [layer.table.shape[1] if isinstance(layer, Embedding) else layer.cell.parts * layer.n for layer in stack]
+
+
+def state_size(stack: Stack) -> int:
+    """Numbers in the state of a stack: of what is embedded, h and the LSTM's c."""
+    return sum(_sizes(stack))
 
 
 class Part(NamedTuple):
@@ -218,6 +234,11 @@ class Part(NamedTuple):
         if self.stop - self.start == self.width:
             return part
         return torch.cat([h[:, : self.start], part, h[:, self.stop :]], dim=1)
+
+
+def _if_running(running: Array | None, now: Array, otherwise: Array) -> Array:
+    """What is now of the samples that have a step, otherwise of the others."""
+    return now if running is None else torch.where(running, now, otherwise)
 
 
 @dataclass(eq=False)
@@ -255,14 +276,11 @@ class CellStep:
         _, x, p, q = self._seen
         return x, p, q
 
-    def _if_running(self, now: Array, otherwise: Array) -> Array:
-        return now if self.running is None else torch.where(self.running, now, otherwise)
-
     def value(self, z: Array) -> Array:
         """The state with h_t in the cell's part. Raises ValueError where z is no state of as many samples as x."""
         check_shape("z", z, (len(z if self.p is None else self.p), self.own.width))
         _, p, q = self._operands(z)
-        return self._if_running(self.own.placed(z, self.layer.cell.value(p, q, self.own.value(z))), z)
+        return _if_running(self.running, self.own.placed(z, self.layer.cell.value(p, q, self.own.value(z))), z)
 
     def difference(self, z: Array, u: Array) -> Array:
         """The value less what it is at z - u."""
@@ -275,7 +293,7 @@ class CellStep:
         )
         of_q = self.layer.of_state.difference(self.h.value(z), self.h.value(u))
         found = self.layer.cell.difference(p, q, self.own.value(z), s, of_q, self.own.value(u))
-        return self._if_running(self.own.placed(u, found), u)
+        return _if_running(self.running, self.own.placed(u, found), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """The derivative's transpose: to the state, through W_h and past it, and to the cell below, through W_x."""
@@ -285,7 +303,7 @@ class CellStep:
         found = self.h.placed(found, torch.addmm(self.h.value(found), eta, self.layer.of_state.weight))
         if isinstance(self.x, Part):
             found = self.x.placed(found, torch.addmm(self.x.value(found), delta, self.layer.of_input.weight))
-        return self._if_running(found, d)
+        return _if_running(self.running, found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
         """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of the value."""
@@ -300,28 +318,68 @@ class CellStep:
         return (for_p.T @ x, for_q.T @ self.h.value(z), *biases)
 
 
-Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
+@dataclass(eq=False)
+class TokenStep:
+    """A step of an embedding as a layer of the state: its part becomes p = E[x], of the tokens x, (batch,)."""
+
+    layer: Embedding
+    x: Labels
+    p: Array
+    own: Part
+    running: Array | None = None
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    @property
+    def h(self) -> Part:
+        """Its part."""
+        return self.own
+
+    def value(self, z: Array) -> Array:
+        """The state with what x is embedded as. Raises ValueError where z is no state of as many samples as x."""
+        check_shape("z", z, (len(self.x), self.own.width))
+        return _if_running(self.running, self.own.placed(z, self.p), z)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """u but for its part, which no state moves."""
+        return _if_running(self.running, self.own.placed(u, torch.zeros_like(self.p)), u)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """d but for its part, where it ends."""
+        return self.difference(z, d)
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """Of E, from the cotangent delta of the value."""
+        check_shape("delta", delta, z.shape)
+        d = self.own.value(delta)
+        return self.layer.update(self.x[:, None], _if_running(self.running, d, torch.zeros_like(d))[:, None])
+
+
+Recurrent: TypeAlias = tuple[*tuple[CellStep | TokenStep, ...], Layer]
 """A recurrent network on an input: its steps, and what makes the output of the last state."""
 
 
-def unrolled(stack: Sequence[RecurrentLayer], x: Array, lengths: Labels | None = None) -> tuple[CellStep, ...]:
-    """The steps on x, (batch, T, n_0), of recurrent layers, lowest first; `lengths`, (batch,), are 1..T, None: T.
+def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[CellStep | TokenStep, ...]:
+    """The steps of a stack on x, (batch, T, n_0) or tokens (batch, T); `lengths`, (batch,), are 1..T, None: T.
 
     The last step's outlet is the uppermost h. Raises ValueError where x, lengths or weights do not fit.
     """
-    if not stack:
-        raise ValueError("stack: no recurrent layer, expected one at least")
-    n_0 = stack[0].of_input.weight.shape[1]
-    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
-        raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, steps, {n_0}), at least one of each")
+    embedded = isinstance(stack[0], Embedding) if stack else False
+    cells = [layer for layer in stack[embedded:] if isinstance(layer, RecurrentLayer)]
+    if not cells or len(cells) + embedded < len(stack):
+        raise ValueError(f"stack: {len(cells)} of {len(stack)} are recurrent, expected all but an embedding at first")
+    given = stack[0].value(x) if isinstance(stack[0], Embedding) else x  # (batch, T, n_0)
+    n_0 = cells[0].of_input.weight.shape[1]
+    if given.ndim != 3 or 0 in given.shape[:2] or given.shape[2] != n_0:
+        raise ValueError(f"x: shape {tuple(given.shape)}, expected (batch, steps, {n_0}), at least one of each")
     if lengths is not None:
         check_shape("lengths", lengths, x.shape[:1])
         check_range("lengths", lengths, x.shape[1] + 1, 1)
-    for number, below in enumerate(stack[:-1], 1):
-        columns = stack[number].of_input.weight.shape[1]
+    for number, below in enumerate(cells[:-1], 1):
+        columns = cells[number].of_input.weight.shape[1]
         if columns != below.n:
-            raise ValueError(f"stack[{number}]: takes {columns} numbers, but gets {below.n}")
-    for cell, of_input, of_state in stack:
+            raise ValueError(f"stack[{number + embedded}]: takes {columns} numbers, but gets {below.n}")
+    for cell, of_input, of_state in cells:
         rows, n = (len(of_input.weight), len(of_state.weight)), of_state.weight.shape[1]
         if rows != (cell.gates * n, cell.gates * n):
             raise ValueError(
@@ -331,39 +389,85 @@ def unrolled(stack: Sequence[RecurrentLayer], x: Array, lengths: Labels | None =
         for layer in (of_input, of_state):
             if layer.bias is not None:
                 check_shape("bias", layer.bias, layer.weight.shape[:1])
-    ends = list(accumulate(layer.cell.parts * layer.n for layer in stack))
+    ends = list(accumulate(_sizes(stack)))
     owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
-    lowest, each = stack[0], x.transpose(0, 1)  # (T, batch, n_0)
-    p = functional.linear(each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
-    p = p.unflatten(0, each.shape[:2])
-    steps: list[CellStep] = []
-    for t, (x_t, p_t) in enumerate(zip(each, p, strict=True)):
+    lowest, each = cells[0], given.transpose(0, 1)  # (T, batch, n_0)
+    if not embedded:
+        p = functional.linear(each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
+        p = p.unflatten(0, each.shape[:2])
+    steps: list[CellStep | TokenStep] = []
+    for t in range(x.shape[1]):
         running = None if lengths is None else (t < lengths)[:, None]
-        steps.append(CellStep(lowest, x_t, p_t, owns[0], running, _place=(t, each, p)))
-        for above, own in zip(stack[1:], owns[1:], strict=True):
-            steps.append(CellStep(above, steps[-1].h, None, own, running))
+        for part, own in zip(stack, owns, strict=True):
+            if isinstance(part, Embedding):
+                steps.append(TokenStep(part, x[:, t], each[t], own, running))
+            elif own.start == 0:
+                steps.append(CellStep(part, each[t], p[t], own, running, _place=(t, each, p)))
+            else:
+                steps.append(CellStep(part, steps[-1].h, None, own, running))
     steps[-1].outlet = (steps[-1].h,)
     return tuple(steps)
 
 
-def at_steps(steps: Sequence[CellStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
+def at_steps(steps: Sequence[CellStep | TokenStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
     """What is said of h's, corrections or cotangents, for the state that each of the steps gives: (batch, width).
 
-    `parts` has (batch, T, n) for each recurrent layer of `unrolled`, or None, lowest first. Raises ValueError for
-    another number of them.
+    `parts` has (batch, T, n) for each layer of the stack, or None, lowest first. Raises ValueError for another number
+    of them.
     """
     owns = sorted({step.own for step in steps})
     if len(parts) != len(owns):
-        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each recurrent layer")
+        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each layer of the stack")
     found: list[Array | None] = []
     for number, step in enumerate(steps):
         t, place = divmod(number, len(owns))
         part = parts[place]
         if part is not None:
-            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.layer.n))
+            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.h.stop - step.h.start))
             part = step.h.placed(part.new_zeros(len(part), step.own.width), part[:, t])
         found.append(part)
     return tuple(found)
+
+
+def forward_per_step(layers: Recurrent, state: Array) -> Pass:
+    """The pass from that state, the output's of every step: its input is all h's, (batch, T, n), its scores likewise.
+
+    Raises ValueError as `forward`.
+    """
+    *steps, output = layers
+    clean = forward(steps, state)
+    upper = zip(steps, clean.activities, strict=True)
+    h = torch.stack([step.h.value(a) for step, a in upper if step.own.stop == step.own.width], dim=1)
+    scores = output.value(h)
+    return Pass((*clean.inputs, h), (*clean.preactivations, scores), (*clean.activities, scores))
+
+
+def factors_per_step(layers: Recurrent, clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+    """Backpropagation's factors of every layer, from the pass per step and e, (batch, T, K)."""
+    check_shape("error", error, clean.scores.shape)
+    *steps, output = layers
+    h = clean.inputs[-1]
+    above = [None] * (len({step.own for step in steps}) - 1)
+    *before, last = at_steps(steps, [*above, output.adjoint(h, error)])
+    assert last is not None
+    of_steps = Pass(clean.inputs[:-1], clean.preactivations[:-1], clean.activities[:-1])
+    yield from update_factors(steps, of_steps, last, before)
+    yield error, h
+
+
+def differences_per_step(layers: Recurrent, clean: Pass, corrections: Sequence[Array | None]) -> Iterator[Array]:
+    """Those of `ftp` for every step as a chain of its own, from the pass per step and `at_steps`.
+
+    Raises ValueError as `ftp.differences`, and where a step's lowest layer has no correction.
+    """
+    *steps, output = layers
+    count = len({step.own for step in steps})
+    for begin in range(0, len(steps), count):
+        first, *later = corrections[begin : begin + count]
+        if first is None:
+            raise ValueError(f"corrections: None for layers[{begin}], expected one for the lowest of every step")
+        of_step = Pass(*((*part[begin : begin + count], part[-1]) for part in clean))
+        yield from differences((*steps[begin : begin + count], output), of_step, first, later=later)
 
 
 def _rows(steps: list[CellStep], operands: list[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
@@ -380,7 +484,7 @@ def _rows(steps: list[CellStep], operands: list[tuple[Array, Array, Array]]) -> 
 def updates(
     layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
 ) -> tuple[Update, ...]:
-    """The update of each recurrent layer, one product each over the rows of all its steps, and the output's.
+    """The update of each layer of the stack, one product each over the rows of all its steps, and the output's.
 
     Raises ValueError for an unknown `reduction`, and for steps that do not follow each other in one `unrolled`.
     """
@@ -394,20 +498,29 @@ def updates(
     return (*found, output.update(h, error))
 
 
-def _joined(each: list[tuple[CellStep, Array, Array]], reduction: Reduction) -> Update:
-    """Of one recurrent layer, from its steps, each with its factors."""
+def _joined(each: list[tuple[CellStep | TokenStep, Array, Array]], reduction: Reduction) -> Update:
+    """Of one layer of the stack, from its steps, each with its factors."""
     steps, length = [step for step, _, _ in each], len(each)
     own, running = steps[0].own, None
-    operands = [step._operands(z) for step, _, z in each]
     deltas = torch.cat([own.value(delta) for _, delta, _ in each])
-    states = torch.cat([own.value(z) for _, _, z in each])
     if steps[0].running is not None:
         flags = torch.stack([step.running for step in steps if step.running is not None])  # (T, batch, 1)
         running = flags.flatten(0, 1)
         if reduction == "mean":
             deltas = deltas * (length / flags.sum(dim=0).to(deltas.dtype)).repeat(length, 1)
-    x, p = _rows(steps, operands)
-    whole = CellStep(steps[0].layer, x, p, Part(0, states.shape[1], states.shape[1]), running)
-    whole._seen[:] = states, x, p, torch.cat([q for _, _, q in operands])
+    whole: CellStep | TokenStep
+    alone = Part(0, deltas.shape[1], deltas.shape[1])
+    if isinstance(steps[0], TokenStep):
+        states = torch.cat([step.p for step in steps if isinstance(step, TokenStep)])
+        whole = TokenStep(
+            steps[0].layer, torch.cat([step.x for step in steps if isinstance(step, TokenStep)]), states, alone, running
+        )
+    else:
+        of_cells = [(step, z) for step, _, z in each if isinstance(step, CellStep)]
+        states = torch.cat([own.value(z) for _, z in of_cells])
+        operands = [step._operands(z) for step, z in of_cells]
+        x, p = _rows([step for step, _ in of_cells], operands)
+        whole = CellStep(steps[0].layer, x, p, alone, running)
+        whole._seen[:] = states, x, p, torch.cat([q for _, _, q in operands])
     mean = whole.update(states, deltas)
     return mean if reduction == "mean" else tuple(length * part for part in mean)

@@ -49,6 +49,7 @@ SCORES = RNG.standard_normal((4, 2))
 IMAGES = RNG.standard_normal((4, 2, 4, 4))
 STREAM = np.ones(4)
 SEQUENCES = RNG.standard_normal((4, 3, 2))
+TOKENS = np.array([[0, 1, 1]] * 4)
 MIXING = np.eye(4)
 BASES = (np.eye(4)[:, :2], np.eye(4)[:, :2])
 KERNEL = RNG.standard_normal((4, 2, 3, 3))
@@ -97,6 +98,20 @@ def steps(side: Side) -> Any:
 
 def unrolled(side: Side) -> Any:
     return (*steps(side), side.layers.Dense(side.operands(np.ones((2, 3))), None))
+
+
+def of_tokens(side: Side) -> Any:
+    """A stack on tokens: an embedding in 2 numbers, and the cell of 3 units."""
+    return [side.embedding.Embedding(side.operands(np.ones((2, 2)))), *rnn().make(side)]
+
+
+def wide_tokens(side: Side) -> Any:
+    return [side.embedding.Embedding(side.operands(np.ones((2, 4)))), *rnn().make(side)]
+
+
+def per_step(side: Side) -> Any:
+    layers = (*side.recurrent.unrolled(of_tokens(side), side.operands(TOKENS)), unrolled(side)[-1])
+    return layers, side.recurrent.forward_per_step(layers, side.operands(np.zeros((4, 5))))
 
 
 def circular(bias: Any) -> Lazy:
@@ -166,6 +181,7 @@ MAPS = padded(None)
 MAPS_PASS = Lazy(lambda s: s.layers.forward(MAPS.make(s), s.operands(IMAGES)))
 FIRST, HIDDEN = Lazy(lambda s: CHAIN.make(s)[:1]), Lazy(lambda s: CHAIN.make(s)[:2])
 GOODNESS, LOCAL, STEPS = goodness(), Lazy(local_layers), Lazy(unrolled)
+PER_STEP, PASS_PER_STEP = Lazy(lambda s: per_step(s)[0]), Lazy(lambda s: per_step(s)[1])
 SUM_OF_SQUARES = Lazy(lambda s: s.goodness.sum_of_squares)
 CROSS_ENTROPY = Lazy(lambda s: s.score_losses.cross_entropy())
 CROSSBAR = Lazy(lambda s: s.hardware.Crossbar())
@@ -682,10 +698,19 @@ ROWS: list[Row] = [
     row("recurrent.unrolled", "of_input, of_state: 3 and 2 rows, expected 3, 1 for each of", rnn(2), SEQUENCES),
     row("recurrent.unrolled", "bias: shape (1,), expected (3,)", rnn(bias=np.zeros(1)), SEQUENCES),
     row("recurrent.unrolled", "stack[1]: takes 2 numbers, but gets 3", rnn(layers=2), SEQUENCES),
-    row("recurrent.unrolled", "stack: no recurrent layer, expected one at least", (), SEQUENCES),
+    row("recurrent.unrolled", "stack: 0 of 0 are recurrent, expected all but an embedding at first", (), SEQUENCES),
     row("recurrent.unrolled", "lengths: shape (3,), expected (4,)", rnn(), SEQUENCES, LABELS[:3]),
     row("recurrent.unrolled", "lengths: found 0..", rnn(), SEQUENCES, LABELS),
-    row("recurrent.at_steps", "parts: 0, expected 1, one for each", Lazy(steps), ()),
+    row("recurrent.unrolled", "x: shape (4, 3, 4), expected (batch, steps, 2)", Lazy(wide_tokens), TOKENS),
+    row("recurrent.unrolled", "z: found 0..2, expected 0..1", Lazy(of_tokens), TOKENS + TOKENS),
+    row("recurrent.unrolled", "stack: 1 of 2 are recurrent", Lazy(lambda s: of_tokens(s)[::-1]), SEQUENCES),
+    row("recurrent.forward_per_step", "layers[0]: z: shape (4, 3), expected (4, 5)", PER_STEP, np.zeros((4, 3))),
+    row("recurrent.factors_per_step", "error: shape (4, 2), expected (4, 3, 2)", PER_STEP, PASS_PER_STEP, SCORES),
+    row("recurrent.differences_per_step", "corrections: None for layers[0]", PER_STEP, PASS_PER_STEP, [None] * 6),
+    row(
+        "recurrent.differences_per_step", "first: shape (4, 2), expected (4, 5)", PER_STEP, PASS_PER_STEP, [SCORES] * 6
+    ),
+    row("recurrent.at_steps", "parts: 0, expected 1, one for each layer", Lazy(steps), ()),
     row("recurrent.at_steps", "parts[0]: shape (4, 3, 2), expected (4, 3, 3)", Lazy(steps), (SEQUENCES,)),
     row("recurrent.updates", "reduction: 'max', expected 'sum' or 'mean'", STEPS, (), "max"),
     row("layers.forward", "layers[0]: z: shape (4, 2), expected (4, 3)", STEPS, np.ones((4, 2))),

@@ -25,11 +25,15 @@ from prograde.equivalence_tests.test_recurrent import (
     Weights,
     chain,
     named,
+    present,
     sequences,
     without_silent,
 )
 from prograde.equivalence_tests.test_recurrent import updates as backpropagated
 from prograde.equivalence_tests.test_recurrent_ftp import updates as target_propagated
+from prograde.equivalence_tests.test_recurrent_stacks import ALGORITHMS, IGNORED, Stack, stacks
+from prograde.equivalence_tests.test_recurrent_stacks import LIBRARY as MODULES
+from prograde.equivalence_tests.test_recurrent_stacks import updates as stack_updates
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import ftp
 
@@ -378,7 +382,7 @@ def test_units_that_are_not_the_model_are_refused():
         assert model.training
     steps_first, own, both = Own(batch_first=False), Own(), Own(several=True)
     steps_first.forward = lambda x: steps_first.head(steps_first.rnns[0](x)[0][-1])  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, features\)"):
+    with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, ...\)"):
         RecurrentFtp(steps_first, units=steps_first.units, example=x)
     for units, message in (
         ([own.head], "units: 1 of them, expected units="),
@@ -407,8 +411,113 @@ def test_lengths_that_do_not_fit_are_refused(name: str):
     ):
         with pytest.raises(ValueError, match=message):
             rule.assign_credit((x, lengths), y)
-    with pytest.raises(ValueError, match="lengths: with truncation"):
+    with pytest.raises(ValueError, match="truncation: 2, with lengths"):
         BackpropThroughTime(model, truncation=2).assign_credit((x, LENGTHS), y)
+
+
+class Reader(torch.nn.Module):
+    """A user's model of a case: an embedding or none, a module for each recurrent layer, and scores of every step."""
+
+    def __init__(self, case: Stack, weights: Any, table: Any) -> None:
+        super().__init__()
+        *layers, (weight, bias) = weights
+        place = {"device": weight.device, "dtype": weight.dtype}
+        self.embedding = None if table is None else torch.nn.Embedding(*table.shape, **place)
+        self.rnns = torch.nn.ModuleList(
+            MODULES[cell](w_x.shape[1], w_h.shape[1], bias=b_x is not None, batch_first=True, **place)
+            for cell, (w_x, w_h, b_x, _) in zip(case.cells, layers, strict=True)
+        )
+        self.head = torch.nn.Linear(weight.shape[1], len(weight), bias=bias is not None, **place)
+        self.per_step = case.per_step
+        values = present((*(part for layer in layers for part in layer), weight, bias))
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), [*present([table]), *values], strict=True):
+                parameter.copy_(value)
+
+    @property
+    def units(self) -> list[torch.nn.Module]:
+        return [*present([self.embedding]), *self.rnns, self.head]
+
+    def forward(self, x: Any, lengths: Any = None) -> torch.Tensor:
+        x = x if self.embedding is None else self.embedding(x)
+        for rnn in self.rnns:
+            x, _ = rnn(x)
+        if not self.per_step:
+            x = x[:, -1] if lengths is None else x[torch.arange(len(x)), lengths - 1]
+        scores: torch.Tensor = self.head(x)
+        return scores
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(case=stacks(), reduction=st.sampled_from(["sum", "mean"]))
+def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any):
+    """Tokens or features, of several lengths or one, with a label of each sample or of each step."""
+    reduction = "sum" if algorithm == "backprop" else reduction
+
+    def ours(side: Side, weights: Any, table: Any, x: Any, labels: Any, lengths: Any, feedback: Any) -> Any:
+        if isinstance(side, ReferenceSide):
+            operands = weights, table, x, labels, lengths, feedback
+            return [
+                part for layer in stack_updates(side, *operands, case.cells, algorithm, reduction) for part in layer
+            ]
+        model = Reader(case, weights, table)
+        loss, own = torch.nn.CrossEntropyLoss(ignore_index=IGNORED), {"units": model.units}
+        rule: RecurrentRule
+        if algorithm == "backprop":
+            rule = BackpropThroughTime(model, loss=loss, **own)
+        else:
+            rule = RecurrentFtp(model, phi="identity", inject=algorithm, reduction=reduction, loss=loss, **own)
+            rule.feedback.copy_(torch.cat(feedback)[: len(rule.feedback)])
+        if lengths is not None and case.per_step:  # whatever stands behind a sample's end
+            labels = labels.masked_fill(torch.arange(x.shape[1], device=x.device) >= lengths[:, None], 10**6)
+        with torch.backends.cudnn.flags(enabled=False):
+            rule.assign_credit(x if lengths is None else (x, lengths), labels)
+        return [p.grad for p in model.parameters()]
+
+    compare(twin, f"{algorithm}, a stack", ours, *case.operands)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_tagger_learns(name: str):
+    """Of every token, whether the one before was its like: the loss falls below half, padding's row stays."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(6, 16, 2, "lstm", vocabulary=4, per_step=True)
+    model.embedding.padding_idx = 3
+    x, lengths = torch.randint(0, 3, (40, 7)), torch.randint(2, 8, (40,))
+    y = (x == torch.cat([x[:, :1], x[:, :-1]], dim=1)).long()
+    x = x.masked_fill(torch.arange(7) >= lengths[:, None], 3)
+    options = {"inject": "every", "scale": 0.2} if name == "ftp" else {}
+    rule: Any = RULES[name](model, generator=seeded(1), **options)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.02)
+    first = rule.objective((x, lengths), y).item()
+    for _ in range(150):
+        rule.assign_credit((x, lengths), y)
+        optimizer.step()
+    assert rule.objective((x, lengths), y).item() < first / 2, "does not learn"
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    assert torch.equal(model.embedding.weight[3], before[0][3]), "padding learns"
+    assert rule((x, lengths)).shape == (40, 7, 2)
+
+
+def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused():
+    model = RecurrentNetwork(6, 8, 3, "gru", vocabulary=4, per_step=True)
+    x, y = torch.randint(0, 4, (5, 7)), torch.randint(0, 3, (5, 7))
+    rule = BackpropThroughTime(model)
+    for wrong, message in (
+        (x.float(), r"x: torch.float32 of shape \(5, 7\), expected int64 of shape \(batch, steps\), tokens"),
+        (x[:, :, None], r"x: torch.int64 of shape \(5, 7, 1\), expected int64"),
+        (x + 4, r"x: tokens .*, expected 0\.\.3, padding too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rule.assign_credit(wrong, y)
+    with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(5,\), expected int64 of shape \(5, 7\)"):
+        rule.assign_credit(x, y[:, 0])
+    with pytest.raises(ValueError, match="truncation: 2, with labels of every step"):
+        BackpropThroughTime(model, truncation=2).assign_credit(x, y)
+    model.embedding.max_norm = 1.0
+    with pytest.raises(ValueError, match=r"layer 'embedding': Embedding.*without max_norm"):
+        RecurrentFtp(model)
 
 
 def test_options_that_make_no_sense_are_refused():

@@ -1,5 +1,6 @@
-"""Several recurrent layers, and sequences of several lengths: twin against reference, autograd, and samples alone."""
+"""Stacks of recurrent layers, tokens, several lengths, labels per step: twins, autograd, and samples alone."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,19 @@ ALGORITHMS = ("backprop", "first", "every")
 """Backpropagation through time, and forward target propagation by its `inject`."""
 
 
+IGNORED = -1
+"""The label of a step that has none."""
+
+
 class Stack(NamedTuple):
-    """Recurrent layers by their cells, each with W_x, W_h, b_x and b_h, then the output; x, labels, lengths or None."""
+    """Recurrent layers by their cells, each with W_x, W_h, b_x and b_h, then the output; lengths or None.
+
+    `table` is an embedding of the tokens x, or None. Labels are (batch,), or (batch, T) with some of them ignored.
+    """
 
     cells: tuple[str, ...]
     weights: tuple[Any, ...]
+    table: Any
     x: Any
     labels: Any
     lengths: Any
@@ -36,13 +45,27 @@ class Stack(NamedTuple):
         return self[1:]
 
     @property
-    def sizes(self) -> list[int]:
-        """Units of each layer."""
-        return [weight.shape[1] for _, weight, _, _ in self.weights[:-1]]
+    def per_step(self) -> bool:
+        return bool(self.labels.ndim == 2)
+
+    @property
+    def units(self) -> list[int]:
+        """Of each layer of the stack, which have corrections: what is embedded, and h."""
+        embedded = [] if self.table is None else [self.table.shape[1]]
+        return [*embedded, *(weight.shape[1] for _, weight, _, _ in self.weights[:-1])]
+
+    @property
+    def places(self) -> list[slice]:
+        """The part of the state that each layer of the stack has."""
+        parts = [1] * (self.table is not None) + [PARTS.get(cell, 1) for cell in self.cells]
+        ends = np.cumsum([0, *(k * n for k, n in zip(parts, self.units, strict=True))]).tolist()
+        return [slice(*pair) for pair in pairwise(ends)]
 
 
 @st.composite
-def stacks(draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3), padded: bool | None = None) -> Stack:
+def stacks(
+    draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3), padded: bool | None = None, tokens: bool | None = None
+) -> Stack:
     depth = draw(st.sampled_from(depths), label="depth")
     cells = tuple(draw(st.sampled_from([*LIBRARY]), label="cell") for _ in range(depth))
     sizes = [draw(st.sampled_from([2, 3, 5, 8]), label="size") for _ in range(depth + 1)]
@@ -63,12 +86,19 @@ def stacks(draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3), padded: bool | 
         layers.append((normal(rows, n_0), normal(rows, n), bias(rows), bias(rows)))
     output = normal(outputs, sizes[-1]), bias(outputs)
     lengths = rng.integers(1, length + 1, batch) if several else None
-    x, labels = rng.standard_normal((batch, length, sizes[0])), rng.integers(0, outputs, batch)
-    feedback = tuple(rng.standard_normal((n, outputs)) for n in sizes[1:])
-    return Stack(cells, (*layers, output), x, labels, lengths, feedback)
+    x, labels, table = rng.standard_normal((batch, length, sizes[0])), rng.integers(0, outputs, batch), None
+    if draw(st.booleans(), label="tokens") if tokens is None else tokens:
+        table, x = rng.standard_normal((4, sizes[0])), rng.integers(0, 4, (batch, length))
+    if draw(st.booleans(), label="a label of each step"):
+        labels = rng.integers(IGNORED, outputs, (batch, length))
+        labels[0, 0] = 0
+        if lengths is not None:
+            labels[np.arange(length) >= lengths[:, None]] = IGNORED
+    feedback = tuple(rng.standard_normal((n, outputs)) for n in sizes[table is None :])
+    return Stack(cells, (*layers, output), table, x, labels, lengths, feedback)
 
 
-def chain(side: Side, cells: tuple[str, ...], weights: Any, x: Any, lengths: Any) -> tuple[Any, Any]:
+def chain(side: Side, cells: tuple[str, ...], weights: Any, table: Any, x: Any, lengths: Any) -> tuple[Any, Any]:
     """The layers of a network of this side on x, and the state that they begin with."""
     module, dense = side.recurrent, side.layers.Dense
     *layers, output = weights
@@ -76,7 +106,9 @@ def chain(side: Side, cells: tuple[str, ...], weights: Any, x: Any, lengths: Any
         module.RecurrentLayer(make_cell(side, cell), dense(w_x, b_x), dense(w_h, b_h))
         for cell, (w_x, w_h, b_x, b_h) in zip(cells, layers, strict=True)
     ]
-    start = 0 * x[:, 0, :1] * weights[0][1][:1, :1].repeat(*counted(x, module.state_size(stack)))
+    stack = stack if table is None else [side.embedding.Embedding(table), *stack]
+    zero = 0 * weights[0][1][:1, :1]
+    start = zero.repeat(*counted(x, module.state_size(stack))) * (0 * x.reshape(len(x), -1)[:, :1] + 1)
     return (*module.unrolled(stack, x, lengths), dense(*output)), start
 
 
@@ -91,16 +123,43 @@ def along(kappa: Any, length: int) -> Any:
     return kappa[:, None].expand(shape) if isinstance(kappa, torch.Tensor) else np.broadcast_to(kappa[:, None], shape)
 
 
-def corrections(side: Side, steps: Any, feedback: Any, error: Any, length: int, every: bool) -> tuple[Any, Any]:
-    """kappa_1 of the lowest layer as that of the state, and those of later steps; phi = identity."""
-    each = [along(side.ftp.first_difference(matrix, -error, error), length) for matrix in feedback]
-    first, *later = side.recurrent.at_steps(steps, each)
-    return first, later if every else ()
+def kappas(side: Side, feedback: Any, error: Any, length: int) -> list[Any]:
+    """The corrections of the layers of the stack, (batch, T, n) each, but for their sign; phi = identity."""
+    rows = error.reshape(-1, error.shape[-1])
+    each = [side.ftp.first_difference(matrix, -rows, rows) for matrix in feedback]
+    if error.ndim == 2:
+        return [along(kappa, length) for kappa in each]
+    return [kappa.reshape(*error.shape[:2], kappa.shape[1]) for kappa in each]
+
+
+def differences(side: Side, layers: Any, clean: Any, feedback: Any, error: Any, length: int, every: bool) -> Any:
+    """h_l - tau_l; corrected is the lowest layer or every one, of one label of a sample at the first step or at all.
+
+    Of tokens every step's embedding is corrected, since no state comes to it.
+    """
+    *steps, _ = layers
+    each: list[Any] = kappas(side, feedback, error, length)
+    found = side.recurrent.at_steps(steps, each if every else [each[0], *[None] * (len(each) - 1)])
+    if error.ndim == 3:
+        return side.recurrent.differences_per_step(layers, clean, found)
+    alone = not every and not hasattr(steps[0].layer, "table")
+    return side.ftp.differences(layers, clean, found[0], later=() if alone else found[1:])
+
+
+def passed(side: Side, layers: Any, start: Any, labels: Any) -> tuple[Any, Any, int]:
+    """The pass, e, and the number of labels."""
+    if labels.ndim == 1:
+        clean = side.layers.forward(layers, start)
+        return clean, side.losses.cross_entropy_gradient(clean.scores, labels), len(labels)
+    clean = side.recurrent.forward_per_step(layers, start)
+    error = side.losses.cross_entropy_gradient(clean.scores, labels, ignore_index=IGNORED)
+    return clean, error, side.losses.counted(clean.scores, labels, IGNORED)
 
 
 def updates(
     side: Side,
     weights: Any,
+    table: Any,
     x: Any,
     labels: Any,
     lengths: Any,
@@ -109,15 +168,16 @@ def updates(
     algorithm: str,
     reduction: str = "sum",
 ) -> Any:
-    layers, start = chain(side, cells, weights, x, lengths)
-    clean = side.layers.forward(layers, start)
-    error = side.losses.cross_entropy_gradient(clean.scores, labels)
+    layers, start = chain(side, cells, weights, table, x, lengths)
+    clean, error, count = passed(side, layers, start, labels)
     if algorithm == "backprop":
-        factors = side.backprop.update_factors(layers, clean, error)
+        module = side.backprop.update_factors if labels.ndim == 1 else side.recurrent.factors_per_step
+        factors = module(layers, clean, error)
     else:
-        first, later = corrections(side, layers[:-1], feedback, error, x.shape[1], algorithm == "every")
-        factors = side.ftp.update_factors(layers, clean, error, first, later=later)
-    return side.recurrent.updates(layers, factors, reduction)
+        found = differences(side, layers, clean, feedback, error, x.shape[1], algorithm == "every")
+        factors = side.ftp.local_factors(layers, clean, error, found)
+    each = side.recurrent.updates(layers, factors, reduction)
+    return tuple(side.layers.per_label(update, len(x), count) for update in each)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -144,126 +204,150 @@ def library(case: Stack) -> tuple[list[Any], nn.Linear]:
     return modules, output
 
 
+def embedded(case: Stack) -> tuple[Any, list[Any]]:
+    """x, or what its tokens are embedded as, and the table as a parameter, if there is one."""
+    if case.table is None:
+        return torch.tensor(case.x), []
+    table = torch.tensor(case.table, requires_grad=True)
+    return nn.functional.embedding(torch.tensor(case.x), table), [table]
+
+
 @given(case=stacks())
 def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, case: Stack):
-    """Of PyTorch's own modules, one on top of the other, from their last states."""
+    """Of PyTorch's own modules, one on top of the other, from their last states, or from all of them."""
     modules, output = library(case)
+    h, tables = embedded(case)
     lengths = [case.x.shape[1]] * len(case.x) if case.lengths is None else case.lengths.tolist()
-    h = nn.utils.rnn.pack_padded_sequence(torch.tensor(case.x), lengths, batch_first=True, enforce_sorted=False)
+    h = nn.utils.rnn.pack_padded_sequence(h, lengths, batch_first=True, enforce_sorted=False)
     for module in modules:
         h, last = module(h)
     last = last[0] if isinstance(last, tuple) else last
-    nn.functional.cross_entropy(output(last[0]), torch.tensor(case.labels)).backward()
+    if case.per_step:
+        states, _ = nn.utils.rnn.pad_packed_sequence(h, batch_first=True)
+        labels = torch.tensor(case.labels)[:, : states.shape[1]]
+        loss = nn.functional.cross_entropy(output(states).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    else:
+        loss = nn.functional.cross_entropy(output(last[0]), torch.tensor(case.labels))
+    loss.backward()
     found = side.results(updates(side, *side.operands(case.operands), case.cells, "backprop"))
-    for number, (module, ours) in enumerate(zip([*modules, output], found, strict=True)):
-        for (name, parameter), a in zip(module.named_parameters(), ours, strict=True):
-            b, bound = parameter.grad.cpu().numpy(), 256 * case.x.shape[1] * len(modules) * side.eps
-            assert np.max(np.abs(a - b)) <= bound * max(1.0, np.max(np.abs(b))), f"layer {number}: {name}"
+    parameters = [tables, *([*module.parameters()] for module in (*modules, output))][not tables :]
+    bound = 256 * case.x.shape[1] * len(modules) * side.eps
+    for number, (layer, ours) in enumerate(zip(parameters, found, strict=True)):
+        for parameter, a in zip(layer, ours, strict=True):
+            b = parameter.grad.cpu().numpy()
+            assert np.max(np.abs(a - b)) <= bound * max(1.0, np.max(np.abs(b))), f"layer {number}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(case=stacks(padded=True), reduction=st.sampled_from(["sum", "mean"]))
 def test_padded_samples_learn_as_alone(side: Side, compare: Comparison, algorithm: str, case: Stack, reduction: str):
-    """The batch's updates are the mean of those of each sample without its padding."""
+    """The batch's updates are the mean of those of each sample without its padding, by its labels."""
 
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, case.cells, algorithm, reduction)
 
-    def alone(side: Side, weights: Any, x: Any, labels: Any, lengths: Any, feedback: Any) -> Any:
-        each = [
-            updates(
-                side, weights, x[i : i + 1, :n], labels[i : i + 1], None, feedback, case.cells, algorithm, reduction
-            )
-            for i, n in enumerate(lengths)
-        ]
-        return tuple(tuple(sum(u) / len(x) for u in zip(*layer, strict=True)) for layer in zip(*each, strict=True))
+    def alone(side: Side, weights: Any, table: Any, x: Any, labels: Any, lengths: Any, feedback: Any) -> Any:
+        each, counts = [], []
+        for i, n in enumerate(lengths):
+            own = labels[i : i + 1, :n] if labels.ndim == 2 else labels[i : i + 1]
+            operands = weights, table, x[i : i + 1, :n], own, None, feedback
+            each.append(updates(side, *operands, case.cells, algorithm, reduction))
+            counts.append(np.sum(own != IGNORED))
+
+        def mean(parts: Any) -> Any:
+            return sum(count * part for count, part in zip(counts, parts, strict=True)) / sum(counts)
+
+        return tuple(tuple(map(mean, zip(*layer, strict=True))) for layer in zip(*each, strict=True))
 
     compare(side, algorithm, ours, *case.operands, expected=alone)
 
 
-def by_hand(case: Stack, kappas: list[Any], every: bool) -> tuple[list[Any], list[Any]]:
-    """h and tau of each layer, (batch, T, n), from PyTorch's own modules run a step at a time, in float64."""
+def corrected(case: Stack, step: int, place: int, every: bool) -> bool:
+    """Whether the target of that layer of the stack is corrected at that step."""
+    return every or (place == 0 and (step == 0 or case.per_step or case.table is not None))
+
+
+def by_hand(case: Stack, found: list[Any], every: bool) -> list[Any]:
+    """h - tau of each layer, (batch, T, n), from PyTorch's own modules run a step at a time; `found` are kappas."""
     modules, _ = library(case)
-    first = torch.tensor(case.x)
-    h, tau = first, first
-    states, targets = [], []
-    for place, (module, kappa) in enumerate(zip(modules, kappas, strict=True)):
+    h = tau = embedded(case)[0]
+    differences = []
+    if case.table is not None:
+        tau = h - torch.tensor(found[0])
+        differences.append((h - tau).detach().cpu().numpy())
+    for place, module in enumerate(modules, case.table is not None):
         of_h, of_tau = None, None
         seen, aimed = [], []
         for t in range(case.x.shape[1]):
+            _, of_tau = module(tau[:, t : t + 1], of_h if case.per_step else of_tau)
             _, of_h = module(h[:, t : t + 1], of_h)
-            _, of_tau = module(tau[:, t : t + 1], of_tau)
+            kappa = torch.tensor(found[place][:, t]) if corrected(case, t, place, every) else 0
+            of_tau = (of_tau[0] - kappa, of_tau[1]) if isinstance(of_h, tuple) else of_tau - kappa
             seen.append(of_h[0][0] if isinstance(of_h, tuple) else of_h[0])
-            if every or (t, place) == (0, 0):
-                if isinstance(of_tau, tuple):
-                    of_tau = (of_tau[0] - torch.tensor(kappa), of_tau[1])
-                else:
-                    of_tau = of_tau - torch.tensor(kappa)
-            aimed.append(of_tau[0][0] if isinstance(of_tau, tuple) else of_tau[0])
+            aimed.append(of_tau[0][0] if isinstance(of_h, tuple) else of_tau[0])
         h, tau = torch.stack(seen, dim=1), torch.stack(aimed, dim=1)
-        states.append(h.detach().cpu().numpy())
-        targets.append(tau.detach().cpu().numpy())
-    return states, targets
+        differences.append((h - tau).detach().cpu().numpy())
+    return differences
 
 
 @pytest.mark.parametrize("every", [False, True])
 @given(case=stacks(padded=False))
 def test_targets_are_the_networks_own_run_with_corrections(side: Side, every: bool, case: Stack):
-    """A second run of PyTorch's modules, in which h of the lowest layer's first step, or every h, is corrected."""
-    cells, length = case.cells, case.x.shape[1]
-    weights, x, feedback, labels = side.operands((case.weights, case.x, case.feedback, case.labels))
-    layers, start = chain(side, cells, weights, x, None)
-    clean = side.layers.forward(layers, start)
-    error = side.losses.cross_entropy_gradient(clean.scores, labels)
-    first, later = corrections(side, layers[:-1], feedback, error, length, every)
-    found = side.results(tuple(side.ftp.differences(layers, clean, first, later=later)))
-    kappas = [side.results(error).astype(float) @ matrix.T for matrix in case.feedback]
-    states, targets = by_hand(case, kappas, every)
+    """A second run of PyTorch's modules, in which the first h, or every h, is corrected.
+
+    Where every step has a label, each is run from the first run's state before it.
+    """
+    weights, table, x, labels, _, feedback = side.operands(case.operands)
+    layers, start = chain(side, case.cells, weights, table, x, None)
+    clean, error, _ = passed(side, layers, start, labels)
+    found = side.results(tuple(differences(side, layers, clean, feedback, error, case.x.shape[1], every)))
+    wanted = [np.array(kappa, float) for kappa in side.results(kappas(side, feedback, error, case.x.shape[1]))]
+    expected = by_hand(case, wanted, every)
+    size = max(1.0, *(float(np.max(np.abs(kappa))) for kappa in wanted))
     for number, difference in enumerate(found):
-        t, place = divmod(number, len(cells))
-        start_of = sum(PARTS.get(cell, 1) * n for cell, n in zip(cells[:place], case.sizes, strict=False))
-        expected = states[place][:, t] - targets[place][:, t]
-        ours = difference[:, start_of : start_of + case.sizes[place]]
-        bound = 256 * (number + 1) * side.eps * max(1.0, *(float(np.max(np.abs(kappa))) for kappa in kappas))
-        assert np.max(np.abs(ours - expected)) <= bound, f"step {t + 1}, layer {place + 1}"
+        t, place = divmod(number, len(case.units))
+        ours = difference[:, case.places[place]][:, : case.units[place]]
+        bound = 256 * (number + 1) * side.eps * size
+        assert np.max(np.abs(ours - expected[place][:, t])) <= bound, f"step {t + 1}, layer {place + 1}"
 
 
-@given(case=stacks(depths=(2, 3), padded=False), every=st.booleans())
+@given(case=stacks(padded=False), every=st.booleans())
 def test_the_local_losses_are_descended(side: Side, case: Stack, every: bool):
     """By autograd, of 1/2 |state - tau|^2 of every cell and step, whose inputs and targets are held fixed."""
     if side.eps > 1e-8:
         pytest.skip("rounding of targets is not what is looked at")
-    cells, length = case.cells, case.x.shape[1]
-    weights, x, labels, _, feedback = side.operands(case.operands)
-    layers, start = chain(side, cells, weights, x, None)
-    clean = side.layers.forward(layers, start)
-    error = side.losses.cross_entropy_gradient(clean.scores, labels)
-    first, later = corrections(side, layers[:-1], feedback, error, length, every)
-    differences = side.results(tuple(side.ftp.differences(layers, clean, first, later=later)))
+    weights, table, x, labels, _, feedback = side.operands(case.operands)
+    layers, start = chain(side, case.cells, weights, table, x, None)
+    clean, error, count = passed(side, layers, start, labels)
+    each = side.results(tuple(differences(side, layers, clean, feedback, error, case.x.shape[1], every)))
     states = side.results((start, *clean.activities[:-1]))
     modules, _ = library(case)
+    inputs, tables = embedded(case)
     total: Any = 0
-    for number, difference in enumerate(differences):
-        t, place = divmod(number, len(cells))
-        widths = [PARTS.get(cell, 1) * n for cell, n in zip(cells, case.sizes, strict=True)]
-        own = slice(sum(widths[:place]), sum(widths[: place + 1]))
-        n, before = case.sizes[place], torch.tensor(states[number][:, own])
-        below = slice(sum(widths[: place - 1]), sum(widths[: place - 1]) + case.sizes[place - 1])
-        given_x = torch.tensor(case.x[:, t] if place == 0 else states[number][:, below])
-        if cells[place] == "lstm":
-            old = (before[None, :, :n].contiguous(), before[None, :, n:].contiguous())
-            _, (h, c) = modules[place](given_x[:, None], old)
-            state = torch.cat([h[0], c[0]], dim=1)
+    for number, difference in enumerate(each):
+        t, place = divmod(number, len(case.units))
+        own, n = case.places[place], case.units[place]
+        before = torch.tensor(states[number][:, own])
+        if tables and place == 0:
+            state = inputs[:, t]
         else:
-            state = modules[place](given_x[:, None], before[None])[1][0]
+            below = states[number][:, case.places[place - 1]][:, : case.units[place - 1]]
+            taken = torch.tensor(case.x[:, t] if place == 0 else below)[:, None]
+            module = modules[place - len(tables)]
+            if isinstance(module, nn.LSTM):
+                _, both = module(taken, (before[None, :, :n].contiguous(), before[None, :, n:].contiguous()))
+                state = torch.cat([part[0] for part in both], dim=1)
+            else:
+                state = module(taken, before[None])[1][0]
         target = torch.tensor(states[number + 1][:, own] - difference[:, own])
-        total = total + 0.5 * (state - target).square().sum() / len(case.x)
+        total = total + 0.5 * (state - target).square().sum() / count
     total.backward()
-    found = side.results(updates(side, *side.operands(case.operands), cells, "every" if every else "first"))
-    for place, (module, ours) in enumerate(zip(modules, found[:-1], strict=True)):
-        for (name, parameter), a in zip(module.named_parameters(), ours, strict=True):
+    found = side.results(updates(side, *side.operands(case.operands), case.cells, "every" if every else "first"))
+    parameters = [tables, *([*module.parameters()] for module in modules)][not tables :]
+    for place, (layer, ours) in enumerate(zip(parameters, found[:-1], strict=True)):
+        for parameter, a in zip(layer, ours, strict=True):
             b = parameter.grad.cpu().numpy()
-            assert np.max(np.abs(a - b)) <= 1e-10 * max(1.0, np.max(np.abs(b))), f"layer {place + 1}: {name}"
+            assert np.max(np.abs(a - b)) <= 1e-10 * max(1.0, np.max(np.abs(b))), f"layer {place + 1}"
 
 
 @given(case=stacks(), rng=seeds(), number=st.integers(0, 5))
@@ -271,23 +355,24 @@ def test_a_steps_difference_is_that_of_two_values(
     side: Side, compare: Comparison, case: Stack, rng: np.random.Generator, number: int
 ):
     """Whichever cell takes it, whether samples have ended or not."""
-    u = rng.standard_normal(
-        (2, len(case.x), sum(PARTS.get(c, 1) * n for c, n in zip(case.cells, case.sizes, strict=True)))
-    )
+    u = rng.standard_normal((2, len(case.x), case.places[-1].stop))
 
-    def step(side: Side, weights: Any, x: Any, lengths: Any) -> Any:
-        *steps, _ = chain(side, case.cells, weights, x, lengths)[0]
+    def step(side: Side, weights: Any, table: Any, x: Any, lengths: Any) -> Any:
+        *steps, _ = chain(side, case.cells, weights, table, x, lengths)[0]
         return steps[number % len(steps)]
 
-    def difference(side: Side, weights: Any, x: Any, lengths: Any, both: Any) -> Any:
-        return step(side, weights, x, lengths).difference(*both)
+    def difference(side: Side, *operands: Any) -> Any:
+        *of_chain, (z, u) = operands
+        return step(side, *of_chain).difference(z, u)
 
-    def of_values(reference: Side, weights: Any, x: Any, lengths: Any, both: Any) -> Any:
-        z, u = both
-        found = step(reference, weights, x, lengths)
+    def of_values(reference: Side, *operands: Any) -> Any:
+        *of_chain, (z, u) = operands
+        found = step(reference, *of_chain)
         return found.value(z) - found.value(z - u)
 
-    compare(side, "difference", difference, case.weights, case.x, case.lengths, tuple(u), expected=of_values)
+    compare(
+        side, "difference", difference, case.weights, case.table, case.x, case.lengths, tuple(u), expected=of_values
+    )
 
 
 def test_a_part_of_a_state_is_a_step(side: Side):

@@ -67,8 +67,15 @@ Ours, too: the LSTM, whose correction is of h, while c has the target that the c
 (h, c), the state. Of a stack the lowest cell's first step is the first hidden layer. A cell's target is what it makes
 of the targets of its own last state and of the cell below, so that the order in which cells run is of no account: the
 targets are the network's own second run. Where every step is corrected, each layer of the stack has rows of G of its
-own. In the local loss of a cell both of its inputs are held fixed: no error goes from a cell to the one below it, nor
-back in time.
+own. Of tokens the embedding is the first hidden layer, at all of its steps, since no state comes to it: each has the
+correction, the embedding learns by it, and it runs forward through W_x. In the local loss of a cell both of its inputs
+are held fixed: no error goes from a cell to the one below it, nor back in time.
+
+Where every step has a label, each correction is of its own label's y and p, 0 where there is none, and runs up through
+the stack's cells alone, from the state as it was before the step. Carried on in time it would be what another label
+said. Of tokens that are like the one before or not, 8 of them, 24 units, every cell corrected, cross-entropies after
+200 batches were .01 to .03 (LSTM), .01 to .12 (GRU) and .01 to .04 (Elman) so, and .44, .06 to .37 and .16 to .48 with
+the targets carried on; with the output alone trained .47 to .55.
 
 With phi = identity and one hidden layer, (4) is direct feedback alignment. No layer's target needs a weight that an
 earlier layer's update changes, tau_l being made of A_l and zeta_l: whether a layer is updated as soon as its target is

@@ -28,6 +28,16 @@ layers of the chain as it has cells, lowest first; each writes its own part and 
 lowest takes x_t, each other one the h that stands in the part of the cell below. In (5) that part of u makes p_t
 p_t - W_x u, and the adjoint adds W_x^T delta_t to that part.
 
+An embedding below the stack has a part of the state, too; its step t writes E[x_t] there, of a token x_t.
+
+Labels per step: the output is of every h_t, s_t = W_o h_t + c, and N labels are known of all steps and samples. With
+e_t, dLoss/ds_t of each label, 0 where there is none, the output's update is 1/N sum e_t h_t^T, those of the others
+
+    (7)  backpropagation's, with dLoss/dh_t = W_o^T e_t + what comes back from step t + 1,
+
+with 1/N for 1/B (`per_label` of `layers`). For `ftp`, every step is then a chain of its own, of the stack's cells from
+the state before it, whose first hidden layer is the lowest: its target runs up, and not on in time.
+
 Sequences of several lengths: a step behind the end of a sample leaves its state as it is, and its update is 0. In (6) T
 is each sample's own.
 
@@ -44,7 +54,7 @@ is PyTorch's: r multiplies W_h h + b_h after the product, where Cho et al. multi
 state. p_t and q_t have biases of their own since r comes between them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -52,7 +62,10 @@ from scipy.special import expit
 
 from ._arrays import Array, Labels, check_option, check_range, check_shape
 from .activations import Activation, relu, tanh
-from .layers import Dense, Layer, Step, Update
+from .backprop import update_factors
+from .embedding import Embedding
+from .ftp import differences
+from .layers import Dense, Layer, Pass, Step, Update, forward
 
 __all__ = [
     "CELLS",
@@ -62,8 +75,12 @@ __all__ = [
     "Recurrent",
     "RecurrentLayer",
     "Reduction",
+    "TokenStep",
     "at_steps",
+    "differences_per_step",
     "elman",
+    "factors_per_step",
+    "forward_per_step",
     "gru",
     "lstm",
     "state_size",
@@ -176,9 +193,18 @@ class RecurrentLayer(NamedTuple):
         return int(self.of_state.weight.shape[1])
 
 
-def state_size(stack: Iterable[RecurrentLayer]) -> int:
-    """Numbers in the state of a stack, of h and the LSTM's c."""
-    return sum(layer.cell.parts * layer.n for layer in stack)
+Stack: TypeAlias = Sequence[RecurrentLayer | Embedding]
+"""Recurrent layers, lowest first; below them there may be an embedding."""
+
+
+def _sizes(stack: Stack) -> list[int]:
+    """Numbers in the state of each layer."""
+    return [layer.table.shape[1] if isinstance(layer, Embedding) else layer.cell.parts * layer.n for layer in stack]
+
+
+def state_size(stack: Stack) -> int:
+    """Numbers in the state of a stack: of what is embedded, h and the LSTM's c."""
+    return sum(_sizes(stack))
 
 
 class Part(NamedTuple):
@@ -205,6 +231,11 @@ class Part(NamedTuple):
     def placed(self, h: Array, part: Array) -> Array:
         """h with other numbers in these columns."""
         return np.concatenate([h[:, : self.start], part, h[:, self.stop :]], axis=1)
+
+
+def _if_running(running: Array | None, now: Array, otherwise: Array) -> Array:
+    """What is now of the samples that have a step, otherwise of the others."""
+    return now if running is None else np.where(running, now, otherwise)
 
 
 class CellStep(NamedTuple):
@@ -234,15 +265,12 @@ class CellStep(NamedTuple):
         assert self.p is not None
         return self.x, self.p
 
-    def _if_running(self, now: Array, otherwise: Array) -> Array:
-        return now if self.running is None else np.where(self.running, now, otherwise)
-
     def value(self, z: Array) -> Array:
         """The state with h_t in the cell's part. Raises ValueError where z is no state of as many samples as x."""
         x, p = self._x_and_p(z)
         check_shape("z", z, (len(x), self.own.width))
         h_t = self.layer.cell.value(p, self.layer.of_state.value(self.h.value(z)), self.own.value(z))
-        return self._if_running(self.own.placed(z, h_t), z)
+        return _if_running(self.running, self.own.placed(z, h_t), z)
 
     def difference(self, z: Array, u: Array) -> Array:
         """The value less what it is at z - u."""
@@ -251,7 +279,7 @@ class CellStep(NamedTuple):
         s = self.layer.of_input.difference(x, self.x.value(u)) if isinstance(self.x, Part) else np.zeros_like(p)
         q, of_q = self.layer.of_state.value(h), self.layer.of_state.difference(h, lost)
         found = self.layer.cell.difference(p, q, self.own.value(z), s, of_q, self.own.value(u))
-        return self._if_running(self.own.placed(u, found), u)
+        return _if_running(self.running, self.own.placed(u, found), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """The derivative's transpose: to the state, through W_h and past it, and to the cell below, through W_x."""
@@ -262,83 +290,167 @@ class CellStep(NamedTuple):
         found = self.own.placed(d, kept) + self.h.vjp(z, self.layer.of_state.adjoint(h, eta))
         if isinstance(self.x, Part):
             found = found + self.x.vjp(z, self.layer.of_input.adjoint(x, delta))
-        return self._if_running(found, d)
+        return _if_running(self.running, found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
         """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of the value."""
         check_shape("delta", delta, z.shape)
         x, p = self._x_and_p(z)
         h = self.h.value(z)
-        d = self._if_running(self.own.value(delta), np.zeros_like(self.own.value(delta)))
+        d = _if_running(self.running, self.own.value(delta), np.zeros_like(self.own.value(delta)))
         for_p, for_q, _ = self.layer.cell.vjp(p, self.layer.of_state.value(h), self.own.value(z), d)
         weight_ih, *bias_ih = self.layer.of_input.update(x, for_p)
         weight_hh, *bias_hh = self.layer.of_state.update(h, for_q)
         return (weight_ih, weight_hh, *bias_ih, *bias_hh)
 
 
-Recurrent: TypeAlias = tuple[*tuple[CellStep, ...], Layer]
+class TokenStep(NamedTuple):
+    """A step of an embedding as a layer of the state: its part becomes p = E[x], of the tokens x, (batch,)."""
+
+    layer: Embedding
+    x: Labels
+    p: Array
+    own: Part
+    running: Array | None = None
+    steps: tuple[Step, ...] = ()
+    outlet: tuple[Step, ...] = ()
+
+    @property
+    def h(self) -> Part:
+        """Its part."""
+        return self.own
+
+    def value(self, z: Array) -> Array:
+        """The state with what x is embedded as. Raises ValueError where z is no state of as many samples as x."""
+        check_shape("z", z, (len(self.x), self.own.width))
+        return _if_running(self.running, self.own.placed(z, self.p), z)
+
+    def difference(self, z: Array, u: Array) -> Array:
+        """u but for its part, which no state moves."""
+        return _if_running(self.running, self.own.placed(u, np.zeros_like(self.p)), u)
+
+    def adjoint(self, z: Array, d: Array) -> Array:
+        """d but for its part, where it ends."""
+        return self.difference(z, d)
+
+    def update(self, z: Array, delta: Array) -> Update:
+        """Of E, from the cotangent delta of the value."""
+        check_shape("delta", delta, z.shape)
+        d = self.own.value(delta)
+        return self.layer.update(self.x[:, None], _if_running(self.running, d, np.zeros_like(d))[:, None])
+
+
+Recurrent: TypeAlias = tuple[*tuple[CellStep | TokenStep, ...], Layer]
 """A recurrent network on an input: its steps, and what makes the output of the last state."""
 
 
-def unrolled(stack: Sequence[RecurrentLayer], x: Array, lengths: Labels | None = None) -> tuple[CellStep, ...]:
-    """The steps on x, (batch, T, n_0), of recurrent layers, lowest first; `lengths`, (batch,), are 1..T, None: T.
+def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[CellStep | TokenStep, ...]:
+    """The steps of a stack on x, (batch, T, n_0) or tokens (batch, T); `lengths`, (batch,), are 1..T, None: T.
 
     The last step's outlet is the uppermost h. Raises ValueError where x, lengths or weights do not fit.
     """
-    if not stack:
-        raise ValueError("stack: no recurrent layer, expected one at least")
-    n_0 = stack[0].of_input.weight.shape[1]
-    if x.ndim != 3 or 0 in x.shape[:2] or x.shape[2] != n_0:
-        raise ValueError(f"x: shape {x.shape}, expected (batch, steps, {n_0}), at least one of each")
+    embedded = isinstance(stack[0], Embedding) if stack else False
+    cells = [layer for layer in stack[embedded:] if isinstance(layer, RecurrentLayer)]
+    if not cells or len(cells) + embedded < len(stack):
+        raise ValueError(f"stack: {len(cells)} of {len(stack)} are recurrent, expected all but an embedding at first")
+    given = stack[0].value(x) if isinstance(stack[0], Embedding) else x  # (batch, T, n_0)
+    n_0 = cells[0].of_input.weight.shape[1]
+    if given.ndim != 3 or 0 in given.shape[:2] or given.shape[2] != n_0:
+        raise ValueError(f"x: shape {given.shape}, expected (batch, steps, {n_0}), at least one of each")
     if lengths is not None:
         check_shape("lengths", lengths, x.shape[:1])
         check_range("lengths", lengths, x.shape[1] + 1, 1)
-    for number, below in enumerate(stack[:-1], 1):
-        columns = stack[number].of_input.weight.shape[1]
+    for number, below in enumerate(cells[:-1], 1):
+        columns = cells[number].of_input.weight.shape[1]
         if columns != below.n:
-            raise ValueError(f"stack[{number}]: takes {columns} numbers, but gets {below.n}")
-    for cell, of_input, of_state in stack:
+            raise ValueError(f"stack[{number + embedded}]: takes {columns} numbers, but gets {below.n}")
+    for cell, of_input, of_state in cells:
         rows, n = (len(of_input.weight), len(of_state.weight)), of_state.weight.shape[1]
         if rows != (cell.gates * n, cell.gates * n):
             raise ValueError(
                 f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each "
                 f"of the {n} units"
             )
-    ends = np.cumsum([layer.cell.parts * layer.n for layer in stack]).tolist()
+    ends = np.cumsum(_sizes(stack)).tolist()
     owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
-    steps = []
-    for t, x_t in enumerate(np.moveaxis(x, 1, 0)):
+    steps: list[CellStep | TokenStep] = []
+    for t in range(x.shape[1]):
         running = None if lengths is None else (t < lengths)[:, None]
-        steps.append(CellStep(stack[0], x_t, stack[0].of_input.value(x_t), owns[0], running))
-        for layer, own in zip(stack[1:], owns[1:], strict=True):
-            steps.append(CellStep(layer, steps[-1].h, None, own, running))
+        for layer, own in zip(stack, owns, strict=True):
+            if isinstance(layer, Embedding):
+                steps.append(TokenStep(layer, x[:, t], given[:, t], own, running))
+            elif own.start == 0:
+                steps.append(CellStep(layer, x[:, t], layer.of_input.value(x[:, t]), own, running))
+            else:
+                steps.append(CellStep(layer, steps[-1].h, None, own, running))
     return (*steps[:-1], steps[-1]._replace(outlet=(steps[-1].h,)))
 
 
-def at_steps(steps: Sequence[CellStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
+def at_steps(steps: Sequence[CellStep | TokenStep], parts: Sequence[Array | None]) -> tuple[Array | None, ...]:
     """What is said of h's, corrections or cotangents, for the state that each of the steps gives: (batch, width).
 
-    `parts` has (batch, T, n) for each recurrent layer of `unrolled`, or None, lowest first. Raises ValueError for
-    another number of them.
+    `parts` has (batch, T, n) for each layer of the stack, or None, lowest first. Raises ValueError for another number
+    of them.
     """
     owns = sorted({step.own for step in steps})
     if len(parts) != len(owns):
-        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each recurrent layer")
+        raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each layer of the stack")
     found: list[Array | None] = []
     for number, step in enumerate(steps):
         t, place = divmod(number, len(owns))
         part = parts[place]
         if part is not None:
-            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.layer.n))
+            check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.h.stop - step.h.start))
             part = step.h.placed(np.zeros((len(part), step.own.width), part.dtype), part[:, t])
         found.append(part)
     return tuple(found)
 
 
+def forward_per_step(layers: Recurrent, state: Array) -> Pass:
+    """The pass from that state, the output's of every step: its input is all h's, (batch, T, n), its scores likewise.
+
+    Raises ValueError as `forward`.
+    """
+    *steps, output = layers
+    clean = forward(steps, state)
+    upper = zip(steps, clean.activities, strict=True)
+    h = np.stack([step.h.value(a) for step, a in upper if step.own.stop == step.own.width], axis=1)
+    scores = output.value(h)
+    return Pass((*clean.inputs, h), (*clean.preactivations, scores), (*clean.activities, scores))
+
+
+def factors_per_step(layers: Recurrent, clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
+    """Backpropagation's factors of every layer, equation (7), from the pass per step and e, (batch, T, K)."""
+    check_shape("error", error, clean.scores.shape)
+    *steps, output = layers
+    h = clean.inputs[-1]
+    above = [None] * (len({step.own for step in steps}) - 1)
+    *before, last = at_steps(steps, [*above, output.adjoint(h, error)])
+    assert last is not None
+    of_steps = Pass(clean.inputs[:-1], clean.preactivations[:-1], clean.activities[:-1])
+    yield from update_factors(steps, of_steps, last, before)
+    yield error, h
+
+
+def differences_per_step(layers: Recurrent, clean: Pass, corrections: Sequence[Array | None]) -> Iterator[Array]:
+    """Those of `ftp` for every step as a chain of its own, from the pass per step and `at_steps`.
+
+    Raises ValueError as `ftp.differences`, and where a step's lowest layer has no correction.
+    """
+    *steps, output = layers
+    count = len({step.own for step in steps})
+    for begin in range(0, len(steps), count):
+        first, *later = corrections[begin : begin + count]
+        if first is None:
+            raise ValueError(f"corrections: None for layers[{begin}], expected one for the lowest of every step")
+        of_step = Pass(*((*part[begin : begin + count], part[-1]) for part in clean))
+        yield from differences((*steps[begin : begin + count], output), of_step, first, later=later)
+
+
 def updates(
     layers: Recurrent, factors: Iterable[tuple[Array, Array]], reduction: Reduction = "sum"
 ) -> tuple[Update, ...]:
-    """Equation (6) for each recurrent layer of `unrolled`, and the output's update, from the factors of all layers.
+    """Equation (6) for each layer of the stack, and the output's update, from the factors of all layers.
 
     Raises ValueError for an unknown `reduction`.
     """

@@ -96,6 +96,24 @@ def test_a_recurrent_network_is_a_chain_of_steps() -> None:
         assert counted.get_total_flops() == 2 * bare, "products of a step"
 
 
+def test_every_layer_of_a_stack_is_counted_at_every_step() -> None:
+    """A layer above takes the state of the one below at each step, and its error goes back there."""
+    batch, length, n_0, n, k = 1, 7, 3, 5, 4
+    for cell, gates in (("gru", 3), ("lstm", 4)):
+        model = RecurrentNetwork(n_0, n, k, cell, num_layers=2)  # type: ignore[arg-type]
+        each = layer_costs(model, (length, n_0))
+        assert [layer.name for layer in each[:3]] == [
+            f"recurrent, step {s}" for s in ("1, layer 1", "1, layer 2", "2, layer 1")
+        ]
+        assert sum(layer.forward for layer in each) == length * gates * n * (n_0 + 3 * n) + n * k
+        x, y = torch.randn(batch, length, n_0), torch.zeros(batch, dtype=torch.int64)
+        rule = RecurrentFtp(model)
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            rule.assign_credit(x, y)
+        bare = costs(model, (length, n_0))["ftp"].macs - k - n * k
+        assert counted.get_total_flops() == 2 * bare, "products of a step"
+
+
 def test_activation_bytes() -> None:
     """All of them for rules that go back or make a second pass, a neighbouring pair for those that need not wait."""
     found = costs(mlp(20, (16, 8), 4, "relu", 0.0).double(), (20,))

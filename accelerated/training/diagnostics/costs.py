@@ -62,19 +62,22 @@ class Cost(NamedTuple):
 def layer_costs(model: nn.Module, image_shape: Sequence[int]) -> list[LayerCost]:
     """The counts of every layer that multiplies, for samples of that shape (without the batch).
 
-    Linear, convolutions (groups, strides and padding included), pooling, and nn.RNN and nn.GRU (of one layer and one
-    direction, batch first; a count for each step) are counted, whatever else the model has costs nothing. Nothing is
-    computed. Raises UserError where samples of that shape do not pass through the model.
+    Linear, convolutions (groups, strides and padding included), pooling, and nn.RNN, nn.GRU and nn.LSTM (of one
+    direction, batch first; a count for each step of each layer) are counted, whatever else the model has costs nothing.
+    Nothing is computed. Raises UserError where samples of that shape do not pass through the model.
     """
     found: list[LayerCost] = []
     ghost = copy.deepcopy(model).to("meta").eval()
 
     def bill(name: str, module: nn.Module, x: Tensor, y: Any) -> None:
-        if isinstance(module, nn.RNN | nn.GRU):
-            length, (rows, n) = x.shape[1], module.get_parameter("weight_hh_l0").shape
-            macs = [rows * n] * length
-            macs[0] += length * rows * module.input_size
-            found.extend(LayerCost(f"{name}, step {t}", each, each, n) for t, each in enumerate(macs, 1))
+        if isinstance(module, nn.RNN | nn.GRU | nn.LSTM):
+            length, sizes = x.shape[1], [(w_x.numel(), w_h.numel()) for w_x, w_h, *_ in module.all_weights]
+            for t in range(length):
+                for layer, (of_input, of_state) in enumerate(sizes):
+                    # The lowest layer's products with all inputs come first; no error goes back through them.
+                    macs = of_state + (of_input if layer else length * of_input * (t == 0))
+                    place = f", layer {layer + 1}" * (len(sizes) > 1)
+                    found.append(LayerCost(f"{name}, step {t + 1}{place}", macs, macs, module.hidden_size))
             return
         outputs = prod(y.shape[1:])
         if isinstance(module, nn.Linear):
