@@ -64,7 +64,7 @@ class Stack(NamedTuple):
 
 @st.composite
 def stacks(
-    draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3), padded: bool | None = None, tokens: bool | None = None
+    draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3), padded: bool | None = None, per_step: bool | None = None
 ) -> Stack:
     depth = draw(st.sampled_from(depths), label="depth")
     cells = tuple(draw(st.sampled_from([*LIBRARY]), label="cell") for _ in range(depth))
@@ -87,9 +87,9 @@ def stacks(
     output = normal(outputs, sizes[-1]), bias(outputs)
     lengths = rng.integers(1, length + 1, batch) if several else None
     x, labels, table = rng.standard_normal((batch, length, sizes[0])), rng.integers(0, outputs, batch), None
-    if draw(st.booleans(), label="tokens") if tokens is None else tokens:
+    if draw(st.booleans(), label="tokens"):
         table, x = rng.standard_normal((4, sizes[0])), rng.integers(0, 4, (batch, length))
-    if draw(st.booleans(), label="a label of each step"):
+    if draw(st.booleans(), label="a label of each step") if per_step is None else per_step:
         labels = rng.integers(IGNORED, outputs, (batch, length))
         labels[0, 0] = 0
         if lengths is not None:
@@ -212,13 +212,14 @@ def embedded(case: Stack) -> tuple[Any, list[Any]]:
     return nn.functional.embedding(torch.tensor(case.x), table), [table]
 
 
-@given(case=stacks())
-def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, case: Stack):
+@pytest.mark.parametrize("per_step", [False, True])
+@given(data=st.data())
+def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, per_step: bool, data: st.DataObject):
     """Of PyTorch's own modules, one on top of the other, from their last states, or from all of them."""
+    case = data.draw(stacks(padded=True, per_step=per_step), label="case")
     modules, output = library(case)
     h, tables = embedded(case)
-    lengths = [case.x.shape[1]] * len(case.x) if case.lengths is None else case.lengths.tolist()
-    h = nn.utils.rnn.pack_padded_sequence(h, lengths, batch_first=True, enforce_sorted=False)
+    h = nn.utils.rnn.pack_padded_sequence(h, case.lengths.tolist(), batch_first=True, enforce_sorted=False)
     for module in modules:
         h, last = module(h)
     last = last[0] if isinstance(last, tuple) else last
