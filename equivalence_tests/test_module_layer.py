@@ -1,5 +1,6 @@
 """Any module as a layer: the closed forms of dense layers and convolutions, without knowing them; one draw a step."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -413,3 +414,189 @@ def test_units_that_are_not_the_model_are_refused():
         rule.assign_credit(x, y)
     with pytest.raises(ValueError, match="example: None, expected a batch as the model takes it"):
         Ftp(model, units=model.units())
+
+
+class Swish(nn.Module):
+    """An activation of one's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+class Scale(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * x
+
+
+def by_rule(name: str, model: nn.Module, x: Tensor, y: Tensor, **given: Any) -> list[Tensor | None]:
+    rule = RULES[name](model, example=x[:2], generator=seeded(2), **given)
+    rule.assign_credit(x, y)
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["dfa", "ftp", "ftp, full", "drtp"])
+def test_what_has_no_closed_form_is_differentiated_all_the_same(name: str):
+    """An activation of one's own, and one behind Dropout or pooling: as PyTorch's in the same place."""
+    x, y = torch.randn(6, 6), torch.arange(6) % K
+    found = []
+    for activation in (Swish(), nn.SiLU()):
+        torch.manual_seed(1)
+        hidden = [nn.Linear(6, 8), activation, nn.Linear(8, 8), activation]
+        found.append(by_rule(name, nn.Sequential(*hidden, nn.Linear(8, K)), x, y))
+    torch.testing.assert_close(found[0], found[1], msg="gradients")
+
+
+def test_a_full_second_pass_is_through_outlets_that_are_not_linear():
+    """But homogeneous, as norms and maxima are: J h = p(h)."""
+    x, y = torch.randn(6, 1, 6, 6), torch.arange(6) % K
+    found = []
+    for name in ("ftp", "ftp, full"):
+        torch.manual_seed(1)
+        layers = [nn.Conv2d(1, 3, 3), nn.Tanh(), nn.LPPool2d(2.0, 2), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten()]
+        model = nn.Sequential(*layers, nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, K))
+        found.append(by_rule(name, model, x, y))
+    torch.testing.assert_close(found[0], found[1], msg="gradients")
+
+
+@pytest.mark.parametrize(
+    "end", [[nn.Linear(8, K), Scale()], [nn.Linear(8, 2 * K), nn.AvgPool1d(2)]], ids=["own", "pool"]
+)
+@pytest.mark.parametrize("name", ["dfa", "ftp", "pepita"])
+def test_what_follows_the_last_layer_belongs_to_it(name: str, end: list[nn.Module]):
+    """The loss is that of the scores which the rule gives, and the last layer has its exact gradient."""
+    x, y = torch.randn(6, 6), torch.arange(6) % K
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), *copy.deepcopy(end)).double()
+    options = {"presynaptic": "clean"} if name == "pepita" else {}
+    rule = partial(RULES[name], **options)(model, example=x[:2], generator=seeded(2))
+    loss = rule.assign_credit(x, y)
+    torch.testing.assert_close(loss, rule.objective(x, y).detach(), msg="loss")
+    expected = torch.autograd.grad(rule.objective(x, y), list(model[2].parameters()))
+    for p, gradient in zip(model[2].parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, msg="gradient of the last layer")
+
+
+def test_forward_forward_runs_what_comes_before_the_first_layer():
+    x, y = torch.rand(6, 6), torch.arange(6) % K
+    found = []
+    for before in ([], [nn.Sigmoid()], [Scale(), nn.Sigmoid()]):
+        torch.manual_seed(1)
+        model = nn.Sequential(*before, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, K))
+        rule = SymBa(model, generator=seeded(2))
+        rule.assign_credit(x, y)
+        found.append(model[len(before)].weight.grad)
+    assert not torch.equal(found[0], found[1]), "of a Sigmoid"
+    assert not torch.equal(found[1], found[2]), "of a scale before it"
+
+
+class Detached(nn.Module):
+    """Whose weight autograd does not see, as with checkpoint(use_reentrant=True) in a graph of this unit alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.linear.weight.data)
+
+
+class Wandering(nn.Module):
+    """What is another function at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(6, 6), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        given: Tensor = self.linear(x) * self.calls
+        return given
+
+
+def test_units_that_cannot_be_trained_are_named():
+    x, y = torch.randn(6, 6), torch.arange(6) % K
+    rule = DirectFeedbackAlignment(nn.Sequential(Detached(), nn.Tanh(), nn.Linear(6, K)), example=x)
+    with pytest.raises(ValueError, match="unit '0': its parameters do not reach what it gives"):
+        rule.assign_credit(x, y)
+    rule = Ftp(nn.Sequential(nn.Linear(6, 6), Wandering(), nn.Tanh(), nn.Linear(6, K)))
+    with pytest.raises(ValueError, match=r"unit '1': gives results .* apart for the same input"):
+        rule.assign_credit(x, y)
+    with pytest.raises(ValueError, match=r"layer '3': Softmax; .*the loss contains it"):
+        Ftp(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, K), nn.Softmax(1)))
+    pepita = Pepita(nn.Sequential(Residual(nn.Linear(6, 6)), nn.Tanh(), nn.Linear(6, K)), example=x.unsqueeze(1))
+    with pytest.raises(ValueError, match=r"y: |x: shape"):
+        pepita.assign_credit(x.unsqueeze(1).expand(-1, 3, -1), y)
+
+
+class Shifted(nn.Module):
+    def __init__(self, width: int, over: bool) -> None:
+        super().__init__()
+        self.shift, self.linear, self.over = nn.Parameter(torch.ones(width)), nn.Linear(width, width), over
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.over:  # the input, as people's blocks do
+            x += self.shift
+        else:
+            x = x + self.shift
+        given: Tensor = self.linear(x)
+        return given
+
+
+@pytest.mark.parametrize("name", ["dfa", "ftp", "pepita", "symba"])
+def test_blocks_that_write_over_their_input_are_as_those_that_do_not(name: str):
+    x, y = torch.randn(6, 6), torch.arange(6) % K
+    found = []
+    for over in (True, False):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), Shifted(8, over), nn.Tanh(), nn.Linear(8, K))
+        found.append([g for g in by_rule(name, model, x, y) if g is not None])
+    torch.testing.assert_close(found[0], found[1], msg="gradients")
+
+
+def test_a_second_pass_reads_the_buffers_of_the_first():
+    """spectral_norm moves on its vectors at each evaluation in training mode."""
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+    layer = layer_of(linear)
+    z = torch.randn(4, 6)
+    with torch.no_grad():
+        linear.parametrizations.weight.original.add_(torch.randn(6, 6))
+        layer.value(z)
+        torch.testing.assert_close(layer.difference(z, torch.zeros_like(z)), torch.zeros(4, 6), msg="no change")
+
+
+def test_tokens_with_dropout_and_in_inference_mode():
+    x, y = torch.randint(7, (6, 5)), torch.arange(6) % K
+    model = nn.Sequential(
+        nn.Embedding(7, 8, sparse=True), nn.Dropout(0.1), nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(40, K)
+    )
+    for gradient in by_rule("dfa", model, x, y):
+        assert gradient is not None
+        assert gradient.any()
+    rule = Ftp(nn.Sequential(Residual(nn.Linear(6, 6)), nn.Tanh(), nn.Linear(6, K)), example=torch.randn(2, 6))
+    with torch.inference_mode():
+        assert rule.assign_credit(torch.randn(6, 6), y).isfinite()
+
+
+@pytest.mark.parametrize("name", ["forward-forward, hard", "forward-forward, read-out"])
+def test_passes_beside_the_streams_write_no_buffers(name: str):
+    rules = {**RULES, "forward-forward, hard": partial(ForwardForward, negatives="hard")}
+    x, y = torch.rand(6, 6), torch.arange(6) % K
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), Residual(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, K)
+    )
+    rule = rules[name](model, example=x[:2], generator=seeded(2))
+    rule.assign_credit(x, y)
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.num_batches_tracked == 1, "buffers written once"
+
+
+def test_channels_of_other_layers_than_maps():
+    """Of Conv1d they are axis 1: positions have projections of their own there, as those of Conv3d have."""
+    x, y = torch.randn(6, 2, 9), torch.arange(6) % K
+    model = nn.Sequential(nn.Conv1d(2, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(35, K))
+    rule = Ftp(model, example=x[:2], generator=seeded(2))
+    assert rule.feedback.shape == (35, K)
+    assert not rule.by_channel
+    rule.assign_credit(x, y)
+    with pytest.raises(ValueError, match="by_channel: True"):
+        Ftp(model, example=x[:2], by_channel=True)

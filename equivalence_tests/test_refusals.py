@@ -457,7 +457,7 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
     (Ftp, dense, {"rank": 2, "law": "normal"}, "law: 'normal', with rank"),
     (ForwardForward, dense, {"num_classes": 3}, "num_classes: 3, but layer '4' has 4"),
     (ForwardForward, dense, {"loss": compensated(), "threshold": 2.0}, "threshold: 2.0, but a loss is given"),
-    (ForwardForward, dense, {"labels": "planes"}, "labels: 'planes', but the model has no convolutions"),
+    (ForwardForward, dense, {"labels": "planes"}, "labels: 'planes', but the model does not begin with a Conv2d"),
     (ForwardForward, planes(1), {"labels": "planes"}, "layer '0': takes 4 channels, expected ...4 more"),
     (ForwardForward, dense, {"negatives": "hybrid"}, "readout: False, but negatives 'hybrid' have no labels"),
     (

@@ -10,7 +10,7 @@ from .. import direct_feedback_alignment, feedback_alignment
 from .._arrays import check_positive
 from ..layers import Layer, Pass
 from .output_loss import Targets, parted
-from .rule import OutputErrorRule, check_options, check_place
+from .rule import OutputErrorRule, check_options, check_place, has_shared_positions
 
 NUMBERS = "but DirectRandomTargetProjection sends labels in place of errors; expected a loss of labels"
 
@@ -86,14 +86,16 @@ class DirectFeedbackAlignment(_FeedbackRule):
     ) -> None:
         super().__init__(model, **options)
         check_positive("scale", scale)
-        hidden = self.sample_shapes(image_size)[1:-1]
-        if by_channel and all(len(shape) == 1 for shape in hidden):
+        shapes = self.sample_shapes(image_size)[1:-1]
+        hidden = [(shape, unit.gives_channels_first) for shape, unit in zip(shapes, self.units, strict=False)]
+        if by_channel and not any(has_shared_positions(*of_unit) for of_unit in hidden):
             raise ValueError("by_channel: True, but the model has no convolutions")
         self.signs, self.by_channel = signs, self._by_channel(by_channel, default=False)
-        self._register(self._drawn(shape, scale) for shape in hidden)
+        self._register(self._drawn(*of_unit, scale) for of_unit in hidden)
 
-    def _drawn(self, shape: tuple[int, ...], scale: float) -> Tensor:
-        rows, scale = self.rows_and_scale(shape, scale, self.by_channel)
+    def _drawn(self, shape: tuple[int, ...], channels_first: bool, scale: float) -> Tensor:
+        by_channel = self.by_channel and (len(shape) == 1 or has_shared_positions(shape, channels_first))
+        rows, scale = self.rows_and_scale(shape, channels_first, scale, by_channel)
         weight = self.units[0].weights[0]
         (drawn,) = direct_feedback_alignment.random_feedback(
             (rows,), self.num_classes, self.generator, scale, device=weight.device, dtype=weight.dtype

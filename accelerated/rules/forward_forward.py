@@ -1,6 +1,7 @@
 """Forward-Forward as a rule."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite, isqrt, prod
 from typing import Literal, TypeAlias, get_args
 
@@ -27,7 +28,7 @@ from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_p
 from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
-from .cutting import Units
+from .cutting import Units, untouched
 from .rule import LayeredRule, UnitUpdate, check_count, evaluating
 from .units import Unit, without_scores
 
@@ -69,6 +70,7 @@ class ForwardForward(LayeredRule):
     convolution_kinds = (nn.Conv2d,)
 
     takes_dropout = False
+    begins_with_x = True
 
     def __init__(
         self,
@@ -158,7 +160,14 @@ class ForwardForward(LayeredRule):
                 raise ValueError(f"image_shape: {given}, expected None, since convolutions are given images")
             return None
         first = self.units[0]
-        pixels = first.weights[0].shape[1]
+        if not first.inside:
+            pixels = first.weights[0].shape[1]
+        elif given is not None:
+            pixels = prod(given)
+        elif self.example_of is not None and len(self.example_of[0]) == 1:
+            pixels = self.example_of[0][0]
+        else:
+            return None
         if given is not None:
             if len(given) != 3 or any(type(n) is not int or n < 1 for n in given) or prod(given) != pixels:
                 raise ValueError(
@@ -179,8 +188,8 @@ class ForwardForward(LayeredRule):
         if self.num_classes < 2 and not self.unlabelled:
             raise ValueError(f"num_classes: {self.num_classes}, expected 2 or more, since negatives have a wrong label")
         if self.labels == "planes":
-            if not self.wants_images:
-                raise ValueError("labels: 'planes', but the model has no convolutions")
+            if not self.wants_images or self.units[0].inside:
+                raise ValueError("labels: 'planes', but the model does not begin with a Conv2d")
             channels = self.chain.image_channels
             if not 2 <= self.num_classes < channels:
                 raise ValueError(
@@ -244,6 +253,10 @@ class ForwardForward(LayeredRule):
         """Whether the layers learn without labels."""
         return self.negatives in ("hybrid", "pairs")
 
+    def _aside(self, x: Tensor) -> AbstractContextManager[None]:
+        """A pass beside the streams, which leaves modules that are run as they were."""
+        return untouched(self.model, x) if self._run else nullcontext()
+
     def _features(self, x: Tensor) -> Tensor:
         if self.unlabelled:
             return features(self.layers(), x, self.first_layer)
@@ -253,7 +266,9 @@ class ForwardForward(LayeredRule):
         """One draw of a wrong label for each sample: (batch,)."""
         if self.negatives == "wrong":
             return wrong_labels(y, self.num_classes, self.generator)
-        return hard_wrong_labels(self(x), y, self.generator, self.hard_law)
+        with self._aside(x):
+            scores = self(x)
+        return hard_wrong_labels(scores, y, self.generator, self.hard_law)
 
     def positive_images(self, x: Tensor) -> Tensor:
         """x as the positive stream without labels."""
@@ -283,7 +298,8 @@ class ForwardForward(LayeredRule):
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers()
-        seen = self._features(x) if self.readout is not None else None
+        with self._aside(x):
+            seen = self._features(x) if self.readout is not None else None
         own: list[tuple[tuple[Tensor, Tensor], ...]] = []
 
         def credit(layer: LayerGoodness) -> LayerCredit:

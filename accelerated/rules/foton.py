@@ -105,7 +105,7 @@ class Foton(OutputErrorRule):
         is_whole = isinstance(count, int) and count == len(x)  # else a step is no product of delta and z alone
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = per_label(layer.update(z, delta), len(x), count)
-            if is_whole and not unit.has_maps and unit is not last and knows_steps_of(len(x), unit.weights[0]):
+            if is_whole and z.dim() == 2 and unit is not last and knows_steps_of(len(x), unit.weights[0]):
                 self._last_step[unit.name] = _Credit(unit, delta, z, a, update[0])
             loss = self.output_loss(clean.scores, y) if unit is last else None
             yield UnitUpdate(unit, unit.gradients(update), loss)

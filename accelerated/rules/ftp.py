@@ -19,7 +19,7 @@ from ..ftp import (
 )
 from ..layers import Layer, Pass
 from .output_loss import Targets
-from .rule import OutputErrorRule, check_place, over_positions
+from .rule import OutputErrorRule, check_place, has_shared_positions, over_positions
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
 PART = 2**17
@@ -48,6 +48,7 @@ class Ftp(OutputErrorRule):
     """
 
     convolution_kinds = (nn.Conv2d,)
+    runs_twice = True
     feedback: Tensor
     feedback_right: Tensor
     takes_positions = "with an example"
@@ -70,7 +71,7 @@ class Ftp(OutputErrorRule):
     ) -> None:
         super().__init__(model, **options)
         if phi is None:
-            phi = "tanh" if any(isinstance(module, nn.Tanh) for module in model.modules()) else "identity"
+            phi = "tanh" if any(isinstance(module, nn.Tanh) for module in self.modules_run()) else "identity"
         if phi not in ACTIVATIONS:
             raise ValueError(f"phi: {phi!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name, value in {"gain": gain, "scale": scale}.items():
@@ -88,7 +89,8 @@ class Ftp(OutputErrorRule):
         if rank is not None and law != "uniform":
             raise ValueError(f"law: {law!r}, with rank, whose factors are normal")
         self.target_shape = self._target_shape(image_size)
-        has_positions = len(self.target_shape) > 1
+        self._channels_first = self.units[inject - 1].gives_channels_first if inject else self.wants_images
+        has_positions = has_shared_positions(self.target_shape, self._channels_first)
         if by_channel and not has_positions:
             lacking = f"layer {inject} gives no feature map" if self.wants_images else "the model has no convolutions"
             raise ValueError(f"by_channel: True, but {lacking}")
@@ -124,7 +126,7 @@ class Ftp(OutputErrorRule):
         self, generator: torch.Generator | None, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Feedback:
         """G or its factors, with one row a channel if positions share it."""
-        rows, scale = self.rows_and_scale(self.target_shape, self.scale, self.by_channel)
+        rows, scale = self.rows_and_scale(self.target_shape, self._channels_first, self.scale, self.by_channel)
         if self.rank is not None:
             return low_rank_feedback(rows, self.num_classes, self.rank, generator, scale, device=device, dtype=dtype)
         return random_feedback(rows, self.num_classes, generator, scale, self.law, device=device, dtype=dtype)

@@ -5,7 +5,7 @@ no buffer and calls no forward hook, so that both passes are through one functio
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,8 +23,10 @@ class Evaluator:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = modules
         self._parts = [part for module in modules for part in module.modules()]
-        self._writes = any(getattr(part, "inplace", False) for part in self._parts)
-        self._normalised: dict[_BatchNorm, list[Tensor]] = {}  # what those in training mode have normalised
+        # One's own modules may write over their input, which others hold.
+        self._writes = any(getattr(part, "inplace", False) or _is_own(part) for part in self._parts)
+        self._buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []  # before the clean pass
+        self._normalised: dict[_BatchNorm, list[Tensor]] = {}  # what was normalised by its own statistics
         self._drawn: list[Tensor] | None = None  # states of the generators before the draws
         self._is_clean = True
 
@@ -35,9 +37,8 @@ class Evaluator:
             return self._run_clean(x)
         with ExitStack() as stack:
             stack.enter_context(unhooked(self._parts))
-            for part in self._parts:
-                if part._buffers and part.training:
-                    stack.enter_context(_lent_buffers(part))
+            for part, buffers in self._buffers:
+                stack.enter_context(_lent_buffers(part, buffers))
             for norm, seen in self._normalised.items():
                 stack.enter_context(_lent_statistics(norm, iter(seen)))
             if self._drawn is not None:
@@ -51,10 +52,11 @@ class Evaluator:
         return x
 
     def _run_clean(self, x: Tensor) -> Tensor:
-        if not any(part.training for part in self._parts):
-            return self._run(x)
-        norms = [part for part in self._parts if isinstance(part, _BatchNorm) and part.training]
+        of_batch = [part for part in self._parts if isinstance(part, _BatchNorm)]
+        norms = [part for part in of_batch if part.training or part.running_mean is None]
         self._normalised = {norm: [] for norm in norms}
+        written = [part for part in self._parts if part.training and part._buffers and part not in norms]
+        self._buffers = [(part, _copied(part._buffers)) for part in written]
         before = _states(x.device)
         hooks = [norm.register_forward_pre_hook(self._note) for norm in norms]
         try:
@@ -98,11 +100,20 @@ def unhooked(parts: Iterable[nn.Module]) -> Iterator[None]:
             part._forward_hooks, part._forward_pre_hooks = after, before
 
 
+def _is_own(part: nn.Module) -> bool:
+    """Whether PyTorch does not have it."""
+    return not type(part).__module__.startswith("torch.nn.")
+
+
+def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: buffer if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+
+
 @contextmanager
-def _lent_buffers(part: nn.Module) -> Iterator[None]:
-    """Copies in the place of the module's buffers."""
+def _lent_buffers(part: nn.Module, buffers: Mapping[str, Tensor | None]) -> Iterator[None]:
+    """Copies of these in the place of the module's buffers."""
     own = part._buffers
-    part.__dict__["_buffers"] = {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
+    part.__dict__["_buffers"] = _copied(buffers)
     try:
         yield
     finally:
@@ -118,14 +129,14 @@ def _lent_statistics(norm: _BatchNorm, seen: Iterator[Tensor]) -> Iterator[None]
         norm.running_var, norm.running_mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         norm.training = False
 
-    own = norm._buffers
+    own, training = norm._buffers, norm.training
     norm.__dict__["_buffers"] = {**own, "running_mean": None, "running_var": None}
     hook = norm.register_forward_pre_hook(lend)
     try:
         yield
     finally:
         hook.remove()
-        norm.training = True
+        norm.training = training
         norm.__dict__["_buffers"] = own
 
 
@@ -141,8 +152,8 @@ class ModuleLayer:
     """A `Layer` of modules that run one after another, with derivatives by autograd, for one step.
 
     The graph of the clean pass is held until the layer's update. Its input and update are told by that input's
-    identity; at another z the modules run once more. `parameters` are those of the update, in this order. `difference`
-    subtracts two values: it cancels where u is small against z.
+    identity; at another z the modules run once more. `parameters` are those of the update, in this order; `name` is the
+    unit's, for errors. `difference` subtracts two values: it cancels where u is small against z.
     """
 
     def __init__(
@@ -151,8 +162,9 @@ class ModuleLayer:
         parameters: Sequence[Tensor],
         steps: tuple[Step, ...] = (),
         outlet: tuple[Step, ...] = (),
+        name: str = "",
     ) -> None:
-        self.parameters, self.steps, self.outlet = parameters, steps, outlet
+        self.parameters, self.steps, self.outlet, self.name = parameters, steps, outlet, name
         self._evaluate = Evaluator(modules)
         self._held: list[_Run] = []
 
@@ -160,8 +172,8 @@ class ModuleLayer:
         for run in self._held:
             if run.z is z:
                 return run
-        with torch.enable_grad():
-            leaf = z.detach().requires_grad_(z.is_floating_point())
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = (z.clone() if z.is_inference() else z.detach()).requires_grad_(z.is_floating_point())
             run = _Run(z, leaf, self._evaluate(leaf))
         self._held.append(run)
         return run
@@ -194,15 +206,24 @@ class ModuleLayer:
         learned = [p for p in self.parameters if p.requires_grad]
         found: Sequence[Tensor | None] = ()
         if learned:
-            run = self._run(z)
-            found = torch.autograd.grad(run.a, learned, delta / len(delta), allow_unused=True)
+            a = self._run(z).a
+            if a.requires_grad:
+                found = torch.autograd.grad(a, learned, delta / len(delta), allow_unused=True)
+            if all(gradient is None for gradient in found):
+                raise ValueError(
+                    f"unit '{self.name}': its parameters do not reach what it gives, as with checkpoint(use_reentrant="
+                    "True), .data or no_grad inside; expected a forward pass that autograd differentiates, or frozen "
+                    "parameters"
+                )
         self._held = [run for run in self._held if run.z is not z]
         gradients = dict(zip(learned, found, strict=True))
-        return tuple(_or_zero(gradients.get(p), p) for p in self.parameters)
+        return tuple(_dense(gradients.get(p), p) for p in self.parameters)
 
 
-def _or_zero(gradient: Tensor | None, p: Tensor) -> Tensor:
-    return p.new_zeros(()).expand_as(p) if gradient is None else gradient
+def _dense(gradient: Tensor | None, p: Tensor) -> Tensor:
+    if gradient is None:
+        return p.new_zeros(()).expand_as(p)
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def check_differentiable(z: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._arrays import check_positive
+from .._arrays import check_positive, check_shape
 from ..layers import Layer, Pass
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
 from .output_loss import Targets
@@ -29,6 +29,7 @@ class Pepita(OutputErrorRule):
 
     convolution_kinds = (nn.Conv2d,)
 
+    runs_twice = True
     projection: Tensor
     takes_positions = "with an example"
 
@@ -54,8 +55,9 @@ class Pepita(OutputErrorRule):
         self.second_pass: SecondPass = second_pass
         weight = self.units[0].weights[0]
         shapes = self.sample_shapes(image_size)
-        self.from_tokens = self.example_of is not None and not self.example_of[1].is_floating_point
-        sample = shapes[1 if self.from_tokens else 0]
+        if self.starts_from_tokens and self.units[0].outlet:
+            raise ValueError(f"units: '{self.units[0].name}' of tokens is followed by what is no unit, expected a unit")
+        sample = shapes[1 if self.starts_from_tokens else 0]
         if self.labels_positions:
             sample = sample[-1:]
         projection = error_projection(
@@ -73,8 +75,10 @@ class Pepita(OutputErrorRule):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
         in_full = self.second_pass == "full" or bool(self._run) or self.labels_positions
-        if self.from_tokens:
+        if self.starts_from_tokens:
             yield -torch.tensordot(error, self.projection, dims=1), clean.inputs[0]
             layers, clean = layers[1:], Pass(*(found[1:] for found in clean))
+        if not self.labels_positions:
+            check_shape("x", clean.inputs[0][:1], (1, *self.projection.shape[1:]))
         second = full_modulated_factors if in_full else update_factors
         yield from second(layers, clean, error, self.projection, modulated_gradient, self.presynaptic)

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._arrays import wide
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
-from .cutting import Units, check_same, parts
-from .module_layer import unhooked
+from .cutting import Units, check_same, parts, untouched
+from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, watched
@@ -80,9 +80,9 @@ def check_place(name: str, buffer: Tensor, x: Tensor) -> None:
         )
 
 
-def channels_of(shape: Sequence[int]) -> int:
-    """How many numbers a position of a sample has: the first axis of maps has them, the last one of anything else."""
-    return shape[0] if len(shape) == 3 else shape[-1]
+def has_shared_positions(shape: Sequence[int], channels_first: bool) -> bool:
+    """Whether activities are maps or tokens, whose positions may share the rows of a projection."""
+    return len(shape) == (3 if channels_first else 2)
 
 
 def over_positions(values: Tensor, labels: Tensor, h: Tensor) -> Tensor:
@@ -313,6 +313,12 @@ class LayeredRule(Rule):
 
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions it computes in closed form."""
+    begins_with_x: ClassVar[bool] = False
+    """Whether it changes x itself, so that all that is run belongs to a unit."""
+    ends_in_scores: ClassVar[bool] = False
+    """Whether the last unit is trained by the scores."""
+    runs_twice: ClassVar[bool] = False
+    """Whether a step evaluates units at other inputs than the clean pass's."""
     needs: ClassVar[str] = ""
     """What it needs of every layer, where it takes closed forms alone; else it takes any module."""
     takes_dropout: ClassVar[bool] = True
@@ -331,19 +337,31 @@ class LayeredRule(Rule):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.chain = read(model, name, self.convolution_kinds, self.takes_dropout, self.needs, units, example)
+        self.chain = read(
+            model, name, self.convolution_kinds, self.takes_dropout, self.needs, units, example,
+            self.begins_with_x, self.ends_in_scores,
+        )  # fmt: skip
         self.watch(model)
         self.units = self.chain.units
         self.generator = generator
         self.example_of = None if example is None else (example.shape[1:], example.dtype)
         self._shapes: dict[tuple[torch.Size, torch.dtype], list[torch.Size]] = {}  # of activities, by those of samples
         self._run = {part for module in self.chain.run for part in module.modules()}
+        self._is_tried = False
         self._unchecked = parts(model, units) if units is not None and example is None else []
         last = self.units[-1]
         self.num_classes = last.width
-        if self.example_of is not None and last.inside:
+        if last.inside and self.example_of is not None:
             self.num_classes = self.activity_shapes(*self.example_of)[-1][-1]
+        elif last.inside and self.ends_in_scores and not last.gives_scores:
+            raise ValueError(f"example: None, expected a batch, whose scores by unit '{last.name}' are counted")
         self.check_hooks()
+
+    def modules_run(self) -> Iterator[nn.Module]:
+        """Every module of the units, those that stand for functions of the model's among them."""
+        for unit in self.units:
+            for part in unit.parts:
+                yield from part.modules()
 
     def calls(self, module: nn.Module) -> bool:
         """Whether it is a module without a closed form, which is run as it is."""
@@ -372,8 +390,8 @@ class LayeredRule(Rule):
             if not self._run:
                 self._shapes[key] = self.chain.activity_shapes(sample)
             else:
-                with torch.no_grad(), evaluating(self.model), unhooked(self._run):
-                    x = torch.zeros(1, *sample, dtype=key[1], device=self.units[0].weights[0].device)
+                x = torch.zeros(2, *sample, dtype=key[1], device=self.units[0].weights[0].device)
+                with torch.no_grad(), untouched(self.model, x), evaluating(self.model):
                     self._shapes[key] = [h.shape[1:] for h in self._activities(x)]
         return self._shapes[key]
 
@@ -401,13 +419,14 @@ class LayeredRule(Rule):
 
     def draw_masks(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor | None]:
         """The units' dropout masks for the batch x, each drawn when its turn comes; None where nothing is dropped."""
-        for unit, shape in zip(self.units, self.activity_shapes(x.shape[1:]), strict=True):
+        for unit, shape in zip(self.units, self.activity_shapes(x.shape[1:], x.dtype), strict=True):
             rate = unit.dropout_rate
             if not rate:
                 yield None
                 continue
-            keep = max(1 - rate, torch.finfo(x.dtype).eps)  # a rate of 1 drops all
-            mask = channels_last(torch.empty(len(x), *shape, device=x.device, dtype=x.dtype))
+            dtype = unit.weights[0].dtype
+            keep = max(1 - rate, torch.finfo(dtype).eps)  # a rate of 1 drops all
+            mask = channels_last(torch.empty(len(x), *shape, device=x.device, dtype=dtype))
             yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
 
     def replay(self, device: torch.device) -> torch.Generator:
@@ -433,7 +452,27 @@ class LayeredRule(Rule):
         if self._unchecked:
             check_same(self.model, self._unchecked, x)
             self._unchecked = []
+        if not self._is_tried and self._run and self.runs_twice:
+            self._check_repeated(x)
+            self._is_tried = True
         return x
+
+    def _check_repeated(self, x: Tensor) -> None:
+        """Raises ValueError, with its name, for a unit that does not repeat itself: a second pass is through others."""
+        with torch.no_grad(), untouched(self.model, x):
+            z = self.begin(x)
+            for unit in self.units:
+                layer = unit.layer()
+                a = layer.value(z)
+                if isinstance(layer, ModuleLayer) and z.is_floating_point():
+                    apart = layer.difference(z, torch.zeros_like(z)).abs().max()
+                    if not apart <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max():
+                        raise ValueError(
+                            f"unit '{unit.name}': gives results {apart:.3g} apart for the same input, twice in a step; "
+                            "expected a function of its input, of PyTorch's generators and of buffers, without hooks "
+                            "that change it"
+                        )
+                z = activity(layer.outlet, activity(layer.steps, a))
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the model takes it; of (batch, n_0) any shape. Raises ValueError unless x fits the model."""
@@ -451,7 +490,7 @@ class LayeredRule(Rule):
             if x.is_floating_point() or first.is_closed:
                 check_like(x, weight)
             self.activity_shapes(x.shape[1:], x.dtype)
-            return channels_last(x)
+            return x if self._run else channels_last(x)  # one's own modules may read it as it is
         channels = self.chain.image_channels - self.label_planes
         if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
             raise ValueError(
@@ -507,6 +546,9 @@ class OutputLoss(Rule):
 class OutputErrorRule(OutputLoss, LayeredRule):
     """A rule that starts from the error of the last layer's scores: that layer has no activation and gives K."""
 
+    ends_in_scores = True
+    starts_from_tokens = False
+    """Whether the first unit takes integers, onto which nothing can be projected."""
     takes_positions: ClassVar[Literal["never", "with an example", "always"]] = "always"
     """Whether positions of a sample may have scores, and a label, each."""
 
@@ -538,6 +580,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             sample, dtype = self.example_of
             with torch.no_grad():
                 z = self.begin(torch.zeros(1, *sample, dtype=dtype, device=self.units[0].weights[0].device))
+            self.starts_from_tokens = not z.is_floating_point()
             return [tuple(shape) for shape in (z.shape[1:], *self.activity_shapes(sample, dtype))]
         if not self._run and not self.wants_images:
             if image_size is not None:
@@ -577,12 +620,14 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             raise ValueError("by_channel: False, expected True, since every position has a label of its own")
         return by_channel
 
-    def rows_and_scale(self, shape: tuple[int, ...], scale: float, by_channel: bool) -> tuple[int, float]:
+    def rows_and_scale(
+        self, shape: tuple[int, ...], channels_first: bool, scale: float, by_channel: bool
+    ) -> tuple[int, float]:
         """Rows of a matrix that projects labels onto activities of that shape, and the scale it is drawn at.
 
         The update of a weight is a sum over positions, unless each has a label of its own.
         """
-        channels = channels_of(shape)
+        channels = shape[0] if channels_first else shape[-1]
         positions = prod(shape) // channels
         if self.labels_positions:
             return channels, scale

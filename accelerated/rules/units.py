@@ -33,7 +33,7 @@ from ..layers import Rotation as RotationLayer
 from ..modules import OrthogonalConv2d, Rotation, ScaledAvgPool2d
 from ..modules.activations import MODULES, activation_of
 from ..orthogonality import skew_orthogonal_vjp
-from .cutting import NORMALISATIONS, Part, Units, is_plain, leaves, parts
+from .cutting import Part, Units, is_plain, leaves, parts
 from .module_layer import ModuleLayer, ModuleStep
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
@@ -92,6 +92,14 @@ ELEMENTWISE = (
     nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink,
 )  # fmt: skip
 """Activations; those that `activation_of` does not know are run as they are."""
+
+OUTLETS = (
+    nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.PixelShuffle, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample,
+    ScaledAvgPool2d,
+)  # fmt: skip
+"""What stands between units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +196,12 @@ class ChainUnit(Unit):
         return last.out_features if isinstance(last, nn.Linear) else getattr(last, "out_channels", 0)
 
     @property
+    def gives_channels_first(self) -> bool:
+        """Whether the channels of its activities are axis 1, as far as its last layer tells; else they are the last."""
+        *_, last = (self.module, *(part for module in self.inside for part in module.modules() if _has_size(part)))
+        return not isinstance(last, nn.Linear) and _has_size(last)
+
+    @property
     def run(self) -> list[nn.Module]:
         """The modules without a closed form, which are run as they are."""
         steps = (self.activation, *self.outlet)
@@ -221,7 +235,7 @@ class ChainUnit(Unit):
         steps = (*steps, *afresh(self.maxima))
         if self.inside:
             steps = tuple(step for step in steps if step != identity)
-            return ModuleLayer(self.inside, self.weights, steps, tuple(outlet))
+            return ModuleLayer(self.inside, self.weights, steps, tuple(outlet), self.name)
         match self.module:
             case Rotation() as module:
                 inside = activation_of(module.activation)
@@ -420,12 +434,15 @@ def read(
     needs: str = "",
     units: Units | None = None,
     example: Tensor | None = None,
+    begins_with_x: bool = False,
+    ends_in_scores: bool = False,
 ) -> Chain:
     """The chain of an `nn.Sequential` (nested ones included), or of the `units` of any model.
 
     Its closed convolutions are all of one of `kinds`. `needs` is what the rule needs of every layer, where it takes
-    closed forms alone; else modules without one are run as they are. Raises ValueError, with the layer's name and what
-    to use instead, for a model that is no such chain.
+    closed forms alone; else modules without one are run as they are. With `begins_with_x` all that is run belongs to
+    units but Flatten, with `ends_in_scores` nothing follows the last one. Raises ValueError, with the layer's name and
+    what to use instead, for a model that is no such chain.
     """
     plain = is_plain(model, nn.Sequential)
     found = parts(model, units, example, rule) if plain or units is not None else []
@@ -438,10 +455,15 @@ def read(
     reader.rotates = OrthogonalConv2d in kinds
     if not plain and units is None:
         raise reader.refusal("", model)
+    reader.begins_with_x = begins_with_x
     for part in found:
         reader.take(part)
     if not reader.units:
         raise ValueError(f"model: no layer with weights; {rule} trains an nn.Sequential of {reader.trainable}")
+    if ends_in_scores and not needs:
+        if isinstance(found[-1].module, nn.Softmax | nn.LogSoftmax):
+            raise reader.refusal(found[-1].name, found[-1].module)
+        reader.end()
     last = reader.units[-1]
     if last.has_maps and last.is_closed:
         raise without_scores(model)
@@ -456,6 +478,8 @@ class _Reader:
         self.stem: list[Step] = []
         self.units: list[ChainUnit] = []
         self.rotates = False  # whether rotations have a closed form
+        self.begins_with_x = False
+        self._before: list[nn.Module] = []  # the modules of the stem
         self._joining: list[nn.Module] = []  # what has to be in one graph with the first layer, and comes before it
 
     def refusal(self, name: str, module: nn.Module) -> ValueError:
@@ -483,12 +507,12 @@ class _Reader:
             self.units[-1] = replace(last, parts=kept, maxima=(Maxima(size),), outlet=outlet)
         elif self.needs or (isinstance(module, nn.modules.dropout._DropoutNd) and not self.dropout):
             self._follow(name, module, self._closed_outlet(name, module))
-        elif own or isinstance(module, NORMALISATIONS) or self._joining:
-            self._join(name, module)
         elif last is not None and isinstance(module, ELEMENTWISE) and last.is_linear and last.dropout is None:
             self.units[-1] = replace(last, parts=(*last.parts, module), activation=activation or ModuleStep(module))
-        else:
+        elif isinstance(module, (*OUTLETS, nn.Dropout) if self.units else nn.Module) and not own and not self._joining:
             self._follow(name, module, self._closed_outlet(name, module) or ModuleStep(module))
+        else:
+            self._join(name, module)
 
     def _may_follow(self, activation: Activation, unit: ChainUnit) -> bool:
         return unit.is_linear and (unit.dropout is None or activation not in (tanh, maxmin))
@@ -517,15 +541,24 @@ class _Reader:
             self.units[-1] = replace(unit, parts=(*unit.parts, module), outlet=(*unit.outlet, step))
         else:
             self.stem.append(step)
+            self._before.append(module)
 
     def _join(self, name: str, module: nn.Module) -> None:
         """Puts it into one graph with all that the last unit has so far, or with the first layer, which follows."""
         check_parameters(name, module, self.units[:-1], self.rule, closed=False)
         if self.units:
-            inside = (*self.units[-1].parts, module)
-            self.units[-1] = ChainUnit(self.units[-1].name, self.units[-1].module, inside, inside)
+            self._join_all(module)
         else:
             self._joining.append(module)
+
+    def _join_all(self, *further: nn.Module) -> None:
+        inside = (*self.units[-1].parts, *further)
+        self.units[-1] = ChainUnit(self.units[-1].name, self.units[-1].module, inside, inside)
+
+    def end(self) -> None:
+        """Makes the last unit's outlet a part of its map."""
+        if self.units[-1].outlet:
+            self._join_all()
 
     def _begin(self, name: str, module: nn.Module) -> None:
         dense = is_plain(module, nn.Linear)
@@ -535,6 +568,9 @@ class _Reader:
         closed = not self._joining and (dense or (of_kind and (self.needs or _has_closed_form(module))))
         keys = {key.partition(".")[0] for key, _ in module.named_parameters()}
         closed = closed and not is_parametrized(module) and keys <= set(PARAMETERS)
+        flattened = closed and all(isinstance(step, Flatten) for step in self.stem)
+        if self.begins_with_x and not self.units and not flattened and self._before:
+            self.stem, self._joining, closed = [], [*self._before, *self._joining], False
         if self.needs:
             outlet = tuple(self.units[-1].outlet) if self.units else tuple(self.stem)
             if not (dense or of_kind):
