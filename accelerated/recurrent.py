@@ -8,7 +8,7 @@ A cell's difference is made of differences of its gates, with no two nearly equa
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -217,7 +217,8 @@ class Part(NamedTuple):
 
     def value(self, h: Array) -> Array:
         """These columns: h itself where they are all. Raises ValueError where h has another width."""
-        check_shape("state", h, (len(h), self.width))
+        if h.shape[-1] != self.width:
+            check_shape("state", h, (len(h), self.width))
         return h if self.stop - self.start == self.width else h[:, self.start : self.stop]
 
     def jvp(self, h: Array, u: Array) -> Array:
@@ -260,7 +261,7 @@ class CellStep:
     """Its number among all steps, and x and p of all of them."""
     _seen: list[Array] = field(default_factory=list, init=False, repr=False)
 
-    @property
+    @cached_property
     def h(self) -> Part:
         """The cell's h: its part without the LSTM's c."""
         return self.own._replace(stop=self.own.start + self.layer.n)
@@ -419,12 +420,13 @@ def at_steps(steps: Sequence[CellStep | TokenStep], parts: Sequence[Array | None
     if len(parts) != len(owns):
         raise ValueError(f"parts: {len(parts)}, expected {len(owns)}, one for each layer of the stack")
     found: list[Array | None] = []
+    blank = [part if part is None else part.new_zeros(len(part), owns[0].width) for part in parts]
     for number, step in enumerate(steps):
         t, place = divmod(number, len(owns))
-        part = parts[place]
-        if part is not None:
+        part, others = parts[place], blank[place]
+        if part is not None and others is not None:
             check_shape(f"parts[{place}]", part, (len(part), len(steps) // len(owns), step.h.stop - step.h.start))
-            part = step.h.placed(part.new_zeros(len(part), step.own.width), part[:, t])
+            part = step.h.placed(others, part[:, t])
         found.append(part)
     return tuple(found)
 
