@@ -444,6 +444,22 @@ def test_units_that_are_not_the_model():
     )
 
 
+def test_zeros_hide_no_difference():
+    """As people begin: an output layer of zeros, a gain of zeros at the end of each residual branch."""
+    model = Functional()
+    for p in model.fc2.parameters():
+        nn.init.zeros_(p)
+    x = torch.randn(3, 1, 8, 8, generator=seeded(0))
+    convolutions = nn.Sequential(model.conv1, model.norm1, nn.ReLU(), nn.MaxPool2d(2))
+    rest = nn.Sequential(model.conv2, nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    dense = nn.Sequential(model.fc1, nn.Tanh())
+    units = [convolutions, rest, dense, model.fc2]
+    model.eval()
+    said = refusal(lambda: parts(model, [*units[:2], nn.Sequential(model.fc1, nn.ReLU()), model.fc2], x))
+    assert "they give another result than the model" in said, "hidden by zeros"
+    assert not any(p.any() for p in model.fc2.parameters()), "zeros again"
+
+
 def test_examples_that_do_not_pass():
     model, x, names, _ = build("functions")
     found = read(model, names)
