@@ -46,6 +46,37 @@ def test_images(tmp_path: Path) -> None:
     assert {name: float(a) for name, a in accuracies.items()} == pytest.approx({"backprop": 95.8, "FOTON": 93.3}, abs=3)
 
 
+def percents(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"([\d.]+)%", text)]
+
+
+def test_own_resnet(tmp_path: Path) -> None:
+    assert percents(run("own_resnet.py", tmp_path)) == pytest.approx([98.3, 99.0, 95.3], abs=2.5)
+
+
+def test_fine_tuning(tmp_path: Path) -> None:
+    printed = run("fine_tuning.py", tmp_path)
+    assert percents(printed)[:5] == pytest.approx([81, 88, 83, 80, 79], abs=6)
+    assert percents(printed)[5] < 60
+    assert printed.endswith("The trunk is the same to the last bit\n")
+
+
+def test_regression(tmp_path: Path) -> None:
+    assert percents(run("regression.py", tmp_path)) == pytest.approx([69, 91, 91, 91, 77], abs=3)
+
+
+def test_characters(tmp_path: Path) -> None:
+    bits = re.findall(r"^\w+ +(\d\.\d\d)", run("characters.py", tmp_path), re.MULTILINE)
+    assert list(map(float, bits)) == pytest.approx([4.8, 3.6, 3.0], abs=0.2)
+
+
+def test_characters_of_a_text_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("to be or not to be, that is the question. " * 500)
+    printed = run("characters.py", tmp_path, "mine.txt", "--steps", "100", "--rule", "Backprop")
+    assert float(re.findall(r"Backprop +(\d\.\d\d)", printed)[0]) < 0.5
+    assert "question" in printed
+
+
 def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     options = ["digits", "results", "--epochs", "1", "--seeds", "0", "--depths", "3"]
     first = run("experiments/depth.py", tmp_path, *options)

@@ -85,7 +85,7 @@ class BackpropEnsemble(Rule):
         return next(self._members())[1].checked_input(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        log_probabilities = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
+        log_probabilities = torch.stack([member(x).log_softmax(dim=-1) for member in self.members])
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
