@@ -20,6 +20,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from prograde import accelerated, reference
+from prograde.equivalence_tests.own_models import rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -160,3 +161,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_readme_links_to_every_page(page: Path) -> None:
     assert f"(docs/{page.name}" in README
+
+
+def test_the_table_of_rules_and_models_is_the_one_that_tests_run() -> None:
+    assert "\n".join(rows()) in (ROOT / "docs" / "own-model.md").read_text()

@@ -37,6 +37,12 @@ class HybridDynamicTemperature(LayeredRule):
         self, model: nn.Module, *, share: float = 0.1, amplitude: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
         super().__init__(model, generator=generator)
+        for unit in self.units:
+            if not isinstance(unit.module, nn.Linear):
+                kind = type(unit.module).__name__
+                raise ValueError(
+                    f"layer '{unit.name}': {kind}; {type(self).__name__} trains dense layers, as its paper"
+                )
         if not self.units[-1].is_linear:
             raise without_scores(model)
         for name, module in model.named_modules():

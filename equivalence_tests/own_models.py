@@ -1,0 +1,349 @@
+"""Rules on the models that people have: which rule trains which model, and what it needs where it refuses one.
+
+    python -m prograde.equivalence_tests.own_models            prints the table of docs/own-model.md
+    python -m prograde.equivalence_tests.own_models --runs     runs every cell and prints the loss after it, too
+
+`REFUSED` was written before the runs, from what each algorithm needs. A rule trains a model if the loss on a batch is
+below `FALL` of its start in `STEPS` steps, and every parameter moves but frozen ones and those that `left_out` names.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from prograde.accelerated.modules import (
+    RecurrentNetwork,
+    ResNet,
+    char_transformer,
+    gru_classifier,
+    lenet,
+    resnet18,
+    vgg8,
+    vit,
+)
+from prograde.accelerated.rules import (
+    Backprop,
+    BackpropDeepSupervision,
+    BackpropEnsemble,
+    BackpropThroughTime,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    CumulativeForwardForward,
+    DeeperForward,
+    DifferenceTargetPropagation,
+    DirectFeedbackAlignment,
+    DirectRandomTargetProjection,
+    DynamicTemperature,
+    FeedbackAlignment,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Hardware,
+    HybridDynamicTemperature,
+    Hyperspherical,
+    LayerCollaboration,
+    LocalClassifiers,
+    MonoForward,
+    PatchEnergy,
+    Pepita,
+    RecurrentFtp,
+    Rule,
+    SymBa,
+)
+
+K, BATCH, STEPS, FALL = 4, 16, 50, 0.8
+LENGTH, VOCABULARY = 7, 6
+
+
+class Own(NamedTuple):
+    """A model as people have it, and the shape of a sample: of tokens it is the number of them."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    per_token: bool = False
+
+    @property
+    def takes_tokens(self) -> bool:
+        return len(self.shape) == 1 and self.shape[0] == LENGTH
+
+    def batch(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Samples near a pattern of their class, or tokens that tell it; y (batch,), or the next tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.arange(BATCH) % K
+        if self.takes_tokens:
+            text = (torch.arange(LENGTH + 1) + y[:, None]) % K
+            return (text[:, :-1], text[:, 1:]) if self.per_token else (text[:, :-1] + 1, y)
+        patterns = torch.randn(K, *self.shape, generator=generator)
+        noise = torch.randn(BATCH, *self.shape, generator=generator)
+        return (2 * patterns[y] + 0.5 * noise).double(), y
+
+
+def gelu_mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, K)
+    )
+
+
+def batch_norm_mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(),
+        nn.Linear(16, K),
+    )  # fmt: skip
+
+
+MODELS: dict[str, Own] = {
+    "MLP, GELU, LayerNorm": Own(gelu_mlp, (12,)),
+    "MLP, BatchNorm1d": Own(batch_norm_mlp, (12,)),
+    "LeNet": Own(partial(lenet, K, 1, 12, (8, 16), (32, 16)), (1, 12, 12)),
+    "VGG, BatchNorm2d": Own(partial(vgg8, K, 1, 0.0, nn.BatchNorm2d, (8, 8, 16, 16, 16, 16, 32)), (1, 16, 16)),
+    "ResNet-18": Own(partial(resnet18, K, 1, (8, 8, 16, 16)), (1, 8, 8)),
+    "ViT": Own(partial(vit, K, 1, 8, 4, 16, 2, 2), (1, 8, 8)),
+    "character transformer": Own(partial(char_transformer, K, LENGTH + 1, 16, 2, 2), (LENGTH,), per_token=True),
+    "GRU classifier": Own(partial(gru_classifier, VOCABULARY, K, 16, 16, 2), (LENGTH,)),
+}
+RECURRENT = Own(partial(RecurrentNetwork, 5, 8, K, "gru"), (9, 5))
+"""The GRU classifier of rules through time."""
+
+
+class Candidate(NamedTuple):
+    """How a rule is made of a model, and what trains it: Adam, or SGD with momentum of 0.9."""
+
+    make: Callable[..., Rule]
+    rate: float = 0.02
+    sgd: bool = False
+
+    def optimizer(self, rule: Rule) -> torch.optim.Optimizer:
+        if self.sgd:
+            return torch.optim.SGD(rule.parameters(), self.rate, momentum=0.9)
+        return torch.optim.Adam(rule.parameters(), self.rate)
+
+
+def _chain(model: nn.Module, units: Any) -> nn.Module:
+    return model if units is None else nn.Sequential(*units)
+
+
+def _ensemble(model: nn.Module, units: Any, example: Tensor, generator: torch.Generator) -> Rule:
+    return BackpropEnsemble([_chain(model, units)], example=example, generator=generator)
+
+
+def _hybrid(model: nn.Module, units: Any, example: Tensor, generator: torch.Generator) -> Rule:
+    return HybridDynamicTemperature(_chain(model, units), generator=generator)
+
+
+def _hardware(model: nn.Module, **given: Any) -> Rule:
+    return Hardware(DirectFeedbackAlignment(model, **given), bits=8, programming_noise=1e-3)
+
+
+def _through_time(kind: Callable[..., Rule]) -> Callable[..., Rule]:
+    """Without units: there is one way through a recurrent model."""
+
+    def build(model: nn.Module, generator: torch.Generator, **given: Any) -> Rule:
+        return kind(model, generator=generator)
+
+    return build
+
+
+RULES: dict[str, Candidate] = {
+    "Backprop": Candidate(Backprop),
+    "BackpropDeepSupervision": Candidate(BackpropDeepSupervision),
+    "BackpropEnsemble": Candidate(_ensemble),
+    "Foton": Candidate(Foton),
+    "Ftp": Candidate(Ftp),
+    "Pepita": Candidate(Pepita),
+    "FeedbackAlignment": Candidate(FeedbackAlignment),
+    "DirectFeedbackAlignment": Candidate(DirectFeedbackAlignment),
+    "DirectRandomTargetProjection": Candidate(DirectRandomTargetProjection),
+    "DifferenceTargetPropagation": Candidate(DifferenceTargetPropagation),
+    "ForwardForward": Candidate(partial(ForwardForward, goodness="mean-square", negatives="pairs", readout=True)),
+    "SymBa": Candidate(SymBa),
+    "LayerCollaboration": Candidate(partial(LayerCollaboration, goodness="mean-square")),
+    "CumulativeForwardForward": Candidate(CumulativeForwardForward),
+    "LocalClassifiers": Candidate(LocalClassifiers),
+    "MonoForward": Candidate(MonoForward),
+    "Hyperspherical": Candidate(Hyperspherical),
+    "DynamicTemperature": Candidate(partial(DynamicTemperature, grid=2)),
+    "HybridDynamicTemperature": Candidate(_hybrid),
+    "PatchEnergy": Candidate(partial(PatchEnergy, grid=2)),
+    "DeeperForward": Candidate(DeeperForward),
+    "ChannelCompetition": Candidate(ChannelCompetition),
+    "ChannelClassAssignment": Candidate(ChannelClassAssignment),
+    "Hardware": Candidate(_hardware),
+    "RecurrentFtp": Candidate(_through_time(RecurrentFtp)),
+    "BackpropThroughTime": Candidate(_through_time(BackpropThroughTime)),
+}
+
+OTHERWISE: dict[tuple[str, str], Candidate] = {
+    ("Ftp", "VGG, BatchNorm2d"): Candidate(partial(Ftp, scale=0.03), 0.2, sgd=True),
+    ("Ftp", "ResNet-18"): Candidate(partial(Ftp, scale=0.1), 0.02, sgd=True),
+    **{
+        ("Pepita", model): Candidate(Pepita, 0.6, sgd=True) for model in ("LeNet", "VGG, BatchNorm2d", "GRU classifier")
+    },
+    **{("Pepita", model): Candidate(Pepita, 0.02, sgd=True) for model in ("ResNet-18", "ViT")},
+    ("Pepita", "character transformer"): Candidate(partial(Pepita, scale=0.002), 0.12, sgd=True),
+    ("DirectRandomTargetProjection", "ViT"): Candidate(
+        partial(DirectRandomTargetProjection, scale=0.02), 0.1, sgd=True
+    ),
+    ("DirectRandomTargetProjection", "character transformer"): Candidate(
+        partial(DirectRandomTargetProjection, scale=0.005), 0.3, sgd=True
+    ),
+    ("DirectRandomTargetProjection", "GRU classifier"): Candidate(DirectRandomTargetProjection, 0.1, sgd=True),
+}
+"""Where a model asks for another optimizer or scale than the rule has with the others."""
+
+HELD = {("PatchEnergy", "LeNet")}
+"""Where the loss of the layer that is frozen is most of the loss, and its read-out is fixed: frozen, it falls less."""
+
+THROUGH_TIME = ("RecurrentFtp", "BackpropThroughTime")
+LABELS_IN_INPUT = ("ForwardForward", "SymBa", "LayerCollaboration", "CumulativeForwardForward")
+LOCAL = (
+    "LocalClassifiers", "MonoForward", "Hyperspherical", "DynamicTemperature", "PatchEnergy", "DeeperForward",
+    "ChannelCompetition", "ChannelClassAssignment", "BackpropDeepSupervision",
+)  # fmt: skip
+
+TOKENS = ("character transformer", "GRU classifier")
+JOINED = ("ResNet-18", "ViT", *TOKENS)
+NORMALISED = ("MLP, GELU, LayerNorm", "MLP, BatchNorm1d", "VGG, BatchNorm2d")
+
+NEEDS: dict[str, str] = {
+    "orthogonal": "orthogonal",
+    "one weight": "a weight that a random one can stand in for",
+    "inverse": "trains an nn.Sequential of Linear",
+    "dense": "dense layers",
+    "one batch": "three streams, which are no one batch",
+    "numbers": "expected numbers, over which labels can be written",
+    "recurrent": "RecurrentNetwork",
+}
+"""What the refusal says of a need, by the need's name in the table."""
+
+REFUSED: dict[tuple[str, str], str] = {
+    **{("Foton", model): "orthogonal" for model in ("LeNet", *NORMALISED, *JOINED)},
+    **{("FeedbackAlignment", model): "one weight" for model in (*NORMALISED, *JOINED)},
+    **{("DifferenceTargetPropagation", model): "inverse" for model in ("LeNet", *NORMALISED, *JOINED)},
+    **{("HybridDynamicTemperature", model): "dense" for model in ("LeNet", "VGG, BatchNorm2d", *JOINED)},
+    ("HybridDynamicTemperature", "MLP, BatchNorm1d"): "one batch",
+    **{(rule, model): "numbers" for rule in LABELS_IN_INPUT for model in TOKENS},
+    **{(rule, model): "recurrent" for rule in THROUGH_TIME for model in MODELS if model != "GRU classifier"},
+}
+"""The only refusals that are allowed, by the need that is missing."""
+
+LAST = {
+    "MLP, GELU, LayerNorm": "6", "MLP, BatchNorm1d": "6", "LeNet": "11", "VGG, BatchNorm2d": "26", "ResNet-18": "fc",
+    "ViT": "output", "character transformer": "output", "GRU classifier": "output",
+}  # fmt: skip
+"""The layer that gives the scores, which rules with scores or goodness of each layer leave out."""
+
+PASSED_ON = {
+    "MLP, GELU, LayerNorm": ("2", "5"),
+    "VGG, BatchNorm2d": ("2", "5", "9", "12", "16", "20"),
+    "character transformer": ("norm",),
+}
+"""Normalisations that come after the score of a layer: only what is passed on goes through them."""
+
+
+def left_out(rule: str, model: str) -> set[str]:
+    """The modules that the rule says it leaves as they are."""
+    if rule not in (*LOCAL, *LABELS_IN_INPUT, "HybridDynamicTemperature"):
+        return set()
+    after = PASSED_ON.get(model, ()) if rule in LOCAL else ()
+    if rule == "ChannelCompetition":  # whose score comes after them
+        after = ()
+    if rule == "BackpropDeepSupervision":  # the scores of later layers train all but the last
+        after = after[-1:] if model != "VGG, BatchNorm2d" else ()
+    return {LAST[model], *after}
+
+
+def own(rule: str, model: str) -> Own:
+    return RECURRENT if rule in THROUGH_TIME and model == "GRU classifier" else MODELS[model]
+
+
+def candidate(rule: str, model: str) -> Candidate:
+    return OTHERWISE.get((rule, model), RULES[rule])
+
+
+def build(rule: str, model: str, seed: int) -> tuple[Rule, Tensor, Tensor]:
+    """The rule on a model of its own, and the batch. Raises ValueError where the rule refuses the model."""
+    torch.manual_seed(seed)
+    kind = own(rule, model)
+    network = kind.make().double()
+    x, y = kind.batch(seed)
+    units = network.units() if isinstance(network, ResNet) else None
+    made = candidate(rule, model).make(network, units=units, example=x, generator=torch.Generator().manual_seed(seed))
+    return made, x, y
+
+
+def loss(rule: Rule, x: Tensor, y: Tensor) -> float:
+    """What a step gives, with the same draws each time."""
+    _seed(rule, 0)
+    return float(rule.assign_credit(x, y))
+
+
+def _seed(rule: Rule, seed: int) -> None:
+    torch.manual_seed(seed)
+    if rule.generator is not None:
+        rule.generator.manual_seed(seed)
+
+
+class Outcome(NamedTuple):
+    """The loss's fall, the modules that stayed as they were though not frozen, and what moved though it was frozen."""
+
+    fall: float
+    stayed: set[str]
+    moved: set[str]
+
+
+def train(
+    rule: Rule, x: Tensor, y: Tensor, candidate: Candidate, freeze: bool = False, patient: bool = True
+) -> Outcome:
+    """Steps on one batch, with the first eighth of the parameters frozen if so asked.
+
+    All `STEPS`, or not `patient` until the loss is below `FALL` of its start, looked at after every tenth.
+    """
+    parameters = dict(rule.named_parameters())
+    if freeze:
+        for name in list(parameters)[: len(parameters) // 8]:
+            parameters[name].requires_grad_(False)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    start = loss(rule, x, y)
+    optimizer = candidate.optimizer(rule)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
+    for step in range(STEPS):
+        _seed(rule, step)
+        rule.assign_credit(x, y)
+        optimizer.step()
+        rule.constrain(optimizer)
+        schedule.step()
+        if not patient and step % 10 == 9 and loss(rule, x, y) < FALL * start:
+            break
+    same = {name for name, parameter in parameters.items() if torch.equal(parameter, before[name])}
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    stayed = {name.removeprefix("model.").rpartition(".")[0] for name in same - frozen}
+    return Outcome(loss(rule, x, y) / start, stayed, frozen - same)
+
+
+def rows() -> Iterator[str]:
+    """The table in Markdown: yes, or the need that is missing."""
+    yield "| rule | " + " | ".join(MODELS) + " |"
+    yield "| --- |" + " --- |" * len(MODELS)
+    for rule in RULES:
+        yield f"| `{rule}` | " + " | ".join(REFUSED.get((rule, model), "yes") for model in MODELS) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", action="store_true", help="run every cell with seed 0")
+    if not parser.parse_args().runs:
+        print("\n".join(rows()))
+        return
+    for rule in RULES:
+        for model in MODELS:
+            if (rule, model) not in REFUSED:
+                outcome = train(*build(rule, model, 0), candidate(rule, model))
+                print(f"{rule} | {model} | {outcome.fall:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
