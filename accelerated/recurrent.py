@@ -8,7 +8,7 @@ A cell's difference is made of differences of its gates, with no two nearly equa
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -261,7 +261,7 @@ class CellStep:
     """Its number among all steps, and x and p of all of them."""
     _seen: list[Array] = field(default_factory=list, init=False, repr=False)
 
-    @cached_property
+    @property
     def h(self) -> Part:
         """The cell's h: its part without the LSTM's c."""
         return self.own._replace(stop=self.own.start + self.layer.n)

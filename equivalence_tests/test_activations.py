@@ -82,8 +82,8 @@ def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.ra
     activation = side.activations.ACTIVATIONS[name]
     found, gradient = side.results((activation.value(operands[0]), activation.vjp(*operands)))
     limit = 8 * side.eps
-    assert np.all(np.abs(found - value.detach().numpy()) <= limit * np.abs(a)), f"{name}.value"
-    assert np.all(np.abs(gradient - theirs.grad.numpy()) <= limit * (1 + np.abs(a)) * np.abs(d)), f"{name}.vjp"
+    assert np.all(np.abs(found - value.detach().cpu().numpy()) <= limit * np.abs(a)), f"{name}.value"
+    assert np.all(np.abs(gradient - theirs.grad.cpu().numpy()) <= limit * (1 + np.abs(a)) * np.abs(d)), f"{name}.vjp"
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])

@@ -215,7 +215,7 @@ def autograd(case: Case) -> tuple[Any, Any, Any, list[Any]]:
     weights = d.clone().requires_grad_()  # the derivative along u is that by them of the cotangent along u
     (cotangent,) = torch.autograd.grad(module(z), z, weights, create_graph=True)
     (along,) = torch.autograd.grad((cotangent * u).sum(), weights)
-    found = [x.detach().numpy() for x in (value, along, *gradients)]
+    found = [x.detach().cpu().numpy() for x in (value, along, *gradients)]
     return found[0], found[1], found[2], [g / len(case.z) for g in found[3:]]
 
 
@@ -275,8 +275,8 @@ def test_outlets_are_pytorchs(name: str, side: Side, rng: np.random.Generator):
     value = module(x)
     d = side.operands(rng.standard_normal(value.shape))
     value.backward(torch.tensor(side.results(d)))
-    assert np.allclose(side.results(step.value(h)), value.detach().numpy(), rtol=0, atol=64 * side.eps), "value"
-    assert np.allclose(side.results(step.vjp(h, d)), x.grad.numpy(), rtol=0, atol=64 * side.eps), "gradient"
+    assert np.allclose(side.results(step.value(h)), value.detach().cpu().numpy(), rtol=0, atol=64 * side.eps), "value"
+    assert np.allclose(side.results(step.vjp(h, d)), x.grad.cpu().numpy(), rtol=0, atol=64 * side.eps), "gradient"
 
 
 def test_a_square_of_zeros_has_no_slope(side: Side):
@@ -324,10 +324,10 @@ def test_an_embedding_is_pytorchs(case: Tokens):
         learned.append(torch.tensor(case.positions, requires_grad=True))
         a = a + learned[1][: a.shape[1]]
     layer = ReferenceSide().embedding.Embedding(case.table, case.positions)
-    assert np.array_equal(layer.value(case.z), a.detach().numpy()), "value"
+    assert np.array_equal(layer.value(case.z), a.detach().cpu().numpy()), "value"
     expected = torch.autograd.grad(a, learned, torch.tensor(case.delta))
     for number, (found, g) in enumerate(zip(layer.update(case.z, case.delta), expected, strict=True)):
-        assert np.allclose(found, g.numpy() / len(case.z), rtol=0, atol=1e-14), f"update[{number}]"
+        assert np.allclose(found, g.cpu().numpy() / len(case.z), rtol=0, atol=1e-14), f"update[{number}]"
 
 
 def test_integers_have_neither_difference_nor_adjoint(side: Side):
@@ -478,7 +478,7 @@ def test_backpropagation_is_autograd(name: str, data: st.DataObject):
     found = [g for update in learned(ReferenceSide(), name, *case) for g in update]
     steep = 1 + max(rms(g) for g in found)
     for number, (g, parameter) in enumerate(zip(found, order, strict=True)):
-        assert rms(g - parameter.grad.numpy()) <= 1e-11 * steep, f"updates[{number}]"
+        assert rms(g - parameter.grad.cpu().numpy()) <= 1e-11 * steep, f"updates[{number}]"
 
 
 ALGORITHMS = ("direct_feedback_alignment", "direct_random_target_projection", "ftp", "pepita")

@@ -158,7 +158,7 @@ def oracle(loss: nn.Module, case: Weighed, targets: Any) -> tuple[Any, Any]:
     rows = torch.tensor(targets.reshape(-1, k) if targets.dtype.kind == "f" else targets.reshape(-1))
     value = loss(scores.reshape(-1, k), rows)
     value.backward()
-    return value.item(), scores.grad.numpy()
+    return value.item(), scores.grad.cpu().numpy()
 
 
 @given(case=weighed())

@@ -168,6 +168,7 @@ def drawing() -> list[nn.Module]:
     return [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 4), nn.Dropout(0.5)]
 
 
+@torch.no_grad()
 def test_a_second_pass_is_through_the_same_function():
     """Batch statistics and masks are those of the clean pass: nothing changes where nothing was changed."""
     modules = drawing()

@@ -26,6 +26,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.rules.output_loss import read_loss
 from prograde.accelerated.rules.rule import OutputLoss
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import dense
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
@@ -405,10 +406,10 @@ def test_tokens_whose_labels_are_ignored(rule: Any):
     loss = nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0, 3.0]), ignore_index=-1, label_smoothing=0.1)
     weights = torch.rand(4, 5, dtype=torch.float64)
     model, x, y = tokens()
-    of_tokens = rule(model, loss=loss, example=x, generator=torch.Generator().manual_seed(1))
+    of_tokens = rule(model, loss=loss, example=x, generator=seeded(1))
     known = y >= 0
     found = of_tokens.assign_credit(x, (y, weights))
-    of_samples = rule(tokens()[0], loss=loss, generator=torch.Generator().manual_seed(1))
+    of_samples = rule(tokens()[0], loss=loss, generator=seeded(1))
     torch.testing.assert_close(found, of_samples.assign_credit(x[known], (y[known], weights[known])))
     for ours, theirs in zip(of_tokens.parameters(), of_samples.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)

@@ -30,7 +30,8 @@ MOVES = {
     *("float64", "full", "full_like", "inf", "int64", "integer", "isfinite", "isnan", "lib", "linalg", "max"),
     *("maximum", "minimum", "moveaxis", "ndarray", "ndindex", "number", "ones_like", "pad", "put_along_axis", "random"),
     *("repeat", "reshape", "roll", "sign", "sliding_window_view", "sort", "split", "stack", "stride_tricks", "take"),
-    *("take_along_axis", "unravel_index", "where", "zeros", "zeros_like"),
+    *("take_along_axis", "unravel_index", "where", "zeros", "zeros_like", "all", "count_nonzero", "expand_dims"),
+    *("ones", "tri"),
 }  # fmt: skip
 """What moves, selects, draws or names numbers, and computes none."""
 

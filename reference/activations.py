@@ -16,6 +16,7 @@ At a kink the derivative is that of the left side: 0 for relu at 0, the negative
 pair of equal units in its order.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def _normal(a: Array) -> Array:
 
 
 # a P(a) (Hendrycks and Gimpel, 2016), and P(a) + a p(a) with the normal density p.
-gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / np.sqrt(2 * np.pi))
+gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / np.sqrt(2 * math.pi))
 # a s(a), s(a) = 1 / (1 + exp(-a)), whose derivative is s(a) s(-a) (Elfwing, Uchibe and Doya, 2018).
 silu = _elementwise(lambda a: a * expit(a), lambda a: expit(a) * (1 + a * expit(-a)))
 

@@ -55,6 +55,7 @@ state. p_t and q_t have biases of their own since r comes between them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -371,7 +372,7 @@ def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[Cel
                 f"of_input, of_state: {rows[0]} and {rows[1]} rows, expected {cell.gates * n}, {cell.gates} for each "
                 f"of the {n} units"
             )
-    ends = np.cumsum(_sizes(stack)).tolist()
+    ends = list(accumulate(_sizes(stack)))
     owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
     steps: list[CellStep | TokenStep] = []
     for t in range(x.shape[1]):
