@@ -3,8 +3,10 @@
     python -m prograde.equivalence_tests.own_models            prints the table of docs/own-model.md
     python -m prograde.equivalence_tests.own_models --runs     runs every cell and prints the loss after it, too
 
-`REFUSED` was written before the runs, from what each algorithm needs. A rule trains a model if the loss on a batch is
-below `FALL` of its start in `STEPS` steps, and every parameter moves but frozen ones and those that `left_out` names.
+`REFUSED` is what each algorithm needs and a model lacks; runs corrected what was first written down. Optimizers and
+rates were chosen for each cell, so that a yes says that some setting trains, not that the defaults do. A rule trains a
+model if the loss on a batch is below `FALL` of its start in `STEPS` steps, and every parameter moves but frozen ones
+and those that `left_out` names.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from prograde.accelerated.rules import (
     RULES,
     Backprop,
     BackpropThroughTime,
+    DirectFeedbackAlignment,
     Foton,
     Ftp,
     Hardware,
@@ -1037,6 +1038,45 @@ def test_what_has_no_crossbar_is_refused(ours: TwinSide):
             Hardware(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="second_pass: 'half', expected 'difference' or 'full'"):
         Ftp(example()[0], second_pass="half")  # type: ignore[arg-type]
+
+
+class OfTokens(nn.Module):
+    """A layer of PyTorch's that gives a pair, or takes its input thrice."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.layer(x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        given: torch.Tensor = found if isinstance(found, torch.Tensor) else found[0]
+        return given
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "products"),
+    [
+        (lambda: nn.MultiheadAttention(8, 2, batch_first=True), 2),
+        (lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 4),
+        (lambda: nn.LSTM(8, 8, batch_first=True), 6),  # of the inputs at once, of the state at each of five steps
+    ],
+    ids=["attention", "transformer", "LSTM"],
+)
+def test_products_inside_modules_are_seen(make_layer: Any, products: int, ours: TwinSide, monkeypatch: Any):
+    """In evaluation too, where PyTorch has one operation for all that such a layer computes."""
+    model = nn.Sequential(nn.Linear(8, 8), OfTokens(make_layer()), nn.Flatten(), nn.Linear(40, 3))
+    x = torch.randn(4, 5, 8)
+    rule = Hardware(DirectFeedbackAlignment(model, example=x), bits=8).eval()
+    counted = []
+    multiply = rules_hardware._Crossbars.multiply
+    monkeypatch.setattr(
+        rules_hardware._Crossbars, "multiply", lambda self, *operands: counted.append(1) or multiply(self, *operands)
+    )
+    rule(x)
+    assert len(counted) == 2 + products, "products of matrices"
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match="layer '0': ParametrizedLinear, whose weight is computed"):
+        Hardware(DirectFeedbackAlignment(normed, example=x[:, 0]), bits=8)
 
 
 def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):

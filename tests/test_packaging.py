@@ -100,8 +100,6 @@ def layer_of(name: str) -> str:
     if part in LAYERS:
         return part
     assert (ROOT / package / f"{part}.py").exists(), f"{name}: give its folder a place in LAYERS"
-    if part == "recurrent":
-        return "layers"
     return "math" if part in MATH else "algorithms"
 
 

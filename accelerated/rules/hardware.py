@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..hardware import Crossbar, convolve, convolve_adjoint, product, programmed, random_noise
@@ -62,6 +63,12 @@ class Hardware(Rule):
     ) -> None:
         if isinstance(rule, Hardware) or not isinstance(rule, Rule):
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
+        for name, module in rule.model.named_modules():
+            if is_parametrized(module):
+                raise ValueError(
+                    f"layer '{name}': {type(module).__name__}, whose weight is computed; Hardware has crossbars for "
+                    "weights that are held"
+                )
         for unit in rule.units:
             match unit.module:
                 case OrthogonalConv2d() | Rotation():
@@ -95,6 +102,7 @@ class Hardware(Rule):
         self.__dict__["model"] = rule.model  # not as a module: it is one of the rule's
         self.units, self.num_classes = rule.units, rule.num_classes
         self.wants_sequences = rule.wants_sequences
+        self.holds_recurrence = any(isinstance(module, nn.RNNBase) for module in rule.model.modules())
         self.crossbar = Crossbar(
             bits if weight_bits is None else weight_bits,
             bits if activation_bits is None else activation_bits,
@@ -170,8 +178,12 @@ class Hardware(Rule):
             if torch.is_inference_mode_enabled():  # it would dispatch whole what is composed of products
                 stack.enter_context(torch.inference_mode(False))
                 stack.enter_context(torch.no_grad())
-            if self.wants_sequences:  # as would cuDNN
+            if self.holds_recurrence:  # as would cuDNN and oneDNN
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.callback(setattr, torch.backends.mkldnn, "enabled", torch.backends.mkldnn.enabled)
+                torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)  # one operation for all that attention computes
             matrices = [tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.dim() > 1]
             stack.enter_context(_Crossbars(self, matrices))
             yield
@@ -263,5 +275,9 @@ PRODUCTS = {
     aten._addmm_activation.default,
     aten.convolution.default,
     aten.convolution_backward.default,
+    aten._trilinear.default,
+    aten._native_multi_head_attention.default,
+    aten._transformer_encoder_layer_fwd.default,
+    aten.mkldnn_rnn_layer.default,
 }
 """Those that could have a matrix of a rule in them."""
