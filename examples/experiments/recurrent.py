@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 from resumable import Result, Run, cell, chosen, run_all
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from prograde.accelerated.modules import RecurrentNetwork
@@ -47,7 +47,7 @@ RULES: dict[str, Callable[..., RecurrentRule]] = {
     "truncated": lambda model, **options: BackpropThroughTime(model, truncation=TRUNCATION, **options),
     "ftp-first": RecurrentFtp,
     "ftp-every": lambda model, **options: RecurrentFtp(
-        model, inject="every", scale=0.1 if model.cell == "elman" else 0.5, **options
+        model, inject="every", scale=0.1 if isinstance(model.recurrent, nn.RNN) else 0.5, **options
     ),
 }
 RATES = {"elman": dict.fromkeys(RULES, 1e-3) | {"ftp-every": 3e-4}, "gru": dict.fromkeys(RULES, 1e-3)}
