@@ -39,6 +39,12 @@ Negatives: TypeAlias = Literal["wrong", "hard", "hybrid", "pairs"]
 """What the negative data are."""
 
 
+def check_writable(name: str, dtype: torch.dtype) -> None:
+    """Raises ValueError for integers, tokens for one."""
+    if not dtype.is_floating_point:
+        raise ValueError(f"{name}: {dtype}, expected numbers, over which labels can be written")
+
+
 class ForwardForward(LayeredRule):
     """Hinton's Forward-Forward (arXiv 2212.13345): positive samples carry their label, negative ones a wrong label.
 
@@ -93,6 +99,8 @@ class ForwardForward(LayeredRule):
         readout: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
+        if example is not None:
+            check_writable("example", example.dtype)
         super().__init__(model, units=units, example=example, generator=generator)
         last = self.units[-1]
         if num_classes is not None:
@@ -222,8 +230,8 @@ class ForwardForward(LayeredRule):
 
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
-        if isinstance(x, Tensor) and not x.is_floating_point():
-            raise ValueError(f"x: {x.dtype}, expected numbers, over which labels can be written")
+        if isinstance(x, Tensor):
+            check_writable("x", x.dtype)
         x = super().checked_input(x)
         if self.labels == "pixels" and not self.unlabelled and x[0].numel() < self.num_classes:
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")
