@@ -114,6 +114,7 @@ def run(job: Job, seed: int) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", *names]
     command += ["-p", f"{__package__}.plugin", "-o", "consider_namespace_packages=true", "--import-mode=importlib"]
     command += ["--dtype", job.dtype, "--examples", str(job.examples), "--hypothesis-seed", str(seed)]
+    command += ["-m", "hypothesis"]  # a mark that Hypothesis sets
     command += ["-k", job.select] if job.select else []
     started = time.perf_counter()
     done = subprocess.run(
