@@ -78,6 +78,8 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["compare", "forward-forward", "--dropout", "0.5"], ["forward-forward", "Dropout"]),
         (["compare", "foton", "--shift", "8"], ["shift: 8", "8 pixels of a side"]),
         (["train", "foton", "--shift", "-1", "--output", "out"], ["shift: -1", "0 or more"]),
+        (["compare", "foton", "--cutout", "9"], ["cutout: 9", "8 pixels of a side"]),
+        (["train", "foton", "--jitter", "1", "--output", "out"], ["jitter: 1", "0 or more and below 1"]),
         (["compare", "foton", "--output", "/proc/nowhere"], ["/proc/nowhere"]),
         (["train", "foton", "--save", "nowhere/checkpoint"], ["checkpoint: 'nowhere/checkpoint'", "is not there"]),
         (["train", "foton", "--save", "/tmp"], ["checkpoint: '/tmp' is a folder"]),
@@ -432,7 +434,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
 def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     folder = make_folder()
     options = ["--data", folder, "--hidden", "8", "--epochs", "3", "--batch", "16", "--shift", "1", "--flip"]
-    options += ["--seed", "4", "--dtype", "float64", "--validation", "12"]
+    options += ["--cutout", "1", "--seed", "4", "--dtype", "float64", "--validation", "12"]
     whole = run("train", "foton", *options, "--output", "whole", "--save", "checkpoint")
     assert whole.exit_code == 0, whole.stderr
     resumed = run("train", "foton", *options, "--output", "resumed", "--resume", "checkpoint")

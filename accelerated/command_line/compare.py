@@ -30,6 +30,8 @@ def compare(
     dropout: options.Dropout = None,
     shift: options.Shift = None,
     flip: options.Flip = None,
+    cutout: options.Cutout = None,
+    jitter: options.Jitter = None,
     option: options.Option = None,
     seed: options.Seed = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from --seed on.")] = 3,
@@ -73,6 +75,8 @@ def compare(
         dropout=dropout,
         shift=shift,
         flip=flip,
+        cutout=cutout,
+        jitter=jitter,
     )
     all_seeds = runs.checked_seeds(seed, seeds)
     where, precision = options.device_and_dtype(device, dtype)

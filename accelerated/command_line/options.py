@@ -63,6 +63,23 @@ Shift: TypeAlias = Annotated[
 Flip: TypeAlias = Annotated[
     bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default="no-flip")
 ]
+Cutout: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Fill a square of so many pixels, at a random place of each training image, with the mean.",
+        metavar="PIXELS",
+        show_default="0",
+    ),
+]
+Jitter: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help="Change brightness, contrast and saturation of each training image by random factors from 1 - SHARE to "
+        "1 + SHARE.",
+        metavar="SHARE",
+        show_default="0",
+    ),
+]
 Option: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -26,7 +26,7 @@ from ..training import (
     layer_summary,
     margin_summary,
 )
-from ..training.data.augmentation import check_moves
+from ..training.data.augmentation import Augmentation
 from ..training.loop import Measure
 from .options import Job
 
@@ -268,7 +268,7 @@ def _measure(rule: Rule) -> Measure | None:
 def try_all(jobs: Sequence[Job], dataset: Dataset, device: torch.device, dtype: torch.dtype) -> None:
     """Builds every job once: what a rule can't train is to be refused first of all. Raises UserError."""
     for job in jobs:
-        check_moves(job.recipe.shift, job.recipe.flip, dataset)
+        Augmentation.of(dataset, job.recipe.standardise, **job.recipe.augmentation)
         build(job.method, dataset, job.recipe, seed=0, device=device, dtype=dtype)
 
 

@@ -24,6 +24,8 @@ def train(
     dropout: options.Dropout = None,
     shift: options.Shift = None,
     flip: options.Flip = None,
+    cutout: options.Cutout = None,
+    jitter: options.Jitter = None,
     option: options.Option = None,
     seed: Annotated[
         int | None,
@@ -100,6 +102,8 @@ def train(
         dropout=dropout,
         shift=shift,
         flip=flip,
+        cutout=cutout,
+        jitter=jitter,
     )
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)

@@ -17,7 +17,7 @@ from ..rules.output_loss import Loss
 from ..rules.rule import evaluating
 from . import checkpoint as checkpoints
 from .data import Dataset, Split
-from .data.augmentation import augmented, check_moves
+from .data.augmentation import Augmentation
 from .diagnostics.alignment import alignment, check_rule
 from .errors import UserError
 from .recipes import Recipe
@@ -117,7 +117,8 @@ def fit(
             raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
     device = torch.device(device)
     dtype = next(rule.parameters()).dtype
-    check_moves(recipe.shift, recipe.flip, dataset)
+    standardise = recipe.standardise or dataset.is_table
+    augmentation = Augmentation.of(dataset, standardise, **recipe.augmentation)
     _check_targets(rule, dataset)
     _check_network(rule, recipe)
     _check_batches(rule, recipe, dataset)
@@ -125,12 +126,12 @@ def fit(
         _check_plain(recipe)
         checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
     with _seeded(seed, device):
-        moved = dataset.to(device, dtype, recipe.standardise or dataset.is_table)
+        moved = dataset.to(device, dtype, standardise)
         if rule.wants_images:
             moved = moved.as_images()
         elif rule.wants_sequences:
             moved = moved.as_sequences()
-        run = _Run(rule, moved, recipe, seed, device, alignment_every, measure)
+        run = _Run(rule, moved, recipe, augmentation, seed, device, alignment_every, measure)
         if checkpoint is not None or resume is not None:
             run.settings["digest"] = checkpoints.digest(dataset)
         if resume is not None:
@@ -214,12 +215,14 @@ class _Run:
         rule: Rule,
         dataset: Dataset,
         recipe: Recipe,
+        augmentation: Augmentation,
         seed: int,
         device: torch.device,
         alignment_every: int,
         measure: Measure | None,
     ) -> None:
         self.rule, self.dataset, self.recipe = rule, dataset, recipe
+        self.augmentation = augmentation
         self.device, self.alignment_every, self.measure = device, alignment_every, measure
         self.shuffling = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(rule, recipe)
@@ -283,7 +286,7 @@ class _Run:
         total = torch.zeros((), device=self.device, dtype=images.dtype)
         order = torch.randperm(len(labels), generator=self.shuffling).to(self.device)
         for batch in _batches_of(order, recipe.batch):
-            x = augmented(images[batch], self.dataset.image_shape, recipe.shift, recipe.flip, self.shuffling)
+            x = self.augmentation(images[batch], self.shuffling)
             loss = rule.assign_credit(x, labels[batch])
             self.optimizer.step()
             rule.constrain(self.optimizer)

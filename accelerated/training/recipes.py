@@ -52,7 +52,8 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
 class Recipe:
     """How a network is made and trained. `hidden` are the widths of the hidden layers; `options` go to the rule.
 
-    Training images are moved by up to `shift` pixels, and with `flip` half of them mirrored, anew in every epoch.
+    Training images are moved by up to `shift` pixels, with `flip` half of them mirrored, a square of `cutout` pixels
+    filled with the mean, and colours changed by factors from 1 - jitter to 1 + jitter, anew in every epoch.
     """
 
     hidden: tuple[int, ...] = (512, 256)
@@ -70,6 +71,8 @@ class Recipe:
     normalisation: str = "none"
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises UserError for what no network or optimizer could be made from."""
@@ -103,8 +106,14 @@ class Recipe:
         """The part that makes the model and its rule; the rest is how these are trained."""
         return {name: getattr(self, name) for name in NETWORK}
 
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """What becomes of training images, as `Augmentation.of` takes it."""
+        return {name: getattr(self, name) for name in AUGMENTATION}
+
 
 NETWORK = ("hidden", "activation", "dropout", "normalisation", "options")
+AUGMENTATION = ("shift", "flip", "cutout", "jitter")
 NAMES: dict[str, Sequence[str]] = {
     "activation": list(ACTIVATIONS),
     "optimizer": OPTIMIZERS,
@@ -120,6 +129,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, float("inf")),
     "dropout": (0, 1),
     "shift": (0, float("inf")),
+    "cutout": (0, float("inf")),
+    "jitter": (0, 1),
 }
 """From the first to below the second."""
 
