@@ -23,6 +23,7 @@ from ..forward_forward import (
     wrong_labels,
 )
 from ..goodness import GOODNESS, Goodness
+from ..layers import activity
 from ..losses import cross_entropy
 from ..negatives import hard_wrong_labels, hybrid_images, random_masks, random_partners
 from ..normalisations import rms_norm
@@ -331,16 +332,31 @@ class ForwardForward(LayeredRule):
             gradient = readout_update(self.readout.weight, seen, y)
             yield UnitUpdate(Unit("readout", self.readout), [gradient], loss)
 
+    @torch.no_grad()
+    def activities(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """Of the positive stream."""
+        positive = self._positive(self.checked(x, y), y)
+        z = positive if self.negatives == "pairs" else rms_norm(positive)
+        for layer in self.layers():
+            h = activity(layer.steps, layer.value(z))
+            yield h
+            z = rms_norm(activity(layer.outlet, h))
+
+    def _positive(self, x: Tensor, y: Tensor) -> Tensor:
+        """x as the positive stream."""
+        if self.unlabelled:
+            return self.positive_images(x)
+        return overlay(x, y, self.num_classes, self.amplitude, self.labels)
+
     def layer_goodness(self, x: Tensor, y: Tensor, prior: Prior | None = None) -> list[LayerGoodness]:
         """What the loss of every layer is computed from, for one draw of negatives; with another prior if given."""
         x = self.checked(x, y)
+        positive = self._positive(x, y)
         if self.unlabelled:
-            positive, negative = self.positive_images(x), self.negative_images(x)
+            negative = self.negative_images(x)
         else:
-            positive, negative = (
-                overlay(x, labels, self.num_classes, self.amplitude, self.labels)
-                for labels in (y, self.negative_labels(x, y))
-            )
+            labels = self.negative_labels(x, y)
+            negative = overlay(x, labels, self.num_classes, self.amplitude, self.labels)
         return stream_goodness(
             self.layers(), positive, negative, self.goodness, prior or self.prior, self.negatives == "pairs"
         )

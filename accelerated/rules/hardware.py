@@ -147,6 +147,10 @@ class Hardware(Rule):
             self._trained |= {id(parameter) for parameter, _ in update.pairs}
             yield update
 
+    def activities(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """Those of exact products, as `objective` has them."""
+        return self.rule.activities(x, y)
+
     @torch.no_grad()
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.rule.constrain(optimizer if self.crossbar == Crossbar() else None)  # noisy factors tell no step

@@ -275,6 +275,13 @@ class Rule(CreditAssignment):
         """
         raise NotImplementedError
 
+    def activities(self, x: Tensor, y: Any) -> Iterator[Tensor]:
+        """What each unit gives for x in forward order, (batch, ...); nothing of units that run once a time step.
+
+        A rule that puts labels into its input puts in y. Shapes and errors as for `stream`.
+        """
+        return iter(())
+
     @property
     def wants_images(self) -> bool:
         """Whether x is (batch, channels, height, width)."""
@@ -378,6 +385,10 @@ class LayeredRule(Rule):
         """`layers` one at a time, each with its mask taken when its turn comes."""
         for unit, mask in zip(self.units, masks or [None] * len(self.units), strict=True):
             yield unit.layer(mask)
+
+    @torch.no_grad()
+    def activities(self, x: Tensor, y: Any) -> Iterator[Tensor]:
+        yield from self._activities(self.checked(x, y))
 
     def begin(self, x: Tensor) -> Tensor:
         """x as the first layer takes it: what comes before it has been run."""

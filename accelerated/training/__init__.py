@@ -13,6 +13,7 @@ from .diagnostics import (
     layer_summary,
     margin_summary,
     margins,
+    unit_diagnostics,
 )
 from .errors import UserError
 from .loop import Epoch, History, TrainingError, accuracy, fit
@@ -48,4 +49,5 @@ __all__ = [
     "margins",
     "mlp",
     "restore",
+    "unit_diagnostics",
 ]

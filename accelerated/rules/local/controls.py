@@ -88,6 +88,10 @@ class BackpropEnsemble(Rule):
         log_probabilities = torch.stack([member(x).log_softmax(dim=-1) for member in self.members])
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 
+    def activities(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        for _, member in self._members():
+            yield from member.activities(x, y)
+
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the members' losses."""
         return torch.stack([member.objective(x, y) for _, member in self._members()]).sum()

@@ -1,6 +1,6 @@
 """The base of rules that run the modules of a model, of any kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, get_args
 
@@ -120,6 +120,10 @@ class ModuleRule(Rule):
             if self.local.is_known:
                 check_sizes(self.local, x.shape[1:], x.dtype, batch=1)  # of BatchNorm2d, a map of one pixel
         return x
+
+    @torch.no_grad()
+    def activities(self, x: Tensor, y: Any) -> Iterator[Tensor]:
+        yield from self.local.passes(self.checked(x, y))
 
     def checked_input(self, x: Tensor) -> Tensor:
         """x as the model takes it. Raises ValueError unless it fits."""

@@ -4,6 +4,7 @@ from .alignment import alignment
 from .costs import Cost, LayerCost, costs, layer_costs
 from .layer_study import layer_study, layer_summary
 from .margins import LayerMargins, margin_summary, margins
+from .unit_diagnostics import unit_diagnostics
 
 __all__ = [
     "Cost",
@@ -16,4 +17,5 @@ __all__ = [
     "layer_summary",
     "margin_summary",
     "margins",
+    "unit_diagnostics",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +19,31 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     rule.
     """
     check_rule(rule, "alignment")
+    return cosines(rule, x, y, updates_by_unit(rule, x, y))
+
+
+def updates_by_unit(rule: Rule, x: Tensor, y: Any) -> dict[str, UnitUpdate]:
+    """What a step on the batch would do to each of the rule's units, by the unit's name; nothing is changed."""
+    names = {unit.name for unit in rule.units}
+    with undisturbed(rule, x):
+        return {update.unit.name: update for update in rule.stream(x, y) if update.unit.name in names}
+
+
+def cosines(rule: Rule, x: Tensor, y: Any, updates: dict[str, UnitUpdate]) -> dict[str, float]:
+    """`alignment` of updates that are known."""
     units = [unit for unit in rule.units if all(weight.requires_grad for weight in unit.weights)]
     if not units:
         return {}
     weights = [weight for unit in units for weight in unit.weights]
-    with undisturbed(rule, x):
-        updates = {update.unit.name: _weights_of(update) for update in rule.stream(x, y)}
     with undisturbed(rule, x), torch.enable_grad():
         gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
     names = [unit.name for unit in units]
     backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in units]
-    cosines = [torch.sum(_unit(updates[name]) * _unit(b)) for name, b in zip(names, backpropagated, strict=True)]
-    return dict(zip(names, torch.stack(cosines).tolist(), strict=True))
+    found = [
+        torch.sum(_unit(_weights_of(updates[name])) * _unit(gradient))
+        for name, gradient in zip(names, backpropagated, strict=True)
+    ]
+    return dict(zip(names, torch.stack(found).tolist(), strict=True))
 
 
 def check_rule(rule: object, caller: str) -> None:
