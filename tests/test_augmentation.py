@@ -143,7 +143,7 @@ def test_resuming_with_moved_images_is_exact(digits: Dataset, tmp_path: Path) ->
 
     def train(**files: Any) -> tuple[list[float], list[Tensor]]:
         rule = build("forward-forward", digits, chosen, seed=0)
-        history = fit(rule, digits, chosen, alignment_every=0, **files)
+        history = fit(rule, digits, recipe=chosen, alignment_every=0, **files)
         return [epoch.loss for epoch in history.epochs], [p.detach().clone() for p in rule.parameters()]
 
     class Interrupted(Exception):
@@ -169,7 +169,7 @@ def test_moves_are_drawn_anew_in_every_batch(digits: Dataset, monkeypatch: pytes
     monkeypatch.setattr(rule, "assign_credit", lambda x, y: (seen.append(x), torch.zeros(()))[1])
     for moves in ({"shift": 2}, {"flip": True}, {"cutout": 4}, {"jitter": 0.3}):
         seen.clear()
-        fit(rule, same, recipe(epochs=2, batch=128, **moves), alignment_every=0)
+        fit(rule, same, recipe=recipe(epochs=2, batch=128, **moves), alignment_every=0)
         assert len(seen) == 4
         assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i]), moves
 
@@ -186,7 +186,7 @@ def test_training_images_alone_are_moved(digits: Dataset, monkeypatch: pytest.Mo
     asked: list[Tensor] = []
     monkeypatch.setattr(rule, "assign_credit", noting(seen, assign))
     monkeypatch.setattr(rule, "forward", noting(asked, forward))
-    fit(rule, digits, chosen, alignment_every=0)
+    fit(rule, digits, recipe=chosen, alignment_every=0)
     known = {row.numpy().tobytes() for split in (digits.train, digits.validation, digits.test) for row in split.images}
     assert len(torch.cat(asked)) == len(digits.validation.labels) + len(digits.test.labels)
     assert all(row.numpy().tobytes() in known for row in torch.cat(asked))
@@ -200,9 +200,9 @@ def test_impossible_moves_are_refused(digits: Dataset) -> None:
             recipe(shift=shift)
     rule = build("forward-forward", digits, recipe(), seed=0)
     with pytest.raises(UserError, match="shift: 8, expected less than the 8 pixels of a side"):
-        fit(rule, digits, recipe(shift=8))
+        fit(rule, digits, recipe=recipe(shift=8))
     with pytest.raises(UserError, match="cutout: 9, expected no more than the 8 pixels of a side"):
-        fit(rule, digits, recipe(cutout=9))
+        fit(rule, digits, recipe=recipe(cutout=9))
     for jitter in (-0.1, 1, float("nan")):
         with pytest.raises(UserError, match=r"jitter: .*, expected a finite number, 0 or more and below 1"):
             recipe(jitter=jitter)
@@ -210,8 +210,8 @@ def test_impossible_moves_are_refused(digits: Dataset) -> None:
         recipe(flip="no")
     for moves in ({"shift": 1}, {"flip": True}, {"cutout": 2}, {"jitter": 0.1}):
         with pytest.raises(UserError, match=r"digits: samples of shape \(64,\), expected images"):
-            fit(rule, digits._replace(image_shape=(64,)), recipe(**moves))
+            fit(rule, digits._replace(image_shape=(64,)), recipe=recipe(**moves))
         for last in (1, 3, 4):
             with pytest.raises(UserError, match=r"6, \d\), expected \(channels, height, width\), channels first"):
-                fit(rule, digits._replace(image_shape=(5, 6, last)), recipe(**moves))
+                fit(rule, digits._replace(image_shape=(5, 6, last)), recipe=recipe(**moves))
     assert digits._replace(image_shape=(64, 4, 4)).channels_first == (64, 4, 4), "small maps are no colours"

@@ -423,14 +423,14 @@ def test_wine_is_learned_whatever_its_units(tmp_path: Path, method: str) -> None
     """With one mean and deviation for all features, backpropagation reaches .75, and rules on raw pixels .45."""
     data = load(wine(tmp_path / "wine.npz"))
     recipe = default_recipe(method, "digits", hidden=(32,), epochs=30)
-    assert fit(build(method, data, recipe, seed=0), data, recipe, alignment_every=0).test_accuracy >= 0.8
+    assert fit(build(method, data, recipe, seed=0), data, recipe=recipe, alignment_every=0).test_accuracy >= 0.8
 
 
 def test_a_table_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
     data = load(wine(tmp_path / "wine.npz"))
     recipe = default_recipe("pepita", "digits", hidden=(32,), epochs=3)
     path = tmp_path / "checkpoint"
-    history = fit(build("pepita", data, recipe, seed=0), data, recipe, alignment_every=0, checkpoint=path)
+    history = fit(build("pepita", data, recipe, seed=0), data, recipe=recipe, alignment_every=0, checkpoint=path)
     restored = restore(path)
     test = Split((data.test.images - restored.mean) / restored.std, data.test.labels)
     assert accuracy(restored.rule, test) == history.test_accuracy

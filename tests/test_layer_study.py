@@ -212,7 +212,7 @@ def test_it_is_kept_with_the_epochs_and_drawn() -> None:
     recipe = Recipe(epochs=2)
 
     def trained(rule: Backprop, **options: Any) -> Run:
-        return Run(Job(type(rule).__name__, recipe), 0, fit(rule, digits, recipe, alignment_every=0, **options))
+        return Run(Job(type(rule).__name__, recipe), 0, fit(rule, digits, recipe=recipe, alignment_every=0, **options))
 
     torch.manual_seed(0)
     plain = trained(Backprop(nn.Sequential(nn.Linear(64, 10))))

@@ -76,7 +76,7 @@ CONVOLUTIONAL: dict[str, Callable[[], Rule]] = {
 def test_rules_with_convolutions_are_given_images(name: str, digits: Dataset) -> None:
     """Unless the model makes them itself; alignment is measured as well. Forward-Forward learns in more epochs."""
     rule = CONVOLUTIONAL[name]()
-    history = fit(rule, digits, RECIPE, epochs=2, alignment_every=1)
+    history = fit(rule, digits, recipe=RECIPE, epochs=2, alignment_every=1)
     assert name == "ForwardForward" or history.best.validation_accuracy > 0.4, "four times chance"
     assert len(history.epochs[0].alignment) == len(rule.units)
     assert all(-1.0001 <= cosine <= 1.0001 for cosine in history.epochs[0].alignment.values())
@@ -114,7 +114,7 @@ def interrupt(epoch: Epoch) -> None:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_resuming_is_exact(name: str, digits: Dataset, tmp_path: Path) -> None:
     """Chosen layers, weights, epochs and read-outs are part of the state."""
-    run = partial(fit, dataset=digits, recipe=RECIPE, epochs=4, alignment_every=0)
+    run = partial(fit, train=digits, recipe=RECIPE, epochs=4, alignment_every=0)
     whole = CHOSEN[name]()
     history = run(whole)
     path = tmp_path / "checkpoint"
@@ -135,7 +135,7 @@ def test_the_range_is_chosen_before_validation_accuracy_is_taken(digits: Dataset
     """No other range of layers would have had more of the validation samples right."""
     rule = DeeperForward(network())
     assert rule.aggregation.weights.tolist() == [0, 1]
-    history = fit(rule, digits, RECIPE, epochs=1, alignment_every=0)
+    history = fit(rule, digits, recipe=RECIPE, epochs=1, alignment_every=0)
     moved = digits.to("cpu", torch.float32, standardise=True).as_images()
     scores = rule.layer_scores(moved.validation.images)
     sums = [scores[0], scores[1], scores[0] + scores[1]]
@@ -161,7 +161,7 @@ def test_a_checkpoint_has_the_normalisation(method: str, digits: Dataset, tmp_pa
     recipe = default_recipe(method, "digits", hidden=(24, 16), epochs=1)
     rule = build(method, digits, recipe, seed=0)
     assert [type(m).__name__ for m in rule.model][3] == {"hyperspherical": "RMSNorm"}.get(method, "LayerNorm")
-    fit(rule, digits, recipe, checkpoint=tmp_path / "checkpoint")
+    fit(rule, digits, recipe=recipe, checkpoint=tmp_path / "checkpoint")
     restored = restore(tmp_path / "checkpoint")
     x = (digits.test.images - restored.mean) / restored.std
     assert torch.equal(restored.rule(x), rule.eval()(x))

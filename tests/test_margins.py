@@ -95,7 +95,7 @@ def test_a_rule_without_goodness_is_refused() -> None:
 def test_they_are_kept_with_the_epochs_of_a_resumed_training(tmp_path: Path) -> None:
     digits = load("digits")
     recipe = default_recipe("symba", "digits", hidden=(16, 12), epochs=3)
-    whole = fit(build("symba", digits, recipe, seed=0), digits, recipe, measure=margin_summary)
+    whole = fit(build("symba", digits, recipe, seed=0), digits, recipe=recipe, measure=margin_summary)
     assert [list(epoch.measured) for epoch in whole.epochs] == [["0", "2"]] * 3
 
     def stop(epoch: Epoch) -> None:
@@ -105,7 +105,7 @@ def test_they_are_kept_with_the_epochs_of_a_resumed_training(tmp_path: Path) -> 
     file = tmp_path / "stopped.pt"
     rule = build("symba", digits, recipe, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        fit(rule, digits, recipe, measure=margin_summary, checkpoint=file, on_epoch=stop)
+        fit(rule, digits, recipe=recipe, measure=margin_summary, checkpoint=file, on_epoch=stop)
     rule = build("symba", digits, recipe, seed=0)
-    resumed = fit(rule, digits, recipe, measure=margin_summary, resume=file)
+    resumed = fit(rule, digits, recipe=recipe, measure=margin_summary, resume=file)
     assert [epoch.measured for epoch in resumed.epochs] == [epoch.measured for epoch in whole.epochs]

@@ -68,7 +68,7 @@ def recipe(method: str, **changes: Any) -> Recipe:
 
 def trained(method: str, dataset: Dataset, seed: int = 0, **files: Any) -> tuple[Rule, History]:
     rule = build(method, dataset, recipe(method), seed=seed)
-    return rule, fit(rule, dataset, recipe(method), seed=seed, **files)
+    return rule, fit(rule, dataset, recipe=recipe(method), seed=seed, **files)
 
 
 def without_seconds(history: History) -> tuple[list[Epoch], float]:
@@ -95,7 +95,7 @@ def test_a_seed_fixes_everything_and_leaves_the_callers_generator_alone(method: 
 @pytest.mark.parametrize("method", PRESETS)
 def test_the_default_recipe_learns(method: str, digits: Dataset) -> None:
     chosen = default_recipe(method, "digits")
-    history = fit(build(method, digits, chosen, seed=0), digits, chosen, alignment_every=0)
+    history = fit(build(method, digits, chosen, seed=0), digits, recipe=chosen, alignment_every=0)
     assert history.test_accuracy > 0.94
     assert all(epoch.alignment == {} for epoch in history.epochs)
 
@@ -132,7 +132,7 @@ def test_resuming_with_learned_gates_is_exact(digits: Dataset, tmp_path: Path) -
 
     def train(**files: Any) -> tuple[Rule, History]:
         rule = build("cumulative", digits, chosen, seed=0)
-        return rule, fit(rule, digits, chosen, **files)
+        return rule, fit(rule, digits, recipe=chosen, **files)
 
     whole = train()
     gates = [held.item() for name, held in whole[0].named_parameters() if name.startswith(("raw_tau", "kappa"))]
@@ -166,7 +166,7 @@ def test_resuming_on_noisy_hardware_is_exact(digits: Dataset, tmp_path: Path) ->
     def train(**files: Any) -> tuple[Rule, History]:
         rule = build("ftp", digits, recipe("ftp"), seed=0)
         chip = Hardware(rule, bits=6, read_noise=0.02, programming_noise=1e-3, weight_range=1.0)
-        return chip, fit(chip, digits, recipe("ftp"), **files)
+        return chip, fit(chip, digits, recipe=recipe("ftp"), **files)
 
     whole = train()
     assert whole[1].best.validation_accuracy > 0.5
@@ -185,11 +185,13 @@ def test_another_trainings_checkpoint_is_refused(digits: Dataset, tmp_path: Path
     for changes, message in (({"flip": True}, "has flip False, expected True"), ({"batch": 64}, "has batch 128, exp")):
         changed = recipe("foton", **changes)
         with pytest.raises(CheckpointError, match=message):
-            fit(build("foton", digits, changed, seed=0), digits, changed, resume=path)
+            fit(build("foton", digits, changed, seed=0), digits, recipe=changed, resume=path)
 
 
 def epochs_of(rule: Rule, dataset: Dataset, chosen: Recipe, **options: Any) -> list[Epoch]:
-    return [replace(epoch, seconds=0.0) for epoch in fit(rule, dataset, chosen, alignment_every=0, **options).epochs]
+    return [
+        replace(epoch, seconds=0.0) for epoch in fit(rule, dataset, recipe=chosen, alignment_every=0, **options).epochs
+    ]
 
 
 def test_a_resumed_training_is_extended(digits: Dataset, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_a_resumed_training_is_extended(digits: Dataset, tmp_path: Path) -> None
         whole = epochs_of(build("backprop", digits, long, seed=0), digits, long)
         assert (extended == whole) == (schedule == "constant")
     with pytest.raises(CheckpointError, match="has 5 epochs done, expected at most 2"):
-        fit(build("backprop", digits, short, seed=0), digits, short, resume=path)
+        fit(build("backprop", digits, short, seed=0), digits, recipe=short, resume=path)
 
 
 def test_an_extended_training_takes_the_rates_of_the_longer_schedule(
@@ -218,8 +220,8 @@ def test_an_extended_training_takes_the_rates_of_the_longer_schedule(
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting)
     short, long = (recipe("backprop", epochs=epochs, batch=1149) for epochs in (2, 4))  # one step an epoch
-    fit(build("backprop", digits, short, seed=0), digits, short, checkpoint=path)
-    fit(build("backprop", digits, long, seed=0), digits, long, resume=path)
+    fit(build("backprop", digits, short, seed=0), digits, recipe=short, checkpoint=path)
+    fit(build("backprop", digits, long, seed=0), digits, recipe=long, resume=path)
     spans = [short.learning_rate / 2 * (1 + math.cos(math.pi * done)) for done in (0, 1 / 2, 2 / 4, 3 / 4)]
     assert rates == pytest.approx(spans)
 
@@ -239,16 +241,16 @@ def test_data_are_known_by_their_content(digits: Dataset, tmp_path: Path) -> Non
 def test_what_no_recipe_made_is_not_said_of_a_model(digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     own = Foton(torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.Tanh(), torch.nn.Linear(12, 10)))
-    fit(own, digits, Recipe(epochs=1), checkpoint=path)
+    fit(own, digits, recipe=Recipe(epochs=1), checkpoint=path)
     settings = checkpoint.load(path)["settings"]
     assert settings["network"] is None
     assert not set(settings["recipe"]) & {"hidden", "activation", "dropout", "normalisation", "options"}
     with pytest.raises(CheckpointError, match="a model that no recipe made; build the rule"):
         restore(path)
     with pytest.warns(UserWarning, match="recipe: hidden, dropout of no effect"):
-        fit(own, digits, Recipe(epochs=1, hidden=(20,), dropout=0.1))
+        fit(own, digits, recipe=Recipe(epochs=1, hidden=(20,), dropout=0.1))
     with pytest.raises(UserError, match=r"activation: 'tanh' in the recipe, but the rule was built with 'relu'"):
-        fit(build("foton", digits, recipe("foton"), seed=0), digits, recipe("foton", activation="tanh"))
+        fit(build("foton", digits, recipe("foton"), seed=0), digits, recipe=recipe("foton", activation="tanh"))
 
 
 def test_no_file_is_replaced_unasked(digits: Dataset, tmp_path: Path) -> None:
@@ -336,7 +338,7 @@ def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tm
         assign = rule.assign_credit
         rule.assign_credit = lambda x, y: (sizes.append(len(y)), assign(x, y))[1]  # type: ignore[method-assign]
         with contextlib.suppress(Interrupted):
-            fit(rule, few, chosen, alignment_every=0, **options)
+            fit(rule, few, recipe=chosen, alignment_every=0, **options)
         return sizes, [parameter.detach().clone() for parameter in rule.parameters()]
 
     sizes, whole = train()
@@ -350,17 +352,17 @@ def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tm
 def test_targets_that_are_no_labels_are_refused(digits: Dataset) -> None:
     rule = Backprop(nn.Sequential(nn.Linear(digits.features, 10)), loss="huber")
     with pytest.raises(UserError, match="rule: its loss takes numbers, expected one of labels; fit trains and counts"):
-        fit(rule, digits, Recipe())
+        fit(rule, digits, recipe=Recipe())
     numbers = digits._replace(train=digits.train._replace(labels=digits.train.labels.float()))
     with pytest.raises(UserError, match=r"data: torch.float32 labels of shape \(.*\), expected int64 \(n,\); fit"):
-        fit(Backprop(nn.Sequential(nn.Linear(digits.features, 10))), numbers, Recipe())
+        fit(Backprop(nn.Sequential(nn.Linear(digits.features, 10))), numbers, recipe=Recipe())
 
 
 def test_too_few_samples_for_a_rule_are_refused(digits: Dataset) -> None:
     rule = ChannelCompetition(dense(normalised=True))
     for data, batch in ((digits, 1), (cut(digits, 1), 128)):
         with pytest.raises(UserError, match="batch: 1 samples, expected at least 2, which ChannelCompetition needs"):
-            fit(rule, data, Recipe(batch=batch))
+            fit(rule, data, recipe=Recipe(batch=batch))
 
 
 OWN: dict[str, Callable[[], Rule]] = {
@@ -381,7 +383,7 @@ def test_a_rule_on_ones_own_model_is_trained_measured_and_resumed(name: str, dig
     def train(**options: Any) -> tuple[Rule, History]:
         torch.manual_seed(0)
         rule = OWN[name]()
-        return rule, fit(rule, few, Recipe(epochs=6, learning_rate=0.05, batch=32), **options)
+        return rule, fit(rule, few, recipe=Recipe(epochs=6, learning_rate=0.05, batch=32), **options)
 
     whole = train()
     assert whole[1].best.validation_accuracy > 0.25
@@ -399,15 +401,15 @@ def test_what_a_data_set_cannot_mean_to_a_recurrent_rule_is_refused(digits: Data
         with pytest.raises(
             DataError, match=r"digits: samples of shape \(.*\), expected \(steps, features\), or images"
         ):
-            fit(RecurrentFtp(RecurrentNetwork(8, 6, 10)), other, Recipe())
+            fit(RecurrentFtp(RecurrentNetwork(8, 6, 10)), other, recipe=Recipe())
     with pytest.raises(ValueError, match=r"x: shape \(128, 8, 8\), expected \(batch, steps, 5\)"):
-        fit(RecurrentFtp(RecurrentNetwork(5, 6, 10)), digits, Recipe())
+        fit(RecurrentFtp(RecurrentNetwork(5, 6, 10)), digits, recipe=Recipe())
 
 
 def test_what_is_no_rule_is_refused(digits: Dataset) -> None:
     model: Any = RecurrentNetwork(8, 6, 10)
     for call in (
-        lambda: fit(model, digits, Recipe()),
+        lambda: fit(model, digits, recipe=Recipe()),
         lambda: alignment(model, digits.train.images, digits.train.labels),
     ):
         with pytest.raises(TypeError, match=r"rule: a RecurrentNetwork, but \w+ takes a Rule, such as Foton"):
@@ -429,7 +431,7 @@ def test_options_that_a_checkpoint_could_not_give_back_are_refused_before_traini
     own = recipe("cumulative", options={"remedy": compensated(rho=0.5)})
     rule = build("cumulative", digits, own, seed=0)
     with pytest.raises(UserError, match="options: remedy is a partial, expected a name or a number"):
-        fit(rule, digits, own, checkpoint=tmp_path / "checkpoint")
+        fit(rule, digits, recipe=own, checkpoint=tmp_path / "checkpoint")
     assert not list(tmp_path.iterdir())
 
 
@@ -521,7 +523,7 @@ def test_the_best_epoch_is_chosen_by_validation_and_its_weights_are_kept(digits:
 def test_divergence_is_named(method: str, options: dict[str, Any], digits: Dataset) -> None:
     wild = recipe(method, learning_rate=1e20, schedule="constant", options=options)
     with pytest.raises(TrainingError, match=r"(Backprop|Foton|ForwardForward), epoch 1: .*lower the learning rate"):
-        fit(build(method, digits, wild, seed=0), digits, wild)
+        fit(build(method, digits, wild, seed=0), digits, recipe=wild)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +573,7 @@ def test_a_recipe_holds_plain_values(digits: Dataset, tmp_path: Path) -> None:
     """NumPy's numbers, as a search over settings has them, could not be read back from a checkpoint."""
     chosen = recipe("backprop", epochs=np.int64(1), learning_rate=np.float64(0.1), hidden=[8])
     assert [type(value) for value in (chosen.epochs, chosen.learning_rate, chosen.hidden)] == [int, float, tuple]
-    fit(build("backprop", digits, chosen, seed=0), digits, chosen, checkpoint=tmp_path / "checkpoint")
+    fit(build("backprop", digits, chosen, seed=0), digits, recipe=chosen, checkpoint=tmp_path / "checkpoint")
     assert checkpoint.load(tmp_path / "checkpoint")["settings"]["recipe"]["learning_rate"] == 0.1
 
 
@@ -586,8 +588,8 @@ def test_misspelt_names_are_refused_with_close_ones(digits: Dataset) -> None:
     rule = build("foton", digits, recipe("foton"), seed=0)
     for epochs in (-1, 0, 1.5):
         with pytest.raises(UserError, match=f"epochs: {epochs}, expected an integer, 1 or more"):
-            fit(rule, digits, recipe("foton"), epochs=epochs)  # type: ignore[arg-type]
+            fit(rule, digits, recipe=recipe("foton"), epochs=epochs)  # type: ignore[arg-type]
     for name in ("seed", "alignment_every"):
         options: dict[str, Any] = {name: -1}
         with pytest.raises(UserError, match=f"{name}: -1, expected an integer, 0 or more"):
-            fit(rule, digits, recipe("foton"), **options)
+            fit(rule, digits, recipe=recipe("foton"), **options)

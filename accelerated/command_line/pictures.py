@@ -317,8 +317,8 @@ def _errors(
     drawn = [(group, colour, "-") for group, colour in zip(others, COLOURS * len(others), strict=False)]
     labels = []
     for group, colour, style in [(reference, GREY, "--"), *drawn] if reference is not None else drawn:
-        errors = np.array([[1 - e.validation_accuracy for e in run.history.epochs] for run in group.runs])
-        errors = 100 * np.maximum(errors, half_a_sample)
+        shares = np.array([[e.validation_accuracy for e in run.history.epochs] for run in group.runs], float)
+        errors = 100 * np.maximum(1 - shares, half_a_sample)
         epochs = [e.epoch for e in group.runs[0].history.epochs]
         x = epochs if same_length else [epoch / epochs[-1] for epoch in epochs]
         _line(axes, x, errors, colour, group.label, style)
@@ -367,9 +367,12 @@ def _test_accuracies(axes: "Axes", groups: Sequence[_Group], reference: _Group |
     """A line a rule, from the best to the worst: the mean over seeds, and a bar from the least to the greatest."""
     from matplotlib.ticker import MaxNLocator
 
-    ranked = sorted(groups, key=lambda group: np.mean([run.history.test_accuracy for run in group.runs]))
+    def percents(group: _Group) -> NDArray[np.float64]:
+        return 100 * np.array([run.history.test_accuracy for run in group.runs], float)
+
+    ranked = sorted(groups, key=lambda group: percents(group).mean())
     for height, group in enumerate(ranked):
-        shares = [100 * run.history.test_accuracy for run in group.runs]
+        shares = percents(group)
         colour = GREY if group is reference else DARK
         axes.plot([min(shares), max(shares)], [height, height], color=colour, linewidth=1.7, alpha=0.4)
         axes.plot(np.mean(shares), height, "o", color=colour, markersize=4)

@@ -55,8 +55,8 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
             Row(
                 rule=job.method,
                 network="-".join(map(str, (dataset.features, *job.recipe.hidden, dataset.num_classes))),
-                test=[run.history.test_accuracy for run in group],
-                validation=[run.history.best.validation_accuracy for run in group],
+                test=_measured([run.history.test_accuracy for run in group]),
+                validation=_measured([run.history.best.validation_accuracy for run in group]),
                 best_epochs=[run.history.best.epoch for run in group],
                 epochs=job.recipe.epochs,
                 seconds=seconds.get(name),
@@ -68,6 +68,10 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
             )
         )
     return result
+
+
+def _measured(accuracies: Sequence[float | None]) -> list[float]:
+    return [accuracy for accuracy in accuracies if accuracy is not None]
 
 
 def _seconds(group: Sequence[Run]) -> list[float]:
@@ -166,9 +170,8 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         where = f"{run.job.name}, seed {run.seed}"
         if run.error is not None:
             found.append(f"{where}: diverged ({run.error})")
-        elif run.history.at_chance:
-            share = 100 * run.history.test_accuracy
-            found.append(f"{where}: at chance; test accuracy {share:.1f} % is no better than guessing one class")
+        elif run.history.at_chance and (share := run.history.test_accuracy) is not None:
+            found.append(f"{where}: at chance; test accuracy {100 * share:.1f} % is no better than guessing one class")
     return found
 
 

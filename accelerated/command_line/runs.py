@@ -223,7 +223,9 @@ def train_all(
                     nonlocal left
                     left -= 1
                     log({"kind": "epoch", "rule": job.method, "hidden": job.hidden, "seed": seed, **asdict(epoch)})
-                    advance(f"{job.method}, seed {seed}: validation {100 * epoch.validation_accuracy:.1f} %", 1)
+                    accuracy, loss = epoch.validation_accuracy, epoch.validation_loss
+                    found = f"loss {loss:.4g}" if accuracy is None else f"{100 * accuracy:.1f} %"
+                    advance(f"{job.method}, seed {seed}: validation {found}", 1)
 
                 rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
                 run = Run(job, seed, History())
@@ -231,7 +233,7 @@ def train_all(
                     history = fit(
                         rule,
                         dataset,
-                        job.recipe,
+                        recipe=job.recipe,
                         seed=seed,
                         device=device,
                         on_epoch=on_epoch,

@@ -1,5 +1,6 @@
 """Training with a rule: data, recipes, the loop, what is measured beside it, checkpoints."""
 
+from .callbacks import Callback
 from .checkpoint import CheckpointError
 from .data import DataError, Dataset, Split, load
 from .diagnostics import (
@@ -16,12 +17,14 @@ from .diagnostics import (
     unit_diagnostics,
 )
 from .errors import UserError
-from .loop import Epoch, History, TrainingError, accuracy, fit
+from .history import Epoch, History
+from .loop import Run, TrainingError, accuracy, fit
 from .recipes import PRESETS, Recipe, build, default_recipe, mlp
 from .restore import Restored, restore
 
 __all__ = [
     "PRESETS",
+    "Callback",
     "CheckpointError",
     "Cost",
     "DataError",
@@ -32,6 +35,7 @@ __all__ = [
     "LayerMargins",
     "Recipe",
     "Restored",
+    "Run",
     "Split",
     "TrainingError",
     "UserError",

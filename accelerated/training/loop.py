@@ -3,23 +3,25 @@
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..rules import Rule
-from ..rules.output_loss import Loss
-from ..rules.rule import evaluating
+from ..rules.output_loss import Loss, parted
+from ..rules.rule import OutputLoss, evaluating
 from . import checkpoint as checkpoints
+from .callbacks import Callback
 from .data import Dataset, Split
 from .data.augmentation import Augmentation
 from .diagnostics.alignment import alignment, check_rule
 from .errors import UserError
+from .history import Epoch, History
 from .recipes import Recipe
 from .schedules import SCHEDULES
 
@@ -34,40 +36,42 @@ class TrainingError(UserError):
     """Training that broke down: which rule, in which epoch."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. `alignment` has a cosine by unit, `measured` what else was asked for; empty where not."""
+class Score(NamedTuple):
+    """The share of labels whose score is the highest, and the mean loss at the scores; None without labels or loss."""
 
-    epoch: int
-    loss: float
-    validation_accuracy: float
-    seconds: float
-    alignment: dict[str, float]
-    measured: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class History:
-    """The epochs, the best of them by validation accuracy (the earliest of equals), and its weights' test accuracy."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    test_accuracy: float = float("nan")
-    at_chance: bool = False
-    """Whether the test accuracy is within two standard deviations of always guessing the most common class."""
-
-    @property
-    def best(self) -> Epoch:
-        return max(self.epochs, key=lambda epoch: epoch.validation_accuracy)
+    accuracy: float | None
+    loss: float | None
 
 
 @torch.no_grad()
+def score(rule: Rule, batches: Iterable[tuple[Tensor, Any]]) -> Score:
+    """Over batches (x, y), in evaluation mode. Labels may be of positions; those that the loss ignores do not count."""
+    device = next(rule.parameters()).device
+    right, labelled, total = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
+    held = getattr(rule, "rule", rule)  # of hardware
+    loss, samples, are_labels = held.loss if isinstance(held, OutputLoss) else None, 0, False
+    with evaluating(rule):
+        for x, y in batches:
+            scores, (labels, _) = rule(x), parted(y)
+            samples += len(x)
+            are_labels = not labels.is_floating_point()
+            if loss is not None:
+                total += loss.value(scores, y) * len(x)
+            if are_labels:
+                right += (scores.argmax(dim=-1) == labels).sum()
+                ignored = None if loss is None else loss.ignore_index
+                labelled += labels.numel() if ignored is None else (labels != ignored).sum()
+    return Score(
+        right.item() / labelled.item() if are_labels else None, None if loss is None else total.item() / samples
+    )
+
+
 def accuracy(rule: Rule, split: Split) -> float:
     """The share of samples whose highest score is their label's."""
-    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    with evaluating(rule):
-        for x, y in _batches(split):
-            correct += (rule(x).argmax(dim=1) == y).sum()
-    return correct.item() / len(split.labels)
+    share = score(rule, _batches(split)).accuracy
+    if share is None:
+        raise UserError(f"labels: {split.labels.dtype}, expected int64 for an accuracy")
+    return share
 
 
 def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,12 +80,13 @@ def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
 
 def fit(
     rule: Rule,
-    dataset: Dataset,
-    recipe: Recipe,
+    train: Dataset,
     *,
+    recipe: Recipe | None = None,
     epochs: int | None = None,
+    callbacks: Sequence[Callback] = (),
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     alignment_every: int = 1,
     measure: Measure | None = None,
@@ -97,7 +102,7 @@ def fit(
     `epochs` are the recipe's unless given; `seed` fixes batches, moves of images, masks and negatives. A last batch of
     one sample joins the one before it. The alignment is measured every so many epochs, 0 for never. `measure` is
     called after each, with the rule and the first samples of the training data; what it gives, plain numbers in dicts
-    and lists, is kept with the epoch.
+    and lists, is kept with the epoch. `callbacks` are called as `Callback` says, in their order, after `on_epoch`.
 
     `checkpoint` is a file written after every epoch; one that is there already is replaced only where it is resumed
     or `overwrite` is True, and what is no checkpoint never. `resume` is one to go on from, exactly as if there had been
@@ -111,41 +116,50 @@ def fit(
     a checkpoint to write.
     """
     check_rule(rule, "fit")
+    recipe = recipe or Recipe(**(_made_by(rule) or {}))
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     for name, value in (("seed", seed), ("alignment_every", alignment_every)):
         if type(value) is not int or value < 0:
             raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
-    device = torch.device(device)
+    device = next(rule.parameters()).device if device is None else torch.device(device)
     dtype = next(rule.parameters()).dtype
-    standardise = recipe.standardise or dataset.is_table
-    augmentation = Augmentation.of(dataset, standardise, **recipe.augmentation)
-    _check_targets(rule, dataset)
+    standardise = recipe.standardise or train.is_table
+    augmentation = Augmentation.of(train, standardise, **recipe.augmentation)
+    _check_targets(rule, train)
     _check_network(rule, recipe)
-    _check_batches(rule, recipe, dataset)
+    _check_batches(rule, recipe, train)
     if checkpoint is not None:
         _check_plain(recipe)
         checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
     with _seeded(seed, device):
-        moved = dataset.to(device, dtype, standardise)
+        moved = train.to(device, dtype, standardise)
         if rule.wants_images:
             moved = moved.as_images()
         elif rule.wants_sequences:
             moved = moved.as_sequences()
-        run = _Run(rule, moved, recipe, augmentation, seed, device, alignment_every, measure)
+        run = Run(rule, moved, recipe, augmentation, seed, device, alignment_every, measure, callbacks)
         if checkpoint is not None or resume is not None:
-            run.settings["digest"] = checkpoints.digest(dataset)
+            run.settings["digest"] = checkpoints.digest(train)
         if resume is not None:
             run.resume(resume)
             if on_epoch is not None:
                 for epoch in run.history.epochs:
                     on_epoch(epoch)
-        while len(run.history.epochs) < recipe.epochs:
-            epoch = run.epoch()
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, run.state())
-            if on_epoch is not None:
-                on_epoch(epoch)
-        return run.finish()
+        try:
+            for callback in callbacks:
+                callback.on_start(run)
+            while run.history.stopped is None and len(run.history.epochs) < recipe.epochs:
+                epoch = run.epoch()
+                if checkpoint is not None:
+                    checkpoints.save(checkpoint, run.state())
+                if on_epoch is not None:
+                    on_epoch(epoch)
+                for callback in callbacks:
+                    callback.on_epoch(run, epoch)
+            return run.finish()
+        finally:
+            for callback in callbacks:
+                callback.on_end(run)
 
 
 def _made_by(rule: Rule) -> dict[str, Any] | None:
@@ -207,8 +221,15 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Run:
-    """One training: everything that a checkpoint has to hold."""
+class Run:
+    """One training as it stands: everything that a checkpoint has to hold.
+
+    `step` counts the steps done, of `steps`; `epoch_number` is the present epoch's, from 1. `loss` and `batch`, x and
+    y, are the last step's.
+    """
+
+    loss: Tensor
+    batch: tuple[Tensor, Tensor]
 
     def __init__(
         self,
@@ -220,15 +241,17 @@ class _Run:
         device: torch.device,
         alignment_every: int,
         measure: Measure | None,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.rule, self.dataset, self.recipe = rule, dataset, recipe
         self.augmentation = augmentation
-        self.device, self.alignment_every, self.measure = device, alignment_every, measure
+        self.device, self.alignment_every, self.measure, self.callbacks = device, alignment_every, measure, callbacks
         self.shuffling = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(rule, recipe)
         samples = len(dataset.train.labels)
-        total = recipe.epochs * len(_batches_of(torch.arange(samples), recipe.batch))
-        factor = SCHEDULES[recipe.schedule]
+        self.step = self.epoch_number = 0
+        self.steps: int | None = recipe.epochs * len(_batches_of(torch.arange(samples), recipe.batch))
+        total, factor = self.steps, SCHEDULES[recipe.schedule]
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: factor(min(1, step / total)))
         self.history = History()
         self.best_state = _copy(rule.state_dict())
@@ -247,8 +270,12 @@ class _Run:
             "network": _made_by(rule),
         }
 
+    def stop(self, reason: str) -> None:
+        """Ends training after the step in hand, whose epoch is still measured; `history.stopped` has the reason."""
+        self.history.stopped = reason
+
     def epoch(self) -> Epoch:
-        number = len(self.history.epochs) + 1
+        self.epoch_number = number = len(self.history.epochs) + 1
         where = f"{type(self.rule).__name__}, epoch {number}"
         try:
             return self._epoch(number, where)
@@ -261,38 +288,44 @@ class _Run:
 
     def _epoch(self, number: int, where: str) -> Epoch:
         start = time.perf_counter()
-        loss = self._train()
+        loss, samples = self._train()
         seconds = time.perf_counter() - start
         if not abs(loss) < float("inf"):
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
         self._check_parameters(where)
         self.rule.calibrate(_batches(self.dataset.validation))
-        validation = accuracy(self.rule, self.dataset.validation)
+        share, validation_loss = score(self.rule, _batches(self.dataset.validation))
         first = self.dataset.train.images[:MEASURED_BATCH], self.dataset.train.labels[:MEASURED_BATCH]
         cosines: dict[str, float] = {}
         if self.alignment_every and (number - 1) % self.alignment_every == 0:
             cosines = alignment(self.rule, *first)
         measured = {} if self.measure is None else self.measure(self.rule, *first)
-        epoch = Epoch(number, loss, validation, seconds, cosines, measured)
+        epoch = Epoch(number, loss, share, seconds, cosines, measured, validation_loss, samples)
         self.history.epochs.append(epoch)
         if self.history.best is epoch:
             self.best_state = _copy(self.rule.state_dict())
         return epoch
 
-    def _train(self) -> float:
-        """One pass over the training data; the mean loss of its samples. Waits for the device once, at the end."""
+    def _train(self) -> tuple[float, int]:
+        """One pass over the training data; the mean loss of the samples. Waits for the device once, at the end."""
         rule, recipe, (images, labels) = self.rule, self.recipe, self.dataset.train
         rule.train()
-        total = torch.zeros((), device=self.device, dtype=images.dtype)
+        total, samples = torch.zeros((), device=self.device, dtype=images.dtype), 0
         order = torch.randperm(len(labels), generator=self.shuffling).to(self.device)
         for batch in _batches_of(order, recipe.batch):
-            x = self.augmentation(images[batch], self.shuffling)
-            loss = rule.assign_credit(x, labels[batch])
+            self.batch = self.augmentation(images[batch], self.shuffling), labels[batch]
+            self.loss = rule.assign_credit(*self.batch)
             self.optimizer.step()
             rule.constrain(self.optimizer)
             self.scheduler.step()
-            total += loss * len(batch)
-        return total.item() / len(labels)
+            self.step += 1
+            total += self.loss * len(batch)
+            samples += len(batch)
+            for callback in self.callbacks:
+                callback.on_step(self)
+            if self.history.stopped is not None:
+                break
+        return total.item() / samples, samples
 
     def _check_parameters(self, where: str) -> None:
         parameters = dict(self.rule.named_parameters())
@@ -304,10 +337,12 @@ class _Run:
     def finish(self) -> History:
         self.rule.load_state_dict(self.best_state)
         history, labels = self.history, self.dataset.test.labels
-        history.test_accuracy = accuracy(self.rule, self.dataset.test)
-        common = self.dataset.train.labels.bincount().argmax()
-        guessed = (labels == common).double().mean().item()
-        history.at_chance = history.test_accuracy <= guessed + 2 * (guessed * (1 - guessed) / len(labels)) ** 0.5
+        history.test_accuracy, history.test_loss = score(self.rule, _batches(self.dataset.test))
+        if history.test_accuracy is not None:
+            common = self.dataset.train.labels.bincount().argmax()
+            guessed = (labels == common).double().mean().item()
+            spread = (guessed * (1 - guessed) / len(labels)) ** 0.5
+            history.at_chance = history.test_accuracy <= guessed + 2 * spread
         return history
 
     def state(self) -> dict[str, Any]:
@@ -350,6 +385,7 @@ class _Run:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
         done = len(self.history.epochs)
+        self.step = self.scheduler.last_epoch
         if self.recipe.epochs < done:
             raise checkpoints.CheckpointError(
                 f"checkpoint: '{path}' has {done} epochs done, expected at most {self.recipe.epochs} as asked for"

@@ -102,7 +102,7 @@ def train(run: Run, data: str) -> Result:
             unit.module.requires_grad_(False)
         if run["rule"] == "backprop" and run["activation"] == "tanh":
             start_orthogonal(rule, run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
+        history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

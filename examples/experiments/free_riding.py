@@ -83,7 +83,9 @@ def train(run: Run, dataset: Dataset) -> Result:
     recipe = replace(recipe, options={**recipe.options, **LOSSES[run["loss"]]})
     try:
         rule = build("cumulative", dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0, measure=measured)
+        history = fit(
+            rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show, alignment_every=0, measure=measured
+        )
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

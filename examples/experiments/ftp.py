@@ -64,7 +64,7 @@ def train(run: Run, data: str) -> Result:
     )
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
+        history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

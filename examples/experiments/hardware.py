@@ -77,7 +77,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     )
     try:
         rule = Hardware(build(name, dataset, recipe, seed=run["seed"]), **{setting: run[setting] for setting in EXACT})
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show)
+        history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
     return {

@@ -202,7 +202,7 @@ def train(run: Run, dataset: Dataset, device: str, study: bool) -> Result:
         shift=run.get("shift", 0),
     )
     try:
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, device=device, alignment_every=0)
+        history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show, device=device, alignment_every=0)
     except TrainingError as error:
         return {"accuracy": None, "why": str(error)}
     result = {

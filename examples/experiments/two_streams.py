@@ -31,7 +31,7 @@ def train(run: Run, dataset: Dataset) -> Result:
     recipe = replace(recipe, shift=run.get("shift", 0), options=options, **DECAY)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"])
-        history = fit(rule, dataset, recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
+        history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
     except TrainingError as error:
         return {"accuracy": None, "why": str(error)}
     return {

@@ -1,0 +1,28 @@
+"""What a training loop calls while it runs."""
+
+from typing import TYPE_CHECKING
+
+from .history import Epoch
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+
+class Callback:
+    """Called by `fit` at each of these times, with the training as it stands. All methods do nothing.
+
+    What is read of `run` may be copied, not changed; `run.stop(reason)` ends training after the step in hand, whose
+    epoch is still measured.
+    """
+
+    def on_start(self, run: "Run") -> None:
+        """Before the first step; of a training that is resumed `run.history` has the epochs done before."""
+
+    def on_step(self, run: "Run") -> None:
+        """After each step of the optimizer. `run.loss` is a tensor: reading its number waits for the device."""
+
+    def on_epoch(self, run: "Run", epoch: Epoch) -> None:
+        """After each epoch, measured and with its checkpoint written."""
+
+    def on_end(self, run: "Run") -> None:
+        """After the last, with the best weights in place; also where training broke down."""

@@ -1,0 +1,48 @@
+"""What a training gave, epoch by epoch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: `loss`, the mean over the `samples` trained on, and what validation data said after it.
+
+    `validation_accuracy` is the share of labels that score highest, `validation_loss` the loss at the scores; None
+    where there are no labels, or no such loss. `alignment` has a cosine by unit, `measured` what else was asked for.
+    """
+
+    epoch: int
+    loss: float
+    validation_accuracy: float | None
+    seconds: float
+    alignment: dict[str, float]
+    measured: dict[str, Any] = field(default_factory=dict)
+    validation_loss: float | None = None
+    samples: int = 0
+
+
+@dataclass
+class History:
+    """The epochs, and what the weights of the best of them give on test data; None where that was not measured."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    test_accuracy: float | None = None
+    at_chance: bool = False
+    """Whether the test accuracy is within two standard deviations of always guessing the most common class."""
+    test_loss: float | None = None
+    stopped: str | None = None
+    """Why training ended before its last epoch, if it did."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it."""
+
+    @property
+    def best(self) -> Epoch:
+        """By validation accuracy, else by validation loss, the earliest of equals; without either the last epoch."""
+        return max(self.epochs, key=_merit)
+
+
+def _merit(epoch: Epoch) -> float:
+    if epoch.validation_accuracy is not None:
+        return epoch.validation_accuracy
+    return epoch.epoch if epoch.validation_loss is None else -epoch.validation_loss
