@@ -51,15 +51,15 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
         raise ValueError(f"{name}: {value!r}, expected {expected}, a whole number")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raises ValueError unless 0 < value < inf."""
-    if not 0 < value < inf:
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless 0 < value < inf; an array is not looked at."""
+    if not isinstance(value, Tensor) and not 0 < value < inf:
         raise ValueError(f"{name}: {value}, expected a positive number")
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raises ValueError unless 0 <= value < inf."""
-    if not 0 <= value < inf:
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises ValueError unless 0 <= value < inf; an array is not looked at."""
+    if not isinstance(value, Tensor) and not 0 <= value < inf:
         raise ValueError(f"{name}: {value}, expected 0 or more, a finite number")
 
 
@@ -112,7 +112,7 @@ def check_labels(labels: Labels, num_classes: int, batch: int | None = None) -> 
         raise ValueError(f"labels: shape {tuple(labels.shape)}, expected (batch,){hint}")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels: dtype {labels.dtype}, expected torch.int64, integers")
-    if batch is not None and len(labels) != batch:
+    if batch is not None and labels.shape[0] != batch:
         raise ValueError(f"labels: {len(labels)}, expected {batch}, one for each sample")
     check_range("labels", labels, num_classes)
 

@@ -87,14 +87,14 @@ def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, 
     Raises ValueError where there are more labels than pixels, and for labels that do not fit.
     """
     _check_place(x, num_classes, amplitude, place)
-    check_labels(labels, num_classes, len(x))
+    check_labels(labels, num_classes, x.shape[0])
     return _with_code(x, amplitude * one_hot(labels, num_classes, dtype=x.dtype), place)
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with amplitude / K for every label: shapes and errors as for `overlay`."""
     _check_place(x, num_classes, amplitude, place)
-    return _with_code(x, x.new_full((len(x), num_classes), amplitude / num_classes), place)
+    return _with_code(x, x.new_full((x.shape[0], num_classes), amplitude / num_classes), place)
 
 
 def wrong_labels(labels: Labels, num_classes: int, generator: torch.Generator | None = None) -> Labels:
@@ -155,7 +155,7 @@ class LabelledInput(NamedTuple):
 
     def value(self, layer: Layer) -> Array:
         maps = self.apart.value(self._ones()).unflatten(1, (self.num_classes, -1))[0]  # (K, n_1, ...)
-        of_labels = maps[self.labels].unflatten(0, (-1, len(self.shared)))  # (sets, batch, n_1, ...)
+        of_labels = maps[self.labels].unflatten(0, (-1, self.shared.shape[0]))  # (sets, batch, n_1, ...)
         return torch.addcmul(self.product, of_labels, self.brightness).flatten(0, 1)
 
     def update(self, layer: Layer, d: Array) -> Update:
@@ -186,7 +186,7 @@ def labelled(
     if not isinstance(layer, ByChannel) or layer.channel_weight.shape[1] != channels or whole:
 
         def formed(labels: Labels) -> PlainInput:
-            repeated = x.repeat(len(labels) // len(x), *[1] * (x.dim() - 1))
+            repeated = x.repeat(labels.shape[0] // x.shape[0], *[1] * (x.dim() - 1))
             return PlainInput(rms_norm(overlay(repeated, labels, num_classes, amplitude, place)))
 
         return formed
@@ -351,11 +351,14 @@ def label_scores(
     check_first_layer(len(layers), first_layer)
     first = labelled(layers[0], x, num_classes, amplitude, place)
     candidates = CANDIDATES if x.dim() == 2 else CANDIDATES // 4
+    at_once = num_classes  # in a graph for batches of any size
+    if not torch.compiler.is_exporting():
+        at_once = max(1, candidates // x.shape[0])
     scores = []
-    for labels in torch.arange(num_classes, device=x.device).split(max(1, candidates // len(x))):
-        passes = layer_passes(layers, first(labels.repeat_interleave(len(x))))
+    for labels in torch.arange(num_classes, device=x.device).split(at_once):
+        passes = layer_passes(layers, first(labels[:, None].expand(-1, x.shape[0]).flatten()))
         found = [goodness.value(layer.h) for layer in islice(passes, first_layer, None)]
-        scores.append(torch.stack(found).sum(dim=0).unflatten(0, (len(labels), -1)))
+        scores.append(torch.stack(found).sum(dim=0).unflatten(0, (labels.shape[0], -1)))
     return torch.cat(scores).T
 
 

@@ -97,7 +97,7 @@ def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) ->
     """The gradient through it. Raises ValueError as `group_norm` does."""
     _check_groups(h, groups, eps)
     check_shape("gradient", gradient, h.shape)
-    h, size = h.contiguous(), (len(h), h.shape[1], prod(h.shape[2:]), groups)
+    h, size = h.contiguous(), (h.shape[0], h.shape[1], prod(h.shape[2:]), groups)
     _, mean, rate = _aten.native_group_norm(h, None, None, *size, eps)
     gradients = _aten.native_group_norm_backward(gradient.contiguous(), h, mean, rate, None, *size, _INPUT)
     return _first(gradients)

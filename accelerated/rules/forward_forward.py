@@ -244,8 +244,7 @@ class ForwardForward(LayeredRule):
             raise ValueError(f"x: a batch of 1, expected 2 or more: negatives {self.negatives!r} mix two samples")
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.checked_input(x)
+    def scores(self, x: Tensor) -> Tensor:
         if self.readout is not None:
             return functional.linear(self._features(x), self.readout.weight)
         return label_scores(

@@ -136,6 +136,12 @@ class Hardware(Rule):
             scores: Tensor = self.rule(x)
         return scores
 
+    def inference(self) -> nn.Module:
+        """Raises ValueError: what the hardware adds to its products is in no module."""
+        raise ValueError(
+            "rule: Hardware, whose products have its noise; export the rule that it runs, rule.rule.export()"
+        )
+
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         updates = self.rule.stream(x, y)
         self._trained.clear()

@@ -1,5 +1,6 @@
 """What all rules share: the interface that a training loop uses."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._arrays import wide
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts, untouched
+from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
@@ -282,6 +284,25 @@ class Rule(CreditAssignment):
         """
         return iter(())
 
+    def scores(self, x: Tensor) -> Tensor:
+        """What `rule(x)` gives, for an x that is checked."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.checked_input(x))
+
+    def inference(self) -> nn.Module:
+        """What gives the scores: the model itself, or it and the rule's own read-out."""
+        return Inference(self)
+
+    def export(self) -> nn.Module:
+        """A copy of what gives the scores, in evaluation mode and frozen: of x as the model takes it, (batch, K).
+
+        It has no rule's checks, and `torch.export` and `torch.onnx.export` take it. Where the scores are the model's
+        own it is a copy of the model.
+        """
+        return copy.deepcopy(self.inference()).eval().requires_grad_(False)
+
     @property
     def wants_images(self) -> bool:
         """Whether x is (batch, channels, height, width)."""
@@ -535,9 +556,12 @@ class OutputLoss(Rule):
             raise ValueError(f"layer '{name}': gives {self.num_classes} class score, expected 2 or more")
         self.loss.for_scores(self.num_classes, next(self.model.parameters()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(self.checked_input(x))
-        return scores
+    def scores(self, x: Tensor) -> Tensor:
+        found: Tensor = self.model(x)
+        return found
+
+    def inference(self) -> nn.Module:
+        return self.model
 
     def check_y(self, x: Tensor, y: Targets) -> None:
         self.loss.check(x, y, self.num_classes, self.positions(x))

@@ -187,12 +187,12 @@ class LocalClassifiers(ModuleRule):
             check_scores(found, unit.name, self.num_classes)
         return torch.stack(scores)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor) -> Tensor:
         """Class scores, (batch, K), or (batch, tokens, K) where the model gives those.
 
         They have PyTorch's graph: its `backward` would be plain backpropagation.
         """
-        scores = self._aggregated(self.local.passes(self.checked_input(x)))
+        scores = self._aggregated(self.local.passes(x))
         return scores.unflatten(0, (len(x), -1)) if self.per_token else scores
 
     def _aggregated(self, activities: Iterable[Tensor], scores: Tensor | None = None) -> Tensor:

@@ -81,11 +81,12 @@ class BackpropEnsemble(Rule):
         return max(member.least_batch for _, member in self._members())
 
     def checked_input(self, x: Tensor) -> Tensor:
-        """As the first member takes it."""
-        return next(self._members())[1].checked_input(x)
+        """As every member takes it."""
+        first, *_ = (member.checked_input(x) for _, member in self._members())
+        return first
 
-    def forward(self, x: Tensor) -> Tensor:
-        log_probabilities = torch.stack([member(x).log_softmax(dim=-1) for member in self.members])
+    def scores(self, x: Tensor) -> Tensor:
+        log_probabilities = torch.stack([member.scores(x).log_softmax(dim=-1) for _, member in self._members()])
         return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
 
     def activities(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:

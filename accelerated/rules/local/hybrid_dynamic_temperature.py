@@ -103,9 +103,12 @@ class HybridDynamicTemperature(LayeredRule):
             steps.append(step)
         return steps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
-        return scores(self.layers(), self.learned(), self.checked_input(x), self.amplitude, self._steps())
+        return super().checked_input(x)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return scores(self.layers(), self.learned(), x, self.amplitude, self._steps())
 
     def _wrong(self, y: Tensor) -> Tensor:
         return wrong_labels(y, self.num_classes, self.generator)
