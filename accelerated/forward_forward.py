@@ -358,7 +358,7 @@ def label_scores(
     for labels in torch.arange(num_classes, device=x.device).split(at_once):
         passes = layer_passes(layers, first(labels[:, None].expand(-1, x.shape[0]).flatten()))
         found = [goodness.value(layer.h) for layer in islice(passes, first_layer, None)]
-        scores.append(torch.stack(found).sum(dim=0).unflatten(0, (labels.shape[0], -1)))
+        scores.append(torch.stack(found).sum(dim=0).unflatten(0, (len(labels), -1)))
     return torch.cat(scores).T
 
 

@@ -22,7 +22,7 @@ FAULTS = [
           "array.ndim != axes + 1 or 0 in array.shape", "array.ndim != axes + 1",
           "test_refused", "losses."),
     Fault("NaN for a setting", "accelerated._arrays",
-          "if not 0 < value < inf:", "if value <= 0 or value == inf:",
+          "not 0 < value < inf:", "(value <= 0 or value == inf):",
           "test_refused", "losses.cross_entropy_gradient: accepted"),
     Fault("a broken count accepted", "reference._arrays",
           "if not _is_whole(value) or value < least", "if value < least",

@@ -4,10 +4,10 @@ from . import Fault
 
 FAULTS = [
     Fault("neutral label too bright", "accelerated.forward_forward",
-          "(len(x), num_classes), amplitude / num_classes)", "(len(x), num_classes), amplitude)",
+          "(x.shape[0], num_classes), amplitude / num_classes)", "(x.shape[0], num_classes), amplitude)",
           "test_where_the_label_is", "neutral pixels"),
     Fault("neutral label in memory that was never written", "accelerated.forward_forward",
-          "x.new_full((len(x), num_classes), amplitude / num_classes)", "x.new_empty((len(x), num_classes))",
+          "x.new_full((x.shape[0], num_classes), amplitude / num_classes)", "x.new_empty((x.shape[0], num_classes))",
           "test_overlays", "overlays[1]: not finite"),
     Fault("first scoring layer skipped", "accelerated.forward_forward",
           "in islice(passes, first_layer, None)", "in islice(passes, min(1, first_layer), None)",
@@ -17,8 +17,8 @@ FAULTS = [
           "unflatten(0, (-1, len(labels))).T)\n    return torch.cat(scores).T",
           "test_label_scores", "label_scores"),
     Fault("the first part's labels in every part", "accelerated.forward_forward",
-          "first(labels.repeat_interleave(len(x)))",
-          "first(torch.arange(len(labels), device=x.device).repeat_interleave(len(x)))",
+          "first(labels[:, None].expand",
+          "first(torch.arange(len(labels), device=x.device)[:, None].expand",
           "test_scores_in_parts_are_those_of_one_pass", "in parts"),
     Fault("feature maps passed on before pooling in features", "accelerated.forward_forward",
           "z = rms_norm(activity(layer.outlet, activity(layer.steps, layer.value(z))))\n"

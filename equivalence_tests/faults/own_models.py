@@ -7,6 +7,6 @@ FAULTS = [
           "if not isinstance(unit.module, nn.Linear):", "if False:",
           "test_what_is_refused_is_refused_by_the_need_that_is_missing", "assert"),
     Fault("an ensemble's scores over tokens in place of classes", "accelerated.rules.local.controls",
-          "log_softmax(dim=-1) for member", "log_softmax(dim=1) for member",
+          "log_softmax(dim=-1) for _, member", "log_softmax(dim=1) for _, member",
           "test_an_ensemble_gives_scores_of_every_token", "Tensor-likes"),
 ]  # fmt: skip
