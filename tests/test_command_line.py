@@ -168,7 +168,8 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert kinds == ["settings"] + ["epoch", "epoch", "run"] * 12 + ["result"] * 6
     assert log[0]["versions"]["torch"] == torch.__version__
     assert log[0]["seeds"] == [0, 1]
-    assert list(log[1]["alignment"].values()) == pytest.approx([1, 1, 1], abs=1e-5)
+    units = log[1]["measured"]["units"].values()
+    assert [unit["alignment"] for unit in units] == pytest.approx([1, 1, 1], abs=1e-5)
     results = json.loads(Path("out/deep/results.json").read_text())["results"]
     assert [row["rule"] for row in results] == [rule.split(":")[0] for rule in rules]
     assert results[0]["ratio"] == 1
@@ -400,7 +401,7 @@ def test_layers_are_drawn_where_each_guesses() -> None:
     assert result.stdout.splitlines()[-1] == "out/layers/layers.png"
     assert Path("out/layers/layers.png").read_bytes().startswith(b"\x89PNG")
     epochs = [record for record in lines(Path("out/layers/log.jsonl")) if record["kind"] == "epoch"]
-    assert [len(record["measured"].get("accuracies", [])) for record in epochs] == [0, 0, 2, 2]
+    assert [len(record["measured"].get("layers", {}).get("accuracies", [])) for record in epochs] == [0, 0, 2, 2]
 
 
 def test_margins_are_drawn_where_goodness_is_a_mean_square() -> None:
@@ -410,9 +411,9 @@ def test_margins_are_drawn_where_goodness_is_a_mean_square() -> None:
     assert result.stdout.splitlines()[-1] == "out/margins/margins.png"
     assert Path("out/margins/margins.png").read_bytes().startswith(b"\x89PNG")
     epochs = [record for record in lines(Path("out/margins/log.jsonl")) if record["kind"] == "epoch"]
-    measured = {record["rule"]: list(record["measured"]) for record in epochs}
+    measured = {record["rule"]: list(record["measured"].get("margins", [])) for record in epochs}
     assert measured == {"backprop": [], "cumulative": ["0", "2"], "symba": ["0", "2"]}
-    assert epochs[-1]["measured"]["0"]["free_riding"] == 0
+    assert epochs[-1]["measured"]["margins"]["0"]["free_riding"] == 0
 
 
 def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_runs() -> None:
@@ -421,7 +422,7 @@ def test_the_same_seed_gives_the_same_results_and_the_default_folder_is_below_ru
         result = run(*arguments)
         assert result.exit_code == 0, result.stderr
         log = lines(Path(result.stdout.splitlines()[-4]))
-        return [(r["rule"], r["loss"], r["validation_accuracy"], r["alignment"]) for r in log if r["kind"] == "epoch"]
+        return [(r["rule"], r["loss"], r["validation_accuracy"], r["measured"]) for r in log if r["kind"] == "epoch"]
 
     first = results()
     assert first == results("--output", "again")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.command_line.pictures import layer_curves, margin_curves
-from prograde.accelerated.command_line.runs import Run
+from prograde.accelerated.command_line.runs import Run, measured
 from prograde.accelerated.rules import Backprop, LocalClassifiers
 from prograde.accelerated.rules.local.layer_aggregation import Aggregation
 from prograde.accelerated.training import Recipe, Split, UserError, fit, load
@@ -216,10 +216,10 @@ def test_it_is_kept_with_the_epochs_and_drawn() -> None:
 
     torch.manual_seed(0)
     plain = trained(Backprop(nn.Sequential(nn.Linear(64, 10))))
-    studied = trained(Halves(nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))), measure=layer_summary)
+    studied = trained(Halves(nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))), measure=measured)
     for epoch in studied.history.epochs:
         assert json.loads(json.dumps(epoch.measured)) == epoch.measured
-        assert len(epoch.measured["accuracies"]) == 2
+        assert len(epoch.measured["layers"]["accuracies"]) == 2
     assert layer_curves([plain]) is None
     assert margin_curves([studied]) is None
     drawn = layer_curves([plain, studied])

@@ -19,6 +19,7 @@ from .check import check
 from .compare import compare
 from .costs import costs
 from .evaluate import evaluate
+from .html_report import report
 from .options import recipes_help
 from .train import train
 from .versions import version
@@ -109,6 +110,7 @@ app.command(epilog=recipes_help())(compare)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(costs)
+app.command()(report)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 
 

@@ -98,9 +98,10 @@ def alignment_curves(runs: Sequence[Run]) -> bytes | None:
     colours = _from_dark_to_light(deepest)
     for number, (panel, group) in enumerate(zip(panels, groups, strict=False)):
         for layer, colour in zip(_layers(group), colours, strict=False):
-            histories = [[e for e in run.history.epochs if e.alignment] for run in group.runs]
-            cosines = np.array([[e.alignment[layer] for e in history] for history in histories])
-            _line(panel, [e.epoch for e in histories[0]], cosines, colour, layer)
+            epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
+            units = [[epoch.measured["units"] for epoch in run.history.epochs] for run in group.runs]
+            cosines = np.array([[of_epoch[layer]["alignment"] for of_epoch in of_run] for of_run in units])
+            _line(panel, epochs, cosines, colour, layer)
         _plain(panel)
         panel.axhline(0, color=GREY, linewidth=0.8)
         panel.set_title(group.label, fontsize=LABEL, loc="left")
@@ -143,18 +144,20 @@ MEASURED = {
 
 def margin_curves(runs: Sequence[Run]) -> bytes | None:
     """A PNG of the layers' margins over epochs, a row for every rule that they were measured of; None for no rule."""
-    groups = [group for group in _groups(runs) if _is_measured(group) and not _is_studied(group)]
+    groups = [group for group in _groups(runs) if _has(group, "margins")]
     if not groups:
         return None
     figure = _figure(10, 0.6 + 2.7 * len(groups))
     rows = figure.subplots(len(groups), len(MEASURED), squeeze=False)
     for row, group in zip(rows, groups, strict=True):
         epochs = [epoch.epoch for epoch in group.runs[0].history.epochs]
-        layers = list(group.runs[0].history.epochs[0].measured)
+        layers = list(group.runs[0].history.epochs[0].measured["margins"])
         colours = _from_dark_to_light(len(layers))
         for panel, (name, title) in zip(row, MEASURED.items(), strict=True):
             for number, (layer, colour) in enumerate(zip(layers, colours, strict=True), 1):
-                seen = np.array([[e.measured[layer][name] for e in run.history.epochs] for run in group.runs])
+                seen = np.array(
+                    [[e.measured["margins"][layer][name] for e in run.history.epochs] for run in group.runs]
+                )
                 _line(panel, epochs, seen, colour, f"layer {number}")
             _plain(panel)
             panel.set_title(title, fontsize=LABEL, loc="left")
@@ -173,7 +176,7 @@ def layer_curves(runs: Sequence[Run]) -> bytes | None:
     Accuracy over epochs of each layer, of all together and if any is right; the pairs' disagreement after the last
     epoch, mean over seeds; information in the layers' scalar goodness, dashed under permuted labels. None for no rule.
     """
-    groups = [group for group in _groups(runs) if _is_measured(group) and _is_studied(group)]
+    groups = [group for group in _groups(runs) if _has(group, "layers")]
     if not groups:
         return None
     figure = _figure(10, 0.6 + 2.7 * len(groups))
@@ -193,18 +196,14 @@ def layer_curves(runs: Sequence[Run]) -> bytes | None:
     return _png(figure)
 
 
-def _is_measured(group: _Group) -> bool:
-    return bool(group.runs[0].history.epochs[0].measured)
-
-
-def _is_studied(group: _Group) -> bool:
-    """Whether what was measured is a `layer_summary`."""
-    return "pairwise" in group.runs[0].history.epochs[0].measured
+def _has(group: _Group, kind: str) -> bool:
+    """Whether that was measured."""
+    return kind in group.runs[0].history.epochs[0].measured
 
 
 def _over_epochs(group: _Group, name: str) -> NDArray[np.float64]:
-    """What was measured under that name: (seeds, epochs, ...)."""
-    return np.array([[epoch.measured[name] for epoch in run.history.epochs] for run in group.runs])
+    """What `layer_summary` has under that name: (seeds, epochs, ...)."""
+    return np.array([[epoch.measured["layers"][name] for epoch in run.history.epochs] for run in group.runs])
 
 
 def _layer_accuracies(axes: "Axes", group: _Group) -> None:
@@ -274,7 +273,9 @@ def _groups(runs: Sequence[Run]) -> list[_Group]:
 
 
 def _layers(group: _Group) -> list[str]:
-    return list(group.runs[0].history.epochs[0].alignment)
+    """Those whose alignment was measured."""
+    units = group.runs[0].history.epochs[0].measured.get("units", {})
+    return [name for name, values in units.items() if "alignment" in values]
 
 
 def _line(

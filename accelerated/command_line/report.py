@@ -137,6 +137,7 @@ def settings(
         "data": dataset.name,
         "digest": checkpoint.digest(dataset),
         "samples": {name: len(part.labels) for name, part in parts.items()},
+        "classes": list(dataset.classes),
         "seeds": list(seeds),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

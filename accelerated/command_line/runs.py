@@ -1,5 +1,6 @@
 """Training one job after another, with a log and with progress for whoever watches."""
 
+import base64
 import json
 import os
 import sys
@@ -12,22 +13,29 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
+from .._arrays import widened
 from ..rules import CumulativeForwardForward, Rule, SymBa
 from ..training import (
+    Callback,
     Dataset,
     Epoch,
     History,
     TrainingError,
     UserError,
     build,
+    confusion,
     files,
+    first_filters,
     fit,
     layer_summary,
     margin_summary,
+    unit_diagnostics,
 )
 from ..training.data.augmentation import Augmentation
-from ..training.loop import Measure
+from ..training.loop import EVALUATION_BATCH
+from ..training.loop import Run as Training
 from .options import Job
 
 Advance = Callable[[str, int], None]
@@ -157,6 +165,24 @@ def _log_in(folder: Path) -> Path | None:
     return next((folder / name for name in ("log.jsonl.partial", "log.jsonl") if (folder / name).is_file()), None)
 
 
+def read_log(folder: Path, argument: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings in the log of a folder, and its records but for a last line that was cut off.
+
+    Raises UserError, which begins with the argument that gave the folder, for no log and one of another kind.
+    """
+    path = _log_in(folder)
+    if path is None:
+        raise UserError(f"{argument}: '{folder}' has no log.jsonl; expected the --output of train or compare")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        settings, *records = [json.loads(line) for line in lines if line.endswith("\n")]
+        if settings["kind"] != "settings":
+            raise ValueError(f"kind is {settings['kind']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{argument}: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error
+    return settings, records
+
+
 def check_log(folder: Path, settings: dict[str, Any], changed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The records of the log in a folder, if there is one, but for its settings and a last line that was cut off.
 
@@ -165,9 +191,8 @@ def check_log(folder: Path, settings: dict[str, Any], changed: Sequence[str] = (
     path = _log_in(folder)
     if path is None:
         return []
+    found, records = read_log(folder, "--output")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        found, *records = [json.loads(line) for line in lines if line.endswith("\n")]
         asked = json.loads(json.dumps(settings))
         pairs = [(name, found[name], asked[name]) for name in ("command", "device", "dtype", "digest")]
         if settings["command"] == "train":
@@ -205,8 +230,7 @@ def train_all(
     """Every job from every seed, but for those `done`. Raises UserError.
 
     With `on_run`, which is called after each run with all runs so far, training that breaks down is a run with an
-    error; without, a TrainingError. `saving` is for `fit`. Margins are measured of rules whose goodness is a mean
-    square, for which their summary is meant, and layers of rules that score by layer.
+    error; without, a TrainingError. `saving` is for `fit`.
     """
     runs: list[Run] = []
     known = {(run.job.name, run.seed): run for run in done}
@@ -228,7 +252,7 @@ def train_all(
                     advance(f"{job.method}, seed {seed}: validation {found}", 1)
 
                 rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
-                run = Run(job, seed, History())
+                run, seen = Run(job, seed, History()), Seen(with_filters=seed == seeds[0])
                 try:
                     history = fit(
                         rule,
@@ -237,7 +261,9 @@ def train_all(
                         seed=seed,
                         device=device,
                         on_epoch=on_epoch,
-                        measure=_measure(rule),
+                        callbacks=[seen],
+                        alignment_every=0,
+                        measure=measured,
                         **saving,
                     )
                     run = run._replace(history=history)
@@ -247,7 +273,7 @@ def train_all(
                     run = run._replace(error=str(error))
                     advance(f"{job.method}, seed {seed}: diverged", left)
                 runs.append(run)
-                log(_record(run))
+                log(_record(run) | seen.found)
                 if on_run is not None:
                     on_run(runs)
     return runs
@@ -261,10 +287,51 @@ def _record(run: Run) -> dict[str, Any]:
     return found
 
 
-def _measure(rule: Rule) -> Measure | None:
+def measured(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """What is kept of each epoch: diagnostics of `units`, and `layers` of rules that score by layer.
+
+    Also `margins` of rules whose goodness is a mean square, for which their summary is meant.
+    """
+    found: dict[str, Any] = {"units": unit_diagnostics(rule, x, y)}
     if hasattr(rule, "layer_outputs"):
-        return layer_summary
-    return margin_summary if isinstance(rule, CumulativeForwardForward | SymBa) else None
+        found["layers"] = layer_summary(rule, x, y)
+    elif isinstance(rule, CumulativeForwardForward | SymBa):
+        found["margins"] = margin_summary(rule, x, y)
+    return found
+
+
+FILTERS, CLASSES = 24, 100
+"""How many of the first layer's filters are logged, and up to how many classes a confusion matrix is."""
+
+
+class Seen(Callback):
+    """What the log has of a finished run besides its accuracy: `confusion` on test data and first-layer `filters`."""
+
+    def __init__(self, with_filters: bool) -> None:
+        self.with_filters = with_filters
+        self.found: dict[str, Any] = {}
+
+    def on_end(self, run: Training) -> None:
+        if run.history.test_accuracy is None:
+            return
+        if run.rule.num_classes <= CLASSES:
+            test = run.dataset.test
+            batches = zip(test.images.split(EVALUATION_BATCH), test.labels.split(EVALUATION_BATCH), strict=True)
+            self.found["confusion"] = confusion(run.rule, batches).tolist()
+        shape = run.dataset.image_shape
+        if self.with_filters and len(shape) in (2, 3):
+            filters = first_filters(run.rule, *run.dataset.channels_first)
+            if filters is not None:
+                self.found["filters"] = _encoded(filters)
+
+
+def _encoded(filters: Tensor) -> dict[str, Any]:
+    """The first of the filters (n, c, h, w) as bytes, each on a scale of its own: 0 is 128."""
+    shown = widened(filters[:FILTERS])
+    largest = shown.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(shown.dtype).tiny)
+    pixels = (128 + 127 * shown / largest).round().byte().numpy(force=True)
+    values = [base64.b64encode(image.tobytes()).decode() for image in pixels]
+    return {"of": len(filters), "shape": list(filters.shape[1:]), "values": values}
 
 
 def try_all(jobs: Sequence[Job], dataset: Dataset, device: torch.device, dtype: torch.dtype) -> None:

@@ -1,5 +1,6 @@
 """What tells, unit by unit, how a training goes: updates, activities and the constraint on the weights."""
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ def unit_diagnostics(rule: Rule, x: Tensor, y: Any) -> dict[str, dict[str, float
     from its parameters. `defect`, the largest entry of |G - I| of weights that the rule holds orthogonal, G the Gram
     matrix. `dead`, the share of its units (channels of maps) that give one number for the whole batch, as a ReLU that
     is always 0. `class_separation`, see there, where each sample has a label and the rule puts none into its input.
-    `separation`, the mean margin of Forward-Forward's goodness, for one draw of negatives. What a unit has not is left
-    out.
+    `separation`, the mean margin of Forward-Forward's goodness, for one draw of negatives. What a unit has not, or
+    what is not finite, is left out.
 
     Without dropout. `.grad`, generators and modes stay as they were. Shapes and errors as for `rule.assign_credit`;
     TypeError for what is no rule.
@@ -59,7 +60,8 @@ def unit_diagnostics(rule: Rule, x: Tensor, y: Any) -> dict[str, dict[str, float
         with undisturbed(rule, x):
             for unit, layer in zip(rule.units, goodness.layer_goodness(x, y), strict=True):
                 found[unit.name]["separation"] = layer_separation(layer.positive, layer.negative)
-    return {name: {key: float(value) for key, value in values.items()} for name, values in found.items()}
+    numbers = {name: {key: float(value) for key, value in values.items()} for name, values in found.items()}
+    return {name: {key: value for key, value in of.items() if isfinite(value)} for name, of in numbers.items()}
 
 
 def dead_share(h: Tensor) -> Tensor:

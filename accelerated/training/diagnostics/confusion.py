@@ -1,0 +1,24 @@
+"""Which classes a rule takes for which."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ...rules import Rule
+from ...rules.rule import evaluating
+
+
+@torch.no_grad()
+def confusion(rule: Rule, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """How often each class (rows) is guessed to be each (columns), of batches (x, y): (K, K), int64.
+
+    y are the labels of samples, (batch,), or of their positions, (batch, positions). Modes stay as they were.
+    """
+    classes = rule.num_classes
+    counts = torch.zeros(classes**2, dtype=torch.int64)
+    with evaluating(rule):
+        for x, y in batches:
+            pairs = y * classes + rule(x).argmax(dim=-1)
+            counts += pairs.flatten().bincount(minlength=classes**2).cpu()
+    return counts.view(classes, classes)
