@@ -6,8 +6,11 @@ Each file is damaged in one of a few hundred places, or has its fields exchanged
 failure names format, seed and number, which give the same file again, and keeps the file.
 """
 
+import csv
 import gzip
 import io
+import pickle
+import pickletools
 import random
 import resource
 import shutil
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -219,6 +222,73 @@ def archives(end: str, mode: str) -> dict[str, bytes]:
     return found
 
 
+def cifar(pack: Callable[[NDArray[np.uint8], NDArray[np.uint8]], bytes], end: str) -> dict[str, bytes]:
+    """The files of CIFAR-10, with two images in each, of two classes."""
+    rng = np.random.default_rng(2)
+    names = [*(f"data_batch_{i}{end}" for i in range(1, 6)), f"test_batch{end}"]
+    return {
+        name: pack(np.arange(2, dtype=np.uint8), rng.integers(0, 256, (2, 3072)).astype(np.uint8)) for name in names
+    }
+
+
+def records(labels: NDArray[np.uint8], images: NDArray[np.uint8]) -> bytes:
+    return np.hstack([labels[:, None], images]).tobytes()
+
+
+def pickles(protocol: int) -> dict[str, bytes]:
+    def pack(labels: NDArray[np.uint8], images: NDArray[np.uint8]) -> bytes:
+        return pickle.dumps({"labels": labels.tolist(), "data": images, "filenames": ["0.png", "1.png"]}, protocol)
+
+    return cifar(pack, "") | {"batches.meta": pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol)}
+
+
+def in_pickle(content: bytes, rng: random.Random) -> bytes:
+    """An instruction put in, left out or repeated, or the file itself."""
+    if rng.random() < 0.4:
+        return damaged(content, rng)
+    places = [place for _, _, place in pickletools.genops(content)] + [len(content)]
+    first, last = (rng.randrange(len(places) - 1) for _ in range(2))
+    at, end = places[first], places[first + 1]
+    if rng.random() < 0.3:
+        return content[:at] + content[places[last] : places[last + 1]] + content[end:]
+    put_in = rng.choice((
+        b"", content[at:end] * rng.choice((2, 100)), b"0",
+        b"2" * rng.choice((1, 1000)), b"(", b"t", b"l", b"d", b"R", b"b",
+        b"r\xff\xff\xff\xff", b"j\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 8, b"cos\nsystem\n", b"cnumpy\nndarray\n",
+        b"X\x02\0\0\0u1", b"K\x07", b"N", b"J\xff\xff\xff\x7f", b"\x8a\x09" + b"\xff" * 8 + b"\x7f", b"\x94", b"\x85",
+    ))  # fmt: skip
+    return content[:at] + put_in + content[rng.choice((at, end)) :]
+
+
+def table(rows: int) -> dict[str, list[Any]]:
+    rng = np.random.default_rng(rows)
+    return {
+        "width": rng.normal(size=rows).tolist(),
+        "count": rng.integers(0, 9, rows).tolist(),
+        "class": ["cat", "dog, small"] * (rows // 2),
+    }
+
+
+def csv_files() -> dict[str, bytes]:
+    found = {}
+    for part, rows in (("train", 12), ("test", 6)):
+        written = io.StringIO()
+        csv.writer(written).writerows([table(rows), *zip(*table(rows).values(), strict=True)])
+        found[f"{part}.csv"] = written.getvalue().encode()
+    return found
+
+
+def parquet_files(**options: object) -> dict[str, bytes]:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = {}
+    for part, rows in (("train", 12), ("test", 6)):
+        written = io.BytesIO()
+        parquet.write_table(pyarrow.table(table(rows)), written, **options)
+        found[f"{part}.parquet"] = written.getvalue()
+    return found
+
+
 class Format(NamedTuple):
     """Whole files by name, and what becomes of one of them."""
 
@@ -242,6 +312,12 @@ FORMATS = {
     "webp": Format(lambda: images("webp", "RGB")),
     "tar": Format(lambda: archives(".tar", "w:"), in_tar),
     "tar.gz": Format(lambda: archives(".tar.gz", "w:gz"), gzipped(in_tar)),
+    "cifar": Format(lambda: cifar(records, ".bin")),
+    "cifar, pickled": Format(lambda: pickles(2), in_pickle),
+    "cifar, pickled anew": Format(lambda: pickles(5), in_pickle),
+    "csv": Format(csv_files),
+    "parquet": Format(lambda: parquet_files(compression="snappy")),
+    "parquet, plain": Format(lambda: parquet_files(compression="none", use_dictionary=False)),
 }
 
 

@@ -19,8 +19,8 @@ from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, preset_named
 OWN = "the rule's own, see below"
 
 DATA_HELP = (
-    "'digits', a folder of MNIST's four IDX files (or .gz), a folder with train and test (or .tar.gz) and in them a "
-    "folder of images for each class, or an .npz file."
+    "'digits', a folder of MNIST's four IDX files (or .gz) or of CIFAR's, a folder with train and test (or .tar.gz) "
+    "and in them a folder of images for each class, an .npz file, or a table, as in iris.csv:species for its labels."
 )
 Data: TypeAlias = Annotated[str, typer.Option(help=DATA_HELP, metavar="DATA")]
 DataOrDigits: TypeAlias = Annotated[str | None, typer.Option(help=DATA_HELP, metavar="DATA", show_default="digits")]

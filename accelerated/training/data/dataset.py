@@ -1,8 +1,6 @@
 """Images and labels for training, checked once on the host so that no training step has to."""
 
 import importlib
-import math
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +10,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, UserError
+from .archives import ARCHIVES, file_content
+from .cifar import find_cifar, read_cifar
 from .idx import IdxPart, find_idx, read_idx
-from .image_folders import ARCHIVES, ENDS, File, find_part, read_class_folders
-from .reading import check_memory, entries, reading
+from .image_folders import ENDS, File, find_part, read_class_folders
+from .npz import read_npz
+from .objects import name_of, read_objects
+from .parts import Arrays, Parts, listed, whole
+from .reading import entries, reading
+from .tables import TABLES, find_tables, read_tables
 
 __all__ = ["DataError", "Dataset", "Split", "load"]
 
 VALIDATION_SHARE = 12  # 5000 of MNIST's 60000
+TEST_SHARE = 5
 DIGITS_TEST = 360
 DIGITS_VALIDATION = 288
-DIGITS_SPLIT_SEED = 1797
+TEST_SEED = 1797
 UNIT = 2.0  # pixels up to 1, and what resampling adds
 LARGEST = 32.0  # a standardised pixel; an eighth of 0..255, which no set of such images stays below
 QMNIST_COLUMNS = 8  # of a label: the class, then where the digit comes from
@@ -115,22 +120,26 @@ class Dataset(NamedTuple):
         return self._replace(train=reshape(self.train), validation=reshape(self.validation), test=reshape(self.test))
 
 
-class _Arrays(NamedTuple):
-    """What the readers give: real images (n, ...) and labels, with names for messages."""
+def load(
+    source: Any, test: Any = None, *, label: str | None = None, seed: int = 0, validation: int | None = None
+) -> Dataset:
+    """A data set from files, arrays or another library, checked whole.
 
-    images: NDArray[Any]
-    labels: NDArray[Any]
-    images_name: str
-    labels_name: str
+    `source` is a path or `digits`:
 
+    - a folder of MNIST's four IDX files (gzipped or not, under its names or its relatives');
+    - a folder of CIFAR-10's or CIFAR-100's files, binary or pickled, or their archive, alone or in a folder;
+    - a folder of `train` and `test`, each a folder, or a .tar or .tar.gz, with a folder of image files for each class;
+    - an .npz of x_train, y_train, x_test and y_test, of images, samples of other shapes, or tables, (n, features);
+    - a table, .csv, .tsv or .parquet, or a folder of `train` and `test` as such.
 
-def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = None) -> Dataset:
-    """`digits`, a folder of data, or an .npz of x_train, y_train, x_test and y_test.
+    Or it is in memory, and so is `test`: a pair of arrays or tensors; a data set of torchvision, or any other of pairs;
+    one of Hugging Face, whose dict of train and test needs no `test`. Their random transforms are drawn once.
 
-    The folder has MNIST's four IDX files (gzipped or not, under its names or its relatives'), or else `train` and
-    `test`, each a folder, or a .tar or .tar.gz, with a folder of image files for each class. Images are
-    (height, width), or (channels, height, width) where they have colours. An .npz may also hold samples of other
-    shapes, and tables, (n, features). Bytes become [0, 1]. So do images of floating-point 0..255. Other floats stay.
+    `label` names a table's column of labels; `FILE:COLUMN` does so too. Where there is no test part, one sample in five
+    becomes it, evenly by class and always the same. Images are (height, width), or (channels, height, width) where they
+    have colours. Bytes become [0, 1]. So do images of floating-point 0..255. Other floats stay. The names of classes
+    are those of folders, columns, `classes.txt` beside IDX files, an array `classes` of an .npz, or else numbers.
 
     `validation` samples are taken from the training part, evenly by class, by a draw from `seed`. A smaller draw is a
     part of a larger one. By default it is one sample in twelve, of the digits 288, and at least one of each class.
@@ -138,39 +147,93 @@ def load(name_or_folder: str | Path, *, seed: int = 0, validation: int | None = 
     runs from several seeds share one split.
 
     Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and for samples
-    that are all alike; UserError for the digits without scikit-learn and image files without Pillow.
+    that are all alike; UserError for the digits without scikit-learn, image files without Pillow and Parquet without
+    pyarrow.
     """
-    if str(name_or_folder) == "digits":
-        return _digits(seed, validation)
-    path = Path(name_or_folder)
-    classes: tuple[str, ...] = ()
-    if path.is_dir():
-        train, test, classes = _read_folder(path)
-    elif path.suffix.lower() == ".npz" and path.is_file():
-        train, test = _read_npz(path)
-    elif not path.exists():
-        raise DataError(f"data: '{name_or_folder}' does not exist; expected 'digits', a folder or an .npz")
+    if isinstance(source, str | Path):
+        if test is not None:
+            raise DataError(f"test: a {type(test).__name__} beside '{source}', expected a path alone")
+        path, label = _path_and_label(source, label)
+        if str(source) == "digits" and label is None:
+            return _digits(seed, validation)
+        name, parts = path.resolve().name, _read(path, source, label)
+        for end in (".npz", *TABLES, *ARCHIVES[::-1]):
+            name = name[: -len(end)] if name.lower().endswith(end) else name
     else:
+        name, parts = name_of(source), read_objects(source, test, label)
+    train, unseen = _with_test(parts)
+    num_classes = _checked_classes(train, unseen)
+    if train.images.shape[1:] != unseen.images.shape[1:]:
         raise DataError(
-            f"data: '{name_or_folder}' is neither 'digits' nor a folder nor an .npz file; np.savez(path, x_train=..., "
-            "y_train=..., x_test=..., y_test=...) writes one"
-        )
-    num_classes = _checked_classes(train, test)
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(
-            f"{test.images_name}: images of shape {test.images.shape[1:]}, "
+            f"{unseen.images_name}: images of shape {unseen.images.shape[1:]}, "
             f"but those of {train.images_name} have {train.images.shape[1:]}"
         )
-    images, unseen = _in_units(train, test)
+    classes = parts.classes or tuple(str(label) for label in range(num_classes))
+    if not len(set(classes)) == len(classes) == num_classes:
+        raise DataError(
+            f"{train.labels_name}: {num_classes} classes, but {len(classes)} names: {listed(classes)}; expected "
+            "one name for each, all different"
+        )
+    images, unseen_images = _in_units(train, unseen)
     labels = train.labels.astype(np.int64)
     kept, held = _split(labels, seed, validation, max(num_classes, len(labels) // VALIDATION_SHARE))
     return _dataset(
-        path.resolve().name.removesuffix(".npz"),
+        name,
         (images[kept], labels[kept]),
         (images[held], labels[held]),
-        (unseen, test.labels.astype(np.int64)),
-        classes or tuple(str(label) for label in range(num_classes)),
+        (unseen_images, unseen.labels.astype(np.int64)),
+        classes,
     )
+
+
+def _path_and_label(source: str | Path, label: str | None) -> tuple[Path, str | None]:
+    """`table.csv:species` as both."""
+    file, colon, column = str(source).rpartition(":")
+    if colon and label is None and Path(file).suffix.lower() in TABLES and not Path(source).exists():
+        return Path(file), column
+    return Path(source), label
+
+
+def _read(path: Path, source: str | Path, label: str | None) -> Parts:
+    tables = find_tables(path) if path.is_dir() else None
+    if tables is not None or (path.suffix.lower() in TABLES and path.is_file()):
+        train, test = tables or (path, None)
+        return read_tables(train, test, label)
+    if label is not None:
+        raise DataError(f"label: '{label}' of '{source}', expected none but of a table, whose columns have names")
+    if not path.exists():
+        raise DataError(f"data: '{source}' does not exist; expected 'digits', a folder, or a file: {', '.join(FILES)}")
+    cifar = find_cifar(path) if path.is_dir() or path.is_file() else None
+    if cifar is not None:
+        return read_cifar(cifar)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_npz(path)
+    raise DataError(
+        f"data: '{source}' is neither 'digits' nor a folder nor one of {', '.join(FILES)}; np.savez(path, x_train=..., "
+        "y_train=..., x_test=..., y_test=...) writes an .npz"
+    )
+
+
+FILES = (".npz", *TABLES, "CIFAR's archives")
+
+
+def _with_test(parts: Parts) -> tuple[Arrays, Arrays]:
+    """Those to train and to test on; the latter drawn where there are none."""
+    train, test = parts.train, parts.test
+    if test is not None:
+        return train, test
+    if len(train.labels) != len(train.images):
+        raise _unequal(train)
+    kept, held = _split(
+        train.labels, TEST_SEED, None, max(len(np.unique(train.labels)), len(train.labels) // TEST_SHARE)
+    )
+
+    def rows(chosen: NDArray[np.int64]) -> Arrays:
+        return train._replace(images=train.images[chosen], labels=train.labels[chosen])
+
+    return rows(np.sort(kept)), rows(np.sort(held))
 
 
 def _dataset(
@@ -207,7 +270,7 @@ def _digits(seed: int, validation: int | None) -> Dataset:
     digits = datasets.load_digits()
     images = (digits.images / 16).astype(np.float32)
     labels = digits.target.astype(np.int64)
-    order = _stratified_order(labels, DIGITS_SPLIT_SEED)
+    order = _stratified_order(labels, TEST_SEED)
     test, rest = order[:DIGITS_TEST], order[DIGITS_TEST:]
     kept, held = _split(labels[rest], seed, validation, DIGITS_VALIDATION)
     train, held_out, tested = ((images[part], labels[part]) for part in (rest[kept], rest[held], test))
@@ -243,7 +306,7 @@ def _stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     return order[np.argsort(place, kind="stable")]
 
 
-def _read_folder(folder: Path) -> tuple[_Arrays, _Arrays, tuple[str, ...]]:
+def _read_folder(folder: Path) -> Parts:
     train, test = find_part(folder, "train"), find_part(folder, "test")
     images = train is not None and test is not None
     try:
@@ -253,7 +316,7 @@ def _read_folder(folder: Path) -> tuple[_Arrays, _Arrays, tuple[str, ...]]:
             raise
         files = None  # a stray one beside the images
     if files is not None:
-        return _read_part(files["train"]), _read_part(files["test"]), ()
+        return Parts(_read_part(files["train"]), _read_part(files["test"]), _names(folder / "classes.txt"))
     if train is None or test is None:
         raise DataError(
             f"data: folder '{folder}' has no train-images-idx3-ubyte and no {'train' if train is None else 'test'}; "
@@ -296,97 +359,37 @@ def _hint(folder: Path) -> str:
     return ""
 
 
-def _read_image_files(train: Path, test: Path) -> tuple[_Arrays, _Arrays, tuple[str, ...]]:
+def _names(path: Path) -> tuple[str, ...]:
+    """One a line; none where there is no such file."""
+    if not path.is_file():
+        return ()
+    with reading(path, "no names of classes"):
+        return tuple(line.strip() for line in file_content(path).decode().splitlines() if line.strip())
+
+
+def _read_image_files(train: Path, test: Path) -> Parts:
     files: dict[File, str] = {}
     seen = read_class_folders(train, seen=files)
     unseen = read_class_folders(test, seen.classes, files)
     coloured = max(seen.images.ndim, unseen.images.ndim) == 4
 
-    def part(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _Arrays:
+    def part(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Arrays:
         if coloured and images.ndim == 3:
             images = np.repeat(images[:, None], 3, axis=1)
-        return _Arrays(images, labels, str(path), str(path))
+        return Arrays(images, labels, str(path), str(path))
 
-    return part(train, seen.images, seen.labels), part(test, unseen.images, unseen.labels), seen.classes
+    return Parts(part(train, seen.images, seen.labels), part(test, unseen.images, unseen.labels), seen.classes)
 
 
-def _read_part(files: IdxPart) -> _Arrays:
+def _read_part(files: IdxPart) -> Arrays:
     images = read_idx(files.images, axes=(3, 4, 2))
     labels = read_idx(files.labels, axes=(1, 2))
     if labels.ndim == 2 and labels.shape[1] == QMNIST_COLUMNS:
         labels = labels[:, 0]
-    return _Arrays(images, _labels(labels, str(files.labels)), str(files.images), str(files.labels))
+    return Arrays(images, whole(labels, str(files.labels)), str(files.images), str(files.labels))
 
 
-def _read_npz(path: Path) -> tuple[_Arrays, _Arrays]:
-    with reading(path, "not a whole .npz file of plain arrays"), zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in members]
-        if missing:
-            raise DataError(
-                f"{path}: no array {missing[0]} (found: {', '.join(members) or 'none'}), expected x_train, y_train, "
-                "x_test and y_test; save it anew with np.savez under these names"
-            )
-
-        def part(name: str) -> _Arrays:
-            names = f"{path}, array x_{name}", f"{path}, array y_{name}"
-            images, labels = (
-                _read_member(archive, members[f"{kind}_{name}"], where) for kind, where in zip("xy", names, strict=True)
-            )
-            if not (images.dtype == np.uint8 or images.dtype.kind == "f"):
-                raise DataError(
-                    f"{names[0]}: dtype {images.dtype}, expected uint8 or floating point; x.astype(np.uint8) of whole "
-                    "numbers 0..255, else x.astype(np.float32)"
-                )
-            if images.ndim < 2 or 0 in images.shape:
-                raise DataError(f"{names[0]}: shape {images.shape}, expected (samples, ...), none of them 0")
-            return _Arrays(images, _labels(labels, names[1]), *names)
-
-        return part("train"), part("test")
-
-
-def _read_member(archive: zipfile.ZipFile, member: str, name: str) -> NDArray[Any]:
-    """An array of an .npz. Its header is held to the file's length and to memory before anything is read."""
-    info = archive.getinfo(member)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{name}: packed by method {info.compress_type}, expected np.savez or np.savez_compressed")
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        if dtype.hasobject:
-            raise DataError(
-                f"{name}: an array of Python objects, expected one of numbers; np.stack makes one of samples of one "
-                "shape, and y.astype(np.int64) of labels"
-            )
-        expected = math.prod(shape) * dtype.itemsize
-        length = info.file_size - file.tell()
-        if min(shape, default=0) < 0 or expected != length:
-            raise DataError(f"{name}: {length} bytes of data, expected {expected} for shape {shape}; save it anew")
-        check_memory(name, f"{shape[:1]} samples", expected + 8 * math.prod(shape))
-        content = file.read(expected)
-        if len(content) != expected or file.read(1):  # the second reaches the end, and its checksum
-            raise DataError(f"{name}: not {expected} bytes of data, expected as many for shape {shape}; save it anew")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
-    """Whole numbers (n,), also of (n, 1). Raises DataError with what makes others such."""
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        fix = "y.astype(np.int64)"
-        if labels.ndim == 2:
-            fix = "y.argmax(axis=1) of one-hot labels"
-        elif labels.dtype.kind in "SU":
-            fix = "np.unique(y, return_inverse=True)[1]"
-        raise DataError(f"{name}: {labels.dtype} of shape {labels.shape}, expected integers (samples,); {fix}")
-    return labels
-
-
-def _in_units(train: _Arrays, test: _Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _in_units(train: Arrays, test: Arrays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bytes, and images of floating-point 0..255, in 0..1; other values as they are.
 
     Raises DataError for values that are not finite or that could be in either unit, and for samples all alike.
@@ -413,7 +416,7 @@ def _in_units(train: _Arrays, test: _Arrays) -> tuple[NDArray[np.float32], NDArr
     return found[0], found[1]
 
 
-def _unit(part: _Arrays, values: NDArray[np.float32]) -> int:
+def _unit(part: Arrays, values: NDArray[np.float32]) -> int:
     """What to divide by: 255 or 1."""
     low, high = float(values.min()), float(values.max())
     if part.images.dtype == np.uint8:
@@ -436,13 +439,11 @@ def _unit(part: _Arrays, values: NDArray[np.float32]) -> int:
     return 255
 
 
-def _checked_classes(train: _Arrays, test: _Arrays) -> int:
+def _checked_classes(train: Arrays, test: Arrays) -> int:
     """K, the number of distinct training labels."""
     for part in (train, test):
         if len(part.labels) != len(part.images):
-            raise DataError(
-                f"{part.labels_name}: {len(part.labels)} labels, but {part.images_name} has {len(part.images)} images"
-            )
+            raise _unequal(part)
     present = [int(label) for label in np.unique(train.labels)]
     num_classes = len(present)
     if num_classes < 2:
@@ -456,6 +457,12 @@ def _checked_classes(train: _Arrays, test: _Arrays) -> int:
                 f"{_labels_hint(present, int(part.labels[wrong[0]]))}"
             )
     return num_classes
+
+
+def _unequal(part: Arrays) -> DataError:
+    return DataError(
+        f"{part.labels_name}: {len(part.labels)} labels, but {part.images_name} has {len(part.images)} images"
+    )
 
 
 def _labels_hint(present: list[int], wrong: int) -> str:

@@ -1,24 +1,21 @@
 """Images of each class in a folder of their own, as files or in a tar archive; Pillow decodes them."""
 
-import gzip
 import os
 import stat
-import sys
-import tarfile
 import warnings
 from collections.abc import Callable, Collection
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UserError
-from .idx import GZIP
-from .reading import available_memory, check_memory, entries, reading
+from .archives import ARCHIVES, Found, archived, file_content
+from .reading import check_memory, entries, reading
 
 ENDS = ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 """Files that end otherwise, in whatever case, are passed over."""
@@ -26,14 +23,10 @@ ENDS = ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif",
 FORMATS = "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"
 """Pillow's names of these; its other formats, some of which start programs, are not tried."""
 
-ARCHIVES = ".tar", ".tar.gz", ".tgz"
-
 GREY = "1", "L", "LA"
 
 LEFT_BY_SYSTEMS = "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"
 
-MAX_FILE = 1 << 28  # bytes of one image file, and of one piece of an archive
-MAX_MEMBERS = 4_000_000  # thrice ImageNet's
 MAX_PIXELS = 1 << 24  # of an image, and beyond that so many for each byte of its file:
 MAX_PIXELS_A_BYTE = 2000  # twice what deflate reaches
 
@@ -47,13 +40,6 @@ class ClassFolders(NamedTuple):
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-
-
-class _Found(NamedTuple):
-    """Folders and files by their paths in a part, and what reads a file."""
-
-    folders: set[PurePosixPath]
-    files: dict[PurePosixPath, Callable[[], bytes]]
 
 
 def find_part(folder: Path, part: str) -> Path | None:
@@ -86,11 +72,11 @@ def read_class_folders(
     """
     if path.is_file():
         with reading(path, "damaged archive"), open(path, "rb") as file:
-            return _read(path, _archived(path, file), classes)
+            return _read(path, archived(path, file, ENDS), classes)
     return _read(path, _in_folder(path, {} if seen is None else seen), classes)
 
 
-def _read(path: Path, found: _Found, classes: tuple[str, ...] | None) -> ClassFolders:
+def _read(path: Path, found: Found, classes: tuple[str, ...] | None) -> ClassFolders:
     outer = _outer(found, classes or ())
     depth = len(outer)
 
@@ -124,7 +110,7 @@ def _read(path: Path, found: _Found, classes: tuple[str, ...] | None) -> ClassFo
     return ClassFolders(_stacked([images[key] for key in order]), labels, classes)
 
 
-def _check_class(path: Path, folder: PurePosixPath, found: _Found, classes: Collection[str]) -> None:
+def _check_class(path: Path, folder: PurePosixPath, found: Found, classes: Collection[str]) -> None:
     if normalize("NFC", folder.name) not in classes:
         others = sorted(str(file) for file in found.files if file.parts[: len(folder.parts)] == folder.parts)
         holds = f"holds {others[0]}" if others else "is empty"
@@ -141,7 +127,7 @@ def _check_known(path: Path, name: str, classes: tuple[str, ...]) -> None:
         raise DataError(f"{path}: class '{name}', expected one of training's: {', '.join(classes)}{fix}")
 
 
-def _outer(found: _Found, classes: Collection[str]) -> tuple[str, ...]:
+def _outer(found: Found, classes: Collection[str]) -> tuple[str, ...]:
     """The folders that everything lies in, up to the first that is a known class or has nothing but files in it."""
     folders = found.folders | {parent for file in found.files for parent in file.parents if parent.parts}
     outer: tuple[str, ...] = ()
@@ -174,9 +160,9 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def _in_folder(path: Path, seen: dict[File, str]) -> _Found:
+def _in_folder(path: Path, seen: dict[File, str]) -> Found:
     """Links are followed, but for those to a folder or file that is found otherwise."""
-    found = _Found(set(), {})
+    found = Found(set(), {})
     _note(path, seen)
     folders = [path]
     while folders:
@@ -190,7 +176,7 @@ def _in_folder(path: Path, seen: dict[File, str]) -> _Found:
             elif entry.suffix.lower() in ENDS and not stat.S_ISREG(_note(entry, seen).st_mode):
                 raise DataError(f"{entry}: a pipe, socket or device, expected an image file")
             else:
-                found.files[inside] = partial(_content, entry)
+                found.files[inside] = partial(file_content, entry)
         folders += reversed([entry for entry in visible if entry.is_dir()])
     return found
 
@@ -206,68 +192,12 @@ def _note(path: Path, seen: dict[File, str]) -> os.stat_result:
     return status
 
 
-def _content(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        content = file.read(MAX_FILE + 1)
-    if len(content) > MAX_FILE:
-        raise DataError(f"{path}: more than {MAX_FILE} bytes, expected an image of less")
-    return content
-
-
-class _Limited:
-    """A file for tarfile, which reads pieces as long as a header says."""
-
-    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
-        self.file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_FILE:
-            raise tarfile.ReadError(f"a piece of {size} bytes, expected 0..{MAX_FILE}")
-        return self.file.read(size)
-
-
-def _archived(path: Path, file: BinaryIO) -> _Found:
-    """The same of an archive, gzipped or not whatever its name. Reading in this order is quick."""
-    packed = file.read(2) == GZIP
-    file.seek(0)
-    limited = _Limited(gzip.GzipFile(fileobj=file) if packed else file)
-    archive = tarfile.TarFile(fileobj=cast(IO[bytes], limited))
-    found = _Found(set(), {})
-    most, total = available_memory() or sys.maxsize, 0
-    for count, member in enumerate(archive):
-        total += member.size
-        if member.size < 0 or total > most or count > MAX_MEMBERS:
-            raise DataError(f"{path}: {count} files of {total} bytes, expected no more than {most} bytes to unpack")
-        name = PurePosixPath(*(part for part in PurePosixPath(member.name).parts if part not in ("/", "..")))
-        if member.isdir():
-            found.folders.add(name)
-        elif member.isreg():
-            found.files[name] = partial(_unpacked, path, archive, member)
-        elif name.suffix.lower() in ENDS:
-            raise DataError(f"{path}, {name}: a link or device, expected an image file; pack what it leads to")
-    limited.seek(archive.offset)
-    if limited.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
-        raise tarfile.ReadError("no empty block after its last file")
-    while total < most and (chunk := limited.read(1 << 20)):  # to the checksum of a packed one
-        total += len(chunk)
-    return found
-
-
-def _unpacked(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > MAX_FILE:
-        raise DataError(f"{path}, {member.name}: {member.size} bytes, expected an image of {MAX_FILE} or less")
-    file = archive.extractfile(member)
-    assert file is not None, "a regular file"
-    return file.read()
-
-
 def _decoded(
     read: Callable[[], bytes], name: str, count: int, first: tuple[tuple[int, ...], str] | None
 ) -> NDArray[np.uint8]:
     """(height, width) of a grey image, (height, width, 3) of any other; one of `count`, of a size with the first."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise UserError("data: images need Pillow; pip install 'prograde[train]'") from error
     with reading(name, "not a whole image"), warnings.catch_warnings():
@@ -288,16 +218,26 @@ def _decoded(
                 check_memory(name, f"{count} images of {_size(shape)} pixels", 9 * count * values)  # bytes and floats
             elif sorted(shape) != sorted(first[0][:2]):
                 raise _other_size(name, shape, first)
-            if image.mode[0] in "IF":
-                raise DataError(f"{name}: pixels of mode {image.mode}, expected 8 bits a channel; convert the image")
-            grey = image.mode in GREY
-            turned = ImageOps.exif_transpose(image)  # as cameras want it shown
-            if "A" in turned.getbands() or "transparency" in turned.info:
-                turned = _on_white(turned, name)
-            pixels = np.asarray(turned.convert("L" if grey else "RGB"))
+            pixels = pixels_of(image, name)
     if first is not None and pixels.shape[:2] != first[0][:2]:
         raise _other_size(name, pixels.shape, first)
     return pixels
+
+
+def pixels_of(image: Any, name: str) -> NDArray[np.uint8]:
+    """(height, width) of a grey image of Pillow, (height, width, 3) of any other, as cameras want it shown, on white.
+
+    Raises DataError for one of more than 8 bits a channel, and for one that only its transparency shows.
+    """
+    from PIL import ImageOps
+
+    if image.mode[0] in "IF":
+        raise DataError(f"{name}: pixels of mode {image.mode}, expected 8 bits a channel; convert the image")
+    grey = image.mode in GREY
+    turned = ImageOps.exif_transpose(image)
+    if "A" in turned.getbands() or "transparency" in turned.info:
+        turned = _on_white(turned, name)
+    return np.asarray(turned.convert("L" if grey else "RGB"))
 
 
 def _other_size(name: str, shape: tuple[int, ...], first: tuple[tuple[int, ...], str]) -> DataError:
