@@ -4,12 +4,14 @@ Circular padding is laid out in memory, for PyTorch's own convolutions to run on
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ._arrays import Array, check_count, check_images, check_shape
+from ._autocast import product
 from .orthogonality import quarter_turns
 
 __all__ = [
@@ -31,7 +33,7 @@ def convolve(
 ) -> Array:
     """The convolution without bias. Raises ValueError for another number of channels, or too small an image."""
     check_fit(kernel, z, stride, padding, groups)
-    return functional.conv2d(z, kernel, stride=stride, padding=padding, groups=groups)
+    return product(partial(functional.conv2d, stride=stride, padding=padding, groups=groups), z, kernel)
 
 
 def check_fit(kernel: Array, z: Array, stride: tuple[int, int], padding: tuple[int, int], groups: int) -> None:
@@ -73,7 +75,7 @@ def convolve_adjoint(
     """The adjoint for images of `size`, height and width: (batch, c_in, *size)."""
     check_adjoint_fit(kernel, y, size, stride, padding)
     shape = (len(y), kernel.shape[1] * groups, *size)
-    return conv2d_input(shape, kernel, y, stride=stride, padding=padding, groups=groups)
+    return product(partial(conv2d_input, shape, stride=stride, padding=padding, groups=groups), kernel, y)
 
 
 def kernel_update(
@@ -88,7 +90,8 @@ def kernel_update(
     check_images("delta", delta)
     check_shape("z", z, (len(delta), *z.shape[1:]))
     shape = (delta.shape[1], z.shape[1] // groups, *size)
-    return conv2d_weight(z, shape, delta, stride=stride, padding=padding, groups=groups) / len(z)
+    place = {"stride": stride, "padding": padding, "groups": groups}
+    return product(lambda z, delta: conv2d_weight(z, shape, delta, **place), z, delta) / len(z)
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
@@ -113,7 +116,7 @@ def circular_convolve(kernel: Array, x: Array) -> Array:
     size = kernel.shape[2]
     if x.shape[1] != kernel.shape[1]:
         raise ValueError(f"x: {x.shape[1]} channels, but the kernel takes {kernel.shape[1]}")
-    return functional.conv2d(_padded(x, size // 2, size - 1 - size // 2), kernel)
+    return product(functional.conv2d, _padded(x, size // 2, size - 1 - size // 2), kernel)
 
 
 def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
@@ -123,7 +126,8 @@ def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
     if y.shape[1] != len(kernel):
         raise ValueError(f"y: {y.shape[1]} channels, but the kernel gives {len(kernel)}")
     size = kernel.shape[2]
-    return functional.conv2d(_padded(y, size - 1 - size // 2, size // 2), kernel.flip(2, 3).transpose(0, 1))
+    turned = kernel.flip(2, 3).transpose(0, 1)
+    return product(functional.conv2d, _padded(y, size - 1 - size // 2, size // 2), turned)
 
 
 def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
@@ -132,7 +136,8 @@ def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
     check_count("size", size)
     check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
     shape = (delta.shape[1], z.shape[1], size, size)
-    return conv2d_weight(_padded(z, size // 2, size - 1 - size // 2), shape, delta / len(z))
+    padded = _padded(z, size // 2, size - 1 - size // 2)
+    return product(lambda z, delta: conv2d_weight(z, shape, delta), padded, delta / len(z))
 
 
 def _step(q: Array, s: Array) -> Array:

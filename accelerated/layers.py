@@ -6,6 +6,7 @@ no cancellation in the products.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import cos, prod, sin
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from . import adaptive_pooling, convolution, pooling
 from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, wide
+from ._autocast import product
 
 __all__ = [
     "AdaptiveAveragePool",
@@ -321,15 +323,15 @@ class Dense(NamedTuple):
             raise ValueError(f"z: {z.shape[-1]} units, but the weight has {self.weight.shape[1]} columns")
         if self.bias is not None:
             check_shape("bias", self.bias, self.weight.shape[:1])
-        return functional.linear(z, self.weight, self.bias)
+        return product(functional.linear, z, self.weight, self.bias)
 
     def difference(self, z: Array, u: Array) -> Array:
         """W u: (batch, ..., n_out)."""
-        return u @ self.weight.T
+        return product(torch.matmul, u, self.weight.T)
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """W^T d: (batch, ..., n_in)."""
-        return d @ self.weight
+        return product(torch.matmul, d, self.weight)
 
     def update(self, z: Array, delta: Array) -> Update:
         """1/B delta z^T, (n_out, n_in), and 1/B delta where there is a bias: sums over samples and positions."""
@@ -337,7 +339,7 @@ class Dense(NamedTuple):
         check_shape("z", z, (*delta.shape[:-1], z.shape[-1]))
         # A row for each position; to divide it here costs n_out, not n_out n_in, divisions.
         scaled = (delta / len(delta)).flatten(0, -2)
-        weight = scaled.T @ z.flatten(0, -2)
+        weight = product(torch.matmul, scaled.T, z.flatten(0, -2))
         return (weight,) if self.bias is None else (weight, scaled.sum(dim=0))
 
     @property
@@ -369,7 +371,8 @@ class Convolution(NamedTuple):
         if self.bias is not None:
             check_shape("bias", self.bias, self.kernel.shape[:1])
         convolution.check_fit(self.kernel, z, self.stride, self.padding, self.groups)
-        return functional.conv2d(z, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
+        place = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return product(partial(functional.conv2d, **place), z, self.kernel, self.bias)
 
     def difference(self, z: Array, u: Array) -> Array:
         """k * u."""

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from ._arrays import Array, Labels, check_option, check_range, check_shape
+from ._autocast import product
 from .activations import Activation, relu, tanh
 from .backprop import update_factors
 from .embedding import Embedding
@@ -271,9 +272,9 @@ class CellStep:
         if not self._seen or self._seen[0] is not z:
             x, p = (self.x.value(z), None) if isinstance(self.x, Part) else (self.x, self.p)
             if p is None:
-                p = functional.linear(x, self.layer.of_input.weight, self.layer.of_input.bias)
+                p = product(functional.linear, x, self.layer.of_input.weight, self.layer.of_input.bias)
             of_state = self.layer.of_state
-            self._seen[:] = z, x, p, functional.linear(self.h.value(z), of_state.weight, of_state.bias)
+            self._seen[:] = z, x, p, product(functional.linear, self.h.value(z), of_state.weight, of_state.bias)
         _, x, p, q = self._seen
         return x, p, q
 
@@ -301,9 +302,9 @@ class CellStep:
         _, p, q = self._operands(z)
         delta, eta, kept = self.layer.cell.vjp(p, q, self.own.value(z), self.own.value(d))
         found = self.own.placed(d, kept)
-        found = self.h.placed(found, torch.addmm(self.h.value(found), eta, self.layer.of_state.weight))
+        found = self.h.placed(found, product(torch.addmm, self.h.value(found), eta, self.layer.of_state.weight))
         if isinstance(self.x, Part):
-            found = self.x.placed(found, torch.addmm(self.x.value(found), delta, self.layer.of_input.weight))
+            found = self.x.placed(found, product(torch.addmm, self.x.value(found), delta, self.layer.of_input.weight))
         return _if_running(self.running, found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
@@ -316,7 +317,7 @@ class CellStep:
         for_p, for_q, _ = self.layer.cell.vjp(p, q, self.own.value(z), d)
         biased = ((self.layer.of_input, for_p), (self.layer.of_state, for_q))
         biases = (d.sum(dim=0) for layer, d in biased if layer.bias is not None)
-        return (for_p.T @ x, for_q.T @ self.h.value(z), *biases)
+        return (product(torch.matmul, for_p.T, x), product(torch.matmul, for_q.T, self.h.value(z)), *biases)
 
 
 @dataclass(eq=False)
@@ -394,7 +395,7 @@ def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[Cel
     owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
     lowest, each = cells[0], given.transpose(0, 1)  # (T, batch, n_0)
     if not embedded:
-        p = functional.linear(each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
+        p = product(functional.linear, each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
         p = p.unflatten(0, each.shape[:2])
     steps: list[CellStep | TokenStep] = []
     for t in range(x.shape[1]):

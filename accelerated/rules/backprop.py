@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from .._autocast import lowered, outside
 from .cutting import Units
 from .local.module_rule import ModuleRule
 from .orthogonality import Orthogonality, hidden_weights
@@ -57,7 +58,7 @@ class Backprop(OutputLoss, ModuleRule):
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         x = self.checked(x, y)
-        with torch.enable_grad():
+        with torch.enable_grad(), lowered():
             loss = self.output_loss(self.model(x), y)
             gradients = gradients_by(loss, self.model.parameters())
         taken = {p for unit in self.units for p in unit.parameters}
@@ -73,4 +74,5 @@ class Backprop(OutputLoss, ModuleRule):
 
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         if self.orthogonality is not None:
-            self.orthogonality.step()
+            with outside(self.units[0].weights[0].device):
+                self.orthogonality.step()

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..difference_target_propagation import inverse_factors, inverse_noise, random_inverses, update_factors
@@ -51,7 +50,6 @@ class DifferenceTargetPropagation(OutputErrorRule):
         activations = [unit.activation for unit in self.units[: len(self.inverse_weights)]]
         return dense_chain(tuple(self.inverse_weights), tuple(self.inverse_biases), activations)
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         for name, parameter in self.inverse_weights.named_parameters():

@@ -302,7 +302,6 @@ class ForwardForward(LayeredRule):
         """What is to be subtracted from parameters that the loss itself has."""
         return ()
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._arrays import check_positive
+from .._autocast import outside
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward, per_label
 from ..modules import OrthogonalConv2d
@@ -87,7 +88,6 @@ class Foton(OutputErrorRule):
         self._versions = self._weight_versions()
         self._unconstrained_changes = 0
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warn_if_unconstrained()
@@ -171,7 +171,8 @@ class Foton(OutputErrorRule):
             if rate is not None:
                 plain[name] = PlainStep(credit.delta, credit.z, credit.preactivation, rate)
         self._last_step.clear()
-        self.orthogonality.step(plain)
+        with outside(self.units[0].weights[0].device):
+            self.orthogonality.step(plain)
         self._versions = self._weight_versions()
         self._unconstrained_changes = 0
 
@@ -189,7 +190,7 @@ class Foton(OutputErrorRule):
                 warnings.warn(
                     "Foton: the weights were changed twice without constrain(); "
                     "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
-                    stacklevel=6,  # of whom calls assign_credit, past two wrappers of no_grad
+                    stacklevel=5,  # of whom calls assign_credit, past the wrapper of no_grad
                 )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._autocast import region_on
 from ..hardware import Crossbar, convolve, convolve_adjoint, product, programmed, random_noise
 from ..modules import OrthogonalConv2d, Rotation
 from .rule import Rule, UnitUpdate
@@ -174,11 +175,21 @@ class Hardware(Rule):
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self.rule.objective(x, y)
 
+    def _check_autocast(self) -> None:
+        """Raises ValueError in an autocast region, whose copies of weights stand on no crossbar."""
+        region = region_on(next(self.parameters()).device)
+        if region is not None:
+            raise ValueError(
+                f"autocast is on for {region.kind}: Hardware computes in the precision of its crossbars; leave the "
+                "autocast region"
+            )
+
     def _noise(self, weight: Tensor) -> Tensor:
         return random_noise(tuple(weight.shape), self.generator, device=weight.device, dtype=weight.dtype)
 
     @contextmanager
     def _crossbars(self) -> Iterator[None]:
+        self._check_autocast()
         if self.crossbar == Crossbar():
             yield
             return

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._arrays import widened
+from .._autocast import in_full, is_lowered, lowered, raised
 from ..layers import Step, Update
 
 
@@ -47,9 +49,11 @@ class Evaluator:
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        for module in self.modules:
-            x = module(x)
-        return x
+        given = x
+        with lowered():
+            for module in self.modules:
+                given = module(given)
+        return raised(given, x, self._parts)
 
     def _run_clean(self, x: Tensor) -> Tensor:
         of_batch = [part for part in self._parts if isinstance(part, _BatchNorm)]
@@ -126,7 +130,7 @@ def _lent_statistics(norm: _BatchNorm, seen: Iterator[Tensor]) -> Iterator[None]
 
     def lend(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = next(seen)
-        norm.running_var, norm.running_mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        norm.running_var, norm.running_mean = torch.var_mean(widened(x), [0, *range(2, x.dim())], correction=0)
         norm.training = False
 
     own, training = norm._buffers, norm.training
@@ -187,8 +191,9 @@ class ModuleLayer:
         check_differentiable(z)
         if len(u) != len(z):  # rows of a projection
             raise ValueError(f"u: {len(u)} rows, expected {len(z)}, those of z, through a module that is not linear")
-        with torch.no_grad():
-            changed: Tensor = self.value(z) - self._evaluate(z - u)
+        here = self._evaluate if is_lowered() else self.value
+        with torch.no_grad(), in_full():
+            changed: Tensor = here(z) - self._evaluate(z - u)
         return changed
 
     def adjoint(self, z: Tensor, d: Tensor) -> Tensor:
@@ -271,4 +276,6 @@ class ModuleStep:
 
     def difference(self, a: Tensor, u: Tensor) -> Tensor:
         """The value at a less that at a - u."""
-        return self.value(a) - self._evaluate(a - u)
+        here = self._evaluate if is_lowered() else self.value
+        with in_full():
+            return here(a) - self._evaluate(a - u)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from .._autocast import in_full, lowered
 from ..activations import ACTIVATIONS, Activation
 from ..embedding import Embedding
 from ..ftp import FeedbackLaw, differences, first_difference, local_factors, random_feedback
@@ -31,7 +32,7 @@ from ..recurrent import (
 )
 from .cutting import is_plain, untouched
 from .output_loss import LossLike, Targets
-from .rule import OutputLoss, UnitUpdate, check_autocast, check_finite, check_place, gradients_by
+from .rule import OutputLoss, UnitUpdate, check_finite, check_place, gradients_by
 from .units import OURS, Unit, check_like
 
 Injection: TypeAlias = Literal["first", "every"]
@@ -323,7 +324,6 @@ class RecurrentRule(OutputLoss):
         """`sequences`. Raises ValueError unless x and y fit the model and each other, and the units are the model."""
         self.check_hooks()
         values, lengths = self.sequences(x)
-        check_autocast(values)
         if not self.takes_tokens:
             check_finite(values)
         if not self._are_the_model:
@@ -349,7 +349,8 @@ class RecurrentRule(OutputLoss):
                 self.model.train(training)
                 expected = self._outputs(x)
             self.per_step = expected.dim() == 3
-            given = self.passed(values, lengths)[1].scores
+            with in_full():
+                given = self.passed(values, lengths)[1].scores
             apart = f"shape {tuple(expected.shape)}, not {tuple(given.shape)}"
             if expected.shape == given.shape:
                 found, wanted, _ = self.labelled(given, expected, lengths)
@@ -438,7 +439,6 @@ class RecurrentFtp(RecurrentRule):
         self.register_buffer("feedback", torch.cat(drawn))
         self.check_hooks()
 
-    @torch.no_grad()
     def stream(self, x: Sequences, y: Targets) -> Iterator[UnitUpdate]:
         values, lengths = self.checked_sequences(x, y)
         check_place("feedback", self.feedback, self.output.weights[0])
@@ -501,7 +501,7 @@ class BackpropThroughTime(RecurrentRule):
             raise ValueError(
                 f"truncation: {self.truncation}, with {what}; it is of the last steps of all samples alike"
             )
-        with torch.enable_grad(), self.differentiable():
+        with torch.enable_grad(), lowered(), self.differentiable():
             outputs = self._outputs(x) if self.truncation is None else self._truncated(values, self.truncation)
             scores, told, _ = self.labelled(outputs, y, lengths)
             loss = self.output_loss(scores, told)

@@ -2,8 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._arrays import wide
+from .._autocast import Region, in_full, region_on, step_in
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts, untouched
 from .export import Inference
@@ -102,15 +104,6 @@ def one_sample(name: str, norm: nn.Module) -> ValueError:
     return ValueError(f"x: a batch of 1, expected 2 or more: {type(norm).__name__} '{name}' normalises over it")
 
 
-def check_autocast(x: Tensor) -> None:
-    """Raises ValueError inside an autocast region, where modules compute in another precision than their own."""
-    if torch.is_autocast_enabled(x.device.type):
-        raise ValueError(
-            f"autocast is on for {x.device.type}: rules compute in the model's own precision; leave the autocast "
-            "region, or convert rule and data, rule.bfloat16()"
-        )
-
-
 def check_finite(x: Tensor) -> None:
     """Raises ValueError for x on a CPU with NaN or infinity in it; elsewhere looking would wait for the device."""
     if x.device.type == "cpu" and not x.sum(dtype=wide(x.dtype)).isfinite():  # one number, many times as fast
@@ -143,6 +136,28 @@ def check_options(rule: type, options: Iterable[str]) -> None:
     for name in options:
         if name not in known:
             raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
+
+
+def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """`stream` without graph, and with autocast for what takes it alone, whatever is on where updates are used."""
+
+    @wraps(stream)
+    def steps(rule: nn.Module, x: Any, y: Any) -> Iterator[Any]:
+        region = region_on(next(rule.parameters()).device)
+        if region is None and not torch.is_grad_enabled():
+            return stream(rule, x, y)
+        return _stepped(stream(rule, x, y), region)
+
+    return steps
+
+
+def _stepped(updates: Iterator[Any], region: Region | None) -> Iterator[Any]:
+    while True:
+        with torch.no_grad(), nullcontext() if region is None else step_in(region):
+            update = next(updates, None)
+        if update is None:
+            return
+        yield update
 
 
 class Update(Protocol):
@@ -178,8 +193,13 @@ class CreditAssignment(nn.Module):
     _watched: Sequence[Watched] = ()
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
-        """Puts the parent's options into the signature, except those that the class itself `sets`."""
+        """Puts the parent's options into the signature, except those that the class itself `sets`.
+
+        Its `stream` is made a step: no graph, and of autocast what `_autocast` says.
+        """
         super().__init_subclass__(**settings)
+        if "stream" in cls.__dict__:
+            cls.stream = _as_a_step(cls.__dict__["stream"])  # type: ignore[method-assign]
         if "__init__" in cls.__dict__:
             cls.__signature__ = _whole_signature(cls, sets)
 
@@ -322,7 +342,6 @@ class Rule(CreditAssignment):
         """x as the first unit takes it. Raises ValueError unless x and y fit the model and each other."""
         self.check_hooks()
         x = self.checked_input(x)
-        check_autocast(x)
         check_finite(x)
         self.check_y(x, y)
         return x
@@ -423,7 +442,7 @@ class LayeredRule(Rule):
                 self._shapes[key] = self.chain.activity_shapes(sample)
             else:
                 x = torch.zeros(2, *sample, dtype=key[1], device=self.units[0].weights[0].device)
-                with torch.no_grad(), untouched(self.model, x), evaluating(self.model):
+                with torch.no_grad(), in_full(), untouched(self.model, x), evaluating(self.model):
                     self._shapes[key] = [h.shape[1:] for h in self._activities(x)]
         return self._shapes[key]
 
@@ -689,7 +708,6 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         """
         raise NotImplementedError
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         layers = self.layers(self.masks(x))

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from .._autocast import in_full, is_lowered
 from ..activations import Activation
 from ..ftp import Feedback, project
 from ..layers import Layer, Pass, activity, forward, pushed, without_dropped
@@ -32,15 +33,25 @@ def full_first_difference(feedback: Feedback, targets: Tensor, error: Tensor, ph
 
 def full_differences(layers: Sequence[Layer], clean: Pass, first: Tensor, inject: int = 1) -> Iterator[Tensor]:
     """`ftp.differences` by carrying the targets themselves: each as h_l."""
+    clean = _in_full(layers, clean)
     h = (clean.inputs[0], *clean.activities)[inject]
     steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
     first = without_dropped(steps, first)
     yield first
     target = h - first
     for layer, following in zip(layers[inject:-1], clean.activities[inject:-1], strict=True):
-        target = activity(layer.steps, layer.value(pushed(outlet, h, target)))
+        with in_full():
+            target = activity(layer.steps, layer.value(pushed(outlet, h, target)))
         h, outlet = following, layer.outlet
         yield h - target
+
+
+def _in_full(layers: Sequence[Layer], clean: Pass) -> Pass:
+    """The clean pass as a second one of full precision is subtracted from it."""
+    if not is_lowered():
+        return clean
+    with in_full():
+        return forward(layers, clean.inputs[0].clone())  # another array: modules know one they have seen
 
 
 def full_modulated_factors(
@@ -52,7 +63,9 @@ def full_modulated_factors(
     presynaptic: str = "modulated",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`pepita.update_factors` by a modulated pass."""
-    modulated = forward(layers, clean.inputs[0] + torch.tensordot(error, projection, dims=1))
+    clean = _in_full(layers, clean)
+    with in_full():
+        modulated = forward(layers, clean.inputs[0] + torch.tensordot(error, projection, dims=1))
     inputs = modulated.inputs if presynaptic == "modulated" else clean.inputs
     for z, h, h_modulated in zip(inputs[:-1], clean.activities, modulated.activities, strict=False):
         yield h - h_modulated, z

@@ -3,9 +3,6 @@
 from . import Fault
 
 FAULTS = [
-    Fault("autocast passed by", "accelerated.rules.rule",
-          "if torch.is_autocast_enabled(x.device.type):", "if False:",
-          "test_data", "autocast is on for"),
     Fault("label smoothing of any size", "accelerated.rules.output_loss",
           'if not 0 <= label_smoothing < 1 or (label_smoothing and loss != "cross_entropy"):', "if False:",
           "test_options", "expected: label_smoothing: "),

@@ -220,7 +220,6 @@ class LocalClassifiers(ModuleRule):
         scores = self._scored(activities)
         return activities, scores, self._aggregated(activities, scores)
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x, y = self.checked(x, y), self._rows(y)
         if not self.detach:

@@ -125,7 +125,6 @@ class HybridDynamicTemperature(LayeredRule):
         local, last = self.losses(x, y)
         return self.share * local.sum() + last
 
-    @torch.no_grad()
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warm_up(x, y)

@@ -1,6 +1,6 @@
 """How a local rule reads a model: every Conv2d or Linear with what follows it, cut where its score is taken."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
+from ..._autocast import lowered, product, raised
 from ...local_classifiers import Shortcut, wired
 from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
@@ -103,14 +104,12 @@ class LocalUnit(Unit):
         """What the score is made from."""
         if not self.is_layer and any(getattr(part, "inplace", False) for part in self.module.modules()):
             x = x.clone()  # which may be written over: the activities of the unit before
-        x = self.module(x)
-        for module in self.inside:
-            x = module(x)
-        return x
+        modules = (self.module, *self.inside)
+        return raised(_through(modules, x), x, modules)
 
     def rectified(self, x: Tensor) -> Tensor:
         """The same in a unit with a rectifier, without a graph: written over what the layer gave."""
-        h = self.module(x)
+        h = raised(_through((self.module,), x), x, (self.module,))
         if isinstance(self.rectifier, nn.LeakyReLU):
             return functional.leaky_relu_(h, self.rectifier.negative_slope)
         return torch.relu_(h)
@@ -129,16 +128,27 @@ class LocalUnit(Unit):
             torch.ops.aten.threshold_backward.grad_input(gradient, h, 0, grad_input=delta)
         if isinstance(layer, nn.Conv2d):
             place = layer.stride, layer.padding, layer.dilation, layer.groups
-            weight = conv2d_weight(x, layer.weight.shape, delta, *place)
+            shape = layer.weight.shape
+            weight = product(lambda x, delta: conv2d_weight(x, shape, delta, *place), x, delta)
         else:
-            weight = delta.T @ x
+            weight = product(torch.matmul, delta.T, x)
         return [weight] if self.bias is None else [weight, delta.sum(dim=(0, *range(2, delta.dim())))]
 
     def pass_on(self, h: Tensor) -> Tensor:
         """What the next unit gets, but for shortcuts."""
-        for module in self.outside:
-            h = channels_last(_applied(module, h))  # which some normalisations do not keep to
-        return h
+        given = h
+        with lowered():
+            for module in self.outside:
+                given = channels_last(_applied(module, given))  # which some normalisations do not keep to
+        return raised(given, h, self.outside)
+
+
+def _through(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What modules give that run one after another."""
+    with lowered():
+        for module in modules:
+            x = module(x)
+    return x
 
 
 def _applied(module: nn.Module, h: Tensor) -> Tensor:
@@ -165,9 +175,7 @@ class LocalNetwork(NamedTuple):
 
     def begin(self, x: Tensor) -> Tensor:
         """What the first unit gets."""
-        for module in self.stem:
-            x = module(x)
-        return x
+        return raised(_through(self.stem, x), x, self.stem)
 
     def passes(self, x: Tensor) -> Iterator[Tensor]:
         """Every unit's activities."""
