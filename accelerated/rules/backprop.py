@@ -49,7 +49,8 @@ class Backprop(OutputLoss, ModuleRule):
                     what = "kernels" if isinstance(unit.module, nn.Conv2d) else "weights"
                     raise ValueError(f"orthogonal: True, with {kind}, whose {what} are not held orthogonal")
             self.orthogonality = Orthogonality(hidden_weights(self))
-            self.orthogonality.initialise()
+            with outside(self.units[0].weights[0].device):
+                self.orthogonality.initialise()
         self.check_hooks()
 
     def calls(self, module: nn.Module) -> bool:

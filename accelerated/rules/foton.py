@@ -72,7 +72,8 @@ class Foton(OutputErrorRule):
             raise ValueError(f"temperature: {temperature}, expected 1 with another loss than a cross-entropy")
         hidden, tolerance, every = hidden_weights(self), orthogonality_tolerance, orthogonality_every
         self.orthogonality = Orthogonality(hidden, tolerance=tolerance, every=every)
-        self.orthogonality.initialise()
+        with outside(self.units[0].weights[0].device):
+            self.orthogonality.initialise()
         if as_published:  # the output layer starts as it is
             held = {**hidden, **self.units[-1].held}
             self.orthogonality = ScaledBjorck(held, tolerance=tolerance, every=every)

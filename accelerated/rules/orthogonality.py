@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from .._arrays import check_positive, wide, widened
-from .._autocast import outside
 from ..orthogonality import (
     basis,
     bjorck_factor,
@@ -180,8 +179,7 @@ class Orthogonality(nn.Module):
                     f"identity, expected at most {self.tolerance}; freeze it once it is held"
                 )
         for weight in free.values():
-            with outside(weight.device):
-                weight.copy_(polar_factor(weight))
+            weight.copy_(polar_factor(weight))
 
     @torch.no_grad()
     def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:

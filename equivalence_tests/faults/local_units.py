@@ -25,7 +25,7 @@ FAULTS = [
           "        _kept_weights.cache_clear()\n", "        pass\n",
           "test_cells_are_not_kept_from_where_nothing_is_computed", "cells that are computed"),
     Fault("pooling left out on the way", "accelerated.rules.local.units",
-          "for module in self.outside:\n            h =", "for module in self.outside[1:]:\n            h =",
+          "for module in self.outside:\n                given =", "for module in self.outside[1:]:\n                given =",
           "test_layers_of_asge_are_pooled_by_their_squares", "pooled by squares"),
     Fault("a layer run twice in a step", "accelerated.rules.local.classifiers",
           "h = seen = unit.rectified(x)\n", "h = seen = [unit.rectified(x) for _ in range(2)][0]\n",
