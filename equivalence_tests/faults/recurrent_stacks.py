@@ -4,7 +4,8 @@ from . import Fault
 
 FAULTS = [
     Fault("the cell below gets no error", "accelerated.recurrent",
-          "product(torch.addmm, self.x.value(found), delta, self.layer.of_input.weight)", "self.x.value(found)",
+          "product(torch.addmm, self.x.value(found), delta, self.layer.of_input.weight)",
+          "self.x.value(found)",
           "test_updates", "updates[0][0]"),
     Fault("the cell below gets no error in the reference", "reference.recurrent",
           "found + self.x.vjp(z, self.layer.of_input.adjoint(x, delta))", "found",
