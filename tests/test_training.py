@@ -49,7 +49,7 @@ from prograde.accelerated.training import (
     load,
     restore,
 )
-from prograde.accelerated.training.loop import _optimizer
+from prograde.accelerated.training.optimizers import of_recipe
 
 EXACT = {"pepita": 0, "layer-collaboration": 0, "foton-linear": 2, "dtp": 2}
 """How many last layers' updates are their gradient, where it is not one."""
@@ -149,7 +149,7 @@ def test_weight_decay_is_not_for_gates(digits: Dataset) -> None:
         rule = build("cumulative", digits, chosen, seed=0)
         torch.nn.init.ones_(rule.get_parameter("kappa.0"))
         before = {name: held.detach().clone() for name, held in rule.named_parameters()}
-        made = _optimizer(rule, chosen)
+        made = of_recipe(rule, chosen)
         assert sum(len(group["params"]) for group in made.param_groups) == len(before)
         for held in rule.parameters():
             held.grad = torch.zeros_like(held)
@@ -349,13 +349,12 @@ def test_a_last_batch_of_one_joins_the_one_before(name: str, digits: Dataset, tm
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 
-def test_targets_that_are_no_labels_are_refused(digits: Dataset) -> None:
+def test_targets_that_a_loss_does_not_take_are_refused(digits: Dataset) -> None:
     rule = Backprop(nn.Sequential(nn.Linear(digits.features, 10)), loss="huber")
-    with pytest.raises(UserError, match="rule: its loss takes numbers, expected one of labels; fit trains and counts"):
-        fit(rule, digits, recipe=Recipe())
-    numbers = digits._replace(train=digits.train._replace(labels=digits.train.labels.float()))
-    with pytest.raises(UserError, match=r"data: torch.float32 labels of shape \(.*\), expected int64 \(n,\); fit"):
-        fit(Backprop(nn.Sequential(nn.Linear(digits.features, 10))), numbers, recipe=Recipe())
+    with pytest.raises(
+        ValueError, match=r"y: torch.int64 of shape \(128,\), expected torch.float32 of shape \(128, 10\)"
+    ):
+        fit(rule, digits)
 
 
 def test_too_few_samples_for_a_rule_are_refused(digits: Dataset) -> None:

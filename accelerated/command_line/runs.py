@@ -34,8 +34,7 @@ from ..training import (
     unit_diagnostics,
 )
 from ..training.data.augmentation import Augmentation
-from ..training.loop import EVALUATION_BATCH
-from ..training.loop import Run as Training
+from ..training.run import Run as Training
 from .options import Job
 
 Advance = Callable[[str, int], None]
@@ -252,7 +251,7 @@ def train_all(
                     advance(f"{job.method}, seed {seed}: validation {found}", 1)
 
                 rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
-                run, seen = Run(job, seed, History()), Seen(with_filters=seed == seeds[0])
+                run, seen = Run(job, seed, History()), Seen(dataset, with_filters=seed == seeds[0])
                 try:
                     history = fit(
                         rule,
@@ -266,6 +265,8 @@ def train_all(
                         measure=measured,
                         **saving,
                     )
+                    if history.interrupted is not None:
+                        raise history.interrupted
                     run = run._replace(history=history)
                 except TrainingError as error:
                     if on_run is None:
@@ -307,20 +308,17 @@ FILTERS, CLASSES = 24, 100
 class Seen(Callback):
     """What the log has of a finished run besides its accuracy: `confusion` on test data and first-layer `filters`."""
 
-    def __init__(self, with_filters: bool) -> None:
-        self.with_filters = with_filters
+    def __init__(self, dataset: Dataset, with_filters: bool) -> None:
+        self.dataset, self.with_filters = dataset, with_filters
         self.found: dict[str, Any] = {}
 
     def on_end(self, run: Training) -> None:
         if run.history.test_accuracy is None:
             return
-        if run.rule.num_classes <= CLASSES:
-            test = run.dataset.test
-            batches = zip(test.images.split(EVALUATION_BATCH), test.labels.split(EVALUATION_BATCH), strict=True)
-            self.found["confusion"] = confusion(run.rule, batches).tolist()
-        shape = run.dataset.image_shape
-        if self.with_filters and len(shape) in (2, 3):
-            filters = first_filters(run.rule, *run.dataset.channels_first)
+        if run.rule.num_classes <= CLASSES and run.test is not None:
+            self.found["confusion"] = confusion(run.rule, run.test.in_order()).tolist()
+        if self.with_filters and len(self.dataset.image_shape) in (2, 3):
+            filters = first_filters(run.rule, *self.dataset.channels_first)
             if filters is not None:
                 self.found["filters"] = _encoded(filters)
 

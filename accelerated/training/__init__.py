@@ -19,10 +19,12 @@ from .diagnostics import (
     unit_diagnostics,
 )
 from .errors import UserError
+from .evaluation import accuracy
 from .history import Epoch, History
-from .loop import Run, TrainingError, accuracy, fit
+from .loop import fit
 from .recipes import PRESETS, Recipe, build, default_recipe, mlp
 from .restore import Restored, restore
+from .run import Run, TrainingError
 
 __all__ = [
     "PRESETS",

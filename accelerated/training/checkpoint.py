@@ -4,10 +4,12 @@ import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import files
 from .data import Dataset
@@ -75,8 +77,13 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def digest(dataset: Dataset) -> str:
     """The SHA-256 of a data set's samples and labels: the same data under another name have the same."""
+    return digest_of((dataset.train, dataset.validation, dataset.test))
+
+
+def digest_of(parts: Iterable[Iterable[Tensor]]) -> str:
+    """The SHA-256 of tensors, their shapes and dtypes."""
     found = hashlib.sha256()
-    for part in (dataset.train, dataset.validation, dataset.test):
+    for part in parts:
         for tensor in part:
             found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

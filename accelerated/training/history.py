@@ -33,8 +33,8 @@ class History:
     test_loss: float | None = None
     stopped: str | None = None
     """Why training ended before its last epoch, if it did."""
-    interrupted: bool = False
-    """Whether Ctrl-C ended it."""
+    interrupted: KeyboardInterrupt | None = None
+    """The Ctrl-C that ended it, if one did."""
 
     @property
     def best(self) -> Epoch:

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 from math import cos, pi
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant(progress: float) -> float:
@@ -31,3 +35,17 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear-tail": linear_tail,
 }
 """The schedules by the names that recipes use."""
+
+
+class Schedule(LambdaLR):
+    """A schedule of SCHEDULES over so many steps: the rate changes after each."""
+
+    def __init__(self, optimizer: Optimizer, name: str, steps: int) -> None:
+        factor = SCHEDULES[name]
+        super().__init__(optimizer, lambda step: factor(min(1, step / steps)))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on over its own number of steps, where the state is of a shorter or longer training."""
+        super().load_state_dict(state_dict)
+        for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(self.last_epoch)

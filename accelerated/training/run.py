@@ -1,0 +1,350 @@
+"""One training: its steps and epochs, and everything that it needs to go on."""
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from .._arrays import wide
+from ..rules import Rule
+from . import checkpoint as checkpoints
+from .callbacks import Callback
+from .diagnostics.alignment import alignment
+from .errors import UserError
+from .evaluation import evaluate
+from .history import Epoch, History
+from .sources import MEASURED_BATCH, Batch, Loader, Tensors
+
+Measure: TypeAlias = Callable[[Rule, Tensor, Any], dict[str, Any]]
+"""What is seen of a rule on a batch, x and y."""
+
+
+class TrainingError(UserError):
+    """Training that broke down: which rule, in which epoch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is, and what is done in its steps and between them; see `fit`."""
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    patience: int | None = None
+    alignment_every: int = 1
+    measure: Measure | None = None
+    checkpoint: str | Path | None = None
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers that mean nothing."""
+        for name in ("max_steps", "accumulate", "patience", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(f"{name}: {value!r}, expected an integer, 1 or more")
+        if self.checkpoint_every is not None and self.checkpoint is None:
+            raise UserError(f"checkpoint_every: {self.checkpoint_every}, but no checkpoint is to be written")
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise UserError(f"clip_norm: {self.clip_norm!r}, expected a positive number")
+
+    def steps(self, batches: int | None) -> int | None:
+        """How many steps there are in all, with so many batches an epoch; None where that is not known."""
+        steps = [self.max_steps] if self.max_steps is not None else []
+        if self.epochs is not None and batches is not None:
+            steps.append(self.epochs * -(-batches // self.accumulate))
+        return min(steps, default=None)
+
+
+@dataclass
+class _Progress:
+    """How far an epoch is: its batches and samples, the sum of the samples' losses, the time that they took.
+
+    `begun` are the states of generators before the first batch, from which the same batches come again.
+    """
+
+    begun: dict[str, Tensor]
+    total: Tensor
+    batches: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    """A training as it stands.
+
+    `step` counts the steps done, of `steps` if that is known; `epoch_number` is the present epoch's, from 1. `loss` and
+    `batch`, x and y, are the last step's. `train`, `validation` and `test` are where batches come from, `settings` what
+    the checkpoint says of the training.
+    """
+
+    loss: Tensor
+    batch: Batch
+
+    def __init__(
+        self,
+        rule: Rule,
+        train: Tensors | Loader,
+        validation: Tensors | Loader | None,
+        test: Tensors | Loader | None,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None,
+        plan: Plan,
+        settings: dict[str, Any],
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.rule, self.train, self.validation, self.test = rule, train, validation, test
+        self.optimizer, self.scheduler, self.plan = optimizer, scheduler, plan
+        self.settings, self.callbacks, self.device = settings, callbacks, train.place.device
+        self.step, self.epoch_number, self.steps = 0, 0, plan.steps(train.batches)
+        self.history = History()
+        self.best_state = _copy(rule.state_dict())
+        self._progress: _Progress | None = None
+
+    def stop(self, reason: str) -> None:
+        """Ends training after the step in hand, whose epoch is still measured; `history.stopped` has the reason."""
+        self.history.stopped = reason
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a step to do."""
+        done, patience = len(self.history.epochs), self.plan.patience
+        if patience is not None and done and done - self.history.best.epoch >= patience:
+            self.stop(f"no better validation in {patience} epochs")
+        return (
+            self.history.stopped is None
+            and (self.plan.epochs is None or done < self.plan.epochs)
+            and (self.plan.max_steps is None or self.step < self.plan.max_steps)
+        )
+
+    def epoch(self) -> Epoch:
+        """Trains for one, or what is left of it. Raises TrainingError."""
+        self.epoch_number = len(self.history.epochs) + 1
+        where = f"{type(self.rule).__name__}, epoch {self.epoch_number}"
+        try:
+            return self._epoch(where)
+        except (FloatingPointError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            raise TrainingError(f"{where}: {error}") from error
+        except ValueError as error:
+            if "NaN" not in str(error):  # which functions refuse; the data have none
+                raise
+            raise TrainingError(f"{where}: {error}; lower the learning rate") from error
+
+    def _epoch(self, where: str) -> Epoch:
+        progress = self._train()
+        loss = progress.total.item() / progress.samples
+        if not abs(loss) < float("inf"):
+            raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
+        self._check_parameters(where)
+        share, validation_loss = None, None
+        if self.validation is not None:
+            self.rule.calibrate(self.validation.in_order())
+            share, validation_loss = evaluate(self.rule, self.validation.in_order())
+        plan, number = self.plan, self.epoch_number
+        first = self.train.first() if isinstance(self.train, Tensors) else _first(self.batch)
+        cosines: dict[str, float] = {}
+        if plan.alignment_every and (number - 1) % plan.alignment_every == 0:
+            cosines = alignment(self.rule, *first)
+        measured = {} if plan.measure is None else plan.measure(self.rule, *first)
+        samples, seconds = progress.samples, progress.seconds
+        epoch = Epoch(number, loss, share, seconds, cosines, measured, validation_loss, samples)
+        self.history.epochs.append(epoch)
+        if self.history.best is epoch:
+            self.best_state = _copy(self.rule.state_dict())
+        return epoch
+
+    def _train(self) -> _Progress:
+        """One pass over the training data, or what is left of it. Waits for the device at checkpoints alone."""
+        self.rule.train()
+        items = self.train.epoch(self.epoch_number)
+        if self._progress is None:
+            total = torch.zeros((), device=self.device, dtype=wide(self.train.place.dtype))
+            self._progress = _Progress(self._states(), total)
+        else:
+            self._pass_over(items, self._progress)
+        progress = self._progress
+        start = time.perf_counter() - progress.seconds
+        while self.history.stopped is None and (group := list(islice(items, self.plan.accumulate))):
+            self._step(group, progress)
+            progress.seconds = time.perf_counter() - start
+            every = self.plan.checkpoint_every
+            if every is not None and self.step % every == 0:
+                self.save()
+            for callback in self.callbacks:
+                callback.on_step(self)
+            if self.step == self.plan.max_steps:
+                break
+        progress.seconds = time.perf_counter() - start
+        self._progress = None
+        return progress
+
+    def _step(self, group: list[Any], progress: _Progress) -> None:
+        self.loss, samples = self._credit(group[0]) if len(group) == 1 else self._mean_credit(group)
+        progress.total += self.loss * samples
+        progress.samples += samples
+        progress.batches += len(group)
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.rule.parameters(), self.plan.clip_norm)
+        self.optimizer.step()
+        self.rule.constrain(self.optimizer)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.step += 1
+
+    def _credit(self, item: Any) -> tuple[Tensor, int]:
+        """Fills `.grad`; the loss, and of how many samples."""
+        self.batch = self.train.read(item)
+        return self.rule.assign_credit(*self.batch), len(self.batch[0])
+
+    def _mean_credit(self, group: list[Any]) -> tuple[Tensor, int]:
+        """The same of several batches at once: means over their samples."""
+        loss, samples = torch.zeros((), device=self.device), 0
+        sums: dict[nn.Parameter, Tensor] = {}
+        for item in group:
+            found, size = self._credit(item)
+            loss, samples = loss + size * found, samples + size
+            for p in self.rule.parameters():
+                if p.grad is not None:
+                    sums[p] = p.grad * size if p not in sums else sums[p].add_(p.grad, alpha=size)
+        for p, total in sums.items():
+            p.grad = total.div_(samples)
+        return loss / samples, samples
+
+    def _pass_over(self, items: Iterator[Any], progress: _Progress) -> None:
+        """Draws the epoch's batches again and leaves out those that were trained on."""
+        now = self._states()
+        self._set_states(progress.begun)
+        seen = deque(islice(items, progress.batches), maxlen=1)
+        if not seen:
+            raise checkpoints.CheckpointError("checkpoint: is amid an epoch, but train gives no batches to pass over")
+        self.batch = self.train.read(seen[0])
+        self._set_states(now)
+
+    def _check_parameters(self, where: str) -> None:
+        parameters = dict(self.rule.named_parameters())
+        finite = torch.stack([torch.isfinite(p).all() for p in parameters.values()])
+        if not finite.all():
+            name = list(parameters)[int(finite.logical_not().nonzero()[0])]
+            raise TrainingError(f"{where}: {name} is not finite; lower the learning rate")
+
+    def finish(self) -> History:
+        """Puts the weights of the best epoch in place, if one is done, and measures them on test data."""
+        history, test = self.history, self.test
+        if history.epochs:
+            self.rule.load_state_dict(self.best_state)
+        if test is not None and not history.interrupted:
+            history.test_accuracy, history.test_loss = evaluate(self.rule, test.in_order())
+            labels, seen = (part.labels if isinstance(part, Tensors) else None for part in (test, self.train))
+            if labels is not None and seen is not None and history.test_accuracy is not None:
+                guessed = (labels == seen.bincount().argmax()).double().mean().item()
+                spread = (guessed * (1 - guessed) / len(labels)) ** 0.5
+                history.at_chance = history.test_accuracy <= guessed + 2 * spread
+        return history
+
+    def save(self) -> None:
+        """Writes the checkpoint, if there is to be one. Raises OSError."""
+        if self.plan.checkpoint is None:
+            return
+        state = {
+            "settings": self.settings,
+            "history": [asdict(epoch) for epoch in self.history.epochs],
+            "step": self.step,
+            "progress": None if self._progress is None else vars(self._progress),
+            "rule": self.rule.state_dict(),
+            "best": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "generators": self._states(),
+        }
+        checkpoints.save(self.plan.checkpoint, state)
+
+    def resume(self, path: str | Path) -> None:
+        """Goes on from a checkpoint. Raises CheckpointError for one of another training."""
+        state = checkpoints.load(path)
+        settings = state.get("settings")
+        if not isinstance(settings, dict):
+            raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
+        _check_same(settings, self.settings, path)
+        try:
+            self.rule.load_state_dict(state["best"])
+            self.best_state = _copy(self.rule.state_dict())
+            self.rule.load_state_dict(state["rule"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            self._set_states(state["generators"])
+            self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
+            self.step = state["step"]
+            if state["progress"] is not None:
+                self._progress = _Progress(**state["progress"])
+                self._progress.total = self._progress.total.to(self.device)
+            self.epoch_number = len(self.history.epochs)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
+        begun = len(self.history.epochs) + (self._progress is not None)
+        for name, done, asked in (("epochs", begun, self.plan.epochs), ("steps", self.step, self.plan.max_steps)):
+            if asked is not None and asked < done:
+                raise checkpoints.CheckpointError(
+                    f"checkpoint: '{path}' has {done} {name} done, expected at most {asked} as asked for"
+                )
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        """Those in use, PyTorch's own for this device among them."""
+        own = {"global": torch.default_generator}
+        if self.device.type == "cuda":
+            own["cuda"] = torch.cuda.default_generators[torch.cuda._utils._get_device_index(self.device, True)]
+        if self.rule.generator is not None:
+            own["rule"] = self.rule.generator
+        return self.train.generators() | own
+
+    def _states(self) -> dict[str, Tensor]:
+        return {name: generator.get_state() for name, generator in self._generators().items()}
+
+    def _set_states(self, states: dict[str, Tensor]) -> None:
+        for name, generator in self._generators().items():
+            generator.set_state(states[name])
+
+
+def _check_same(found: dict[str, Any], asked: dict[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError for settings of another training, but for how long it is and what its data are called."""
+    found, asked = _flat(found), _flat(asked)
+    for name, expected in asked.items():
+        if name not in ("data", "epochs") and found.get(name) != expected:
+            has, wanted = f"{name} {found.get(name)}", f"{expected}"
+            if name == "digest":
+                has, wanted = _data_in(found), _data_in(asked)
+            raise checkpoints.CheckpointError(
+                f"checkpoint: '{path}' has {has}, expected {wanted} as asked for; a training goes on as it was begun, "
+                "or begins anew"
+            )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """With those of the recipe one by one."""
+    recipe, network = settings.get("recipe") or {}, settings.get("network") or {}
+    return {**{name: value for name, value in settings.items() if name != "recipe"}, **recipe, **network}
+
+
+def _data_in(settings: dict[str, Any]) -> str:
+    parts = " + ".join(map(str, settings.get("samples") or ()))
+    return f"data '{settings.get('data')}' of {parts} samples (SHA-256 {str(settings.get('digest'))[:8]})"
+
+
+def _copy(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in state.items()}
+
+
+def _first(batch: Batch) -> Batch:
+    """No more samples of it than a rule is measured on."""
+    x, y = batch
+    return x[:MEASURED_BATCH], (
+        tuple(part[:MEASURED_BATCH] for part in y) if isinstance(y, tuple) else y[:MEASURED_BATCH]
+    )

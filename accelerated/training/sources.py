@@ -1,0 +1,246 @@
+"""What a training takes its batches from: tensors in memory, or anything that gives batches anew in each pass."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as Samples
+from torch.utils.data import IterableDataset, TensorDataset
+
+from ..rules import Rule
+from .data import Dataset
+from .data.augmentation import Augmentation
+from .errors import UserError
+from .evaluation import EVALUATION_BATCH
+from .recipes import Recipe
+
+MEASURED_BATCH = 512
+
+Batch: TypeAlias = tuple[Tensor, Any]
+"""x and y."""
+
+BatchOf: TypeAlias = Callable[[Any], tuple[Any, Any]]
+"""From what a loader gives to (x, y)."""
+
+
+class Place(NamedTuple):
+    """Where batches are computed on, and what makes (x, y) of one."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_of: BatchOf | None = None
+
+    def __call__(self, batch: Any, name: str) -> Batch:
+        """x and y on the device, real numbers in the dtype, integers of y as int64. Raises UserError for other things.
+
+        y may be a pair: labels, and a weight of each.
+        """
+        pair = batch if self.batch_of is None else self.batch_of(batch)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            kind = f"{len(pair)} things" if isinstance(pair, tuple | list) else f"a {type(pair).__name__}"
+            raise UserError(
+                f"{name}: gives {kind}, expected (x, y); batch_of=lambda batch: (batch['image'], batch['label']) makes "
+                "them of a dict"
+            )
+        x, y = pair
+        if isinstance(y, tuple | list) and len(y) == 2 and isinstance(y[0], Tensor | np.ndarray):
+            return self.tensor(x, name), (self._target(y[0], name), self._target(y[1], name))
+        return self.tensor(x, name), self._target(y, name)
+
+    def tensor(self, values: Any, name: str) -> Tensor:
+        try:
+            found = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{name}: a {type(values).__name__}, expected a tensor or an array of numbers") from error
+        return found.to(self.device, self.dtype if found.is_floating_point() else None, non_blocking=True)
+
+    def _target(self, values: Any, name: str) -> Tensor:
+        found = self.tensor(values, name)
+        return found if found.is_floating_point() else found.long()
+
+
+class Tensors:
+    """Samples in memory, shuffled anew in each pass; training images may be augmented."""
+
+    def __init__(
+        self,
+        tensors: tuple[Tensor, ...],
+        batch: int,
+        place: Place,
+        name: str,
+        shuffling: torch.Generator,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.samples = len(tensors[0])
+        self.tensors, self.batch, self.place, self.name = tensors, batch, place, name
+        self.shuffling, self.augmentation = shuffling, augmentation
+        lengths = [len(tensor) for tensor in tensors]
+        if not self.samples or len(set(lengths)) > 1:
+            raise UserError(f"{name}: {' and '.join(map(str, lengths))} samples, expected as many of each, 1 or more")
+
+    @property
+    def batches(self) -> int:
+        return len(batches_of(torch.arange(self.samples), self.batch))
+
+    def epoch(self, number: int) -> Iterator[Tensor]:
+        """What stands for the batches of that epoch, from 1; `read` makes a batch of it."""
+        order = torch.randperm(self.samples, generator=self.shuffling).to(self.tensors[0].device)
+        yield from batches_of(order, self.batch)
+
+    def read(self, item: Tensor) -> Batch:
+        x, y = self.place(tuple(tensor[item] for tensor in self.tensors), self.name)
+        return x if self.augmentation is None else self.augmentation(x, self.shuffling), y
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every sample, in batches to evaluate on."""
+        for part in zip(*(tensor.split(EVALUATION_BATCH) for tensor in self.tensors), strict=True):
+            yield self.place(part, self.name)
+
+    def first(self) -> Batch:
+        """Samples that stay the same, to measure a rule on."""
+        return self.place(tuple(tensor[:MEASURED_BATCH] for tensor in self.tensors), self.name)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """What its draws come from, besides PyTorch's own."""
+        return {"shuffling": self.shuffling}
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The classes, 0..K-1, where there is one of each sample."""
+        y = self.tensors[-1]
+        is_classes = len(self.tensors) == 2 and self.place.batch_of is None and y.dim() == 1
+        return y if is_classes and not y.is_floating_point() and y.min() >= 0 else None
+
+
+class Loader:
+    """Anything that gives batches each time it is passed through, such as a DataLoader."""
+
+    def __init__(self, loader: Iterable[Any], place: Place, name: str) -> None:
+        self.loader, self.place, self.name = loader, place, name
+
+    @property
+    def batches(self) -> int | None:
+        try:
+            return len(self.loader)  # type: ignore[arg-type]
+        except TypeError:  # of a stream
+            return None
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        for sampler in {id(part): part for part in self._parts()}.values():
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(number - 1)
+        is_empty = True
+        for batch in self.loader:
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise UserError(f"{self.name}: gives no batch in epoch {number}, expected one or more")
+
+    def read(self, item: Any) -> Batch:
+        return self.place(item, self.name)
+
+    def in_order(self) -> Iterator[Batch]:
+        return map(self.read, self.loader)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        found = {id(part.generator): part.generator for part in self._parts() if hasattr(part, "generator")}
+        drawn = [generator for generator in found.values() if isinstance(generator, torch.Generator)]
+        return {f"loader{number}": generator for number, generator in enumerate(drawn)}
+
+    def _parts(self) -> list[Any]:
+        """The loader, and what it samples by."""
+        by_batch = getattr(self.loader, "batch_sampler", None)
+        found = [getattr(self.loader, name, None) for name in ("dataset", "sampler")]
+        found += [self.loader, by_batch, getattr(by_batch, "sampler", None)]
+        return list({id(part): part for part in found if part is not None}.values())
+
+
+class Data(NamedTuple):
+    """What a training uses: sources, what its checkpoint says of them, and the tensors that they are known by."""
+
+    train: Tensors | Loader
+    validation: Tensors | Loader | None
+    test: Tensors | Loader | None
+    about: dict[str, Any]
+    content: Sequence[Sequence[Tensor]]
+
+
+def of_dataset(rule: Rule, dataset: Dataset, recipe: Recipe, place: Place, shuffling: torch.Generator) -> Data:
+    """Its three parts in the shape that the rule takes, standardised and augmented by the recipe. Raises UserError."""
+    standardise = recipe.standardise or dataset.is_table
+    augmentation = Augmentation.of(dataset, standardise, **recipe.augmentation)
+    moved = dataset.to(place.device, place.dtype, standardise)
+    if rule.wants_images:
+        moved = moved.as_images()
+    elif rule.wants_sequences:
+        moved = moved.as_sequences()
+    train, validation, test = (
+        Tensors(tuple(part), recipe.batch, place, dataset.name, shuffling)
+        for part in (moved.train, moved.validation, moved.test)
+    )
+    train.augmentation = augmentation
+    parts = dataset.train, dataset.validation, dataset.test
+    about = {
+        "data": dataset.name,
+        "samples": [len(part.labels) for part in parts],
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
+        "mean": dataset.standardisation[0],
+        "std": dataset.standardisation[1],
+    }
+    return Data(train, validation, test, about, parts)
+
+
+def of_others(train: Any, validation: Any, test: Any, recipe: Recipe, place: Place, shuffling: torch.Generator) -> Data:
+    """Other data as they are. Raises UserError, with the argument's name."""
+    for name, value in recipe.augmentation.items():
+        if value:
+            raise UserError(
+                f"{name}: {value}, but only images of a Dataset of load() are augmented, expected {type(value)()}"
+            )
+    first = source(train, recipe.batch, place, "train", shuffling)
+    held, unseen = (
+        None if data is None else source(data, recipe.batch, place, name, shuffling)
+        for name, data in (("validation", validation), ("test", test))
+    )
+    in_memory = [part for part in (first, held, unseen) if isinstance(part, Tensors)]
+    about = {"data": type(train).__name__, "samples": [part.samples for part in in_memory], "batches": first.batches}
+    return Data(first, held, unseen, about, [part.tensors for part in in_memory])
+
+
+def source(data: Any, batch: int, place: Place, name: str, shuffling: torch.Generator) -> Tensors | Loader:
+    """A TensorDataset or a pair of arrays or tensors in batches of that size, or a loader in its own.
+
+    Raises UserError for what gives no batches, or gives them only once.
+    """
+    if isinstance(data, TensorDataset) or _is_pair(data):
+        tensors = data.tensors if isinstance(data, TensorDataset) else data
+        return Tensors(tuple(place.tensor(part, name) for part in tensors), batch, place, name, shuffling)
+    kind = type(data).__name__
+    if isinstance(data, Samples) and not isinstance(data, IterableDataset):
+        raise UserError(f"{name}: a {kind}, which gives single samples; expected DataLoader({name}, batch_size=...)")
+    if isinstance(data, Iterator):
+        raise UserError(f"{name}: a {kind}, which gives its batches once; expected what gives them anew in each epoch")
+    if isinstance(data, str | bytes | dict | Tensor | np.ndarray) or not hasattr(data, "__iter__"):
+        raise UserError(
+            f"{name}: a {kind}, expected a Dataset of load(), a DataLoader, a TensorDataset, a pair of arrays, or what "
+            "else gives batches (x, y)"
+        )
+    loader = Loader(data, place, name)
+    if loader.batches == 0:
+        raise UserError(f"{name}: a {kind} without batches, expected one or more")
+    return loader
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(p, Tensor | np.ndarray) for p in data)
+
+
+def batches_of(order: Tensor, batch: int) -> list[Tensor]:
+    """Batches in that order. A last one of one sample joins the one before: some rules and BatchNorm need two."""
+    batches = list(order.split(batch))
+    if len(batches) > 1 and len(batches[-1]) == 1 and batch > 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
