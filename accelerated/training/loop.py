@@ -127,8 +127,8 @@ def fit(
             stepped = schedule_of(made, recipe, plan.steps(data.train.batches)) if optimizer is None else None
         settings = {
             "rule": type(rule).__name__,
-            **data.about,
             "digest": checkpoints.digest_of(data.content) if checkpoint is not None or resume is not None else None,
+            **data.about,
             "dtype": str(parameter.dtype),
             "seed": seed,
             "recipe": {name: value for name, value in asdict(recipe).items() if name not in recipe.network},
