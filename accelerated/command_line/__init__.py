@@ -1,4 +1,4 @@
-"""The command `prograde`: train, compare, evaluate, benchmark, costs, check."""
+"""The command `prograde`: train, compare, evaluate, report, data, benchmark, costs, check."""
 
 import sys
 

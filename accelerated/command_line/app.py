@@ -18,6 +18,7 @@ from .benchmark import benchmark
 from .check import check
 from .compare import compare
 from .costs import costs
+from .data import data
 from .evaluate import evaluate
 from .html_report import report
 from .options import recipes_help
@@ -110,6 +111,7 @@ app.command(epilog=recipes_help())(compare)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(costs)
+app.add_typer(data, name="data")
 app.command()(report)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 
