@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from .._arrays import widened
@@ -22,6 +19,7 @@ from ..training import (
     Dataset,
     Epoch,
     History,
+    Progress,
     TrainingError,
     UserError,
     build,
@@ -35,9 +33,9 @@ from ..training import (
 )
 from ..training.data.augmentation import Augmentation
 from ..training.run import Run as Training
+from ..training.watching import progress_bar
 from .options import Job
 
-Advance = Callable[[str, int], None]
 Log = Callable[[dict[str, Any]], None]
 
 
@@ -48,21 +46,6 @@ class Run(NamedTuple):
     seed: int
     history: History
     error: str | None = None
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Advance]:
-    """A bar on stderr where that is a terminal; the function that it gives describes and advances it."""
-    console = Console(file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda description, epochs: bar.update(task, advance=epochs, description=description)
 
 
 OURS = ("log.jsonl", "log.jsonl.partial", "results.json", "curves.png", "alignment.png", "margins.png", "layers.png")
@@ -233,50 +216,50 @@ def train_all(
     """
     runs: list[Run] = []
     known = {(run.job.name, run.seed): run for run in done}
-    with progress(len(seeds) * sum(job.recipe.epochs for job in jobs)) as advance:
-        for seed in seeds:
-            for job in jobs:
-                if (job.name, seed) in known:
-                    runs.append(known[job.name, seed])
-                    advance(f"{job.method}, seed {seed}: done before", job.recipe.epochs)
-                    continue
-                left = job.recipe.epochs
+    trainings = [(seed, job) for seed in seeds for job in jobs]
+    with progress_bar(transient=True) as bar:
+        epochs = sum(job.recipe.epochs for _, job in trainings)
+        whole = bar.add_task("all, in epochs", total=epochs, visible=len(trainings) > 1, rate="", said="")
+        for seed, job in trainings:
+            if (job.name, seed) in known:
+                runs.append(known[job.name, seed])
+                bar.advance(whole, job.recipe.epochs)
+                continue
+            left = job.recipe.epochs
 
-                def on_epoch(epoch: Epoch, job: Job = job, seed: int = seed) -> None:
-                    nonlocal left
-                    left -= 1
-                    log({"kind": "epoch", "rule": job.method, "hidden": job.hidden, "seed": seed, **asdict(epoch)})
-                    accuracy, loss = epoch.validation_accuracy, epoch.validation_loss
-                    found = f"loss {loss:.4g}" if accuracy is None else f"{100 * accuracy:.1f} %"
-                    advance(f"{job.method}, seed {seed}: validation {found}", 1)
+            def on_epoch(epoch: Epoch, job: Job = job, seed: int = seed) -> None:
+                nonlocal left
+                left -= 1
+                log({"kind": "epoch", "rule": job.method, "hidden": job.hidden, "seed": seed, **asdict(epoch)})
+                bar.advance(whole)
 
-                rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
-                run, seen = Run(job, seed, History()), Seen(dataset, with_filters=seed == seeds[0])
-                try:
-                    history = fit(
-                        rule,
-                        dataset,
-                        recipe=job.recipe,
-                        seed=seed,
-                        device=device,
-                        on_epoch=on_epoch,
-                        callbacks=[seen],
-                        alignment_every=0,
-                        measure=measured,
-                        **saving,
-                    )
-                    if history.interrupted is not None:
-                        raise history.interrupted
-                    run = run._replace(history=history)
-                except TrainingError as error:
-                    if on_run is None:
-                        raise
-                    run = run._replace(error=str(error))
-                    advance(f"{job.method}, seed {seed}: diverged", left)
-                runs.append(run)
-                log(_record(run) | seen.found)
-                if on_run is not None:
-                    on_run(runs)
+            rule = build(job.method, dataset, job.recipe, seed=seed, device=device, dtype=dtype)
+            run, seen = Run(job, seed, History()), Seen(dataset, with_filters=seed == seeds[0])
+            try:
+                history = fit(
+                    rule,
+                    dataset,
+                    recipe=job.recipe,
+                    seed=seed,
+                    device=device,
+                    on_epoch=on_epoch,
+                    callbacks=[seen, Progress(f"{job.method}, seed {seed}", bar=bar)],
+                    alignment_every=0,
+                    measure=measured,
+                    **saving,
+                )
+                if history.interrupted is not None:
+                    raise history.interrupted
+                run = run._replace(history=history)
+            except TrainingError as error:
+                if on_run is None:
+                    raise
+                run = run._replace(error=str(error))
+                bar.advance(whole, left)
+            runs.append(run)
+            log(_record(run) | seen.found)
+            if on_run is not None:
+                on_run(runs)
     return runs
 
 

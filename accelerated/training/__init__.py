@@ -25,22 +25,26 @@ from .loop import fit
 from .recipes import PRESETS, Recipe, build, default_recipe, mlp
 from .restore import Restored, restore
 from .run import Run, TrainingError
+from .watching import CsvTable, Progress, TensorBoard
 
 __all__ = [
     "PRESETS",
     "Callback",
     "CheckpointError",
     "Cost",
+    "CsvTable",
     "DataError",
     "Dataset",
     "Epoch",
     "History",
     "LayerCost",
     "LayerMargins",
+    "Progress",
     "Recipe",
     "Restored",
     "Run",
     "Split",
+    "TensorBoard",
     "TrainingError",
     "UserError",
     "accuracy",
