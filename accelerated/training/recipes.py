@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import ulp
+from math import prod, ulp
 from numbers import Integral, Real
 from typing import Any
 
@@ -36,6 +36,7 @@ from ..rules import (
 )
 from .data import Dataset
 from .errors import UserError, unknown
+from .networks import MLP, made, named, widths
 from .schedules import SCHEDULES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -50,8 +51,10 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made and trained. `hidden` are the widths of the hidden layers; `options` go to the rule.
+    """How a network is made and trained. `options` go to the rule.
 
+    `model` is "mlp", with `hidden` the widths of its hidden layers, or a name that `training.networks` knows; those have
+    activations, dropout and normalisation of their own. "mlp:512-256" stands for "mlp" and `hidden`.
     Training images are moved by up to `shift` pixels, with `flip` half of them mirrored, a square of `cutout` pixels
     filled with the mean, and colours changed by factors from 1 - jitter to 1 + jitter, anew in every epoch.
     """
@@ -73,9 +76,11 @@ class Recipe:
     flip: bool = False
     cutout: int = 0
     jitter: float = 0.0
+    model: str = MLP
 
     def __post_init__(self) -> None:
         """Raises UserError for what no network or optimizer could be made from."""
+        self._check_model()
         _check_hidden(self.hidden)
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, known in NAMES.items():
@@ -101,6 +106,20 @@ class Recipe:
             if self.activation == "maxmin" and width % 2:
                 raise UserError(f"hidden: width {width}, expected an even number, since activation maxmin pairs units")
 
+    def _check_model(self) -> None:
+        """Takes widths out of the model's name. Raises UserError for a model that is none, or for parts of another."""
+        kind, colon, own = self.model.partition(":") if isinstance(self.model, str) else (self.model, "", "")
+        if kind == MLP:
+            object.__setattr__(self, "model", MLP)
+            if colon:
+                object.__setattr__(self, "hidden", widths(own, "model"))
+            return
+        named(self.model)
+        for name in MLP_PARTS:
+            if (value := getattr(self, name)) not in ((), [], Recipe.__dataclass_fields__[name].default):
+                raise UserError(f"{name}: {value!r}, but model '{self.model}' has its own; expected model mlp")
+        object.__setattr__(self, "hidden", ())
+
     @property
     def network(self) -> dict[str, Any]:
         """The part that makes the model and its rule; the rest is how these are trained."""
@@ -112,7 +131,8 @@ class Recipe:
         return {name: getattr(self, name) for name in AUGMENTATION}
 
 
-NETWORK = ("hidden", "activation", "dropout", "normalisation", "options")
+MLP_PARTS = ("hidden", "activation", "dropout", "normalisation")
+NETWORK = ("model", *MLP_PARTS, "options")
 AUGMENTATION = ("shift", "flip", "cutout", "jitter")
 NAMES: dict[str, Sequence[str]] = {
     "activation": list(ACTIVATIONS),
@@ -239,8 +259,13 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
     for name in changes:
         if name not in Recipe.__dataclass_fields__:
             raise unknown("recipe", name, Recipe.__dataclass_fields__)
+    if recipe.model != MLP and (str(changes.get("model", "")).startswith(MLP) or set(changes) & set(MLP_PARTS)):
+        recipe = replace(recipe, model=MLP, hidden=Recipe.hidden)
     if data == "digits":
-        recipe = replace(recipe, hidden=(128, 64), **preset_named(method).digits)
+        small = {"hidden": (128, 64)} if recipe.model == MLP else {}
+        recipe = replace(recipe, **{**small, **preset_named(method).digits})
+    if not str(changes.get("model", recipe.model)).startswith(MLP):
+        recipe = replace(recipe, **{name: Recipe.__dataclass_fields__[name].default for name in MLP_PARTS})
     optimizer = changes.get("optimizer", recipe.optimizer)
     if optimizer != recipe.optimizer and optimizer in OPTIMIZER_RATES:
         recipe = replace(recipe, learning_rate=OPTIMIZER_RATES[optimizer])
@@ -278,11 +303,6 @@ def _linear(n_in: int, n_out: int) -> nn.Linear:
     return linear
 
 
-def network(recipe: Recipe, features: int, num_classes: int) -> nn.Sequential:
-    """The network that a recipe names."""
-    return mlp(features, tuple(recipe.hidden), num_classes, recipe.activation, recipe.dropout, recipe.normalisation)
-
-
 def build(
     method: str,
     dataset: Dataset,
@@ -300,22 +320,32 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = network(recipe, dataset.features, dataset.num_classes)
-            rule = made_by(rule_class, model.to(dtype), recipe)
+            rule = made_by(rule_class, recipe, dataset.image_shape, dataset.num_classes, dtype)
         except ValueError as error:
             raise UserError(f"{method}: {error}") from error
         except (RuntimeError, MemoryError) as error:
-            raise UserError(f"hidden: {recipe.hidden}, too wide for the memory at hand; expected less") from error
+            what = f"hidden: {recipe.hidden}" if recipe.model == MLP else f"model: '{recipe.model}'"
+            raise UserError(f"{what}, too wide for the memory at hand; expected less") from error
     rule.generator = torch.Generator(device).manual_seed(seed)
     return rule.to(device)
 
 
-def made_by(rule_class: type[Rule], model: nn.Module, recipe: Recipe) -> Rule:
-    """The rule around the recipe's network, which remembers what made it. Raises ValueError."""
+def made_by(
+    rule_class: type[Rule], recipe: Recipe, sample: tuple[int, ...], num_classes: int, dtype: torch.dtype
+) -> Rule:
+    """The rule around the recipe's network for such samples, which remembers what made it. Raises ValueError."""
     known = list(inspect.signature(rule_class).parameters)[1:]
     for name in recipe.options:
         if name not in known:
             raise unknown("options", name, known)
-    rule = rule_class(model, **recipe.options)
+    if recipe.model == MLP:
+        model = mlp(
+            prod(sample), recipe.hidden, num_classes, recipe.activation, recipe.dropout, recipe.normalisation
+        ).to(dtype)
+        rule = rule_class(model, **recipe.options)
+    else:
+        found = made(recipe.model, sample, num_classes, dtype)
+        given = {"units": found.units, "example": found.example, **recipe.options}
+        rule = rule_class(found.model, **{name: value for name, value in given.items() if name in known})
     rule.made_by = recipe.network  # type: ignore[assignment]
     return rule

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..rules import RULES, Rule
+from ..rules import Rule
 from . import checkpoint
-from .recipes import Recipe, made_by, network
+from .recipes import PRESETS, Recipe, made_by
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -53,12 +53,10 @@ def restore(path: str | Path) -> Restored:
     recipe = recipe_of(state, path)
     try:
         settings = state["settings"]
-        rule_class = {found.__name__: found for found in RULES.values()}[settings["rule"]]
+        rule_class = {preset.rule.__name__: preset.rule for preset in PRESETS.values()}[settings["rule"]]
         shape = tuple(settings["image_shape"])
-        features = torch.Size(shape).numel()
         with torch.random.fork_rng(devices=[]):
-            model = network(recipe, features, settings["num_classes"])
-            rule = made_by(rule_class, model.to(DTYPES[settings["dtype"]]), recipe)
+            rule = made_by(rule_class, recipe, shape, settings["num_classes"], DTYPES[settings["dtype"]])
         rule.load_state_dict(state["best"])
         mean: float | Tensor = 0.0
         std: float | Tensor = 1.0
