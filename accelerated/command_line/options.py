@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_ar
 import torch
 import typer
 
-from ..training import PRESETS, Recipe, UserError, default_recipe
-from ..training.recipes import OPTIMIZER_RATES, OPTIMIZERS, preset_named
+from ..training import Recipe, UserError, default_recipe
+from ..training.errors import unknown
+from ..training.networks import MLP, NETWORKS, WIDEST, widths
+from ..training.recipes import ALL_PRESETS, OPTIMIZER_RATES, OPTIMIZERS, preset_named
 
 OWN = "the rule's own, see below"
 
@@ -26,6 +28,16 @@ Data: TypeAlias = Annotated[str, typer.Option(help=DATA_HELP, metavar="DATA")]
 DataOrDigits: TypeAlias = Annotated[str | None, typer.Option(help=DATA_HELP, metavar="DATA", show_default="digits")]
 Hidden: TypeAlias = Annotated[
     str | None, typer.Option(help="Widths of the hidden layers.", metavar="512-256", show_default=OWN)
+]
+Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help=f"mlp, mlp:512-256 with its widths, {', '.join(NETWORKS)}, or package.module:factory, a function of yours; "
+        "their arguments behind a colon, as in vit:patch=7,depth=2.",
+        metavar="NAME",
+        show_default=OWN,
+        autocompletion=lambda: [MLP, *NETWORKS],
+    ),
 ]
 Activation: TypeAlias = Annotated[
     str | None,
@@ -89,6 +101,15 @@ Option: TypeAlias = Annotated[
         show_default=OWN,
     ),
 ]
+Set: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Any part of the recipe, as in --set schedule=constant --set standardise=false; may be given several times.",
+        metavar="NAME=VALUE",
+        show_default=OWN,
+    ),
+]
 Seed: TypeAlias = Annotated[
     int,
     typer.Option(help="Fixes initial weights, batches, moves of images, masks and negatives.", min=0, max=2**63 - 1),
@@ -103,7 +124,6 @@ Validation: TypeAlias = Annotated[
     ),
 ]
 
-WIDEST = 1_000_000
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -115,6 +135,9 @@ class Job(NamedTuple):
 
     @property
     def hidden(self) -> str:
+        """The network's name, of an mlp its widths."""
+        if self.recipe.model != MLP:
+            return self.recipe.model
         return "-".join(map(str, self.recipe.hidden)) or "none"
 
     @property
@@ -125,7 +148,7 @@ class Job(NamedTuple):
 def recipes_help() -> str:
     """The rules' own settings, for the end of a help page."""
     lines = ["The rules' own settings:"]
-    for method, preset in PRESETS.items():
+    for method, preset in ALL_PRESETS.items():
         recipe = preset.recipe
         changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in preset.digits.items())
         extras = [
@@ -136,21 +159,16 @@ def recipes_help() -> str:
             "standardised pixels" if recipe.standardise else "raw pixels",
         ]
         lines.append(
-            f"{method}: hidden {'-'.join(map(str, recipe.hidden))}, {recipe.epochs} epochs, {recipe.optimizer} "
+            f"{method}: {network(recipe)}, {recipe.epochs} epochs, {recipe.optimizer} "
             f"{recipe.learning_rate:g}, {recipe.schedule} schedule, {', '.join(filter(None, extras))} "
-            f"(digits: hidden 128-64, {changed}). Its --option names: {', '.join(rule_options(method))}."
+            f"(digits: {'hidden 128-64, ' if recipe.model == MLP else ''}{changed}). Its --option names: {', '.join(rule_options(method))}."
         )
     return "\n\n".join(lines)
 
 
-def widths(text: str, argument: str) -> tuple[int, ...]:
-    """`512-256` as (512, 256). Raises UserError."""
-    parts = text.split("-")
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= WIDEST for part in parts):
-        raise UserError(
-            f"{argument}: '{text}', expected positive integers up to {WIDEST} joined by '-', such as 512-256"
-        )
-    return tuple(int(part) for part in parts)
+def network(recipe: Recipe) -> str:
+    """What a recipe's network is called in help pages."""
+    return f"hidden {'-'.join(map(str, recipe.hidden))}" if recipe.model == MLP else f"model {recipe.model}"
 
 
 def rule_names(text: str) -> list[str]:
@@ -197,24 +215,37 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def rule_options(method: str) -> dict[str, list[Any]]:
     """The options of a rule that `--option` can set: names, and the values of each."""
-    parameters = list(inspect.signature(PRESETS[method].rule).parameters.values())[1:]
+    parameters = list(inspect.signature(ALL_PRESETS[method].rule).parameters.values())[1:]
     found = {parameter.name: _kinds(parameter.annotation) for parameter in parameters}
     return {name: kinds for name, kinds in found.items() if set(kinds) - {NoneType}}
 
 
-def parsed(texts: Iterable[str]) -> dict[str, Any]:
-    """`["gamma=0.7"]` as {"gamma": 0.7}: Python's literals as such, what is none as a string. Raises UserError."""
+def parsed(texts: Iterable[str], argument: str = "--option") -> dict[str, Any]:
+    """`["gamma=0.7"]` as {"gamma": 0.7}: literals of Python and TOML as such, others as strings. Raises UserError."""
     values: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
-            raise UserError(f"--option: '{text}', expected NAME=VALUE, such as gamma=0.7")
+            raise UserError(f"{argument}: '{text}', expected NAME=VALUE, such as gamma=0.7")
         if name in values:
-            raise UserError(f"--option: '{name}' is given twice, the second time as '{text}'; expected it once")
+            raise UserError(f"{argument}: '{name}' is given twice, the second time as '{text}'; expected it once")
         try:
             values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            values[name] = value
+            values[name] = {"true": True, "false": False}.get(value, value)
+    return values
+
+
+def recipe_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Parts of a recipe by name, as `--set` gives them. Raises UserError for what is none."""
+    values = parsed(texts, "--set")
+    for name, value in values.items():
+        if name == "options":
+            raise UserError("--set: 'options', expected --option NAME=VALUE for a setting of the rule itself")
+        if name not in Recipe.__dataclass_fields__:
+            raise unknown("--set", name, Recipe.__dataclass_fields__)
+        if name == "hidden" and isinstance(value, str):
+            values[name] = widths(value, "--set hidden")
     return values
 
 
@@ -242,23 +273,34 @@ def jobs(
     hidden: str | None,
     base: Recipe | None = None,
     option: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
     **changes: Any,
 ) -> list[Job]:
-    """What to train: rules as `pepita` or `pepita:1024`, their recipes changed by every option that is not None.
+    """What to train: rules as `pepita`, `pepita:1024` or `mono-forward:lenet`, their recipes changed by each option.
 
-    `base` is a recipe to change in place of the rules' own; `option` are settings of the rules themselves, each for the
-    rules that have it. Raises UserError for unknown rules, impossible recipes and rules given twice.
+    An option that is None changes nothing. `base` is a recipe to change in place of the rules' own; `option` are
+    settings of the rules themselves, each for the rules that have it; `settings` are further parts of the recipe.
+    Raises UserError for unknown rules, impossible recipes and rules given twice.
     """
     told = chosen_options([method(text.partition(":")[0]) for text in rules], parsed(option or ()))
     changes = {name: value for name, value in changes.items() if value is not None}
+    for name, value in recipe_settings(settings or ()).items():
+        if name in changes or (name == "hidden" and hidden is not None):
+            raise UserError(f"--set: {name} is {value!r}, but --{name.replace('_', '-')} is given too")
+        changes[name] = value
     momentum = changes.pop("momentum", None)
+    if hidden is not None and str(changes.get("model", MLP)) != MLP:
+        raise UserError(f"--hidden: '{hidden}', but --model is '{changes['model']}'; expected one of them")
     if hidden is not None:
         changes["hidden"] = widths(hidden, "--hidden")
     found: list[Job] = []
     for text, own_options in zip(rules, told, strict=True):
         name, colon, own = text.partition(":")
-        own_widths = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
-        changed = {**changes, **own_widths}
+        if own[:1].isalpha():
+            own_network: dict[str, Any] = {"model": own}
+        else:
+            own_network = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
+        changed = {**changes, **own_network}
         recipe = default_recipe(method(name), data, **changed) if base is None else replace(base, **changed)
         job = Job(name, replace(recipe, options={**recipe.options, **own_options}))
         if momentum is not None and job.recipe.optimizer == "sgd":

@@ -87,8 +87,9 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     module, _, function = name.partition(":")
     try:
         found: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model: '{name}' can't be imported ({error}); is its folder in PYTHONPATH?") from error
+    except Exception as error:  # the module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"model: '{name}' can't be imported ({reason}); is its folder in PYTHONPATH?") from error
     return found
 
 

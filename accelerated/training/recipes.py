@@ -18,7 +18,11 @@ from ..rules import (
     RULES,
     Backprop,
     BackpropDeepSupervision,
+    BackpropThroughTime,
+    ChannelClassAssignment,
+    ChannelCompetition,
     CumulativeForwardForward,
+    DeeperForward,
     DifferenceTargetPropagation,
     DirectFeedbackAlignment,
     DirectRandomTargetProjection,
@@ -27,10 +31,13 @@ from ..rules import (
     ForwardForward,
     Foton,
     Ftp,
+    HybridDynamicTemperature,
     Hyperspherical,
     LayerCollaboration,
     MonoForward,
+    PatchEnergy,
     Pepita,
+    RecurrentFtp,
     Rule,
     SymBa,
 )
@@ -238,16 +245,44 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 PRESETS |= {name: Preset(rule) for name, rule in RULES.items() if name not in PRESETS}
-"""What can be trained, by the names that the command line uses. A rule not named here has the default recipe."""
+"""What trains a dense network, by the names that the command line uses. A rule not named here has the default recipe."""
+
+OF_CHANNELS = Recipe(
+    model="small-cnn:channels=(20,40,80,80)", epochs=8, optimizer="adam", learning_rate=1e-3, momentum=0.0
+)
+OF_SEQUENCES = Recipe(model="rnn", epochs=8, optimizer="adam", learning_rate=1e-3, momentum=0.0)
+FURTHER_PRESETS: dict[str, Preset] = {
+    "patch-energy": Preset(PatchEnergy, MONO_FORWARD.family, OF_CHANNELS),
+    "deeper-forward": Preset(DeeperForward, MONO_FORWARD.family, OF_CHANNELS),
+    "channel-competition": Preset(ChannelCompetition, MONO_FORWARD.family, OF_CHANNELS),
+    "channel-class-assignment": Preset(ChannelClassAssignment, MONO_FORWARD.family, OF_CHANNELS),
+    "hybrid-dynamic-temperature": Preset(
+        HybridDynamicTemperature, recipe=replace(MONO_FORWARD.recipe, dropout=0.0), digits=MONO_FORWARD.digits
+    ),
+    "bptt": Preset(BackpropThroughTime, BACKPROP.family, OF_SEQUENCES),
+    "recurrent-ftp": Preset(RecurrentFtp, FTP.family, OF_SEQUENCES),
+}
+"""What trains other networks, or not by layers alone: the command line trains these too, where they are named."""
+
+ALL_PRESETS = PRESETS | FURTHER_PRESETS
 
 OPTIMIZER_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 
 
 def preset_named(name: str) -> Preset:
-    """Raises UserError, with close names, for one that is not in PRESETS."""
-    if name not in PRESETS:
-        raise unknown("rule", name, PRESETS)
-    return PRESETS[name]
+    """Raises UserError, with close names, for one that is not in ALL_PRESETS."""
+    if name not in ALL_PRESETS:
+        raise unknown("rule", name, ALL_PRESETS)
+    return ALL_PRESETS[name]
+
+
+def preset_of(rule: str, options: dict[str, Any]) -> str:
+    """The name of the preset for a class of that name with those options. Raises UserError where there is none."""
+    of_class = {name: preset.recipe.options for name, preset in ALL_PRESETS.items() if preset.rule.__name__ == rule}
+    fitting = [name for name, own in of_class.items() if own.items() <= options.items()]
+    if not of_class:
+        raise UserError(f"rule: {rule}, which the command line does not train")
+    return max(fitting or of_class, key=lambda name: len(of_class[name]))
 
 
 def default_recipe(method: str, data: str, **changes: Any) -> Recipe:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..rules import Rule
 from . import checkpoint
-from .recipes import PRESETS, Recipe, made_by
+from .recipes import ALL_PRESETS, Recipe, made_by
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -53,7 +53,7 @@ def restore(path: str | Path) -> Restored:
     recipe = recipe_of(state, path)
     try:
         settings = state["settings"]
-        rule_class = {preset.rule.__name__: preset.rule for preset in PRESETS.values()}[settings["rule"]]
+        rule_class = {preset.rule.__name__: preset.rule for preset in ALL_PRESETS.values()}[settings["rule"]]
         shape = tuple(settings["image_shape"])
         with torch.random.fork_rng(devices=[]):
             rule = made_by(rule_class, recipe, shape, settings["num_classes"], DTYPES[settings["dtype"]])
