@@ -22,6 +22,8 @@ from .data import data
 from .evaluate import evaluate
 from .html_report import report
 from .options import recipes_help
+from .predict import predict
+from .rules import rules
 from .train import train
 from .versions import version
 
@@ -105,10 +107,12 @@ def _given(error: Exception, args: Sequence[str]) -> str:
     return ""
 
 
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 app.command(epilog=recipes_help())(train)
 app.command(epilog=recipes_help())(compare)
 app.command()(evaluate)
+app.command()(predict)
+app.command()(rules)
 app.command()(benchmark)
 app.command()(costs)
 app.add_typer(data, name="data")

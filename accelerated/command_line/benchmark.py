@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..orthogonality import defect
 from ..rules import RULES, Foton, Rule
 from ..training import PRESETS, UserError, load, mlp
+from ..training.networks import widths as widths_of
 from . import options, report
 
 PLAIN = "PyTorch backprop"
@@ -64,7 +65,7 @@ def benchmark(
     Ratios are medians of the rounds' ratios. The defect is the largest entry of |W W^T - I| (W^T W where W is tall)
     over FOTON's hidden weights after any step.
     """
-    widths = options.widths(network, "--network")
+    widths = widths_of(network, "--network")
     if len(widths) < 3:
         raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
     names = options.rule_names(rules)

@@ -6,19 +6,24 @@ from typing import Annotated
 
 import typer
 
-from ..training import PRESETS, UserError, load
+from ..training import UserError, load
+from ..training.recipes import ALL_PRESETS, FURTHER_PRESETS, PRESETS
 from . import options, report, runs
+from .configuration import Config
 
 
 def compare(
     rules: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Rules, each with widths of its own if you like, as in pepita:1024 or forward-forward:1000-1000-1000.",
+            help="Rules, each with widths or a network of its own if you like, as in pepita:1024 or "
+            f"mono-forward:lenet. Beside those that are compared unless named: {', '.join(FURTHER_PRESETS)}.",
             show_default=" ".join(PRESETS),
+            autocompletion=lambda: list(ALL_PRESETS),
         ),
     ] = None,
     data: options.Data = "digits",
+    model: options.Model = None,
     hidden: options.Hidden = None,
     activation: options.Activation = None,
     epochs: options.Epochs = None,
@@ -33,6 +38,8 @@ def compare(
     cutout: options.Cutout = None,
     jitter: options.Jitter = None,
     option: options.Option = None,
+    settings: options.Set = None,
+    config: Config = None,
     seed: options.Seed = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from --seed on.")] = 3,
     device: options.Device = "cpu",
@@ -65,6 +72,8 @@ def compare(
         data,
         hidden,
         option=option,
+        settings=settings,
+        model=model,
         activation=activation,
         epochs=epochs,
         batch=batch,
@@ -83,20 +92,20 @@ def compare(
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
     folder = options.output_folder(output, data, time.strftime("%Y%m%d-%H%M%S"))
-    settings = report.settings("compare", jobs, dataset, all_seeds, where, precision)
-    done, records = runs.logged(folder, settings, jobs) if resume else ([], [])
+    made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision)
+    done, records = runs.logged(folder, made_with, jobs) if resume else ([], [])
     replaced = runs.claim(folder, overwrite=overwrite, resume=resume)
 
     def on_run(so_far: list[runs.Run]) -> None:
-        report.write_results(folder, settings, so_far, dataset)
+        report.write_results(folder, made_with, so_far, dataset)
 
-    with runs.log_file(folder, [settings, *records], replaced) as log:
+    with runs.log_file(folder, [made_with, *records], replaced) as log:
         try:
             found = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
         except KeyboardInterrupt as stop:
             if (folder / "log.jsonl.partial").exists():
                 stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
             raise
-        report.finish(folder, settings, found, dataset, log)
+        report.finish(folder, made_with, found, dataset, log)
     if any(run.error is not None for run in found):
         raise typer.Exit(3)

@@ -12,6 +12,7 @@ from ..rules import RULES
 from ..training import UserError
 from ..training.diagnostics.costs import costs as counted
 from ..training.diagnostics.memory import live_bytes
+from ..training.networks import widths as widths_of
 from . import options, report
 from .benchmark import PLAIN, Contender, batches_for, model_for, plain_contender, rule_contender, take_turns
 
@@ -33,7 +34,7 @@ def costs(
     training step (the median of ratios to plain backpropagation in PyTorch, in turns) and the most bytes of tensors
     that are alive at one time in it, parameters left out, for the whole batch.
     """
-    widths = options.widths(network, "--network")
+    widths = widths_of(network, "--network")
     if len(widths) < 3:
         raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
     names = options.rule_names(rules)

@@ -13,6 +13,7 @@ import typer
 
 from ..training import UserError, files
 from ..training.diagnostics.unit_diagnostics import UNIT_DIAGNOSTICS
+from ..training.networks import MLP
 from .charts import (
     Axis,
     Line,
@@ -129,10 +130,10 @@ def read(folder: Path) -> Study:
     found, records = read_log(folder, "RUN")
     jobs: dict[tuple[str, str], Job] = {}
     try:
-        recipes = {(job["rule"], _widths(job["hidden"])): job for job in found["jobs"]}
+        recipes = {(job["rule"], _network(job)): job for job in found["jobs"]}
         for record in records:
             if record["kind"] == "result":
-                job = jobs[record["rule"], "-".join(record["network"].split("-")[1:-1]) or "none"]
+                job = jobs[record["rule"], _hidden(record["network"])]
                 job.ratio = record["ratio"]
                 continue
             key = record["rule"], record["hidden"]
@@ -150,8 +151,15 @@ def read(folder: Path) -> Study:
     return study
 
 
-def _widths(hidden: Sequence[int]) -> str:
-    return "-".join(map(str, hidden)) or "none"
+def _network(job: dict[str, Any]) -> str:
+    """What epochs and runs call it: its name, of an mlp the widths of its hidden layers."""
+    return job["model"] if job["model"] != MLP else "-".join(map(str, job["hidden"])) or "none"
+
+
+def _hidden(network: str) -> str:
+    """The same of a result, which has all widths of an mlp."""
+    layers = network.split("-")
+    return "-".join(layers[1:-1]) or "none" if all(layer.isdigit() for layer in layers) else network
 
 
 def _label(studies: Sequence[Study]) -> None:

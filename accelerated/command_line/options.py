@@ -15,7 +15,7 @@ import typer
 
 from ..training import Recipe, UserError, default_recipe
 from ..training.errors import unknown
-from ..training.networks import MLP, NETWORKS, WIDEST, widths
+from ..training.networks import MLP, NETWORKS, widths
 from ..training.recipes import ALL_PRESETS, OPTIMIZER_RATES, OPTIMIZERS, preset_named
 
 OWN = "the rule's own, see below"
@@ -32,11 +32,19 @@ Hidden: TypeAlias = Annotated[
 Model: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help=f"mlp, mlp:512-256 with its widths, {', '.join(NETWORKS)}, or package.module:factory, a function of yours; "
+        help=f"mlp, mlp:512-256 with its widths, {', '.join(NETWORKS)}, or package.module:factory, yours; "
         "their arguments behind a colon, as in vit:patch=7,depth=2.",
         metavar="NAME",
         show_default=OWN,
         autocompletion=lambda: [MLP, *NETWORKS],
+    ),
+]
+TrustedModel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="The name of the checkpoint's model, where that is package.module:factory: code, which is run only so.",
+        metavar="NAME",
+        show_default="none",
     ),
 ]
 Activation: TypeAlias = Annotated[
@@ -105,7 +113,7 @@ Set: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Any part of the recipe, as in --set schedule=constant --set standardise=false; may be given several times.",
+        help="A part of the recipe, as in --set schedule=constant --set standardise=false; may be given several times.",
         metavar="NAME=VALUE",
         show_default=OWN,
     ),
@@ -158,10 +166,11 @@ def recipes_help() -> str:
             f"{recipe.normalisation} normalisation" if recipe.normalisation != "none" else "",
             "standardised pixels" if recipe.standardise else "raw pixels",
         ]
+        own = f"hidden 128-64, {changed}" if recipe.model == MLP else changed
         lines.append(
-            f"{method}: {network(recipe)}, {recipe.epochs} epochs, {recipe.optimizer} "
-            f"{recipe.learning_rate:g}, {recipe.schedule} schedule, {', '.join(filter(None, extras))} "
-            f"(digits: {'hidden 128-64, ' if recipe.model == MLP else ''}{changed}). Its --option names: {', '.join(rule_options(method))}."
+            f"{method}: {network(recipe)}, {recipe.epochs} epochs, {recipe.optimizer} {recipe.learning_rate:g}, "
+            f"{recipe.schedule} schedule, {', '.join(filter(None, extras))} (digits: {own}). "
+            f"Its --option names: {', '.join(rule_options(method))}."
         )
     return "\n\n".join(lines)
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..training import Dataset, checkpoint, files
+from ..training.networks import MLP
 from .options import Job
 from .pictures import alignment_curves, curves, layer_curves, margin_curves
 from .runs import Log, Run
@@ -54,7 +55,9 @@ def rows(runs: Sequence[Run], dataset: Dataset) -> list[Row]:
         result.append(
             Row(
                 rule=job.method,
-                network="-".join(map(str, (dataset.features, *job.recipe.hidden, dataset.num_classes))),
+                network=job.hidden
+                if job.recipe.model != MLP
+                else "-".join(map(str, (dataset.features, *job.recipe.hidden, dataset.num_classes))),
                 test=_measured([run.history.test_accuracy for run in group]),
                 validation=_measured([run.history.best.validation_accuracy for run in group]),
                 best_epochs=[run.history.best.epoch for run in group],
@@ -81,7 +84,7 @@ def _seconds(group: Sequence[Run]) -> list[float]:
 
 def _yardstick(job: Job, jobs: Sequence[Job]) -> Job | None:
     """Backprop with the same network, if it ran: other ratios would compare networks, not rules."""
-    same = ("hidden", "activation", "normalisation", "batch")
+    same = ("model", "hidden", "activation", "normalisation", "batch")
     for other in jobs:
         if other.method == "backprop" and all(getattr(other.recipe, n) == getattr(job.recipe, n) for n in same):
             return other

@@ -180,9 +180,9 @@ def check_log(folder: Path, settings: dict[str, Any], changed: Sequence[str] = (
         if settings["command"] == "train":
             old_rules, new_rules = ([job["rule"] for job in one["jobs"]] for one in (found, asked))
             pairs += [("rules", old_rules, new_rules), ("seeds", found["seeds"], asked["seeds"])]
-        old_jobs = {(job["rule"], *job["hidden"]): job for job in found["jobs"]}
+        old_jobs = {(job["rule"], job["model"], *job["hidden"]): job for job in found["jobs"]}
         for job in asked["jobs"]:
-            old = old_jobs.get((job["rule"], *job["hidden"]), job)
+            old = old_jobs.get((job["rule"], job["model"], *job["hidden"]), job)
             pairs += [(f"{job['rule']}'s {name}", old[name], job[name]) for name in job if name not in changed]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"--output: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error

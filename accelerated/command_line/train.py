@@ -5,14 +5,24 @@ from typing import Annotated
 
 import typer
 
-from ..training import PRESETS, UserError, checkpoint, load
-from ..training.restore import recipe_of
+from ..training import UserError, checkpoint, load
+from ..training.recipes import ALL_PRESETS, preset_of
+from ..training.restore import check_model, recipe_of
 from . import options, report, runs
+from .configuration import Config
 
 
 def train(
-    rule: Annotated[str, typer.Argument(help=f"One of {', '.join(PRESETS)}.")],
+    rule: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"One of {', '.join(ALL_PRESETS)}.",
+            show_default="that of the training that is resumed",
+            autocompletion=lambda: list(ALL_PRESETS),
+        ),
+    ] = None,
     data: options.DataOrDigits = None,
+    model: options.Model = None,
     hidden: options.Hidden = None,
     activation: options.Activation = None,
     epochs: options.Epochs = None,
@@ -27,6 +37,8 @@ def train(
     cutout: options.Cutout = None,
     jitter: options.Jitter = None,
     option: options.Option = None,
+    settings: options.Set = None,
+    config: Config = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +89,8 @@ def train(
         state = checkpoint.load(resume)
         base = recipe_of(state, resume)
         begun = state["settings"]
+        check_model(base, model, resume)
+        rule = preset_of(begun["rule"], base.options) if rule is None else rule
         if data is None and begun["data"] != "digits":
             raise UserError(
                 f"--data: '{resume}' was trained on '{begun['data']}'; give these data again, as in --data PATH"
@@ -85,6 +99,8 @@ def train(
         seed = begun["seed"] if seed is None else seed
         dtype = begun["dtype"].removeprefix("torch.") if dtype is None else dtype
         validation = begun["samples"][1] if validation is None else validation
+    if rule is None:
+        raise UserError(f"rule: none given, expected one of {', '.join(ALL_PRESETS)}, or --resume")
     seed, dtype, data = seed or 0, dtype or "float32", "digits" if data is None else data
     jobs = options.jobs(
         [rule],
@@ -92,6 +108,8 @@ def train(
         hidden,
         base,
         option,
+        settings,
+        model=model,
         activation=activation,
         epochs=epochs,
         batch=batch,
@@ -110,11 +128,11 @@ def train(
     runs.try_all(jobs, dataset, where, precision)
     if save is not None:
         checkpoint.claim(save, resume=resume, overwrite=overwrite)
-    settings = report.settings("train", jobs, dataset, [seed], where, precision)
+    made_with = report.settings("train", jobs, dataset, [seed], where, precision)
     if output is not None and resume is not None and not overwrite:
-        runs.check_log(output, settings, changed=["epochs"])
+        runs.check_log(output, made_with, changed=["epochs"])
     replaced = runs.claim(output, overwrite=overwrite, resume=resume is not None)
-    with runs.log_file(output, [settings], replaced) as log:
+    with runs.log_file(output, [made_with], replaced) as log:
         try:
             done = runs.train_all(
                 jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume, overwrite=overwrite
@@ -123,4 +141,4 @@ def train(
             if save is not None and save.exists():
                 stop.add_note(f"the same command with --resume {save} goes on")
             raise
-        report.finish(output, settings, done, dataset, log)
+        report.finish(output, made_with, done, dataset, log)

@@ -60,8 +60,8 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
 class Recipe:
     """How a network is made and trained. `options` go to the rule.
 
-    `model` is "mlp", with `hidden` the widths of its hidden layers, or a name that `training.networks` knows; those have
-    activations, dropout and normalisation of their own. "mlp:512-256" stands for "mlp" and `hidden`.
+    `model` is "mlp", with `hidden` the widths of its hidden layers, or a name of `training.networks`, which has
+    activations, dropout and normalisation of its own. "mlp:512-256" stands for "mlp" and `hidden`.
     Training images are moved by up to `shift` pixels, with `flip` half of them mirrored, a square of `cutout` pixels
     filled with the mean, and colours changed by factors from 1 - jitter to 1 + jitter, anew in every epoch.
     """
@@ -245,7 +245,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 PRESETS |= {name: Preset(rule) for name, rule in RULES.items() if name not in PRESETS}
-"""What trains a dense network, by the names that the command line uses. A rule not named here has the default recipe."""
+"""What trains a dense network, by the names that the command line uses. A rule not named has the default recipe."""
 
 OF_CHANNELS = Recipe(
     model="small-cnn:channels=(20,40,80,80)", epochs=8, optimizer="adam", learning_rate=1e-3, momentum=0.0
@@ -300,7 +300,8 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
         small = {"hidden": (128, 64)} if recipe.model == MLP else {}
         recipe = replace(recipe, **{**small, **preset_named(method).digits})
     if not str(changes.get("model", recipe.model)).startswith(MLP):
-        recipe = replace(recipe, **{name: Recipe.__dataclass_fields__[name].default for name in MLP_PARTS})
+        plain = Recipe()
+        recipe = replace(recipe, **{name: getattr(plain, name) for name in MLP_PARTS})
     optimizer = changes.get("optimizer", recipe.optimizer)
     if optimizer != recipe.optimizer and optimizer in OPTIMIZER_RATES:
         recipe = replace(recipe, learning_rate=OPTIMIZER_RATES[optimizer])

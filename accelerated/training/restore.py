@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..rules import Rule
 from . import checkpoint
+from .errors import UserError
+from .networks import MLP, named
 from .recipes import ALL_PRESETS, Recipe, made_by
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
@@ -17,7 +19,7 @@ class Restored(NamedTuple):
     """A rule with the weights of its best epoch, and what its images are to be prepared with.
 
     `image_shape` are the images' without the batch, `mean` and `std` of the training pixels (0 and 1 where they were
-    left raw), of a table (features,): a batch is `((images - mean) / std).flatten(1)`, pixels from 0 to 1.
+    left raw), of a table (features,), which `prepare` does. `classes` are the names of labels.
     """
 
     rule: Rule
@@ -25,6 +27,21 @@ class Restored(NamedTuple):
     image_shape: tuple[int, ...]
     mean: float | Tensor
     std: float | Tensor
+    classes: tuple[str, ...]
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """Samples, (n, ...), as the rule takes them: standardised as in training, images and sequences in their shape.
+
+        Raises UserError for samples of another shape than those of the training.
+        """
+        if samples.shape[1:].numel() != torch.Size(self.image_shape).numel() or not len(samples):
+            raise UserError(
+                f"data: shape {tuple(samples.shape)}, expected (n, {', '.join(map(str, self.image_shape))})"
+            )
+        x = (samples.flatten(1).to(next(self.rule.parameters()).dtype) - self.mean) / self.std
+        if self.rule.wants_images:
+            return x.unflatten(1, (1, *self.image_shape)[-3:])
+        return x.unflatten(1, self.image_shape) if self.rule.wants_sequences else x
 
 
 def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
@@ -40,17 +57,29 @@ def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
         raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no settings of a training") from error
 
 
+def check_model(recipe: Recipe, model: str | None, path: str | Path) -> None:
+    """Raises CheckpointError for a model that is code of somebody's, unless its name is given too: it would be run."""
+    if recipe.model != MLP and named(recipe.model).is_code and model != recipe.model:
+        raise checkpoint.CheckpointError(
+            f"checkpoint: '{path}' is of model '{recipe.model}', code that would be run; give this name too, as model, "
+            "if you trust it"
+        )
+
+
 def _number_or_tensor(value: float | tuple[float, ...], dtype: str) -> float | Tensor:
     return torch.tensor(value, dtype=DTYPES[dtype]) if isinstance(value, tuple) else value
 
 
-def restore(path: str | Path) -> Restored:
+def restore(path: str | Path, model: str | None = None) -> Restored:
     """The rule in a checkpoint of `fit`, in evaluation mode on the CPU.
 
+    A model that a function of yours made, `package.module:factory`, is made only where `model` is that very name:
+    nothing that a file alone names is imported.
     Raises CheckpointError for a damaged or foreign file, else OSError.
     """
     state = checkpoint.load(path)
     recipe = recipe_of(state, path)
+    check_model(recipe, model, path)
     try:
         settings = state["settings"]
         rule_class = {preset.rule.__name__: preset.rule for preset in ALL_PRESETS.values()}[settings["rule"]]
@@ -67,4 +96,4 @@ def restore(path: str | Path) -> Restored:
             f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); "
             "build the rule and load the file's 'best' into it"
         ) from error
-    return Restored(rule.eval(), recipe, shape, mean, std)
+    return Restored(rule.eval(), recipe, shape, mean, std, tuple(settings["classes"]))

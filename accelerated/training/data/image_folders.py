@@ -76,6 +76,23 @@ def read_class_folders(
     return _read(path, _in_folder(path, {} if seen is None else seen), classes)
 
 
+def read_images(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
+    """A file, or all images in a folder and the folders in it, by name, of whatever class: bytes as `ClassFolders` has.
+
+    Raises DataError as `read_class_folders`.
+    """
+    found = {PurePosixPath(path.name): partial(file_content, path)} if path.is_file() else _in_folder(path, {}).files
+    files = {str(name): read for name, read in sorted(found.items()) if name.suffix.lower() in ENDS}
+    if not files:
+        raise DataError(f"{path}: no images in it, expected files of {', '.join(ENDS)}")
+    images: list[NDArray[np.uint8]] = []
+    first: tuple[tuple[int, ...], str] | None = None
+    for name, read in files.items():
+        images.append(_decoded(read, f"{path}, {name}", len(files), first))
+        first = first or (images[0].shape, name)
+    return list(files), _stacked(images)
+
+
 def _read(path: Path, found: Found, classes: tuple[str, ...] | None) -> ClassFolders:
     outer = _outer(found, classes or ())
     depth = len(outer)
