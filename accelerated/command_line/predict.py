@@ -16,7 +16,7 @@ from ..training import UserError, files, load, restore
 from ..training.data.dataset import LARGEST
 from ..training.data.image_folders import ENDS, find_part, read_images
 from ..training.data.reading import reading
-from ..training.loop import EVALUATION_BATCH
+from ..training.evaluation import EVALUATION_BATCH
 from ..training.restore import Restored
 from . import options
 
