@@ -582,6 +582,21 @@ def test_hugging_face_itself_is_read(tmp_path: Path) -> None:
     assert len(table.test.labels) == 30
 
 
+def test_torchvision_itself_is_read() -> None:
+    try:
+        from torchvision.datasets import FakeData
+        from torchvision.transforms import ToTensor
+    except (ImportError, RuntimeError):  # the latter of a build for another PyTorch
+        pytest.skip("no torchvision that this PyTorch runs with")
+    sets = [FakeData(30, (3, 4, 5), 2), FakeData(10, (3, 4, 5), 2, random_offset=30)]
+    data = load(*sets)
+    assert data.name == "FakeData"
+    assert data.image_shape == (3, 4, 5)
+    expected = torch.stack([ToTensor()(image) for image, _ in sets[1]]).flatten(1)
+    assert torch.equal(data.test.images, expected)
+    assert data.test.labels.tolist() == [int(label) for _, label in sets[1]]
+
+
 def test_grey_images_beside_coloured_ones_have_three_channels() -> None:
     data = load(Vision(TRAIN), Vision(TEST[..., 0]))
     assert data.image_shape == (3, 5, 6)

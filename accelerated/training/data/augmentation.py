@@ -103,4 +103,5 @@ def _grey(images: Tensor) -> Tensor:
     """(batch, 1, pixels) of (batch, channels, pixels): luma of three channels, else the channels' mean."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
-    return (images * images.new_tensor(LUMA).view(3, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
