@@ -150,7 +150,7 @@ def test_curves_end_where_the_log_does(results: Path) -> None:
     epochs = [record for record in records(results / "both") if record["kind"] == "epoch" and record["rule"] == "foton"]
     line = job.line(lambda epoch: epoch["loss"])
     last = [record["loss"] for record in epochs if record["epoch"] == 3]
-    assert line.x == [1, 2, 3]
+    assert [*line.x] == [1, 2, 3]
     assert (line.y[-1], line.low[-1], line.high[-1]) == pytest.approx((sum(last) / 2, min(last), max(last)))
 
 
@@ -159,9 +159,8 @@ def test_runs_are_told_apart(results: Path) -> None:
     for label in ("backprop", "foton · 12-8", "foton · 8"):
         assert page.texts.count(label) > 4, label
     assert not any("foton · 12-8 · both" in text for text in page.texts)
-    same = written(results / "smaller", results / "smaller", "--overwrite")
-    assert "foton · smaller" in same.texts
-    assert len(page.attributes("svg", "role")) > len(same.attributes("svg", "role"))
+    same = written(*[results / "smaller"] * 3, "--overwrite")
+    assert {"foton · smaller", "foton · smaller (2)", "foton · smaller (3)"} <= set(same.texts)
 
 
 def changed(folder: Path, name: str, change: Any) -> Path:
@@ -185,6 +184,28 @@ def test_what_is_unfinished_or_broke_down_is_said(results: Path) -> None:
     cut = written(changed(results / "both", "cut", lambda found: found[:3]))
     assert "interrupted: seed 0" in cut.texts
     assert "Validation error" in cut.texts
+
+    def early(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The second seed of foton breaks down in its second epoch, the first seed of backprop in its first."""
+        breaking = {"kind": "run", "hidden": "12-8", "error": "the loss is nan"}
+        kept = [
+            record
+            for record in found
+            if record["kind"] != "result"
+            and (record.get("rule"), record.get("seed")) != ("backprop", 0)
+            and not (record.get("rule") == "foton" and record["seed"] == 1 and record.get("epoch") != 1)
+        ]
+        return [*kept, breaking | {"rule": "backprop", "seed": 0}, breaking | {"rule": "foton", "seed": 1}]
+
+    def never(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        ends = {"kind": "run", "hidden": "12-8", "error": "the loss is nan", "rule": "foton", "seed": 0}
+        return [*(record for record in found if record.get("rule") != "foton"), ends]
+
+    page = written(changed(results / "both", "early", early), "--overwrite")
+    assert {"diverged: seed 0", "diverged: seed 1"} <= set(page.texts)
+    job = next(job for job in html_report.read(Path("early")).jobs if job.rule == "foton")
+    assert len(job.line(lambda epoch: epoch["loss"]).x) == 3, "the whole of the seed that has it"
+    assert "diverged: seed 0" in written(changed(results / "both", "never", never), "--overwrite").texts
 
     def broken(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ends = {"error": "the loss is nan", "kind": "run", "rule": "foton", "hidden": "8", "seed": 0}

@@ -167,16 +167,16 @@ def _labels(
     ends = [next((y for y in reversed(line.y) if y is not None and isfinite(y)), None) for line in lines]
     known = [(down(end), line) for end, line in zip(ends, lines, strict=True) if end is not None]
     known.sort(key=lambda pair: pair[0])
+    room = LABEL_GAP * np.arange(len(known))
     places = spread_apart(np.array([place for place, _ in known]), LABEL_GAP)
-    if len(places) and places[-1] > bottom:  # all together, as far as there is room
-        places = places - min(places[-1] - bottom, max(0.0, places[0] - top))
+    places = np.maximum(np.minimum(places, bottom - room[::-1]), top + room)  # the last labels give way, not the first
     return [
         f'<text {_paint(line)} x="{right + 5:.1f}" y="{place + 3.5:.1f}">{escape(line.label)}</text>'
         for place, (_, line) in zip(places, known, strict=True)
     ]
 
 
-STRIP = 180, 18
+STRIP = 160, 18
 
 
 def strip(values: Sequence[float], axis: Axis, name: str) -> str:

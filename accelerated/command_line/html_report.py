@@ -33,6 +33,9 @@ from .runs import read_log
 LABELLED = 9
 """Units of a network up to which each line has its own label."""
 
+BEHIND = 8
+"""Jobs up to which each error is seen against all others."""
+
 CONFUSED = 5
 """Pairs of classes that are named beside a confusion matrix."""
 
@@ -96,24 +99,19 @@ class Job:
         return [100 * trained.end["test_accuracy"] for trained in self.whole]
 
     @property
-    def steps(self) -> list[int]:
-        """The epochs that every seed has."""
-        return list(range(1, min((len(trained.epochs) for trained in self.seeds.values()), default=0) + 1))
-
-    def over_epochs(self, value: Callable[[dict[str, Any]], float | None]) -> list[list[float | None]]:
-        """The value in each epoch, for each seed that has not broken down, or all where none is left."""
-        shown = [trained for trained in self.seeds.values() if not trained.end.get("error")]
-        steps = len(self.steps)
-        return [[value(epoch) for epoch in trained.epochs[:steps]] for trained in shown or self.seeds.values()]
+    def epochs(self) -> list[tuple[dict[str, Any], ...]]:
+        """Each epoch of all seeds, as far as all have it: of those that have not broken down, or all where none is."""
+        sound = [trained.epochs for trained in self.seeds.values() if not trained.end.get("error")]
+        return list(zip(*(sound or [trained.epochs for trained in self.seeds.values()]), strict=False))
 
     def line(self, value: Callable[[dict[str, Any]], float | None], **settings: Any) -> Line:
         """The mean over seeds, and a band from the least to the greatest."""
-        of_epochs = list(zip(*self.over_epochs(value), strict=True))
+        of_epochs = [[value(epoch) for epoch in of_seeds] for of_seeds in self.epochs]
         known = [[v for v in of_epoch if v is not None] for of_epoch in of_epochs]
         means = [statistics.fmean(values) if values else None for values in known]
         banded = len(of_epochs) > 1 and all(len(values) > 1 for values in known)
         low, high = ([min(v) for v in known], [max(v) for v in known]) if banded else ([], [])
-        return Line(self.steps, means, **{"low": low, "high": high, **settings})
+        return Line(range(1, len(means) + 1), means, **{"low": low, "high": high, **settings})
 
 
 @dataclass
@@ -162,19 +160,21 @@ def _hidden(network: str) -> str:
     return "-".join(layers[1:-1]) or "none" if all(layer.isdigit() for layer in layers) else network
 
 
-def _label(studies: Sequence[Study]) -> None:
+def _label(jobs: Sequence[Job]) -> None:
     """Gives each job a label: its rule, with its network and folder where these tell it from another."""
-    jobs = [job for study in studies for job in study.jobs]
     for job in jobs:
         several = len({other.network for other in jobs if other.rule == job.rule}) > 1
         alike = [other for other in jobs if (other.rule, other.network) == (job.rule, job.network)]
         parts = [job.rule, job.network if several else "", job.folder if len(alike) > 1 else ""]
         job.label = " · ".join(filter(None, parts))
+    labels = [job.label for job in jobs]
+    for index, job in enumerate(jobs):  # folders may be alike too
+        before = labels[:index].count(job.label)
+        job.label += f" ({before + 1})" if before else ""
 
 
 def page(studies: Sequence[Study]) -> str:
     """The page, as HTML. Studies of the same data are one part of it."""
-    _label(studies)
     by_data: dict[str, list[Study]] = {}
     for study in studies:
         by_data.setdefault(study.settings["digest"], []).append(study)
@@ -195,6 +195,7 @@ def _part(studies: Sequence[Study], titled: bool) -> str:
     """Everything about one data set."""
     settings = studies[0].settings
     jobs = [job for study in studies for job in study.jobs]
+    _label(jobs)
     heading = f"<h2>{escape(settings['data'])}</h2>" if titled else ""
     sections = [_lede(settings, jobs), _results(jobs), _errors(settings, jobs), _losses(jobs), _units(jobs)]
     sections += [_confusions(settings, jobs), _filters(jobs), _recipes(studies)]
@@ -237,38 +238,48 @@ def _results(jobs: Sequence[Job]) -> str:
     """The table, best first."""
     axis = axis_of(value for job in jobs for value in job.test)
     ranked = sorted(jobs, key=lambda job: -statistics.fmean(job.test) if job.test else 1)
-    heads = ["rule", "test, %", strip_axis(axis), "network", "validation, %", "best epoch", "s an epoch", "samples/s"]
-    heads.append("× backprop")
-    rows = []
-    for job in ranked:
-        best = [trained.best for trained in job.whole]
-        kept = [epoch for epoch in best if epoch is not None]
-        later = [epoch for trained in job.seeds.values() for epoch in trained.epochs[1:] or trained.epochs]
-        seconds = statistics.median(epoch["seconds"] for epoch in later) if later else None
-        rates = [epoch["samples"] / epoch["seconds"] for epoch in later if epoch.get("samples") and epoch["seconds"]]
-        cells = [
-            f"<b>{_spread(job)}</b>" if job.test else "–",
-            strip(job.test, axis, f"test accuracy of {job.label}: {_spread(job)} %") if job.test else "",
-            escape(job.network),
-            spread([epoch["validation_accuracy"] for epoch in kept]) if kept else "–",
-            f"{statistics.median(epoch['epoch'] for epoch in kept):g} of {len(job.steps)}" if kept else "–",
-            "–" if seconds is None else f"{seconds:.3g}",
-            f"{statistics.median(rates):,.0f}" if rates else "–",
-            "–" if job.ratio is None else f"{job.ratio:.2f}",
-        ]
-        shown = "".join(f"<td{_right(index)}>{cell}</td>" for index, cell in enumerate(cells, 1))
-        rows.append(f'<tr><th scope="row">{escape(job.label)}{_remark(job)}</th>{shown}</tr>')
-    head = "".join(f'<th scope="col"{_right(index)}>{text}</th>' for index, text in enumerate(heads))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    rows = {job.label: _cells(job, axis) for job in ranked}
+    heads = [head for head in next(iter(rows.values())) if any(cells[head] for cells in rows.values())]
+    body = "".join(
+        f'<tr><th scope="row">{escape(job.label)}{_remark(job)}</th>'
+        + "".join(f"<td{_right(head)}>{rows[job.label][head] or '–'}</td>" for head in heads)
+        + "</tr>"
+        for job in ranked
+    )
+    titles = "".join(
+        f'<th scope="col"{_right(head)}>{strip_axis(axis) if head == DOTS else head}</th>' for head in heads
+    )
+    table = f'<table><thead><tr><th scope="col">rule</th>{titles}</tr></thead><tbody>{body}</tbody></table>'
     several = max(len(job.seeds) for job in jobs) > 1
     remark = "Accuracy of the weights of the best validation epoch, measured once on test data"
     remark += "; mean ± sample standard deviation, a dot for each seed." if several else "."
     return _section("Test accuracy", remark, f'<div class="wide">{table}</div>')
 
 
-def _right(column: int) -> str:
+DOTS, NETWORK = "dots", "network"
+"""Columns of the table that have no numbers."""
+
+
+def _cells(job: Job, axis: Axis) -> dict[str, str]:
+    """A row of the table, by the columns' heads; empty where nothing is known."""
+    kept = [trained.best for trained in job.whole if trained.best is not None]
+    later = [epoch for trained in job.seeds.values() for epoch in trained.epochs[1:] or trained.epochs]
+    rates = [epoch["samples"] / epoch["seconds"] for epoch in later]
+    return {
+        "test, %": f"<b>{_spread(job)}</b>" if job.test else "",
+        DOTS: strip(job.test, axis, f"test accuracy of {job.label}: {_spread(job)} %") if job.test else "",
+        NETWORK: escape(job.network),
+        "validation, %": spread([epoch["validation_accuracy"] for epoch in kept]) if kept else "",
+        "best epoch": f"{statistics.median(epoch['epoch'] for epoch in kept):g} of {len(job.epochs)}" if kept else "",
+        "s an epoch": f"{statistics.median(epoch['seconds'] for epoch in later):.3g}" if later else "",
+        "samples/s": f"{statistics.median(rates):,.0f}" if rates else "",
+        "× backprop": "" if job.ratio is None else f"{job.ratio:.2f}",
+    }
+
+
+def _right(head: str) -> str:
     """Numbers stand at the right of their column."""
-    return "" if column in (0, 2, 3) else ' class="n"'
+    return "" if head in (DOTS, NETWORK) else ' class="n"'
 
 
 def _remark(job: Job) -> str:
@@ -289,23 +300,26 @@ def _errors(settings: dict[str, Any], jobs: Sequence[Job]) -> str:
     def error(epoch: dict[str, Any]) -> float:
         return 100 * (1 - epoch["validation_accuracy"])
 
+    jobs = [job for job in jobs if job.epochs]
     lines = [job.line(error) for job in jobs]
+    lowest = {id(line): min(value for value in line.y if value is not None) for line in lines}
     if all(len(line.x) < 2 for line in lines):
         return ""
     least = 50 / settings["samples"]["validation"]  # half a sample
     common = common_axis(lines, logarithmic=True)
     axis = Axis(max(common.low, least), common.high, True)
-    figures = []
+    figures, few = [], len(jobs) <= BEHIND
     for job, line in zip(jobs, lines, strict=True):
-        best = min(value for value in line.y if value is not None)
-        aside = [other._replace(aside=True, low=(), high=()) for other in lines if other is not line]
-        own = line._replace(label=f"{next(y for y in reversed(line.y) if y is not None):.2f} %")
+        best = lowest[id(line)]
+        behind = lines if few else [min(lines, key=lambda other: lowest[id(other)])]
+        aside = [other._replace(aside=True, low=(), high=()) for other in behind if other is not line]
+        own = line._replace(label=f"{line.y[-1]:.2f} %")
         name = f"validation error of {job.label} over {len(line.x)} epochs, {best:.2f} % at best"
         figures.append(
             _figure(job.label, f"{best:.2f} % at best", panel([*aside, own], axis, name=name, written=percent))
         )
-    several = len(jobs) > 1
-    remark = "On validation data, after each epoch" + (", the others in grey" if several else "")
+    grey = ", the others in grey" if few else ", that of the best in grey"
+    remark = "On validation data, after each epoch" + (grey if len(jobs) > 1 else "")
     banded = ". Bands reach from the best seed to the worst" if any(line.low for line in lines) else ""
     return _section("Validation error", f"{remark}{banded}.", f'<div class="panels">{"".join(figures)}</div>')
 
@@ -490,7 +504,7 @@ p{margin:0 0 10px;max-width:46rem}
 .note{color:var(--soft);font-size:.87rem}.note i{font-style:normal;color:var(--ink)}
 .wide{overflow-x:auto}.wide+.note{margin-top:8px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;font-weight:400;padding:5px 20px 5px 0;border-bottom:1px solid var(--hair);white-space:nowrap}
+th,td{text-align:left;font-weight:400;padding:5px 16px 5px 0;border-bottom:1px solid var(--hair);white-space:nowrap}
 thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom;padding-bottom:4px}
 td.n,th.n{text-align:right}td b{font-weight:600}tbody tr:last-child>*{border-bottom:0}
 .warn{display:block;color:var(--warm);font-size:.8rem}
@@ -499,10 +513,10 @@ td.n,th.n{text-align:right}td b{font-weight:600}tbody tr:last-child>*{border-bot
 .matrices{grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr))}
 figure{margin:0;break-inside:avoid;min-width:0}
 figcaption{font-size:.9rem;font-weight:600;display:flex;justify-content:space-between;gap:8px}
-figcaption span{font-weight:400;color:var(--soft);font-variant-numeric:tabular-nums}
+figcaption span{font-weight:400;white-space:nowrap;color:var(--soft);font-variant-numeric:tabular-nums}
 .small figcaption{font-weight:400;color:var(--soft);font-size:.85rem}
 svg{display:block;width:100%;height:auto;max-width:380px;overflow:visible}.small svg{max-width:290px}
-svg.strip{width:180px;height:18px}
+svg.strip{width:160px;height:18px}
 svg text{font-size:10.5px;fill:var(--soft);font-variant-numeric:tabular-nums}
 svg .end{text-anchor:end}svg .mid{text-anchor:middle}svg .cell{font-size:9px;fill:var(--ink)}
 svg .dense{fill:var(--page)}
@@ -522,7 +536,8 @@ rect.wrong{fill:color-mix(in oklab,var(--warm) var(--share),var(--ground))}
 footer{margin-top:56px;border-top:1px solid var(--hair);padding-top:10px;color:var(--soft);font-size:.8rem}
 footer ul{margin:0;padding:0;list-style:none;overflow-wrap:anywhere}
 @media(max-width:600px){main{padding:24px 16px}h1{font-size:1.35rem}}
-@media print{main{max-width:none;padding:0}body{font-size:11px}section{break-inside:auto}h3,h4{break-after:avoid}
+@media print{main{max-width:none;padding:0}body{font-size:11px}section{break-inside:auto}
+h3,h4,h3+.note{break-after:avoid}
 .wide{overflow:visible}tr{break-inside:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
