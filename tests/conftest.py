@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutations", type=int, default=100, help="Damaged files of each format.")
     parser.addoption("--mutation-seed", type=int, default=0, help="What they are drawn from.")
+    parser.addoption("--kills", type=int, default=5, help="How often a training is killed.")
 
 
 def _idx(array: NDArray[np.uint8]) -> bytes:

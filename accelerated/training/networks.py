@@ -140,5 +140,5 @@ def made(model: str, sample: tuple[int, ...], num_classes: int, dtype: torch.dty
     if not isinstance(found, nn.Module):
         raise UserError(f"model: '{model}' gives a {type(found).__name__}, expected an nn.Module")
     units = getattr(found, "units", None)
-    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype, device="cpu")
     return Made(found.to(dtype), units() if callable(units) else units, example)

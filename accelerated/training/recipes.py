@@ -43,7 +43,7 @@ from ..rules import (
 )
 from .data import Dataset
 from .errors import UserError, unknown
-from .networks import MLP, made, named, widths
+from .networks import MLP, Made, made, named, widths
 from .schedules import SCHEDULES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -366,6 +366,14 @@ def build(
     return rule.to(device)
 
 
+def network(recipe: Recipe, sample: tuple[int, ...], num_classes: int, dtype: torch.dtype) -> Made:
+    """The recipe's network for such samples. Raises UserError."""
+    if recipe.model != MLP:
+        return made(recipe.model, sample, num_classes, dtype)
+    model = mlp(prod(sample), recipe.hidden, num_classes, recipe.activation, recipe.dropout, recipe.normalisation)
+    return Made(model.to(dtype), None, torch.zeros(2, prod(sample), dtype=dtype))
+
+
 def made_by(
     rule_class: type[Rule], recipe: Recipe, sample: tuple[int, ...], num_classes: int, dtype: torch.dtype
 ) -> Rule:
@@ -374,14 +382,9 @@ def made_by(
     for name in recipe.options:
         if name not in known:
             raise unknown("options", name, known)
-    if recipe.model == MLP:
-        model = mlp(
-            prod(sample), recipe.hidden, num_classes, recipe.activation, recipe.dropout, recipe.normalisation
-        ).to(dtype)
-        rule = rule_class(model, **recipe.options)
-    else:
-        found = made(recipe.model, sample, num_classes, dtype)
-        given = {"units": found.units, "example": found.example, **recipe.options}
-        rule = rule_class(found.model, **{name: value for name, value in given.items() if name in known})
+    found = network(recipe, sample, num_classes, dtype)
+    given = {} if recipe.model == MLP else {"units": found.units, "example": found.example}
+    given |= recipe.options
+    rule = rule_class(found.model, **{name: value for name, value in given.items() if name in known})
     rule.made_by = recipe.network  # type: ignore[assignment]
     return rule

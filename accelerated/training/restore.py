@@ -10,7 +10,7 @@ from ..rules import Rule
 from . import checkpoint
 from .errors import UserError
 from .networks import MLP, named
-from .recipes import ALL_PRESETS, Recipe, made_by
+from .recipes import ALL_PRESETS, Recipe, made_by, network
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -84,6 +84,12 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
         settings = state["settings"]
         rule_class = {preset.rule.__name__: preset.rule for preset in ALL_PRESETS.values()}[settings["rule"]]
         shape = tuple(settings["image_shape"])
+        if model is None:  # a file may name a network that no memory holds
+            with torch.device("meta"):
+                expected = network(recipe, shape, settings["num_classes"], torch.float32).model
+            for name, weight in expected.named_parameters():
+                if state["best"][f"model.{name}"].shape != weight.shape:
+                    raise ValueError(f"model.{name} is not of shape {tuple(weight.shape)}")
         with torch.random.fork_rng(devices=[]):
             rule = made_by(rule_class, recipe, shape, settings["num_classes"], DTYPES[settings["dtype"]])
         rule.load_state_dict(state["best"])

@@ -280,13 +280,13 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
-            self._set_states(state["generators"])
             self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
-            self.step = state["step"]
+            self.epoch_number, self.step = len(self.history.epochs), int(state["step"])
             if state["progress"] is not None:
                 self._progress = _Progress(**state["progress"])
                 self._progress.total = self._progress.total.to(self.device)
-            self.epoch_number = len(self.history.epochs)
+                self._set_states(self._progress.begun)
+            self._set_states(state["generators"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
         begun = len(self.history.epochs) + (self._progress is not None)
