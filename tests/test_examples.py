@@ -65,6 +65,14 @@ def test_regression(tmp_path: Path) -> None:
     assert percents(run("regression.py", tmp_path)) == pytest.approx([69, 91, 91, 91, 77], abs=3)
 
 
+def test_scikit_learn(tmp_path: Path) -> None:
+    found = percents(run("scikit_learn.py", tmp_path))
+    assert found[:6] == pytest.approx([97.0, 97.0, 94.4, 96.6, 97.2, 95.4], abs=2)
+    assert found[6:9] == pytest.approx([97.8, 97.1, 99.2], abs=2)
+    assert found[9] > 75
+    assert found[10:] == pytest.approx([90.0, 86.6], abs=3)
+
+
 def test_characters(tmp_path: Path) -> None:
     bits = re.findall(r"^\w+ +(\d\.\d\d)", run("characters.py", tmp_path), re.MULTILINE)
     assert list(map(float, bits)) == pytest.approx([4.8, 3.6, 3.0], abs=0.2)

@@ -1,5 +1,7 @@
 """Training with a rule: data, recipes, the loop, what is measured beside it, checkpoints."""
 
+from typing import TYPE_CHECKING
+
 from .callbacks import Callback
 from .checkpoint import CheckpointError
 from .data import DataError, Dataset, Split, load
@@ -27,6 +29,9 @@ from .restore import Restored, restore
 from .run import Run, TrainingError
 from .watching import CsvTable, Progress, TensorBoard
 
+if TYPE_CHECKING:
+    from .estimators import ForwardOnlyClassifier, ForwardOnlyRegressor
+
 __all__ = [
     "PRESETS",
     "Callback",
@@ -36,6 +41,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Epoch",
+    "ForwardOnlyClassifier",
+    "ForwardOnlyRegressor",
     "History",
     "LayerCost",
     "LayerMargins",
@@ -65,3 +72,13 @@ __all__ = [
     "restore",
     "unit_diagnostics",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports the estimators when they are first asked for: they alone need scikit-learn."""
+        if name not in ("ForwardOnlyClassifier", "ForwardOnlyRegressor"):
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        from . import estimators
+
+        return getattr(estimators, name)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._arrays import wide
 from ..rules import Rule
-from ..rules.output_loss import parted
+from ..rules.output_loss import Loss, parted
 from ..rules.rule import OutputLoss, evaluating
 from .data import Split
 from .errors import UserError
@@ -30,7 +30,9 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Any]]) -> Evaluation:
     Raises UserError for no batches, and for labels that do not fit the scores.
     """
     held = getattr(rule, "rule", rule)  # of hardware
-    loss = held.loss if isinstance(held, OutputLoss) else None
+    found = getattr(held, "loss", None)
+    loss = found if isinstance(found, Loss) else None
+    at_scores = isinstance(held, OutputLoss)  # else it is each layer's, which numbers are compared with all the same
     ignored = None if loss is None else loss.ignore_index
     parameter = next(rule.parameters())
     total = torch.zeros((), device=parameter.device, dtype=wide(parameter.dtype))
@@ -50,12 +52,13 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Any]]) -> Evaluation:
                 known = torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
                 right += ((scores.argmax(dim=-1) == labels) & known).sum()
                 labelled += known.sum()
-            if loss is not None:
+            if loss is not None and (at_scores or not are_labels):
                 total += loss.value(scores, y) * len(x)
     if not samples:
         raise UserError("data: no batches to evaluate on, expected one or more")
     share = right.item() / max(1, labelled.item()) if are_labels else None
-    return Evaluation(share, None if loss is None else total.item() / samples)
+    has_loss = loss is not None and (at_scores or not are_labels)
+    return Evaluation(share, total.item() / samples if has_loss else None)
 
 
 def accuracy(rule: Rule, split: Split) -> float:
