@@ -209,17 +209,21 @@ def images(name: str, mode: str, **options: object) -> dict[str, bytes]:
 
 
 def archives(end: str, mode: str) -> dict[str, bytes]:
-    found = {}
-    for part in ("train", "test"):
-        written = io.BytesIO()
-        with tarfile.open(fileobj=written, mode=mode) as archive:
-            for name, content in images("png", "L").items():
-                if name.startswith(part):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-        found[f"{part}{end}"] = written.getvalue()
-    return found
+    whole = images("png", "L")
+    return {
+        f"{part}{end}": packed({name: content for name, content in whole.items() if name.startswith(part)}, mode)
+        for part in ("train", "test")
+    }
+
+
+def packed(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return written.getvalue()
 
 
 def cifar(pack: Callable[[NDArray[np.uint8], NDArray[np.uint8]], bytes], end: str) -> dict[str, bytes]:
@@ -297,7 +301,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "idx": Format(lambda: idx_files("", bytes)),
+    "idx": Format(lambda: idx_files("", bytes) | {"classes.txt": b"cat\ndog\n"}),
     "idx.gz": Format(lambda: idx_files(".gz", gzip.compress), gzipped(damaged)),
     "npz": Format(lambda: npz(np.savez), in_zip),
     "npz, deflated": Format(lambda: npz(np.savez_compressed), in_zip),
@@ -312,7 +316,8 @@ FORMATS = {
     "webp": Format(lambda: images("webp", "RGB")),
     "tar": Format(lambda: archives(".tar", "w:"), in_tar),
     "tar.gz": Format(lambda: archives(".tar.gz", "w:gz"), gzipped(in_tar)),
-    "cifar": Format(lambda: cifar(records, ".bin")),
+    "cifar": Format(lambda: cifar(records, ".bin") | {"batches.meta.txt": b"cat\ndog\n\n"}),
+    "cifar, packed": Format(lambda: {"cifar-10.tar.gz": packed(pickles(2))}, gzipped(in_tar)),
     "cifar, pickled": Format(lambda: pickles(2), in_pickle),
     "cifar, pickled anew": Format(lambda: pickles(5), in_pickle),
     "csv": Format(csv_files),

@@ -465,6 +465,18 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.
         load(tmp_path / "train.csv")
 
 
+def test_a_text_that_parquet_has_once_is_read_once(tmp_path: Path) -> None:
+    """A file of a few kilobytes whose labels would fill 200 MB, each written out."""
+    rows = [[str(i % 7), "ab"[i % 2] * 100_000] for i in range(2000)]
+    path = parquet(tmp_path / "t.parquet", rows, ["x", "y"])
+    assert path.stat().st_size < 50_000
+    pyarrow = pytest.importorskip("pyarrow")
+    before = pyarrow.default_memory_pool().max_memory()
+    data = load(path)
+    assert [len(name) for name in data.classes] == [100_000, 100_000]
+    assert pyarrow.default_memory_pool().max_memory() - before < 50 << 20
+
+
 def test_parquet_needs_pyarrow_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, header = flowers()
     path = parquet(tmp_path / "iris.parquet", rows, header, **{"sepal width": str})
@@ -472,6 +484,9 @@ def test_parquet_needs_pyarrow_and_numbers(tmp_path: Path, monkeypatch: pytest.M
         load(path, label="species")
     parquet(path, rows, header, **{"sepal width": lambda cell: None if cell == "3" else float(cell)})
     with pytest.raises(DataError, match=r"column 'sepal width': 26 missing values, expected none; fill them in"):
+        load(path, label="species")
+    parquet(path, rows, header, species=lambda cell: [cell])
+    with pytest.raises(DataError, match=r"column 'species': list<.*>, expected names or whole numbers"):
         load(path, label="species")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"Parquet files need pyarrow; pip install"):
@@ -517,6 +532,15 @@ class Rows:
         return iter(self.rows)
 
 
+class Stream(Rows):
+    """As Hugging Face's: what it holds may not be known."""
+
+    __len__ = property()  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.features = self.column_names = None  # type: ignore[assignment]
+
+
 def vision_rows(images: NDArray[np.uint8], **more: Any) -> Rows:
     features = {"image": Kind(), "fine": Kind(["cat", "dog"]), **more}
     return Rows(
@@ -543,7 +567,7 @@ LIBRARIES: dict[str, Callable[[], Dataset]] = {
             for part in (TRAIN, TEST)
         )
     ),
-    "Hugging Face": lambda: load({"train": vision_rows(TRAIN), "test": vision_rows(TEST)}),
+    "Hugging Face": lambda: load({"train": vision_rows(TRAIN), "test": vision_rows(TEST), "unsupervised": None}),
     "Hugging Face, two columns of classes": lambda: load(
         vision_rows(TRAIN, coarse=Kind(["animal"])), vision_rows(TEST, coarse=Kind(["animal"])), label="fine"
     ),
@@ -613,7 +637,7 @@ def test_one_data_set_gives_a_test_part_too() -> None:
 
 
 UNFIT: dict[str, tuple[Callable[[], Dataset], str]] = {
-    "a number": (lambda: load(3), "train: a int, expected a pair of arrays, a data set of torchvision"),
+    "a number": (lambda: load(3), "train: of type int, expected a pair of arrays, a data set of torchvision"),
     "a generator": (lambda: load(iter(())), "expected a pair of arrays"),
     "a path and a test part": (lambda: load("digits", tensors(TEST)), "test: a tuple beside 'digits', expected a path"),
     "a dict without test": (lambda: load({"train": vision_rows(TRAIN)}), "data: has train, expected train and test"),
@@ -623,6 +647,19 @@ UNFIT: dict[str, tuple[Callable[[], Dataset], str]] = {
         lambda: load([(Image.new("L", (3, 3 + i)), i) for i in range(2)]),
         r"sample 1 is uint8 of shape \(4, 3\), expected uint8 of shape \(3, 3\) as the first; a transform may",
     ),
+    "boxes for labels": (
+        lambda: load([(Image.new("L", (3, 3)), {"boxes": []})]),
+        "train: a dict among them, expected num",
+    ),
+    "several labels": (
+        lambda: load([(np.zeros((2, 2)), [0] * i) for i in range(3)]),
+        "train, labels: numbers in no one shape, expected an array",
+    ),
+    "lists beside numbers": (
+        lambda: load(Rows({"a": Kind(), "b": Kind(), "label": Kind()}, [{"a": 1.0, "b": [1, 2], "label": 0}])),
+        "train: row 0: numbers in no one shape",
+    ),
+    "a stream": (lambda: load(Stream()), "train: of type Stream, expected a pair of arrays"),
     "16 bits": (lambda: load([(Image.new("I;16", (3, 3)), 0)]), "sample 0: pixels of mode I;16, expected 8 bits"),
     "integers": (lambda: load((np.zeros((3, 4), int), np.arange(3))), "train: dtype int64, expected uint8"),
     "numbers for labels": (

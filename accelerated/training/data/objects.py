@@ -23,7 +23,9 @@ KINDS = "a pair of arrays, a data set of torchvision or of Hugging Face, or anot
 
 
 def read_objects(train: Any, test: Any, label: str | None) -> Parts:
-    """The samples of one data set, or of two. A mapping of `train` and `test`, as Hugging Face's, is two.
+    """The samples of one data set, or of two.
+
+    A mapping of `train` and `test`, as Hugging Face's, is two; other parts of it are passed over.
 
     `label` is Hugging Face's column of labels; it need not be given where there is one of classes alone, or one with a
     usual name. Text labels are numbered by the order of their names.
@@ -67,15 +69,15 @@ Read = tuple[NDArray[Any], NDArray[Any] | list[str], tuple[str, ...]]
 
 
 def _read(data: Any, name: str, label: str | None) -> Read:
-    if hasattr(data, "column_names") and hasattr(data, "features"):
+    if getattr(data, "column_names", None) and getattr(data, "features", None):
         return _columns(data, name, label)
     if label is not None:
         raise DataError(f"{name}: label '{label}' of a {type(data).__name__}, which has no columns; expected none")
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
-        x, y = (_array(each) for each in data)
+        x, y = (_array(each, name) for each in data)
         return x, y.tolist() if y.dtype.kind == "U" else y, ()
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise DataError(f"{name}: a {type(data).__name__}, expected {KINDS}")
+        raise DataError(f"{name}: of type {type(data).__name__}, expected {KINDS}")
     return _items(data, name)
 
 
@@ -97,7 +99,7 @@ def _items(data: Any, name: str) -> Read:
     while not hasattr(whole_set, "classes") and hasattr(whole_set, "dataset"):  # as Subset has
         whole_set = whole_set.dataset
     classes = getattr(whole_set, "classes", ())
-    return images, _labels(labels), tuple(map(str, classes)) if isinstance(classes, Sequence) else ()
+    return images, _labels(labels, name), tuple(map(str, classes)) if isinstance(classes, Sequence) else ()
 
 
 def _columns(data: Any, name: str, label: str | None) -> Read:
@@ -125,29 +127,35 @@ def _columns(data: Any, name: str, label: str | None) -> Read:
                         f"{name}: column {column} of row {len(labels) - 1} is {_shown(value)}, expected numbers or an "
                         f"image; data.remove_columns('{column}') leaves it out"
                     )
-            yield values[0] if len(values) == 1 else np.array(values, np.float64)
+            yield values[0] if len(values) == 1 else _array(values, f"{name}: row {len(labels) - 1}").astype(np.float64)
 
     images = _stacked(samples(), len(data), name)
     if images.ndim == 1:
         images = images[:, None].astype(np.float64)
-    return images, _labels(labels), tuple(names[known[0]] or ())
+    return images, _labels(labels, name), tuple(names[known[0]] or ())
 
 
 def _shown(value: Any) -> str:
     return repr(value)[:40] if value is None or isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def _labels(labels: Sequence[Any]) -> NDArray[Any] | list[str]:
+def _labels(labels: Sequence[Any], name: str) -> NDArray[Any] | list[str]:
     if labels and all(isinstance(label, str) for label in labels):
         return list(labels)
-    return np.array([_array(label) for label in labels])
+    return _array([_array(label, name) for label in labels], f"{name}, labels")
 
 
-def _array(value: Any) -> NDArray[Any]:
-    """Of an array, a tensor on any device, a number or a list."""
+def _array(value: Any, name: str) -> NDArray[Any]:
+    """Of an array, a tensor on any device, a number or a list. Raises DataError for what makes no numbers or text."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    return np.asarray(value)
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError) as error:  # lists of several lengths
+        raise DataError(f"{name}: numbers in no one shape, expected an array; pad or resize them") from error
+    if found.dtype.hasobject:
+        raise DataError(f"{name}: {_shown(value)} among them, expected numbers")
+    return found
 
 
 def _sample(value: Any, name: str) -> NDArray[Any]:
@@ -155,7 +163,7 @@ def _sample(value: Any, name: str) -> NDArray[Any]:
     if hasattr(value, "convert") and hasattr(value, "mode"):
         pixels = pixels_of(value, name)
         return pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return _array(value)
+    return _array(value, name)
 
 
 def _stacked(samples: Iterator[Any], count: int, name: str) -> NDArray[Any]:

@@ -179,20 +179,37 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
         pyarrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
         raise UserError("data: Parquet files need pyarrow; pip install pyarrow") from error
-    with reading(path, "damaged table"), parquet.ParquetFile(path, memory_map=False) as file:
-        columns, rows = list(file.schema_arrow.names), file.metadata.num_rows
+    types = pyarrow.types
+    with reading(path, "damaged table"), parquet.ParquetFile(path) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        columns = list(schema.names)
         label = _label_column(path, columns, label)
         columns.remove(label)
         if not rows:
             raise DataError(f"{path}: no rows, expected samples")
-        check_memory(path, f"{rows} rows of {len(columns)} numbers", 12 * rows * len(columns))
+        check_memory(path, f"{rows} rows of {len(columns)} numbers", rows * (12 * len(columns) + 100))
+
+    def kind(name: str) -> Any:
+        found = schema.field(name).type
+        return found.value_type if types.is_dictionary(found) else found
+
+    for name in columns:
+        if not any(check(kind(name)) for check in (types.is_integer, types.is_floating, types.is_boolean)):
+            raise DataError(
+                f"{path}, column '{name}': {kind(name)}, expected numbers; leave the column out, or write a column of "
+                "0 and 1 for each of its values"
+            )
+    text = types.is_string(kind(label)) or types.is_large_string(kind(label))
+    if not (text or any(check(kind(label)) for check in (types.is_integer, types.is_floating, types.is_boolean))):
+        raise DataError(f"{path}, column '{label}': {kind(label)}, expected names or whole numbers")
+
+    # A dictionary is what a text is stored once in, however often it is named.
+    with reading(path, "damaged table"), parquet.ParquetFile(path, read_dictionary=[label]) as file:
 
         def column(name: str) -> Any:
             (found,) = file.read(columns=[name], use_threads=False).columns
             if len(found) != rows:
                 raise ValueError(f"{len(found)} rows of column '{name}', {rows} of the table")
-            if pyarrow.types.is_dictionary(found.type):
-                found = found.cast(found.type.value_type)
             if found.null_count:
                 raise DataError(
                     f"{path}, column '{name}': {found.null_count} missing values, expected none; fill them in, or "
@@ -203,17 +220,17 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
         features = np.empty((rows, len(columns)), np.float32)
         for place, name in enumerate(columns):
             found = column(name)
-            kind = found.type
-            if pyarrow.types.is_decimal(kind) or pyarrow.types.is_boolean(kind):
-                found = found.cast(pyarrow.float64() if pyarrow.types.is_decimal(kind) else pyarrow.uint8())
-            elif not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
-                raise DataError(
-                    f"{path}, column '{name}': {kind}, expected numbers; leave the column out, or write a column of 0 "
-                    "and 1 for each of its values"
-                )
+            if types.is_dictionary(found.type):
+                found = found.cast(kind(name))
             with np.errstate(over="ignore"):  # becomes infinite, which is reported
                 features[:, place] = found.to_numpy()
-        labels = [str(value) for value in column(label).to_pylist()]
+        labels: list[str] = []
+        for chunk in column(label).chunks:
+            if types.is_dictionary(chunk.type):
+                names = [str(value) for value in chunk.dictionary.to_pylist()]
+                labels += [names[place] for place in chunk.indices.to_pylist()]
+            else:
+                labels += map(str, chunk.to_pylist())
     return _Table(features, labels, columns, label)
 
 
