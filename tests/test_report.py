@@ -163,6 +163,21 @@ def test_runs_are_told_apart(results: Path) -> None:
     assert {"foton · smaller", "foton · smaller (2)", "foton · smaller (3)"} <= set(same.texts)
 
 
+def test_networks_by_name(tmp_path: Path) -> None:
+    """Images of 16 x 16 pixels: of a LeNet the filters are the kernels."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = (generator.random((60, 16, 16), dtype=np.float32) + labels[:, None, None]) / 3
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:12], y_test=labels[:12])
+    where = "--data", tmp_path / "images.npz", "--output", tmp_path / "lenet"
+    trained = run("compare", "mono-forward", "backprop", "--model", "lenet", "--epochs", "2", "--seeds", "1", *where)
+    assert trained.exit_code == 0, trained.output
+    page = written(tmp_path / "lenet")
+    assert page.texts.count("lenet") >= 2
+    assert sum("of 6, seed 0" in text for text in page.texts) == 2
+    assert "1.00" in page.texts, "backprop's own time"
+
+
 def changed(folder: Path, name: str, change: Any) -> Path:
     """A copy of the log with other records."""
     Path(name).mkdir()
