@@ -273,10 +273,10 @@ class ForwardForward(LayeredRule):
     def negative_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """One draw of a wrong label for each sample: (batch,)."""
         if self.negatives == "wrong":
-            return wrong_labels(y, self.num_classes, self.generator)
+            return self.own(wrong_labels(self.gathered(y), self.num_classes, self.generator))
         with self._aside(x):
             scores = self(x)
-        return hard_wrong_labels(scores, y, self.generator, self.hard_law)
+        return self.own(hard_wrong_labels(self.gathered(scores), self.gathered(y), self.generator, self.hard_law))
 
     def positive_images(self, x: Tensor) -> Tensor:
         """x as the positive stream without labels."""
@@ -284,15 +284,14 @@ class ForwardForward(LayeredRule):
 
     def negative_images(self, x: Tensor) -> Tensor:
         """One draw of negatives without labels: shaped like x. Raises ValueError for a batch of one sample."""
-        partner = random_partners(len(x), self.generator, device=x.device)
+        whole = self.gathered(rms_norm(x) if self.negatives == "pairs" else x)
+        other = self.own(whole[random_partners(len(whole), self.generator, device=x.device)])
         if self.negatives == "pairs":
-            z = rms_norm(x)
-            return (z + z[partner]) / 2
-        other = x[partner]
+            return (self.own(whole) + other) / 2
         images = x if self.image_shape is None else x.unflatten(1, self.image_shape)
-        size = (len(x), images.shape[2], images.shape[3])
+        size = (len(whole), images.shape[2], images.shape[3])
         mask = random_masks(size, self.mask_passes, self.generator, device=x.device, dtype=x.dtype)
-        return hybrid_images(images, other.view_as(images), mask[:, None]).view_as(x)
+        return hybrid_images(images, other.view_as(images), self.own(mask)[:, None]).view_as(x)
 
     def layer_loss(self, layer: LayerGoodness) -> LayerCredit:
         """The loss of a layer and its derivatives by that layer's goodness."""

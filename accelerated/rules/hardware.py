@@ -62,7 +62,7 @@ class Hardware(Rule):
         weight_range: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if isinstance(rule, Hardware) or not isinstance(rule, Rule):
+        if not isinstance(rule, Rule) or isinstance(getattr(rule, "rule", None), Rule):  # one that wraps another
             raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
         for name, module in rule.model.named_modules():
             if is_parametrized(module):

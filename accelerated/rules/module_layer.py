@@ -124,13 +124,18 @@ def _lent_buffers(part: nn.Module, buffers: Mapping[str, Tensor | None]) -> Iter
         part.__dict__["_buffers"] = own
 
 
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance and the mean of each channel; a module that has seen more than x has `statistics` of its own."""
+    return torch.var_mean(widened(x), [0, *range(2, x.dim())], correction=0)
+
+
 @contextmanager
 def _lent_statistics(norm: _BatchNorm, seen: Iterator[Tensor]) -> Iterator[None]:
     """Each call normalises by the mean and the variance of what was `seen` in its turn, in place of its own batch."""
 
     def lend(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = next(seen)
-        norm.running_var, norm.running_mean = torch.var_mean(widened(x), [0, *range(2, x.dim())], correction=0)
+        norm.running_var, norm.running_mean = getattr(norm, "statistics", _statistics)(x)
         norm.training = False
 
     own, training = norm._buffers, norm.training

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
@@ -9,7 +10,7 @@ from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._arrays import wide
@@ -20,7 +21,7 @@ from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
-from .watch import Watched, check_hooks, check_unchanged, watched
+from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
 
 class UnitUpdate(NamedTuple):
@@ -160,6 +161,17 @@ def _stepped(updates: Iterator[Any], region: Region | None) -> Iterator[Any]:
         yield update
 
 
+class Share(NamedTuple):
+    """The rows of a larger batch that the batch in hand is, one of several processes' each.
+
+    `gathered` puts all rows together from those of each process, in order.
+    """
+
+    rows: slice
+    total: int
+    gathered: Callable[[Tensor], Tensor]
+
+
 class Update(Protocol):
     """What an optimizer is to subtract from a part of a model, and that part's own batch-mean loss if it has one."""
 
@@ -188,9 +200,12 @@ class CreditAssignment(nn.Module):
     __signature__: ClassVar[inspect.Signature]
 
     model: nn.Module
+    connects_processes = False
+    """Whether a step is one of several processes together."""
     differentiates = False
     """Whether a step has a backward pass through the whole model, where backward hooks are called."""
     _watched: Sequence[Watched] = ()
+    _is_told_apart = False
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
         """Puts the parent's options into the signature, except those that the class itself `sets`.
@@ -217,6 +232,11 @@ class CreditAssignment(nn.Module):
         """Raises ValueError, with the layer's name, for a hook that the rule would not call."""
         check_hooks(self._watched, type(self).__name__, self.calls, self.differentiates)
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Asked for when DistributedDataParallel is put around the rule. Raises ValueError."""
+        raise shared_out("rule", "DDP", type(self).__name__)
+
     def calls(self, module: nn.Module) -> bool:
         """Whether a step calls this module of the model once, as the model would: then its forward hooks are called."""
         return False
@@ -233,6 +253,7 @@ class CreditAssignment(nn.Module):
         The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
         graph is left behind. x, y and errors as for `stream`.
         """
+        self._warn_if_apart()
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
         gradients: dict[Tensor, Tensor] = {}
@@ -247,6 +268,17 @@ class CreditAssignment(nn.Module):
         for held, gradient in gradients.items():  # after the last error that a step may raise
             held.grad = gradient
         return sum(own, torch.zeros((), device=next(self.parameters()).device))
+
+    def _warn_if_apart(self) -> None:
+        """Warns, once, of a step that this process makes alone, though it was started as one of several."""
+        apart = not (self.connects_processes or self._is_told_apart) and distributed.is_available()
+        if apart and distributed.is_initialized() and distributed.get_world_size() > 1:
+            self._is_told_apart = True
+            warnings.warn(
+                f"{type(self).__name__}: {distributed.get_world_size()} processes, each of which trains alone; put "
+                "prograde.accelerated.parallel.DataParallel around the rule for one training",
+                stacklevel=4,  # of whom calls assign_credit, past the wrapper of no_grad
+            )
 
     @property
     def least_batch(self) -> int:
@@ -284,6 +316,8 @@ class Rule(CreditAssignment):
     units: Sequence[Any]
     num_classes: int
     generator: torch.Generator | None
+    shared: Share | None = None
+    """Of a larger batch, for all of which draws are made and by all of which samples are mixed; see `DataParallel`."""
     wants_sequences = False
     """Whether x is (batch, steps, features)."""
     on_crossbars = False
@@ -345,6 +379,18 @@ class Rule(CreditAssignment):
         check_finite(x)
         self.check_y(x, y)
         return x
+
+    def samples(self, x: Tensor) -> int:
+        """How many there are in x, and in the other shares of the batch."""
+        return len(x) if self.shared is None else self.shared.total
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """These rows, one or more for each sample, with those of the other shares of the batch."""
+        return rows if self.shared is None else self.shared.gathered(rows)
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Of all rows those of the batch in hand."""
+        return rows if self.shared is None else rows[self.shared.rows]
 
     def check_y(self, x: Tensor, y: Any) -> None:
         """Raises ValueError unless y fits x, which is checked."""
@@ -477,8 +523,8 @@ class LayeredRule(Rule):
                 continue
             dtype = unit.weights[0].dtype
             keep = max(1 - rate, torch.finfo(dtype).eps)  # a rate of 1 drops all
-            mask = channels_last(torch.empty(len(x), *shape, device=x.device, dtype=dtype))
-            yield mask.bernoulli_(1 - rate, generator=generator).div_(keep)
+            mask = channels_last(torch.empty(self.samples(x), *shape, device=x.device, dtype=dtype))
+            yield self.own(mask.bernoulli_(1 - rate, generator=generator).div_(keep))
 
     def replay(self, device: torch.device) -> torch.Generator:
         """A copy of the rule's generator, which repeats the draws that come next."""

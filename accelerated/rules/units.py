@@ -35,6 +35,7 @@ from ..modules.activations import MODULES, activation_of
 from ..orthogonality import skew_orthogonal_vjp
 from .cutting import Part, Units, is_plain, leaves, parts
 from .module_layer import ModuleLayer, ModuleStep
+from .watch import check_alone
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
 OURS = "of prograde.accelerated.modules"
@@ -44,6 +45,10 @@ INSTEAD = {
     **dict.fromkeys(
         ("RecurrentNetwork", "RNN", "GRU", "LSTM"),
         "use RecurrentFtp or BackpropThroughTime, with units=[model.gru, model.head] on a model of your own",
+    ),
+    **dict.fromkeys(
+        ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP"),
+        "pass the bare model, and put prograde.accelerated.parallel.DataParallel around the rule",
     ),
     "OptimizedModule": "pass the uncompiled model",
     "Softmax": "the loss contains it; remove it",
@@ -365,6 +370,8 @@ def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule:
 
     They are those of its kind, where it has a closed form.
     """
+    for part in module.modules():
+        check_alone(name, part, rule)
     own = list(module.parameters())
     computed = not isinstance(getattr(module, "weight", None), nn.Parameter | None)  # as the older weight_norm does
     if any(is_lazy(p) for p in own):

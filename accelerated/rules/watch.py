@@ -5,6 +5,24 @@ from typing import NamedTuple
 
 from torch import nn
 
+SHARING = {"DistributedDataParallel": "DDP", "FullyShardedDataParallel": "FSDP", "DTensor": "FSDP"}
+"""What PyTorch shares a model out by, in several processes, and how that is called."""
+
+
+def check_alone(name: str, thing: object, rule: str) -> None:
+    """Raises ValueError for a module, or a parameter, that PyTorch's wrappers for several processes have in hand."""
+    found = SHARING.get(type(thing).__name__) or ("FSDP" if "_is_fsdp_managed_module" in vars(thing) else None)
+    if found:
+        raise shared_out(f"layer '{name}'" if name else "model", found, rule)
+
+
+def shared_out(where: str, wrapper: str, rule: str) -> ValueError:
+    """The error for a model, or a rule, in one of these wrappers."""
+    return ValueError(
+        f"{where}: in {wrapper}, which averages what loss.backward() gives and would leave the processes of a {rule} "
+        f"apart; expected the bare model, and prograde.accelerated.parallel.DataParallel around the rule"
+    )
+
 
 class Watched(NamedTuple):
     """A module of the model, its path there, and its children at the time."""
@@ -42,13 +60,14 @@ def has_backward_hooks(module: nn.Module) -> bool:
 
 
 def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module], bool], differentiates: bool) -> None:
-    """Raises ValueError, with the layer's name, for a hook that would not be called.
+    """Raises ValueError, with the layer's name, for a hook that would not be called, and for DDP and FSDP.
 
     `calls` tells the modules that the rule calls as their model would; `differentiates`, whether it has a backward
     pass through them. Hooks of all modules, which PyTorch registers globally, are not looked for.
     """
     for name, module, _ in found:
         where = f"layer '{name}'" if name else "model"
+        check_alone(name, module, rule)
         if has_forward_hooks(module) and not calls(module):
             raise ValueError(
                 f"{where}: a forward hook, which {rule} does not call; register it for a pass `model(x)` outside "
@@ -59,6 +78,7 @@ def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module]
         for key, parameter in module._parameters.items():
             if parameter is None:
                 continue
+            check_alone(name, parameter, rule)
             if parameter._post_accumulate_grad_hooks or (parameter._backward_hooks and not differentiates):
                 raise ValueError(
                     f"{where}: a hook on its {key}, which {rule} does not call; remove it, and change `.grad` after "

@@ -1,0 +1,270 @@
+"""Data-parallel training: each process has a share of the batch, and all make the same step."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..cumulative_goodness import _depth_scaled_auxiliary
+from ..rules import (
+    DifferenceTargetPropagation,
+    Hardware,
+    HybridDynamicTemperature,
+    LocalClassifiers,
+    RecurrentRule,
+    Rule,
+    UnitUpdate,
+)
+from ..rules.output_loss import CrossEntropy
+from ..rules.rule import Share
+from .batch_norm import synchronised
+from .processes import Processes
+
+SMALL = 2**14
+"""Arrays of fewer numbers are averaged together: by itself each would cost a message."""
+
+
+class DataParallel(Rule):
+    """Any rule in several processes, each with its share of the batch.
+
+        rule = DataParallel(Foton(model))                  # after torch.distributed.init_process_group()
+        for x, y in loader:                                # of this process, as by a DistributedSampler
+            loss = rule.assign_credit(x, y)
+            optimizer.step()
+            rule.constrain(optimizer)
+
+    A step is that of one process on the joined batch, but for rounding: each unit's update is averaged, by the number
+    of labels in each share, while the next unit is computed. Built, the rule of every process becomes that of rank 0:
+    parameters, buffers, state and generator; a rule without a generator gets one. Draws are made for the joined batch,
+    of which each process takes its rows; negatives made of two samples take the other from any share. Batch
+    normalisation in training is over all shares. The loss is that of the joined batch. `constrain` makes the same of
+    the same weights in every process. `calibrate` wants the same data in each.
+
+    Not in step are draws of one's own modules, as nn.Dropout's, from PyTorch's generator, and what one's own modules
+    keep in buffers; nor is a loss of one's own that is no mean over samples. All processes call in the same order.
+    Raises ValueError for what can't be shared out: `Hardware`, whose converters measure the batch in hand,
+    `HybridDynamicTemperature`, class weights and weights of samples, nn.InstanceNorm that tracks statistics; and in
+    every process where one of them is given a batch that its rule does not take. RuntimeError where a process is lost.
+
+    The rule itself is `rule.rule`: save its `state_dict()`, which one process can go on with.
+    """
+
+    connects_processes = True
+
+    def __init__(self, rule: Rule, *, group: dist.ProcessGroup | None = None) -> None:
+        if isinstance(rule, DataParallel) or not isinstance(rule, Rule):
+            raise ValueError(f"rule: a {type(rule).__name__}, expected a learning rule")
+        _check_shareable(rule)
+        nn.Module.__init__(self)
+        self.rule = rule
+        self.processes = Processes(group)
+        self.__dict__["model"] = getattr(rule, "model", None)  # not as a module: it is one of the rule's
+        self.units, self.num_classes = rule.units, rule.num_classes
+        self.wants_sequences = rule.wants_sequences
+        self._take_first()
+
+    def _take_first(self) -> None:
+        """Makes the rule that of rank 0. Raises ValueError, in every process, where one has another model or rule."""
+        rule, processes = self.rule, self.processes
+        if rule.generator is None:
+            seed = processes.first(int(torch.randint(2**62, ()).item()))
+            rule.generator = torch.Generator(next(rule.parameters()).device).manual_seed(seed)
+        own = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in rule.state_dict().items()}
+        state, drawn = processes.first((own, rule.generator.get_state()) if processes.rank == 0 else None)
+        problem = ""
+        if processes.rank > 0:
+            try:
+                rule.load_state_dict(state)
+                rule.generator.set_state(drawn)
+            except (RuntimeError, ValueError) as error:
+                problem = f" ({error})"
+        other = [rank for rank, (is_same,) in enumerate(processes.all_told(not problem)) if not is_same]
+        if other:
+            raise ValueError(f"rule: of process {other[0]} another one than that of process 0{problem}")
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The rule's own, in step in all processes."""
+        return self.rule.generator
+
+    @generator.setter
+    def generator(self, generator: torch.Generator | None) -> None:
+        self.rule.generator = generator
+
+    @property
+    def least_batch(self) -> int:
+        """The rule's own."""
+        return self.rule.least_batch
+
+    @property
+    def wants_images(self) -> bool:
+        """As the rule has it."""
+        return self.rule.wants_images
+
+    def no_weight_decay(self) -> list[nn.Parameter]:
+        return self.rule.no_weight_decay()
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        return self.rule.checked_input(x)
+
+    def positions(self, x: Tensor) -> tuple[int, ...]:
+        return self.rule.positions(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of this process's x alone."""
+        scores: Tensor = self.rule(x)
+        return scores
+
+    def objective(self, x: Tensor, y: Any) -> Tensor:
+        """Of this process's share alone."""
+        return self.rule.objective(x, y)
+
+    def stream(self, x: Tensor, y: Any) -> Iterator[UnitUpdate]:
+        """Updates of the joined batch, each asked for while the next unit's is computed: two are held at a time."""
+        share, part = self._shared(x, y)
+        updates = self.rule.stream(x, y)
+        pending: _Averaged | None = None
+        while True:
+            with self._as_share(share, part):  # not around the yield: what is done with an update is no business of it
+                update = next(updates, None)
+            if update is None:
+                break
+            begun = _Averaged(update, part, self.processes)
+            if pending is not None:
+                yield pending.update()
+            pending = begun
+        if pending is not None:
+            yield pending.update()
+
+    def _shared(self, x: Any, y: Any) -> tuple[Share, float]:
+        """Where this process's batch is in the joined one, and its part in the labels.
+
+        Raises ValueError, in every process, where one of them has a batch that its rule does not take.
+        """
+        problem: ValueError | None = None
+        samples, labels = 0, 0
+        try:
+            samples, labels = self._counted(x, y)
+        except ValueError as error:
+            problem = error
+        told = self.processes.all_told(problem is None, samples, labels)
+        if problem is not None:
+            raise problem
+        refused = [rank for rank, (is_taken, *_) in enumerate(told) if not is_taken]
+        if refused:
+            raise ValueError(f"x, y: of process {refused[0]} refused, which says why; no process has made the step")
+        counts = [int(count) for _, count, _ in told]
+        before = sum(counts[: self.processes.rank])
+        gathered = partial(self.processes.gathered, counts=counts)
+        whole = Share(slice(before, before + samples), sum(counts), gathered)
+        return whole, labels / max(1, sum(count for *_, count in told))
+
+    def _counted(self, x: Any, y: Any) -> tuple[int, int]:
+        """Samples, and labels that count. Raises ValueError unless the rule takes them."""
+        if isinstance(y, tuple):
+            raise ValueError("y: a pair, with weights of samples, which are not shared out; expected y alone")
+        rule, ignored = self.rule, getattr(getattr(self.rule, "loss", None), "ignore_index", None)
+        lengths = None
+        if isinstance(rule, RecurrentRule):
+            x, lengths = rule.checked_sequences(x, y)
+        else:
+            rule.checked(x, y)
+        samples, labels = len(y), len(y) * prod(rule.positions(x))
+        if lengths is not None and rule.positions(x):
+            y = y[torch.arange(x.shape[1], device=y.device) < lengths.to(y.device)[:, None]]
+            labels = len(y)
+        if ignored is not None and not y.is_floating_point():
+            labels = int((y != ignored).sum())
+            if labels != samples and isinstance(rule, DifferenceTargetPropagation):
+                raise ValueError("y: ignored labels, whose samples the inverses learn from; leave these out")
+        return samples, labels
+
+    @contextmanager
+    def _as_share(self, share: Share, part: float) -> Iterator[None]:
+        with ExitStack() as stack:
+            norms = [norm for _, norm in self.rule.batch_norms()]
+            stack.enter_context(synchronised(norms, self.processes, part))
+            self.rule.shared = share
+            stack.callback(setattr, self.rule, "shared", None)
+            yield
+
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.rule.constrain(optimizer)
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        if isinstance(self.rule, LocalClassifiers) and self.rule.aggregation.kind == "training-loss":
+            self.processes.sum(self.rule.aggregation.loss_total, self.rule.aggregation.loss_count)
+        self.rule.calibrate(batches)
+
+
+class _Averaged:
+    """A unit's update on its way to that of the joined batch, of which this process has that part.
+
+    Large arrays are averaged where they lie, small ones in one copy, with the loss.
+    """
+
+    def __init__(self, update: UnitUpdate, part: float, processes: Processes) -> None:
+        self._update, self._processes = update, processes
+        self._found: dict[Tensor, Tensor] = {}
+        self._copied: list[tuple[list[Tensor], Tensor]] = []
+        self._works: list[dist.Work] = []
+        copied = [] if update.loss is None else [update.loss]
+        memory: set[int] = set()
+        for parameter, gradient in update.pairs:
+            place = gradient.untyped_storage().data_ptr()  # two parameters may have been given one array
+            if gradient.numel() < SMALL or not gradient.is_contiguous() or place in memory:
+                gradient = torch.empty_like(parameter).copy_(gradient)
+                copied.append(gradient)
+            else:
+                memory.add(place)
+                self._begin(gradient, part)
+            self._found[parameter] = gradient
+        for dtype in {array.dtype for array in copied}:
+            arrays = [array for array in copied if array.dtype == dtype]
+            joined = torch.cat([array.flatten() for array in arrays])
+            self._begin(joined, part)
+            self._copied.append((arrays, joined))
+
+    def _begin(self, array: Tensor, part: float) -> None:
+        with self._processes.lost():
+            if part != 1:
+                array.mul_(part)
+            work = dist.all_reduce(array, group=self._processes.group, async_op=True)
+            assert work is not None
+            self._works.append(work)
+
+    def update(self) -> UnitUpdate:
+        """The update, waited for."""
+        with self._processes.lost():
+            for work in self._works:
+                work.wait()
+        for arrays, joined in self._copied:
+            for array, part in zip(arrays, joined.split([array.numel() for array in arrays]), strict=True):
+                array.copy_(part.view_as(array))
+        unit, gradients, loss, own = self._update
+        if gradients is not None:
+            gradients = [self._found.get(p, g) for p, g in zip(unit.parameters, gradients, strict=True)]
+        return UnitUpdate(unit, gradients, loss, tuple((p, self._found.get(p, g)) for p, g in own))
+
+
+def _check_shareable(rule: Rule) -> None:
+    """Raises ValueError for what measures the batch in hand, so that its parts are not those of one."""
+    name = type(rule).__name__
+    if isinstance(rule, Hardware):
+        raise ValueError(f"rule: {name}, whose converters take their range from the batch in hand; expected another")
+    if isinstance(rule, HybridDynamicTemperature):
+        raise ValueError(f"rule: {name}, whose classifier normalises over the batch in hand; expected another")
+    if getattr(getattr(rule, "loss", None), "func", None) is _depth_scaled_auxiliary:
+        raise ValueError("loss: depth-scaled, whose weights of samples are shares of the batch in hand; use another")
+    for part in rule.modules():
+        if isinstance(part, CrossEntropy) and part.class_weight is not None:
+            raise ValueError("loss: with class weights, whose sum is that of the batch in hand; expected none")
+    for path, module in rule.named_modules():
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
+            where = path.removeprefix("model.")
+            raise ValueError(f"layer '{where}': track_running_stats of the batch in hand; expected False")

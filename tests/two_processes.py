@@ -1,0 +1,535 @@
+"""What each of two connected processes checks: run by test_parallel.py, with RANK, WORLD_SIZE and a store's path.
+
+Every process makes the same checks in the same order, and writes what failed to a file of its own.
+"""
+
+import itertools
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from prograde.accelerated.cumulative_goodness import REMEDIES
+from prograde.accelerated.local_classifiers import Shortcut
+from prograde.accelerated.modules import ChannelNorm, RecurrentNetwork, ShortcutNetwork
+from prograde.accelerated.parallel import DataParallel, LayerParallel
+from prograde.accelerated.rules import (
+    RULES,
+    Backprop,
+    BackpropEnsemble,
+    BackpropThroughTime,
+    ChannelClassAssignment,
+    ChannelCompetition,
+    CumulativeForwardForward,
+    DeeperForward,
+    DifferenceTargetPropagation,
+    DirectFeedbackAlignment,
+    DynamicTemperature,
+    ForwardForward,
+    Foton,
+    Ftp,
+    Hardware,
+    HybridDynamicTemperature,
+    MonoForward,
+    PatchEnergy,
+    Pepita,
+    RecurrentFtp,
+    Rule,
+)
+
+K, BATCH, CUT = 4, 8, 3
+SECONDS = 30
+"""After which a process that waits for another gives up."""
+
+RANK = int(os.environ["RANK"])
+FOLDER = Path(os.environ["PARALLEL_FOLDER"])
+SHARE = slice(None, CUT) if RANK == 0 else slice(CUT, None)
+"""This process's samples: shares differ in size."""
+
+
+class Case(NamedTuple):
+    """A rule with its options on a model, for samples of a shape."""
+
+    rule: Callable[..., Rule]
+    model: Callable[[], nn.Module]
+    sample: tuple[int, ...]
+    options: dict[str, Any]
+
+
+def dense(*after: Callable[[], nn.Module], activation: Callable[[], nn.Module] = nn.Tanh) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise((16, 8, 8)):
+            layers += [nn.Linear(n_in, n_out), activation(), *(make() for make in after)]
+        return nn.Sequential(*layers, nn.Linear(8, K))
+
+    return build
+
+
+def dropout() -> nn.Module:
+    return nn.Dropout(0.4)
+
+
+def batch_norm() -> nn.Module:
+    return nn.BatchNorm1d(8, momentum=None)
+
+
+def images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Tanh(),
+        nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def plain_images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Tanh(),
+        nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, K),
+    )  # fmt: skip
+
+
+def case(
+    rule: Callable[..., Rule],
+    model: Callable[[], nn.Module] | None = None,
+    sample: tuple[int, ...] = (16,),
+    **options: Any,
+) -> Case:
+    return Case(rule, model or dense(), sample, options)
+
+
+def frozen(model: nn.Module, **options: Any) -> Rule:
+    rule = Foton(model, **options)
+    rule.units[1].parameters[0].requires_grad_(False)
+    return rule
+
+
+def ensemble(model: nn.Module, **options: Any) -> Rule:
+    return BackpropEnsemble([model, dense()().to(next(model.parameters()))], **options)
+
+
+IMAGES, SEQUENCES = (3, 8, 8), (5, 6)
+CASES: dict[str, Case] = {
+    **{name: case(rule) for name, rule in RULES.items()},
+    "backprop, images": case(Backprop, images, IMAGES),
+    "backprop, ignored labels": case(Backprop, loss=nn.CrossEntropyLoss(ignore_index=0)),
+    "backprop, numbers": case(Backprop, loss="squared_error"),
+    "ensemble": case(ensemble),
+    "foton, momentum and dropout": case(Foton, dense(dropout)),
+    "foton, clean pass twice": case(Foton, dense(dropout), recompute=True),
+    "foton, a frozen weight": case(frozen),
+    "ftp, dropout": case(Ftp, dense(dropout)),
+    "ftp, images": case(Ftp, images, IMAGES, example=torch.zeros(2, *IMAGES)),
+    "ftp, batch norm": case(Ftp, dense(batch_norm), units=["0", "3", "6"], example=torch.zeros(2, 16)),
+    "pepita, batch norm": case(Pepita, dense(batch_norm), example=torch.zeros(2, 16)),
+    "dfa, signs and dropout": case(DirectFeedbackAlignment, dense(dropout), signs=True),
+    "forward-forward, hard negatives": case(ForwardForward, negatives="hard", readout=True, hard_law="softmax"),
+    "forward-forward, pairs": case(ForwardForward, negatives="pairs", readout=True),
+    "forward-forward, hybrid": case(
+        ForwardForward, plain_images, IMAGES, negatives="hybrid", readout=True, first_layer=1
+    ),
+    "cumulative, learned gate": case(CumulativeForwardForward, remedy="hardness-gated", learn_gate=True),
+    **{
+        f"cumulative, {remedy}": case(CumulativeForwardForward, remedy=remedy)
+        for remedy in REMEDIES
+        if remedy != "depth-scaled"
+    },
+    "mono-forward, images": case(MonoForward, images, IMAGES),
+    "mono-forward, read-out": case(MonoForward, aggregation="readout"),
+    "patch-energy": case(PatchEnergy, images, IMAGES, grid=2),
+    "deeper-forward": case(DeeperForward, images, IMAGES),
+    "channel-competition": case(ChannelCompetition, images, IMAGES),
+    "channel-class-assignment": case(ChannelClassAssignment, images, IMAGES),
+    "recurrent ftp": case(RecurrentFtp, lambda: RecurrentNetwork(6, 7, K, "gru"), SEQUENCES, inject="every"),
+    "backprop through time": case(BackpropThroughTime, lambda: RecurrentNetwork(6, 7, K), SEQUENCES),
+    "steps": case(BackpropThroughTime, lambda: RecurrentNetwork(6, 7, K, per_step=True), SEQUENCES),
+}
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def batches(case: Case, name: str) -> list[tuple[Any, Any]]:
+    """Two, in float64."""
+    drawn = torch.Generator().manual_seed(5)
+    found: list[tuple[Any, Any]] = []
+    for _ in range(2):
+        x = torch.randn(BATCH, *case.sample, generator=drawn, dtype=torch.float64)
+        y: Any = torch.randint(K, (BATCH,), generator=drawn)
+        if name == "steps":
+            x, y = (x, torch.tensor([5, 2, 4, 1, 3, 5, 2, 4])), torch.randint(K, (BATCH, 5), generator=drawn)
+        if name == "backprop, numbers":
+            y = torch.randn(BATCH, K, generator=drawn, dtype=torch.float64)
+        found.append((x, y))
+    return found
+
+
+def converted(part: Any, dtype: torch.dtype, rows: slice) -> Any:
+    """In that precision, where it is numbers; those rows."""
+    if isinstance(part, tuple):
+        return tuple(converted(one, dtype, rows) for one in part)
+    return (part.to(dtype) if part.is_floating_point() else part)[rows]
+
+
+def trained(name: str, dtype: torch.dtype, together: bool) -> dict[str, Tensor]:
+    """The loss and every gradient of two steps with momentum, and the state afterwards, in float64."""
+    case = CASES[name]
+    with default_dtype(dtype):
+        options = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in case.options.items()}
+        torch.manual_seed(0 if not together else RANK)  # built together, it is what the first process has
+        model = case.model()
+        with default_dtype(torch.float64):
+            torch.manual_seed(0 if not together else RANK)
+            model = case.model().to(dtype)
+        generator = torch.Generator().manual_seed(1 if not together else 1 + RANK)
+        rule = case.rule(model, generator=generator, **options)
+        whole: Rule = DataParallel(rule) if together else rule
+        optimizer = torch.optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
+        found = {}
+        for step, (x, y) in enumerate(batches(case, name)):
+            rows = SHARE if together else slice(None)
+            loss = whole.assign_credit(converted(x, dtype, rows), converted(y, dtype, rows))
+            found[f"{step}: loss"] = loss
+            found |= {f"{step}: {n}": p.grad.clone() for n, p in rule.named_parameters() if p.grad is not None}
+            optimizer.step()
+            whole.constrain(optimizer)
+        state = {n: v.clone() for n, v in rule.state_dict().items() if isinstance(v, Tensor)}
+    return {key: value.detach().double() for key, value in (found | state).items()}
+
+
+def rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt()) if x.numel() else 0.0
+
+
+def check_case(name: str) -> None:
+    """A step of two processes is within rounding of one's, by how far rounding to float32 moves one process.
+
+    In float64 by as much less as it is finer. Where the draws of the two precisions differ, that is no yardstick in
+    float32, and still a narrow one in float64.
+    """
+    truth, single = trained(name, torch.float64, together=False), trained(name, torch.float32, together=False)
+    fine, coarse = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))
+    problems = []
+    for dtype, share in ((torch.float64, fine / coarse), (torch.float32, 1.0)):
+        found = trained(name, dtype, together=True)
+        if found.keys() != truth.keys():
+            problems.append(f"{dtype}: {sorted(found.keys() ^ truth.keys())} on one side alone")
+            continue
+        for key, value in truth.items():
+            limit = share * (4 * rms(single[key] - value) + 4 * coarse * rms(value) + 1e-3 * coarse)
+            apart = rms(found[key] - value)
+            if not apart <= limit:
+                problems.append(f"{dtype}, {key}: {apart:.2e} apart, limit {limit:.2e}")
+    assert not problems, "\n".join(problems)
+
+
+def same_everywhere(rule: nn.Module) -> bool:
+    """Whether all parameters and buffers are bit for bit those of the other process."""
+    mine = torch.cat([value.detach().double().flatten() for value in (*rule.parameters(), *rule.buffers())])
+    every = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(every, mine)
+    return torch.equal(*every)
+
+
+def refusal(kind: type[Exception], call: Callable[[], object]) -> str:
+    """The words of the error that the call raises."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    return "nothing was raised"
+
+
+def expect(said: str, *words: str) -> None:
+    for word in words:
+        assert word in said, f"expected '{word}' in: {said}"
+
+
+def data(seed: int = 0, samples: int = BATCH) -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, 16, generator=drawn), torch.randint(K, (samples,), generator=drawn)
+
+
+def check_in_step() -> None:
+    """Draws without a generator, and weights that are held orthogonal, are the same in both processes."""
+    for make in (lambda: Foton(dense(dropout)()), lambda: ForwardForward(dense()(), negatives="hard")):
+        torch.manual_seed(10 + RANK)
+        rule = DataParallel(make())
+        optimizer = torch.optim.Adam(rule.parameters(), lr=0.01)
+        for step in range(3):
+            x, y = data(step)
+            rule.assign_credit(x[SHARE], y[SHARE])
+            optimizer.step()
+            rule.constrain(optimizer)
+        assert same_everywhere(rule)
+
+
+def check_what_is_not_shared_out() -> None:
+    def plain() -> nn.Module:
+        return dense()()
+
+    weighted = nn.CrossEntropyLoss(torch.ones(K))
+    tracked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.InstanceNorm2d(4, track_running_stats=True))
+    of_maps = nn.Sequential(*tracked, nn.Flatten(), nn.Linear(144, K))
+    for make, words in (
+        (lambda: Hardware(Ftp(plain()), bits=8), ("Hardware", "batch in hand")),
+        (lambda: HybridDynamicTemperature(plain()), ("HybridDynamicTemperature", "batch in hand")),
+        (lambda: Backprop(plain(), loss=weighted), ("loss", "class weights")),
+        (lambda: CumulativeForwardForward(plain(), remedy="depth-scaled"), ("loss", "depth-scaled")),
+        (lambda: MonoForward(of_maps), ("layer '2'", "track_running_stats")),
+        (plain, ("rule: a Sequential",)),
+        (lambda: DataParallel(Backprop(plain())), ("rule: a DataParallel",)),
+    ):
+        expect(refusal(ValueError, lambda make=make: DataParallel(make())), *words)
+    expect(refusal(ValueError, lambda: Hardware(DataParallel(Ftp(plain())))), "rule: a DataParallel")
+    rule = DataParallel(Backprop(plain()))
+    x, y = data()
+    expect(refusal(ValueError, lambda: rule.assign_credit(x, (y, torch.ones(BATCH)))), "y: a pair", "weights")
+    rule = DataParallel(DifferenceTargetPropagation(plain(), loss=nn.CrossEntropyLoss(ignore_index=1)))
+    expect(refusal(ValueError, lambda: rule.assign_credit(x, y.fill_(1))), "y: ignored labels")
+
+
+def check_another_rule() -> None:
+    said = refusal(
+        ValueError, lambda: DataParallel(Backprop(nn.Sequential(nn.Linear(4, 5 + RANK), nn.Linear(5 + RANK, 3))))
+    )
+    expect(said, "rule: of process 1", "process 0")
+
+
+def check_a_refused_batch() -> None:
+    """A batch that one process refuses is trained on by none, and training goes on."""
+    rule = DataParallel(MonoForward(dense()()))
+    x, y = data()
+    mine = (x[SHARE], y[SHARE])
+    bad = mine[0].clone()
+    bad[0, 0] = float("nan")
+    said = refusal(ValueError, lambda: rule.assign_credit(bad if RANK == 1 else mine[0], mine[1]))
+    expect(said, "NaN" if RANK == 1 else "of process 1")
+    rule.assign_credit(*mine)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    optimizer.step()
+    assert same_everywhere(rule)
+
+
+def check_wrappers_of_pytorch() -> None:
+    """DDP and FSDP, around the rule, its model, or a layer, before and after: refused by name, never silent."""
+    from torch.distributed.device_mesh import init_device_mesh  # late: their import takes seconds
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    mesh = init_device_mesh("cpu", (2,))
+    x, y = data()
+
+    def sharded(module: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(module, device_id=torch.device("cpu"), use_orig_params=True)
+
+    def whole(rule: Rule) -> nn.Module:
+        return rule
+
+    def model(rule: Rule) -> nn.Module:
+        return rule.model
+
+    def layer(rule: Rule) -> nn.Module:
+        return rule.model[0]
+
+    def resharded(module: nn.Module) -> nn.Module:
+        return fully_shard(module, mesh=mesh)
+
+    def built(kind: type[Rule], wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        kind(wrapper(dense()()))
+
+    def stepped(kind: type[Rule], wrapper: Callable[[nn.Module], nn.Module], part: Callable[[Rule], nn.Module]) -> None:
+        rule = kind(dense()())
+        wrapper(part(rule))
+        rule.assign_credit(x, y)
+
+    for kind in (Foton, Backprop, MonoForward):
+        said = refusal(ValueError, partial(stepped, kind, DistributedDataParallel, whole))
+        expect(said, "in DDP", "DataParallel around")
+        for wrapper in (DistributedDataParallel, sharded, resharded):
+            expect(refusal(ValueError, partial(built, kind, wrapper)), "DataParallel around")
+        for wrapper, part in itertools.product((sharded, resharded), (whole, model, layer)):
+            expect(refusal(ValueError, partial(stepped, kind, wrapper, part)), "in FSDP", "DataParallel around")
+
+
+def check_alone() -> None:
+    """A rule that nothing connects says so once."""
+    rule = Backprop(dense()())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            rule.assign_credit(*data())
+    assert [str(one.message)[:40] for one in told] == ["Backprop: 2 processes, each of which tra"]
+    assert told[0].filename == __file__
+
+
+def check_noted_losses() -> None:
+    """Layers are weighted by the losses of all shares."""
+
+    def build(seed: int) -> MonoForward:
+        torch.manual_seed(seed)
+        return MonoForward(dense()(), aggregation="training-loss")
+
+    single, rule = build(0), DataParallel(build(RANK))
+    x, y = data()
+    single.assign_credit(x, y)
+    rule.assign_credit(x[SHARE], y[SHARE])
+    single.calibrate([])
+    rule.calibrate([])
+    assert rms(rule.rule.aggregation.weights - single.aggregation.weights) < 1e-6
+    assert same_everywhere(rule)
+
+
+def layered(seed: int, aggregation: str = "sum") -> MonoForward:
+    torch.manual_seed(seed)
+    model = nn.Sequential(*list(images())[:-1], nn.Linear(8, 7), nn.ReLU(), nn.LayerNorm(7), nn.Linear(7, K))
+    return MonoForward(model, aggregation=aggregation)
+
+
+def pictures(seed: int) -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randn(6, *IMAGES, generator=drawn), torch.randint(K, (6,), generator=drawn)
+
+
+def check_layers() -> None:
+    """Bit for bit one process's parameters, buffers, losses, scores and choices; a part saved and read goes on so."""
+    for aggregation in ("sum", "last", "range", "training-loss", "validation-loss"):
+        single, rule = layered(0, aggregation), LayerParallel(layered(RANK, aggregation))
+        alone, own = (torch.optim.Adam(part.parameters(), lr=0.01) for part in (single, rule))
+        assert len(own.param_groups[0]["params"]) < len(alone.param_groups[0]["params"])
+        for step in range(6):
+            x, y = pictures(step)
+            loss, part = single.assign_credit(x, y), rule.assign_credit(x if RANK == 0 else torch.empty(0), y)
+            alone.step()
+            own.step()
+            total = part.clone()
+            dist.all_reduce(total)
+            assert abs(float(total - loss)) < 1e-5
+            if step == 2:
+                single.calibrate([(x, y)])
+                rule.calibrate([(x, y)])
+                folder = FOLDER / f"part-{aggregation}"
+                rule.save(folder, own)
+                expect(refusal(ValueError, lambda folder=folder, rule=rule: rule.save(folder)), "exists")
+                rule = LayerParallel(layered(5, aggregation))
+                own = torch.optim.Adam(rule.parameters(), lr=0.5)
+                rule.load(folder, own)
+        expect(refusal(ValueError, lambda rule=rule, x=x: rule(x)), "synchronise")
+        single.calibrate([(x, y)])
+        rule.calibrate([(x, y)])
+        for (name, expected), found in zip(single.state_dict().items(), rule.rule.state_dict().values(), strict=True):
+            assert torch.equal(expected, found), f"{aggregation}: {name}"
+        assert torch.equal(single.eval()(x), rule.eval()(x))
+
+
+def check_layers_refused() -> None:
+    blocks = [nn.Sequential(nn.Conv2d(n, 8, 3, padding=1), nn.ReLU(), ChannelNorm()) for n in (3, 8)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, K))
+    shortcuts = ShortcutNetwork(nn.Identity(), blocks, [Shortcut(0, 1, "add")], head)
+    for make, words in (
+        (lambda: Foton(dense()()), ("rule: a Foton", "local")),
+        (lambda: MonoForward(dense()(), detach=False), ("MonoForward", "detach=False")),
+        (lambda: MonoForward(dense()(), aggregation="readout"), ("read-out",)),
+        (lambda: MonoForward(shortcuts), ("shortcuts",)),
+        (lambda: MonoForward(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, K))), ("1 units",)),
+        (lambda: MonoForward(nn.Sequential(nn.Linear(4, 4 + RANK), nn.ReLU(), *dense()())), ("not the same",)),
+    ):
+        expect(refusal(ValueError, lambda make=make: LayerParallel(make())), *words)
+    for split in ([2], [1, 2], [2, 0], [1.0, 1.0]):
+        expect(refusal(ValueError, lambda split=split: LayerParallel(MonoForward(dense()()), split=split)), "split")
+    rule = LayerParallel(MonoForward(dense()()), split=[1, 1])
+    expect(refusal(ValueError, lambda: rule.load_state_dict({})), "state_dict")
+    x, y = data()
+    bad = x.clone()
+    bad[0, 0] = float("nan")
+    expect(refusal(ValueError, lambda: rule.assign_credit(bad, y)), "NaN" if RANK == 0 else "refused by process 0")
+    rule.assign_credit(x, y)
+    rule.synchronise()
+
+
+def check_temperatures() -> None:
+    """A head with a learned scalar, which an optimizer leaves out of weight decay."""
+    rule = LayerParallel(DynamicTemperature(dense(activation=nn.ReLU)()))
+    assert len(rule.no_weight_decay()) == 1
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    **{f"as one process: {name}": lambda name=name: check_case(name) for name in CASES},
+    "processes stay in step": check_in_step,
+    "what can't be shared out is refused": check_what_is_not_shared_out,
+    "another rule in each process is refused": check_another_rule,
+    "a batch that one refuses": check_a_refused_batch,
+    "DDP and FSDP are refused": check_wrappers_of_pytorch,
+    "a rule that nothing connects says so": check_alone,
+    "losses noted in each process": check_noted_losses,
+    "layers in two processes as in one": check_layers,
+    "layers that can't be in several processes are refused": check_layers_refused,
+    "temperatures of layers": check_temperatures,
+}
+
+
+def connect() -> None:
+    torch.set_num_threads(1)
+    store = f"file://{os.environ['PARALLEL_STORE']}"
+    dist.init_process_group("gloo", init_method=store, rank=RANK, world_size=2, timeout=timedelta(seconds=SECONDS))
+
+
+def run_checks(names: list[str]) -> None:
+    connect()
+    results = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*each of which trains alone")
+        for name in names or list(CHECKS):
+            try:
+                CHECKS[name]()
+                results[name] = ""
+            except Exception:
+                results[name] = traceback.format_exc(limit=-3)
+            (FOLDER / f"results-{RANK}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def lose_one(kind: str) -> None:
+    """Process 1 ends in the fifth step; the other says what it was told. Layers were saved after the third."""
+    connect()
+    wrap: Any = {"data": DataParallel, "layers": LayerParallel}[kind]
+    rule = wrap(layered(0))
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
+    said = "nothing"
+    try:
+        for step in range(50):
+            if step == 3 and kind == "layers":
+                rule.save(FOLDER / "saved", optimizer)
+            if step == 4 and RANK == 1:
+                os._exit(3)
+            rule.assign_credit(*pictures(step))
+            optimizer.step()
+    except RuntimeError as error:
+        said = str(error)
+    (FOLDER / f"lost-{kind}.txt").write_text(said)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    what, *names = sys.argv[1:]
+    if what == "checks":
+        run_checks(names)
+    else:
+        lose_one(what)
