@@ -46,7 +46,7 @@ MATH = {
 }
 """The modules that algorithms are made of; every other file at the root of a package is an algorithm."""
 
-LAYERS = ["math", "layers", "algorithms", "modules", "rules", "training", "command_line"]
+LAYERS = ["math", "layers", "algorithms", "modules", "rules", "parallel", "training", "command_line"]
 """The parts of a package, each of which imports only itself and what stands before it."""
 
 

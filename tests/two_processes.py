@@ -85,11 +85,15 @@ def batch_norm() -> nn.Module:
     return nn.BatchNorm1d(8, momentum=None)
 
 
-def images() -> nn.Module:
-    return nn.Sequential(
+def maps() -> list[nn.Module]:
+    return [
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Tanh(),
-        nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, K),
-    )  # fmt: skip
+        nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(32, 8), nn.Tanh(),
+    ]  # fmt: skip
+
+
+def images() -> nn.Module:
+    return nn.Sequential(*maps(), nn.Linear(8, K))
 
 
 def plain_images() -> nn.Module:
@@ -399,7 +403,7 @@ def check_noted_losses() -> None:
 
 def layered(seed: int, aggregation: str = "sum") -> MonoForward:
     torch.manual_seed(seed)
-    model = nn.Sequential(*list(images())[:-1], nn.Linear(8, 7), nn.ReLU(), nn.LayerNorm(7), nn.Linear(7, K))
+    model = nn.Sequential(*maps(), nn.Linear(8, 7), nn.ReLU(), nn.LayerNorm(7), nn.Linear(7, K))
     return MonoForward(model, aggregation=aggregation)
 
 
