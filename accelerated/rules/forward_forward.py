@@ -272,11 +272,12 @@ class ForwardForward(LayeredRule):
 
     def negative_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """One draw of a wrong label for each sample: (batch,)."""
+        y = self.gathered(y)
         if self.negatives == "wrong":
-            return self.own(wrong_labels(self.gathered(y), self.num_classes, self.generator))
+            return self.own(wrong_labels(y, self.num_classes, self.generator))
         with self._aside(x):
-            scores = self(x)
-        return self.own(hard_wrong_labels(self.gathered(scores), self.gathered(y), self.generator, self.hard_law))
+            scores = self.gathered(self(x))
+        return self.own(hard_wrong_labels(scores, y, self.generator, self.hard_law))
 
     def positive_images(self, x: Tensor) -> Tensor:
         """x as the positive stream without labels."""

@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("length of pairs hidden", "accelerated.rules.forward_forward",
-          "            return (z + z[partner]) / 2", "            return rms_norm(z + z[partner])",
+          "            return (self.own(whole) + other) / 2", "            return rms_norm(self.own(whole) + other)",
           "test_without_labels", "x_i + x_j"),
     Fault("length of pairs hidden from the layers", "accelerated.rules.forward_forward",
           "                normalised=self.negatives == \"pairs\",\n", "",
