@@ -61,6 +61,21 @@ def test_fine_tuning(tmp_path: Path) -> None:
     assert printed.endswith("The trunk is the same to the last bit\n")
 
 
+def test_torchrun(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(EXAMPLES / "torchrun.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert percents(done.stdout) == pytest.approx([96.6, 97.0], abs=1.5)
+    assert done.stdout.count("the same in all processes") == 2
+
+
+def test_processes_experiment_has_a_row_for_every_training(tmp_path: Path) -> None:
+    options = ["--widths", "16", "32", "32", "32", "4", "--batch", "8", "--steps", "2", "--rounds", "1"]
+    found = run("experiments/processes.py", tmp_path, *options)
+    assert len(re.findall(r"^\| [\w -]+ \| \d+ \| [\d.]+ \| [\d.]+ \|$", found, re.MULTILINE)) == 6, found
+
+
 def test_regression(tmp_path: Path) -> None:
     assert percents(run("regression.py", tmp_path)) == pytest.approx([69, 91, 91, 91, 77], abs=3)
 

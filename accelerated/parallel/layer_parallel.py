@@ -195,6 +195,11 @@ class LayerParallel(Rule):
             works = [dist.isend(part, following, group) for part, group in zip(sent, groups, strict=False)]
         self._sent.append(([work for work in works if work is not None], sent))
 
+    def wait(self) -> None:
+        """Returns when all that was sent on has arrived. `synchronise` and `save` wait too."""
+        while self._sent:
+            self._arrived()
+
     def _arrived(self) -> None:
         """Waits for the oldest batch on its way to have arrived."""
         works, _ = self._sent.popleft()
@@ -222,8 +227,7 @@ class LayerParallel(Rule):
     @torch.no_grad()
     def synchronise(self) -> None:
         """Brings each unit, as the process has it that trains it, to all processes, which call this together."""
-        while self._sent:
-            self._arrived()
+        self.wait()
         self._bring(self._owners)
         self._is_whole = True
 
@@ -256,8 +260,7 @@ class LayerParallel(Rule):
         """
         if self.processes.first(Path(folder).exists()):
             raise ValueError(f"folder: {folder} exists, expected a new one")
-        while self._sent:
-            self._arrived()
+        self.wait()
         state = {f"rule.{name}": value for name, value in self.state_dict().items()}
         if optimizer is not None:
             for name, parameter in self.named_parameters():
