@@ -111,7 +111,10 @@ def made(model: str, sample: tuple[int, ...], num_classes: int, dtype: torch.dty
     """
     name, arguments = named(model)
     factory = _factory(name)
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model: '{name}' is a {type(factory).__name__}, expected a function of yours") from error
     takes = [parameter for parameter in parameters if parameter not in arguments]
     facts: dict[str, Any] = {"num_classes": num_classes, "num_outputs": num_classes}
     if "features" in takes:
