@@ -54,6 +54,15 @@ def test_own_resnet(tmp_path: Path) -> None:
     assert percents(run("own_resnet.py", tmp_path)) == pytest.approx([98.3, 99.0, 95.3], abs=2.5)
 
 
+def test_export(tmp_path: Path) -> None:
+    printed = run("export.py", tmp_path)
+    rows = [percents(line) for line in printed.splitlines()]
+    assert len(rows) >= 2
+    assert [share for share, _ in rows] == pytest.approx([94.4] * len(rows), abs=2)
+    assert {same for _, same in rows} == {100.0}
+    assert all(float(line.split()[-2]) < 1e-4 for line in printed.splitlines())
+
+
 def test_fine_tuning(tmp_path: Path) -> None:
     printed = run("fine_tuning.py", tmp_path)
     assert percents(printed)[:5] == pytest.approx([81, 88, 83, 80, 79], abs=6)

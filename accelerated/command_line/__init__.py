@@ -1,4 +1,4 @@
-"""The command `prograde`: train, compare, evaluate, report, data, benchmark, costs, check."""
+"""The command `prograde`: what its parts do, docs/command-line.md says."""
 
 import sys
 
