@@ -263,6 +263,7 @@ HARMFUL: dict[str, bytes] = {
     "a command, by its instruction": b"cos\nsystem\n(Vtouch pwned\ntR.",
     "a command, as an instance": b"(Vtouch pwned\nios\nsystem\n.",
     "a command, as an object": b"(cos\nsystem\nVtouch pwned\no.",
+    "a name alone": b"cos\nsystem\n.",
     "evaluated text": pickle.dumps(Calls(builtins.eval, "1")),
     "an attribute": pickle.dumps(Calls(getattr, "text", "upper")),
     "another function of NumPy": pickle.dumps(Calls(np.load, "x.npy")),
