@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,17 @@ def test_scikit_learn(tmp_path: Path) -> None:
     assert found[6:9] == pytest.approx([97.8, 97.1, 99.2], abs=2)
     assert found[9] > 75
     assert found[10:] == pytest.approx([90.0, 86.6], abs=3)
+
+
+@pytest.mark.parametrize(("example", "library"), [("lightning_module", "lightning"), ("accelerate_loop", "accelerate")])
+def test_loops_of_other_libraries(example: str, library: str, tmp_path: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(library)
+    except (ImportError, RuntimeError):  # the latter where it finds a torchvision for another PyTorch
+        pytest.skip(f"no {library} that this PyTorch runs with")
+    assert percents(run(f"{example}.py", tmp_path)) == pytest.approx([96.3], abs=1.5)
 
 
 def test_characters(tmp_path: Path) -> None:

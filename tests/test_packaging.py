@@ -163,9 +163,10 @@ def test_importing_prints_nothing_and_makes_no_file(tmp_path: Path) -> None:
 
 
 def test_training_needs_the_extra_accelerated_alone(tmp_path: Path) -> None:
-    """Everything below the command line imports without the libraries of the extras `train` and `test`."""
+    """All below the command line imports without the libraries of `train` and `test`, but scikit-learn's estimators."""
     absent = ["typer", "rich", "matplotlib", "sklearn", "hypothesis", "pytest"]
     names = [m.name for m in IMPORTABLE if within(m.name, "prograde.accelerated") and "command_line" not in m.name]
+    names.remove("prograde.accelerated.training.estimators")
     block = f"import sys\nsys.modules |= dict.fromkeys({absent})\n"  # None in sys.modules: ImportError
     done = run(block + "import " + ", ".join(names), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -200,6 +201,13 @@ def test_every_folder_of_modules_is_a_listed_package() -> None:
 def test_changelog_opens_with_this_version() -> None:
     versions = re.findall(r"^## \[(\d\S*)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert versions[0] == PROJECT["project"]["version"]
+
+
+def test_citation_is_of_this_version() -> None:
+    cited = dict(re.findall(r'^([\w-]+): "?([^"\n]+)"?$', (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE))
+    project = PROJECT["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["title"] == f"{project['name']}: {project['description'].removesuffix('.')}"
 
 
 def constraints() -> dict[str, Requirement]:

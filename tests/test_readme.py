@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 """The pages whose blocks are run."""
-PAGES = [*RUN, *(ROOT / f"{name}.md" for name in ("RESULTS", "CONTRIBUTING", "CHANGELOG"))]
+PAGES = [*RUN, *(ROOT / f"{name}.md" for name in ("RESULTS", "CONTRIBUTING", "CHANGELOG", "SECURITY"))]
 PAGES += sorted((ROOT / "examples").rglob("*.md"))
 FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)(?P<target>[^)#]*)(?:#(?P<heading>[^)]*))?\)")
