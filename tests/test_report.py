@@ -231,6 +231,20 @@ def test_what_is_unfinished_or_broke_down_is_said(results: Path) -> None:
     assert "Confusion" not in page.texts
 
 
+@pytest.mark.parametrize("accuracy", [1.0, 0.0])
+def test_a_validation_without_or_with_nothing_but_errors(results: Path, accuracy: float) -> None:
+    """On few samples, of which half a one is more than any error."""
+
+    def few(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        first = found[0] | {"samples": {"train": 9, "validation": 1, "test": 9}}
+        return [first, *(record | {"validation_accuracy": accuracy} for record in found[1:])]
+
+    page = written(changed(results / "both", "few", few))
+    assert f"{100 * (1 - accuracy):.2f} % at best" in page.texts
+    heights = [points.split()[-1].split(",")[1] for points in page.attributes("polyline", "points") if points]
+    assert all(0 <= float(height) <= 170 for height in heights)
+
+
 def test_names_of_others_are_text(results: Path) -> None:
     """Whoever made the data chose these names, and must not write on the page."""
     hostile = '<script src="https://example.org/x.js"></script><img src=x onerror="alert(1)">'
@@ -297,6 +311,11 @@ def test_ticks_are_few_and_round(logarithmic: bool) -> None:
         assert axis.place(axis.low) == 0
         assert axis.place(axis.high) == pytest.approx(1)
         assert axis.place(high) > axis.place(low)
+
+
+def test_numbers_at_an_axis() -> None:
+    written = {0: "0", 0.5: "0.5", -20: "−20", 1e13: "10¹³", 2e-6: "2·10⁻⁶", -1e5: "−10⁵", 0.001: "0.001", 1e4: "10000"}
+    assert {value: charts.number(value) for value in written} == written
 
 
 @pytest.mark.parametrize("values", [[], [None, float("nan")], [3.0], [0.0, 0.0], [-2.0, -2.0]])

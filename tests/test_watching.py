@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from prograde.accelerated.rules import Foton, Rule
 from prograde.accelerated.training import (
@@ -111,6 +112,32 @@ def test_watching_changes_nothing(digits: Dataset, tmp_path: Path) -> None:
     fit(watched, digits, recipe=RECIPE, callbacks=watchers)
     for a, b in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_loader_of_numbers_without_validation(tmp_path: Path) -> None:
+    """Nothing is known but the loss: other columns are empty, and the line has it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(48, 6, generator=generator)
+    loader = DataLoader(TensorDataset(x, x[:, :2] * 2), batch_size=8)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    screen = io.StringIO()
+    bar = progress_bar(Console(file=screen, force_terminal=True, width=150, color_system=None))
+    progress = Progress(bar=bar)
+    with bar:
+        history = fit(
+            Foton(network, loss="squared_error"),
+            loader,
+            epochs=2,
+            accumulate=2,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+            callbacks=[CsvTable(tmp_path / "a.csv", units_every=3), Look(progress), progress, Look(progress)],
+        )
+    rows = table(tmp_path / "a.csv")
+    assert [row["step"] for row in rows] == ["3", "3", "6", "6"], "of two batches each"
+    assert float(rows[1]["loss/training"]) == history.epochs[0].loss
+    assert {row["accuracy/validation"] + row["loss/validation"] for row in rows} == {""}
+    assert [bool(row["update_norm/0"]) for row in rows] == [True, False, True, False]
+    assert f"loss {history.epochs[0].loss:.4g}" in screen.getvalue()
 
 
 class Stop(Callback):

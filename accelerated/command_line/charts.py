@@ -81,8 +81,18 @@ def axis_of(values: Iterable[float | None], logarithmic: bool = False) -> Axis:
 
 
 def number(value: float) -> str:
-    """As it stands at an axis, with a true minus."""
-    return f"{value:g}".replace("-", "−")
+    """As it stands at an axis, with a true minus and powers of ten."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        digits, _, power = f"{value:e}".partition("e")
+        mantissa = f"{float(digits):g}"
+        factor = {"1": "", "-1": "-"}.get(mantissa, f"{mantissa}·")
+        text = f"{factor}10{str(int(power)).translate(RAISED)}"
+    else:
+        text = f"{value:g}"
+    return text.replace("-", "−")
+
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(value: float) -> str:
@@ -216,11 +226,11 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str], name: str, darkest
     """A confusion matrix: a row for each true class, a column for each guess. A share of `darkest` is the darkest."""
     errors = error_shares(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cell = 23.0 if len(counts) <= NUMBERED else 4.0
+    cell = 23.0 if len(counts) <= NUMBERED else max(2.0, 240 / len(counts))
     names = [label if len(label) <= 14 else f"{label[:13]}…" for label in classes] if len(counts) <= NUMBERED else []
     upright = max(map(len, names), default=0) > 3
     room = 8 + LETTER * max(map(len, names), default=0)
-    below = room + 14 if upright else 30.0
+    below = room + 14 if upright else 30.0 if names else 16.0
     left, top, side = room + 14, 2.0, cell * len(counts)
     width, height = left + side + 2, top + side + below
     parts = [

@@ -307,7 +307,8 @@ def _errors(settings: dict[str, Any], jobs: Sequence[Job]) -> str:
         return ""
     least = 50 / settings["samples"]["validation"]  # half a sample
     common = common_axis(lines, logarithmic=True)
-    axis = Axis(max(common.low, least), common.high, True)
+    low, high = max(common.low, least), min(common.high, 100.0)
+    axis = Axis(low, high if high > low else 2 * low, True)
     figures, few = [], len(jobs) <= BEHIND
     for job, line in zip(jobs, lines, strict=True):
         best = lowest[id(line)]
@@ -509,7 +510,7 @@ thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom;padding-bottom
 td.n,th.n{text-align:right}td b{font-weight:600}tbody tr:last-child>*{border-bottom:0}
 .warn{display:block;color:var(--warm);font-size:.8rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr));gap:22px 32px;margin-top:12px}
-.panels.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,200px),1fr));gap:14px 24px;margin-top:2px}
+.panels.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,190px),1fr));gap:14px 24px;margin-top:2px}
 .matrices{grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr))}
 figure{margin:0;break-inside:avoid;min-width:0}
 figcaption{font-size:.9rem;font-weight:600;display:flex;justify-content:space-between;gap:8px}
