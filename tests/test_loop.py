@@ -233,8 +233,12 @@ def test_samplers_are_told_the_epoch(digits: Dataset) -> None:
     assert told == [0, 1, 2]
 
 
-def test_without_validation_the_last_epoch_stays(digits: Dataset) -> None:
-    history = fit(Backprop(model()), arrays(digits), epochs=3)
+def test_without_validation_the_last_epoch_stays(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule is told of each epoch's end all the same: there FOTON sees whether its weights were orthogonal."""
+    ends: list[list[Any]] = []
+    monkeypatch.setattr(Foton, "calibrate", lambda rule, batches: ends.append(list(batches)))
+    history = fit(Foton(model()), arrays(digits), epochs=3)
+    assert ends == [[]] * 3
     assert history.best.epoch == 3
     assert (history.best.validation_accuracy, history.best.validation_loss, history.test_accuracy) == (None,) * 3
 

@@ -145,8 +145,8 @@ class Run:
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
         self._check_parameters(where)
         share, validation_loss = None, None
+        self.rule.calibrate([] if self.validation is None else self.validation.in_order())
         if self.validation is not None:
-            self.rule.calibrate(self.validation.in_order())
             share, validation_loss = evaluate(self.rule, self.validation.in_order())
         plan, number = self.plan, self.epoch_number
         first = self.train.first() if isinstance(self.train, Tensors) else _first(self.batch)
