@@ -265,6 +265,7 @@ INSTEAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a zip": (("train.zip",), r"unpack train\.zip"),
     "bzip2": (("train.tar.bz2", "test.tar.bz2"), r"unpack test\.tar\.bz2, or pack it as one of \.tar"),
     "an .npz": (("mnist.npz",), r"or name the file: mnist\.npz"),
+    "a table": (("iris.csv",), r"or name the file: iris\.csv"),
     "nested": (("MNIST/raw/train/", "MNIST/raw/test/"), "or name the folder inside: .*MNIST/raw"),
     "classes alone": (("cat/0.png", "dog/0.png"), "divide the images of cat and the others into train and test"),
     "nothing": ((), "the folder is empty"),

@@ -454,6 +454,9 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.
     written(tmp_path / "test.csv", rows, ["petals", *header[1:]])
     with pytest.raises(DataError, match=r"test\.csv: column 'petals' is in one of train\.csv and test\.csv alone"):
         load(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match=r"has train\.csv and train, expected one of them"):
+        load(tmp_path)
     written(tmp_path / "test.tsv", rows, header, "\t")
     with pytest.raises(DataError, match=r"has test\.csv and test\.tsv, expected one of them"):
         load(tmp_path)

@@ -197,6 +197,9 @@ def _path_and_label(source: str | Path, label: str | None) -> tuple[Path, str | 
 def _read(path: Path, source: str | Path, label: str | None) -> Parts:
     tables = find_tables(path) if path.is_dir() else None
     if tables is not None or (path.suffix.lower() in TABLES and path.is_file()):
+        images = find_part(path, "train") if tables is not None else None
+        if tables is not None and images is not None:
+            raise DataError(f"data: folder '{source}' has {tables[0].name} and {images.name}, expected one of them")
         train, test = tables or (path, None)
         return read_tables(train, test, label)
     if label is not None:
@@ -345,7 +348,7 @@ def _hint(folder: Path) -> str:
     packed = [path.name for path in found if path.suffix.lower() in (".zip", ".7z", ".rar", ".bz2", ".xz", ".zst")]
     if packed:
         return f"; unpack {packed[0]}, or pack it as one of {', '.join(ARCHIVES)}"
-    written = [path.name for path in found if path.suffix.lower() == ".npz"]
+    written = [path.name for path in found if path.suffix.lower() in (".npz", *TABLES)]
     if written:
         return f"; or name the file: {written[0]}"
     if not found:
