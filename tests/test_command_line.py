@@ -462,7 +462,8 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     measured = run("evaluate", "checkpoint", "--data", folder)
     assert measured.exit_code == 0, measured.stderr
     assert f"{100 * first[0]['test'][0]:.2f} %" in measured.stdout
-    foreign = run("evaluate", "checkpoint")
+    assert "say what to measure on" in run("evaluate", "checkpoint").stderr
+    foreign = run("evaluate", "checkpoint", "--data", "digits")
     assert foreign.exit_code == 2
     assert "digits has images of (8, 8)" in foreign.stderr
     other = run("train", "foton", *options, "--resume", "checkpoint", "--seed", "5")

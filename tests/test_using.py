@@ -305,6 +305,8 @@ def test_classes_are_predicted_by_their_names():
     x[np.arange(60), y] += 9
     np.savez("d.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6], classes=["ash", "birch", "cedar"])
     done(run("train", "backprop", "--data", "d.npz", "--hidden", "8", "--epochs", 80, "--save", "it.pt"))
+    assert_refused(run("evaluate", "it.pt"), "trained on 'd'", "--data")
+    assert "of 6 test images of d" in done(run("evaluate", "it.pt", "--data", "d.npz")).stdout
     trained = restore("it.pt")
     found = trained.rule(trained.prepare(load("d.npz").test.images)).argmax(dim=1)
     named = [("ash", "birch", "cedar")[label] for label in found]
@@ -363,3 +365,40 @@ def test_building_a_named_network_repeats_itself():
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
     assert len(PRESETS) + len(FURTHER_PRESETS) == len(ALL_PRESETS)
+
+
+def test_pictures_in_colour_and_grey_ones_among_them():
+    random = np.random.default_rng(0)
+    for part, count in (("train", 48), ("test", 6)):
+        for label, kind in enumerate(("red", "blue")):
+            Path(f"pictures/{part}/{kind}").mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+                pixels[..., 2 * label] += 120
+                Image.fromarray(pixels).save(f"pictures/{part}/{kind}/{number}.png")
+    model = "resnet18:widths=(4,8)"
+    done(
+        run(
+            "train",
+            "mono-forward",
+            "--data",
+            "pictures",
+            "--model",
+            model,
+            "--epochs",
+            10,
+            "--batch",
+            8,
+            "--validation",
+            16,
+            "--save",
+            "it.pt",
+        )
+    )
+    found = rows(run("predict", "it.pt", "pictures/test/blue"))[1:]
+    assert [row[1] for row in found] == ["blue"] * 6
+    assert [row[1] for row in rows(run("predict", "it.pt", "pictures/test/red"))[1:]] == ["red"] * 6
+    Image.fromarray(np.full((8, 8), 100, dtype=np.uint8)).save("grey.png")
+    assert rows(run("predict", "it.pt", "grey.png"))[1][0] == "grey.png"
+    Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save("other.png")
+    assert_refused(run("predict", "it.pt", "other.png"), "shape (3, 9, 8)", "(3, 8, 8)")

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from ..training import Split, UserError, accuracy, load, restore
+from ..training import checkpoint as checkpoints
 from . import options
 
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A file that `prograde train --save` wrote.")],
-    data: options.Data = "digits",
+    data: options.DataOrDigits = None,
     model: options.TrustedModel = None,
     device: options.Device = "cpu",
 ) -> None:
@@ -21,7 +22,10 @@ def evaluate(
     """
     where, _ = options.device_and_dtype(device, "float32")
     restored = restore(checkpoint, model)
-    dataset = load(data)
+    trained_on = checkpoints.load(checkpoint)["settings"]["data"]
+    if data is None and trained_on != "digits":
+        raise UserError(f"--data: '{checkpoint}' was trained on '{trained_on}'; say what to measure on, as --data PATH")
+    dataset = load("digits" if data is None else data)
     classes = restored.rule.num_classes
     if (dataset.image_shape, dataset.num_classes) != (restored.image_shape, classes):
         raise UserError(

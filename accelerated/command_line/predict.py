@@ -67,6 +67,8 @@ def _read(data: str, restored: Restored) -> tuple[list[str], Tensor]:
         samples = _numbers(data, array)
     elif path.suffix.lower() in ENDS or (path.is_dir() and _has_images(path)):
         names, images = read_images(path)
+        if images.ndim == 3 and len(restored.image_shape) == 3:  # grey ones for a network that was trained on colours
+            images = np.repeat(images[:, None], restored.image_shape[0], axis=1)
         x = _prepared(data, torch.from_numpy(images).float() / 255, restored)
         return names, x
     else:
