@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated.rules import Backprop, CreditAssignment, ForwardForward, Foton, MonoForward, Rule
+from prograde.accelerated.rules import (
+    Backprop,
+    CreditAssignment,
+    ForwardForward,
+    Foton,
+    MonoForward,
+    RecurrentFtp,
+    Rule,
+)
 from prograde.accelerated.training import alignment, margin_summary, unit_diagnostics
 from prograde.accelerated.training.diagnostics.unit_diagnostics import class_separation, dead_share
 from prograde.equivalence_tests.rule_examples import EXAMPLES
@@ -138,6 +146,28 @@ def test_a_layer_that_tells_classes_apart_is_seen() -> None:
         rule.assign_credit(x, y)
         optimizer.step()
     assert unit_diagnostics(rule, x, y)["2"]["class_separation"] > before + 0.2
+
+
+class Reader(nn.Module):
+    """A label from the last state of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(5, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        h: Tensor = self.gru(x)[0]
+        return self.head(h[torch.arange(len(x)), lengths - 1])  # type: ignore[no-any-return]
+
+
+def test_sequences_of_several_lengths() -> None:
+    torch.manual_seed(0)
+    model = Reader()
+    rule = RecurrentFtp(model, units=[model.gru, model.head])
+    x, lengths, y = torch.randn(8, 7, 5), torch.randint(3, 8, (8,)), torch.arange(8) % 3
+    found = unit_diagnostics(rule, (x, lengths), y)
+    assert found["head"]["alignment"] == pytest.approx(1)
+    assert [set(values) for values in found.values()] == [{"alignment", "update_norm"}] * 2
 
 
 def test_what_is_no_rule_and_targets_without_classes() -> None:

@@ -11,7 +11,7 @@ from ...rules import Rule, UnitUpdate
 from ...rules.rule import evaluating
 
 
-def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
+def alignment(rule: Rule, x: Any, y: Any) -> dict[str, float]:
     """The cosine between each unit's weight update and the gradient of `rule.objective`, by the unit's name.
 
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
@@ -22,20 +22,20 @@ def alignment(rule: Rule, x: Tensor, y: Tensor) -> dict[str, float]:
     return cosines(rule, x, y, updates_by_unit(rule, x, y))
 
 
-def updates_by_unit(rule: Rule, x: Tensor, y: Any) -> dict[str, UnitUpdate]:
+def updates_by_unit(rule: Rule, x: Any, y: Any) -> dict[str, UnitUpdate]:
     """What a step on the batch would do to each of the rule's units, by the unit's name; nothing is changed."""
     names = {unit.name for unit in rule.units}
-    with undisturbed(rule, x):
+    with undisturbed(rule):
         return {update.unit.name: update for update in rule.stream(x, y) if update.unit.name in names}
 
 
-def cosines(rule: Rule, x: Tensor, y: Any, updates: dict[str, UnitUpdate]) -> dict[str, float]:
+def cosines(rule: Rule, x: Any, y: Any, updates: dict[str, UnitUpdate]) -> dict[str, float]:
     """`alignment` of updates that are known."""
     units = [unit for unit in rule.units if all(weight.requires_grad for weight in unit.weights)]
     if not units:
         return {}
     weights = [weight for unit in units for weight in unit.weights]
-    with undisturbed(rule, x), torch.enable_grad():
+    with undisturbed(rule), torch.enable_grad():
         gradients = iter(torch.autograd.grad(rule.objective(x, y), weights))
     names = [unit.name for unit in units]
     backpropagated = [_flat([next(gradients) for _ in unit.weights]) for unit in units]
@@ -69,10 +69,11 @@ def _unit(a: Tensor) -> Tensor:
 
 
 @contextmanager
-def undisturbed(rule: Rule, x: Tensor) -> Iterator[None]:
+def undisturbed(rule: Rule) -> Iterator[None]:
     """Evaluation mode inside; modes and generators as before afterwards."""
     state = None if rule.generator is None else rule.generator.get_state()
-    devices = [x.device] if x.is_cuda else []
+    device = next(rule.parameters()).device
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(rule):
         try:
             yield

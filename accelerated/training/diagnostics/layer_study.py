@@ -152,6 +152,6 @@ def _outputs(rule: Rule, x: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
     """Of one pass, in evaluation mode: activities, in float32 at least, scores by layer, and the aggregated ones."""
     if not hasattr(rule, "layer_outputs"):
         raise UserError(f"rule: a {type(rule).__name__}, whose layers do not guess labels; expected LocalClassifiers")
-    with undisturbed(rule, x):
+    with undisturbed(rule):
         features, scores, aggregated = cast(ScoresByLayer, rule).layer_outputs(x)
     return [widened(layer) for layer in features], scores, aggregated

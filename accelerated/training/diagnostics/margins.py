@@ -42,7 +42,7 @@ def margins(rule: Rule, x: Tensor, y: Tensor) -> dict[str, LayerMargins]:
     """
     if not isinstance(rule, ForwardForward):
         raise UserError(f"rule: a {type(rule).__name__}, whose layers have no goodness; expected ForwardForward or kin")
-    with undisturbed(rule, x):
+    with undisturbed(rule):
         layers = rule.layer_goodness(x, y, prior="before")
     return {
         unit.name: LayerMargins(found.positive, found.negative, found.prior_positive - found.prior_negative)

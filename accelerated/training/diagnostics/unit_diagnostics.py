@@ -24,7 +24,7 @@ UNIT_DIAGNOSTICS = {
 
 
 @torch.no_grad()
-def unit_diagnostics(rule: Rule, x: Tensor, y: Any) -> dict[str, dict[str, float]]:
+def unit_diagnostics(rule: Rule, x: Any, y: Any) -> dict[str, dict[str, float]]:
     """By the unit's name, what is known of it on a batch; a measure for `fit`.
 
     `alignment`, where the weight is not frozen. `update_norm`, the Euclidean norm of what an optimizer is to subtract
@@ -50,14 +50,14 @@ def unit_diagnostics(rule: Rule, x: Tensor, y: Any) -> dict[str, dict[str, float
         found[name]["defect"] = worst
     labelled = isinstance(y, Tensor) and y.dtype == torch.int64 and y.dim() == 1
     goodness = rule if isinstance(rule, ForwardForward) else None
-    with undisturbed(rule, x):
+    with undisturbed(rule):
         for unit, h in zip(rule.units, rule.activities(x, y), strict=False):
             channels_first = getattr(unit, "gives_channels_first", h.dim() == 4)
             found[unit.name]["dead"] = dead_share(h.movedim(1, -1) if channels_first else h)
             if labelled and goodness is None:
                 found[unit.name]["class_separation"] = class_separation(h, y)
     if goodness is not None:
-        with undisturbed(rule, x):
+        with undisturbed(rule):
             for unit, layer in zip(rule.units, goodness.layer_goodness(x, y), strict=True):
                 found[unit.name]["separation"] = layer_separation(layer.positive, layer.negative)
     numbers = {name: {key: float(value) for key, value in values.items()} for name, values in found.items()}
