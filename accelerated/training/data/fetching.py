@@ -18,6 +18,8 @@ CHUNK = 1 << 16
 
 
 class PublishedFile(NamedTuple):
+    """A file of a data set: its name, its bytes, and the SHA-256 of these, in hexadecimal digits."""
+
     name: str
     size: int
     sha256: str
