@@ -32,7 +32,8 @@ class Region(NamedTuple):
 class _Step(threading.local):
     """The region that the present step is in, with autocast itself switched off."""
 
-    region: Region | None = None
+    def __init__(self) -> None:
+        self.region: Region | None = None
 
 
 _STEP = _Step()

@@ -28,7 +28,7 @@ from ._arrays import (
     wide,
 )
 from .goodness import Goodness, sum_of_squares
-from .layers import ByChannel, Layer, Update, activity, pulled_back
+from .layers import Layer, Update, activity, is_by_channel, pulled_back
 from .losses import cross_entropy_gradient, one_hot
 from .normalisations import rms_norm
 from .pair_losses import LayerGoodness, LayerLoss, threshold
@@ -180,10 +180,10 @@ def labelled(
 ) -> Callable[[Labels], PlainInput | LabelledInput]:
     """What gives the first layer's input for one or more sets of labels. Raises ValueError as `overlay`."""
     _check_place(x, num_classes, amplitude, place)
-    replaced, positions = place == "pixels", prod(x.shape[2:])
+    replaced, positions = place == "pixels", x[0].numel() // x.shape[1]
     start, channels = (0, x.shape[1]) if replaced else (x.shape[1], x.shape[1] + num_classes)
     whole = replaced and (positions > 1 or num_classes == channels)  # no channels of the labels', or none else
-    if not isinstance(layer, ByChannel) or layer.channel_weight.shape[1] != channels or whole:
+    if not is_by_channel(layer) or layer.channel_weight.shape[1] != channels or whole:
 
         def formed(labels: Labels) -> PlainInput:
             repeated = x.repeat(labels.shape[0] // x.shape[0], *[1] * (x.dim() - 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import cos, prod, sin
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 import torch
 from torch.nn import functional
@@ -71,16 +71,11 @@ class Step(Protocol):
         """s(a) - s(a - u)."""
 
 
-class _Last:
+def _last(memory: list[tuple[Array, Any]], array: Array, compute: Callable[[Array], Any]) -> Any:
     """What was computed of an array last, found again by that array itself."""
-
-    def __init__(self) -> None:
-        self._pair: tuple[Array, Any] | None = None
-
-    def of(self, array: Array, compute: Callable[[Array], Any]) -> Any:
-        if self._pair is None or self._pair[0] is not array:
-            self._pair = array, compute(array)
-        return self._pair[1]
+    if not memory or memory[0][0] is not array:
+        memory[:] = [(array, compute(array))]
+    return memory[0][1]
 
 
 class _Linear:
@@ -172,10 +167,10 @@ class MaxPool:
     size: int
     stride: int | None = None
     padding: int = 0
-    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+    _seen: list[tuple[Array, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def _pooled_and_places(self, h: Array) -> tuple[Array, Array]:
-        found: tuple[Array, Array] = self._last.of(h, self._found)
+        found: tuple[Array, Array] = _last(self._seen, h, self._found)
         return found
 
     def _found(self, h: Array) -> tuple[Array, Array]:
@@ -200,10 +195,10 @@ class Maxima:
     """`size` times the largest of each square, in its place, and 0 elsewhere: h times a mask that h gives."""
 
     size: int
-    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+    _seen: list[tuple[Array, Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def _mask(self, h: Array) -> Array:
-        mask: Array = self._last.of(h, self._mask_of)
+        mask: Array = _last(self._seen, h, self._mask_of)
         return mask
 
     def _mask_of(self, h: Array) -> Array:
@@ -294,8 +289,7 @@ class Layer(Protocol):
         """G, in the order of the parameters."""
 
 
-@runtime_checkable
-class ByChannel(Protocol):
+class ByChannel(Layer, Protocol):
     """A layer that is a sum over input channels: some inputs share what they have in common; see `forward_forward`."""
 
     @property
@@ -304,6 +298,11 @@ class ByChannel(Protocol):
 
     def of_channels(self, weight: Array, biased: bool = True) -> Layer:
         """The same with that weight, for other channels, with its bias or without."""
+
+
+def is_by_channel(layer: Layer) -> TypeGuard[ByChannel]:
+    """Whether it is such a layer; of named tuples the compiler can't ask for a protocol."""
+    return hasattr(layer, "of_channels")
 
 
 class Dense(NamedTuple):
@@ -442,11 +441,11 @@ class Rotation:
     angle: float
     steps: tuple[Step, ...] = ()
     outlet: tuple[Step, ...] = ()
-    _last: _Last = field(default_factory=_Last, init=False, repr=False)
+    _seen: list[tuple[Array, Any]] = field(default_factory=list, init=False, repr=False)
 
     def _preactivation(self, z: Array) -> Array:
         """The branch's value."""
-        a: Array = self._last.of(z, self.branch.value)
+        a: Array = _last(self._seen, z, self.branch.value)
         return a
 
     def value(self, z: Array) -> Array:

@@ -92,7 +92,8 @@ class Foton(OutputErrorRule):
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
         self._warn_if_unconstrained()
-        self._last_step.clear()
+        if self._last_step:
+            self._last_step.clear()
         if self.recompute:
             yield from self._recomputed(x, y)
             return
@@ -103,7 +104,8 @@ class Foton(OutputErrorRule):
         factors = update_factors(layers, clean, error, projection, self.activation_gain, self.linear)
         last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
         count = self.loss.count(clean.scores, y)
-        is_whole = isinstance(count, int) and count == len(x)  # else a step is no product of delta and z alone
+        # Else a step is no product of delta and z alone, or compiled code holds these.
+        is_whole = isinstance(count, int) and count == len(x) and not torch.compiler.is_compiling()
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = per_label(layer.update(z, delta), len(x), count)
             if is_whole and z.dim() == 2 and unit is not last and knows_steps_of(len(x), unit.weights[0]):
@@ -183,6 +185,8 @@ class Foton(OutputErrorRule):
 
     def _warn_if_unconstrained(self) -> None:
         """Warns of a second change of the weights without `constrain`: the first may be a checkpoint's."""
+        if torch.compiler.is_compiling():
+            return
         versions = self._weight_versions()
         if versions != self._versions:
             self._versions = versions

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import losses
-from .._arrays import wide
+from .._arrays import readable, wide
 from ..score_losses import ScoreLossCredit
 
 Targets: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -43,7 +43,7 @@ def check_labels(
             hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
         raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape {shape}{hint}")
     check_device("y", y, x)
-    if y.device.type == "cpu":  # elsewhere looking would wait for the device
+    if readable(y):  # elsewhere looking would wait for the device
         known = y if ignore_index is None else y.masked_fill(y == ignore_index, 0)
         low, high = (end.item() for end in known.aminmax())
         if low < 0 or high >= num_classes:
@@ -142,7 +142,7 @@ def check_targets(x: Tensor, y: Tensor, shape: tuple[int, ...], are: str) -> Non
         expected = f"{dtype or 'real numbers'} of shape {shape}, {are}"
         raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected {expected}{hint}")
     check_device("y", y, x)
-    if y.device.type == "cpu":
+    if readable(y):
         low, high = (end.item() for end in y.aminmax())
         if are == "numbers" and not abs(low) + abs(high) < float("inf"):
             raise ValueError("y: NaN or infinity among them, expected finite numbers")
@@ -155,7 +155,7 @@ def _check_weight(x: Tensor, weight: Tensor, shape: tuple[int, ...]) -> None:
         found = f"{weight.dtype} of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else f"{weight!r}"
         raise ValueError(f"weights of y: {found}, expected real numbers of shape {shape}, one for each label")
     check_device("weights of y", weight, x)
-    if weight.device.type == "cpu" and not 0 <= weight.min().item() <= weight.max().item() < float("inf"):
+    if readable(weight) and not 0 <= weight.min().item() <= weight.max().item() < float("inf"):
         raise ValueError("weights of y: some negative or not finite, expected 0 or more")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from .._arrays import readable
 from .._autocast import in_full, lowered
 from ..activations import ACTIVATIONS, Activation
 from ..embedding import Embedding
@@ -296,7 +297,7 @@ class RecurrentRule(OutputLoss):
                 else f"a {type(lengths).__name__}"
             )
             raise ValueError(f"lengths: {came}, expected int64 of shape ({len(values)},), one for each sample")
-        if lengths.device.type == "cpu" and (lengths.min() < 1 or lengths.max() > values.shape[1]):
+        if readable(lengths) and (lengths.min() < 1 or lengths.max() > values.shape[1]):
             raise ValueError(f"lengths: {lengths.min()}..{lengths.max()}, expected 1..{values.shape[1]}, steps of x")
         return values, lengths
 
@@ -310,7 +311,7 @@ class RecurrentRule(OutputLoss):
                 )
             if x.device != weight.device:
                 raise ValueError(f"x: on {x.device}, expected {weight.device}, where the model is")
-            if x.device.type == "cpu" and (x.min() < 0 or x.max() >= lowest.num_embeddings):
+            if readable(x) and (x.min() < 0 or x.max() >= lowest.num_embeddings):
                 raise ValueError(
                     f"x: tokens {x.min()}..{x.max()}, expected 0..{lowest.num_embeddings - 1}, padding too"
                 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._arrays import wide
+from .._arrays import readable, wide
 from .._autocast import Region, in_full, region_on, step_in
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts, untouched
@@ -60,8 +60,8 @@ def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | 
     parameters = list(parameters)
     learned = [p for p in parameters if p.requires_grad]
     found = torch.autograd.grad(output, learned, credit, allow_unused=True) if learned else ()
-    gradients = dict(zip(learned, found, strict=True))
-    return {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in parameters}
+    gradients = {p: g for p, g in zip(learned, found, strict=True) if g is not None}
+    return {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in parameters}
 
 
 @contextmanager
@@ -106,8 +106,8 @@ def one_sample(name: str, norm: nn.Module) -> ValueError:
 
 
 def check_finite(x: Tensor) -> None:
-    """Raises ValueError for x on a CPU with NaN or infinity in it; elsewhere looking would wait for the device."""
-    if x.device.type == "cpu" and not x.sum(dtype=wide(x.dtype)).isfinite():  # one number, many times as fast
+    """Raises ValueError for x with NaN or infinity in it, where that can be looked at: see `readable`."""
+    if readable(x) and not x.sum(dtype=wide(x.dtype)).isfinite():  # one number, many times as fast
         bad = len(x) - int(x.flatten(1).isfinite().all(dim=1).sum())
         if bad:
             raise ValueError(f"x: {bad} of {len(x)} samples have NaN or infinity, expected finite numbers")
@@ -145,6 +145,8 @@ def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     @wraps(stream)
     def steps(rule: nn.Module, x: Any, y: Any) -> Iterator[Any]:
         region = region_on(next(rule.parameters()).device)
+        if _is_inferring():
+            return _stepped(stream(rule, _lasting(x), _lasting(y)), region)
         if region is None and not torch.is_grad_enabled():
             return stream(rule, x, y)
         return _stepped(stream(rule, x, y), region)
@@ -152,9 +154,23 @@ def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     return steps
 
 
+def _is_inferring() -> bool:
+    """Whether inference mode is on, in which no unit could have a graph; compiled code does not ask."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
+def _lasting(array: Any) -> Any:
+    """A tensor of inference mode, or each of a tuple, as one that a graph may hold."""
+    if type(array) is tuple:
+        return tuple(map(_lasting, array))
+    with torch.inference_mode(False):
+        return array.clone() if isinstance(array, Tensor) and array.is_inference() else array
+
+
 def _stepped(updates: Iterator[Any], region: Region | None) -> Iterator[Any]:
     while True:
-        with torch.no_grad(), nullcontext() if region is None else step_in(region):
+        outside = torch.inference_mode(False) if _is_inferring() else nullcontext()
+        with outside, torch.no_grad(), nullcontext() if region is None else step_in(region):
             update = next(updates, None)
         if update is None:
             return
@@ -253,6 +269,9 @@ class CreditAssignment(nn.Module):
         The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
         graph is left behind. x, y and errors as for `stream`.
         """
+        if _is_inferring():
+            with torch.inference_mode(False):
+                return self.assign_credit(_lasting(x), _lasting(y))
         self._warn_if_apart()
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
@@ -482,6 +501,8 @@ class LayeredRule(Rule):
 
     def activity_shapes(self, sample: torch.Size, dtype: torch.dtype | None = None) -> list[torch.Size]:
         """The shape of each unit's activities for samples of that shape. Raises ValueError where they do not fit."""
+        if torch.compiler.is_compiling() and not self._run:  # what is remembered would be guarded
+            return self.chain.activity_shapes(sample)
         key = (sample, dtype or self.units[0].weights[0].dtype)
         if key not in self._shapes:
             if not self._run:
@@ -578,8 +599,8 @@ class LayeredRule(Rule):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         first = self.units[0]
         weight = first.weights[0]
-        flat = isinstance(first.module, nn.Linear) and not first.inside and set(self.chain.stem) <= {Flatten()}
-        if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and not self.chain.stem):
+        flat = isinstance(first.module, nn.Linear) and len(first.inside) == 0 and set(self.chain.stem) <= {Flatten()}
+        if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and len(self.chain.stem) == 0):
             return flat_input(x, weight)
         if self._run or not self.wants_images:
             if x.dim() < 2 or len(x) == 0:

@@ -119,12 +119,16 @@ class Unit:
         """The layer that has the parameters: of a rotation, the orthogonal one that its weight is made of."""
         return self.module.orthogonal if isinstance(self.module, Rotation) else self.module
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """What the layer is trained by, but for the bias."""
+    def of_layer(self) -> list[Tensor]:
+        """What a layer with a closed form is trained by, but for the bias."""
         if isinstance(self.linear, OrthogonalConv2d):
             return [self.linear.mixing, *self.linear.bases]
         return [self.linear.weight]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What the layer is trained by, but for the bias."""
+        return self.of_layer()
 
     @property
     def bias(self) -> Tensor | None:
@@ -177,12 +181,12 @@ class ChainUnit(Unit):
     def weights(self) -> list[Tensor]:
         """What the layer is trained by, but for the bias; of modules inside, all parameters."""
         if not self.inside:
-            return super().weights
+            return self.of_layer()
         return list(dict.fromkeys(p for module in self.inside for p in module.parameters()))
 
     @property
     def bias(self) -> Tensor | None:
-        return None if self.inside else super().bias
+        return None if self.inside else self.linear.bias
 
     @property
     def held(self) -> dict[str, Held]:
@@ -302,7 +306,7 @@ class Chain(NamedTuple):
         """Of what goes into a model for images."""
         module = self.units[0].linear
         assert not isinstance(module, nn.Linear)
-        return module.in_channels // prod(step.factor**2 for step in self.stem if isinstance(step, Unshuffle))
+        return module.in_channels // prod([step.factor**2 for step in self.stem if isinstance(step, Unshuffle)])
 
     def activity_shapes(self, sample: torch.Size) -> list[torch.Size]:
         """The shape of each unit's activities, all in closed form, for samples of that shape. Nothing is computed.

@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("what a unit's block has inside left out", "accelerated.rules.local.units",
-          "        return super().weights if self.is_layer else list(self.module.parameters())\n",
+          "        return self.of_layer() if self.is_layer else list(self.module.parameters())\n",
           "        return list(self.module.parameters())[:1]\n",
           "test_a_resnet_learns_by_each_units_own_loss", "nothing for gradient of layer1"),
     Fault("the check of the first batch kept", "accelerated.rules.local.module_rule",

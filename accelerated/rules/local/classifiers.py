@@ -269,14 +269,14 @@ class LocalClassifiers(ModuleRule):
             activities, losses = self._losses(x, y)
             total = torch.stack([cost for _, cost in losses]).sum()
         found = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else [None] * len(learned)
-        gradients: dict[Tensor, Tensor | None] = dict(zip(learned, found, strict=True))
+        gradients: dict[Tensor, Tensor] = {p: g for p, g in zip(learned, found, strict=True) if g is not None}
         for index, (unit, head) in enumerate(zip(self.units, self.heads, strict=True)):
             loss, cost = (part.detach() for part in losses[index])
             self.aggregation.note(index, loss, len(x))
             around = (*self.local.stem, *unit.outside) if index == 0 else unit.outside
             others = [p for module in (*around, head) for p in module.parameters()]
-            own = [(p, g) for p in others if (g := gradients.get(p)) is not None]
-            of_unit = {p: torch.zeros_like(p) if (g := gradients.get(p)) is None else g for p in unit.trained}
+            own = [(p, gradients[p]) for p in others if p in gradients]
+            of_unit = {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in unit.trained}
             yield _unit_update(unit, of_unit, own, cost)
         seen = [concatenated([self._seen(h.detach())]) for h in activities]
         yield from self.aggregation.readout_updates(seen, y, getattr(self.loss, "ignore_index", None))

@@ -136,7 +136,7 @@ class ModuleRule(Rule):
             raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
         if x.is_floating_point() or first.is_layer:
             check_like(x, first.weights[0])
-        if x.shape[1:] not in self._fitting:
+        if not torch.compiler.is_compiling() and x.shape[1:] not in self._fitting:
             if self.local.is_known:
                 check_sizes(self.local, x.shape[1:], x.dtype)
             self._fitting.add(x.shape[1:])

@@ -58,11 +58,11 @@ class LocalUnit(Unit):
     @property
     def weights(self) -> list[Tensor]:
         """What the layer is trained by, but for the bias; of a module of another kind, all of its parameters."""
-        return super().weights if self.is_layer else list(self.module.parameters())
+        return self.of_layer() if self.is_layer else list(self.module.parameters())
 
     @property
     def bias(self) -> Tensor | None:
-        return super().bias if self.is_layer else None
+        return self.linear.bias if self.is_layer else None
 
     @property
     def has_maps(self) -> bool:

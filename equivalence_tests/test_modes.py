@@ -1,0 +1,56 @@
+"""Steps in PyTorch's inference mode, and with its deterministic algorithms, train as any others."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from prograde.equivalence_tests.rule_examples import EXAMPLES
+from prograde.equivalence_tests.sides import TwinSide
+
+
+@pytest.fixture(autouse=True)
+def _ours_only(twin: TwinSide) -> None:
+    if not twin.is_ours:
+        pytest.skip("rules are prograde's own")
+
+
+def trained(name: str, device: Any, mode: Callable[[], AbstractContextManager[Any]]) -> list[torch.Tensor]:
+    """The parameters after steps in that mode, whose gradients are clipped outside."""
+    rule = EXAMPLES[name].build(device)
+    x, y = EXAMPLES[name].batch(device)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9)
+    torch.manual_seed(3)
+    for _ in range(2):
+        with mode():
+            rule.assign_credit(x.clone(), y.clone())
+        torch.nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
+        optimizer.step()
+        rule.constrain(optimizer)
+    with mode():
+        for update in rule.stream(x.clone(), y.clone()):
+            for parameter, gradient in update.pairs:
+                assert gradient.shape == parameter.shape
+    return [p.detach().clone() for p in rule.parameters()]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_inference_mode(name: str, twin: TwinSide):
+    """A step leaves it: x and y made inside and gradients that are written over outside are no inference tensors."""
+    inside, outside = (trained(name, twin.device, mode) for mode in (torch.inference_mode, nullcontext))
+    assert all(map(torch.equal, inside, outside)), "as outside"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_deterministic_algorithms(name: str, twin: TwinSide):
+    if torch.device(twin.device).type != "cpu":
+        pytest.skip("the device's own list of operations without one")
+    once, plain = trained(name, twin.device, nullcontext), torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = trained(name, twin.device, nullcontext)
+    finally:
+        torch.use_deterministic_algorithms(plain)
+    assert all(map(torch.equal, found, once)), "the same"

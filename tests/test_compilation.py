@@ -1,0 +1,159 @@
+"""`torch.compile(rule.assign_credit)`: how many graphs a step is, and that it is the same step."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional
+
+from prograde.accelerated.rules import CreditAssignment, Foton, MonoForward
+from prograde.accelerated.rules.orthogonality import Orthogonality
+from prograde.equivalence_tests.rule_examples import EXAMPLES, dense
+
+
+def sampled(some: Sequence[str], *more: str) -> list[Any]:
+    """The first ones at each run, the others nightly."""
+    return [*some, *(pytest.param(name, marks=pytest.mark.nightly) for name in more)]
+
+
+CLOSED = sampled(
+    ("foton", "ftp", "pepita", "forward-forward", "mono-forward"),
+    "fa", "dfa", "drtp", "dtp", "symba", "foton, recompute", "foton, images", "foton, rotations", "ftp, second layer",
+    "ftp, images", "pepita, images", "fa, images", "dfa, images", "drtp, images", "forward-forward, read-out",
+    "forward-forward, hybrid", "forward-forward, pairs", "forward-forward, images", "layer-collaboration", "cumulative",
+)  # fmt: skip
+"""Examples whose units all have closed forms."""
+
+OF_AUTOGRAD = sampled(
+    ("backprop", "mono-forward, tanh"),
+    "hyperspherical", "backprop, orthogonal", "backprop, images", "mono-forward, images", "dynamic-temperature",
+    "patch-energy", "deeper-forward", "channel-competition", "channel-class-assignment", "deep supervision",
+    "end to end", "ensemble",
+)  # fmt: skip
+"""Those where a unit has a graph of autograd."""
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> None:
+    torch._dynamo.reset()
+
+
+def example(name: str) -> tuple[CreditAssignment, torch.Tensor, torch.Tensor]:
+    """With draws from PyTorch's own generator: the compiler knows no other."""
+    rule: Any = EXAMPLES[name].build("cpu")
+    rule.generator = None
+    return rule, *EXAMPLES[name].batch("cpu")
+
+
+def credited(step: Any, rule: CreditAssignment, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(7)
+    loss = step(x, y)
+    return [loss, *(p.grad.clone() for p in rule.parameters() if p.grad is not None)]
+
+
+def check_one_graph(name: str) -> None:
+    rule, x, y = example(name)
+    graphs = CompileCounter()
+    step = torch.compile(rule.assign_credit, backend=graphs, fullgraph=True)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.01)
+    for _ in range(3):
+        found, expected = credited(step, rule, x, y), credited(rule.assign_credit, rule, x, y)
+        assert all(map(torch.equal, found, expected)), "the step that is not compiled"
+        optimizer.step()
+        rule.constrain(optimizer)
+    assert graphs.frame_count == 1, "one graph for all steps"
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_are_one_graph(name: str):
+    check_one_graph(name)
+
+
+@pytest.mark.parametrize("name", OF_AUTOGRAD)
+def test_graphs_of_autograd_are_traced_on_demand(name: str):
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        pytest.skip("this PyTorch does not trace them")
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        check_one_graph(name)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
+def test_a_unit_is_one_graph_with_work_in_it_otherwise():
+    """Of a local rule: up to the unit's derivative, which PyTorch takes outside; what is left has no product."""
+    rule = MonoForward(dense().float())
+    x, y = torch.randn(6, 16), torch.arange(6) % 4
+    graphs: list[bool] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(any(node.target is functional.linear for node in graph.graph.nodes))
+        return graph.forward
+
+    step = torch.compile(rule.assign_credit, backend=count)
+    for _ in range(3):
+        found, expected = credited(step, rule, x, y), credited(rule.assign_credit, rule, x, y)
+        assert all(map(torch.equal, found, expected)), "the step that is not compiled"
+    assert sum(graphs) == len(rule.units), "graphs of units"
+
+
+def test_in_an_autocast_region():
+    rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
+    graphs = CompileCounter()
+    step = torch.compile(rule.assign_credit, backend=graphs, fullgraph=True)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = credited(step, rule, x, y), credited(rule.assign_credit, rule, x, y)
+        assert all(map(torch.equal, found, expected)), "the region's step"
+    assert graphs.frame_count == 1, "one graph"
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_constraint_is_eager(monkeypatch: pytest.MonkeyPatch):
+    """And knows that it is due: weights stay within their tolerance, without a warning."""
+    rule, (x, y) = Foton(dense()), (torch.randn(32, 16), torch.arange(32) % 4)
+    compiling = []
+    step = Orthogonality.step
+    monkeypatch.setattr(Orthogonality, "step", lambda *a: (compiling.append(torch.compiler.is_compiling()), step(*a)))
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.5)
+    credit = torch.compile(rule.assign_credit, backend="eager", fullgraph=True)
+    for _ in range(5):
+        credit(x, y)
+        optimizer.step()
+        rule.constrain(optimizer)
+    assert compiling == [False] * 5, "constrained past the compiler"
+    for unit in rule.units[:-1]:
+        weight = unit.weights[0]
+        assert (weight @ weight.T - torch.eye(len(weight))).abs().max() <= 5e-3, "within the tolerance"
+
+
+FIRST_STEP = """
+import torch
+from torch import nn
+from prograde.accelerated.rules import Ftp
+
+layers = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
+rule = Ftp(nn.Sequential(*layers, nn.Linear(128, 10)))
+torch.compile(rule.assign_credit, fullgraph=True)(torch.randn(64, 784), torch.randint(0, 10, (64,)))
+"""
+
+
+@pytest.mark.nightly
+def test_the_first_step_of_four_layers_takes_at_most_20_seconds(tmp_path: Path):
+    """Of a processor's time, in a process of its own; what PyTorch finds of the machine is known from a first run."""
+    used = []
+    for _ in range(2):
+        cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-P", "-c", FIRST_STEP], env={**os.environ, **cache}, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        for made in tmp_path.rglob("*.main.*"):
+            made.unlink()
+    assert used[-1] <= 20, used
