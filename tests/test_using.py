@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from prograde.accelerated.command_line import options
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.rules import MODELS, refusal
 from prograde.accelerated.training import Recipe, UserError, build, checkpoint, default_recipe, load, restore
@@ -180,6 +181,11 @@ def test_compare_takes_a_network_for_each_rule():
     )
     assert SMALL in printed.stdout
     assert "64-12-10" in printed.stdout
+    networks = [f"mono-forward:{SMALL}", "mono-forward:8", "mono-forward"]
+    jobs = options.jobs(networks, "digits", "9-7", epochs=1)
+    assert [job.hidden for job in jobs] == [SMALL, "8", "9-7"]
+    jobs = options.jobs(networks, "digits", None, model="lenet")
+    assert [job.hidden for job in jobs] == [SMALL, "8", "lenet"]
     done(run("report", "o", "--output", "page.html"))
     assert SMALL in Path("page.html").read_text()
 

@@ -305,11 +305,10 @@ def jobs(
     found: list[Job] = []
     for text, own_options in zip(rules, told, strict=True):
         name, colon, own = text.partition(":")
-        if own[:1].isalpha():
-            own_network: dict[str, Any] = {"model": own}
-        else:
-            own_network = {"hidden": widths(own, f"rule '{text}'")} if colon else {}
-        changed = {**changes, **own_network}
+        changed = dict(changes)
+        if colon:
+            changed = {part: value for part, value in changes.items() if part not in ("model", "hidden")}
+            changed |= {"model": own} if own[:1].isalpha() else {"model": MLP, "hidden": widths(own, f"rule '{text}'")}
         recipe = default_recipe(method(name), data, **changed) if base is None else replace(base, **changed)
         job = Job(name, replace(recipe, options={**recipe.options, **own_options}))
         if momentum is not None and job.recipe.optimizer == "sgd":
