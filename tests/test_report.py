@@ -271,6 +271,7 @@ def test_names_of_others_are_text(results: Path) -> None:
         (["nowhere"], ["RUN: 'nowhere' has no log.jsonl", "train or compare"]),
         (["damaged"], ["damaged/log.jsonl' is no log of prograde"]),
         (["foreign"], ["RUN: the log in 'foreign' is none of prograde"]),
+        (["older"], ["RUN: the log in 'older' is none of prograde", "samples"]),
         (["empty"], ["'empty' has no finished epoch"]),
         (["whole"], ["--output: 'report.html' is there already", "--overwrite"]),
         (["whole", "--output", "nowhere/page.html"], ["nowhere", "No such file"]),
@@ -285,6 +286,8 @@ def test_mistakes_end_in_one_line(results: Path, arguments: list[str], words: li
     changed(results / "smaller", "settings", lambda found: found[:1])
     os.replace("settings/log.jsonl", "empty/log.jsonl")
     changed(results / "smaller", "whole", lambda found: found)
+    without = [{name: of for name, of in r.items() if name != "samples"} for r in records(results / "smaller")[1:]]
+    changed(results / "smaller", "older", lambda found: [found[0], *without])
     Path("report.html").write_text("mine")
     result = run("report", *arguments)
     assert result.exit_code == 2, result.output

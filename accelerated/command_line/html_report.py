@@ -40,6 +40,11 @@ CONFUSED = 5
 """Pairs of classes that are named beside a confusion matrix."""
 
 
+SETTINGS = "data", "digest", "samples", "seeds", "command", "dtype", "device", "device_name", "threads", "versions"
+EPOCH = "epoch", "loss", "validation_accuracy", "seconds", "samples", "measured"
+"""What the page needs of a log's settings and of each of its epochs."""
+
+
 def report(
     runs: Annotated[
         list[Path],
@@ -128,6 +133,7 @@ def read(folder: Path) -> Study:
     found, records = read_log(folder, "RUN")
     jobs: dict[tuple[str, str], Job] = {}
     try:
+        _check_has(found, SETTINGS)
         recipes = {(job["rule"], _network(job)): job for job in found["jobs"]}
         for record in records:
             if record["kind"] == "result":
@@ -138,6 +144,7 @@ def read(folder: Path) -> Study:
             job = jobs.setdefault(key, Job(*key, folder.resolve().name, recipes[key]))
             trained = job.seeds.setdefault(record["seed"], Trained())
             if record["kind"] == "epoch":
+                _check_has(record, EPOCH)
                 trained.epochs.append(record)
             else:
                 trained.end = record
@@ -147,6 +154,12 @@ def read(folder: Path) -> Study:
     if not any(trained.epochs for job in study.jobs for trained in job.seeds.values()):
         raise UserError(f"RUN: '{folder}' has no finished epoch; expected results of train or compare")
     return study
+
+
+def _check_has(record: dict[str, Any], names: Sequence[str]) -> None:
+    """Raises KeyError for a name that is not in the record, as one of another version may not be."""
+    for name in names:
+        record[name]
 
 
 def _network(job: dict[str, Any]) -> str:
@@ -246,10 +259,9 @@ def _results(jobs: Sequence[Job]) -> str:
         + "</tr>"
         for job in ranked
     )
-    titles = "".join(
-        f'<th scope="col"{_right(head)}>{strip_axis(axis) if head == DOTS else head}</th>' for head in heads
-    )
-    table = f'<table><thead><tr><th scope="col">rule</th>{titles}</tr></thead><tbody>{body}</tbody></table>'
+    titles = [strip_axis(axis) if head == DOTS else head for head in heads]
+    top = "".join(f'<th scope="col"{_right(head)}>{title}</th>' for head, title in zip(heads, titles, strict=True))
+    table = f'<table><thead><tr><th scope="col">rule</th>{top}</tr></thead><tbody>{body}</tbody></table>'
     several = max(len(job.seeds) for job in jobs) > 1
     remark = "Accuracy of the weights of the best validation epoch, measured once on test data"
     remark += "; mean ± sample standard deviation, a dot for each seed." if several else "."
@@ -316,9 +328,8 @@ def _errors(settings: dict[str, Any], jobs: Sequence[Job]) -> str:
         aside = [other._replace(aside=True, low=(), high=()) for other in behind if other is not line]
         own = line._replace(label=f"{line.y[-1]:.2f} %")
         name = f"validation error of {job.label} over {len(line.x)} epochs, {best:.2f} % at best"
-        figures.append(
-            _figure(job.label, f"{best:.2f} % at best", panel([*aside, own], axis, name=name, written=percent))
-        )
+        chart = panel([*aside, own], axis, name=name, written=percent)
+        figures.append(_figure(job.label, f"{best:.2f} % at best", chart))
     grey = ", the others in grey" if few else ", that of the best in grey"
     remark = "On validation data, after each epoch" + (grey if len(jobs) > 1 else "")
     banded = ". Bands reach from the best seed to the worst" if any(line.low for line in lines) else ""
@@ -348,9 +359,8 @@ def _unit_values(job: Job) -> dict[str, dict[str, Line]]:
     units = list(measured)
     found: dict[str, dict[str, Line]] = {}
     for diagnostic in UNIT_DIAGNOSTICS:
-        having = [unit for unit in units if diagnostic in measured[unit]]
         for index, unit in enumerate(units):
-            if unit in having:
+            if diagnostic in measured[unit]:
 
                 def value(epoch: dict[str, Any], unit: str = unit, diagnostic: str = diagnostic) -> float | None:
                     return epoch["measured"].get("units", {}).get(unit, {}).get(diagnostic)
@@ -445,9 +455,7 @@ def _recipes(studies: Sequence[Study]) -> str:
         for name in dict.fromkeys(name for job in jobs for name in job.recipe if name not in ("rule", "hidden"))
     }
     differing = {name: values for name, values in rows.items() if len(set(values)) > 1}
-    common = ", ".join(
-        f"{name.replace('_', ' ')} {values[0]}" for name, values in rows.items() if name not in differing
-    )
+    alike = [f"{name.replace('_', ' ')} {values[0]}" for name, values in rows.items() if name not in differing]
     head = "".join(f'<th scope="col">{escape(job.label)}</th>' for job in jobs)
     body = "".join(
         f'<tr><th scope="row">{escape(name.replace("_", " "))}</th>'
@@ -456,7 +464,9 @@ def _recipes(studies: Sequence[Study]) -> str:
         for name, values in differing.items()
     )
     table = f'<div class="wide"><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    content = (table if differing else "") + f'<p class="note">{"In all: " if differing else ""}{escape(common)}.</p>'
+    content = (
+        table if differing else ""
+    ) + f'<p class="note">{"In all: " if differing else ""}{escape(", ".join(alike))}.</p>'
     return _section("Settings", "What differs between the trainings." if differing else "", content)
 
 
@@ -465,9 +475,9 @@ def _written(value: Any) -> str:
         return ", ".join(f"{name} {_written(of)}" for name, of in value.items()) or "–"
     if isinstance(value, list):
         return "-".join(map(str, value)) or "none"
-    return (
-        {True: "yes", False: "no", None: "–"}[value] if value is None or value is True or value is False else f"{value}"
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
 
 
 def _foot(studies: Sequence[Study]) -> str:
@@ -475,10 +485,8 @@ def _foot(studies: Sequence[Study]) -> str:
     lines = []
     for study in studies:
         found = study.settings
-        seeds = found["seeds"]
-        said = (
-            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; {found['dtype']} on {found['device']}"
-        )
+        seeds = ", ".join(map(str, found["seeds"]))
+        said = f"seed{'s' if len(found['seeds']) > 1 else ''} {seeds}; {found['dtype']} on {found['device']}"
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         lines.append(
             f"<li><b>{escape(study.folder)}</b>: prograde {escape(found['command'])}; {escape(said)} "
