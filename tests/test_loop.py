@@ -256,6 +256,7 @@ def test_labels_of_positions_are_counted_but_for_ignored_ones() -> None:
     """As counted by hand; the ignored label 0 is a class that scores are given for."""
     torch.manual_seed(0)
     net, x, y = TokenScores(), torch.randn(40, 6, 5), torch.randint(3, (40, 6))
+    nn.init.constant_(net.last.bias[:1].detach(), 2.0)
     rule = Backprop(
         net, units=[net.first, net.last], example=x[:2], loss=nn.CrossEntropyLoss(ignore_index=0)
     )  # fmt: skip
@@ -263,7 +264,7 @@ def test_labels_of_positions_are_counted_but_for_ignored_ones() -> None:
     guessed, known = rule.eval()(x).argmax(dim=-1), y != 0
     right = (guessed == y)[known].double().mean().item()
     assert history.best.validation_accuracy == pytest.approx(right, abs=1e-12)
-    assert (guessed == y).double().mean().item() != pytest.approx(right, abs=1e-3)
+    assert ((guessed == y) & ~known).any(), "else the test says nothing"
 
 
 def test_regression_is_measured_by_its_loss() -> None:
