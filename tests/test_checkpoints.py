@@ -178,7 +178,7 @@ def test_a_strangers_network_takes_no_memory(tmp_path: Path) -> None:
     fit(build("foton", digits, recipe, seed=0), digits, recipe=recipe, checkpoint=path)
     whole = checkpoint.load(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for hidden in ((100_000, 100_000), (8, 8), ("8",), (-1,)):
+    for hidden in ((12_000, 12_000), (8, 8), ("8",), (-1,)):
         settings = whole["settings"] | {"network": whole["settings"]["network"] | {"hidden": hidden}}
         checkpoint.save(path, whole | {"settings": settings})
         with pytest.raises(ValueError, match=r"cannot be made a rule of|hidden: width"):

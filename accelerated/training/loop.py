@@ -157,7 +157,7 @@ def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:
     try:
         for callback in run.callbacks:
             callback.on_start(run)
-        while run.goes_on:
+        while run.goes_on():
             epoch = run.epoch()
             run.save()
             if on_epoch is not None:
@@ -165,7 +165,7 @@ def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:
             for callback in run.callbacks:
                 callback.on_epoch(run, epoch)
     except KeyboardInterrupt as interrupt:
-        run.history.interrupted = interrupt
+        run.history.interrupted = interrupt.with_traceback(None)
         run.stop("interrupted")
 
 

@@ -113,9 +113,8 @@ class Run:
         """Ends training after the step in hand, whose epoch is still measured; `history.stopped` has the reason."""
         self.history.stopped = reason
 
-    @property
     def goes_on(self) -> bool:
-        """Whether there is a step to do."""
+        """Whether there is a step to do; where patience is at its end, training is stopped."""
         done, patience = len(self.history.epochs), self.plan.patience
         if patience is not None and done and done - self.history.best.epoch >= patience:
             self.stop(f"no better validation in {patience} epochs")
@@ -139,8 +138,7 @@ class Run:
             raise TrainingError(f"{where}: {error}; lower the learning rate") from error
 
     def _epoch(self, where: str) -> Epoch:
-        progress = self._train()
-        loss = progress.total.item() / progress.samples
+        progress, loss = self._train()
         if not abs(loss) < float("inf"):
             raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
         self._check_parameters(where)
@@ -161,8 +159,11 @@ class Run:
             self.best_state = _copy(self.rule.state_dict())
         return epoch
 
-    def _train(self) -> _Progress:
-        """One pass over the training data, or what is left of it. Waits for the device at checkpoints alone."""
+    def _train(self) -> tuple[_Progress, float]:
+        """One pass over the training data, or what is left of it; the mean loss of the samples.
+
+        Waits for the device at checkpoints and once, at the end.
+        """
         self.rule.train()
         items = self.train.epoch(self.epoch_number)
         if self._progress is None:
@@ -182,9 +183,10 @@ class Run:
                 callback.on_step(self)
             if self.step == self.plan.max_steps:
                 break
+        loss = progress.total.item() / progress.samples
         progress.seconds = time.perf_counter() - start
         self._progress = None
-        return progress
+        return progress, loss
 
     def _step(self, group: list[Any], progress: _Progress) -> None:
         self.loss, samples = self._credit(group[0]) if len(group) == 1 else self._mean_credit(group)
