@@ -28,6 +28,7 @@ UNSHIPPED = (".*", "*.egg-info", "__pycache__", "build", "dist", "runs")
 
 MATH = {
     "_arrays",
+    "_autocast",
     "activations",
     "adaptive_pooling",
     "aggregation",

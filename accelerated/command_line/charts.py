@@ -96,6 +96,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(value: float) -> str:
+    """A number of percent, as text."""
     return f"{number(value)} %"
 
 
