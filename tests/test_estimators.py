@@ -21,16 +21,19 @@ from torch import Tensor, nn
 
 from prograde.accelerated.rules import Backprop, LocalClassifiers
 from prograde.accelerated.training import (
-    PRESETS,
     ForwardOnlyClassifier,
     ForwardOnlyRegressor,
     TrainingError,
     UserError,
 )
+from prograde.accelerated.training.recipes import preset_named
 
 QUICK: dict[str, Any] = {"hidden_layer_sizes": (16,), "batch_size": 64, "max_iter": 20, "random_state": 0}
 NUMBERS = ["backprop", "foton", "foton-linear", "pepita", "ftp", "fa", "dfa", "dtp", "mono-forward"]
-LABELS_ALONE = ["forward-forward", "symba", "layer-collaboration", "cumulative", "hyperspherical"]
+LABELS_ALONE = [
+    "forward-forward", "symba", "layer-collaboration", "cumulative", "hyperspherical", "deeper-forward",
+    "channel-competition", "channel-class-assignment",
+]  # fmt: skip
 
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 
@@ -66,11 +69,11 @@ def test_training_is_imported_without_scikit_learn() -> None:
     assert "estimators.ForwardOnlyClassifier" in done.stdout
 
 
-@pytest.mark.parametrize("rule", [*NUMBERS, "drtp", "dynamic-temperature", *LABELS_ALONE])
+@pytest.mark.parametrize("rule", [*NUMBERS, "drtp", "dynamic-temperature", "patch-energy", *LABELS_ALONE])
 def test_rules_learn_classes(rule: str, digits: Arrays) -> None:
     """Labels are the user's own. What is unpickled goes on exactly as the first."""
     x, y = digits[0], np.array(list("abcdefghij"))[digits[1]]
-    rate = None if PRESETS[rule].recipe.optimizer == "sgd" else 0.01
+    rate = None if preset_named(rule).recipe.optimizer == "sgd" else 0.01
     learned = ForwardOnlyClassifier(rule, max_iter=20, learning_rate=rate, random_state=0).fit(x[:300], y[:300])
     assert learned.score(x[300:], y[300:]) > 0.65
     assert learned.n_iter_ == len(learned.loss_curve_) == 20
@@ -85,7 +88,7 @@ def test_rules_learn_classes(rule: str, digits: Arrays) -> None:
 @pytest.mark.parametrize("rule", NUMBERS)
 def test_rules_learn_numbers(rule: str, numbers: Arrays) -> None:
     x, y = numbers
-    rate = None if PRESETS[rule].recipe.optimizer == "sgd" else 0.01
+    rate = None if preset_named(rule).recipe.optimizer == "sgd" else 0.01
     learned = ForwardOnlyRegressor(rule, max_iter=60, learning_rate=rate, random_state=0).fit(x[:200], y[:200])
     assert learned.score(x[200:], y[200:]) > 0.5
 
@@ -289,6 +292,18 @@ def test_a_network_of_ones_own(rule: str, digits: Arrays) -> None:
     assert learned.score(x, y) > 0.8
     numbers = ForwardOnlyRegressor(rule, module=Counted, **QUICK).fit(x, x[:, 20])
     assert numbers.rule_.model.asked == (64, 1)
+
+
+def test_a_rule_without_an_example_and_a_loss_to_choose(digits: Arrays) -> None:
+    def dense(n_features: int, n_outputs: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(n_features, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, n_outputs)
+        )
+
+    learned = ForwardOnlyClassifier("hybrid-dynamic-temperature", module=dense, **QUICK).fit(*digits)
+    assert np.allclose(learned.predict_log_proba(digits[0]), log_softmax(learned.decision_function(digits[0]), axis=1))
+    with pytest.raises(UserError, match="learns classes alone"):
+        ForwardOnlyRegressor("hybrid-dynamic-temperature", module=dense).fit(*digits)
 
 
 def test_parameters_reach_the_rule(digits: Arrays) -> None:

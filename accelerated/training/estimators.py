@@ -1,5 +1,6 @@
 """Rules as estimators of scikit-learn."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
@@ -196,7 +197,8 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
                 model: nn.Module = mlp(n_features, recipe.hidden, n_outputs, *shape)
             else:
                 model = self.module(n_features, n_outputs)
-                options = {"example": torch.zeros(2, n_features, dtype=dtype), **options}
+                if _takes("example", preset_named(self.rule).rule):
+                    options = {"example": torch.zeros(2, n_features, dtype=dtype), **options}
             try:
                 rule = preset_named(self.rule).rule(model.to(dtype), **options)
             except ValueError as error:
@@ -286,6 +288,10 @@ def _weights(sample_weight: ArrayLike | None, x: Floats) -> Floats | None:
     if (weight < 0).any() or not weight.any():
         raise ValueError("sample_weight: negative, or zero for all samples; expected 0 or more, and some above zero")
     return weight
+
+
+def _takes(option: str, rule: type[Rule]) -> bool:
+    return option in inspect.signature(rule).parameters
 
 
 def _learns_labels_alone(rule: type[Rule]) -> bool:
@@ -438,7 +444,7 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, _ForwardOnly):  # t
         return self._fit_once(X, y, sample_weight)
 
     def _loss_options(self, rule: type[Rule]) -> dict[str, Any]:
-        if _learns_labels_alone(rule):
+        if _learns_labels_alone(rule) or not _takes("loss", rule):
             raise UserError(
                 f"rule: {self.rule!r}, which learns classes alone; expected a rule with a loss of numbers, such as "
                 "foton, ftp or mono-forward"
