@@ -1,5 +1,6 @@
 """Steps in PyTorch's inference mode, and with its deterministic algorithms, train as any others."""
 
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -41,6 +42,28 @@ def test_inference_mode(name: str, twin: TwinSide):
     """A step leaves it: x and y made inside and gradients that are written over outside are no inference tensors."""
     inside, outside = (trained(name, twin.device, mode) for mode in (torch.inference_mode, nullcontext))
     assert all(map(torch.equal, inside, outside)), "as outside"
+
+
+@pytest.mark.parametrize("name", ["foton", "mono-forward", "backprop"])
+def test_the_loss_is_not_backpropagated(name: str, twin: TwinSide):
+    """By itself, accumulated, or in the hands of a GradScaler; in all else it is a tensor as any other."""
+    rule = EXAMPLES[name].build(twin.device)
+    loss = rule.assign_credit(*EXAMPLES[name].batch(twin.device))
+    scaler = torch.amp.GradScaler(torch.device(twin.device).type)
+    for given in (loss, loss / 2, 2 * loss, scaler.scale(loss)):
+        with pytest.raises(RuntimeError) as raised:
+            given.backward()
+        assert "leave the line out, and a GradScaler with it" in str(raised.value), "what to do instead"
+    assert type(loss + 1) is type(torch.stack([loss, loss])) is type(loss.detach()) is torch.Tensor
+    assert not loss.requires_grad
+    assert float(loss) == loss.item() == float(loss.cpu().numpy())
+    weight = torch.ones((), device=twin.device, requires_grad=True)
+    (loss * weight).backward()
+    assert torch.equal(weight.grad, loss.to(weight.dtype)), "a graph of one's own"
+    kept = io.BytesIO()
+    torch.save(loss, kept)
+    kept.seek(0)
+    assert torch.equal(torch.load(kept), loss), "saved as any tensor"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -20,6 +20,7 @@ from .cutting import Units, check_same, parts, untouched
 from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
+from .step_loss import StepLoss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
@@ -286,7 +287,8 @@ class CreditAssignment(nn.Module):
                 own.append(update.loss)
         for held, gradient in gradients.items():  # after the last error that a step may raise
             held.grad = gradient
-        return sum(own, torch.zeros((), device=next(self.parameters()).device))
+        loss = sum(own, torch.zeros((), device=next(self.parameters()).device))
+        return loss if torch.compiler.is_compiling() else loss.as_subclass(StepLoss)
 
     def _warn_if_apart(self) -> None:
         """Warns, once, of a step that this process makes alone, though it was started as one of several."""
