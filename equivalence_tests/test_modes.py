@@ -27,6 +27,7 @@ def trained(name: str, device: Any, mode: Callable[[], AbstractContextManager[An
     for _ in range(2):
         with mode():
             rule.assign_credit(x.clone(), y.clone())
+        assert not any(p.grad.is_inference() for p in rule.parameters() if p.grad is not None), "lasting gradients"
         torch.nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
         optimizer.step()
         rule.constrain(optimizer)
