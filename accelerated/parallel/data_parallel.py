@@ -127,19 +127,30 @@ class DataParallel(Rule):
     def stream(self, x: Tensor, y: Any) -> Iterator[UnitUpdate]:
         """Updates of the joined batch, each asked for while the next unit's is computed: two are held at a time."""
         share, part = self._shared(x, y)
-        updates = self.rule.stream(x, y)
+        each: Iterable[_Averaged] = self._updates(x, y, share, part)
+        if self.rule.differentiates:  # all are there at once, and one array may be the gradient of several parameters
+            each = list(each)
         pending: _Averaged | None = None
+        for averaged in each:
+            averaged.begin(part)
+            if pending is not None:
+                yield pending.update()
+            pending = averaged
+        if pending is not None:
+            yield pending.update()
+
+    def _updates(self, x: Any, y: Any, share: Share, part: float) -> Iterator["_Averaged"]:
+        """Of this process's share, of which nothing is on its way yet."""
+        updates = self.rule.stream(x, y)
+        memory: set[int] = set()
         while True:
             with self._as_share(share, part):  # not around the yield: what is done with an update is no business of it
                 update = next(updates, None)
             if update is None:
-                break
-            begun = _Averaged(update, part, self.processes)
-            if pending is not None:
-                yield pending.update()
-            pending = begun
-        if pending is not None:
-            yield pending.update()
+                return
+            if not self.rule.differentiates:
+                memory.clear()
+            yield _Averaged(update, self.processes, memory)
 
     def _shared(self, x: Any, y: Any) -> tuple[Share, float]:
         """Where this process's batch is in the joined one, and its part in the labels.
@@ -203,40 +214,39 @@ class DataParallel(Rule):
 
 
 class _Averaged:
-    """A unit's update on its way to that of the joined batch, of which this process has that part.
+    """A unit's update on its way to that of the joined batch.
 
-    Large arrays are averaged where they lie, small ones in one copy, with the loss.
+    Large arrays are averaged where they lie, unless they lie in `memory` that an earlier one is in, to which they are
+    added. All others are averaged in one copy, with the loss.
     """
 
-    def __init__(self, update: UnitUpdate, part: float, processes: Processes) -> None:
+    def __init__(self, update: UnitUpdate, processes: Processes, memory: set[int]) -> None:
         self._update, self._processes = update, processes
         self._found: dict[Tensor, Tensor] = {}
-        self._copied: list[tuple[list[Tensor], Tensor]] = []
+        self._in_place: list[Tensor] = []
         self._works: list[dist.Work] = []
         copied = [] if update.loss is None else [update.loss]
-        memory: set[int] = set()
         for parameter, gradient in update.pairs:
-            place = gradient.untyped_storage().data_ptr()  # two parameters may have been given one array
+            place = gradient.untyped_storage().data_ptr()
             if gradient.numel() < SMALL or not gradient.is_contiguous() or place in memory:
                 gradient = torch.empty_like(parameter).copy_(gradient)
                 copied.append(gradient)
             else:
                 memory.add(place)
-                self._begin(gradient, part)
+                self._in_place.append(gradient)
             self._found[parameter] = gradient
-        for dtype in {array.dtype for array in copied}:
-            arrays = [array for array in copied if array.dtype == dtype]
-            joined = torch.cat([array.flatten() for array in arrays])
-            self._begin(joined, part)
-            self._copied.append((arrays, joined))
+        kinds = {array.dtype: [other for other in copied if other.dtype == array.dtype] for array in copied}
+        self._copied = [(arrays, torch.cat([array.flatten() for array in arrays])) for arrays in kinds.values()]
 
-    def _begin(self, array: Tensor, part: float) -> None:
+    def begin(self, part: float) -> None:
+        """Sends what is this process's part of it."""
         with self._processes.lost():
-            if part != 1:
-                array.mul_(part)
-            work = dist.all_reduce(array, group=self._processes.group, async_op=True)
-            assert work is not None
-            self._works.append(work)
+            for array in (*self._in_place, *(joined for _, joined in self._copied)):
+                if part != 1:
+                    array.mul_(part)
+                work = dist.all_reduce(array, group=self._processes.group, async_op=True)
+                assert work is not None
+                self._works.append(work)
 
     def update(self) -> UnitUpdate:
         """The update, waited for."""

@@ -46,6 +46,8 @@ class BackpropEnsemble(Rule):
     All see the same batches. Give them weights of their own.
     """
 
+    differentiates = True
+
     def __init__(
         self,
         models: Sequence[nn.Module],
