@@ -42,6 +42,13 @@ def test_foton_is_backprop(tmp_path: Path) -> None:
     assert (tmp_path / "foton_is_backprop.png").stat().st_size > 10_000
 
 
+def test_data_loader(tmp_path: Path) -> None:
+    printed = run("data_loader.py", tmp_path)
+    assert percents(printed) == pytest.approx([90.6, 90.6], abs=1.5)
+    assert re.findall("True|False", printed) == ["True"] * 2
+    assert "\n2 epochs, then the rest" in printed
+
+
 def test_images(tmp_path: Path) -> None:
     accuracies = dict(re.findall(r"^(\w+) +([\d.]+)%", run("images.py", tmp_path), re.MULTILINE))
     assert {name: float(a) for name, a in accuracies.items()} == pytest.approx({"backprop": 95.8, "FOTON": 93.3}, abs=3)
