@@ -33,7 +33,8 @@ def readable(x: Array) -> bool:
     """Whether a look at the numbers of x costs no waiting, breaks no graph and passes by no transformation."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return False
-    return not is_functorch_wrapped_tensor(x) and _get_current_dispatch_mode() is None
+    mode = _get_current_dispatch_mode()
+    return not is_functorch_wrapped_tensor(x) and (mode is None or not mode.is_infra_mode())
 
 
 def _is_whole(value: Any) -> bool:
