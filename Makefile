@@ -28,7 +28,7 @@ train: .venv/train-installed $(NAMESPACE) ## train every rule on a small set of 
 	@echo "Training every rule on the digits, results in runs/digits"
 	@$(PROGRADE) compare --data digits --output runs/digits --overwrite
 
-test: .venv/test-installed $(NAMESPACE) ## the tests, in all precisions: under five minutes on two cores
+test: .venv/test-installed $(NAMESPACE) ## the tests, in all precisions: under seven minutes on two cores
 	@start=$$(date +%s); set -e; \
 	echo "Running the tests"; \
 	$(PYTEST) $(SUITE) tests --ignore=tests/test_examples.py --ignore=tests/test_readme.py; \

@@ -568,7 +568,7 @@ COMMAND = [sys.executable, "-m", "prograde.accelerated.command_line"]
 
 def test_as_a_process() -> None:
     arguments = [*COMMAND, "train", "fotom"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("prograde: error: rule: 'fotom'")
     assert result.stderr.count("\n") == 1
@@ -582,12 +582,12 @@ def test_check_says_what_of_another_package_it_tested() -> None:
     wrong = "def updates(*arguments, **options): raise RuntimeError('nonsense')"
     Path("mine/foton.py").write_text(f"{ours}\n{wrong}\n")
     arguments = [*COMMAND, "check", "--twin", "mine", "--tier", "smoke", "-k", "test_foton and test_updates"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
     assert result.returncode == 1
     assert "RuntimeError: nonsense" in result.stdout
     assert "modules of mine under test: foton\nnot there, hence not tested: activations, losses" in result.stdout
     arguments = [*COMMAND, "check", "--twin", "json", "--tier", "smoke"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
     assert result.returncode == 4
     assert "'json' has none of the modules activations, losses" in result.stderr
 
@@ -601,7 +601,7 @@ def test_check_leaves_pytest_benchmark_out(tmp_path: Path) -> None:
     (metadata / "entry_points.txt").write_text("[pytest11]\nbenchmark = loud\n")
     paths = {"PYTHONPATH": os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)])}
     arguments = [*COMMAND, "check", "--markers"]
-    result = subprocess.run(arguments, env=environment() | paths, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(arguments, env=environment() | paths, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
 
 
@@ -630,7 +630,7 @@ def test_a_signal_ends_in_a_line(number: signal.Signals, word: str) -> None:
     log = Path("out/log.jsonl.partial")
     wait_for(log, epochs=2)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=600)
     assert (process.returncode, stdout) == (128 + number, "")
     assert stderr == f"prograde: {word}; the same command with --resume half goes on\n"
     assert lines(log)[1]["kind"] == "epoch"
@@ -646,7 +646,7 @@ def test_ctrl_c_while_pytorch_loads_ends_in_a_line() -> None:
     paths = os.pathsep.join([os.getcwd(), environment()["PYTHONPATH"]])
     command = [*COMMAND, "--version"]
     result = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=600
     )
     signal.signal(signal.SIGINT, default)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "prograde: interrupted\n")
