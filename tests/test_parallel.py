@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as sharded
 from torch import Tensor, nn
 
@@ -118,6 +120,24 @@ def pictures(seed: int) -> tuple[Tensor, Tensor]:
 def test_without_a_process_group_it_is_said_what_to_call(wrapper: type[DataParallel] | type[LayerParallel]) -> None:
     with pytest.raises(ValueError, match="init_process_group"):
         wrapper(layered())
+
+
+def test_a_rule_does_not_hold_its_group(tmp_path: Path) -> None:
+    """Threads of a group that something holds run on as Python ends, which brings the process down now and then."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        for wrapper in (DataParallel, LayerParallel):
+            group = dist.new_group([0])
+            rule = wrapper(layered(), group=group)
+            rule.assign_credit(*pictures(0))
+            dist.destroy_process_group(group)
+            held = weakref.ref(group)
+            del group
+            assert held() is None
+            with pytest.raises(ValueError, match="destroy_process_group"):
+                rule.processes.first("a word")
+    finally:
+        dist.destroy_process_group()
 
 
 def test_units_are_split_so_that_the_largest_part_is_small() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,9 @@ class Processes:
     """A group of processes, by default all of them; `rank` is this one's number in it, `size` how many there are.
 
     Numbers that the host reads go through a group for the CPU, so that no step waits for a GPU.
+
+    Groups are held weakly: the threads of one end with it, in `destroy_process_group`, and one that still runs as
+    Python ends brings the process down.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -21,11 +25,22 @@ class Processes:
                 "group: torch.distributed is not initialised; call torch.distributed.init_process_group() in processes "
                 "that torchrun has started"
             )
-        self.group: dist.ProcessGroup = group or dist.distributed_c10d._get_default_group()
+        group = group or dist.distributed_c10d._get_default_group()
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise ValueError("group: this process is not in it")
-        self.of_host = self.group if "cpu" in _devices(self.group) else dist.new_group(self.ranks, backend="gloo")
+        self._group = ref(group)
+        self._of_host = ref(group if "cpu" in _devices(group) else dist.new_group(self.ranks, backend="gloo"))
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """Raises ValueError after `destroy_process_group`."""
+        return _living(self._group)
+
+    @property
+    def of_host(self) -> dist.ProcessGroup:
+        """The same processes, for tensors on the CPU."""
+        return _living(self._of_host)
 
     @property
     def ranks(self) -> list[int]:
@@ -72,6 +87,13 @@ class Processes:
         with self.lost():
             dist.all_gather(every, padded, group=self.group)
         return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+
+
+def _living(group: "ref[dist.ProcessGroup]") -> dist.ProcessGroup:
+    found = group()
+    if found is None:
+        raise ValueError("group: it was destroyed, as by torch.distributed.destroy_process_group()")
+    return found
 
 
 def _devices(group: dist.ProcessGroup) -> set[str]:
