@@ -6,7 +6,7 @@
 `REFUSED` is what each algorithm needs and a model lacks; runs corrected what was first written down. Optimizers and
 rates were chosen for each cell, so that a yes says that some setting trains, not that the defaults do. A rule trains a
 model if the loss on a batch is below `FALL` of its start in `STEPS` steps, and every parameter moves but frozen ones
-and those that `left_out` names.
+and those that the rule says it leaves out, `rule.left_out`.
 """
 
 import argparse
@@ -56,6 +56,7 @@ from prograde.accelerated.rules import (
     Rule,
     SymBa,
 )
+from prograde.accelerated.rules.cutting import NORMALISATIONS
 
 K, BATCH, STEPS, FALL = 4, 16, 50, 0.8
 LENGTH, VOCABULARY = 7, 6
@@ -237,30 +238,18 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 """The only refusals that are allowed, by the need that is missing."""
 
-LAST = {
-    "MLP, GELU, LayerNorm": "6", "MLP, BatchNorm1d": "6", "LeNet": "11", "VGG, BatchNorm2d": "26", "ResNet-18": "fc",
-    "ViT": "output", "character transformer": "output", "GRU classifier": "output",
-}  # fmt: skip
-"""The layer that gives the scores, which rules with scores or goodness of each layer leave out."""
 
-PASSED_ON = {
-    "MLP, GELU, LayerNorm": ("2", "5"),
-    "VGG, BatchNorm2d": ("2", "5", "9", "12", "16", "20"),
-    "character transformer": ("norm",),
-}
-"""Normalisations that come after the score of a layer: only what is passed on goes through them."""
+def may_leave_out(rule: str, made: Rule) -> set[str]:
+    """The modules that a rule with scores or goodness of each layer may leave as they are.
 
-
-def left_out(rule: str, model: str) -> set[str]:
-    """The modules that the rule says it leaves as they are."""
+    They are the layer that gives the model's scores, and under local rules normalisations: what comes after a score.
+    """
     if rule not in (*LOCAL, *LABELS_IN_INPUT, "HybridDynamicTemperature"):
         return set()
-    after = PASSED_ON.get(model, ()) if rule in LOCAL else ()
-    if rule == "ChannelCompetition":  # whose score comes after them
-        after = ()
-    if rule == "BackpropDeepSupervision":  # the scores of later layers train all but the last
-        after = after[-1:] if model != "VGG, BatchNorm2d" else ()
-    return {LAST[model], *after}
+    named = list(made.model.named_modules())
+    norms = {name for name, module in named if isinstance(module, NORMALISATIONS) and rule in LOCAL}
+    *_, last = (name for name, module in named if isinstance(module, nn.Linear))
+    return {last, *norms}
 
 
 def own(rule: str, model: str) -> Own:
@@ -295,7 +284,7 @@ def _seed(rule: Rule, seed: int) -> None:
 
 
 class Outcome(NamedTuple):
-    """The loss's fall, the modules that stayed as they were though not frozen, and what moved though it was frozen."""
+    """The loss's fall, the parameters that stayed as they were though not frozen, and what moved though it was."""
 
     fall: float
     stayed: set[str]
@@ -327,8 +316,7 @@ def train(
             break
     same = {name for name, parameter in parameters.items() if torch.equal(parameter, before[name])}
     frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    stayed = {name.removeprefix("model.").rpartition(".")[0] for name in same - frozen}
-    return Outcome(loss(rule, x, y) / start, stayed, frozen - same)
+    return Outcome(loss(rule, x, y) / start, same - frozen, frozen - same)
 
 
 def rows() -> Iterator[str]:

@@ -54,8 +54,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 """A small network of each kind, and the shape of its samples."""
 
 
-def refusal(rule: type[Rule], kind: str, **settings: Any) -> str | None:
-    """The sentence by which the rule refuses a network of that kind; None where it takes it."""
+def tried(rule: type[Rule], kind: str, **settings: Any) -> Rule | str:
+    """The rule on a network of that kind after a step, or the sentence by which it refuses it."""
     make, shape = MODELS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -68,7 +68,17 @@ def refusal(rule: type[Rule], kind: str, **settings: Any) -> str | None:
             found.assign_credit(torch.randn(4, *shape), torch.arange(4))
         except ValueError as error:
             return str(error)
-    return None
+    return found
+
+
+def answer(found: Rule | str) -> str:
+    """Yes and the layers that the rule leaves out, or no, and why."""
+    if isinstance(found, str):
+        return f"no; {found}"
+    layers: dict[str, dict[str, None]] = {}
+    for name, why in found.left_out.items():
+        layers.setdefault(why, {})[name.removeprefix("model.").rpartition(".")[0]] = None
+    return "yes" + "".join(f"; leaves out {', '.join(names)} ({why})" for why, names in layers.items())
 
 
 def rules(
@@ -79,7 +89,7 @@ def rules(
         ),
     ] = None,
 ) -> None:
-    """Say which networks each rule trains; of one rule also what it is, its options and why it refuses a network.
+    """Say which networks each rule trains; of one also its options, and what it leaves out or refuses.
 
     Each cell is tried: the rule is built on a small network of that kind and takes a step.
     """
@@ -91,7 +101,7 @@ def rules(
             table.add_column(kind, justify="center", no_wrap=True)
         for name, preset in ALL_PRESETS.items():
             settings = preset.recipe.options
-            cells = ["yes" if refusal(preset.rule, kind, **settings) is None else "–" for kind in MODELS]
+            cells = ["yes" if isinstance(tried(preset.rule, kind, **settings), Rule) else "–" for kind in MODELS]
             table.add_row(name, preset.rule.__name__, *cells)
         report.console().print(table)
         return
@@ -101,8 +111,7 @@ def rules(
     output.print(inspect.getdoc(preset.rule) or "", markup=False)
     output.print("\nNetworks:", markup=False)
     for kind in MODELS:
-        found = refusal(preset.rule, kind, **preset.recipe.options)
-        output.print(f"  {kind}: {'yes' if found is None else f'no; {found}'}", markup=False)
+        output.print(f"  {kind}: {answer(tried(preset.rule, kind, **preset.recipe.options))}", markup=False)
     output.print("\nOptions, as --option NAME=VALUE:", markup=False)
     parameters = inspect.signature(preset.rule).parameters
     for name, kinds in options.rule_options(rule).items():

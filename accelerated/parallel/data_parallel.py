@@ -106,6 +106,9 @@ class DataParallel(Rule):
         """As the rule has it."""
         return self.rule.wants_images
 
+    def untrained(self) -> dict[Tensor, str]:
+        return self.rule.untrained()
+
     def no_weight_decay(self) -> list[nn.Parameter]:
         return self.rule.no_weight_decay()
 

@@ -133,6 +133,9 @@ class LayerParallel(Rule):
         """As the rule has it."""
         return self.rule.wants_images
 
+    def untrained(self) -> dict[Tensor, str]:
+        return self.rule.untrained()
+
     def no_weight_decay(self) -> list[nn.Parameter]:
         own = set(self.parameters())
         return [parameter for parameter in self.rule.no_weight_decay() if parameter in own]

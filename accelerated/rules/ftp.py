@@ -138,6 +138,10 @@ class Ftp(OutputErrorRule):
         check_place("feedback", self.feedback, self.units[0].weights[0])
         return self.feedback if self.rank is None else (self.feedback, self.feedback_right)
 
+    def untrained(self) -> dict[Tensor, str]:
+        before = [p for unit in self.units[: max(self.inject - 1, 0)] for p in unit.parameters]
+        return {**super().untrained(), **dict.fromkeys(before, f"before unit {self.inject}, the first with a target")}
+
     def get_extra_state(self) -> int | None:
         return self.seed
 

@@ -129,6 +129,12 @@ class Hardware(Rule):
         """The rule's own."""
         return self.rule.least_batch
 
+    def untrained(self) -> dict[Tensor, str]:
+        return self.rule.untrained()
+
+    def no_weight_decay(self) -> list[nn.Parameter]:
+        return self.rule.no_weight_decay()
+
     def extra_repr(self) -> str:
         return f"{self.crossbar}, programming_noise={self.programming_noise}, weight_range={self.weight_range}"
 

@@ -24,6 +24,9 @@ from .step_loss import StepLoss
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
+IN_NO_UNIT = "in no unit: the rule's scores do not depend on it"
+"""Why a parameter is left out, a last Linear's for one where each layer has a loss of its own."""
+
 
 class UnitUpdate(NamedTuple):
     """What an optimizer is to subtract from a unit's parameters, and its own batch-mean loss if it has one.
@@ -306,6 +309,16 @@ class CreditAssignment(nn.Module):
         """The fewest samples that a training step is sure to take: 2 where samples are mixed or normalised over."""
         return 1
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The parameters that no step changes, frozen or not, by their names in `named_parameters`, and why."""
+        reasons = self.untrained()
+        return {name: reasons[parameter] for name, parameter in self.named_parameters() if parameter in reasons}
+
+    def untrained(self) -> dict[Tensor, str]:
+        """The parameters that no step changes, and why."""
+        return {}
+
     def no_weight_decay(self) -> list[nn.Parameter]:
         """Parameters that weight decay should leave alone, since 0 has a meaning for them: none for most rules."""
         return []
@@ -470,6 +483,10 @@ class LayeredRule(Rule):
         elif last.inside and self.ends_in_scores and not last.gives_scores:
             raise ValueError(f"example: None, expected a batch, whose scores by unit '{last.name}' are counted")
         self.check_hooks()
+
+    def untrained(self) -> dict[Tensor, str]:
+        trained = {parameter for unit in self.units for parameter in unit.parameters}
+        return {parameter: IN_NO_UNIT for parameter in self.model.parameters() if parameter not in trained}
 
     def modules_run(self) -> Iterator[nn.Module]:
         """Every module of the units, those that stand for functions of the model's among them."""

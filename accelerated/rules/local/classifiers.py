@@ -10,7 +10,7 @@ from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
 from ..cutting import Units
 from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
-from ..rule import UnitUpdate, evaluating, gradients_by
+from ..rule import IN_NO_UNIT, UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation
 from .module_rule import ModuleRule
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
@@ -149,6 +149,19 @@ class LocalClassifiers(ModuleRule):
                 other = owners.setdefault(parameter, own)
                 if other != own:
                     raise ValueError(f"score: {own} shares a parameter with {other}, expected modules of their own")
+
+    def untrained(self) -> dict[Tensor, str]:
+        """What is outside of the units; without `detach` later losses reach all but what follows the last score."""
+        found: dict[Tensor, str] = dict.fromkeys(self.model.parameters(), IN_NO_UNIT)
+        trained = [module for unit in self.units for module in (unit.module, *unit.inside)]
+        between = [*self.local.stem, *(module for unit in self.units[:-1] for module in unit.outside)]
+        found |= dict.fromkeys(_parameters(self.local.stem), "before the first unit, whose loss does not reach it")
+        for unit in self.units:
+            why = f"behind the score of unit '{unit.name}', whose loss does not reach it"
+            found |= dict.fromkeys(_parameters(unit.outside), why)
+        for parameter in _parameters(trained if self.detach else [*trained, *between]):
+            found.pop(parameter, None)
+        return found
 
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
@@ -302,6 +315,10 @@ class LocalClassifiers(ModuleRule):
     def objective(self, x: Tensor, y: Targets) -> Tensor:
         """The sum of the layers' losses, where later losses reach earlier layers: what locality leaves out."""
         return torch.stack([cost for _, cost in self._losses(self.checked(x, y), self._rows(y))[1]]).sum()
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _read(loss: LossLike | ScoreLoss | None) -> ScoreLoss:
