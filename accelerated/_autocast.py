@@ -6,6 +6,7 @@ A step of a rule in a region of `torch.autocast` computes in the region's dtype
 
 Everything else keeps the parameters' dtype: activations, losses, scores of local layers, projections, updates.
 So do differences of two values, z and z - u, which would cancel: `in_full` computes both values without the region.
+Where parameters are of half precision themselves, modules and maxima compute both in float32 (`widened`).
 A difference that is carried through a product does not cancel.
 """
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from . import adaptive_pooling, convolution, pooling
-from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, wide
+from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, wide, widened
 from ._autocast import product
 
 __all__ = [
@@ -187,7 +187,8 @@ class MaxPool:
         return pooling.spread_to_places(h, d, places, self.size, self.stride, self.padding)
 
     def difference(self, h: Array, u: Array) -> Array:
-        return self._pooled_and_places(h)[0] - pooling.max_pool(h - u, self.size, self.stride, self.padding)
+        after = pooling.max_pool(widened(h) - widened(u), self.size, self.stride, self.padding)
+        return (self._pooled_and_places(h)[0] - after).to(h.dtype)
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,9 @@ class LPPool:
         return pooling.lp_pool_vjp(h, d, self.power, self.size)
 
     def difference(self, h: Array, u: Array) -> Array:
-        return pooling.lp_pool(h, self.power, self.size) - pooling.lp_pool(h - u, self.power, self.size)
+        wide = widened(h)
+        after = pooling.lp_pool(wide - widened(u), self.power, self.size)
+        return (pooling.lp_pool(wide, self.power, self.size) - after).to(h.dtype)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated.layers import Convolution, Dense, Layer, MaxPool, Step
+from prograde.accelerated.layers import Convolution, Dense, Layer, LPPool, MaxPool, Step
 from prograde.accelerated.rules import (
     CumulativeForwardForward,
     DirectFeedbackAlignment,
@@ -200,6 +200,83 @@ def test_a_step_draws_once():
     assert not kept.all()
     for found in (step.jvp(a, u), step.vjp(a, u), step.difference(a, u)):
         torch.testing.assert_close(found, 2 * kept * u, msg="of the same mask")
+
+
+class LastState(nn.Module):
+    """A sample's numbers as a sequence of two steps: what holds its weights in a list of its own, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.gru(x[:, None].expand(-1, 2, -1))
+        return x + states[:, 1]
+
+
+INNER: dict[str, Callable[[], nn.Module]] = {
+    "closed form": nn.Tanh,
+    "block": lambda: Residual(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)),
+    "LayerNorm": lambda: nn.LayerNorm(8),
+    "BatchNorm": lambda: nn.BatchNorm1d(8),
+    "GRU": LastState,
+    "step": nn.Softplus,
+}
+
+
+def in_half_precision(
+    rule: Callable[..., Rule], inner: Callable[[], nn.Module], dtype: torch.dtype, sample: tuple[int, ...] = (16,)
+) -> list[Tensor]:
+    """Gradients of matrices by a correction that is a few roundings of the activities, of one draw in any dtype."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 8), inner(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, K)]
+    model, x = nn.Sequential(*layers), torch.randn(32, *sample, generator=seeded(1))
+    model, x = model.bfloat16().to(dtype), x.bfloat16().to(dtype)
+    built = rule(model, scale=8 * torch.finfo(torch.bfloat16).eps, example=x)
+    (projected,) = (b for name, b in built.named_buffers() if name in ("projection", "feedback"))
+    projected.copy_(0.06 * torch.randn(projected.shape, generator=seeded(2)).bfloat16())
+    built.assign_credit(x, torch.arange(len(x[..., 0].flatten())).view(x.shape[:-1]) % K)
+    return [p.grad.double() for p in model.parameters() if p.dim() > 1 and p.grad is not None]
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("rule", [Ftp, Pepita])
+def test_small_differences_keep_the_digits_of_half_precision(rule: Callable[..., Rule], inner: str):
+    eps = torch.finfo(torch.bfloat16).eps
+    exact, half = (in_half_precision(rule, INNER[inner], dtype) for dtype in (torch.float64, torch.bfloat16))
+    for ours, expected in zip(half, exact, strict=True):
+        assert (ours - expected).norm() < 4 * eps * expected.norm(), "digits"
+
+
+def test_small_differences_of_tokens_with_labels_keep_them_too():
+    eps = torch.finfo(torch.bfloat16).eps
+    exact, half = (in_half_precision(Pepita, nn.Tanh, dtype, (5, 16)) for dtype in (torch.float64, torch.bfloat16))
+    for ours, expected in zip(half, exact, strict=True):
+        assert (ours - expected).norm() < 4 * eps * expected.norm(), "digits"
+
+
+@pytest.mark.parametrize("pool", [MaxPool(2), LPPool(3, 2)])
+def test_differences_of_pools_keep_them_too(pool: Step):
+    eps = torch.finfo(torch.bfloat16).eps
+    h = torch.randn(4, 3, 8, 8).bfloat16()
+    u = (8 * eps * torch.randn_like(h)).bfloat16()
+    exact = pool.difference(h.double(), u.double())
+    assert (pool.difference(h, u) - exact).norm() < eps * exact.norm(), "digits"
+
+
+@torch.no_grad()
+def test_a_pass_in_another_precision_is_through_the_same_function():
+    """Draws and statistics are those of the clean pass in half precision, and its modules are as they were."""
+    modules = [module.bfloat16() for module in drawing()]
+    before = [dict(module.named_parameters()) for module in modules]
+    layer, z = layer_of(*modules), torch.randn(64, 6).bfloat16()
+    clean = layer.value(z)
+    torch.testing.assert_close(layer.again(z), clean, rtol=0, atol=0.1, msg="the same masks")
+    assert not layer.difference(z, torch.zeros_like(z)).any(), "no change"
+    for module, own in zip(modules, before, strict=True):
+        for name, p in module.named_parameters():
+            assert p is own[name], "the module's own parameters"
+        assert {held.dtype for held in module.state_dict().values() if held.is_floating_point()} <= {torch.bfloat16}
 
 
 def test_a_module_that_writes_over_its_input_leaves_the_clean_pass_as_it_was():

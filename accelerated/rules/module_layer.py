@@ -2,13 +2,15 @@
 
 The first evaluation is the clean pass's. Any other is lent that pass's batch statistics and random draws, writes into
 no buffer and calls no forward hook, so that both passes are through one function, and are one step to whoever looks.
+
+Differences are of two values in float32 at least: modules of half precision are lent their parameters in it.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +33,19 @@ class Evaluator:
         self._normalised: dict[_BatchNorm, list[Tensor]] = {}  # what was normalised by its own statistics
         self._drawn: list[Tensor] | None = None  # states of the generators before the draws
         self._is_clean = True
+        self._dtype: torch.dtype | None = None  # of the clean pass's input
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.clone() if self._writes else x
         if self._is_clean:
-            self._is_clean = False
+            self._is_clean, self._dtype = False, x.dtype
             return self._run_clean(x)
         with ExitStack() as stack:
             stack.enter_context(unhooked(self._parts))
             for part, buffers in self._buffers:
-                stack.enter_context(_lent_buffers(part, buffers))
+                stack.enter_context(_lent(part, _buffers=_copied(buffers)))
+            for part in self._parts if x.dtype != self._dtype else ():
+                stack.enter_context(_lent(part, **_in_full_precision(part)))
             for norm, seen in self._normalised.items():
                 stack.enter_context(_lent_statistics(norm, iter(seen)))
             if self._drawn is not None:
@@ -114,14 +119,27 @@ def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
 
 
 @contextmanager
-def _lent_buffers(part: nn.Module, buffers: Mapping[str, Tensor | None]) -> Iterator[None]:
-    """Copies of these in the place of the module's buffers."""
-    own = part._buffers
-    part.__dict__["_buffers"] = _copied(buffers)
+def _lent(part: nn.Module, **attributes: Any) -> Iterator[None]:
+    """These in the place of the module's own."""
+    own = {name: part.__dict__[name] for name in attributes}
+    part.__dict__.update(attributes)
     try:
         yield
     finally:
-        part.__dict__["_buffers"] = own
+        part.__dict__.update(own)
+
+
+def _in_full_precision(part: nn.Module) -> dict[str, Any]:
+    """A module's parameters and buffers in float32 at least, with their graph; of nn.RNN and its kin, its list too."""
+
+    def wider(held: Tensor | None) -> Tensor | None:
+        return held if held is None or not held.is_floating_point() else widened(held)
+
+    kept = ("_parameters", "_buffers")
+    found: dict[str, Any] = {kind: {name: wider(p) for name, p in part.__dict__[kind].items()} for kind in kept}
+    if isinstance(part, nn.RNNBase):
+        found["_flat_weights"] = [wider(p) for p in part._flat_weights]
+    return found
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,15 +156,14 @@ def _lent_statistics(norm: _BatchNorm, seen: Iterator[Tensor]) -> Iterator[None]
         norm.running_var, norm.running_mean = getattr(norm, "statistics", _statistics)(x)
         norm.training = False
 
-    own, training = norm._buffers, norm.training
-    norm.__dict__["_buffers"] = {**own, "running_mean": None, "running_var": None}
+    lent = _in_full_precision(norm)  # as the statistics are
+    lent["_buffers"] |= {"running_mean": None, "running_var": None}
     hook = norm.register_forward_pre_hook(lend)
     try:
-        yield
+        with _lent(norm, training=norm.training, **lent):
+            yield
     finally:
         hook.remove()
-        norm.training = training
-        norm.__dict__["_buffers"] = own
 
 
 class _Run(NamedTuple):
@@ -162,7 +179,7 @@ class ModuleLayer:
 
     The graph of the clean pass is held until the layer's update. Its input and update are told by that input's
     identity; at another z the modules run once more. `parameters` are those of the update, in this order; `name` is the
-    unit's, for errors. `difference` subtracts two values: it cancels where u is small against z.
+    unit's, for errors. `difference` subtracts two values, in float32 at least: it cancels where u is small against z.
     """
 
     def __init__(
@@ -196,10 +213,16 @@ class ModuleLayer:
         check_differentiable(z)
         if len(u) != len(z):  # rows of a projection
             raise ValueError(f"u: {len(u)} rows, expected {len(z)}, those of z, through a module that is not linear")
-        here = self._evaluate if is_lowered() else self.value
+        wide = widened(z)
+        here = self._evaluate if is_lowered() or wide is not z else self.value
         with torch.no_grad(), in_full():
-            changed: Tensor = here(z) - self._evaluate(z - u)
-        return changed
+            changed = here(wide) - self._evaluate(wide - widened(u))
+        return changed.to(z.dtype)
+
+    def again(self, z: Tensor) -> Tensor:
+        """The value once more, as differences are taken of it."""
+        with torch.no_grad(), in_full():
+            return self._evaluate(widened(z)).to(z.dtype)
 
     def adjoint(self, z: Tensor, d: Tensor) -> Tensor:
         """The derivative's transpose times d, a sample shaped as z's."""
@@ -281,6 +304,7 @@ class ModuleStep:
 
     def difference(self, a: Tensor, u: Tensor) -> Tensor:
         """The value at a less that at a - u."""
-        here = self._evaluate if is_lowered() else self.value
+        wide = widened(a)
+        here = self._evaluate if is_lowered() or wide is not a else self.value
         with in_full():
-            return here(a) - self._evaluate(a - u)
+            return (here(wide) - self._evaluate(wide - widened(u))).to(a.dtype)

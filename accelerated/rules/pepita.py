@@ -1,18 +1,18 @@
 """PEPITA as a rule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._arrays import check_positive, check_shape
+from .._arrays import check_positive, check_shape, wide
 from ..layers import Layer, Pass
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
 from .output_loss import Targets
 from .rule import OutputErrorRule, check_place
-from .second_pass import SecondPass, check_second_pass, full_modulated_factors
+from .second_pass import SecondPass, carried_modulated_factors, check_second_pass, full_modulated_factors
 
 
 class Pepita(OutputErrorRule):
@@ -74,11 +74,16 @@ class Pepita(OutputErrorRule):
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
         modulated_gradient = None if self.output_error == "clean" else partial(self.output_gradient, y=y)
-        in_full = self.second_pass == "full" or bool(self._run) or self.labels_positions
+        second = self._second(wide(error.dtype) == error.dtype)
         if self.starts_from_tokens:
             yield -torch.tensordot(error, self.projection, dims=1), clean.inputs[0]
             layers, clean = layers[1:], Pass(*(found[1:] for found in clean))
         if not self.labels_positions:
             check_shape("x", clean.inputs[0][:1], (1, *self.projection.shape[1:]))
-        second = full_modulated_factors if in_full else update_factors
         yield from second(layers, clean, error, self.projection, modulated_gradient, self.presynaptic)
+
+    def _second(self, resolves: bool) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
+        """How the second pass is run: of modules in full, one run less, where the precision resolves its difference."""
+        if not (self._run or self.labels_positions):
+            return full_modulated_factors if self.second_pass == "full" else update_factors
+        return full_modulated_factors if resolves or self.second_pass == "full" else carried_modulated_factors

@@ -596,13 +596,13 @@ class LayeredRule(Rule):
 
     def _check_repeated(self, x: Tensor) -> None:
         """Raises ValueError, with its name, for a unit that does not repeat itself: a second pass is through others."""
-        with torch.no_grad(), untouched(self.model, x):
+        with torch.no_grad(), in_full(), untouched(self.model, x):
             z = self.begin(x)
             for unit in self.units:
                 layer = unit.layer()
                 a = layer.value(z)
                 if isinstance(layer, ModuleLayer) and z.is_floating_point():
-                    apart = layer.difference(z, torch.zeros_like(z)).abs().max()
+                    apart = (layer.again(z) - a).abs().max()
                     if not apart <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max():
                         raise ValueError(
                             f"unit '{unit.name}': gives results {apart:.3g} apart for the same input, twice in a step; "

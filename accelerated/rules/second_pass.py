@@ -13,7 +13,7 @@ from torch import Tensor
 from .._autocast import in_full, is_lowered
 from ..activations import Activation
 from ..ftp import Feedback, project
-from ..layers import Layer, Pass, activity, forward, pushed, without_dropped
+from ..layers import Layer, Pass, activity, changed, forward, pushed, without_dropped
 
 SecondPass: TypeAlias = Literal["difference", "full"]
 """How the second pass is run."""
@@ -52,6 +52,26 @@ def _in_full(layers: Sequence[Layer], clean: Pass) -> Pass:
         return clean
     with in_full():
         return forward(layers, clean.inputs[0].clone())  # another array: modules know one they have seen
+
+
+def carried_modulated_factors(
+    layers: Sequence[Layer],
+    clean: Pass,
+    error: Tensor,
+    projection: Tensor,
+    output_gradient: Callable[[Tensor], Tensor] | None = None,
+    presynaptic: str = "modulated",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`pepita.update_factors` by differences of samples, as modules take them, or of positions with labels."""
+    u = -torch.tensordot(error, projection, dims=1)
+    for layer, z, a, h in zip(layers[:-1], *clean, strict=False):
+        difference = changed(layer.steps, a, layer.difference(z, u))
+        yield difference, z - u if presynaptic == "modulated" else z
+        u = changed(layer.outlet, h, difference)
+    z = clean.inputs[-1] - u
+    if output_gradient is not None:
+        error = output_gradient(activity(layers[-1].steps, layers[-1].value(z)))
+    yield error, z if presynaptic == "modulated" else clean.inputs[-1]
 
 
 def full_modulated_factors(
