@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from prograde.accelerated.rules import Foton, Rule
@@ -323,6 +323,71 @@ def test_ones_own_optimizer_and_accumulation_go_on_exactly(tmp_path: Path) -> No
     ):
         with pytest.raises(CheckpointError, match=message):
             trained("pair", resume=path, **{**options, **changes})
+
+
+def test_a_rate_that_follows_validation_goes_on_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    rates: dict[str, list[float]] = {"whole": [], "resumed": []}
+
+    def plan(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0)  # nothing is good enough
+
+    class Rates(Callback):
+        def __init__(self, name: str) -> None:
+            self.rates = rates[name]
+
+        def on_step(self, run: Run) -> None:
+            self.rates.append(run.optimizer.param_groups[0]["lr"])
+
+    options: dict[str, Any] = {"scheduler": plan, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5)}
+    whole, _ = trained("pair", callbacks=[Rates("whole")], **options)
+    with pytest.raises(Interrupted):
+        trained("pair", checkpoint=path, checkpoint_every=1, callbacks=[Ending(14)], **options)
+    found, _ = trained("pair", resume=path, callbacks=[Rates("resumed")], **options)
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    assert rates["resumed"] == rates["whole"][14:]
+    assert rates["whole"][0] > rates["whole"][-1]
+
+
+def test_the_last_step_is_measured_though_the_training_was_killed_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    whole, _ = trained("pair", max_steps=8)
+    with pytest.raises(Interrupted):
+        trained("pair", max_steps=8, checkpoint=path, checkpoint_every=8, callbacks=[Ending(8)])
+    assert checkpoint.load(path)["step"] == 8
+    torch.testing.assert_close(trained("pair", max_steps=8, resume=path)[0], whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epoch", 2), ("loss", "0.1"), ("validation_accuracy", "0.9"), ("alignment", [1.0]), ("samples", 1.5)],
+)
+def test_a_strangers_epochs_are_refused(name: str, value: Any, tmp_path: Path) -> None:
+    """What is refused has changed nothing: neither has a checkpoint of another network, or of more epochs."""
+    path = tmp_path / "checkpoint"
+    trained("pair", checkpoint=path)
+    whole = checkpoint.load(path)
+    whole["history"][0][name] = value
+    checkpoint.save(path, whole)
+    with pytest.raises(CheckpointError, match="does not fit this training"):
+        trained("pair", resume=path)
+
+
+def test_a_checkpoint_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    path, (x, y) = tmp_path / "checkpoint", pair()
+    fit(Foton(model()), (x, y), epochs=3, batch=20, checkpoint=path)
+    whole = checkpoint.load(path)
+    wider = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 11))
+    for epochs, net, content in ((1, model(), {}), (3, wider, {}), (3, model(), {"optimizer": {}})):
+        checkpoint.save(path, whole | content)
+        rule = Foton(net)
+        with torch.no_grad():
+            rule.units[0].weights[0].mul_(-1)
+        before = {name: tensor.clone() for name, tensor in rule.state_dict().items() if isinstance(tensor, Tensor)}
+        with pytest.raises(CheckpointError):
+            fit(rule, (x, y), epochs=epochs, batch=20, resume=path)
+        for name, tensor in before.items():
+            assert torch.equal(rule.state_dict()[name], tensor), name
 
 
 def test_a_checkpoint_is_written_every_so_many_steps(tmp_path: Path) -> None:

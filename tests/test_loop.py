@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from prograde.accelerated.rules import Backprop, ChannelCompetition, Foton, MonoForward, Rule
+from prograde.accelerated.modules import RecurrentNetwork
+from prograde.accelerated.rules import Backprop, BackpropThroughTime, ChannelCompetition, Foton, MonoForward, Rule
 from prograde.accelerated.training import (
     Callback,
     Dataset,
@@ -19,6 +21,7 @@ from prograde.accelerated.training import (
     History,
     Recipe,
     Run,
+    TrainingError,
     UserError,
     build,
     default_recipe,
@@ -102,12 +105,17 @@ def test_a_callback_ends_training_after_its_step(digits: Dataset) -> None:
 
 
 def test_callbacks_end_where_training_breaks_down(digits: Dataset) -> None:
+    """All of them, where one cannot even end."""
+
     def fail(run: Run) -> None:
         raise RuntimeError("no disk")
 
+    class Failing(At):
+        on_end = staticmethod(fail)  # type: ignore[assignment]
+
     noting = Noting()
     with pytest.raises(RuntimeError, match="no disk"):
-        trained(digits, callbacks=[At(1, fail), noting])
+        trained(digits, callbacks=[Failing(1, fail), noting])
     assert noting.calls == [("start", 0, 9, 0), ("end", 1, None, False)]
 
 
@@ -126,6 +134,19 @@ def test_an_epoch_says_what_it_measured(digits: Dataset) -> None:
 
 def interrupt(run: Run) -> None:
     raise KeyboardInterrupt
+
+
+def test_the_samples_trained_on_are_counted(digits: Dataset) -> None:
+    """Of a last group of one batch, too, where two make a step."""
+    counts: list[int] = []
+    trained(digits, epochs=2, accumulate=2, callbacks=[At(None, lambda run: counts.append(run.samples))])
+    assert counts == [1000, 1149, 2149, 2298]
+
+
+def test_a_validation_loss_without_bounds_is_no_best_epoch(digits: Dataset) -> None:
+    x, y = arrays(digits)
+    with pytest.raises(TrainingError, match="Backprop, epoch 1: the validation loss is inf"):
+        fit(Backprop(model(), loss="squared_error"), (x, y), (1e25 * x, y), epochs=2, alignment_every=0)
 
 
 def test_ctrl_c_gives_what_was_trained(digits: Dataset) -> None:
@@ -173,6 +194,16 @@ def as_dict(batch: Any) -> dict[str, Tensor]:
     return {"image": x, "label": y}
 
 
+class Array:
+    """As a table of pandas: known by what NumPy makes of it."""
+
+    def __init__(self, values: Any) -> None:
+        self.values, self.ndim = values, values.ndim
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.values
+
+
 LOADERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "pair of tensors": lambda x, y: (x, y),
     "pair of arrays": lambda x, y: (x.numpy().astype(np.float64), y.numpy().astype(np.int32)),
@@ -181,6 +212,7 @@ LOADERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "DataLoader, workers": lambda x, y: DataLoader(TensorDataset(x, y), 50, shuffle=True, num_workers=2),
     "DataLoader of dicts": lambda x, y: DataLoader(TensorDataset(x, y), 50, shuffle=True, collate_fn=as_dict),
     "IterableDataset": lambda x, y: DataLoader(Stream(x, y), 50),
+    "pair of another library's arrays": lambda x, y: (Array(x.numpy()), Array(y.numpy())),
     "list": lambda x, y: list(zip(x.split(50), y.split(50), strict=True)),
 }
 
@@ -189,7 +221,7 @@ LOADERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 def test_whatever_gives_batches_is_trained_on(name: str, digits: Dataset) -> None:
     """Every sample once an epoch; the same from the same seed."""
     x, y = arrays(digits)
-    options: dict[str, Any] = {"batch": 50} if name in ("pair of tensors", "pair of arrays", "TensorDataset") else {}
+    options: dict[str, Any] = {"batch": 50} if "pair" in name or name == "TensorDataset" else {}
     if "dicts" in name:
         options["batch_of"] = lambda batch: (batch["image"], batch["label"])
     if name == "IterableDataset":
@@ -301,6 +333,66 @@ def test_weights_of_labels_pass_through(digits: Dataset) -> None:
     assert losses[0] == losses[1] > 0
 
 
+WEIGHED: dict[str, tuple[Any, bool]] = {
+    "ignored labels": (nn.CrossEntropyLoss(ignore_index=2), False),
+    "class weights": (nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 0.0, *[2.0] * 7]), ignore_index=3), False),
+    "sample weights": ("cross_entropy", True),
+    "sample and class weights": (nn.CrossEntropyLoss(torch.arange(10.0), ignore_index=1), True),
+    "sample weights of numbers": ("squared_error", True),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_batches_count_by_the_labels_that_count(name: str) -> None:
+    """Batches of one class each, in one step and measured one after another, are as one of all."""
+    loss, with_weights = WEIGHED[name]
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 64), torch.arange(60) // 6
+    weight = torch.arange(60.0) ** 2
+
+    def batches(size: int) -> Any:
+        labels = zip(y.split(size), weight.split(size), strict=True) if with_weights else y.split(size)
+        return list(zip(x.split(size), labels, strict=True))
+
+    found, make = [], partial(torch.optim.SGD, lr=0.5)
+    for size in (60, 6):
+        rule, data = Backprop(model(), loss=loss), batches(size)
+        history = fit(rule, data, data, optimizer=make, epochs=1, accumulate=10, alignment_every=0)
+        found.append([history.epochs[0].loss, history.epochs[0].validation_loss, *rule.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sequences_of_several_lengths_are_trained_on(packed: bool) -> None:
+    """What is behind a sample's end is no label: neither in a mean over batches nor in the accuracy."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([5, 1, 1, 1, 4, 3])
+    x, y = torch.randn(6, 5, 3), torch.randint(4, (6, 5))
+    known = torch.arange(5) < lengths[:, None]
+
+    def batches(size: int) -> Any:
+        pairs: list[Any] = list(zip(x.split(size), lengths.split(size), strict=True))
+        if packed:
+            pairs = [pack_padded_sequence(part, ends, batch_first=True, enforce_sorted=False) for part, ends in pairs]
+        whole = [y[:, : lengths.max()] for y, lengths in zip(y.split(size), lengths.split(size), strict=True)]
+        return list(zip(pairs, whole if packed else y.split(size), strict=True))
+
+    found, make = [], partial(torch.optim.SGD, lr=0.5)
+    for size in (6, 2):
+        torch.manual_seed(1)
+        net = RecurrentNetwork(3, 8, 4, "gru", per_step=True)
+        rule, data = BackpropThroughTime(net, loss="cross_entropy"), batches(size)
+        history = fit(rule, data, data, optimizer=make, epochs=1, accumulate=3)
+        epoch = history.epochs[0]
+        found.append([epoch.loss, epoch.validation_loss, epoch.validation_accuracy, *rule.parameters()])
+        with torch.no_grad():
+            scores = net(x, lengths)[known]
+        assert epoch.samples == 6
+        assert epoch.validation_accuracy == pytest.approx((scores.argmax(dim=1) == y[known]).double().mean().item())
+        assert epoch.validation_loss == pytest.approx(nn.functional.cross_entropy(scores, y[known]).item())
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 # Steps
 
 
@@ -334,6 +426,40 @@ def test_the_steps_are_those_of_a_loop_by_hand(by_instance: bool, clip: float | 
         third = Foton(model())
         fit(third, batches, optimizer=make, scheduler=plan, epochs=3)
         assert not torch.equal(next(third.parameters()), next(second.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_plateau_is_what_validation_says(mode: str, digits: Dataset) -> None:
+    """The rate falls where a loop by hand, which steps by the same measurement, would have it fall."""
+    x, y = arrays(digits)
+    options: dict[str, Any] = {"mode": mode, "factor": 0.5, "patience": 0, "threshold": 0.3}
+    rates: list[float] = []
+
+    def note(run: Run) -> None:
+        rates.append(run.optimizer.param_groups[0]["lr"])
+
+    make = partial(torch.optim.SGD, lr=0.1)
+    plan = partial(ReduceLROnPlateau, **options)
+    history = fit(
+        Backprop(model()),
+        (x, y),
+        (x, y),
+        optimizer=make,
+        scheduler=plan,
+        epochs=6,
+        batch=200,
+        callbacks=[At(None, note)],
+    )
+    own = make(model().parameters())
+    scheduler, expected = plan(own), []
+    for epoch in history.epochs:
+        expected.append(own.param_groups[0]["lr"])
+        scheduler.step(epoch.validation_loss if mode == "min" else epoch.validation_accuracy)
+    assert rates == expected
+    assert rates[-1] < rates[0], "else the test says nothing"
+    if mode == "max":
+        with pytest.raises(UserError, match="mode 'max', but no validation accuracy"):
+            fit(Backprop(model()), (x, y), scheduler=plan, epochs=1)
 
 
 def test_an_optimizer_of_ones_own_keeps_its_rate(digits: Dataset) -> None:
@@ -434,7 +560,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Any]], str]] = {
     ),
     "a scheduler": (lambda x, y: {"scheduler": 0.1}, "scheduler: a float, expected one of torch.optim.lr_scheduler"),
     "a scheduler elsewhere": (lambda x, y: {"scheduler": elsewhere}, "scheduler: of another optimizer"),
-    "a plateau": (lambda x, y: {"scheduler": ReduceLROnPlateau}, r"ReduceLROnPlateau, .*on_epoch=lambda epoch"),
+    "a loss anew": (
+        lambda x, y: {"optimizer": lambda groups: torch.optim.LBFGS(groups[0]["params"])},
+        "optimizer: LBFGS, whose step computes the loss anew",
+    ),
     "no length": (
         lambda x, y: {"train": DataLoader(Stream(x, y), 50)}, "the recipe's schedule 'cosine' needs to know"
     ),

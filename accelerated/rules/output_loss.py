@@ -84,6 +84,14 @@ class Loss(nn.Module):
         """N; a tensor where labels may be ignored, so that nothing waits for it."""
         return losses.number(scores, parted(y)[0], self.ignore_index)
 
+    def total_weight(self, y: Targets) -> int | Tensor:
+        """What the mean of a batch counts by beside those of others: the number of its labels, or their weight in all.
+
+        Of targets as the scores it is in proportion to that.
+        """
+        labels, weight = parted(y)
+        return labels.numel() if weight is None else weight.sum()
+
     def forward(self, scores: Tensor, y: Targets) -> ScoreLossCredit:
         """As a `ScoreLoss` of one layer: its means over the rows of scores are those over N labels."""
         found, error, count = self.of_labels(scores, y), self.gradient(scores.detach(), y), self.count(scores, y)
@@ -184,6 +192,18 @@ class CrossEntropy(Loss):
     def gradient(self, scores: Tensor, y: Targets) -> Tensor:
         labels, weight = parted(y)
         return losses.errors(scores, labels, *self._options(weight))
+
+    def total_weight(self, y: Targets) -> int | Tensor:
+        labels, weight = parted(y)
+        if labels.is_floating_point() or (self.ignore_index is None and self.class_weight is None):
+            return super().total_weight(y)
+        ignored = torch.zeros_like(labels, dtype=torch.bool)
+        if self.ignore_index is not None:
+            ignored = labels == self.ignore_index
+        each = torch.ones_like(labels) if weight is None else weight
+        if self.class_weight is not None:
+            each = each * self.class_weight[labels.masked_fill(ignored, 0)]
+        return each.masked_fill(ignored, 0).sum()
 
     def outputs(self, scores: Tensor) -> Tensor:
         return torch.softmax(scores, dim=-1)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .._arrays import wide
 from ..rules import Rule
-from ..rules.output_loss import Loss, parted
+from ..rules.output_loss import Loss, Targets, parted
+from ..rules.recurrent import RecurrentRule
 from ..rules.rule import OutputLoss, evaluating
 from .data import Split
 from .errors import UserError
@@ -23,25 +24,56 @@ class Evaluation(NamedTuple):
     loss: float | None
 
 
+def samples_in(y: Targets) -> int:
+    """How many samples a batch has, whatever its x is: y has one entry for each."""
+    return len(parted(y)[0])
+
+
+def total_weight(rule: Rule, x: Any, y: Targets) -> int | Tensor:
+    """What a batch counts by in a mean over batches: the labels that the rule's loss counts, or what these weigh."""
+    loss = _loss_of(rule)
+    return samples_in(y) if loss is None else loss.total_weight(_known(rule, x, parted(y)[0], y)[1])
+
+
+def _held(rule: Rule) -> Rule:
+    """The rule itself, of one that hardware or several processes run."""
+    found: Rule = getattr(rule, "rule", rule)
+    return found
+
+
+def _loss_of(rule: Rule) -> Loss | None:
+    found = getattr(_held(rule), "loss", None)
+    return found if isinstance(found, Loss) else None
+
+
+def _known(rule: Rule, x: Any, scores: Tensor, y: Targets) -> tuple[Tensor, Targets]:
+    """Scores and y without what is behind the end of sequences of several lengths."""
+    held = _held(rule)
+    if isinstance(x, Tensor) or not isinstance(held, RecurrentRule):
+        return scores, y
+    return held.labelled(scores, y, held.sequences(x)[1])[:2]
+
+
 @torch.no_grad()
-def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Any]]) -> Evaluation:
+def evaluate(rule: Rule, batches: Iterable[tuple[Any, Targets]]) -> Evaluation:
     """Over batches (x, y), in evaluation mode. Labels may be of positions; those that the loss ignores do not count.
+
+    The loss is that of one batch of all samples, so far as it is a mean over them.
 
     Raises UserError for no batches, and for labels that do not fit the scores.
     """
-    held = getattr(rule, "rule", rule)  # of hardware
-    found = getattr(held, "loss", None)
-    loss = found if isinstance(found, Loss) else None
-    at_scores = isinstance(held, OutputLoss)  # else it is each layer's, which numbers are compared with all the same
+    loss = _loss_of(rule)
+    at_scores = isinstance(_held(rule), OutputLoss)  # else it is each layer's, which numbers are compared with as well
     ignored = None if loss is None else loss.ignore_index
     parameter = next(rule.parameters())
-    total = torch.zeros((), device=parameter.device, dtype=wide(parameter.dtype))
+    total, weight = (torch.zeros((), device=parameter.device, dtype=wide(parameter.dtype)) for _ in range(2))
     right, labelled = (torch.zeros((), device=parameter.device, dtype=torch.int64) for _ in range(2))
     samples, are_labels = 0, False
     with evaluating(rule):
         for x, y in batches:
-            scores, (labels, _) = rule(x), parted(y)
-            samples += len(x)
+            samples += samples_in(y)
+            scores, y = _known(rule, x, rule(x), y)
+            labels, _ = parted(y)
             are_labels = not labels.is_floating_point()
             if are_labels:
                 if labels.shape != scores.shape[:-1]:
@@ -53,12 +85,14 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Tensor, Any]]) -> Evaluation:
                 right += ((scores.argmax(dim=-1) == labels) & known).sum()
                 labelled += known.sum()
             if loss is not None and (at_scores or not are_labels):
-                total += loss.value(scores, y) * len(x)
+                counted = loss.total_weight(y)
+                total += loss.value(scores, y) * counted
+                weight += counted
     if not samples:
         raise UserError("data: no batches to evaluate on, expected one or more")
     share = right.item() / max(1, labelled.item()) if are_labels else None
     has_loss = loss is not None and (at_scores or not are_labels)
-    return Evaluation(share, total.item() / samples if has_loss else None)
+    return Evaluation(share, total.item() / (weight.item() or 1) if has_loss else None)
 
 
 def accuracy(rule: Rule, split: Split) -> float:

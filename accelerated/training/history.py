@@ -1,7 +1,8 @@
 """What a training gave, epoch by epoch."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,17 @@ class Epoch:
     measured: dict[str, Any] = field(default_factory=dict)
     validation_loss: float | None = None
     samples: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(record: Any) -> None:
+    """Raises TypeError for a field of a dataclass that is not of its type: what a file says may be anything."""
+    for name, kind in get_type_hints(type(record)).items():
+        known = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+        if not isinstance(value := getattr(record, name), known):
+            raise TypeError(f"{name}: a {type(value).__name__}, expected {kind}")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def fit(
     **Data.** `train` is a `Dataset`, which has validation and test data; or a TensorDataset, or a pair of arrays or
     tensors; or anything that gives batches (x, y) anew in each epoch, such as a DataLoader. So are `validation` and
     `test`. `batch_of` makes (x, y) of what is given otherwise, such as a dict. They are taken to `device`, the rule's
-    unless given, and real numbers to the rule's dtype. y is what the rule's loss takes.
+    unless given, and real numbers to the rule's dtype. x and y are what the rule takes.
 
     Of a `Dataset` a rule with convolutions is given images, a recurrent one sequences (of an image its rows), others
     pixels in a row; the recipe says how they are standardised and augmented. Other data are taken as they are.
@@ -65,8 +65,9 @@ def fit(
 
     **Steps.** `optimizer` and `scheduler` are PyTorch's, or functions that make them: of the rule's parameters, and of
     the optimizer. Without, they are the recipe's; an optimizer of one's own has the recipe's schedule no more.
-    `accumulate` batches make a step, by their mean gradient over all samples; `clip_norm` limits its norm. The
-    scheduler steps after each step.
+    `accumulate` batches make a step, by their mean gradient over all that the loss counts; `clip_norm` limits its norm.
+    The scheduler steps after each step; a ReduceLROnPlateau after each epoch, by the validation loss, else that of
+    training, or in mode "max" by the validation accuracy.
 
     **The end.** After `epochs`, the recipe's unless given or `max_steps` are; after `max_steps`; where validation was
     no better in `patience` epochs; where a callback stops it. Ctrl-C ends it too: what was trained is returned, with
@@ -82,8 +83,9 @@ def fit(
     there already is replaced only where it is resumed or `overwrite` is True, and what is no checkpoint never. `resume`
     is one to go on from, exactly as if there had been no interruption: `on_epoch` is given its epochs too. A loader is
     passed through up to where the epoch was; that is exact if it gives the same batches from the same state of
-    PyTorch's generator, or of its own. Tensors are known by their content. With other `epochs` a training is extended
-    or cut short: the recipe's schedule then runs over the new total from the next step on.
+    PyTorch's generator, or of its own. Tensors are known by their content. With other `epochs` or `max_steps` a
+    training is extended or cut short: the recipe's schedule then runs over the new total from the next step on. An
+    epoch that `max_steps` or a callback cut short is done.
 
     `seed` fixes batches, moves of images, masks and negatives.
 
@@ -129,6 +131,7 @@ def fit(
             "rule": type(rule).__name__,
             "digest": checkpoints.digest_of(data.content) if checkpoint is not None or resume is not None else None,
             **data.about,
+            "device": place.device.type,
             "dtype": str(parameter.dtype),
             "seed": seed,
             "recipe": {name: value for name, value in asdict(recipe).items() if name not in recipe.network},
@@ -144,12 +147,11 @@ def fit(
             if on_epoch is not None:
                 for epoch in run.history.epochs:
                     on_epoch(epoch)
-        try:
+        with ExitStack() as ends:  # each is called, whatever another raises
+            for callback in reversed(callbacks):
+                ends.callback(callback.on_end, run)
             _train(run, on_epoch)
             return run.finish()
-        finally:
-            for callback in callbacks:
-                callback.on_end(run)
 
 
 def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:

@@ -1,11 +1,12 @@
 """The optimizer and the scheduler of a training: the recipe's, or one's own."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..rules import Rule
 from .errors import UserError
@@ -46,6 +47,10 @@ def optimizer_of(rule: Rule, given: Optimizer | Callable[[Any], Optimizer]) -> O
         raise UserError(
             f"optimizer: a {type(found).__name__}, expected one of torch.optim, or a function that makes it"
         )
+    if inspect.signature(found.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise UserError(
+            f"optimizer: {type(found).__name__}, whose step computes the loss anew; expected one that takes gradients"
+        )
     held = {id(parameter) for group in found.param_groups for parameter in group["params"]}
     missing = [name for name, p in rule.named_parameters() if p.requires_grad and id(p) not in held]
     if missing:
@@ -59,14 +64,9 @@ def optimizer_of(rule: Rule, given: Optimizer | Callable[[Any], Optimizer]) -> O
 def scheduler_of(optimizer: Optimizer, given: LRScheduler | Callable[[Optimizer], LRScheduler]) -> LRScheduler:
     """One's own, or what a function makes of the optimizer.
 
-    Raises UserError for what is no scheduler of this optimizer, and for one that needs a measurement to step.
+    Raises UserError for what is no scheduler of this optimizer.
     """
     found = given if isinstance(given, LRScheduler) or not callable(given) else given(optimizer)
-    if isinstance(found, ReduceLROnPlateau):
-        raise UserError(
-            "scheduler: a ReduceLROnPlateau, which steps by a measurement; step it in on_epoch=lambda epoch: "
-            "scheduler.step(epoch.validation_loss)"
-        )
     if not isinstance(found, LRScheduler):
         raise UserError(
             f"scheduler: a {type(found).__name__}, expected one of torch.optim.lr_scheduler, or a function that makes "

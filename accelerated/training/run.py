@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.nn.utils.rnn import PackedSequence
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .._arrays import wide
 from ..rules import Rule
@@ -19,8 +20,8 @@ from . import checkpoint as checkpoints
 from .callbacks import Callback
 from .diagnostics.alignment import alignment
 from .errors import UserError
-from .evaluation import evaluate
-from .history import Epoch, History
+from .evaluation import evaluate, samples_in, total_weight
+from .history import Epoch, History, check_fields
 from .sources import MEASURED_BATCH, Batch, Loader, Tensors
 
 Measure: TypeAlias = Callable[[Rule, Tensor, Any], dict[str, Any]]
@@ -66,16 +67,20 @@ class Plan:
 
 @dataclass
 class _Progress:
-    """How far an epoch is: its batches and samples, the sum of the samples' losses, the time that they took.
+    """How far an epoch is: its batches and samples, the weighted sum of the batches' losses, the time that they took.
 
     `begun` are the states of generators before the first batch, from which the same batches come again.
     """
 
     begun: dict[str, Tensor]
     total: Tensor
+    weight: Tensor
     batches: int = 0
     samples: int = 0
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Run:
@@ -109,20 +114,26 @@ class Run:
         self.best_state = _copy(rule.state_dict())
         self._progress: _Progress | None = None
 
+    @property
+    def samples(self) -> int:
+        """How many were trained on, in all epochs."""
+        return sum(epoch.samples for epoch in self.history.epochs) + (self._progress.samples if self._progress else 0)
+
     def stop(self, reason: str) -> None:
         """Ends training after the step in hand, whose epoch is still measured; `history.stopped` has the reason."""
         self.history.stopped = reason
 
     def goes_on(self) -> bool:
-        """Whether there is a step to do; where patience is at its end, training is stopped."""
+        """Whether there is a step to do, or an epoch to measure; where patience is at its end, training is stopped."""
         done, patience = len(self.history.epochs), self.plan.patience
         if patience is not None and done and done - self.history.best.epoch >= patience:
             self.stop(f"no better validation in {patience} epochs")
-        return (
-            self.history.stopped is None
-            and (self.plan.epochs is None or done < self.plan.epochs)
-            and (self.plan.max_steps is None or self.step < self.plan.max_steps)
-        )
+        more_epochs = self.plan.epochs is None or done < self.plan.epochs
+        return self._progress is not None or (more_epochs and self._steps_on())
+
+    def _steps_on(self) -> bool:
+        more_steps = self.plan.max_steps is None or self.step < self.plan.max_steps
+        return more_steps and self.history.stopped is None
 
     def epoch(self) -> Epoch:
         """Trains for one, or what is left of it. Raises TrainingError."""
@@ -139,13 +150,14 @@ class Run:
 
     def _epoch(self, where: str) -> Epoch:
         progress, loss = self._train()
-        if not abs(loss) < float("inf"):
-            raise TrainingError(f"{where}: the loss is {loss}, expected a finite one; lower the learning rate")
+        _check_finite(loss, "loss", where)
         self._check_parameters(where)
         share, validation_loss = None, None
         self.rule.calibrate([] if self.validation is None else self.validation.in_order())
         if self.validation is not None:
             share, validation_loss = evaluate(self.rule, self.validation.in_order())
+            _check_finite(validation_loss, "validation loss", where)
+        self._follow(share, loss if validation_loss is None else validation_loss)
         plan, number = self.plan, self.epoch_number
         first = self.train.first() if isinstance(self.train, Tensors) else _first(self.batch)
         cosines: dict[str, float] = {}
@@ -167,13 +179,12 @@ class Run:
         self.rule.train()
         items = self.train.epoch(self.epoch_number)
         if self._progress is None:
-            total = torch.zeros((), device=self.device, dtype=wide(self.train.place.dtype))
-            self._progress = _Progress(self._states(), total)
+            self._progress = _Progress(self._states(), self._zero(), self._zero())
         else:
             self._pass_over(items, self._progress)
         progress = self._progress
         start = time.perf_counter() - progress.seconds
-        while self.history.stopped is None and (group := list(islice(items, self.plan.accumulate))):
+        while self._steps_on() and (group := list(islice(items, self.plan.accumulate))):
             self._step(group, progress)
             progress.seconds = time.perf_counter() - start
             every = self.plan.checkpoint_every
@@ -181,44 +192,51 @@ class Run:
                 self.save()
             for callback in self.callbacks:
                 callback.on_step(self)
-            if self.step == self.plan.max_steps:
-                break
-        loss = progress.total.item() / progress.samples
+        loss = progress.total.item() / (progress.weight.item() or 1)
         progress.seconds = time.perf_counter() - start
         self._progress = None
         return progress, loss
 
     def _step(self, group: list[Any], progress: _Progress) -> None:
-        self.loss, samples = self._credit(group[0]) if len(group) == 1 else self._mean_credit(group)
-        progress.total += self.loss * samples
-        progress.samples += samples
+        if len(group) == 1:
+            self.loss, weight = self._credit(group[0], progress)
+        else:
+            self.loss, weight = self._mean_credit(group, progress)
+        progress.total += self.loss * weight
+        progress.weight += weight
         progress.batches += len(group)
         if self.plan.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.rule.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         self.rule.constrain(self.optimizer)
-        if self.scheduler is not None:
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         self.step += 1
 
-    def _credit(self, item: Any) -> tuple[Tensor, int]:
-        """Fills `.grad`; the loss, and of how many samples."""
-        self.batch = self.train.read(item)
-        return self.rule.assign_credit(*self.batch), len(self.batch[0])
+    def _credit(self, item: Any, progress: _Progress) -> tuple[Tensor, int | Tensor]:
+        """Fills `.grad`; the loss, and what it counts by."""
+        self.batch = x, y = self.train.read(item)
+        progress.samples += samples_in(y)
+        return self.rule.assign_credit(x, y), total_weight(self.rule, x, y)
 
-    def _mean_credit(self, group: list[Any]) -> tuple[Tensor, int]:
-        """The same of several batches at once: means over their samples."""
-        loss, samples = torch.zeros((), device=self.device), 0
+    def _mean_credit(self, group: list[Any], progress: _Progress) -> tuple[Tensor, Tensor]:
+        """The same of several batches at once: means over all that they count by."""
+        loss, whole = self._zero(), self._zero()
         sums: dict[nn.Parameter, Tensor] = {}
         for item in group:
-            found, size = self._credit(item)
-            loss, samples = loss + size * found, samples + size
+            found, weight = self._credit(item, progress)
+            loss += found * weight
+            whole += weight
             for p in self.rule.parameters():
                 if p.grad is not None:
-                    sums[p] = p.grad * size if p not in sums else sums[p].add_(p.grad, alpha=size)
+                    sums[p] = p.grad * weight if p not in sums else sums[p].add_(p.grad * weight)
+        least = whole.clamp(min=torch.finfo(whole.dtype).tiny)  # where no label counts
         for p, total in sums.items():
-            p.grad = total.div_(samples)
-        return loss / samples, samples
+            p.grad = total.div_(least)
+        return loss / least, whole
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=self.device, dtype=wide(self.train.place.dtype))
 
     def _pass_over(self, items: Iterator[Any], progress: _Progress) -> None:
         """Draws the epoch's batches again and leaves out those that were trained on."""
@@ -229,6 +247,14 @@ class Run:
             raise checkpoints.CheckpointError("checkpoint: is amid an epoch, but train gives no batches to pass over")
         self.batch = self.train.read(seen[0])
         self._set_states(now)
+
+    def _follow(self, accuracy: float | None, loss: float) -> None:
+        """Steps a scheduler that goes by a measurement. Raises UserError where there is none."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            value = loss if self.scheduler.mode == "min" else accuracy
+            if value is None:
+                raise UserError("scheduler: mode 'max', but no validation accuracy is measured; expected mode 'min'")
+            self.scheduler.step(value)
 
     def _check_parameters(self, where: str) -> None:
         parameters = dict(self.rule.named_parameters())
@@ -275,28 +301,39 @@ class Run:
         if not isinstance(settings, dict):
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
         _check_same(settings, self.settings, path)
+        before = self.best_state
         try:
-            self.rule.load_state_dict(state["best"])
-            self.best_state = _copy(self.rule.state_dict())
-            self.rule.load_state_dict(state["rule"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            self.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
-            self.epoch_number, self.step = len(self.history.epochs), int(state["step"])
-            if state["progress"] is not None:
-                self._progress = _Progress(**state["progress"])
-                self._progress.total = self._progress.total.to(self.device)
-                self._set_states(self._progress.begun)
-            self._set_states(state["generators"])
+            self._take(state, path)
+        except checkpoints.CheckpointError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            self.rule.load_state_dict(before)
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' does not fit this training ({error})") from error
-        begun = len(self.history.epochs) + (self._progress is not None)
-        for name, done, asked in (("epochs", begun, self.plan.epochs), ("steps", self.step, self.plan.max_steps)):
+
+    def _take(self, state: dict[str, Any], path: str | Path) -> None:
+        """Everything that `save` wrote. What is read first changes nothing yet."""
+        epochs, step = [Epoch(**epoch) for epoch in state["history"]], state["step"]
+        progress = None if state["progress"] is None else _Progress(**state["progress"])
+        if type(step) is not int or step < 0 or [epoch.epoch for epoch in epochs] != [*range(1, 1 + len(epochs))]:
+            raise ValueError("its epochs or steps are not counted from 1")
+        begun = len(epochs) + (progress is not None)
+        for name, done, asked in (("epochs", begun, self.plan.epochs), ("steps", step, self.plan.max_steps)):
             if asked is not None and asked < done:
                 raise checkpoints.CheckpointError(
                     f"checkpoint: '{path}' has {done} {name} done, expected at most {asked} as asked for"
                 )
+        self.rule.load_state_dict(state["best"])
+        self.best_state = _copy(self.rule.state_dict())
+        self.rule.load_state_dict(state["rule"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if progress is not None:
+            progress.total, progress.weight = (part.to(self.device) for part in (progress.total, progress.weight))
+            self._set_states(progress.begun)
+        self._set_states(state["generators"])
+        self.history.epochs, self._progress = epochs, progress
+        self.epoch_number, self.step = len(epochs), step
 
     def _generators(self) -> dict[str, torch.Generator]:
         """Those in use, PyTorch's own for this device among them."""
@@ -313,6 +350,11 @@ class Run:
     def _set_states(self, states: dict[str, Tensor]) -> None:
         for name, generator in self._generators().items():
             generator.set_state(states[name])
+
+
+def _check_finite(loss: float | None, name: str, where: str) -> None:
+    if loss is not None and not abs(loss) < float("inf"):
+        raise TrainingError(f"{where}: the {name} is {loss}, expected a finite one; lower the learning rate")
 
 
 def _check_same(found: dict[str, Any], asked: dict[str, Any], path: str | Path) -> None:
@@ -345,8 +387,11 @@ def _copy(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first(batch: Batch) -> Batch:
-    """No more samples of it than a rule is measured on."""
-    x, y = batch
-    return x[:MEASURED_BATCH], (
-        tuple(part[:MEASURED_BATCH] for part in y) if isinstance(y, tuple) else y[:MEASURED_BATCH]
+    """No more samples of it than a rule is measured on, but of a packed batch all."""
+    if isinstance(batch[0], PackedSequence):
+        return batch
+    x, y = (
+        tuple(each[:MEASURED_BATCH] for each in part) if isinstance(part, tuple) else part[:MEASURED_BATCH]
+        for part in batch
     )
+    return x, y

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset as Samples
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -18,8 +19,8 @@ from .recipes import Recipe
 
 MEASURED_BATCH = 512
 
-Batch: TypeAlias = tuple[Tensor, Any]
-"""x and y."""
+Batch: TypeAlias = tuple[Any, Any]
+"""x and y: tensors; x also a padded one and the lengths, or packed, and y a pair of labels and weights."""
 
 BatchOf: TypeAlias = Callable[[Any], tuple[Any, Any]]
 """From what a loader gives to (x, y)."""
@@ -35,7 +36,7 @@ class Place(NamedTuple):
     def __call__(self, batch: Any, name: str) -> Batch:
         """x and y on the device, real numbers in the dtype, integers of y as int64. Raises UserError for other things.
 
-        y may be a pair: labels, and a weight of each.
+        x may be a pair, sequences and their lengths, or a PackedSequence; y too: labels, and a weight of each.
         """
         pair = batch if self.batch_of is None else self.batch_of(batch)
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -45,13 +46,20 @@ class Place(NamedTuple):
                 "them of a dict"
             )
         x, y = pair
-        if isinstance(y, tuple | list) and len(y) == 2 and isinstance(y[0], Tensor | np.ndarray):
-            return self.tensor(x, name), (self._target(y[0], name), self._target(y[1], name))
-        return self.tensor(x, name), self._target(y, name)
+        return self._part(x, name, self.tensor), self._part(y, name, self._target)
+
+    def _part(self, values: Any, name: str, made: Callable[[Any, str], Tensor]) -> Any:
+        if isinstance(values, PackedSequence):
+            dtype = self.dtype if values.data.is_floating_point() else values.data.dtype
+            return values.to(device=self.device, dtype=dtype)  # type: ignore[call-arg]  # which its overloads lack
+        if _is_pair(values):
+            return made(values[0], name), self._target(values[1], name)
+        return made(values, name)
 
     def tensor(self, values: Any, name: str) -> Tensor:
         try:
-            found = torch.as_tensor(values)
+            is_foreign = _is_array(values) and not isinstance(values, Tensor)
+            found = torch.as_tensor(np.asarray(values) if is_foreign else values)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{name}: a {type(values).__name__}, expected a tensor or an array of numbers") from error
         return found.to(self.device, self.dtype if found.is_floating_point() else None, non_blocking=True)
@@ -224,7 +232,7 @@ def source(data: Any, batch: int, place: Place, name: str, shuffling: torch.Gene
         raise UserError(f"{name}: a {kind}, which gives single samples; expected DataLoader({name}, batch_size=...)")
     if isinstance(data, Iterator):
         raise UserError(f"{name}: a {kind}, which gives its batches once; expected what gives them anew in each epoch")
-    if isinstance(data, str | bytes | dict | Tensor | np.ndarray) or not hasattr(data, "__iter__"):
+    if isinstance(data, str | bytes | dict) or _is_array(data) or not hasattr(data, "__iter__"):
         raise UserError(
             f"{name}: a {kind}, expected a Dataset of load(), a DataLoader, a TensorDataset, a pair of arrays, or what "
             "else gives batches (x, y)"
@@ -236,7 +244,12 @@ def source(data: Any, batch: int, place: Place, name: str, shuffling: torch.Gene
 
 
 def _is_pair(data: Any) -> bool:
-    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(p, Tensor | np.ndarray) for p in data)
+    return isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data))
+
+
+def _is_array(data: Any) -> bool:
+    """A tensor, an array, or what NumPy makes one of, such as a table of pandas; but no single number."""
+    return hasattr(data, "__array__") and getattr(data, "ndim", 0) > 0
 
 
 def batches_of(order: Tensor, batch: int) -> list[Tensor]:

@@ -44,13 +44,12 @@ class Numbers(Callback):
         raise NotImplementedError
 
     def on_start(self, run: "Run") -> None:
-        self._clock.start()
+        self._clock.start(run)
 
     def on_step(self, run: "Run") -> None:
-        self._clock.count(run)
         numbers: dict[str, float] = {}
         if self.every and run.step % self.every == 0:
-            numbers = {"loss/training": float(run.loss), **_rate(run), "samples_per_second": self._clock.rate()}
+            numbers = {"loss/training": float(run.loss), **_rate(run), "samples_per_second": self._clock.rate(run)}
         if self.units_every and run.step % self.units_every == 0:
             for unit, values in unit_diagnostics(run.rule, *run.batch).items():
                 numbers |= {f"{name}/{unit}": value for name, value in values.items()}
@@ -65,7 +64,7 @@ class Numbers(Callback):
         }
         measured = {"loss/validation": epoch.validation_loss, "accuracy/validation": epoch.validation_accuracy}
         self.write(run, numbers | {name: value for name, value in measured.items() if value is not None})
-        self._clock.start()
+        self._clock.start(run)
 
 
 def _rate(run: "Run") -> dict[str, float]:
@@ -75,14 +74,11 @@ def _rate(run: "Run") -> dict[str, float]:
 class _Clock:
     """Samples trained on a second since it was started."""
 
-    def start(self) -> None:
-        self._since, self._samples = time.perf_counter(), 0
+    def start(self, run: "Run") -> None:
+        self._since, self._samples = time.perf_counter(), run.samples
 
-    def count(self, run: "Run") -> None:
-        self._samples += run.plan.accumulate * len(run.batch[0])
-
-    def rate(self) -> float:
-        return self._samples / max(time.perf_counter() - self._since, 1e-9)
+    def rate(self, run: "Run") -> float:
+        return (run.samples - self._samples) / max(time.perf_counter() - self._since, 1e-9)
 
 
 class TensorBoard(Numbers):
@@ -181,21 +177,20 @@ class Progress(Callback):
     def on_start(self, run: "Run") -> None:
         if self._is_own:
             self.bar.start()
-        self._clock.start()
+        self._clock.start(run)
         self._task = self.bar.add_task(self.label, total=run.steps, completed=run.step, rate="", said="")
 
     def on_step(self, run: "Run") -> None:
-        self._clock.count(run)
         now = time.perf_counter()
         if now - self._shown >= REFRESH:
             self._shown = now
-            self.bar.update(self._task, completed=run.step, rate=f"{self._clock.rate():,.0f} samples/s")
+            self.bar.update(self._task, completed=run.step, rate=f"{self._clock.rate(run):,.0f} samples/s")
 
     def on_epoch(self, run: "Run", epoch: Epoch) -> None:
         self.bar.update(
             self._task, completed=run.step, said=_said(epoch), rate=f"{epoch.samples / epoch.seconds:,.0f} samples/s"
         )
-        self._clock.start()
+        self._clock.start(run)
 
     def on_end(self, run: "Run") -> None:
         if self._task is None:
