@@ -61,6 +61,8 @@ def step_in(region: Region) -> Iterator[None]:
             yield
     finally:
         _STEP.region = before
+        if not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()  # of weights as they were before the step, which scores would be made from
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from prograde.accelerated.rules import DirectFeedbackAlignment, Foton, Ftp, MonoForward, Pepita, Rule
+from prograde.accelerated.rules import Backprop, DirectFeedbackAlignment, Foton, Ftp, MonoForward, Pepita, Rule
 from prograde.equivalence_tests.rule_examples import (
     EXAMPLES,
     Block,
@@ -160,6 +160,21 @@ def test_a_unit_that_is_stepped_in_the_region_counts_at_once(twin: TwinSide):
                                 parameter -= gradient
         found.append([p.detach().clone() for p in rule.parameters()])
     assert all(map(torch.equal, *found)), "a region around three steps, and one around each"
+
+
+def test_scores_in_a_region_are_of_the_weights_as_they_are(twin: TwinSide):
+    """Those after a step are not made from casts that scores before it have left."""
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 16, device=twin.device), torch.arange(6, device=twin.device) % 4
+    rule = Backprop(dense().float().to(twin.device))
+    optimizer = torch.optim.SGD(rule.parameters(), lr=1.0)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        rule(x)
+        rule.assign_credit(x, y)
+        optimizer.step()
+        found = rule(x)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        assert torch.equal(found, rule(x)), "scores of the weights before the step"
 
 
 def test_the_constraint_keeps_the_weights_own_precision(twin: TwinSide):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from prograde.accelerated.cumulative_goodness import REMEDIES
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import ChannelNorm, RecurrentNetwork, ShortcutNetwork
-from prograde.accelerated.parallel import DataParallel, LayerParallel, data_parallel
+from prograde.accelerated.parallel import DataParallel, LayerParallel, data_parallel, processes
 from prograde.accelerated.rules import (
     RULES,
     Backprop,
@@ -94,6 +94,13 @@ def maps() -> list[nn.Module]:
 
 def images() -> nn.Module:
     return nn.Sequential(*maps(), nn.Linear(8, K))
+
+
+class OwnNorm(nn.BatchNorm1d):
+    """A batch normalisation that does something of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
 
 
 def plain_images() -> nn.Module:
@@ -313,6 +320,8 @@ def check_what_is_not_shared_out() -> None:
         (lambda: Backprop(plain(), loss=weighted), ("loss", "class weights")),
         (lambda: CumulativeForwardForward(plain(), remedy="depth-scaled"), ("loss", "depth-scaled")),
         (lambda: MonoForward(of_maps), ("layer '2'", "track_running_stats")),
+        (lambda: Backprop(plain(), loss=nn.NLLLoss()), ("loss: a NLLLoss",)),
+        (lambda: Backprop(dense(lambda: OwnNorm(8))()), ("layer '2': a OwnNorm", "in its own way")),
         (plain, ("rule: a Sequential",)),
         (lambda: DataParallel(Backprop(plain())), ("rule: a DataParallel",)),
     ):
@@ -323,6 +332,9 @@ def check_what_is_not_shared_out() -> None:
     expect(refusal(ValueError, lambda: rule.assign_credit(x, (y, torch.ones(BATCH)))), "y: a pair", "weights")
     rule = DataParallel(DifferenceTargetPropagation(plain(), loss=nn.CrossEntropyLoss(ignore_index=1)))
     expect(refusal(ValueError, lambda: rule.assign_credit(x, y.fill_(1))), "y: ignored labels")
+    rule = DataParallel(Backprop(dense(lambda: nn.BatchNorm1d(8))(), loss=nn.CrossEntropyLoss(ignore_index=1)))
+    y = data()[1] if RANK == 0 else y
+    expect(refusal(ValueError, lambda: rule.assign_credit(x, y)), "of process 1" if RANK == 0 else "every label")
 
 
 def check_another_rule() -> None:
@@ -330,6 +342,21 @@ def check_another_rule() -> None:
         ValueError, lambda: DataParallel(Backprop(nn.Sequential(nn.Linear(4, 5 + RANK), nn.Linear(5 + RANK, 3))))
     )
     expect(said, "rule: of process 1", "process 0")
+
+    def frozen_there() -> nn.Module:
+        model = dense()()
+        model[0].weight.requires_grad_(RANK == 0)
+        return model
+
+    for make, word in (
+        (lambda: Backprop(dense()().to(torch.float64 if RANK else torch.float32)), "torch.float64"),
+        (lambda: Backprop(dense()(), loss="squared_error" if RANK else "cross_entropy"), "SquaredError"),
+        (lambda: Foton(dense()(), activation_gain=0.7 + RANK), "'activation_gain': 1.7"),
+        (lambda: MonoForward(dense(lambda: nn.Dropout(0.5 * RANK))()), "'p': 0.5"),
+        (lambda: Backprop(frozen_there()), "False"),
+    ):
+        said = refusal(ValueError, lambda make=make: DataParallel(make()))
+        expect(said, "rule: of process 1", *([word] if RANK else []))
 
 
 def check_a_refused_batch() -> None:
@@ -341,10 +368,40 @@ def check_a_refused_batch() -> None:
     bad[0, 0] = float("nan")
     said = refusal(ValueError, lambda: rule.assign_credit(bad if RANK == 1 else mine[0], mine[1]))
     expect(said, "NaN" if RANK == 1 else "of process 1")
+    sparse = mine[1].to_sparse() if RANK == 1 else mine[1]  # which no rule expects
+    said = refusal(Exception, lambda: rule.assign_credit(mine[0], sparse))
+    expect(said, "Sparse" if RANK == 1 else "of process 1")
+    frozen = next(rule.parameters()).requires_grad_(RANK == 0)
+    expect(refusal(ValueError, lambda: rule.assign_credit(*mine)), "frozen in one process")
+    frozen.requires_grad_()
     rule.assign_credit(*mine)
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     optimizer.step()
     assert same_everywhere(rule)
+
+
+def check_a_group_of_some() -> None:
+    """A process that is in a group alone makes one for the CPU without the other."""
+    group, devices = dist.new_group([1]), processes._devices
+    if RANK == 1:
+        processes._devices = lambda group: {"cuda"}
+        alone = DataParallel(Backprop(dense()()), group=group)
+        processes._devices = devices
+        alone.assign_credit(*data())
+    dist.barrier(dist.new_group())
+
+
+def check_what_is_exported() -> None:
+    """It is the rule's own, of whole rules alone."""
+    x, y = data()
+    for wrap in (DataParallel, LayerParallel):
+        rule = wrap(MonoForward(dense()()))
+        rule.assign_credit(x, y)
+        if wrap is LayerParallel:
+            expect(refusal(ValueError, rule.export), "synchronise")
+            rule.synchronise()
+        assert torch.equal(rule.export()(x), rule.rule.eval()(x))
+        assert len(list(rule.activities(x, y))) == 2
 
 
 def check_wrappers_of_pytorch() -> None:
@@ -480,6 +537,8 @@ def check_layers_refused() -> None:
     bad[0, 0] = float("nan")
     expect(refusal(ValueError, lambda: rule.assign_credit(bad, y)), "NaN" if RANK == 0 else "refused by process 0")
     rule.assign_credit(x, y)
+    said = refusal(ValueError, lambda: rule.assign_credit(x, (y + RANK) % K))
+    expect(said, "y: not that of" if RANK == 1 else "nothing was raised")
     rule.synchronise()
 
 
@@ -495,6 +554,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "what can't be shared out is refused": check_what_is_not_shared_out,
     "another rule in each process is refused": check_another_rule,
     "a batch that one refuses": check_a_refused_batch,
+    "a group of some": check_a_group_of_some,
+    "what is exported": check_what_is_exported,
     "DDP and FSDP are refused": check_wrappers_of_pytorch,
     "a rule that nothing connects says so": check_alone,
     "losses noted in each process": check_noted_losses,

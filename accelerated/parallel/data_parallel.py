@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import zip_longest
 from math import prod
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..cumulative_goodness import _depth_scaled_auxiliary
 from ..rules import (
@@ -75,10 +77,14 @@ class DataParallel(Rule):
             seed = processes.first(int(torch.randint(2**62, ()).item()))
             rule.generator = torch.Generator(next(rule.parameters()).device).manual_seed(seed)
         own = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in rule.state_dict().items()}
-        state, drawn = processes.first((own, rule.generator.get_state()) if processes.rank == 0 else None)
+        told = (_described(rule), own, rule.generator.get_state()) if processes.rank == 0 else None
+        described, state, drawn = processes.first(told)
         problem = ""
         if processes.rank > 0:
             try:
+                for expected, found in zip_longest(described, _described(rule)):
+                    if found != expected:
+                        raise ValueError(f"{found}, expected {expected}")
                 rule.load_state_dict(state)
                 rule.generator.set_state(drawn)
             except (RuntimeError, ValueError) as error:
@@ -111,6 +117,13 @@ class DataParallel(Rule):
 
     def no_weight_decay(self) -> list[nn.Parameter]:
         return self.rule.no_weight_decay()
+
+    def inference(self) -> nn.Module:
+        return self.rule.inference()
+
+    def activities(self, x: Tensor, y: Any) -> Iterator[Tensor]:
+        """Of this process's x alone."""
+        return self.rule.activities(x, y)
 
     def checked_input(self, x: Tensor) -> Tensor:
         return self.rule.checked_input(x)
@@ -160,23 +173,26 @@ class DataParallel(Rule):
 
         Raises ValueError, in every process, where one of them has a batch that its rule does not take.
         """
-        problem: ValueError | None = None
+        problem: Exception | None = None
         samples, labels = 0, 0
         try:
             samples, labels = self._counted(x, y)
-        except ValueError as error:
+        except Exception as error:  # whatever it is, the others wait to be told
             problem = error
-        told = self.processes.all_told(problem is None, samples, labels)
+        trained = sum(parameter.requires_grad for parameter in self.rule.parameters())
+        told = self.processes.all_told(problem is None, samples, labels, trained)
         if problem is not None:
             raise problem
         refused = [rank for rank, (is_taken, *_) in enumerate(told) if not is_taken]
         if refused:
             raise ValueError(f"x, y: of process {refused[0]} refused, which says why; no process has made the step")
-        counts = [int(count) for _, count, _ in told]
+        if any(number != trained for *_, number in told):
+            raise ValueError("rule: other parameters are frozen in one process than in another")
+        counts = [int(count) for _, count, *_ in told]
         before = sum(counts[: self.processes.rank])
         gathered = partial(self.processes.gathered, counts=counts)
         whole = Share(slice(before, before + samples), sum(counts), gathered)
-        return whole, labels / max(1, sum(count for *_, count in told))
+        return whole, labels / max(1, sum(count for *_, count, _ in told))
 
     def _counted(self, x: Any, y: Any) -> tuple[int, int]:
         """Samples, and labels that count. Raises ValueError unless the rule takes them."""
@@ -196,6 +212,8 @@ class DataParallel(Rule):
             labels = int((y != ignored).sum())
             if labels != samples and isinstance(rule, DifferenceTargetPropagation):
                 raise ValueError("y: ignored labels, whose samples the inverses learn from; leave these out")
+        if not labels and any(self.rule.batch_norms()):
+            raise ValueError("y: every label is ignored, but batch normalisation counts the samples; leave them out")
         return samples, labels
 
     @contextmanager
@@ -265,6 +283,17 @@ class _Averaged:
         return UnitUpdate(unit, gradients, loss, tuple((p, self._found.get(p, g)) for p, g in own))
 
 
+def _described(rule: Rule) -> list[Any]:
+    """Names and kinds of its modules, their options as far as they are known, and what its parameters are."""
+    found: list[Any] = []
+    for name, module in rule.named_modules():
+        kind = type(module)
+        known = vars(module) if kind.__module__.startswith(("torch.nn.", "prograde.")) else {}
+        options = {k: v for k, v in known.items() if type(v) in (bool, int, float, str) and not k.startswith("_")}
+        found.append((name, kind.__name__, options))
+    return [*found, *((name, p.dtype, tuple(p.shape), p.requires_grad) for name, p in rule.named_parameters())]
+
+
 def _check_shareable(rule: Rule) -> None:
     """Raises ValueError for what measures the batch in hand, so that its parts are not those of one."""
     name = type(rule).__name__
@@ -277,7 +306,13 @@ def _check_shareable(rule: Rule) -> None:
     for part in rule.modules():
         if isinstance(part, CrossEntropy) and part.class_weight is not None:
             raise ValueError("loss: with class weights, whose sum is that of the batch in hand; expected none")
+    own_loss = getattr(getattr(rule, "loss", None), "function", None)
+    if hasattr(own_loss, "ignore_index"):
+        name = type(own_loss).__name__
+        raise ValueError(f"loss: a {name}, whose mean is over the labels that it counts; expected nn.CrossEntropyLoss")
     for path, module in rule.named_modules():
+        where, kind = f"layer '{path.removeprefix('model.')}'", type(module)
+        if isinstance(module, _BatchNorm) and kind.forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            raise ValueError(f"{where}: a {kind.__name__}, which normalises in its own way; expected one of torch.nn")
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
-            where = path.removeprefix("model.")
-            raise ValueError(f"layer '{where}': track_running_stats of the batch in hand; expected False")
+            raise ValueError(f"{where}: track_running_stats of the batch in hand; expected False")

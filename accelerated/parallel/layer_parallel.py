@@ -6,6 +6,7 @@ from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from .._arrays import readable
 from ..rules import LocalClassifiers, Rule, UnitUpdate
 from ..rules.rule import check_count
 from .processes import Processes
@@ -23,8 +25,8 @@ AHEAD = 2
 """How many batches may be on their way to the next process."""
 
 DTYPES = torch.float32, torch.float64, torch.bfloat16, torch.float16
-AXES = 5
-"""The most that activities have."""
+HEAD, AXES = 5, 5
+"""How many numbers tell of a batch on its way, before its shape; the most axes that activities have."""
 
 
 class LayerParallel(Rule):
@@ -136,6 +138,16 @@ class LayerParallel(Rule):
     def untrained(self) -> dict[Tensor, str]:
         return self.rule.untrained()
 
+    def inference(self) -> nn.Module:
+        """Raises ValueError as `rule(x)`."""
+        self._check_whole()
+        return self.rule.inference()
+
+    def activities(self, x: Tensor, y: Any) -> Iterator[Tensor]:
+        """Of all units, of this process's x. Raises ValueError as `rule(x)`."""
+        self._check_whole()
+        return self.rule.activities(x, y)
+
     def no_weight_decay(self) -> list[nn.Parameter]:
         own = set(self.parameters())
         return [parameter for parameter in self.rule.no_weight_decay() if parameter in own]
@@ -145,10 +157,13 @@ class LayerParallel(Rule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of this process's x, through all units. Raises ValueError where others have been trained elsewhere since."""
-        if not self._is_whole:
-            raise ValueError("rule: units of other processes are not here as they are; all call synchronise() before")
+        self._check_whole()
         scores: Tensor = self.rule(x)
         return scores
+
+    def _check_whole(self) -> None:
+        if not self._is_whole:
+            raise ValueError("rule: units of other processes are not here as they are; all call synchronise() before")
 
     @torch.no_grad()
     def stream(self, x: Tensor, y: Any) -> Iterator[UnitUpdate]:
@@ -156,14 +171,16 @@ class LayerParallel(Rule):
         rule, rank = self.rule, self.processes.rank
         self._steps += 1
         self._is_whole = False
+        labels = 0
         try:
+            labels = _checksum(y)
             if rank == 0:
                 x = rule.checked(x, y)
             else:
-                x = self._received()
+                x = self._received(labels)
                 rule.check_y(x, y)
-        except ValueError:
-            self._send(None)
+        except Exception:  # whatever it is, the next process waits to be told
+            self._send(None, labels)
             raise
         y = rule._rows(y)
         if rank == 0:
@@ -172,21 +189,21 @@ class LayerParallel(Rule):
             h, update = rule._local_update(index, x, y)
             x = rule.local.passed_on(index, h, {})
             if index == self.owned[rank][-1]:
-                self._send(x)
+                self._send(x, labels)
             yield update
 
-    def _send(self, x: Tensor | None) -> None:
-        """To the next process; None for a batch that is not trained on."""
+    def _send(self, x: Tensor | None, labels: int) -> None:
+        """To the next process, with the checksum of labels; None for a batch that is not trained on."""
         if self.processes.rank + 1 == self.processes.size:
             return
-        head = torch.zeros(4 + 2 * AXES, dtype=torch.int64)
-        head[0], head[1] = self._steps, x is not None
+        head = torch.zeros(HEAD + 2 * AXES, dtype=torch.int64)
+        head[0], head[1], head[2] = self._steps, x is not None, labels
         sent = [head]
         if x is not None:
             x = x if _is_dense(x) else x.contiguous()
-            head[2], head[3] = DTYPES.index(x.dtype), x.dim()
-            head[4 : 4 + x.dim()] = torch.tensor(x.shape)
-            head[4 + AXES : 4 + AXES + x.dim()] = torch.tensor(x.stride())
+            head[3], head[4] = DTYPES.index(x.dtype), x.dim()
+            head[HEAD : HEAD + x.dim()] = torch.tensor(x.shape)
+            head[HEAD + AXES : HEAD + AXES + x.dim()] = torch.tensor(x.stride())
             sent.append(_in_memory(x))
         while len(self._sent) >= AHEAD:
             self._arrived()
@@ -210,21 +227,23 @@ class LayerParallel(Rule):
             for work in works:
                 work.wait()
 
-    def _received(self) -> Tensor:
-        """What the process before has sent on. Raises ValueError where it has not taken the batch."""
+    def _received(self, labels: int) -> Tensor:
+        """What the process before has sent on. Raises ValueError where it has not taken the batch, or has another."""
         before = self.processes.ranks[self.processes.rank - 1]
-        head = torch.empty(4 + 2 * AXES, dtype=torch.int64)
+        head = torch.empty(HEAD + 2 * AXES, dtype=torch.int64)
         with self.processes.lost():
             dist.recv(head, before, self.processes.of_host)
-            step, is_taken, kind, axes = head[:4].tolist()
+            step, is_taken, sums, kind, axes = head[:HEAD].tolist()
             if step != self._steps:
                 raise RuntimeError(f"it is at step {step}, this process at {self._steps}")
             if not is_taken:
                 raise ValueError(f"x, y: refused by process {self.processes.rank - 1}, or before it, which says why")
-            shape, stride = head[4 : 4 + axes].tolist(), head[4 + AXES : 4 + AXES + axes].tolist()
+            shape, stride = head[HEAD : HEAD + axes].tolist(), head[HEAD + AXES : HEAD + AXES + axes].tolist()
             device = next(self.rule.parameters()).device
             x = torch.empty_strided(shape, stride, dtype=DTYPES[kind], device=device)
             dist.recv(_in_memory(x), before, self.processes.group)
+        if sums != labels:
+            raise ValueError("y: not that of the process before, which trains on it; expected one batch in all of them")
         return x
 
     @torch.no_grad()
@@ -301,6 +320,15 @@ class LayerParallel(Rule):
         for key, place, part in of_optimizer:
             place[part] = state[key]
         self._is_whole = False
+
+
+def _checksum(y: Any) -> int:
+    """Of labels or targets on the CPU; 0 of those elsewhere, which would be waited for."""
+    found = 0
+    for part in y if isinstance(y, tuple) else (y,):
+        if isinstance(part, Tensor) and part.numel() and readable(part):
+            found = crc32(part.detach().contiguous().flatten().view(torch.uint8).numpy().data, found)
+    return found
 
 
 def _is_dense(x: Tensor) -> bool:

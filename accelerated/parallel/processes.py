@@ -30,7 +30,7 @@ class Processes:
         if self.rank < 0:
             raise ValueError("group: this process is not in it")
         self._group = ref(group)
-        self._of_host = ref(group if "cpu" in _devices(group) else dist.new_group(self.ranks, backend="gloo"))
+        self._of_host = ref(group if "cpu" in _devices(group) else _of_cpu(self.ranks))
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -94,6 +94,11 @@ def _living(group: "ref[dist.ProcessGroup]") -> dist.ProcessGroup:
     if found is None:
         raise ValueError("group: it was destroyed, as by torch.distributed.destroy_process_group()")
     return found
+
+
+def _of_cpu(ranks: list[int]) -> dist.ProcessGroup:
+    """A group of these processes, for the CPU, which no other process has to call."""
+    return dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
 
 
 def _devices(group: dist.ProcessGroup) -> set[str]:
