@@ -1,6 +1,7 @@
 """Every example runs as it stands, offline, and prints what its first lines promise."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -140,6 +141,24 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert log.read_text().count("\n") == 7
     assert again.split("\n| activation")[1] == first.split("\n| activation")[1]
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
+
+
+def test_the_table_of_any_model_is_printed_from_its_runs(tmp_path: Path) -> None:
+    """Those that are stored; of fewer rates, or of one at which training broke down, it says so."""
+    experiments = EXAMPLES / "experiments"
+    stored = experiments / "results/any-model"
+    table = run("experiments/any_model.py", tmp_path, "mnist", str(stored), "--table")
+    assert table.count("\n") > 3
+    assert table in (experiments / "any_model.md").read_text(), "the page's table"
+    runs = [json.loads(line) for line in (stored / "any_model.jsonl").read_text().splitlines()]
+    runs = [found for found in runs if found["run"]["network"] == "mlp" and found["run"]["rate"] > 3e-4]
+    for found in runs:
+        if found["run"]["rule"] == "pepita":
+            found |= {"accuracy": None, "validation": None}
+    (tmp_path / "any_model.jsonl").write_text("".join(json.dumps(found) + "\n" for found in runs))
+    table = run("experiments/any_model.py", tmp_path, "mnist", str(tmp_path), "--table")
+    assert "| backprop | 98.1 (0.001; 3 of 5 rates) |" in table
+    assert "| pepita | broke down; 3 of 5 rates |" in table
 
 
 def test_rotations_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:

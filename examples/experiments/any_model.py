@@ -1,7 +1,7 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
 Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
-command goes on where it was stopped. Last it prints the table of `any_model.md`.
+command goes on where it was stopped. Last it prints the table of `any_model.md`; with `--table` it does that alone.
 
 Each rule has the same five learning rates of Adam, the rate falling to 0 as a cosine; the rate is chosen on the 5,000
 images that are held out. "last layer alone" trains the output on the hidden layers as they were drawn: what a rule must
@@ -9,12 +9,13 @@ pass to have taught them anything.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, finished, run_all
 from torch import nn
 
 from prograde.accelerated.modules import ResNet, vit
@@ -103,34 +104,53 @@ def train(run: Run, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Result:
 
 
 def summary(results: list[Result]) -> str:
-    """Test accuracy at each rule's best rate by validation, in percent."""
-    lines = ["| rule | " + " | ".join(NETWORKS) + " |", "| --- |" + " --- |" * len(NETWORKS)]
-    for rule in RULES:
+    """Test accuracy in percent at each rule's best rate by validation, that rate, and how many were run if not all.
+
+    A rate at which a run broke down is not taken. Rules and networks without a run are left out.
+    """
+    networks = [network for network in NETWORKS if chosen(results, network=network)]
+    lines = ["| rule | " + " | ".join(networks) + " |", "| --- |" + " --- |" * len(networks)]
+    for rule in (rule for rule in RULES if chosen(results, rule=rule)):
         cells = []
-        for network in NETWORKS:
-            found = [r for r in chosen(results, rule=rule, network=network) if r["accuracy"] is not None]
-            by_rate = {rate: chosen(found, rate=rate) for rate in RATES}
-            rates = [rate for rate in RATES if by_rate[rate]]
-            if not rates:
-                cells.append("")
-                continue
-            best = max(rates, key=lambda rate: sum(r["validation"] for r in by_rate[rate]) / len(by_rate[rate]))
-            cells.append(f"{cell(by_rate[best], digits=1)} ({best:g})")
+        for network in networks:
+            found = chosen(results, rule=rule, network=network)
+            by_rate = {rate: of_rate for rate in RATES if (of_rate := chosen(found, rate=rate))}
+            means = {
+                rate: sum(r["validation"] for r in of_rate) / len(of_rate)
+                for rate, of_rate in by_rate.items()
+                if all(r["accuracy"] is not None for r in of_rate)
+            }
+            tried = "" if len(by_rate) == len(RATES) else f"; {len(by_rate)} of {len(RATES)} rates"
+            best = max(means, key=lambda rate: means[rate], default=None)
+            if best is None:
+                cells.append(f"broke down{tried}" if by_rate else "")
+            else:
+                cells.append(f"{cell(by_rate[best], digits=1)} ({best:g}{tried})")
         lines.append(f"| {rule} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files; its name alone with --table"
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
+    parser.add_argument("--table", action="store_true", help="print the table of the runs in FOLDER, and train nothing")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()
+    log = arguments.folder / "any_model.jsonl"
+    plain = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
+    if arguments.table:
+        if not log.exists():
+            parser.error(f"{log}: no such file")
+        print(summary(chosen(finished(log), **plain)))
+        sys.exit()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
@@ -138,7 +158,6 @@ if __name__ == "__main__":
         (part.images.unflatten(1, (1, *dataset.image_shape)), part.labels)
         for part in (dataset.train, dataset.validation, dataset.test)
     ]
-    plain = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
     runs = [
         {**plain, "seed": seed, "network": network, "rule": rule, "rate": rate}
         for seed in arguments.seeds
@@ -146,5 +165,5 @@ if __name__ == "__main__":
         for rule in arguments.rules
         for rate in arguments.rates
     ]
-    results = run_all(runs, lambda run: train(run, parts), arguments.folder / "any_model.jsonl")
+    results = run_all(runs, lambda run: train(run, parts), log)
     print(summary(chosen(results, **plain)))
