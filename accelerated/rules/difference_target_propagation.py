@@ -38,7 +38,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
                 raise ValueError(f"{name}: {value}, expected a positive number")
         if len(self.units) < 2:
             raise ValueError("model: no hidden layer; DifferenceTargetPropagation needs one to have a target")
-        self.step, self.noise = step, noise
+        self.target_step, self.noise = step, noise
         self.widths = tuple(unit.width for unit in self.units[:-1])
         weight = self.units[0].weights[0]
         drawn = random_inverses(self.widths, self.generator, device=weight.device, dtype=weight.dtype)
@@ -59,7 +59,7 @@ class DifferenceTargetPropagation(OutputErrorRule):
         error = self.output_gradient(clean.scores, y)
         drawn = inverse_noise(self.widths, self.samples(x), self.generator, self.noise, device=x.device, dtype=x.dtype)
         noise = tuple(map(self.own, drawn))
-        factors = update_factors(layers, inverses, clean, error, self.step)
+        factors = update_factors(layers, inverses, clean, error, self.target_step)
         found = updates(layers, factors, self.loss.count(clean.scores, y))
         learned = updates(inverses, inverse_factors(layers, inverses, clean, noise))
         parameters = zip(self.inverse_weights, self.inverse_biases, strict=True)

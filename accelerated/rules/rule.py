@@ -15,12 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._arrays import readable, wide
 from .._autocast import Region, in_full, region_on, step_in
-from ..layers import Flatten, Layer, Pass, activity, forward, per_label
+from ..layers import Flatten, Layer, Pass, activity, forward
 from .cutting import Units, check_same, parts, untouched
 from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
+from .stepping import Factors, PlainSGD, in_factors
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
@@ -53,10 +54,14 @@ def trained_pairs(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, 
     Gradients are strided as their parameters: fused optimizers read both in the order of memory.
     """
     return [
-        (held, gradient if gradient.stride() == held.stride() else torch.empty_like(held).copy_(gradient))
+        (held, gradient if _lies_as(gradient, held) else torch.empty_like(held).copy_(gradient))
         for held, gradient in pairs
         if held.requires_grad
     ]
+
+
+def _lies_as(gradient: Tensor | Factors, held: Tensor) -> bool:
+    return isinstance(gradient, Factors) or gradient.stride() == held.stride()
 
 
 def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | None = None) -> dict[Tensor, Tensor]:
@@ -292,6 +297,38 @@ class CreditAssignment(nn.Module):
             held.grad = gradient
         loss = sum(own, torch.zeros((), device=next(self.parameters()).device))
         return loss if torch.compiler.is_compiling() else loss.as_subclass(StepLoss)
+
+    steps_by_unit: ClassVar[bool] = True
+    """Whether `step` may change a unit before the next one's update is known."""
+
+    @torch.no_grad()
+    def step(self, x: Tensor, y: Any, optimizer: torch.optim.Optimizer) -> Tensor:
+        """`assign_credit`, `optimizer.step()` and `constrain(optimizer)` in one, and returns the loss.
+
+        With `torch.optim.SGD` a unit is stepped as soon as its update is known, and the update of a dense weight is
+        added to it, or to its momentum, as it is multiplied: it is never held. The weights are those of the three calls
+        to rounding; `.grad` is None afterwards. Other optimizers, and SGD with hooks or `nesterov`, step once, at the
+        end. x, y and errors as for `stream`.
+        """
+        inferring = torch.compiler.is_compiling() or _is_inferring()
+        if inferring or not (self.steps_by_unit and PlainSGD.takes(optimizer)):
+            loss = self.assign_credit(x, y)
+            optimizer.step()
+            self.constrain(optimizer)
+            return loss
+        self._warn_if_apart()
+        for parameter in self.parameters():
+            parameter.grad = None
+        plain = PlainSGD(optimizer)
+        own: list[Tensor] = []
+        with in_factors():
+            for update in self.stream(x, y):
+                plain.step(update.pairs)
+                if update.loss is not None:
+                    own.append(update.loss)
+        optimizer._opt_called = True  # which schedulers ask for
+        self.constrain(optimizer)
+        return sum(own, torch.zeros((), device=next(self.parameters()).device)).as_subclass(StepLoss)
 
     def _warn_if_apart(self) -> None:
         """Warns, once, of a step that this process makes alone, though it was started as one of several."""
@@ -801,5 +838,5 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         error = self.output_gradient(clean.scores, y)
         count, last = self.loss.count(clean.scores, y), self.units[-1]
         for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
-            gradients = None if delta is None else unit.gradients(per_label(layer.update(z, delta), len(x), count))
+            gradients = None if delta is None else unit.updates(layer, z, delta, count)
             yield UnitUpdate(unit, gradients, self.output_loss(clean.scores, y) if unit is last else None)

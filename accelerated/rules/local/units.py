@@ -15,6 +15,7 @@ from ...local_classifiers import Shortcut, wired
 from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
 from ..cutting import NORMALISATIONS, Part, is_plain, line
+from ..stepping import weight_update
 from ..units import ELEMENTWISE, PARAMETERS, Trainable, Unit, channels_last, check_parameters, refusal
 from ..watch import has_forward_hooks
 
@@ -131,7 +132,7 @@ class LocalUnit(Unit):
             shape = layer.weight.shape
             weight = product(lambda x, delta: conv2d_weight(x, shape, delta, *place), x, delta)
         else:
-            weight = product(torch.matmul, delta.T, x)
+            weight = weight_update(delta.T, x)
         return [weight] if self.bias is None else [weight, delta.sum(dim=(0, *range(2, delta.dim())))]
 
     def pass_on(self, h: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""Optimizer steps on each unit as its update becomes known, and products that go into a weight unseen."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import local
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim import optimizer as all_optimizers
+
+from .._autocast import is_lowered, product
+
+GLOBAL_HOOKS = all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks
+UNKNOWN = "nesterov", "maximize", "differentiable"
+"""Settings of SGD with which its step is left to itself."""
+
+
+class Factors(NamedTuple):
+    """What is to be subtracted from a weight, as the factors of its product: (n_out, rows) and (rows, n_in)."""
+
+    left: Tensor
+    right: Tensor
+
+
+class _Mode(local):
+    on = False
+
+
+_MODE = _Mode()
+
+
+@contextmanager
+def in_factors() -> Iterator[None]:
+    """Inside, in this thread, `weight_update` multiplies nothing."""
+    before, _MODE.on = _MODE.on, True
+    try:
+        yield
+    finally:
+        _MODE.on = before
+
+
+def wants_factors() -> bool:
+    """Whether whoever takes the updates multiplies by itself, in the parameters' own precision."""
+    return _MODE.on and not is_lowered()
+
+
+def weight_update(left: Tensor, right: Tensor) -> Any:
+    """left @ right, or its factors inside `in_factors`."""
+    return Factors(left, right) if wants_factors() else product(torch.matmul, left, right)
+
+
+class PlainSGD:
+    """torch.optim.SGD's step, parameter by parameter, with the optimizer's own settings and momentum buffers."""
+
+    def __init__(self, optimizer: SGD) -> None:
+        self.optimizer = optimizer
+        self.settings = {p: group for group in optimizer.param_groups for p in group["params"]}
+
+    @staticmethod
+    def takes(optimizer: Optimizer) -> bool:
+        """Whether its step is known: SGD's own, without hooks, nesterov and maximize, at rates that are numbers."""
+        return (
+            type(optimizer) is SGD
+            and hasattr(optimizer.step, "_wrapped_by_lr_sched") == ("step" in vars(optimizer))
+            and not any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS))
+            and all(
+                isinstance(group["lr"], int | float) and not any(group[name] for name in UNKNOWN)
+                for group in optimizer.param_groups
+            )
+        )
+
+    def step(self, pairs: Iterable[tuple[Tensor, Tensor | Factors]]) -> None:
+        """Each parameter minus what its update, the optimizer's rate and its momentum say."""
+        for parameter, update in pairs:
+            settings = self.settings.get(parameter)
+            if settings is None:  # as a parameter that the optimizer was not given
+                continue
+            rate, momentum, decay = settings["lr"], settings["momentum"], settings["weight_decay"]
+            if not momentum:
+                _add(parameter, update, 1 - rate * decay, -rate)
+                continue
+            state = self.optimizer.state[parameter]
+            buffer, share = state.get("momentum_buffer"), 1 - settings["dampening"]
+            if buffer is None:
+                buffer, momentum, share = torch.zeros_like(parameter), 0.0, 1.0
+                state["momentum_buffer"] = buffer
+            _add(buffer, update, momentum, share)
+            if decay:
+                buffer.add_(parameter, alpha=share * decay)
+            parameter.add_(buffer, alpha=-rate)
+
+
+def _add(array: Tensor, update: Tensor | Factors, beta: float, alpha: float) -> None:
+    """The array becomes beta times itself and alpha times the update."""
+    if isinstance(update, Factors):
+        array.addmm_(*update, beta=beta, alpha=alpha)
+    elif beta == 1:
+        array.add_(update, alpha=alpha)
+    else:
+        array.mul_(beta).add_(update, alpha=alpha)
