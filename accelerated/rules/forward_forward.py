@@ -31,6 +31,7 @@ from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
 from .cutting import Units, untouched
 from .rule import LayeredRule, UnitUpdate, check_count, evaluating
+from .stepping import factored
 from .units import Unit, without_scores
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
@@ -304,7 +305,8 @@ class ForwardForward(LayeredRule):
 
     def stream(self, x: Tensor, y: Tensor) -> Iterator[UnitUpdate]:
         x = self.checked(x, y)
-        layers = self.layers()
+        first, *others = self.layers()
+        layers = [first, *map(factored, others)]  # the first one's input may be of labels and images apart
         with self._aside(x):
             seen = self._features(x) if self.readout is not None else None
         own: list[tuple[tuple[Tensor, Tensor], ...]] = []

@@ -15,13 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._arrays import readable, wide
 from .._autocast import Region, in_full, region_on, step_in
-from ..layers import Flatten, Layer, Pass, activity, forward
+from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts, untouched
 from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
-from .stepping import Factors, PlainSGD, in_factors
+from .stepping import Factors, PlainSGD, factored, in_factors
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
@@ -838,5 +838,6 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         error = self.output_gradient(clean.scores, y)
         count, last = self.loss.count(clean.scores, y), self.units[-1]
         for unit, layer, (delta, z) in zip(self.units, layers, self.factors(layers, clean, error, y), strict=True):
-            gradients = None if delta is None else unit.updates(layer, z, delta, count)
+            update = None if delta is None else per_label(factored(layer).update(z, delta), len(x), count)
+            gradients = None if update is None else unit.gradients(update)
             yield UnitUpdate(unit, gradients, self.output_loss(clean.scores, y) if unit is last else None)

@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim import optimizer as all_optimizers
 
 from .._autocast import is_lowered, product
+from ..layers import Dense, Layer
 
 GLOBAL_HOOKS = all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks
 UNKNOWN = "nesterov", "maximize", "differentiable"
@@ -22,6 +23,9 @@ class Factors(NamedTuple):
 
     left: Tensor
     right: Tensor
+
+    def __rmul__(self, number: float | Tensor) -> "Factors":  # type: ignore[override]
+        return Factors(number * self.left, self.right)
 
 
 class _Mode(local):
@@ -44,6 +48,21 @@ def in_factors() -> Iterator[None]:
 def wants_factors() -> bool:
     """Whether whoever takes the updates multiplies by itself, in the parameters' own precision."""
     return _MODE.on and not is_lowered()
+
+
+class FactoredDense(Dense):
+    """A dense layer whose update of the weight is left as its factors."""
+
+    def update(self, z: Tensor, delta: Tensor) -> Any:
+        """Factors of 1/B delta z^T, and 1/B delta where there is a bias: sums over samples and positions."""
+        scaled = (delta / len(delta)).flatten(0, -2)
+        weight = Factors(scaled.T, z.flatten(0, -2))
+        return (weight,) if self.bias is None else (weight, scaled.sum(dim=0))
+
+
+def factored(layer: Layer) -> Layer:
+    """The layer with its update left as factors, inside `in_factors` and where it is dense."""
+    return FactoredDense(*layer) if wants_factors() and isinstance(layer, Dense) else layer
 
 
 def weight_update(left: Tensor, right: Tensor) -> Any:

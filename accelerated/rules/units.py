@@ -28,7 +28,6 @@ from ..layers import (
     Unshuffle,
     Update,
     activity,
-    per_label,
 )
 from ..layers import Rotation as RotationLayer
 from ..modules import OrthogonalConv2d, Rotation, ScaledAvgPool2d
@@ -36,7 +35,6 @@ from ..modules.activations import MODULES, activation_of
 from ..orthogonality import skew_orthogonal_vjp
 from .cutting import Part, Units, is_plain, leaves, parts
 from .module_layer import ModuleLayer, ModuleStep
-from .stepping import Factors, wants_factors
 from .watch import check_alone
 
 ACTIVATIONS = " or ".join(", ".join(kind.__name__ for kind in MODULES.values()).rsplit(", ", 1))
@@ -260,14 +258,6 @@ class ChainUnit(Unit):
                 place = ((rows, columns), _padding(module), module.groups)
                 return Convolution(module.weight, module.bias, steps, tuple(outlet), *place)
         return Dense(self.module.weight, self.module.bias, steps, tuple(outlet))
-
-    def updates(self, layer: Layer, z: Tensor, delta: Tensor, count: int | Tensor) -> Sequence[Tensor | Factors]:
-        """What is to be subtracted from `parameters`, by the factors of the layer's update and N of `per_label`."""
-        if wants_factors() and isinstance(count, int) and isinstance(layer, Dense):
-            scaled = (delta / max(count, 1)).flatten(0, -2)
-            weight = Factors(scaled.T, z.flatten(0, -2))
-            return (weight,) if layer.bias is None else (weight, scaled.sum(dim=0))
-        return self.gradients(per_label(layer.update(z, delta), len(delta), count))
 
     def gradients(self, update: Update) -> tuple[Tensor, ...]:
         """The layer's update as that of `parameters`: of an orthogonal kernel, what it means for the kernel's parts."""
