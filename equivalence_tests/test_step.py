@@ -7,8 +7,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from prograde.accelerated.rules import RULES, Ftp, MonoForward, Rule
+from prograde.accelerated.rules import (
+    RULES,
+    DeeperForward,
+    ForwardForward,
+    Ftp,
+    HybridDynamicTemperature,
+    MonoForward,
+    Pepita,
+    Rule,
+)
+from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import TwinSide
 from prograde.equivalence_tests.test_rules import make
@@ -34,19 +45,23 @@ def batches(steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
+def trained_once(
+    rule: Rule, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, in_one: bool
+) -> torch.Tensor:
+    if in_one:
+        return rule.step(x, y, optimizer)
+    loss = rule.assign_credit(x, y)
+    optimizer.step()
+    rule.constrain(optimizer)
+    return loss
+
+
 def trained(rule: Rule, optimizer: torch.optim.Optimizer, in_one: bool, steps: int = 4) -> tuple[list[Any], Any, Any]:
     """The losses, the parameters and the optimizer's state after some steps."""
     if rule.generator is not None:
         rule.generator.manual_seed(1)
     torch.manual_seed(1)
-    losses = []
-    for x, y in batches(steps):
-        if in_one:
-            losses.append(rule.step(x, y, optimizer))
-        else:
-            losses.append(rule.assign_credit(x, y))
-            optimizer.step()
-            rule.constrain(optimizer)
+    losses = [trained_once(rule, x, y, optimizer, in_one) for x, y in batches(steps)]
     return losses, rule.state_dict(), optimizer.state_dict()["state"]
 
 
@@ -79,8 +94,118 @@ def test_every_rule(name: str) -> None:
     check_same(make(name, dense().double(), seeded(1)), OPTIMIZERS["momentum, damped and decayed"])
 
 
+@pytest.mark.parametrize("kind", [HybridDynamicTemperature, DeeperForward])
+def test_rules_that_have_options_of_their_own(kind: type[Rule]) -> None:
+    torch.manual_seed(3)
+    check_same(kind(dense().double(), generator=seeded(1)), OPTIMIZERS["weight decay"])
+
+
 @pytest.mark.parametrize("kind", [MonoForward, Ftp])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer(optimizer: str, kind: type[Rule]) -> None:
     torch.manual_seed(3)
     check_same(kind(dense().double()), OPTIMIZERS[optimizer])
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "convolutions": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 4, 5)), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4),
+    ),
+    "modules": lambda: nn.Sequential(
+        nn.Linear(20, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.LeakyReLU(0.1), nn.Linear(12, 4)
+    ),
+    "no bias": lambda: nn.Sequential(nn.Linear(20, 16, bias=False), nn.ReLU(), nn.Linear(16, 4, bias=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [MonoForward, Ftp, Pepita, ForwardForward])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_kind_of_layer(model: str, kind: type[Rule]) -> None:
+    torch.manual_seed(3)
+    built = MODELS[model]()
+    options: dict[str, Any] = {"generator": seeded(1)}
+    if model != "no bias" and kind is not ForwardForward:
+        options["example"] = torch.zeros(2, 20).double()
+    if model == "modules":
+        options |= {"units": ["0", "3", "5"], "example": torch.zeros(2, 20).double()}
+    check_same(kind(built.double(), **options), OPTIMIZERS["momentum"])
+
+
+@pytest.mark.parametrize("kind", [MonoForward, Ftp])
+def test_labels_of_tokens_some_of_them_ignored(kind: type[Rule]) -> None:
+    """N is a tensor there, by which the factors are scaled."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).double()
+    example = torch.randn(7, 3, 5, dtype=torch.float64)
+    labels = torch.randint(4, (7, 3)).masked_fill(torch.rand(7, 3) < 0.3, -100)
+    loss = nn.CrossEntropyLoss(ignore_index=-100)
+    apart = kind(model, loss=loss, units=["0", "2", "4"], example=example, generator=seeded(1))
+    in_one = copy.deepcopy(apart)
+    optimizers = [torch.optim.SGD(rule.parameters(), lr=0.1) for rule in (apart, in_one)]
+    for _ in range(2):
+        apart.assign_credit(example, labels)
+        optimizers[0].step()
+        in_one.step(example, labels, optimizers[1])
+    torch.testing.assert_close(in_one.state_dict(), apart.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_frozen_layer_stays_as_it_is(name: str) -> None:
+    torch.manual_seed(3)
+    rule = make(name, dense().double(), seeded(1))
+    rule.units[0].module.weight.requires_grad_(False)
+    before = rule.units[0].module.weight.clone()
+    after = check_same(rule, sgd(weight_decay=0.3))
+    assert torch.equal(after.units[0].module.weight, before)
+
+
+def test_a_scheduler_is_content_and_its_rate_counts() -> None:
+    torch.manual_seed(3)
+    rules = [MonoForward(dense().double())]
+    rules.append(copy.deepcopy(rules[0]))
+    for rule, in_one in zip(rules, (False, True), strict=True):
+        optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for x, y in batches(3):
+            trained_once(rule, x, y, optimizer, in_one)
+            schedule.step()  # warns where no step of the optimizer came before, and warnings are errors here
+    torch.testing.assert_close(rules[1].state_dict(), rules[0].state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hook", ["before", "after", "of all optimizers", "a step of one's own"])
+def test_whoever_watches_the_optimizer_sees_one_step(hook: str) -> None:
+    rule = MonoForward(dense().double())
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    seen: list[int] = []
+
+    def watch(*_: Any) -> None:
+        seen.append(sum(p.grad is not None for p in rule.parameters()))
+
+    if hook == "a step of one's own":
+        own = optimizer.step
+        optimizer.step = lambda: (watch(), own())[1]  # type: ignore[method-assign]
+    elif hook == "of all optimizers":
+        handle = register_optimizer_step_pre_hook(watch)
+    else:
+        handle = {"before": optimizer.register_step_pre_hook, "after": optimizer.register_step_post_hook}[hook](watch)
+    rule.step(*batches(1)[0], optimizer)
+    if hook != "a step of one's own":
+        handle.remove()
+    assert seen == [sum(1 for _ in rule.parameters()) - 2], "all gradients but those of the last layer, which has none"
+
+
+def test_no_gradient_of_a_large_weight_is_held() -> None:
+    """Of 128 x 128 weights and batches of 4, a step by itself holds fewer bytes than one weight has."""
+    model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4))
+    rule = MonoForward(model)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    x, y = torch.randn(4, 128), torch.randint(4, (4,))
+    with LiveBytes([x, y, *rule.parameters()]) as live:
+        rule.step(x, y, optimizer)
+    assert live.peak < 4 * 128 * 128
+    with LiveBytes([x, y, *rule.parameters()]) as live:
+        rule.assign_credit(x, y)
+    assert live.peak > 2 * 4 * 128 * 128, "the count sees what is held"
+    rule.step(x, y, optimizer)
+    assert all(p.grad is None for p in rule.parameters())

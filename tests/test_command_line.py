@@ -527,9 +527,10 @@ def test_benchmark_prints_ratios_and_a_defect() -> None:
     )
     assert result.exit_code == 0, result.stderr
     rows = {line.split("  ")[1].strip(): line.split() for line in result.stdout.splitlines() if line.startswith("  ")}
-    assert {"PyTorch backprop", "backprop", "foton", "pepita", "forward-forward"} <= set(rows)
+    assert {"PyTorch backprop", "stepping within", "backprop", "foton", "pepita", "forward-forward"} <= set(rows)
     assert 0 < float(rows["foton"][-1]) < 5e-2
     plain = rows["PyTorch backprop"]
+    assert rows["stepping within"][-4:-1] == plain[-4:-1]  # the same losses
     assert float(plain[-2]) < float(plain[-4])  # it learns
 
 

@@ -20,6 +20,7 @@ from ..training.networks import widths as widths_of
 from . import options, report
 
 PLAIN = "PyTorch backprop"
+STEPPING = "stepping within"
 WARM_UP = 3
 BATCHES = 8
 CLUSTER_NOISE = 1.0
@@ -61,7 +62,8 @@ def benchmark(
     """Time a training step of each rule against plain backpropagation in PyTorch.
 
     All train the same network with the same batches and plain SGD, taking turns in rounds, so that whatever else the
-    machine does hits all of them. A step is everything from batch to changed weights, re-orthogonalisation included.
+    machine does hits all of them. A step is everything from batch to changed weights, re-orthogonalisation included;
+    that of a rule is rule.step. "Stepping within" is backpropagation that steps within the backward pass.
     Ratios are medians of the rounds' ratios. The defect is the largest entry of |W W^T - I| (W^T W where W is tall)
     over FOTON's hidden weights after any step.
     """
@@ -77,7 +79,8 @@ def benchmark(
         raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
     where, precision = options.device_and_dtype(device, dtype)
     batches = batches_for(data, widths, batch, seed, where, precision)
-    contenders = [plain_contender(widths, seed, where, precision, learning_rate)]
+    plain = widths, seed, where, precision, learning_rate
+    contenders = [plain_contender(*plain), stepping_contender(*plain)]
     contenders += [rule_contender(name, widths, seed, where, precision, learning_rate) for name in names]
     take_turns(contenders, batches, steps, min(rounds, steps), where)
     report.console().print(_table(contenders, f"{network}, batch {batch}, SGD, {where}, {dtype}"))
@@ -135,6 +138,30 @@ def plain_contender(
     return Contender(PLAIN, step, list(model.parameters()), learning_rate)
 
 
+def stepping_contender(
+    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float | None = None
+) -> Contender:
+    """Backpropagation that steps each parameter within the backward pass, as soon as its gradient is known."""
+    contender = plain_contender(widths, seed, device, dtype, learning_rate)
+    model = model_for(widths, seed, dtype).to(device)
+
+    @torch.no_grad()
+    def descend(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.add_(parameter.grad, alpha=-contender.learning_rate)
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(descend)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    return Contender(STEPPING, step, list(model.parameters()), contender.learning_rate)
+
+
 def rule_contender(
     name: str,
     widths: tuple[int, ...],
@@ -154,10 +181,7 @@ def rule_contender(
     optimizer = torch.optim.SGD(rule.parameters(), lr=learning_rate)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
-        loss = rule.assign_credit(x, y)
-        optimizer.step()
-        rule.constrain(optimizer)
-        return loss
+        return rule.step(x, y, optimizer)
 
     parameters = [*rule.parameters(), *rule.buffers()]
     return Contender(name, step, parameters, learning_rate, rule if isinstance(rule, Foton) else None)

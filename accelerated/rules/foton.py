@@ -43,6 +43,8 @@ class Foton(OutputErrorRule):
     shortcut that stays orthogonal; the tolerance applies to its Q. See docs/foton.md.
     """
 
+    steps_by_unit = False  # `constrain` knows a step by the gradients that it was made from
+
     convolution_kinds = (OrthogonalConv2d,)
     needs = "layers that can be held orthogonal, whose differences are linear"
     projection: Tensor | None

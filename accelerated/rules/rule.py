@@ -227,6 +227,8 @@ class CreditAssignment(nn.Module):
     model: nn.Module
     connects_processes = False
     """Whether a step is one of several processes together."""
+    steps_by_unit = False
+    """Whether `step` may change a unit as soon as its update is known."""
     differentiates = False
     """Whether a step has a backward pass through the whole model, where backward hooks are called."""
     _watched: Sequence[Watched] = ()
@@ -298,9 +300,6 @@ class CreditAssignment(nn.Module):
         loss = sum(own, torch.zeros((), device=next(self.parameters()).device))
         return loss if torch.compiler.is_compiling() else loss.as_subclass(StepLoss)
 
-    steps_by_unit: ClassVar[bool] = True
-    """Whether `step` may change a unit before the next one's update is known."""
-
     @torch.no_grad()
     def step(self, x: Tensor, y: Any, optimizer: torch.optim.Optimizer) -> Tensor:
         """`assign_credit`, `optimizer.step()` and `constrain(optimizer)` in one, and returns the loss.
@@ -310,23 +309,23 @@ class CreditAssignment(nn.Module):
         to rounding; `.grad` is None afterwards. Other optimizers, and SGD with hooks or `nesterov`, step once, at the
         end. x, y and errors as for `stream`.
         """
-        inferring = torch.compiler.is_compiling() or _is_inferring()
-        if inferring or not (self.steps_by_unit and PlainSGD.takes(optimizer)):
+        self._warn_if_apart()
+        by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
+        plain = PlainSGD.of(optimizer) if by_unit else None
+        if plain is None:
             loss = self.assign_credit(x, y)
             optimizer.step()
             self.constrain(optimizer)
             return loss
-        self._warn_if_apart()
         for parameter in self.parameters():
             parameter.grad = None
-        plain = PlainSGD(optimizer)
         own: list[Tensor] = []
         with in_factors():
             for update in self.stream(x, y):
                 plain.step(update.pairs)
                 if update.loss is not None:
                     own.append(update.loss)
-        optimizer._opt_called = True  # which schedulers ask for
+        plain.done()
         self.constrain(optimizer)
         return sum(own, torch.zeros((), device=next(self.parameters()).device)).as_subclass(StepLoss)
 
@@ -474,6 +473,8 @@ class Rule(CreditAssignment):
 
 class LayeredRule(Rule):
     """A rule that computes by the functions of this package on the layers of a chain."""
+
+    steps_by_unit = True
 
     convolution_kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     """What convolutions it computes in closed form."""

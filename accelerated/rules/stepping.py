@@ -15,7 +15,7 @@ from ..layers import Dense, Layer
 
 GLOBAL_HOOKS = all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks
 UNKNOWN = "nesterov", "maximize", "differentiable"
-"""Settings of SGD with which its step is left to itself."""
+"""Settings of SGD with which its step is left to it."""
 
 
 class Factors(NamedTuple):
@@ -23,6 +23,10 @@ class Factors(NamedTuple):
 
     left: Tensor
     right: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
 
     def __rmul__(self, number: float | Tensor) -> "Factors":  # type: ignore[override]
         return Factors(number * self.left, self.right)
@@ -77,18 +81,17 @@ class PlainSGD:
         self.optimizer = optimizer
         self.settings = {p: group for group in optimizer.param_groups for p in group["params"]}
 
-    @staticmethod
-    def takes(optimizer: Optimizer) -> bool:
-        """Whether its step is known: SGD's own, without hooks, nesterov and maximize, at rates that are numbers."""
-        return (
-            type(optimizer) is SGD
-            and hasattr(optimizer.step, "_wrapped_by_lr_sched") == ("step" in vars(optimizer))
-            and not any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS))
-            and all(
-                isinstance(group["lr"], int | float) and not any(group[name] for name in UNKNOWN)
-                for group in optimizer.param_groups
-            )
-        )
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "PlainSGD | None":
+        """None for one whose step may be another: no SGD, a setting of UNKNOWN, a hook or a step of one's own."""
+        if type(optimizer) is not SGD or ("step" in vars(optimizer) and not _is_counted(optimizer)):
+            return None
+        if any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS)):
+            return None
+        for group in optimizer.param_groups:
+            if not isinstance(group["lr"], int | float) or any(group[name] for name in UNKNOWN):
+                return None
+        return cls(optimizer)
 
     def step(self, pairs: Iterable[tuple[Tensor, Tensor | Factors]]) -> None:
         """Each parameter minus what its update, the optimizer's rate and its momentum say."""
@@ -109,6 +112,16 @@ class PlainSGD:
             if decay:
                 buffer.add_(parameter, alpha=share * decay)
             parameter.add_(buffer, alpha=-rate)
+
+    def done(self) -> None:
+        """Says that the optimizer has made a step, which schedulers ask for."""
+        if _is_counted(self.optimizer):
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def _is_counted(optimizer: Optimizer) -> bool:
+    """Whether a scheduler has put itself around the optimizer's step, to see that it is called."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched")
 
 
 def _add(array: Tensor, update: Tensor | Factors, beta: float, alpha: float) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -198,26 +199,30 @@ class Run:
         return progress, loss
 
     def _step(self, group: list[Any], progress: _Progress) -> None:
-        if len(group) == 1:
-            self.loss, weight = self._credit(group[0], progress)
+        if len(group) == 1 and self.plan.clip_norm is None:
+            self.loss, weight = self._credit(group[0], progress, partial(self.rule.step, optimizer=self.optimizer))
         else:
-            self.loss, weight = self._mean_credit(group, progress)
+            credited = self._credit(group[0], progress) if len(group) == 1 else self._mean_credit(group, progress)
+            self.loss, weight = credited
+            if self.plan.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.rule.parameters(), self.plan.clip_norm)
+            self.optimizer.step()
+            self.rule.constrain(self.optimizer)
         progress.total += self.loss * weight
         progress.weight += weight
         progress.batches += len(group)
-        if self.plan.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.rule.parameters(), self.plan.clip_norm)
-        self.optimizer.step()
-        self.rule.constrain(self.optimizer)
         if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         self.step += 1
 
-    def _credit(self, item: Any, progress: _Progress) -> tuple[Tensor, int | Tensor]:
-        """Fills `.grad`; the loss, and what it counts by."""
+    def _credit(
+        self, item: Any, progress: _Progress, step: Callable[[Any, Any], Tensor] | None = None
+    ) -> tuple[Tensor, int | Tensor]:
+        """Fills `.grad`, or makes the whole `step` on the batch; the loss, and what it counts by."""
         self.batch = x, y = self.train.read(item)
         progress.samples += samples_in(y)
-        return self.rule.assign_credit(x, y), total_weight(self.rule, x, y)
+        loss = self.rule.assign_credit(x, y) if step is None else step(x, y)
+        return loss, total_weight(self.rule, x, y)
 
     def _mean_credit(self, group: list[Any], progress: _Progress) -> tuple[Tensor, Tensor]:
         """The same of several batches at once: means over all that they count by."""

@@ -19,6 +19,8 @@ class ModuleRule(Rule):
     That the units are the model is checked on the `example`, or else on the first batch.
     """
 
+    steps_by_unit = True
+
     whole: ClassVar[bool] = False
     """Whether the rule differentiates the whole model, a last Linear too."""
     units: Sequence[LocalUnit]

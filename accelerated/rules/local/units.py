@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -50,9 +51,9 @@ class LocalUnit(Unit):
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
     shape: torch.Size | None = None
 
-    @property
+    @cached_property
     def is_layer(self) -> bool:
-        """Whether the module has the weights and the bias of its kind, and no other parameters."""
+        """Whether the module had the weights and the bias of its kind, and no other parameters, as it was read."""
         named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
         return isinstance(self.module, Trainable) and named <= set(PARAMETERS)
 
@@ -85,9 +86,16 @@ class LocalUnit(Unit):
             )
         return super().width
 
+    @cached_property
+    def _has_inner(self) -> bool:
+        """Whether any module inside had parameters as it was read."""
+        return any(True for module in self.inside for _ in module.parameters())
+
     @property
     def inner(self) -> list[nn.Parameter]:
         """The parameters of the modules inside, but for frozen ones and those of the module itself."""
+        if not self._has_inner:
+            return []
         found = dict.fromkeys(p for module in self.inside for p in module.parameters() if p.requires_grad)
         return [p for p in found if p not in set(self.module.parameters())]
 
