@@ -762,8 +762,10 @@ def test_layers_tied_since_the_rule_was_built_are_refused(rule: Build):
     built = rule(model)
     model[4].weight = model[2].weight
     x, y = torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)
-    with unchanged(built):
-        check(lambda: built.assign_credit(x, y), "model: a parameter of two layers, tied since the rule was built;")
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
+    for step in (partial(built.assign_credit, x, y), partial(built.step, x, y, optimizer)):
+        with unchanged(built):
+            check(step, "model: a parameter of two layers, tied since the rule was built;")
 
 
 def test_scores_and_losses_of_ones_own_are_checked():

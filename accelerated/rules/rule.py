@@ -310,14 +310,15 @@ class CreditAssignment(nn.Module):
         end. x, y and errors as for `stream`.
         """
         self._warn_if_apart()
+        held = [p for module in self.modules() for p in module._parameters.values() if p is not None]
         by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
-        plain = PlainSGD.of(optimizer) if by_unit else None
+        plain = PlainSGD.of(optimizer) if by_unit and len(set(held)) == len(held) else None  # else some are tied
         if plain is None:
             loss = self.assign_credit(x, y)
             optimizer.step()
             self.constrain(optimizer)
             return loss
-        for parameter in self.parameters():
+        for parameter in held:
             parameter.grad = None
         own: list[Tensor] = []
         with in_factors():
