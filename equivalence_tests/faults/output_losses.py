@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("a rule's 1/B of samples whose label is ignored", "accelerated.rules.rule",
-          "per_label(layer.update(z, delta), len(x), count)", "layer.update(z, delta)",
+          "per_label(factored(layer).update(z, delta), len(x), count)", "layer.update(z, delta)",
           "test_rules", "pepita, classes"),
     Fault("FOTON's 1/B of samples whose label is ignored", "accelerated.rules.foton",
           "update = per_label(layer.update(z, delta), len(x), count)", "update = layer.update(z, delta)",
