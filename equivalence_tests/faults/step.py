@@ -27,7 +27,7 @@ FAULTS = [
           "test_whoever_watches_the_optimizer_sees_one_step", "all gradients but those of the last layer"),
     Fault("a scheduler told nothing", "accelerated.rules.stepping",
           "self.optimizer._opt_called = True", "pass",
-          "test_a_scheduler_is_content_and_its_rate_counts", "UserWarning"),
+          "test_a_scheduler_is_content_and_its_rate_counts", "a scheduler warns"),
     Fault("the weight's gradient held", "accelerated.rules.local.units",
           "weight = weight_update(delta.T, x)", "weight = product(torch.matmul, delta.T, x)",
           "test_no_gradient_of_a_large_weight_is_held", "assert"),
