@@ -182,6 +182,21 @@ def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
         assert torch.allclose(rule.layer_features(x)[1], model(x)), "what is passed on"
 
 
+def test_batch_normalisation_may_average_all_batches_alike():
+    """Without a momentum it counts them, where nothing is computed too; statistics are those of a plain pass."""
+    torch.manual_seed(0)
+    plain, trained = (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU()) for _ in range(2))
+    trained.load_state_dict(plain.state_dict())
+    rule = MonoForward(trained, num_classes=3)
+    for _ in range(3):
+        x = torch.randn(4, 2, 5, 5)
+        plain(x)
+        rule.assign_credit(x, torch.tensor([0, 1, 2, 0]))
+    assert trained[1].num_batches_tracked == 3, "batches are counted once each"
+    torch.testing.assert_close(trained[1].running_mean, plain[1].running_mean)
+    torch.testing.assert_close(trained[1].running_var, plain[1].running_var)
+
+
 def test_layers_of_asge_are_pooled_by_their_squares():
     """Roots of means of squares, as published, but for a factor that normalisation takes away."""
     rule = PatchEnergy(asge())

@@ -8,6 +8,7 @@ import pickle
 import random
 import resource
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,6 +205,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         checkpoint.save(path, {"number": 2})
     assert checkpoint.load(path) == {"number": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_the_name_of_a_file_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder, after the file has its name: else a power failure might bring the old one back."""
+    synced: list[tuple[bool, bool]] = []
+    path = tmp_path / "checkpoint"
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append((stat.S_ISDIR(os.fstat(number).st_mode), path.exists()))
+    )
+    checkpoint.save(path, {"number": 1})
+    assert synced == [(False, False), (True, True)]
 
 
 # Trainings that go on

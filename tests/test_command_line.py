@@ -465,7 +465,7 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert "say what to measure on" in run("evaluate", "checkpoint").stderr
     foreign = run("evaluate", "checkpoint", "--data", "digits")
     assert foreign.exit_code == 2
-    assert "digits has images of (8, 8)" in foreign.stderr
+    assert "digits has samples of shape (8, 8)" in foreign.stderr
     other = run("train", "foton", *options, "--resume", "checkpoint", "--seed", "5")
     assert other.exit_code == 2
     assert "has seed 4, expected 5" in other.stderr

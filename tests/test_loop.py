@@ -1,5 +1,6 @@
 """The loop: what it trains on, its options, and what it calls."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -273,6 +274,22 @@ def test_without_validation_the_last_epoch_stays(digits: Dataset, monkeypatch: p
     assert ends == [[]] * 3
     assert history.best.epoch == 3
     assert (history.best.validation_accuracy, history.best.validation_loss, history.test_accuracy) == (None,) * 3
+
+
+@pytest.mark.parametrize("aggregation", ["range", "validation-loss", "sum"])
+def test_what_is_left_unchosen_without_validation_is_said(aggregation: Any, digits: Dataset) -> None:
+    rule = MonoForward(model(), aggregation=aggregation)
+    before = rule.aggregation.weights.clone()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(rule, arrays(digits), epochs=1)
+    assert [str(each.message)[:46] for each in told] == (
+        [] if aggregation == "sum" else ["validation: none, on which MonoForward chooses"]
+    )
+    assert torch.equal(rule.aggregation.weights, before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(rule, arrays(digits), arrays(digits), epochs=1)
 
 
 class TokenScores(nn.Module):

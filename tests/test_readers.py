@@ -426,7 +426,11 @@ TABLES: dict[str, tuple[str, str]] = {
     "too large": ("a,b,y\n1,1e99,0\n", "column 'b': inf in row 0, expected finite float32"),
     "text": ("a,b,y\n1,red,0\n", "line 2, column 'b': 'red', expected a number; leave the column out"),
     "decimal commas": ("a;b;y\n1;2,5;0\n", "line 2, column 'b': '2,5', expected a number; write decimal points"),
-    "a regression": ("a,y\n1,0.5\n2,1.5\n", "column 'y': 0.5, expected classes: names or whole numbers; a regression"),
+    "a regression": ("a,y\n1,0.5\n2,1.5\n", "column 'y': 0.5, expected classes: names or whole numbers; numbers are"),
+    "whole numbers of a regression": (
+        "a,y\n1,301\n2,178\n3,301\n4,17\n5,2\n",
+        "column 'y': 4 different numbers in 5 rows, expected classes .*; numbers are learned in Python, by fit",
+    ),
     "one class": ("a,y\n1,0\n2,0\n3,0\n", "only the label 0, expected two classes"),
     "an open quote": ('a,y\n1,"0\n2,0\n', "damaged table"),
     "no text": ("a,y\n1,\udcff\n", "damaged table .*utf-8"),
@@ -633,6 +637,13 @@ def test_grey_images_beside_coloured_ones_have_three_channels() -> None:
     grey = torch.from_numpy(TEST[..., 0]).float() / 255
     assert torch.equal(data.test.images, grey[:, None].expand(-1, 3, -1, -1).flatten(1))
     assert load(Vision(TRAIN[..., 0]), Vision(TEST[..., 0])).image_shape == (5, 6)
+
+
+def test_names_that_numpy_holds_as_objects_are_text() -> None:
+    """As a column of pandas gives them."""
+    rows = np.random.default_rng(0).normal(size=(24, 3))
+    names = np.array(["cat", "dog"] * 12, dtype=object)
+    assert load((rows, names)).classes == ("cat", "dog")
 
 
 def test_one_data_set_gives_a_test_part_too() -> None:

@@ -217,7 +217,9 @@ def test_a_configuration_file_stands_for_the_line_which_comes_first():
     assert recipe == expected
     done(run("train", "--config", "c.toml", "--save", "other.pt", "--set", "schedule=steps", "--epochs", 2))
     assert (restore("other.pt").recipe.schedule, restore("other.pt").recipe.epochs) == ("steps", 2)
-    assert restore("other.pt").recipe.standardise, "--set replaces what of the file is not an option"
+    assert not restore("other.pt").recipe.standardise, "--set replaces what has its name alone"
+    done(run("train", "--config", "c.toml", "--save", "third.pt", "--option", "first_layer=0"))
+    assert restore("third.pt").recipe.options == {"grid": 2, "first_layer": 0}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,7 @@ def test_a_configuration_file_stands_for_the_line_which_comes_first():
         ('schedule = "cosin"', ["schedule", "did you mean cosine"]),
         ("[options]\ngrids = 2", ["grids", "did you mean grid"]),
         ("option = 3", ["'option'"]),
+        ("learning-rate = 0.1\nlearning_rate = 0.2", ["learning_rate twice"]),
     ],
 )
 def test_configuration_files_that_are_refused(text: str, words: list[str]):
@@ -248,6 +251,7 @@ def test_configuration_files_that_are_refused(text: str, words: list[str]):
         (["--set", "options=3"], ["--option NAME=VALUE"]),
         (["--set", "standardise=maybe"], ["standardise", "True or False"]),
         (["--config", "none.toml"], ["none.toml"]),
+        (["--checkpoint-every", 5], ["--checkpoint-every: 5", "--save FILE"]),
     ],
 )
 def test_settings_that_are_refused(arguments: list[Any], words: list[str]):
@@ -318,6 +322,25 @@ def test_classes_are_predicted_by_their_names():
     named = [("ash", "birch", "cedar")[label] for label in found]
     assert len(set(named)) > 1
     assert [row[1] for row in rows(run("predict", "it.pt", "d.npz"))[1:]] == named
+
+
+def test_a_table_is_measured_by_the_columns_and_classes_of_training():
+    rng = np.random.default_rng(0)
+    x, kinds = rng.normal(size=(60, 2)), np.array(["ash", "fir"])[np.arange(60) % 2]
+
+    def write(path: str, header: str, names: dict[str, str]) -> None:
+        lines = [f"{a:g},{b:g},{names[kind]}" for (a, b), kind in zip(x, kinds, strict=True)]
+        Path(path).write_text("\n".join([header, *lines, ""]))
+
+    write("d.csv", "height,width,y", {"ash": "ash", "fir": "fir"})
+    write("swapped.csv", "width,height,y", {"ash": "ash", "fir": "fir"})
+    write("renamed.csv", "height,width,y", {"ash": "oak", "fir": "fir"})
+    done(run("train", "backprop", "--data", "d.csv", "--hidden", "8", "--epochs", 1, "--save", "it.pt"))
+    done(run("evaluate", "it.pt", "--data", "d.csv"))
+    for command in (["evaluate", "it.pt", "--data"], ["predict", "it.pt"]):
+        assert_refused(run(*command, "swapped.csv"), "columns width, height, expected height, width, in this order")
+    assert_refused(run("evaluate", "it.pt", "--data", "renamed.csv"), "classes fir, oak", "trained on ash, fir")
+    done(run("predict", "it.pt", "renamed.csv"))
 
 
 def test_a_file_cannot_make_code_run(monkeypatch: pytest.MonkeyPatch):

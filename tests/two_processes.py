@@ -47,6 +47,7 @@ from prograde.accelerated.rules import (
     RecurrentFtp,
     Rule,
 )
+from prograde.accelerated.training import CsvTable, History, TensorBoard, UserError, fit
 
 K, BATCH, CUT = 4, 8, 3
 SECONDS = 30
@@ -445,6 +446,41 @@ def check_wrappers_of_pytorch() -> None:
             expect(refusal(ValueError, partial(stepped, kind, wrapper, part)), "in FSDP", "DataParallel around")
 
 
+def check_fit() -> None:
+    """A training by `fit` is that of one process on the joined batches; the first process writes its files."""
+    x, y = torch.randn(24, 5, generator=torch.Generator().manual_seed(0)), torch.arange(24) % K
+    shares = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
+
+    def trained(rule: Rule, batches: Any, **options: Any) -> History:
+        make = partial(torch.optim.SGD, lr=0.1)
+        return fit(rule, batches, (x, y), optimizer=make, epochs=2, alignment_every=0, **options)
+
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, K))
+
+    folder = FOLDER / "fit"
+    folder.mkdir(exist_ok=True)
+    rule = DataParallel(MonoForward(net()))
+    own = [(x[SHARE], y[SHARE]) for x, y in shares]
+    watching = CsvTable(folder / "table.csv", units_every=2), TensorBoard(folder / "events")
+    files: dict[str, Any] = {"checkpoint": folder / "checkpoint", "checkpoint_every": 1}
+    history = trained(rule, own, callbacks=watching, **files)
+    dist.barrier()
+    assert len(list((folder / "events").iterdir())) == 1
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 3 + 2, "a header, rows of units and of epochs"
+    single = MonoForward(net())
+    alone = trained(single, shares)
+    for a, b in zip(rule.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert abs(history.best.validation_accuracy - alone.best.validation_accuracy) < 0.1
+    again = DataParallel(MonoForward(net()))
+    trained(again, own, resume=folder / "checkpoint")
+    assert all(torch.equal(a, b) for a, b in zip(rule.parameters(), again.parameters(), strict=True))
+    rule = LayerParallel(MonoForward(net()))
+    expect(refusal(UserError, lambda: trained(rule, shares)), "a LayerParallel, of which this process has some units")
+
+
 def check_alone() -> None:
     """A rule that nothing connects says so once."""
     rule = Backprop(dense()())
@@ -559,6 +595,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "DDP and FSDP are refused": check_wrappers_of_pytorch,
     "a rule that nothing connects says so": check_alone,
     "losses noted in each process": check_noted_losses,
+    "trained by fit": check_fit,
     "layers in two processes as in one": check_layers,
     "layers that can't be in several processes are refused": check_layers_refused,
     "temperatures of layers": check_temperatures,

@@ -39,16 +39,17 @@ def _configured(context: typer.Context, path: Path | None) -> Path | None:
     further: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
+        if name in defaults or name in further:
+            raise UserError(f"--config: '{path}' has {key} twice, expected it once")
         if name == "options" and "option" in known and isinstance(value, dict):
-            defaults["option"] = _pairs(value)
+            context.meta["option"] = _pairs(value)
         elif name in known and name != "option":
             defaults[name] = _as_text(name, value)
         elif name in Recipe.__dataclass_fields__ and name != "options":
             further[name] = value
         else:
             raise unknown("--config", key, dict.fromkeys([*known, *Recipe.__dataclass_fields__]))
-    if further:
-        defaults["settings"] = _pairs(further)
+    context.meta["settings"] = _pairs(further)
     context.default_map = defaults
     return path
 

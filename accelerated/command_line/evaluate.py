@@ -7,6 +7,7 @@ import typer
 
 from ..training import Split, UserError, accuracy, load, restore
 from ..training import checkpoint as checkpoints
+from ..training.data.parts import listed
 from . import options
 
 
@@ -26,11 +27,11 @@ def evaluate(
     if data is None and trained_on != "digits":
         raise UserError(f"--data: '{checkpoint}' was trained on '{trained_on}'; say what to measure on, as --data PATH")
     dataset = load("digits" if data is None else data)
-    classes = restored.rule.num_classes
-    if (dataset.image_shape, dataset.num_classes) != (restored.image_shape, classes):
+    restored.check(dataset)
+    if dataset.classes != restored.classes:
         raise UserError(
-            f"--data: {dataset.name} has images of {dataset.image_shape} and {dataset.num_classes} classes, "
-            f"but '{checkpoint}' was trained on {restored.image_shape} and {classes}"
+            f"--data: {dataset.name} has classes {listed(dataset.classes)}, but '{checkpoint}' was trained on "
+            f"{listed(restored.classes)}"
         )
     test = Split(restored.prepare(dataset.test.images).to(where), dataset.test.labels.to(where))
     share = accuracy(restored.rule.to(where), test)

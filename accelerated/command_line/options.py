@@ -100,9 +100,21 @@ Jitter: TypeAlias = Annotated[
         show_default="0",
     ),
 ]
+
+
+def _with_the_files(
+    context: typer.Context, parameter: typer.CallbackParam, given: list[str] | None
+) -> list[str] | None:
+    """NAME=VALUE of the line, and of `--config` those of other names."""
+    names = {text.partition("=")[0] for text in given or ()}
+    of_file = [text for text in context.meta.get(parameter.name, ()) if text.partition("=")[0] not in names]
+    return [*of_file, *(given or ())] or None
+
+
 Option: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
+        callback=_with_the_files,
         help="A setting of the rule itself, as in --option remedy=hardness-gated --option gamma=0.7, for rules that "
         "have it; may be given several times. Their names are below.",
         metavar="NAME=VALUE",
@@ -113,6 +125,7 @@ Set: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
+        callback=_with_the_files,
         help="A part of the recipe, as in --set schedule=constant --set standardise=false; may be given several times.",
         metavar="NAME=VALUE",
         show_default=OWN,

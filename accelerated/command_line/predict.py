@@ -72,7 +72,9 @@ def _read(data: str, restored: Restored) -> tuple[list[str], Tensor]:
         x = _prepared(data, torch.from_numpy(images).float() / 255, restored)
         return names, x
     else:
-        samples = load(data).test.images
+        dataset = load(data)
+        restored.check(dataset)
+        samples = dataset.test.images
     return [str(number) for number in range(len(samples))], _prepared(data, samples, restored)
 
 

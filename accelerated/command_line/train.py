@@ -68,6 +68,12 @@ def train(
             show_default="none written, or the one that is resumed",
         ),
     ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Write the checkpoint every so many steps too.", metavar="STEPS", min=1, show_default="after epochs"
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +129,8 @@ def train(
         cutout=cutout,
         jitter=jitter,
     )
+    if checkpoint_every is not None and save is None:
+        raise UserError(f"--checkpoint-every: {checkpoint_every}, but there is no checkpoint; expected --save FILE too")
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
@@ -135,8 +143,9 @@ def train(
     with runs.log_file(output, [made_with], replaced) as log:
         try:
             done = runs.train_all(
-                jobs, dataset, [seed], where, precision, log, checkpoint=save, resume=resume, overwrite=overwrite
-            )
+                jobs, dataset, [seed], where, precision, log,
+                checkpoint=save, checkpoint_every=checkpoint_every, resume=resume, overwrite=overwrite,
+            )  # fmt: skip
         except KeyboardInterrupt as stop:
             if save is not None and save.exists():
                 stop.add_note(f"the same command with --resume {save} goes on")

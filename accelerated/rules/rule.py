@@ -391,6 +391,8 @@ class Rule(CreditAssignment):
     """Of a larger batch, for all of which draws are made and by all of which samples are mixed; see `DataParallel`."""
     wants_sequences = False
     """Whether x is (batch, steps, features)."""
+    chooses_on_held_out_data = False
+    """Whether `calibrate` is of use with data alone."""
     on_crossbars = False
     """Whether `Hardware` sees the products at the time: each is then one, of the batch with a matrix as it is held."""
 

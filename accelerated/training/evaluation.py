@@ -35,23 +35,23 @@ def total_weight(rule: Rule, x: Any, y: Targets) -> int | Tensor:
     return samples_in(y) if loss is None else loss.total_weight(_known(rule, x, parted(y)[0], y)[1])
 
 
-def _held(rule: Rule) -> Rule:
+def held(rule: Rule) -> Rule:
     """The rule itself, of one that hardware or several processes run."""
     found: Rule = getattr(rule, "rule", rule)
     return found
 
 
 def _loss_of(rule: Rule) -> Loss | None:
-    found = getattr(_held(rule), "loss", None)
+    found = getattr(held(rule), "loss", None)
     return found if isinstance(found, Loss) else None
 
 
 def _known(rule: Rule, x: Any, scores: Tensor, y: Targets) -> tuple[Tensor, Targets]:
     """Scores and y without what is behind the end of sequences of several lengths."""
-    held = _held(rule)
-    if isinstance(x, Tensor) or not isinstance(held, RecurrentRule):
+    inner = held(rule)
+    if isinstance(x, Tensor) or not isinstance(inner, RecurrentRule):
         return scores, y
-    return held.labelled(scores, y, held.sequences(x)[1])[:2]
+    return inner.labelled(scores, y, inner.sequences(x)[1])[:2]
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Any, Targets]]) -> Evaluation:
     Raises UserError for no batches, and for labels that do not fit the scores.
     """
     loss = _loss_of(rule)
-    at_scores = isinstance(_held(rule), OutputLoss)  # else it is each layer's, which numbers are compared with as well
+    at_scores = isinstance(held(rule), OutputLoss)  # else it is each layer's, which numbers are compared with as well
     ignored = None if loss is None else loss.ignore_index
     parameter = next(rule.parameters())
     total, weight = (torch.zeros((), device=parameter.device, dtype=wide(parameter.dtype)) for _ in range(2))

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import glob
 import os
 import secrets
@@ -30,6 +31,12 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with contextlib.suppress(OSError):  # the name lies in the folder; not every system can sync one
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def prepare(path: Path) -> None:

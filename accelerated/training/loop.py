@@ -17,10 +17,11 @@ from .callbacks import Callback
 from .data import Dataset
 from .diagnostics.alignment import check_rule
 from .errors import UserError
+from .evaluation import held
 from .history import Epoch, History
 from .optimizers import of_recipe, optimizer_of, schedule_of, scheduler_of
 from .recipes import Recipe
-from .run import Measure, Plan, Run
+from .run import Measure, Plan, Run, writes
 from .sources import BatchOf, Loader, Place, Tensors, of_dataset, of_others
 
 
@@ -89,10 +90,18 @@ def fit(
 
     `seed` fixes batches, moves of images, masks and negatives.
 
+    **Several processes**, under `DataParallel`: each is given its share, as by a DistributedSampler, which is told the
+    epoch, and the same validation data. The first writes checkpoints, tables and event files.
+
     Raises TypeError for what is no rule, TrainingError for a loss that is not finite, CheckpointError for a checkpoint
     of another training or a file that is not to be replaced, UserError for options and data that do not fit, by name.
     """
     check_rule(rule, "fit")
+    if rule.connects_processes and len(rule.units) < len(held(rule).units):
+        name = type(rule).__name__
+        raise UserError(
+            f"rule: a {name}, of which this process has some units; expected DataParallel, or a loop by hand"
+        )
     recipe = recipe or Recipe(**(_made_by(rule) or {}))
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     recipe = recipe if batch is None else replace(recipe, batch=batch)
@@ -109,7 +118,8 @@ def fit(
     shuffling = torch.Generator().manual_seed(seed)
     if checkpoint is not None:
         _check_plain(recipe)
-        checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
+        if writes(rule):
+            checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
     with _seeded(seed, place.device):
         if isinstance(train, Dataset):
             data = of_dataset(rule, train, recipe, place, shuffling)
@@ -122,6 +132,12 @@ def fit(
         _check_batches(rule, data.train)
         if patience is not None and data.validation is None:
             raise UserError(f"patience: {patience}, but there are no validation data")
+        if data.validation is None and held(rule).chooses_on_held_out_data:
+            warnings.warn(
+                f"validation: none, on which {type(held(rule)).__name__} chooses how to add up its layers; they stay "
+                "as they were weighted when it was built",
+                stacklevel=2,
+            )
         made = of_recipe(rule, recipe) if optimizer is None else optimizer_of(rule, optimizer)
         if scheduler is not None:
             stepped: LRScheduler | None = scheduler_of(made, scheduler)

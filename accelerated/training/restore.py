@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ..rules import Rule
 from . import checkpoint
+from .data import Dataset
+from .data.parts import listed
 from .errors import UserError
 from .networks import MLP, named
 from .recipes import ALL_PRESETS, Recipe, made_by, network
@@ -19,7 +21,8 @@ class Restored(NamedTuple):
     """A rule with the weights of its best epoch, and what its images are to be prepared with.
 
     `image_shape` are the images' without the batch, `mean` and `std` of the training pixels (0 and 1 where they were
-    left raw), of a table (features,), which `prepare` does. `classes` are the names of labels.
+    left raw), of a table (features,), which `prepare` does. `classes` are the names of labels, `columns` those of a
+    table's features.
     """
 
     rule: Rule
@@ -28,6 +31,20 @@ class Restored(NamedTuple):
     mean: float | Tensor
     std: float | Tensor
     classes: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises UserError for samples of another shape, or of features in another order."""
+        if dataset.image_shape != self.image_shape:
+            raise UserError(
+                f"data: {dataset.name} has samples of shape {dataset.image_shape}, but the network was trained on "
+                f"{self.image_shape}"
+            )
+        if self.columns and dataset.columns not in ((), self.columns):
+            raise UserError(
+                f"data: {dataset.name} has columns {listed(dataset.columns)}, expected {listed(self.columns)}, in this "
+                "order, as in training"
+            )
 
     def prepare(self, samples: Tensor) -> Tensor:
         """Samples, (n, ...), as the rule takes them: standardised as in training, images and sequences in their shape.
@@ -102,4 +119,5 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
             f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); "
             "build the rule and load the file's 'best' into it"
         ) from error
-    return Restored(rule.eval(), recipe, shape, mean, std, tuple(settings["classes"]))
+    names = (tuple(settings[name]) for name in ("classes", "columns"))
+    return Restored(rule.eval(), recipe, shape, mean, std, *names)

@@ -84,12 +84,18 @@ class _Progress:
         check_fields(self)
 
 
+def writes(rule: Rule) -> bool:
+    """Whether this process is the one that writes, of several that train the rule together."""
+    processes: Any = rule.processes if rule.connects_processes else None
+    return processes is None or bool(processes.rank == 0)
+
+
 class Run:
     """A training as it stands.
 
     `step` counts the steps done, of `steps` if that is known; `epoch_number` is the present epoch's, from 1. `loss` and
     `batch`, x and y, are the last step's. `train`, `validation` and `test` are where batches come from, `settings` what
-    the checkpoint says of the training.
+    the checkpoint says of the training. Of several processes in one training the first `writes` files.
     """
 
     loss: Tensor
@@ -111,6 +117,7 @@ class Run:
         self.optimizer, self.scheduler, self.plan = optimizer, scheduler, plan
         self.settings, self.callbacks, self.device = settings, callbacks, train.place.device
         self.step, self.epoch_number, self.steps = 0, 0, plan.steps(train.batches)
+        self.writes = writes(rule)
         self.history = History()
         self.best_state = _copy(rule.state_dict())
         self._progress: _Progress | None = None
@@ -284,7 +291,7 @@ class Run:
 
     def save(self) -> None:
         """Writes the checkpoint, if there is to be one. Raises OSError."""
-        if self.plan.checkpoint is None:
+        if self.plan.checkpoint is None or not self.writes:
             return
         state = {
             "settings": self.settings,

@@ -195,6 +195,7 @@ def of_dataset(rule: Rule, dataset: Dataset, recipe: Recipe, place: Place, shuff
         "samples": [len(part.labels) for part in parts],
         "image_shape": list(dataset.image_shape),
         "classes": list(dataset.classes),
+        "columns": list(dataset.columns),
         "num_classes": dataset.num_classes,
         "mean": dataset.standardisation[0],
         "std": dataset.standardisation[1],

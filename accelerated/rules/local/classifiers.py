@@ -163,6 +163,11 @@ class LocalClassifiers(ModuleRule):
             found.pop(parameter, None)
         return found
 
+    @property
+    def chooses_on_held_out_data(self) -> bool:  # type: ignore[override]
+        """For the ways of aggregation that do."""
+        return self.aggregation.kind in ("range", "validation-loss")
+
     def no_weight_decay(self) -> list[nn.Parameter]:
         return [p for head in self.heads if isinstance(head, ScoreHead) for p in head.no_weight_decay()]
 

@@ -367,7 +367,10 @@ def check_sizes(network: LocalNetwork, sample: torch.Size, dtype: torch.dtype, b
 
 def _ghost(module: nn.Module, x: Tensor) -> Tensor:
     """What the module gives, on the meta device."""
-    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+    state = {
+        name: tensor.clone() if tensor.dim() == 0 else torch.empty_like(tensor, device="meta")  # a count is read
+        for name, tensor in module.state_dict().items()
+    }
     y: Tensor = functional_call(_Unhooked(module), {f"module.{name}": tensor for name, tensor in state.items()}, (x,))
     return y
 

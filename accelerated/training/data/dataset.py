@@ -43,7 +43,8 @@ class Dataset(NamedTuple):
     """A data set in three parts. `mean` and `std` are those of all training values together.
 
     `classes` are the names of labels. `feature_means` and `feature_stds` are there for tables, (n, features), whose
-    features have units of their own: the mean and deviation of each, 1 for a constant one.
+    features have units of their own: the mean and deviation of each, 1 for a constant one. `columns` are the names of
+    features, where a file has them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...] = ()
     feature_means: tuple[float, ...] = ()
     feature_stds: tuple[float, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -183,7 +185,7 @@ def load(
         (images[held], labels[held]),
         (unseen_images, unseen.labels.astype(np.int64)),
         classes,
-    )
+    )._replace(columns=parts.columns)
 
 
 def _path_and_label(source: str | Path, label: str | None) -> tuple[Path, str | None]:

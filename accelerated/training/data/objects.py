@@ -153,6 +153,8 @@ def _array(value: Any, name: str) -> NDArray[Any]:
         found = np.asarray(value)
     except (TypeError, ValueError) as error:  # lists of several lengths
         raise DataError(f"{name}: numbers in no one shape, expected an array; pad or resize them") from error
+    if found.dtype.hasobject and found.ndim and all(isinstance(each, str) for each in found.flat):
+        return found.astype(str)
     if found.dtype.hasobject:
         raise DataError(f"{name}: {_shown(value)} among them, expected numbers")
     return found

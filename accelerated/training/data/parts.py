@@ -21,12 +21,13 @@ class Arrays(NamedTuple):
 class Parts(NamedTuple):
     """Samples to train and to test on; where the latter are None they are to be drawn from the former.
 
-    `classes` are the names of labels, empty where there are none.
+    `classes` are the names of labels, `columns` those of a table's features; empty where there are none.
     """
 
     train: Arrays
     test: Arrays | None
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def real(values: NDArray[Any], name: str) -> NDArray[Any]:

@@ -19,6 +19,8 @@ TABLES = ".csv", ".tsv", ".parquet"
 LABELS = "label", "labels", "class", "target", "y"
 """Names of a label's column, in whatever case, that need not be said."""
 
+REGRESSION = "numbers are learned in Python, by fit(rule, (x, y)) with loss='squared_error' or a ForwardOnlyRegressor"
+
 DELIMITERS = ",;\t"
 
 
@@ -55,6 +57,11 @@ def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
     """
     seen = _read(train, label)
     classes = _classes(seen.labels)
+    if 2 * len(classes) > len(seen.labels) > 4 and all(map(_is_number, classes)):
+        raise DataError(
+            f"{train}, column '{seen.label}': {len(classes)} different numbers in {len(seen.labels)} rows, expected "
+            f"classes of two samples and more; {REGRESSION}"
+        )
     tested = None
     if test is not None:
         unseen = _read(test, seen.label)
@@ -65,7 +72,7 @@ def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
             order = [unseen.columns.index(name) for name in seen.columns]
             unseen = unseen._replace(features=unseen.features[:, order])
         tested = _arrays(unseen, classes, test)
-    return Parts(_arrays(seen, classes, train), tested, classes)
+    return Parts(_arrays(seen, classes, train), tested, classes, tuple(seen.columns))
 
 
 def _arrays(table: _Table, classes: tuple[str, ...], path: Path) -> Arrays:
@@ -94,8 +101,7 @@ def _plain(table: _Table, path: Path) -> list[str]:
     for number in numbers:
         if not number.is_integer():
             raise DataError(
-                f"{path}, column '{table.label}': {number:g}, expected classes: names or whole numbers; a regression "
-                "is trained on arrays"
+                f"{path}, column '{table.label}': {number:g}, expected classes: names or whole numbers; {REGRESSION}"
             )
     return [str(int(number)) for number in numbers]
 
