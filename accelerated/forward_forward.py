@@ -49,7 +49,7 @@ __all__ = [
     "wrong_labels",
 ]
 
-Place: TypeAlias = Literal["pixels", "planes"]
+Place: TypeAlias = Literal["pixels", "planes", "tokens"]
 """Where the label is."""
 
 Prior: TypeAlias = Literal["none", "before", "others"]
@@ -70,21 +70,27 @@ def _check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> 
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
     check_option("place", place, Place)
-    check_count("num_classes", num_classes, 2, prod(x.shape[1:]) if place == "pixels" else None)
+    if place == "tokens":
+        check_batch("x", x, "T, n", 2)
+    room = {"pixels": prod(x.shape[1:]), "planes": None, "tokens": x.shape[-1]}
+    check_count("num_classes", num_classes, 2, room[place])
     check_positive("amplitude", amplitude)
 
 
 def _with_code(x: Array, code: Array, place: Place) -> Array:
-    """x with the numbers of code, (batch, K), over its first pixels, or each as a plane."""
+    """x with the numbers of code, (batch, K), over its first pixels, each as a plane, or over each token's first."""
+    if place == "tokens":
+        return torch.cat([code[:, None].expand(-1, x.shape[1], -1), x[:, :, code.shape[1] :]], dim=2)
     if place == "planes":
         return torch.cat([x, per_sample(code, x).expand(-1, -1, *x.shape[2:])], dim=1)
     return torch.cat([code, x.flatten(1)[:, code.shape[1] :]], dim=1).view_as(x)
 
 
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
-    """x with labels: as x, (batch, n_0) or (batch, c_0, height, width), with planes K channels more.
+    """x with labels: shaped as x, with planes K channels more.
 
-    Raises ValueError where there are more labels than pixels, and for labels that do not fit.
+    Raises ValueError where there are more labels than pixels, or than numbers of a token, and for labels that do not
+    fit.
     """
     _check_place(x, num_classes, amplitude, place)
     check_labels(labels, num_classes, x.shape[0])
@@ -183,6 +189,7 @@ def labelled(
     replaced, positions = place == "pixels", x[0].numel() // x.shape[1]
     start, channels = (0, x.shape[1]) if replaced else (x.shape[1], x.shape[1] + num_classes)
     whole = replaced and (positions > 1 or num_classes == channels)  # no channels of the labels', or none else
+    whole = whole or place == "tokens"  # whose numbers are the last axis
     if not is_by_channel(layer) or layer.channel_weight.shape[1] != channels or whole:
 
         def formed(labels: Labels) -> PlainInput:

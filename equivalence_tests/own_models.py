@@ -222,7 +222,7 @@ NEEDS: dict[str, str] = {
     "inverse": "trains an nn.Sequential of Linear",
     "dense": "dense layers",
     "one batch": "three streams, which are no one batch",
-    "numbers": "expected numbers, over which labels can be written",
+    "one label": "the labels of other positions would have to be known",
     "recurrent": "RecurrentNetwork",
 }
 """What the refusal says of a need, by the need's name in the table."""
@@ -233,7 +233,7 @@ REFUSED: dict[tuple[str, str], str] = {
     **{("DifferenceTargetPropagation", model): "inverse" for model in ("LeNet", *NORMALISED, *JOINED)},
     **{("HybridDynamicTemperature", model): "dense" for model in ("LeNet", "VGG, BatchNorm2d", *JOINED)},
     ("HybridDynamicTemperature", "MLP, BatchNorm1d"): "one batch",
-    **{(rule, model): "numbers" for rule in LABELS_IN_INPUT for model in TOKENS},
+    **{(rule, "character transformer"): "one label" for rule in LABELS_IN_INPUT},
     **{(rule, model): "recurrent" for rule in THROUGH_TIME for model in MODELS if model != "GRU classifier"},
 }
 """The only refusals that are allowed, by the need that is missing."""
@@ -242,14 +242,16 @@ REFUSED: dict[tuple[str, str], str] = {
 def may_leave_out(rule: str, made: Rule) -> set[str]:
     """The modules that a rule with scores or goodness of each layer may leave as they are.
 
-    They are the layer that gives the model's scores, and under local rules normalisations: what comes after a score.
+    They are the layer that gives the model's scores, under local rules normalisations, which come after a score, and
+    where labels are part of the input what makes numbers of tokens.
     """
     if rule not in (*LOCAL, *LABELS_IN_INPUT, "HybridDynamicTemperature"):
         return set()
     named = list(made.model.named_modules())
+    first = {name for name, module in named if isinstance(module, nn.Embedding) and rule in LABELS_IN_INPUT}
     norms = {name for name, module in named if isinstance(module, NORMALISATIONS) and rule in LOCAL}
     *_, last = (name for name, module in named if isinstance(module, nn.Linear))
-    return {last, *norms}
+    return {last, *norms, *first}
 
 
 def own(rule: str, model: str) -> Own:

@@ -21,7 +21,7 @@ from prograde.reference import cumulative_goodness, forward_forward, goodness, l
 pytestmark = pytest.mark.smoke
 
 K = 4
-KINDS = ["vectors", "vectors, planes", "images", "images, planes"]
+KINDS = ["vectors", "vectors, planes", "images", "images, planes", "tokens"]
 NOTHING = Dense((), (), ())
 
 
@@ -51,10 +51,16 @@ class Labelled(NamedTuple):
 
 @st.composite
 def labelled(draw: st.DrawFn, kind: str, min_layers: int = 1) -> Labelled:
-    """Vectors through one to three dense layers; or images through one or two convolutions and at most one of those.
+    """Vectors through one to three dense layers, or three of them a sample, as tokens; or images through one or two
+    convolutions and at most one of those.
 
     For planes the first layer takes K channels more than a sample has.
     """
+    if kind == "tokens":
+        case = draw(streams(num_classes=K, min_layers=min_layers))
+        x = case.x[:, None] + draw(seeds()).standard_normal((len(case.x), 3, case.x.shape[1]))
+        smooth = case.dense._replace(activations=("tanh",) * len(case.dense.weights))
+        return Labelled(smooth, x, *case[2:], "tokens")
     if kind.startswith("vectors"):
         case = draw(streams(num_classes=K, min_layers=min_layers))
         x = case.x[:, K:] if kind.endswith("planes") else case.x
@@ -260,6 +266,8 @@ def by_autograd(
         if case.place == "planes":
             planes = code.view(*code.shape, *[1] * (x.dim() - 2)) * torch.ones_like(x[:, :1])
             passed.append(torch.cat([x, planes], dim=1))
+        elif case.place == "tokens":
+            passed.append(torch.cat([code[:, None].expand(-1, x.shape[1], -1), x[:, :, K:]], dim=2))
         else:
             passed.append(torch.cat([code, x.flatten(1)[:, K:]], dim=1).view_as(x))
     images = case.network if isinstance(case.network, Images) else Images((), case.network)
@@ -273,7 +281,8 @@ def by_autograd(
             h = [act(functional.conv2d(s, w, b, layer.stride, layer.padding)) for s in z]
             passed = [functional.max_pool2d(s, layer.pool) for s in h]
         else:
-            h = passed = [act(functional.linear(s.flatten(1), w, b)) for s in z]
+            rows = z if case.place == "tokens" else [s.flatten(1) for s in z]
+            h = passed = [act(functional.linear(s, w, b)) for s in rows]
         parameters.append((w,) if b is None else (w, b))
         seen.append([TORCH_GOODNESS[of](s.flatten(1)) for s in h])
         units.append(float(h[0][0].numel()))

@@ -48,6 +48,22 @@ def test_where_the_label_is(side: Side, shape: tuple[int, ...]):
     assert np.allclose(neutral[:, shape[1] :], 0.5, rtol=side.eps), "neutral planes"
 
 
+def test_where_the_label_of_tokens_is(side: Side):
+    """Over the first numbers of each."""
+    x, labels = side.operands((np.arange(36.0).reshape(2, 3, 6) + 1, np.array([1, 3])))
+    given, neutral = (
+        side.results(found)
+        for found in (
+            side.forward_forward.overlay(x, labels, K, 2.0, "tokens"),
+            side.forward_forward.overlay_neutral(x, K, 2.0, "tokens"),
+        )
+    )
+    assert given[:, :, :4].tolist() == [[[0, 2, 0, 0]] * 3, [[0, 0, 0, 2]] * 3], "label of every token"
+    assert np.allclose(neutral[:, :, :4], 0.5, rtol=side.eps), "neutral label"
+    assert np.array_equal(given[:, :, 4:], side.results(x)[:, :, 4:]), "the other numbers"
+    assert np.array_equal(neutral[:, :, 4:], side.results(x)[:, :, 4:]), "the other numbers"
+
+
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_inputs_are_streams_like_any_other(side: Side, data: st.DataObject, kind: str):

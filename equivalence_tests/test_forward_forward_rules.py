@@ -16,7 +16,7 @@ from prograde.accelerated.goodness import entmax_weighted
 from prograde.accelerated.negatives import hard_wrong_labels, random_masks, random_partners
 from prograde.accelerated.rules import CumulativeForwardForward, ForwardForward, LayerCollaboration, SymBa
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.rule_examples import reference_layers
+from prograde.equivalence_tests.rule_examples import reference_layers, refusal
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, streams
 from prograde.equivalence_tests.test_rules import credited, sequential
@@ -155,6 +155,93 @@ def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any)
     scores = module.label_scores(chain, numpy(x), 4, goodness, amplitude, 0, labels)
     same("scores", rule(x), scores)
     assert rule.objective(x, y).requires_grad
+
+
+def token_model(n: int = 12) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Linear(n, 10), nn.Tanh(), nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 4)]
+    return nn.Sequential(nn.Embedding(9, n), *layers).double()
+
+
+def token_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.arange(16) % 4
+    return torch.randint(9, (16, 5), generator=seeded(1)), y
+
+
+@pytest.mark.parametrize("kind", [ForwardForward, SymBa])
+def test_gradients_and_scores_of_tokens(kind: type[ForwardForward]):
+    """Of what the embedding gives, as it stands, with the label over the first numbers of every token."""
+    (x, y), model = token_batch(), token_model()
+    rule = kind(model, example=x[:2], generator=seeded(3))
+    negative = rule.negative_labels(x, y)
+    rule.generator.manual_seed(3)  # type: ignore[union-attr]
+    loss = rule.assign_credit(x, y)
+    side, embedded = ReferenceSide(), numpy(model[0](x))
+    goodness, of_layer = {
+        ForwardForward: (side.goodness.sum_of_squares, side.pair_losses.threshold(1.0)),
+        SymBa: (side.goodness.mean_square, side.pair_losses.symba(4.0)),
+    }[kind]
+    module, chain = side.forward_forward, reference_layers(rule)
+    labels = (y.cpu().numpy(), negative.cpu().numpy())
+    expected = list(module.local_updates(chain, embedded, *labels, 4, goodness, of_layer, "before", 4.0, "tokens"))
+    assert [unit.name for unit in rule.units] == ["1", "3"], "units"
+    for unit, (update, _) in zip(rule.units, expected, strict=True):
+        same(f"weight of {unit.name}", unit.weights[0].grad, update[0])
+        same(f"bias of {unit.name}", unit.bias.grad, update[1])
+    assert loss.item() == pytest.approx(sum(float(loss) for _, loss in expected), rel=1e-11), "loss"
+    same("scores", rule(x), module.label_scores(chain, embedded, 4, goodness, 4.0, 0, "tokens"))
+    assert model[0].weight.grad is None, "the embedding stays as it is"
+    assert rule.left_out["model.0.weight"].startswith("of tokens: labels are written over what it gives")
+    assert [tuple(h.shape) for h in rule.activities(x, y)] == [(16, 5, 10), (16, 5, 8)]
+    assert rule.objective(x, y).requires_grad
+
+
+@pytest.mark.parametrize("options", [{"readout": True}, {"negatives": "hard"}, {"negatives": "pairs", "readout": True}])
+def test_tokens_by_other_options(options: Any):
+    x, y = token_batch()
+    rule = SymBa(token_model(), example=x[:2], generator=seeded(3), **options)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        losses.append(rule.assign_credit(x, y).item())
+        optimizer.step()
+    assert losses[-1] < losses[0], "learned"
+    assert rule(x).shape == (16, 4)
+
+
+def test_what_of_tokens_is_refused():
+    x, y = token_batch()
+    for build, message in (
+        (
+            lambda: SymBa(token_model()).assign_credit(x, y),
+            "x: torch.int64, expected numbers, over which labels can be",
+        ),
+        (
+            lambda: SymBa(token_model(3), example=x),
+            "units: the first makes (5, 3) of a sample of tokens, expected (T, n)",
+        ),
+        (
+            lambda: SymBa(token_model(), example=x, negatives="hybrid", readout=True),
+            "negatives: 'hybrid' joins images, expected another kind for tokens",
+        ),
+        (
+            lambda: SymBa(token_model(), example=x, labels="planes"),
+            "labels: 'planes', but the model does not begin with",
+        ),
+        (
+            lambda: SymBa(token_model(), example=x, image_shape=(1, 1, 5)),
+            "image_shape: (1, 1, 5), expected None, since the",
+        ),
+        (
+            lambda: SymBa(token_model(), example=x).assign_credit(x, x % 4),
+            "y: a label of each position, (16, 5); SymBa expects one of each sample: it scores candidates one by one",
+        ),
+        (
+            lambda: SymBa(nn.Sequential(nn.Embedding(9, 12)), num_classes=4, example=x),
+            "units: '0' of tokens alone, expected others behind it",
+        ),
+    ):
+        assert refusal(build).startswith(message), refusal(build)
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])

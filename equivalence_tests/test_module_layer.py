@@ -600,8 +600,6 @@ def test_units_that_cannot_be_trained_are_named():
         rule.assign_credit(x, y)
     with pytest.raises(ValueError, match=r"layer '3': Softmax; .*the loss contains it"):
         Ftp(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, K), nn.Softmax(1)))
-    with pytest.raises(ValueError, match=r"example: torch\.int64, expected numbers, over which labels can be written"):
-        SymBa(embedded(pooled=True), example=torch.zeros(2, 5, dtype=torch.int64))
     pepita = Pepita(nn.Sequential(Residual(nn.Linear(6, 6)), nn.Tanh(), nn.Linear(6, K)), example=x.unsqueeze(1))
     with pytest.raises(ValueError, match=r"y: |x: shape"):
         pepita.assign_credit(x.unsqueeze(1).expand(-1, 3, -1), y)

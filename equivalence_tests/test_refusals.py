@@ -362,7 +362,7 @@ OPTIONS: list[tuple[Build, str, list[Any], str]] = [
     (ForwardForward, "image_shape", [(2, 3, 4)], "channels, height and width of the 16 pixels that layer '0' takes"),
     (SymBa, "alpha", [-4.0], "a positive number"),
     (SymBa, "negatives", ["soft"], "one of wrong, hard"),
-    (SymBa, "labels", ["edges"], "one of pixels, planes"),
+    (SymBa, "labels", ["edges"], "one of pixels, planes, tokens"),
     (SymBa, "hard_law", ["square"], "one of root, softmax"),
     (LayerCollaboration, "threshold", [nan, inf], "a finite number"),
     (LayerCollaboration, "prior", ["after"], "one of none, before"),

@@ -22,10 +22,12 @@ Ours.
 
     (a)  "planes":   v onehot(label) as K channels more behind a sample's own, each constant; (2) is "pixels"
     (b)  any layer:  goodness is that of all its units, before an outlet; n takes all that it passes on as one vector
+    (c)  "tokens":   v onehot(label) over the first K numbers of every position of a sequence, (batch, T, n), such as an
+                     embedding gives. That is no layer: without a label its goodness is the same in both streams
 
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
-| x | x | (batch, n_0) or (batch, c_0, height, width) | samples without labels |
+| x | x | (batch, n_0), (batch, c_0, height, width) or (batch, T, n_0) | samples without labels |
 | v | amplitude | | brightness of the label |
 | z_l, a_l, h_l | z, a, h | (batch, ...) | a layer's input, pre-activation and activity in one stream |
 | n_l | | | a layer's units, those of all channels and positions |
@@ -85,7 +87,7 @@ __all__ = [
     "wrong_labels",
 ]
 
-Place: TypeAlias = Literal["pixels", "planes"]
+Place: TypeAlias = Literal["pixels", "planes", "tokens"]
 """Where the label is."""
 
 Prior: TypeAlias = Literal["none", "before", "others"]
@@ -100,12 +102,18 @@ def _check_place(x: Array, num_classes: int, amplitude: float, place: Place) -> 
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...), at least one of each")
     check_option("place", place, Place)
-    check_count("num_classes", num_classes, 2, math.prod(x.shape[1:]) if place == "pixels" else None)
+    if place == "tokens":
+        check_batch("x", x, "T, n", 2)
+    room = {"pixels": math.prod(x.shape[1:]), "planes": None, "tokens": x.shape[-1]}
+    check_count("num_classes", num_classes, 2, room[place])
     check_positive("amplitude", amplitude)
 
 
 def _with_code(x: Array, code: Array, place: Place) -> Array:
-    """x with the numbers of code, (batch, K), over its first pixels, or each as a plane."""
+    """x with the numbers of code, (batch, K), over its first pixels, each as a plane, or over each token's first."""
+    if place == "tokens":
+        code = np.broadcast_to(code[:, None], (*x.shape[:2], code.shape[1]))
+        return np.concatenate([code, x[:, :, code.shape[2] :]], axis=2)
     if place == "planes":
         code = code.reshape(*code.shape, *[1] * (x.ndim - 2))
         return np.concatenate([x, np.broadcast_to(code, (*code.shape[:2], *x.shape[2:]))], axis=1)
@@ -116,8 +124,8 @@ def _with_code(x: Array, code: Array, place: Place) -> Array:
 def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
     """x with labels, equation (2): amplitude at the label and 0 at the other of K = num_classes.
 
-    Shaped as x, (batch, n_0) or (batch, c_0, height, width); with planes K channels more. Raises ValueError where there
-    are more labels than pixels, and for labels that do not fit.
+    Shaped as x; with planes K channels more. Raises ValueError where there are more labels than pixels, or than numbers
+    of a token, and for labels that do not fit.
     """
     _check_place(x, num_classes, amplitude, place)
     check_labels(labels, num_classes, len(x))

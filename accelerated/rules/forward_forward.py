@@ -30,6 +30,7 @@ from ..normalisations import rms_norm
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss
 from ..pair_losses import threshold as threshold_loss
 from .cutting import Units, untouched
+from .module_layer import ModuleStep
 from .rule import LayeredRule, UnitUpdate, check_count, evaluating
 from .stepping import factored
 from .units import Unit, without_scores
@@ -41,10 +42,8 @@ Negatives: TypeAlias = Literal["wrong", "hard", "hybrid", "pairs"]
 """What the negative data are."""
 
 
-def check_writable(name: str, dtype: torch.dtype) -> None:
-    """Raises ValueError for integers, tokens for one."""
-    if not dtype.is_floating_point:
-        raise ValueError(f"{name}: {dtype}, expected numbers, over which labels can be written")
+EMBEDDING = "of tokens: labels are written over what it gives, so that its goodness would be the same in both streams"
+"""Why it is left out."""
 
 
 class ForwardForward(LayeredRule):
@@ -73,6 +72,10 @@ class ForwardForward(LayeredRule):
     loss with `goodness="mean-square"`. A goodness that is summed over all positions puts both streams of nearly every
     sample far on the same side of theta, where the loss moves them together. With `labels="planes"` the label does not
     overwrite pixels: the first convolution takes K more channels than the images have, one for each class.
+
+    Tokens need an `example`, and a first unit that makes numbers of them, (batch, T, n). It stays as it is, and with
+    `labels="tokens"`, the default there, the label overwrites the first K of the n at every position. Each sequence has
+    one label: candidates are scored one by one, for which the labels of other positions would have to be known.
     """
 
     convolution_kinds = (nn.Conv2d,)
@@ -95,15 +98,20 @@ class ForwardForward(LayeredRule):
         hard_law: HardLaw | None = None,
         mask_passes: int = 6,
         image_shape: tuple[int, int, int] | None = None,
-        labels: Place = "pixels",
+        labels: Place | None = None,
         amplitude: float | None = None,
         first_layer: int = 0,
         readout: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if example is not None:
-            check_writable("example", example.dtype)
         super().__init__(model, units=units, example=example, generator=generator)
+        self.embedding: list[Tensor] = []
+        """The parameters of what makes numbers of tokens."""
+        self.takes_tokens = example is not None and not example.is_floating_point()
+        if self.takes_tokens:
+            self._begin_behind_embedding()
+        if labels is None:
+            labels = "tokens" if self.takes_tokens else "pixels"
         last = self.units[-1]
         if num_classes is not None:
             check_count("num_classes", num_classes)
@@ -146,7 +154,7 @@ class ForwardForward(LayeredRule):
         check_count("mask_passes", mask_passes)
         self.mask_passes = mask_passes
         self.image_shape = self._flat_shape(image_shape)
-        self.amplitude = {"pixels": 4.0, "planes": 1.0}[labels] if amplitude is None else amplitude
+        self.amplitude = {"pixels": 4.0, "planes": 1.0, "tokens": 4.0}[labels] if amplitude is None else amplitude
         if not 0 < self.amplitude < float("inf"):
             raise ValueError(f"amplitude: {amplitude}, expected a positive number, without which streams are equal")
         self.first_layer = first_layer
@@ -155,6 +163,8 @@ class ForwardForward(LayeredRule):
             came = "labels: 'planes'" if readout else "readout: False"
             raise ValueError(f"{came}, but negatives {negatives!r} have no labels; expected readout=True and no planes")
         self._check_room()
+        if self.takes_tokens:
+            self._check_tokens(example)
         self.readout: nn.Linear | None = None
         if readout:
             weight = self.units[0].weights[0]
@@ -163,11 +173,43 @@ class ForwardForward(LayeredRule):
             )
             nn.init.zeros_(self.readout.weight)
 
+    def _begin_behind_embedding(self) -> None:
+        """Makes what takes tokens the stem, whose numbers the next unit has as its input."""
+        first, *units = self.chain.units
+        steps = () if first.is_linear else (first.activation,)
+        stem = (ModuleStep(nn.Sequential(*first.inside)), *steps, *first.outlet)
+        self.embedding = first.parameters
+        self.chain = self.chain._replace(stem=stem, units=units)
+        self.units = units
+        if not units:
+            raise ValueError(f"units: '{first.name}' of tokens alone, expected others behind it")
+
+    def _check_tokens(self, example: Tensor | None) -> None:
+        """Raises ValueError where tokens become no numbers over which labels can be written."""
+        assert example is not None
+        if self.negatives == "hybrid":
+            raise ValueError("negatives: 'hybrid' joins images, expected another kind for tokens")
+        with torch.no_grad(), evaluating(self.model), untouched(self.model, example):
+            z = self.begin(example[:1])
+        if self.labels == "tokens" and not self.unlabelled and (z.dim() != 3 or z.shape[2] < self.num_classes):
+            raise ValueError(
+                f"units: the first makes {tuple(z.shape[1:])} of a sample of tokens, expected (T, n) with n of "
+                f"{self.num_classes} or more, one for each label"
+            )
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        """x, or what becomes of tokens."""
+        return self.begin(x) if self.takes_tokens and not x.is_floating_point() else x
+
+    def untrained(self) -> dict[Tensor, str]:
+        return {**super().untrained(), **dict.fromkeys(self.embedding, EMBEDDING)}
+
     def _flat_shape(self, given: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
         """Channels, height and width of flat images, where negatives ask for them. Raises ValueError."""
-        if self.wants_images:
+        if self.wants_images or self.takes_tokens:
             if given is not None:
-                raise ValueError(f"image_shape: {given}, expected None, since convolutions are given images")
+                what = "the model takes tokens" if self.takes_tokens else "convolutions are given images"
+                raise ValueError(f"image_shape: {given}, expected None, since {what}")
             return None
         first = self.units[0]
         if not first.inside:
@@ -216,7 +258,7 @@ class ForwardForward(LayeredRule):
         """Features of the read-out. Raises ValueError where they depend on the size of images, and without example."""
         if example is not None:
             with torch.no_grad(), evaluating(self.model):
-                return self._features(self.checked_input(example[:1])).shape[1]
+                return self._features(self._numbers(self.checked_input(example[:1]))).shape[1]
         maps = sum(unit.has_maps for unit in self.units)
         if self.first_layer < maps - 1:
             raise ValueError(
@@ -232,8 +274,10 @@ class ForwardForward(LayeredRule):
 
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
-        if isinstance(x, Tensor):
-            check_writable("x", x.dtype)
+        if isinstance(x, Tensor) and not x.is_floating_point() and not self.takes_tokens:
+            raise ValueError(
+                f"x: {x.dtype}, expected numbers, over which labels can be written; of tokens give the rule an example"
+            )
         x = super().checked_input(x)
         if self.labels == "pixels" and not self.unlabelled and x[0].numel() < self.num_classes:
             raise ValueError(f"x: {x[0].numel()} pixels, expected at least {self.num_classes}, one for each label")
@@ -243,9 +287,19 @@ class ForwardForward(LayeredRule):
         x = super().checked(x, y)
         if len(x) < self.least_batch:
             raise ValueError(f"x: a batch of 1, expected 2 or more: negatives {self.negatives!r} mix two samples")
-        return x
+        return self._numbers(x)
+
+    def check_y(self, x: Tensor, y: Tensor) -> None:
+        per_position = isinstance(y, Tensor) and y.dim() == 2 and y.shape == x.shape[:2]
+        if per_position and (self.takes_tokens or x.dim() == 3):
+            raise ValueError(
+                f"y: a label of each position, {tuple(y.shape)}; {type(self).__name__} expects one of each sample: it "
+                "scores candidates one by one, for which the labels of other positions would have to be known"
+            )
+        super().check_y(x, y)
 
     def scores(self, x: Tensor) -> Tensor:
+        x = self._numbers(x)
         if self.readout is not None:
             return functional.linear(self._features(x), self.readout.weight)
         return label_scores(
@@ -277,7 +331,7 @@ class ForwardForward(LayeredRule):
         if self.negatives == "wrong":
             return self.own(wrong_labels(y, self.num_classes, self.generator))
         with self._aside(x):
-            scores = self.gathered(self(x))
+            scores = self.gathered(self.scores(x))
         return self.own(hard_wrong_labels(scores, y, self.generator, self.hard_law))
 
     def positive_images(self, x: Tensor) -> Tensor:

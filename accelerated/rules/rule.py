@@ -665,7 +665,7 @@ class LayeredRule(Rule):
         if self._run or not self.wants_images:
             if x.dim() < 2 or len(x) == 0:
                 raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
-            if x.is_floating_point() or first.is_closed:
+            if x.is_floating_point() or (first.is_closed and not self.chain.stem_runs):
                 check_like(x, weight)
             self.activity_shapes(x.shape[1:], x.dtype)
             return x if self._run else channels_last(x)  # one's own modules may read it as it is

@@ -296,6 +296,11 @@ class Chain(NamedTuple):
         return not self.run
 
     @property
+    def stem_runs(self) -> bool:
+        """Whether a module is run before the first unit, which may take integers."""
+        return any(isinstance(step, ModuleStep) for step in self.stem)
+
+    @property
     def run(self) -> list[nn.Module]:
         """The modules without a closed form, which are run as they are."""
         of_stem = [step.module for step in self.stem if isinstance(step, ModuleStep)]

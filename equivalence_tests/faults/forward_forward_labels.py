@@ -3,6 +3,10 @@
 from . import Fault
 
 FAULTS = [
+    Fault("labels of tokens over the last numbers", "accelerated.forward_forward",
+          "torch.cat([code[:, None].expand(-1, x.shape[1], -1), x[:, :, code.shape[1] :]], dim=2)",
+          "torch.cat([x[:, :, code.shape[1] :], code[:, None].expand(-1, x.shape[1], -1)], dim=2)",
+          "test_where_the_label_of_tokens_is", "label of every token"),
     Fault("neutral label too bright", "accelerated.forward_forward",
           "(x.shape[0], num_classes), amplitude / num_classes)", "(x.shape[0], num_classes), amplitude)",
           "test_where_the_label_is", "neutral pixels"),

@@ -3,6 +3,15 @@
 from . import Fault
 
 FAULTS = [
+    Fault("a label over the first token alone", "accelerated.rules.forward_forward",
+          'labels = "tokens" if self.takes_tokens else "pixels"', 'labels = "pixels"',
+          "test_gradients_and_scores_of_tokens", "weight of 1"),
+    Fault("labels of each token", "accelerated.rules.forward_forward",
+          "if per_position and (self.takes_tokens or x.dim() == 3):", "if False:",
+          "test_what_of_tokens_is_refused", "y: "),
+    Fault("an embedding that scores do not depend on", "accelerated.rules.forward_forward",
+          "**dict.fromkeys(self.embedding, EMBEDDING)", "**{}",
+          "test_gradients_and_scores_of_tokens", "of tokens"),
     Fault("length of pairs hidden", "accelerated.rules.forward_forward",
           "            return (self.own(whole) + other) / 2", "            return rms_norm(self.own(whole) + other)",
           "test_without_labels", "x_i + x_j"),
