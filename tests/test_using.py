@@ -337,10 +337,39 @@ def test_a_table_is_measured_by_the_columns_and_classes_of_training():
     write("renamed.csv", "height,width,y", {"ash": "oak", "fir": "fir"})
     done(run("train", "backprop", "--data", "d.csv", "--hidden", "8", "--epochs", 1, "--save", "it.pt"))
     done(run("evaluate", "it.pt", "--data", "d.csv"))
-    for command in (["evaluate", "it.pt", "--data"], ["predict", "it.pt"]):
-        assert_refused(run(*command, "swapped.csv"), "columns width, height, expected height, width, in this order")
+    refused = "columns width, height, expected height, width, in this order"
+    assert_refused(run("evaluate", "it.pt", "--data", "swapped.csv"), refused)
     assert_refused(run("evaluate", "it.pt", "--data", "renamed.csv"), "classes fir, oak", "trained on ash, fir")
-    done(run("predict", "it.pt", "renamed.csv"))
+
+
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+def test_every_row_of_a_table_is_predicted_by_its_columns(end: str):
+    """In the order of its rows, whatever the order of its columns and whichever else it has, without labels."""
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    a, b = np.random.default_rng(0).normal(size=(2, 60))
+    a += np.where(np.arange(60) % 3, 4, -4)
+    kinds = np.where(a > 0, "ash", "fir").tolist()
+
+    def write(path: str, columns: dict[str, list[Any]]) -> None:
+        if end == "parquet":
+            parquet.write_table(pyarrow.table(columns), path)
+        else:
+            lines = [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+            Path(path).write_text("\n".join([",".join(columns), *lines, ""]))
+
+    write(f"d.{end}", {"height": a.tolist(), "width": b.tolist(), "y": kinds})
+    write(f"new.{end}", {"name": ["it"] * 60, "width": b.tolist(), "height": a.tolist()})
+    write(f"less.{end}", {"height": a.tolist()})
+    few = ["--hidden", "16", "--epochs", 60, "--validation", 20]
+    done(run("train", "backprop", "--data", f"d.{end}", *few, "--save", "it.pt"))
+    found = rows(run("predict", "it.pt", f"new.{end}"))[1:]
+    assert [row[0] for row in found] == [str(number) for number in range(60)]
+    trained, x = restore("it.pt"), torch.tensor(np.stack([a, b], axis=1))
+    expected = [trained.classes[label] for label in trained.rule(trained.prepare(x)).argmax(dim=1)]
+    assert [row[1] for row in found] == expected
+    assert sum(guess == kind for guess, kind in zip(expected, kinds, strict=True)) > 50
+    assert rows(run("predict", "it.pt", f"d.{end}:y"))[1:] == found
+    assert_refused(run("predict", "it.pt", f"less.{end}"), f"less.{end}: no column 'width', expected height, width")
 
 
 def test_a_file_cannot_make_code_run(monkeypatch: pytest.MonkeyPatch):

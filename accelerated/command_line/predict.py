@@ -13,9 +13,10 @@ import typer
 from torch import Tensor
 
 from ..training import UserError, files, load, restore
-from ..training.data.dataset import LARGEST
+from ..training.data.dataset import LARGEST, path_and_label
 from ..training.data.image_folders import ENDS, find_part, read_images
 from ..training.data.reading import reading
+from ..training.data.tables import TABLES, read_features
 from ..training.evaluation import EVALUATION_BATCH
 from ..training.restore import Restored
 from . import options
@@ -26,8 +27,8 @@ def predict(
     data: Annotated[
         str,
         typer.Argument(
-            help="An image file, a folder of images, an .npy of samples (n, ...), or a data set as for train, of which "
-            "the test part is taken.",
+            help="An image file, a folder of images, a table with the columns of training, an .npy of samples "
+            "(n, ...), or a data set as for train, of which the test part is taken.",
         ),
     ],
     scores: Annotated[bool, typer.Option("--scores", help="Add the score of every class.")] = False,
@@ -71,6 +72,8 @@ def _read(data: str, restored: Restored) -> tuple[list[str], Tensor]:
             images = np.repeat(images[:, None], restored.image_shape[0], axis=1)
         x = _prepared(data, torch.from_numpy(images).float() / 255, restored)
         return names, x
+    elif (table := path_and_label(data, None)[0]).suffix.lower() in TABLES and table.is_file() and restored.columns:
+        samples = torch.from_numpy(read_features(table, restored.columns))
     else:
         dataset = load(data)
         restored.check(dataset)

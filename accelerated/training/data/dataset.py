@@ -155,7 +155,7 @@ def load(
     if isinstance(source, str | Path):
         if test is not None:
             raise DataError(f"test: a {type(test).__name__} beside '{source}', expected a path alone")
-        path, label = _path_and_label(source, label)
+        path, label = path_and_label(source, label)
         if str(source) == "digits" and label is None:
             return _digits(seed, validation)
         name, parts = path.resolve().name, _read(path, source, label)
@@ -188,7 +188,7 @@ def load(
     )._replace(columns=parts.columns)
 
 
-def _path_and_label(source: str | Path, label: str | None) -> tuple[Path, str | None]:
+def path_and_label(source: str | Path, label: str | None) -> tuple[Path, str | None]:
     """`table.csv:species` as both."""
     file, colon, column = str(source).rpartition(":")
     if colon and label is None and Path(file).suffix.lower() in TABLES and not Path(source).exists():

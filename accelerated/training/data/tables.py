@@ -75,13 +75,20 @@ def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
     return Parts(_arrays(seen, classes, train), tested, classes, tuple(seen.columns))
 
 
+def read_features(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
+    """The rows of a table in these columns, (n, d); it may have others. Errors as for `read_tables`."""
+    return _read(path, None, columns).features
+
+
 def _arrays(table: _Table, classes: tuple[str, ...], path: Path) -> Arrays:
     name = f"{path}, column '{table.label}'"
     return Arrays(table.features, numbered(table.labels, classes, name), str(path), name)
 
 
-def _read(path: Path, label: str | None) -> _Table:
-    table = _read_parquet(path, label) if path.suffix.lower() == ".parquet" else _read_csv(path, label)
+def _read(path: Path, label: str | None, wanted: Sequence[str] | None = None) -> _Table:
+    """The wanted columns alone, without labels; or else all, of which one is the label's."""
+    reader = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
+    table = reader(path, label, wanted)
     wrong = np.argwhere(~np.isfinite(table.features))
     if len(wrong):
         row, column = wrong[0]
@@ -104,6 +111,20 @@ def _plain(table: _Table, path: Path) -> list[str]:
                 f"{path}, column '{table.label}': {number:g}, expected classes: names or whole numbers; {REGRESSION}"
             )
     return [str(int(number)) for number in numbers]
+
+
+def _chosen(
+    path: Path, columns: Sequence[str], label: str | None, wanted: Sequence[str] | None
+) -> tuple[list[str], str | None]:
+    """The columns of features, and the label's, if it is read."""
+    if wanted is None:
+        label = _label_column(path, columns, label)
+        return [name for name in columns if name != label], label
+    for name in wanted:
+        if columns.count(name) != 1:
+            found = f"no column '{name}'" if name not in columns else f"two columns '{name}'"
+            raise DataError(f"{path}: {found}, expected {listed(wanted)}; it has {listed(columns)}")
+    return list(wanted), None
 
 
 def _label_column(path: Path, columns: Sequence[str], label: str | None) -> str:
@@ -129,7 +150,7 @@ def _label_column(path: Path, columns: Sequence[str], label: str | None) -> str:
     return known[0]
 
 
-def _read_csv(path: Path, label: str | None) -> _Table:
+def _read_csv(path: Path, label: str | None, wanted: Sequence[str] | None) -> _Table:
     with reading(path, "damaged table"), open(path, newline="", encoding="utf-8-sig") as file:
         size = os.fstat(file.fileno()).st_size
         check_memory(path, f"{size} bytes of text", 8 * size)  # text, floats of half its size, and two copies of these
@@ -139,27 +160,29 @@ def _read_csv(path: Path, label: str | None) -> _Table:
         if not columns:
             raise DataError(f"{path}: empty, expected the names of columns and rows")
         columns = [name.strip() for name in columns]
-        label = _label_column(path, columns, label)
-        place = columns.index(label)
-        del columns[place]
+        features, label = _chosen(path, columns, label, wanted)
+        places = [columns.index(name) for name in features]
+        of_label = None if label is None else columns.index(label)
         values, labels = array("f"), []
         rows = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
         for row in rows:
             if not row:
                 continue
             line = rows.line_num + 1
-            if len(row) != len(columns) + 1:
-                raise DataError(f"{path}, line {line}: {len(row)} cells, expected {len(columns) + 1} as in its header")
-            labels.append(row.pop(place).strip())
-            if not labels[-1]:
-                raise DataError(f"{path}, line {line}, column '{label}': empty, expected a label")
+            if len(row) != len(columns):
+                raise DataError(f"{path}, line {line}: {len(row)} cells, expected {len(columns)} as in its header")
+            if of_label is not None:
+                labels.append(row[of_label].strip())
+                if not labels[-1]:
+                    raise DataError(f"{path}, line {line}, column '{label}': empty, expected a label")
+            cells = [row[place] for place in places]
             try:
-                values.extend(map(float, row))
+                values.extend(map(float, cells))
             except ValueError:
-                raise _no_number(path, line, columns, row, delimiter) from None
-    if not labels:
+                raise _no_number(path, line, features, cells, delimiter) from None
+    if not values:
         raise DataError(f"{path}: no rows, expected samples below its header")
-    return _Table(np.frombuffer(values, np.float32).reshape(len(labels), -1), labels, columns, label)
+    return _Table(np.frombuffer(values, np.float32).reshape(-1, len(features)), labels, features, label or "")
 
 
 def _no_number(path: Path, line: int, columns: Sequence[str], row: Sequence[str], delimiter: str) -> DataError:
@@ -180,7 +203,7 @@ def _no_number(path: Path, line: int, columns: Sequence[str], row: Sequence[str]
     return DataError(f"{where}: '{cell[:40]}', expected a number; {fix}")
 
 
-def _read_parquet(path: Path, label: str | None) -> _Table:
+def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None) -> _Table:
     try:
         pyarrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
@@ -188,9 +211,7 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
     types = pyarrow.types
     with reading(path, "damaged table"), parquet.ParquetFile(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        columns = list(schema.names)
-        label = _label_column(path, columns, label)
-        columns.remove(label)
+        columns, label = _chosen(path, list(schema.names), label, wanted)
         if not rows:
             raise DataError(f"{path}: no rows, expected samples")
         check_memory(path, f"{rows} rows of {len(columns)} numbers", rows * (12 * len(columns) + 100))
@@ -205,12 +226,13 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
                 f"{path}, column '{name}': {kind(name)}, expected numbers; leave the column out, or write a column of "
                 "0 and 1 for each of its values"
             )
-    text = types.is_string(kind(label)) or types.is_large_string(kind(label))
-    if not (text or any(check(kind(label)) for check in (types.is_integer, types.is_floating, types.is_boolean))):
-        raise DataError(f"{path}, column '{label}': {kind(label)}, expected names or whole numbers")
+    if label is not None:
+        text = types.is_string(kind(label)) or types.is_large_string(kind(label))
+        if not (text or any(check(kind(label)) for check in (types.is_integer, types.is_floating, types.is_boolean))):
+            raise DataError(f"{path}, column '{label}': {kind(label)}, expected names or whole numbers")
 
     # A dictionary is what a text is stored once in, however often it is named.
-    with reading(path, "damaged table"), parquet.ParquetFile(path, read_dictionary=[label]) as file:
+    with reading(path, "damaged table"), parquet.ParquetFile(path, read_dictionary=[label] if label else []) as file:
 
         def column(name: str) -> Any:
             (found,) = file.read(columns=[name], use_threads=False).columns
@@ -231,13 +253,13 @@ def _read_parquet(path: Path, label: str | None) -> _Table:
             with np.errstate(over="ignore"):  # becomes infinite, which is reported
                 features[:, place] = found.to_numpy()
         labels: list[str] = []
-        for chunk in column(label).chunks:
+        for chunk in [] if label is None else column(label).chunks:
             if types.is_dictionary(chunk.type):
                 names = [str(value) for value in chunk.dictionary.to_pylist()]
                 labels += [names[place] for place in chunk.indices.to_pylist()]
             else:
                 labels += map(str, chunk.to_pylist())
-    return _Table(features, labels, columns, label)
+    return _Table(features, labels, columns, label or "")
 
 
 def _classes(labels: Sequence[str]) -> tuple[str, ...]:
