@@ -545,7 +545,7 @@ DATA: list[tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], str]] = [
     (lambda x, y: (x[:0], y[:0]), "x: shape (0, ...at least one"),
     (lambda x, y: (x.to("meta"), y), "x: on meta, expected "),
     (lambda x, y: (x, y.to("meta")), "y: on meta, expected "),
-    (lambda x, y: (x.float(), y), "x: dtype torch.float32, expected torch.float64 as the model's weights"),
+    (lambda x, y: (x.float(), y), "x: dtype torch.float32, expected torch.float64 as ...; x.to(torch.float64)"),
     (lambda x, y: (x.flatten(1)[:, :3], y), "x: "),
 ]
 # Elsewhere looking would wait for the device.

@@ -67,7 +67,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["compare", "foton", "--data", "."], ["has no train-images-idx3-ubyte"]),
         (["compare", "foton", "--validation", "1437"], ["validation: 1437", "1..1427"]),
         (["compare", "foton", "--device", "cuda:77"], ["--device: 'cuda:77'"]),
-        (["compare", "foton", "--device", "toaster"], ["--device: 'toaster'"]),
+        (["compare", "foton", "--device", "toaster"], ["--device: 'toaster'", "such as cpu"]),
         (["compare", "foton", "--device", "meta"], ["--device: 'meta'"]),
         (["compare", "foton", "--dtype", "int8"], ["--dtype: 'int8'", "float32"]),
         (["compare", "foton", "--epochs", "0"], ["epochs: 0"]),
@@ -111,6 +111,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
         (["costs", "--network", "784"], ["--network: '784'"]),
+        (["report", "nowhere", "--output", "nowhere/a.html"], ["'nowhere/a.html'", "is not there"]),
         (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
@@ -552,6 +553,8 @@ def test_help_names_every_default() -> None:
         assert words in text
     assert "--option gamma=0.7" in text
     assert "Its --option names: remedy, gamma, beta, learn_gate, goodness" in text
+    for command in ("evaluate", "predict"):
+        assert "package.module:factory, " in " ".join(run(command, "--help").stdout.replace("│", " ").split())
     assert run().exit_code == 0
     assert "compare" in run().stdout
     assert run("--version").stdout.startswith("prograde ")

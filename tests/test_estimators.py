@@ -19,7 +19,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
-from prograde.accelerated.rules import Backprop, LocalClassifiers
+from prograde.accelerated.rules import Backprop, Foton, LocalClassifiers
 from prograde.accelerated.training import (
     ForwardOnlyClassifier,
     ForwardOnlyRegressor,
@@ -375,6 +375,7 @@ def test_in_a_pipeline_and_a_grid_search(digits: Arrays) -> None:
     ("parameters", "message"),
     [
         ({"rule": "fotom"}, "rule: 'fotom', did you mean foton"),
+        ({"rule": Foton}, "rule: 'Foton', did you mean foton"),
         ({"activation": "rel"}, "activation: 'rel', did you mean relu"),
         ({"optimizer": "sdg"}, "optimizer: 'sdg', did you mean sgd"),
         ({"learning_rate": -1.0}, "learning rate: -1.0, expected a positive number"),

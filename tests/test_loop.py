@@ -560,6 +560,16 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Any]], str]] = {
     "dicts": (lambda x, y: {"train": [{"x": x, "y": y}]}, r"train: gives a dict, expected \(x, y\); batch_of=lambda"),
     "triples": (lambda x, y: {"train": [(x, y, y)]}, r"train: gives 3 things, expected \(x, y\)"),
     "words": (lambda x, y: {"train": [(x, ["cat"])]}, "train: a list, expected a tensor or an array"),
+    "names of classes": (
+        lambda x, y: {"train": (x, np.array(["cat"] * 200))}, r"train: an array of <U3, .*load\(\) numbers the names"
+    ),
+    "holes": (lambda x, y: {"train": (x.where(x < 1, torch.nan), y), "batch": 200}, "samples have NaN.*numbers$"),
+    "no dicts to validate on": (
+        lambda x, y: {"train": [{"x": x, "y": y}], "validation": (x, y), "batch_of": lambda got: (got["x"], got["y"])},
+        r"validation: batch_of does not take a tuple \(TypeError: ",
+    ),
+    "a callback": (lambda x, y: {"callbacks": Callback()}, "callbacks: a Callback, expected a list of Callback"),
+    "a function to call": (lambda x, y: {"callbacks": [print]}, "callbacks: a builtin_function_or_method among them"),
     "no validation": (lambda x, y: {"validation": []}, "validation: a list without batches"),
     "flat labels": (lambda x, y: {"validation": (x, y[:, None])}, r"labels of shape \(200, 1\), expected \(200,\)"),
     "patience": (lambda x, y: {"patience": 2}, "patience: 2, but there are no validation data"),

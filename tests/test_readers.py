@@ -656,6 +656,7 @@ def test_one_data_set_gives_a_test_part_too() -> None:
 UNFIT: dict[str, tuple[Callable[[], Dataset], str]] = {
     "a number": (lambda: load(3), "train: of type int, expected a pair of arrays, a data set of torchvision"),
     "a generator": (lambda: load(iter(())), "expected a pair of arrays"),
+    "x alone": (lambda: load(np.zeros((4, 2)), np.zeros(4)), r"train: a ndarray alone, .*load\(\(x, y\)\)"),
     "a path and a test part": (lambda: load("digits", tensors(TEST)), "test: a tuple beside 'digits', expected a path"),
     "a dict without test": (lambda: load({"train": vision_rows(TRAIN)}), "data: has train, expected train and test"),
     "no pairs": (lambda: load([{"x": 1}]), "train: item 0 is a dict, expected a pair of a sample and its label"),

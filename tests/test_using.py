@@ -97,6 +97,7 @@ def test_names_that_are_none(model: Any, words: str):
         ("vit", (28, 20), "square"),
         ("gru", (3, 8, 8), "takes sequences"),
         ("no_such_module:net", (8, 8), "can't be imported"),
+        ("math:net", (8, 8), "module 'math' has no 'net'"),
         ("math:pi", (8, 8), "'math:pi'"),
         ("argparse:Namespace", (8, 8), "expected an nn.Module"),
     ],
@@ -168,6 +169,7 @@ def test_a_resumed_training_knows_its_rule():
     assert "foton-linear" in printed
     assert "64-12-10" in printed
     assert_refused(run("train"), "rule: none given", "--resume")
+    assert_refused(run("train", "ftp", "--resume", "it.pt"), "rule: 'ftp'", "'it.pt' is of foton-linear")
 
 
 def test_a_rule_refuses_a_network_by_its_own_sentence():
@@ -298,6 +300,7 @@ def test_predictions_are_those_of_the_rule(model: str):
     assert_refused(run("predict", "it.pt", "holes.npy"), "NaN")
     assert_refused(run("predict", "it.pt", "names.npy"), "expected real numbers")
     assert_refused(run("predict", "it.pt", "nowhere"), "nowhere")
+    assert_refused(run("predict", "it.pt", "rows.npy", "--output", "no/a.csv"), "'no/a.csv'", "is not there")
     assert_refused(run("predict", "far.npy", "digits"), "checkpoint")
 
     done(run("predict", "it.pt", "bytes.npy", "--output", "found.csv"))

@@ -42,7 +42,7 @@ Model: TypeAlias = Annotated[
 TrustedModel: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="The name of the checkpoint's model, where that is package.module:factory: code, which is run only so.",
+        help="The name of the checkpoint's model, where that is package.module:factory, code that is run only so.",
         metavar="NAME",
         show_default="none",
     ),
@@ -344,7 +344,7 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
     except Exception as error:  # each backend has its own way to say that it is missing
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"--device: '{device}' is not available for {dtype} ({reason}); expected cpu or another"
+            f"--device: '{device}' is not available for {dtype} ({reason}); expected one of this machine, such as cpu"
         ) from error
     return found, DTYPES[dtype]
 

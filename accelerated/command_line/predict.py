@@ -47,6 +47,8 @@ def predict(
     where, _ = options.device_and_dtype(device, "float32")
     if output is not None and os.path.lexists(output) and not overwrite:
         raise UserError(f"--output: '{output}' is there already; expected another name, or --overwrite to replace it")
+    if output is not None:
+        files.prepare(output)
     restored = restore(checkpoint, model)
     names, x = _read(data, restored)
     rule = restored.rule.to(where)

@@ -96,7 +96,10 @@ def train(
         base = recipe_of(state, resume)
         begun = state["settings"]
         check_model(base, model, resume)
-        rule = preset_of(begun["rule"], base.options) if rule is None else rule
+        own = preset_of(begun["rule"], base.options)
+        if rule in ALL_PRESETS and ALL_PRESETS[rule].rule.__name__ != begun["rule"]:
+            raise UserError(f"rule: '{rule}', but '{resume}' is of {own}; expected that, or none")
+        rule = own if rule is None else rule
         if data is None and begun["data"] != "digits":
             raise UserError(
                 f"--data: '{resume}' was trained on '{begun['data']}'; give these data again, as in --data PATH"

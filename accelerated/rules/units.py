@@ -761,7 +761,7 @@ def flat_input(x: Tensor, weight: Tensor) -> Tensor:
 def check_like(x: Tensor, weight: Tensor) -> None:
     """Raises ValueError for x of another dtype or on another device than the model's weights."""
     if x.dtype != weight.dtype:
-        raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights")
+        raise ValueError(f"x: dtype {x.dtype}, expected {weight.dtype} as the model's weights; x.to({weight.dtype})")
     if x.device != weight.device:
         raise ValueError(f"x: on {x.device}, expected {weight.device} as the model's weights")
 

@@ -113,6 +113,7 @@ def fit(
     for name, value in (("seed", seed), ("alignment_every", alignment_every)):
         if type(value) is not int or value < 0:
             raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
+    _check_callbacks(callbacks)
     parameter = next(rule.parameters())
     place = Place(parameter.device if device is None else torch.device(device), parameter.dtype, batch_of)
     shuffling = torch.Generator().manual_seed(seed)
@@ -202,6 +203,15 @@ def _check_network(rule: Rule, recipe: Recipe) -> None:
     unused = [name for name, value in recipe.network.items() if made_by is None and value != default[name]]
     if unused:
         warnings.warn(f"recipe: {', '.join(unused)} of no effect, since `build` did not make this rule", stacklevel=3)
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    """Raises UserError for what is no list of callbacks."""
+    if not isinstance(callbacks, Sequence):
+        raise UserError(f"callbacks: a {type(callbacks).__name__}, expected a list of Callback")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise UserError(f"callbacks: a {type(each).__name__} among them, expected Callbacks")
 
 
 def _check_batches(rule: Rule, source: Tensors | Loader) -> None:

@@ -86,10 +86,12 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         return NETWORKS[name]
     module, _, function = name.partition(":")
     try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+        found: Callable[..., nn.Module] | None = getattr(importlib.import_module(module), function, None)
     except Exception as error:  # the module may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"model: '{name}' can't be imported ({reason}); is its folder in PYTHONPATH?") from error
+    if found is None:
+        raise UserError(f"model: module '{module}' has no '{function}'")
     return found
 
 

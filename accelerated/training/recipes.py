@@ -272,7 +272,8 @@ OPTIMIZER_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 def preset_named(name: str) -> Preset:
     """Raises UserError, with close names, for one that is not in ALL_PRESETS."""
     if name not in ALL_PRESETS:
-        raise unknown("rule", name, ALL_PRESETS)
+        given = name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__)
+        raise unknown("rule", given, ALL_PRESETS)
     return ALL_PRESETS[name]
 
 

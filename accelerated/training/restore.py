@@ -16,6 +16,8 @@ from .recipes import ALL_PRESETS, Recipe, made_by, network
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
+BY_HAND = "build the rule, then rule.load_state_dict(checkpoint.load(path)['best'])"
+
 
 class Restored(NamedTuple):
     """A rule with the weights of its best epoch, and what its images are to be prepared with.
@@ -66,9 +68,7 @@ def recipe_of(state: dict[str, Any], path: str | Path) -> Recipe:
     try:
         settings = state["settings"]
         if settings["network"] is None:
-            raise checkpoint.CheckpointError(
-                f"checkpoint: '{path}' is of a model that no recipe made; build the rule, then load 'best' into it"
-            )
+            raise checkpoint.CheckpointError(f"checkpoint: '{path}' is of a model that no recipe made; {BY_HAND}")
         return Recipe(**settings["recipe"], **settings["network"])
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(f"checkpoint: '{path}' has no settings of a training") from error
@@ -116,8 +116,7 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
             mean, std = (_number_or_tensor(settings[name], settings["dtype"]) for name in ("mean", "std"))
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         raise checkpoint.CheckpointError(
-            f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); "
-            "build the rule and load the file's 'best' into it"
+            f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); {BY_HAND}"
         ) from error
     names = (tuple(settings[name]) for name in ("classes", "columns"))
     return Restored(rule.eval(), recipe, shape, mean, std, *names)

@@ -152,8 +152,10 @@ class Run:
         except (FloatingPointError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise TrainingError(f"{where}: {error}") from error
         except ValueError as error:
-            if "NaN" not in str(error):  # which functions refuse; the data have none
+            if "NaN" not in str(error):  # which functions refuse
                 raise
+            if str(error).startswith("x: "):  # of the data, which are not looked through where load() did not read them
+                raise UserError(f"{where}: {error}") from error
             raise TrainingError(f"{where}: {error}; lower the learning rate") from error
 
     def _epoch(self, where: str) -> Epoch:

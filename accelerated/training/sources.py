@@ -38,7 +38,13 @@ class Place(NamedTuple):
 
         x may be a pair, sequences and their lengths, or a PackedSequence; y too: labels, and a weight of each.
         """
-        pair = batch if self.batch_of is None else self.batch_of(batch)
+        try:
+            pair = batch if self.batch_of is None else self.batch_of(batch)
+        except (TypeError, LookupError, AttributeError) as error:
+            raise UserError(
+                f"{name}: batch_of does not take a {type(batch).__name__} ({type(error).__name__}: {error}); "
+                "it is called with the batches of train, validation and test, expected to be alike"
+            ) from error
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             kind = f"{len(pair)} things" if isinstance(pair, tuple | list) else f"a {type(pair).__name__}"
             raise UserError(
@@ -61,7 +67,10 @@ class Place(NamedTuple):
             is_foreign = _is_array(values) and not isinstance(values, Tensor)
             found = torch.as_tensor(np.asarray(values) if is_foreign else values)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{name}: a {type(values).__name__}, expected a tensor or an array of numbers") from error
+            kind = f"an array of {values.dtype}" if hasattr(values, "dtype") else f"a {type(values).__name__}"
+            raise UserError(
+                f"{name}: {kind}, expected a tensor or an array of numbers; load() numbers the names of classes"
+            ) from error
         return found.to(self.device, self.dtype if found.is_floating_point() else None, non_blocking=True)
 
     def _target(self, values: Any, name: str) -> Tensor:

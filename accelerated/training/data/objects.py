@@ -76,6 +76,8 @@ def _read(data: Any, name: str, label: str | None) -> Read:
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
         x, y = (_array(each, name) for each in data)
         return x, y.tolist() if y.dtype.kind == "U" else y, ()
+    if hasattr(data, "__array__"):
+        raise DataError(f"{name}: a {type(data).__name__} alone, expected {KINDS}; load((x, y)) takes two arrays")
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise DataError(f"{name}: of type {type(data).__name__}, expected {KINDS}")
     return _items(data, name)
