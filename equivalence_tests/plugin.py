@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import signature
 
 import pytest
@@ -36,6 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dtype", default="float64", choices=list(DTYPES), help="precision of the twin (default: %(default)s)"
     )
     group.addoption(
+        "--also",
+        action="append",
+        default=[],
+        choices=list(DTYPES),
+        help="a further precision, in which the tests marked smoke run as well, with the examples of that profile",
+    )
+    group.addoption(
         "--profile",
         default="default",
         choices=["smoke", "default", "nightly"],
@@ -62,23 +69,32 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
     # Fills torch.empty and its kin with NaN, so that memory that was never written is seen.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports no compiler
     torch.utils.deterministic.fill_uninitialized_memory = True
-    KinkDistance.widen_for(EPS[config.getoption("--dtype")])
     if config.getoption("--twin") != OURS:
         try:
             TwinSide(config.getoption("--twin"), "cpu", "float64")
         except ImportError as error:
             raise pytest.UsageError(f"--twin: {error}") from error
-    tf32 = config.getoption("--dtype") == "tf32"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32  # which PyTorch has on for convolutions, whatever is said of products
+
+
+def is_of_a_precision(test: Callable[..., object]) -> bool:
+    """Whether what it tests depends on the precision."""
+    return not OF_A_PRECISION.isdisjoint(signature(test).parameters)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Has the tests marked smoke run in the precisions of --also, too."""
+    option = metafunc.config.getoption
+    if option("--also") and metafunc.definition.get_closest_marker("smoke") and is_of_a_precision(metafunc.function):
+        metafunc.parametrize("precision", [option("--dtype"), *option("--also")], indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     """Leaves out long tests, and in another precision than float64 those that don't depend on it.
 
-    On another device than the CPU all are left in, since rules run there too.
+    On another device than the CPU all are left in, since rules run there too. The reference alone is not looked at
+    again in a precision of --also: it is in float64 always.
     """
     option = config.getoption
     nightly = option("--profile") == "nightly" or "nightly" in option("-m")
@@ -86,8 +102,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     chosen, left_out = [], []
     for item in items:
         in_time = nightly or not item.get_closest_marker("nightly")
-        concerned = every or not OF_A_PRECISION.isdisjoint(signature(item.function).parameters)
-        (chosen if in_time and concerned else left_out).append(item)
+        concerned = every or is_of_a_precision(item.function)
+        drawn = item.callspec.params if hasattr(item, "callspec") else {}
+        again = drawn.get("precision") in option("--also") and drawn.get("side") == "reference"
+        (chosen if in_time and concerned and not again else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = chosen
 
@@ -105,6 +123,26 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         pytest.skip(f"{operation} has no deterministic form on {device}")
 
 
+@pytest.fixture(scope="session")
+def precision(request: pytest.FixtureRequest) -> str:
+    """The precision of the twin, by name; what is drawn keeps clear of kinks by as much as it needs."""
+    name: str = getattr(request, "param", request.config.getoption("--dtype"))
+    KinkDistance.set_for(EPS[name])
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = name == "tf32"  # which is on for convolutions, whatever is said of products
+    return name
+
+
+@pytest.fixture(autouse=True)
+def examples(request: pytest.FixtureRequest, precision: str) -> Iterator[int]:
+    """How many examples a property has: the profile's, in a precision of --also those of smoke."""
+    profile = settings.get_profile("smoke") if precision in request.config.getoption("--also") else settings.default
+    with pytest.MonkeyPatch.context() as patch:
+        if profile is not settings.default and hasattr(request.function, "hypothesis"):
+            patch.setattr(request.function, "_hypothesis_internal_use_settings", profile)
+        yield profile.max_examples
+
+
 @pytest.fixture(autouse=True)
 def _placed(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test makes, models and generators included, is on the device under test."""
@@ -114,10 +152,10 @@ def _placed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def twin(request: pytest.FixtureRequest) -> TwinSide:
+def twin(request: pytest.FixtureRequest, precision: str) -> TwinSide:
     """The package under test."""
     option = request.config.getoption
-    return TwinSide(option("--twin"), option("--device"), option("--dtype"))
+    return TwinSide(option("--twin"), option("--device"), precision)
 
 
 @pytest.fixture
@@ -150,15 +188,15 @@ def twin64(request: pytest.FixtureRequest) -> TwinSide:
 
 
 @pytest.fixture(scope="session", params=["reference", "twin"])
-def side(request: pytest.FixtureRequest) -> Side:
+def side(request: pytest.FixtureRequest, twin: TwinSide) -> Side:
     """Both implementations in turn: for theorems, which a misunderstanding shared by both would break on both."""
-    return ReferenceSide() if request.param == "reference" else request.getfixturevalue("twin")
+    return ReferenceSide() if request.param == "reference" else twin
 
 
 @pytest.fixture
-def compare() -> Iterator[Comparison]:
+def compare(examples: int) -> Iterator[Comparison]:
     """Compares results by the one tolerance policy."""
     comparison = Comparison()
     yield comparison
-    if settings.default.max_examples >= 12:  # of fewer, all may by chance be zero or symmetric
+    if examples >= 12:  # of fewer, all may by chance be zero or symmetric
         comparison.close()

@@ -24,15 +24,15 @@ class KinkDistance:
     size = 1e-3
 
     @classmethod
-    def widen_for(cls, eps: float) -> None:
-        """For precisions as coarse as bfloat16, where no network keeps clear of kinks by chance: smooth ones only.
+    def set_for(cls, eps: float) -> None:
+        """Wider for precisions as coarse as bfloat16, where no network keeps clear by chance: smooth ones only.
 
         Nor of squares with two pixels that are nearly the largest: none takes maxima.
         """
-        if eps > 1e-4:
-            cls.size = 8 * eps
-            NETWORK_ACTIVATIONS[:] = SMOOTH
-            POOLS[:] = [1]
+        coarse = eps > 1e-4
+        cls.size = 8 * eps if coarse else 1e-3
+        NETWORK_ACTIVATIONS[:] = SMOOTH if coarse else [*SMOOTH, *KINKED]
+        POOLS[:] = [1] if coarse else [1, 2, 3]
 
 
 class Case(NamedTuple):

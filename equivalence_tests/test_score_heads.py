@@ -10,6 +10,7 @@ from torch import nn
 from prograde.accelerated.rules import (
     ChannelClassAssignment,
     DynamicTemperature,
+    Hyperspherical,
     LocalClassifiers,
     MonoForward,
     PatchEnergy,
@@ -130,3 +131,11 @@ def test_temperatures_are_not_decayed():
         {f"heads.{i}.alpha" for i in range(3)}, {f"heads.{i}.log_temperature" for i in range(3)}, set(),
     ]  # fmt: skip
     assert MonoForward(dense()).no_weight_decay() == []
+
+
+def test_what_a_rule_is_given_is_its_heads():
+    """Other tests read it from the heads themselves."""
+    temperatures: Any = DynamicTemperature(dense(), lowest=0.1, highest=1.5).heads
+    assert {(head.lowest, head.highest) for head in temperatures} == {(0.1, 1.5)}, "bounds of temperatures"
+    prototypes: Any = Hyperspherical(dense(), per_class=3, sharpness=4.0).heads
+    assert {(head.sharpness, head.prototypes.shape[:2]) for head in prototypes} == {(4.0, (K, 3))}, "prototypes"

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from typer.testing import CliRunner, Result
 
 from prograde import accelerated
-from prograde.accelerated.command_line import pictures, runs
+from prograde.accelerated.command_line import main, pictures, runs
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
@@ -570,53 +570,61 @@ def environment() -> dict[str, str]:
 COMMAND = [sys.executable, "-m", "prograde.accelerated.command_line"]
 
 
-def test_as_a_process() -> None:
-    arguments = [*COMMAND, "train", "fotom"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("prograde: error: rule: 'fotom'")
-    assert result.stderr.count("\n") == 1
+def test_the_entry_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["prograde", "train", "fotom"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err.startswith("prograde: error: rule: 'fotom'")
+    assert err.count("\n") == 1
 
 
-def test_check_says_what_of_another_package_it_tested() -> None:
-    """A wrong implementation fails though it has nothing but its algorithm; one without any is not tested."""
-    Path("mine").mkdir()
-    Path("mine/__init__.py").write_text("")
-    ours = "from prograde.accelerated.foton import *"
-    wrong = "def updates(*arguments, **options): raise RuntimeError('nonsense')"
-    Path("mine/foton.py").write_text(f"{ours}\n{wrong}\n")
-    arguments = [*COMMAND, "check", "--twin", "mine", "--tier", "smoke", "-k", "test_foton and test_updates"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
-    assert result.returncode == 1
-    assert "RuntimeError: nonsense" in result.stdout
-    assert "modules of mine under test: foton\nnot there, hence not tested: activations, losses" in result.stdout
-    arguments = [*COMMAND, "check", "--twin", "json", "--tier", "smoke"]
-    result = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
-    assert result.returncode == 4
-    assert "'json' has none of the modules activations, losses" in result.stderr
-
-
-def test_check_leaves_pytest_benchmark_out(tmp_path: Path) -> None:
-    """Where it is installed: its warning beside pytest-xdist would be an error in a checkout."""
+@pytest.fixture
+def checked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `prograde check` beside a plugin of pytest that breaks it; returns its exit code and what pytest printed."""
     (tmp_path / "loud.py").write_text("raise RuntimeError('pytest-benchmark is loaded')")
     metadata = tmp_path / "loud-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[pytest11]\nbenchmark = loud\n")
-    paths = {"PYTHONPATH": os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)])}
-    arguments = [*COMMAND, "check", "--markers"]
-    result = subprocess.run(arguments, env=environment() | paths, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)]))
+
+    def checked(*arguments: str) -> tuple[int, str, str]:
+        result = run("check", "--tier", "smoke", *arguments)
+        return result.exit_code, *capfd.readouterr()
+
+    return checked
+
+
+def test_check_says_what_of_another_package_it_tested(checked: Callable[..., tuple[int, str, str]]) -> None:
+    """A wrong implementation fails though it has nothing but its algorithm, where pytest-benchmark is left out.
+
+    Its warning beside pytest-xdist would be an error in a checkout.
+    """
+    Path("mine").mkdir()
+    Path("mine/__init__.py").write_text("")
+    ours = "from prograde.accelerated.foton import *"
+    wrong = "def updates(*arguments, **options): raise RuntimeError('nonsense')"
+    Path("mine/foton.py").write_text(f"{ours}\n{wrong}\n")
+    one_file = itertools.chain(*(("--ignore-glob", f"/*/test_{other}*") for other in ("[!f]", "f[!o]", "fo[!t]")))
+    code, out, err = checked("--twin", "mine", "-n", "0", "-x", "-k", "test_updates_of_images_with_kinks", *one_file)
+    assert code == 1, err
+    assert "RuntimeError: nonsense" in out
+    assert "modules of mine under test: foton\nnot there, hence not tested: activations, losses" in out
+
+
+def test_check_refuses_a_package_without_any_module(checked: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = checked("--twin", "json")
+    assert code == 4
+    assert "'json' has none of the modules activations, losses" in err
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
-    """A command that hears signals, whatever this process does."""
     command = [*COMMAND, *map(str, arguments)]
-    default = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started without
-    try:
-        return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, default)
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(log: Path, epochs: int) -> None:
@@ -625,21 +633,45 @@ def wait_for(log: Path, epochs: int) -> None:
         time.sleep(0.1)
 
 
+def assert_goes_on(word: str, stderr: str) -> None:
+    """What a signal leaves: one line, the log, and a checkpoint to go on with; no temporary file."""
+    assert stderr == f"prograde: {word}; the same command with --resume half goes on\n"
+    assert lines(Path("out/log.jsonl.partial"))[1]["kind"] == "epoch"
+    assert sorted(os.listdir()) == ["half", "out"]
+    assert checkpoint.load("half")["history"]
+
+
+SAVED = ["train", "foton", "--hidden", 8, "--output", "out", "--save", "half", "--epochs"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(("number", "word"), [
     (signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP"),
 ])  # fmt: skip
-def test_a_signal_ends_in_a_line(number: signal.Signals, word: str) -> None:
-    process = started("train", "foton", "--hidden", "8", "--epochs", 100000, "--output", "out", "--save", "half")
-    log = Path("out/log.jsonl.partial")
-    wait_for(log, epochs=2)
-    process.send_signal(number)
+def test_a_signal_ends_in_a_line(number: signal.Signals, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(*arguments: Any, on_epoch: Callable[[Epoch], None], **options: Any) -> History:
+        return fit(*arguments, on_epoch=lambda epoch: (on_epoch(epoch), os.kill(os.getpid(), number)), **options)
+
+    monkeypatch.setattr(runs, "fit", signalled)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # of whoever started the tests
+    try:
+        result = run(*SAVED, 4)
+        assert signal.getsignal(number) is usual
+    finally:
+        signal.signal(number, before)
+    assert (result.exit_code, result.stdout) == (128 + number, "")
+    assert_goes_on(word, result.stderr)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_process_is_ended_by_a_signal() -> None:
+    process = started(*SAVED, 100000)
+    wait_for(Path("out/log.jsonl.partial"), epochs=2)
+    process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=600)
-    assert (process.returncode, stdout) == (128 + number, "")
-    assert stderr == f"prograde: {word}; the same command with --resume half goes on\n"
-    assert lines(log)[1]["kind"] == "epoch"
-    assert sorted(os.listdir()) == ["half", "out"], "no temporary file is left"
-    assert checkpoint.load("half")["history"]
+    assert (process.returncode, stdout) == (128 + signal.SIGTERM, "")
+    assert_goes_on("ended by SIGTERM", stderr)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -690,33 +722,27 @@ def exit_codes(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("exit")]
 
 
-def test_a_rule_is_added_by_one_file_and_one_entry() -> None:
-    """By CONTRIBUTING's steps, in a copy; every command then knows it."""
-    entry = '    "foton": Foton,\n'
-    copy = changed_copy({"rules/__init__.py": (entry, f'    "mine": Mine,\n{entry}')})
+def test_a_rule_is_one_file_and_one_entry_and_a_preset_one_entry() -> None:
+    """By CONTRIBUTING's steps, in a copy; every command then knows them.
+
+    A preset under a name of its own is trained; one of a rule that is in no other list is still there.
+    """
+    entry, preset, listed = '    "foton": Foton,\n', '    "foton": FOTON,\n', '    "pepita": Pepita,\n'
+    own = '    "own": replace(FOTON, recipe=Recipe(hidden=(7,), epochs=1), digits={}),\n'
+    copy = changed_copy({
+        "rules/__init__.py": (entry, f'    "mine": Mine,\n{entry}'),
+        "training/recipes.py": (preset, own + preset),
+    })  # fmt: skip
     (copy / "rules/mine.py").write_text(NEW_RULE)
     names = (copy / "rules/__init__.py").read_text()
-    (copy / "rules/__init__.py").write_text(f"from .mine import Mine\n{names}")
+    assert listed in names
+    (copy / "rules/__init__.py").write_text(f"from .mine import Mine\n{names.replace(listed, '')}")
     output = run_copy(
         "--help", "train --help", "train mine --epochs 1", "compare mine backprop --epochs 1 --seeds 1 --output out",
         "benchmark --rules mine --network 8-4-2 --steps 1 --batch 4", "costs --rules mine,backprop --steps 0",
-        "train min",
+        "train own --epochs 1", "train pepita --epochs 1", "train min",
     )  # fmt: skip
     assert output.count("  mine ") == 4, output
+    assert "own: hidden 7, 1 epochs" in output
     assert "did you mean mine?" in output
-    assert exit_codes(output) == ["exit 0"] * 6 + ["exit 2"]
-
-
-def test_a_preset_is_one_entry() -> None:
-    """One added, under a name of its own, is trained; one of a rule that is in no other list is still there."""
-    entry = '    "foton": FOTON,\n'
-    preset = '    "mine": replace(FOTON, recipe=Recipe(hidden=(7,), epochs=1), digits={}),\n'
-    changed_copy(
-        {
-            "training/recipes.py": (entry, preset + entry),
-            "rules/__init__.py": ('    "pepita": Pepita,\n', ""),
-        }
-    )
-    output = run_copy("train --help", "train mine --epochs 1", "train pepita --epochs 1")
-    assert "mine: hidden 7, 1 epochs" in output
-    assert exit_codes(output) == ["exit 0"] * 3
+    assert exit_codes(output) == ["exit 0"] * 8 + ["exit 2"]

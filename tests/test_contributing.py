@@ -1,15 +1,29 @@
 """CONTRIBUTING's steps, followed in a copy: an activation is one entry a side, an algorithm one file a side."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("reference", "accelerated", "equivalence_tests")
+
+
+TRAIN_AND_TEST = """
+import json, sys, pytest
+from typer.testing import CliRunner
+from prograde.accelerated.command_line.app import app
+
+train, test = json.loads(sys.argv[1])
+trained = CliRunner().invoke(app, train)
+print(trained.output)
+sys.exit(trained.exit_code or pytest.main(test))
+"""
 
 
 class Copy:
@@ -30,21 +44,22 @@ class Copy:
     def write(self, file: str, text: str) -> None:
         (self.root / file).write_text(text)
 
-    def run(self, *command: str) -> str:
-        """What a command of Python prints; it succeeds."""
+    def passes_and_trains(self, tests: Sequence[str], select: str, rule: str, *options: str) -> None:
+        """Tests pass, and the command trains a rule."""
+        names = [f"prograde.equivalence_tests.{name}" for name in tests]
+        pytest_options = ["-q", "-p", "no:cacheprovider", "-p", "prograde.equivalence_tests.plugin"]
+        pytest_options += ["--profile", "smoke", "-o", "consider_namespace_packages=true", "--import-mode=importlib"]
+        commands = json.dumps([
+            ["train", rule, "--data", "digits", "--epochs", "1", *options],
+            [*pytest_options, "-k", select, "--pyargs", *names],
+        ])  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(self.root.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            [sys.executable, "-P", "-m", *command],
+            [sys.executable, "-P", "-c", TRAIN_AND_TEST, commands],
             env=environment, cwd=self.root.parent, capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}"
-        return done.stdout
-
-    def test(self, *tests: str, select: str = "") -> str:
-        names = [f"prograde.equivalence_tests.{name}" for name in tests]
-        options = ["-q", "-p", "no:cacheprovider", "-p", "prograde.equivalence_tests.plugin", "--profile", "smoke"]
-        options += ["-o", "consider_namespace_packages=true", "--import-mode=importlib"]
-        return self.run("pytest", *options, *(["-k", select] if select else []), "--pyargs", *names)
+        assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-2000:]}"
+        assert "%" in done.stdout, done.stdout
 
 
 @pytest.fixture
@@ -78,19 +93,8 @@ def test_an_activation_is_one_entry_a_side(copy: Copy) -> None:
     copy.insert(
         "equivalence_tests/test_backprop.py", '    "tanh": torch.tanh,\n', '    "softsign": torch.nn.Softsign(),\n'
     )
-    copy.test("test_activations", "test_parity", "test_backprop")
-    trained = copy.run(
-        "prograde.accelerated.command_line",
-        "train",
-        "ftp",
-        "--data",
-        "digits",
-        "--epochs",
-        "1",
-        "--activation",
-        "softsign",
-    )
-    assert "%" in trained, trained
+    tests = ["test_activations", "test_parity", "test_backprop"]
+    copy.passes_and_trains(tests, "softsign or parity", "ftp", "--activation", "softsign")
 
 
 REFERENCE = '''"""Training the output layer alone.
@@ -187,6 +191,4 @@ def test_an_algorithm_is_one_file_a_side(copy: Copy) -> None:
     copy.insert("accelerated/rules/__init__.py", "from .pepita import", "from .last_layer import LastLayer\n")
     copy.insert("accelerated/rules/__init__.py", '    "pepita": Pepita,\n', '    "last-layer": LastLayer,\n')
     copy.insert("accelerated/rules/__init__.py", '    "LayerCollaboration",\n', '    "LastLayer",\n')
-    copy.test("test_last_layer", "test_parity")
-    trained = copy.run("prograde.accelerated.command_line", "train", "last-layer", "--data", "digits", "--epochs", "1")
-    assert "%" in trained, trained
+    copy.passes_and_trains(["test_last_layer", "test_parity"], "updates or parity", "last-layer")

@@ -1,8 +1,6 @@
 """Estimators: scikit-learn's own checks, and that what a user asks for reaches the rule and the batches."""
 
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,13 +58,6 @@ def expected_to_fail(estimator: Any) -> dict[str, str]:
 )
 def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
-
-
-def test_training_is_imported_without_scikit_learn() -> None:
-    lines = "import sys, prograde.accelerated.training as t; print('sklearn' in sys.modules, t.ForwardOnlyClassifier)"
-    done = subprocess.run([sys.executable, "-P", "-c", lines], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[0] == "False"
-    assert "estimators.ForwardOnlyClassifier" in done.stdout
 
 
 @pytest.mark.parametrize("rule", [*NUMBERS, "drtp", "dynamic-temperature", "patch-energy", *LABELS_ALONE])

@@ -1,25 +1,13 @@
 """What `make gpu` runs, as far as a CPU can: FOTON's constraint and every rule's step."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from prograde.accelerated.rules import RULES
+from prograde.equivalence_tests import gpu
 
 
 def test_constraint_and_steps_on_a_cpu(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "prograde.equivalence_tests.gpu",
-        str(tmp_path),
-        "cpu",
-        "constraint",
-        "steps",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    gpu.main(str(tmp_path), "cpu", "constraint", "steps")
     machine, *defects = (tmp_path / "constraint.txt").read_text().splitlines()
     assert machine.startswith("cpu, PyTorch ")
     assert len(defects) == 4

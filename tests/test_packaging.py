@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,12 @@ class Module(NamedTuple):
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.file.read_text(), str(self.file))
+        return parsed(self.file)
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), str(file))
 
 
 def modules_of(package: str) -> list[Module]:

@@ -11,6 +11,7 @@ import pytest
 TESTS = """
 import pytest
 from hypothesis import given, strategies as st
+from prograde.equivalence_tests.strategies import NETWORK_ACTIVATIONS, KinkDistance
 
 drawn = []
 
@@ -22,6 +23,21 @@ def test_prints_them():
     print("drawn", drawn)
 
 def test_of_a_precision(twin):
+    pass
+
+@pytest.fixture
+def found(twin):
+    found = []
+    yield found
+    print("found", twin.dtype, len(found), KinkDistance.size, "relu" in NETWORK_ACTIVATIONS)
+
+@pytest.mark.smoke
+@given(number=st.integers(0, 10**9))
+def test_quick(twin, found, number):
+    found.append(number)
+
+@pytest.mark.smoke
+def test_theorem(side):
     pass
 
 @pytest.mark.nightly
@@ -36,42 +52,66 @@ def test_wrong(twin):
 """
 
 
+THEOREM = {"theorem[reference]", "theorem[twin]"}
+
+EACH_IN_A_FORK = """
+import os, sys, pytest
+from prograde.equivalence_tests import plugin
+
+for number, options in enumerate(sys.stdin):
+    if not os.fork():
+        printed = os.open(str(number), os.O_WRONLY | os.O_CREAT)
+        os.dup2(printed, 1)
+        pytest.main([*sys.argv[1:], *options.split()], plugins=[plugin])
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., str]:
-    """Runs these tests with the plugin and options; returns what pytest printed."""
+def run(tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs these tests with the plugin, once for every line of options; returns what pytest printed."""
     (tmp_path / "test_given.py").write_text(TESTS)
 
-    def run(*options: str) -> str:
-        command = [sys.executable, "-P", "-m", "pytest", "-qs", "-rpf", "-p", "no:cacheprovider", "-c", "/dev/null"]
-        command += ["--rootdir", str(tmp_path), "-p", "prograde.equivalence_tests.plugin", *options, "test_given.py"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    def run(*options: str) -> list[str]:
+        command = [sys.executable, "-P", "-c", EACH_IN_A_FORK, "test_given.py", "-qs", "-rpf", "-p", "no:cacheprovider"]
+        command += ["-c", "/dev/null", "--rootdir", str(tmp_path)]
+        subprocess.run(command, cwd=tmp_path, input="\n".join(options), text=True, check=True)
+        return [(tmp_path / str(number)).read_text() for number in range(len(options))]
 
     return run
 
 
 def named(printed: str, outcome: str) -> set[str]:
     """Names of the tests of an outcome."""
-    return set(re.findall(rf"^{outcome} test_given\.py::test_(\w+)", printed, flags=re.MULTILINE))
+    return set(re.findall(rf"^{outcome} test_given\.py::test_([\w[\]-]+)", printed, flags=re.MULTILINE))
 
 
-def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callable[..., str]) -> None:
-    printed = run("--device", "meta", "--profile", "nightly")
-    assert named(printed, "PASSED") == {"draws", "prints_them", "of_a_precision", "long"}
+def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callable[..., list[str]]) -> None:
+    (printed,) = run("--device meta --profile nightly")
+    assert named(printed, "PASSED") == {"draws", "prints_them", "of_a_precision", "long", "quick", *THEOREM}
     assert named(printed, "FAILED") == {"wrong"}
     assert "SKIPPED [1]" in printed
     assert "median has no deterministic form on meta" in printed
 
 
-def test_lower_precisions_run_what_depends_on_them(run: Callable[..., str]) -> None:
-    printed = run("--dtype", "bfloat16")
-    assert named(printed, "PASSED") == {"of_a_precision"}
-    assert named(printed, "FAILED") == {"undetermined", "wrong"}
-    assert "3 deselected" in printed
+def test_lower_precisions_run_what_depends_on_them_alone_or_also(run: Callable[..., list[str]]) -> None:
+    lower, also = run("--dtype bfloat16", "--also float32 --also bfloat16")
+    assert named(lower, "PASSED") == {"of_a_precision", "quick", *THEOREM}
+    assert named(lower, "FAILED") == {"undetermined", "wrong"}
+    assert "3 deselected" in lower
+    assert re.findall("found (.*)", lower) == ["torch.bfloat16 12 0.0625 False"]
+    of_each = {f"quick[{dtype}]" for dtype in ("float64", "float32", "bfloat16")}
+    of_each |= {f"theorem[{ids}]" for ids in ("reference-float64", "twin-float64", "twin-float32", "twin-bfloat16")}
+    assert named(also, "PASSED") == {"draws", "prints_them", "of_a_precision", *of_each}
+    assert named(also, "FAILED") == {"undetermined", "wrong"}
+    assert sorted(re.findall("found torch.(.*)", also)) == [
+        "bfloat16 3 0.0625 False", "float32 3 0.001 True", "float64 12 0.001 True",
+    ]  # fmt: skip
 
 
-def test_a_seed_draws_new_examples_and_the_same_again(run: Callable[..., str]) -> None:
-    def drawn(*options: str) -> str:
-        return re.findall("drawn (.*)", run("-k", "draws or prints", *options))[0]
-
-    once = drawn("--hypothesis-seed", "1")
-    assert drawn("--hypothesis-seed", "1") == once != drawn("--hypothesis-seed", "2")
+def test_a_seed_draws_new_examples_and_the_same_again(run: Callable[..., list[str]]) -> None:
+    seeds = [f"--hypothesis-seed {seed}" for seed in (1, 1, 2)]
+    once, again, other = (re.findall("drawn (.*)", printed)[0] for printed in run(*seeds))
+    assert once == again != other
