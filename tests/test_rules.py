@@ -51,7 +51,10 @@ def test_training_without_constrain_is_warned_of() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Tanh, MaxMin])
 def test_a_step_lowers_the_loss(rule: str, bias: bool, activation: type[nn.Module]) -> None:
-    """On one batch, again and again; Forward-Forward with one draw of negatives. Random feedback takes longer."""
+    """On one batch, until it is lower by a tenth; Forward-Forward with one draw of negatives.
+
+    Random feedback takes longer.
+    """
     if rule == "drtp" and activation is not nn.Tanh:
         pytest.skip("sent the label, not the error, hidden layers go on growing where nothing bounds them")
     torch.manual_seed(0)
@@ -64,6 +67,8 @@ def test_a_step_lowers_the_loss(rule: str, bias: bool, activation: type[nn.Modul
         losses.append(built.assign_credit(x, y).item())
         optimizer.step()
         built.constrain(optimizer)
+        if losses[-1] < 0.9 * losses[0]:
+            break
     assert losses[-1] < losses[0]
 
 
