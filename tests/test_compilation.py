@@ -1,5 +1,6 @@
 """`torch.compile(rule.assign_credit)`: how many graphs a step is, and that it is the same step."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -130,6 +131,27 @@ def test_the_constraint_is_eager(monkeypatch: pytest.MonkeyPatch):
     for unit in rule.units[:-1]:
         weight = unit.weights[0]
         assert (weight @ weight.T - torch.eye(len(weight))).abs().max() <= 5e-3, "within the tolerance"
+
+
+def test_a_projection_that_is_held_takes_three_graphs():
+    """The first, one that builds it anew, and one that holds it, for all steps."""
+    torch.manual_seed(0)
+    rule = Foton(dense(), projection_every=3)
+    graphs = CompileCounter()
+    step = torch.compile(rule.assign_credit, backend=graphs)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
+    kept: list[torch.Tensor] = []
+    for number in range(9):
+        x, y = torch.randn(32, 16), torch.arange(32) % 4
+        eager = copy.deepcopy(rule)
+        found, expected = credited(step, rule, x, y), credited(eager.assign_credit, eager, x, y)
+        assert all(map(torch.equal, found, expected)), "the step that is not compiled"
+        assert rule.projection is not None
+        assert (number % 3 != 0) == (bool(kept) and torch.equal(rule.projection, kept[-1])), f"step {number}"
+        kept.append(rule.projection.clone())
+        optimizer.step()
+        rule.constrain(optimizer)
+    assert graphs.frame_count == 3, "graphs"
 
 
 FIRST_STEP = """

@@ -26,8 +26,9 @@ class Foton(OutputErrorRule):
     `orthogonality_every` steps. The output layer is free: the theory does not need it orthogonal, and it has its exact
     gradient.
 
-    The error projection is rebuilt every `projection_every` training steps. `activation_gain` is the factor by which
-    the activation multiplies norms, about 0.7 for ReLU; each layer's update is divided by what follows from it.
+    The error projection is rebuilt every `projection_every` training steps, as `constrain` counts them.
+    `activation_gain` is the factor by which the activation multiplies norms, about 0.7 for ReLU; each layer's update is
+    divided by what follows from it.
     `linear=True` is not in the paper: the second pass omits the activations, and each layer applies its own derivative.
     It costs no more and is closer to backpropagation in deep networks.
     `recompute=True` computes the clean pass twice and holds one layer at a time. With `stream` the memory for
@@ -87,6 +88,7 @@ class Foton(OutputErrorRule):
         if projection_every > 1:
             self.register_buffer("projection", None)  # its shape is that of the first samples
         self._uses = 0
+        self._is_due, self._is_used = True, False  # all that a step asks: compiled code would be made anew for a count
         self._last_step: dict[str, _Credit] = {}
         self._versions = self._weight_versions()
         self._unconstrained_changes = 0
@@ -133,9 +135,10 @@ class Foton(OutputErrorRule):
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
         if self.projection_every == 1:
             return error_projection(layers, clean)
-        if self.projection is None or (self.training and self._uses % self.projection_every == 0):
+        if self.projection is None or (self.training and self._is_due):
             self.projection = error_projection(layers, clean)
-        self._uses += self.training
+        if self.training:
+            self._is_due, self._is_used = False, True
         return self.projection
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *options: Any) -> None:
@@ -156,7 +159,8 @@ class Foton(OutputErrorRule):
         return self._uses
 
     def set_extra_state(self, state: int) -> None:
-        self._uses = state
+        self._uses, self._is_used = state, False
+        self._is_due = self._uses % self.projection_every == 0
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""
@@ -176,6 +180,8 @@ class Foton(OutputErrorRule):
             if rate is not None:
                 plain[name] = PlainStep(credit.delta, credit.z, credit.preactivation, rate)
         self._last_step.clear()
+        if self._is_used:
+            self.set_extra_state(self._uses + 1)
         with outside(self.units[0].weights[0].device):
             self.orthogonality.step(plain)
         self._versions = self._weight_versions()

@@ -106,6 +106,6 @@ FAULTS = [
           "if self.steps % self.every:", "if False:",
           "test_constraint_at_every_third_step", "step 1"),
     Fault("projection rebuilt at every step", "accelerated.rules.foton",
-          "self._uses % self.projection_every == 0", "True",
+          "self._is_due = self._uses % self.projection_every == 0", "self._is_due = True",
           "test_projection_rebuilt_every_third_step", "step 1"),
 ]  # fmt: skip
