@@ -20,16 +20,18 @@ from prograde.accelerated.parallel.layer_parallel import _evenly
 from prograde.accelerated.rules import MonoForward
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+OF_FOUR = "foton", "ftp, batch norm", "forward-forward, pairs", "mono-forward, images"
 SECONDS = 240
 """After which processes are ended that have not ended by themselves."""
 
 
-def started(folder: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+def started(folder: Path, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
     folder.mkdir(exist_ok=True)
     paths = {"PARALLEL_FOLDER": str(folder), "PARALLEL_STORE": str(folder / f"store-{arguments[0]}")}
     found = []
-    for rank in range(2):
-        environment = os.environ | paths | {"RANK": str(rank), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    paths |= {"WORLD_SIZE": str(size), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for rank in range(size):
+        environment = os.environ | paths | {"RANK": str(rank)}
         command = [sys.executable, "-P", str(SCRIPT), *arguments]
         found.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -77,6 +79,17 @@ def test_two_processes_are_as_one(results: list[dict[str, str]]) -> None:
     assert results[0].keys() == results[1].keys()
     failed = [f"{name}, process {rank}:\n{said}" for rank in (0, 1) for name, said in results[rank].items() if said]
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.nightly
+def test_four_processes_are_as_one(tmp_path: Path) -> None:
+    names = [f"as one process: {name}" for name in OF_FOUR]
+    names += ["processes stay in step", "layers in two processes as in one", "groups of two"]
+    said = ended(started(tmp_path, "checks", *names, size=4))
+    for rank in range(4):
+        file = tmp_path / f"results-{rank}.json"
+        assert file.exists(), "\n".join(said)
+        assert json.loads(file.read_text()) == dict.fromkeys(names, ""), f"process {rank}"
 
 
 @pytest.mark.parametrize("kind", ["data", "layers"])

@@ -1,4 +1,4 @@
-"""What each of two connected processes checks: run by test_parallel.py, with RANK, WORLD_SIZE and a store's path.
+"""What each of two connected processes checks, or of four: run by test_parallel.py, with RANK, WORLD_SIZE and paths.
 
 Every process makes the same checks in the same order, and writes what failed to a file of its own.
 """
@@ -6,6 +6,7 @@ Every process makes the same checks in the same order, and writes what failed to
 import itertools
 import json
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -47,15 +48,16 @@ from prograde.accelerated.rules import (
     RecurrentFtp,
     Rule,
 )
-from prograde.accelerated.training import CsvTable, History, TensorBoard, UserError, fit
+from prograde.accelerated.training import Callback, CsvTable, History, Run, TensorBoard, UserError, checkpoint, fit
 
-K, BATCH, CUT = 4, 8, 3
+K = 4
 SECONDS = 30
 """After which a process that waits for another gives up."""
 
-RANK = int(os.environ["RANK"])
+RANK, SIZE = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
 FOLDER = Path(os.environ["PARALLEL_FOLDER"])
-SHARE = slice(None, CUT) if RANK == 0 else slice(CUT, None)
+CUTS = (0, 3, 8) if SIZE == 2 else (0, 2, 5, 9, 11)
+BATCH, SHARE = CUTS[-1], slice(CUTS[RANK], CUTS[RANK + 1])
 """This process's samples: shares differ in size."""
 
 
@@ -268,11 +270,11 @@ def check_case(name: str) -> None:
 
 
 def same_everywhere(rule: nn.Module) -> bool:
-    """Whether all parameters and buffers are bit for bit those of the other process."""
+    """Whether all parameters and buffers are bit for bit those of the other processes."""
     mine = torch.cat([value.detach().double().flatten() for value in (*rule.parameters(), *rule.buffers())])
-    every = [torch.empty_like(mine) for _ in range(2)]
+    every = [torch.empty_like(mine) for _ in range(SIZE)]
     dist.all_gather(every, mine)
-    return torch.equal(*every)
+    return all(torch.equal(mine, other) for other in every)
 
 
 def refusal(kind: type[Exception], call: Callable[[], object]) -> str:
@@ -446,41 +448,6 @@ def check_wrappers_of_pytorch() -> None:
             expect(refusal(ValueError, partial(stepped, kind, wrapper, part)), "in FSDP", "DataParallel around")
 
 
-def check_fit() -> None:
-    """A training by `fit` is that of one process on the joined batches; the first process writes its files."""
-    x, y = torch.randn(24, 5, generator=torch.Generator().manual_seed(0)), torch.arange(24) % K
-    shares = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
-
-    def trained(rule: Rule, batches: Any, **options: Any) -> History:
-        make = partial(torch.optim.SGD, lr=0.1)
-        return fit(rule, batches, (x, y), optimizer=make, epochs=2, alignment_every=0, **options)
-
-    def net() -> nn.Sequential:
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, K))
-
-    folder = FOLDER / "fit"
-    folder.mkdir(exist_ok=True)
-    rule = DataParallel(MonoForward(net()))
-    own = [(x[SHARE], y[SHARE]) for x, y in shares]
-    watching = CsvTable(folder / "table.csv", units_every=2), TensorBoard(folder / "events")
-    files: dict[str, Any] = {"checkpoint": folder / "checkpoint", "checkpoint_every": 1}
-    history = trained(rule, own, callbacks=watching, **files)
-    dist.barrier()
-    assert len(list((folder / "events").iterdir())) == 1
-    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 3 + 2, "a header, rows of units and of epochs"
-    single = MonoForward(net())
-    alone = trained(single, shares)
-    for a, b in zip(rule.parameters(), single.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert abs(history.best.validation_accuracy - alone.best.validation_accuracy) < 0.1
-    again = DataParallel(MonoForward(net()))
-    trained(again, own, resume=folder / "checkpoint")
-    assert all(torch.equal(a, b) for a, b in zip(rule.parameters(), again.parameters(), strict=True))
-    rule = LayerParallel(MonoForward(net()))
-    expect(refusal(UserError, lambda: trained(rule, shares)), "a LayerParallel, of which this process has some units")
-
-
 def check_alone() -> None:
     """A rule that nothing connects says so once."""
     rule = Backprop(dense()())
@@ -578,10 +545,166 @@ def check_layers_refused() -> None:
     rule.synchronise()
 
 
+def check_groups_of_two() -> None:
+    """Of four processes, of which one group does not begin with process 0: each makes a training of its own."""
+    number, place = RANK % 2, RANK // 2
+    group = [dist.new_group([0, 2]), dist.new_group([1, 3])][number]
+
+    def build(seed: int) -> Rule:
+        torch.manual_seed(seed)
+        return Ftp(dense(dropout)(), generator=torch.Generator().manual_seed(seed))
+
+    x, y = data(number)
+    single, rule = build(number), DataParallel(build(RANK), group=group)
+    share = slice(None, 5) if place == 0 else slice(5, None)
+    single.assign_credit(x, y)
+    rule.assign_credit(x[share], y[share])
+    for name, parameter in single.named_parameters():
+        assert rms(rule.rule.get_parameter(name).grad - parameter.grad) < 1e-6, name
+    whole, layers = layered(number), LayerParallel(layered(RANK), group=group)
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.05, momentum=0.9) for part in (whole, layers)]
+    for step in range(3):
+        for part, optimizer in zip((whole, layers), optimizers, strict=True):
+            part.assign_credit(*pictures(step))
+            optimizer.step()
+    layers.save(FOLDER / f"group-{number}", optimizers[1])
+    again = LayerParallel(layered(9), group=group)
+    again.load(FOLDER / f"group-{number}")
+    for part in (layers, again):
+        part.synchronise()
+        for (name, expected), found in zip(whole.state_dict().items(), part.rule.state_dict().values(), strict=True):
+            assert torch.equal(expected, found), name
+
+
 def check_temperatures() -> None:
     """A head with a learned scalar, which an optimizer leaves out of weight decay."""
     rule = LayerParallel(DynamicTemperature(dense(activation=nn.ReLU)()))
     assert len(rule.no_weight_decay()) == 1
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    x = torch.randn(47, 16, generator=torch.Generator().manual_seed(8))
+    return x, x[:, :K].argmax(dim=1)
+
+
+def fitted(rule: Rule, train: Any, validation: Any, **options: Any) -> History:
+    options = {"epochs": 3, "batch": 10, "alignment_every": 2} | options
+    return fit(rule, train, validation, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), **options)
+
+
+def check_fit() -> None:
+    """Tensors: the training of one process, what it writes written once; it goes on amid an epoch, bit for bit."""
+
+    def build(seed: int) -> Rule:
+        torch.manual_seed(seed)
+        return Ftp(dense(dropout)(), generator=torch.Generator().manual_seed(seed))
+
+    class Kept(Callback):
+        def on_step(self, run: Run) -> None:
+            if run.step == 6:  # in the second epoch
+                shutil.copy(FOLDER / "fit", FOLDER / "amid")
+
+    x, y = samples()
+    train, validation = (x[:33], y[:33]), (x[33:], y[33:])
+    single, rule = build(0), DataParallel(build(RANK))
+    alone = fitted(single, train, validation, test=validation, measure=lambda *batch: {"seen": len(batch[1])})
+    options = {"checkpoint": FOLDER / "fit", "checkpoint_every": 3, "accumulate": 1}
+    found = fitted(
+        rule, train, validation, test=validation, measure=lambda *batch: {"seen": len(batch[1])},
+        callbacks=[CsvTable(FOLDER / "table.csv", units_every=2), TensorBoard(FOLDER / "events"), Kept()], **options,
+    )  # fmt: skip
+    assert found.test_accuracy == alone.test_accuracy
+    for one, other in zip(alone.epochs, found.epochs, strict=True):
+        assert (one.samples, one.validation_accuracy) == (other.samples, other.validation_accuracy)
+        assert one.measured == other.measured == {"seen": 33}
+        assert one.alignment.keys() == other.alignment.keys()
+        assert abs(one.loss - other.loss) + abs(one.validation_loss - other.validation_loss) < 1e-5
+    for name, value in single.named_parameters():
+        assert rms((rule.rule.get_parameter(name) - value).detach()) < 1e-5, name
+    assert same_everywhere(rule)
+    dist.barrier()
+    assert len((FOLDER / "table.csv").read_text().splitlines()) == 1 + 6 + 3, "a header, rows of units and of epochs"
+    assert len(list((FOLDER / "events").iterdir())) == 1
+    assert checkpoint.load(FOLDER / "fit")["settings"]["rule"] == "Ftp"
+    again = DataParallel(build(7 + RANK))
+    resumed = fitted(again, train, validation, test=validation, resume=FOLDER / "amid", **options, overwrite=True)
+    assert [e.loss for e in resumed.epochs] == [e.loss for e in found.epochs]
+    for name, value in rule.rule.named_parameters():
+        assert torch.equal(again.rule.get_parameter(name), value), name
+    said = refusal(UserError, lambda: fitted(build(0), train, validation, test=validation, resume=FOLDER / "fit"))
+    expect(said, "processes 2, expected 1")
+
+
+def check_fit_of_loaders() -> None:
+    """Each process has its loader, whose shares differ in size; two batches make a step."""
+
+    def build(seed: int) -> Rule:
+        torch.manual_seed(seed)
+        return Backprop(dense()())
+
+    def parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(x.split(8), y.split(8), strict=True))
+
+    x, y = samples()
+    whole, held = parts(x[:40], y[:40]), (x[40:], y[40:])
+    mine = [(a[SHARE], b[SHARE]) for a, b in whole]
+    single, rule = build(0), DataParallel(build(RANK))
+    alone = fitted(single, whole, [held], batch=None, accumulate=2)
+    found = fitted(rule, mine, [(held[0][SHARE], held[1][SHARE])], batch=None, accumulate=2)
+    for one, other in zip(alone.epochs, found.epochs, strict=True):
+        assert (one.samples, one.validation_accuracy) == (other.samples, other.validation_accuracy)
+        assert abs(one.loss - other.loss) + abs(one.validation_loss - other.validation_loss) < 1e-5
+    for name, value in single.named_parameters():
+        assert rms(rule.rule.get_parameter(name) - value) < 1e-5, name
+
+
+class Stop(Callback):
+    """Stops in one process what all end."""
+
+    def on_step(self, run: Run) -> None:
+        if run.step == 2:
+            run.stop("enough")
+
+
+class Stream:
+    """Batches without a number."""
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.batches)
+
+
+class Broken(Callback):
+    def on_start(self, run: Run) -> None:
+        raise UserError("no table here")
+
+
+def check_fit_ends_together() -> None:
+    """A stop, an error of a callback, and what differs in one process, end the training in all."""
+    x, y = samples()
+    rule = DataParallel(Backprop(dense()()))
+    found = fitted(rule, (x, y), None, callbacks=[Stop()] if RANK == 0 else [])
+    assert (len(found.epochs), found.epochs[0].samples, found.stopped) == (1, 20, "enough")
+    batches = list(zip(x[RANK::2].split(6), y[RANK::2].split(6), strict=True))
+    layers = LayerParallel(MonoForward(dense()()))
+    chosen = DataParallel(MonoForward(dense()(), aggregation="range"))
+    for train, validation, options, word in (
+        (batches[: 3 - RANK], None, {"batch": None}, "batches: 2 in process 1"),
+        (Stream(batches[: 3 - RANK]), None, {"batch": None}, "train: process 1 has 2 batches"),
+        (list(zip(x.split(6), y.split(6), strict=True)), None, {"batch": None}, "train: gives the same batch in two"),
+        ((x[RANK:], y[RANK:]), None, {}, "digest: "),
+        ((x, y), None, {"epochs": 1 + RANK}, "epochs: 2 in process 1"),
+        ((x, y), None, {"callbacks": [Broken()]}, "no table here"),
+        ((x, y), None, {"batch": 1}, "batch: 1 samples, expected at least 2"),
+        ((x, y), None, {"checkpoint": FOLDER / "no folder" / "file"}, "checkpoint: "),
+        ((x, y), None, {"rule": layers}, "rule: a LayerParallel"),
+        (batches, batches, {"rule": chosen, "batch": None}, "batches: not the same"),
+    ):
+        options = {"rule": rule} | options
+        said = refusal(ValueError, lambda a=(train, validation), o=options: fitted(o.pop("rule"), *a, **o))
+        expect(said, word)
 
 
 CHECKS: dict[str, Callable[[], None]] = {
@@ -592,20 +715,25 @@ CHECKS: dict[str, Callable[[], None]] = {
     "a batch that one refuses": check_a_refused_batch,
     "a group of some": check_a_group_of_some,
     "what is exported": check_what_is_exported,
+    "fit, of tensors": check_fit,
+    "fit, of loaders": check_fit_of_loaders,
+    "fit ends in all processes": check_fit_ends_together,
     "DDP and FSDP are refused": check_wrappers_of_pytorch,
     "a rule that nothing connects says so": check_alone,
     "losses noted in each process": check_noted_losses,
-    "trained by fit": check_fit,
     "layers in two processes as in one": check_layers,
     "layers that can't be in several processes are refused": check_layers_refused,
     "temperatures of layers": check_temperatures,
 }
 
 
+OF_FOUR: dict[str, Callable[[], None]] = {"groups of two": check_groups_of_two}
+
+
 def connect() -> None:
     torch.set_num_threads(1)
     store = f"file://{os.environ['PARALLEL_STORE']}"
-    dist.init_process_group("gloo", init_method=store, rank=RANK, world_size=2, timeout=timedelta(seconds=SECONDS))
+    dist.init_process_group("gloo", init_method=store, rank=RANK, world_size=SIZE, timeout=timedelta(seconds=SECONDS))
 
 
 def run_checks(names: list[str]) -> None:
@@ -615,7 +743,7 @@ def run_checks(names: list[str]) -> None:
         warnings.filterwarnings("ignore", "(?s).*each of which trains alone")
         for name in names or list(CHECKS):
             try:
-                CHECKS[name]()
+                (CHECKS | OF_FOUR)[name]()
                 results[name] = ""
             except Exception:
                 results[name] = traceback.format_exc(limit=-3)

@@ -232,6 +232,10 @@ class DataParallel(Rule):
         if isinstance(self.rule, LocalClassifiers) and self.rule.aggregation.kind == "training-loss":
             self.processes.sum(self.rule.aggregation.loss_total, self.rule.aggregation.loss_count)
         self.rule.calibrate(batches)
+        if isinstance(self.rule, LocalClassifiers):
+            weights = self.rule.aggregation.weights.tolist()
+            if any(others != weights for others in self.processes.every(weights)):
+                raise ValueError("batches: not the same in all processes, but layers are chosen by them; expected so")
 
 
 class _Averaged:

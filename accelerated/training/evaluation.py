@@ -1,6 +1,6 @@
 """How good a rule's scores are."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -55,10 +55,15 @@ def _known(rule: Rule, x: Any, scores: Tensor, y: Targets) -> tuple[Tensor, Targ
 
 
 @torch.no_grad()
-def evaluate(rule: Rule, batches: Iterable[tuple[Any, Targets]]) -> Evaluation:
+def evaluate(
+    rule: Rule,
+    batches: Iterable[tuple[Any, Targets]],
+    summed: Callable[..., Sequence[float]] = lambda *numbers: numbers,
+) -> Evaluation:
     """Over batches (x, y), in evaluation mode. Labels may be of positions; those that the loss ignores do not count.
 
-    The loss is that of one batch of all samples, so far as it is a mean over them.
+    The loss is that of one batch of all samples, so far as it is a mean over them. `summed` gives numbers over all
+    processes that have a part of the batches.
 
     Raises UserError for no batches, and for labels that do not fit the scores.
     """
@@ -88,11 +93,14 @@ def evaluate(rule: Rule, batches: Iterable[tuple[Any, Targets]]) -> Evaluation:
                 counted = loss.total_weight(y)
                 total += loss.value(scores, y) * counted
                 weight += counted
-    if not samples:
+    found = [float(number) for number in (total, weight, right, labelled, samples, are_labels)]
+    cost, costs, hits, labels_in_all, samples_in_all, of_labels = summed(*found)
+    if not samples_in_all:
         raise UserError("data: no batches to evaluate on, expected one or more")
-    share = right.item() / max(1, labelled.item()) if are_labels else None
-    has_loss = loss is not None and (at_scores or not are_labels)
-    return Evaluation(share, total.item() / (weight.item() or 1) if has_loss else None)
+    has_loss = loss is not None and (at_scores or not of_labels)
+    return Evaluation(
+        hits / max(1.0, labels_in_all) if of_labels else None, cost / (costs or 1.0) if has_loss else None
+    )
 
 
 def accuracy(rule: Rule, split: Split) -> float:

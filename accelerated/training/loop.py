@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from .evaluation import held
 from .history import Epoch, History
 from .optimizers import of_recipe, optimizer_of, schedule_of, scheduler_of
 from .recipes import Recipe
-from .run import Measure, Plan, Run, writes
+from .run import Measure, Plan, Run
 from .sources import BatchOf, Loader, Place, Tensors, of_dataset, of_others
+from .together import Together
 
 
 def fit(
@@ -90,18 +92,22 @@ def fit(
 
     `seed` fixes batches, moves of images, masks and negatives.
 
-    **Several processes**, under `DataParallel`: each is given its share, as by a DistributedSampler, which is told the
-    epoch, and the same validation data. The first writes checkpoints, tables and event files.
+    **Several processes.** With `DataParallel` around the rule all of them call `fit` alike. A batch of a `Dataset` or
+    of tensors, which all have, is shared out among them; a loader gives each process a share of its own, as by a
+    DistributedSampler, and as many batches. What is measured is of all shares. Process 0 alone measures alignment,
+    calls `measure`, `on_epoch` and `callbacks`, reads and writes files; an error of these before or after an epoch is
+    raised in all. They end together; Ctrl-C is not caught. `rule.rule` is what a checkpoint is of. As many processes
+    resume it.
 
     Raises TypeError for what is no rule, TrainingError for a loss that is not finite, CheckpointError for a checkpoint
     of another training or a file that is not to be replaced, UserError for options and data that do not fit, by name.
     """
     check_rule(rule, "fit")
-    if rule.connects_processes and len(rule.units) < len(held(rule).units):
-        name = type(rule).__name__
-        raise UserError(
-            f"rule: a {name}, of which this process has some units; expected DataParallel, or a loop by hand"
-        )
+    _check_callbacks(callbacks)
+    together = Together(rule)
+    rule = together.rule
+    if together.rank > 0:
+        callbacks, on_epoch = (), None
     recipe = recipe or Recipe(**(_made_by(rule) or {}))
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     recipe = recipe if batch is None else replace(recipe, batch=batch)
@@ -113,14 +119,12 @@ def fit(
     for name, value in (("seed", seed), ("alignment_every", alignment_every)):
         if type(value) is not int or value < 0:
             raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
-    _check_callbacks(callbacks)
     parameter = next(rule.parameters())
     place = Place(parameter.device if device is None else torch.device(device), parameter.dtype, batch_of)
     shuffling = torch.Generator().manual_seed(seed)
     if checkpoint is not None:
         _check_plain(recipe)
-        if writes(rule):
-            checkpoints.claim(checkpoint, resume=resume, overwrite=overwrite)
+        together.alone(partial(checkpoints.claim, checkpoint, resume=resume, overwrite=overwrite))
     with _seeded(seed, place.device):
         if isinstance(train, Dataset):
             data = of_dataset(rule, train, recipe, place, shuffling)
@@ -130,7 +134,15 @@ def fit(
             data = of_others(train, validation, test, recipe, place, shuffling)
             if batch is not None and isinstance(data.train, Loader):
                 raise UserError(f"batch: {batch}, but a {type(train).__name__} has batches of its own")
-        _check_batches(rule, data.train)
+        least = rule.least_batch * together.size
+        if isinstance(data.train, Tensors):
+            data.train.least = max(data.train.least, least)
+        _check_batches(rule, data.train, least)
+        notes = getattr(getattr(rule, "aggregation", None), "kind", None) == "training-loss"
+        if together.size > 1 and checkpoint_every is not None and notes:
+            raise UserError(
+                f"checkpoint_every: {checkpoint_every}, but each process notes losses of its own; expected None"
+            )
         if patience is not None and data.validation is None:
             raise UserError(f"patience: {patience}, but there are no validation data")
         if data.validation is None and held(rule).chooses_on_held_out_data:
@@ -144,9 +156,10 @@ def fit(
             stepped: LRScheduler | None = scheduler_of(made, scheduler)
         else:
             stepped = schedule_of(made, recipe, plan.steps(data.train.batches)) if optimizer is None else None
+        is_kept = checkpoint is not None or resume is not None
         settings = {
             "rule": type(rule).__name__,
-            "digest": checkpoints.digest_of(data.content) if checkpoint is not None or resume is not None else None,
+            "digest": checkpoints.digest_of(data.content) if is_kept or together.size > 1 else None,
             **data.about,
             "device": place.device.type,
             "dtype": str(parameter.dtype),
@@ -157,8 +170,12 @@ def fit(
             "own_scheduler": None if scheduler is None else type(stepped).__name__,
             "accumulate": accumulate,
             "clip_norm": clip_norm,
+            "processes": together.size,
         }
-        run = Run(rule, data.train, data.validation, data.test, made, stepped, plan, settings, callbacks)
+        in_all = {**settings, **settings["recipe"], "recipe": None, "epochs": plan.epochs, "max_steps": max_steps}
+        in_all |= {"patience": patience, "alignment_every": alignment_every, "checkpoint_every": checkpoint_every}
+        together.check_same(**in_all, is_kept=is_kept)
+        run = Run(together, data.train, data.validation, data.test, made, stepped, plan, settings, callbacks)
         if resume is not None:
             run.resume(resume)
             if on_epoch is not None:
@@ -173,17 +190,27 @@ def fit(
 
 def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:
     """Epoch by epoch, until it ends or Ctrl-C ends it."""
-    try:
+    together = run.together
+
+    def start() -> None:
         for callback in run.callbacks:
             callback.on_start(run)
+
+    def tell(epoch: Epoch) -> None:
+        if on_epoch is not None:
+            on_epoch(epoch)
+        for callback in run.callbacks:
+            callback.on_epoch(run, epoch)
+
+    try:
+        together.alone(start)
         while run.goes_on():
             epoch = run.epoch()
             run.save()
-            if on_epoch is not None:
-                on_epoch(epoch)
-            for callback in run.callbacks:
-                callback.on_epoch(run, epoch)
+            together.alone(partial(tell, epoch))
     except KeyboardInterrupt as interrupt:
+        if together.size > 1:  # the others are in a step that this one would have to end
+            raise
         run.history.interrupted = interrupt.with_traceback(None)
         run.stop("interrupted")
 
@@ -214,12 +241,12 @@ def _check_callbacks(callbacks: Any) -> None:
             raise UserError(f"callbacks: a {type(each).__name__} among them, expected Callbacks")
 
 
-def _check_batches(rule: Rule, source: Tensors | Loader) -> None:
-    """Raises UserError where a step would have fewer samples than the rule takes."""
+def _check_batches(rule: Rule, source: Tensors | Loader, least: int) -> None:
+    """Raises UserError where a step would have fewer samples than the rule takes in all processes."""
     if isinstance(source, Tensors):
         samples = min(source.batch, source.samples)
-        if samples < rule.least_batch:
-            needs = f"at least {rule.least_batch}, which {type(rule).__name__} needs"
+        if samples < least:
+            needs = f"at least {least}, which {type(rule).__name__} needs"
             raise UserError(f"batch: {samples} samples, expected {needs}")
 
 

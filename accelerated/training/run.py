@@ -21,9 +21,10 @@ from . import checkpoint as checkpoints
 from .callbacks import Callback
 from .diagnostics.alignment import alignment
 from .errors import UserError
-from .evaluation import evaluate, samples_in, total_weight
+from .evaluation import Evaluation, evaluate, samples_in, total_weight
 from .history import Epoch, History, check_fields
 from .sources import MEASURED_BATCH, Batch, Loader, Tensors
+from .together import Together
 
 Measure: TypeAlias = Callable[[Rule, Tensor, Any], dict[str, Any]]
 """What is seen of a rule on a batch, x and y."""
@@ -84,18 +85,12 @@ class _Progress:
         check_fields(self)
 
 
-def writes(rule: Rule) -> bool:
-    """Whether this process is the one that writes, of several that train the rule together."""
-    processes: Any = rule.processes if rule.connects_processes else None
-    return processes is None or bool(processes.rank == 0)
-
-
 class Run:
-    """A training as it stands.
+    """A training as it stands, in each of the processes that it is in `together` with.
 
     `step` counts the steps done, of `steps` if that is known; `epoch_number` is the present epoch's, from 1. `loss` and
     `batch`, x and y, are the last step's. `train`, `validation` and `test` are where batches come from, `settings` what
-    the checkpoint says of the training. Of several processes in one training the first `writes` files.
+    the checkpoint says of the training.
     """
 
     loss: Tensor
@@ -103,7 +98,7 @@ class Run:
 
     def __init__(
         self,
-        rule: Rule,
+        together: Together,
         train: Tensors | Loader,
         validation: Tensors | Loader | None,
         test: Tensors | Loader | None,
@@ -113,13 +108,13 @@ class Run:
         settings: dict[str, Any],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.rule, self.train, self.validation, self.test = rule, train, validation, test
+        self.together, self.rule = together, together.rule
+        self.train, self.validation, self.test = train, validation, test
         self.optimizer, self.scheduler, self.plan = optimizer, scheduler, plan
         self.settings, self.callbacks, self.device = settings, callbacks, train.place.device
         self.step, self.epoch_number, self.steps = 0, 0, plan.steps(train.batches)
-        self.writes = writes(rule)
         self.history = History()
-        self.best_state = _copy(rule.state_dict())
+        self.best_state = _copy(self.rule.state_dict())
         self._progress: _Progress | None = None
 
     @property
@@ -140,6 +135,8 @@ class Run:
         return self._progress is not None or (more_epochs and self._steps_on())
 
     def _steps_on(self) -> bool:
+        if self.together.size > 1:
+            self.history.stopped = self.together.alone(lambda: self.history.stopped)
         more_steps = self.plan.max_steps is None or self.step < self.plan.max_steps
         return more_steps and self.history.stopped is None
 
@@ -163,19 +160,23 @@ class Run:
         _check_finite(loss, "loss", where)
         self._check_parameters(where)
         share, validation_loss = None, None
-        self.rule.calibrate([] if self.validation is None else self.validation.in_order())
+        self.together.steps_by.calibrate([] if self.validation is None else self.validation.in_order())
         if self.validation is not None:
-            share, validation_loss = evaluate(self.rule, self.validation.in_order())
+            share, validation_loss = self._evaluated(self.validation)
             _check_finite(validation_loss, "validation loss", where)
         self._follow(share, loss if validation_loss is None else validation_loss)
-        plan, number = self.plan, self.epoch_number
-        first = self.train.first() if isinstance(self.train, Tensors) else _first(self.batch)
-        cosines: dict[str, float] = {}
-        if plan.alignment_every and (number - 1) % plan.alignment_every == 0:
-            cosines = alignment(self.rule, *first)
-        measured = {} if plan.measure is None else plan.measure(self.rule, *first)
-        samples, seconds = progress.samples, progress.seconds
-        epoch = Epoch(number, loss, share, seconds, cosines, measured, validation_loss, samples)
+
+        def measured() -> Epoch:
+            plan, number = self.plan, self.epoch_number
+            first = self.train.first() if isinstance(self.train, Tensors) else _first(self.batch)
+            cosines: dict[str, float] = {}
+            if plan.alignment_every and (number - 1) % plan.alignment_every == 0:
+                cosines = alignment(self.rule, *first)
+            seen = {} if plan.measure is None else plan.measure(self.rule, *first)
+            samples, seconds = progress.samples, progress.seconds
+            return Epoch(number, loss, share, seconds, cosines, seen, validation_loss, samples)
+
+        epoch = self.together.alone(measured)
         self.history.epochs.append(epoch)
         if self.history.best is epoch:
             self.best_state = _copy(self.rule.state_dict())
@@ -192,6 +193,8 @@ class Run:
             self._progress = _Progress(self._states(), self._zero(), self._zero())
         else:
             self._pass_over(items, self._progress)
+        if isinstance(self.train, Loader):
+            items = self.together.even(items)
         progress = self._progress
         start = time.perf_counter() - progress.seconds
         while self._steps_on() and (group := list(islice(items, self.plan.accumulate))):
@@ -209,7 +212,8 @@ class Run:
 
     def _step(self, group: list[Any], progress: _Progress) -> None:
         if len(group) == 1 and self.plan.clip_norm is None:
-            self.loss, weight = self._credit(group[0], progress, partial(self.rule.step, optimizer=self.optimizer))
+            step = partial(self.together.steps_by.step, optimizer=self.optimizer)
+            self.loss, weight = self._credit(group[0], progress, step)
         else:
             credited = self._credit(group[0], progress) if len(group) == 1 else self._mean_credit(group, progress)
             self.loss, weight = credited
@@ -226,12 +230,21 @@ class Run:
 
     def _credit(
         self, item: Any, progress: _Progress, step: Callable[[Any, Any], Tensor] | None = None
-    ) -> tuple[Tensor, int | Tensor]:
-        """Fills `.grad`, or makes the whole `step` on the batch; the loss, and what it counts by."""
-        self.batch = x, y = self.train.read(item)
-        progress.samples += samples_in(y)
-        loss = self.rule.assign_credit(x, y) if step is None else step(x, y)
-        return loss, total_weight(self.rule, x, y)
+    ) -> tuple[Tensor, float | Tensor]:
+        """Fills `.grad`, or makes the whole `step` on the batch; the loss, and what it counts by in all processes."""
+        x, y = given = self.train.read(item)
+        is_share = isinstance(self.train, Loader)  # else all processes have the whole batch
+        if is_share and self.together.size > 1 and not self.step:
+            self.together.check_shares(checkpoints.digest_of([_tensors(x)]))
+        self.batch = given if is_share else self.together.share(given)
+        loss = (self.together.steps_by.assign_credit if step is None else step)(*self.batch)
+        samples, weight = samples_in(y), total_weight(self.rule, x, y)
+        if not is_share or self.together.size == 1:
+            progress.samples += samples
+            return loss, weight
+        samples_in_all, weights = self.together.summed(samples, float(weight))
+        progress.samples += int(samples_in_all)
+        return loss, weights
 
     def _mean_credit(self, group: list[Any], progress: _Progress) -> tuple[Tensor, Tensor]:
         """The same of several batches at once: means over all that they count by."""
@@ -248,6 +261,13 @@ class Run:
         for p, total in sums.items():
             p.grad = total.div_(least)
         return loss / least, whole
+
+    def _evaluated(self, source: Tensors | Loader) -> Evaluation:
+        """Of the shares of all processes."""
+        batches = source.in_order()
+        if isinstance(source, Tensors):
+            batches = (part for part in map(self.together.share, batches) if samples_in(part[1]))
+        return evaluate(self.rule, batches, self.together.summed)
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device, dtype=wide(self.train.place.dtype))
@@ -283,7 +303,7 @@ class Run:
         if history.epochs:
             self.rule.load_state_dict(self.best_state)
         if test is not None and not history.interrupted:
-            history.test_accuracy, history.test_loss = evaluate(self.rule, test.in_order())
+            history.test_accuracy, history.test_loss = self._evaluated(test)
             labels, seen = (part.labels if isinstance(part, Tensors) else None for part in (test, self.train))
             if labels is not None and seen is not None and history.test_accuracy is not None:
                 guessed = (labels == seen.bincount().argmax()).double().mean().item()
@@ -292,9 +312,11 @@ class Run:
         return history
 
     def save(self) -> None:
-        """Writes the checkpoint, if there is to be one. Raises OSError."""
-        if self.plan.checkpoint is None or not self.writes:
+        """Writes the checkpoint, if there is to be one, in process 0. Raises OSError."""
+        if (path := self.plan.checkpoint) is None:
             return
+        begun = None if self._progress is None else self._progress.begun
+        others = self.together.every({"generators": self._states(), "begun": begun})[1:]
         state = {
             "settings": self.settings,
             "history": [asdict(epoch) for epoch in self.history.epochs],
@@ -305,12 +327,13 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "generators": self._states(),
+            "others": others,
         }
-        checkpoints.save(self.plan.checkpoint, state)
+        self.together.alone(lambda: checkpoints.save(path, state))
 
     def resume(self, path: str | Path) -> None:
         """Goes on from a checkpoint. Raises CheckpointError for one of another training."""
-        state = checkpoints.load(path)
+        state = self.together.alone(lambda: checkpoints.load(path))
         settings = state.get("settings")
         if not isinstance(settings, dict):
             raise checkpoints.CheckpointError(f"checkpoint: '{path}' has no settings of a training")
@@ -326,6 +349,11 @@ class Run:
 
     def _take(self, state: dict[str, Any], path: str | Path) -> None:
         """Everything that `save` wrote. What is read first changes nothing yet."""
+        if self.together.rank:
+            own = state["others"][self.together.rank - 1]
+            state["generators"] = own["generators"]
+            if state["progress"] is not None:
+                state["progress"]["begun"] = own["begun"]
         epochs, step = [Epoch(**epoch) for epoch in state["history"]], state["step"]
         progress = None if state["progress"] is None else _Progress(**state["progress"])
         if type(step) is not int or step < 0 or [epoch.epoch for epoch in epochs] != [*range(1, 1 + len(epochs))]:
@@ -398,6 +426,13 @@ def _data_in(settings: dict[str, Any]) -> str:
 
 def _copy(state: dict[str, Any]) -> dict[str, Any]:
     return {name: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in state.items()}
+
+
+def _tensors(part: Any) -> list[Tensor]:
+    """Those in x, whatever it is."""
+    if isinstance(part, PackedSequence):
+        return [part.data]
+    return [part] if isinstance(part, Tensor) else [tensor for each in part for tensor in _tensors(each)]
 
 
 def _first(batch: Batch) -> Batch:

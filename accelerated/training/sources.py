@@ -79,7 +79,10 @@ class Place(NamedTuple):
 
 
 class Tensors:
-    """Samples in memory, shuffled anew in each pass; training images may be augmented."""
+    """Samples in memory, shuffled anew in each pass; training images may be augmented.
+
+    A last batch of fewer than `least` samples joins the one before it.
+    """
 
     def __init__(
         self,
@@ -93,18 +96,19 @@ class Tensors:
         self.samples = len(tensors[0])
         self.tensors, self.batch, self.place, self.name = tensors, batch, place, name
         self.shuffling, self.augmentation = shuffling, augmentation
+        self.least = 2
         lengths = [len(tensor) for tensor in tensors]
         if not self.samples or len(set(lengths)) > 1:
             raise UserError(f"{name}: {' and '.join(map(str, lengths))} samples, expected as many of each, 1 or more")
 
     @property
     def batches(self) -> int:
-        return len(batches_of(torch.arange(self.samples), self.batch))
+        return len(batches_of(torch.arange(self.samples), self.batch, self.least))
 
     def epoch(self, number: int) -> Iterator[Tensor]:
         """What stands for the batches of that epoch, from 1; `read` makes a batch of it."""
         order = torch.randperm(self.samples, generator=self.shuffling).to(self.tensors[0].device)
-        yield from batches_of(order, self.batch)
+        yield from batches_of(order, self.batch, self.least)
 
     def read(self, item: Tensor) -> Batch:
         x, y = self.place(tuple(tensor[item] for tensor in self.tensors), self.name)
@@ -262,9 +266,9 @@ def _is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and getattr(data, "ndim", 0) > 0
 
 
-def batches_of(order: Tensor, batch: int) -> list[Tensor]:
-    """Batches in that order. A last one of one sample joins the one before: some rules and BatchNorm need two."""
+def batches_of(order: Tensor, batch: int, least: int = 2) -> list[Tensor]:
+    """Batches in that order. A last one of too few joins the one before: some rules and BatchNorm need two samples."""
     batches = list(order.split(batch))
-    if len(batches) > 1 and len(batches[-1]) == 1 and batch > 1:
+    if len(batches) > 1 and len(batches[-1]) < least <= batch:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

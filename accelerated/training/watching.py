@@ -53,7 +53,7 @@ class Numbers(Callback):
         if self.units_every and run.step % self.units_every == 0:
             for unit, values in unit_diagnostics(run.rule, *run.batch).items():
                 numbers |= {f"{name}/{unit}": value for name, value in values.items()}
-        if numbers and run.writes:  # every process took them, since those of a unit take all processes
+        if numbers:
             self.write(run, numbers)
 
     def on_epoch(self, run: "Run", epoch: Epoch) -> None:
@@ -63,8 +63,7 @@ class Numbers(Callback):
             "samples_per_second": epoch.samples / max(epoch.seconds, 1e-9),
         }
         measured = {"loss/validation": epoch.validation_loss, "accuracy/validation": epoch.validation_accuracy}
-        if run.writes:
-            self.write(run, numbers | {name: value for name, value in measured.items() if value is not None})
+        self.write(run, numbers | {name: value for name, value in measured.items() if value is not None})
         self._clock.start(run)
 
 
@@ -101,8 +100,7 @@ class TensorBoard(Numbers):
 
     def on_start(self, run: "Run") -> None:
         super().on_start(run)
-        if run.writes:
-            self._writer = self._writer_of(str(self.folder), purge_step=run.step + 1 if run.step else None)
+        self._writer = self._writer_of(str(self.folder), purge_step=run.step + 1 if run.step else None)
 
     def write(self, run: "Run", numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
@@ -129,8 +127,6 @@ class CsvTable(Numbers):
 
     def on_start(self, run: "Run") -> None:
         super().on_start(run)
-        if not run.writes:
-            return
         names = [unit.name for unit in run.rule.units] if self.units_every else []
         self._columns = ["step", "epoch", "loss/training", "loss/validation", "accuracy/validation", "learning_rate"]
         self._columns += ["samples_per_second", *(f"{kind}/{name}" for kind in UNIT_DIAGNOSTICS for name in names)]
@@ -179,8 +175,6 @@ class Progress(Callback):
         self._shown = 0.0
 
     def on_start(self, run: "Run") -> None:
-        if not run.writes:
-            self.bar.disable = True
         if self._is_own:
             self.bar.start()
         self._clock.start(run)
