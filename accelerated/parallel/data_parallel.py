@@ -22,7 +22,7 @@ from ..rules import (
     Rule,
     UnitUpdate,
 )
-from ..rules.output_loss import CrossEntropy
+from ..rules.output_loss import Loss
 from ..rules.rule import Share
 from .batch_norm import synchronised
 from .processes import Processes
@@ -50,8 +50,8 @@ class DataParallel(Rule):
     Not in step are draws of one's own modules, as nn.Dropout's, from PyTorch's generator, and what one's own modules
     keep in buffers; nor is a loss of one's own that is no mean over samples. All processes call in the same order.
     Raises ValueError for what can't be shared out: `Hardware`, whose converters measure the batch in hand,
-    `HybridDynamicTemperature`, class weights and weights of samples, nn.InstanceNorm that tracks statistics; and in
-    every process where one of them is given a batch that its rule does not take. RuntimeError where a process is lost.
+    `HybridDynamicTemperature`, nn.InstanceNorm that tracks statistics; and in every process where one of them is given
+    a batch that its rule does not take. RuntimeError where a process is lost.
 
     The rule itself is `rule.rule`: save its `state_dict()`, which one process can go on with.
     """
@@ -142,8 +142,8 @@ class DataParallel(Rule):
 
     def stream(self, x: Tensor, y: Any) -> Iterator[UnitUpdate]:
         """Updates of the joined batch, each asked for while the next unit's is computed: two are held at a time."""
-        share, part = self._shared(x, y)
-        each: Iterable[_Averaged] = self._updates(x, y, share, part)
+        share, part, scale = self._shared(x, y)
+        each: Iterable[_Averaged] = self._updates(x, y, share, part, scale)
         if self.rule.differentiates:  # all are there at once, and one array may be the gradient of several parameters
             each = list(each)
         pending: _Averaged | None = None
@@ -155,12 +155,12 @@ class DataParallel(Rule):
         if pending is not None:
             yield pending.update()
 
-    def _updates(self, x: Any, y: Any, share: Share, part: float) -> Iterator["_Averaged"]:
+    def _updates(self, x: Any, y: Any, share: Share, part: float, scale: float) -> Iterator["_Averaged"]:
         """Of this process's share, of which nothing is on its way yet."""
         updates = self.rule.stream(x, y)
         memory: set[int] = set()
         while True:
-            with self._as_share(share, part):  # not around the yield: what is done with an update is no business of it
+            with self._as_share(share, part, scale):  # not around the yield: how an update is used is not its business
                 update = next(updates, None)
             if update is None:
                 return
@@ -168,57 +168,64 @@ class DataParallel(Rule):
                 memory.clear()
             yield _Averaged(update, self.processes, memory)
 
-    def _shared(self, x: Any, y: Any) -> tuple[Share, float]:
-        """Where this process's batch is in the joined one, and its part in the labels.
+    def _shared(self, x: Any, y: Any) -> tuple[Share, float, float]:
+        """Where this process's batch is in the joined one, its part in the labels, and what scales their weights.
 
         Raises ValueError, in every process, where one of them has a batch that its rule does not take.
         """
         problem: Exception | None = None
-        samples, labels = 0, 0
+        samples, labels, weight = 0, 0, 0.0
         try:
-            samples, labels = self._counted(x, y)
+            samples, labels, weight = self._counted(x, y)
         except Exception as error:  # whatever it is, the others wait to be told
             problem = error
         trained = sum(parameter.requires_grad for parameter in self.rule.parameters())
-        told = self.processes.all_told(problem is None, samples, labels, trained)
+        told = self.processes.all_told(problem is None, samples, trained, labels, weight)
         if problem is not None:
             raise problem
-        refused = [rank for rank, (is_taken, *_) in enumerate(told) if not is_taken]
-        if refused:
-            raise ValueError(f"x, y: of process {refused[0]} refused, which says why; no process has made the step")
-        if any(number != trained for *_, number in told):
+        taken, samples_of, trained_in, labels_of, weights_of = zip(*told, strict=True)
+        if not all(taken):
+            raise ValueError(f"x, y: of process {taken.index(0)} refused, which says why; no process has made the step")
+        if len(set(trained_in)) > 1:
             raise ValueError("rule: other parameters are frozen in one process than in another")
-        counts = [int(count) for _, count, *_ in told]
+        counts = [int(count) for count in samples_of]
         before = sum(counts[: self.processes.rank])
         gathered = partial(self.processes.gathered, counts=counts)
         whole = Share(slice(before, before + samples), sum(counts), gathered)
-        return whole, labels / max(1, sum(count for *_, count, _ in told))
+        in_all, weight_in_all = sum(labels_of), sum(weights_of)
+        scale = (weight / labels) / (weight_in_all / in_all) if weight else 1.0  # the mean weight over that of all
+        return whole, labels / max(1, in_all), scale
 
-    def _counted(self, x: Any, y: Any) -> tuple[int, int]:
-        """Samples, and labels that count. Raises ValueError unless the rule takes them."""
-        if isinstance(y, tuple):
-            raise ValueError("y: a pair, with weights of samples, which are not shared out; expected y alone")
-        rule, ignored = self.rule, getattr(getattr(self.rule, "loss", None), "ignore_index", None)
-        lengths = None
+    def _counted(self, x: Any, y: Any) -> tuple[int, int, float]:
+        """Samples, labels that count, and their weight in all. Raises ValueError unless the rule takes them."""
+        rule, loss, lengths = self.rule, getattr(self.rule, "loss", None), None
+        ignored = getattr(loss, "ignore_index", None)
         if isinstance(rule, RecurrentRule):
             x, lengths = rule.checked_sequences(x, y)
         else:
             rule.checked(x, y)
-        samples, labels = len(y), len(y) * prod(rule.positions(x))
+        each = y if isinstance(y, tuple) else (y,)
+        samples = len(each[0])
+        labels = samples * prod(rule.positions(x))
         if lengths is not None and rule.positions(x):
-            y = y[torch.arange(x.shape[1], device=y.device) < lengths.to(y.device)[:, None]]
-            labels = len(y)
-        if ignored is not None and not y.is_floating_point():
-            labels = int((y != ignored).sum())
+            known = torch.arange(x.shape[1], device=each[0].device) < lengths.to(each[0].device)[:, None]
+            each = tuple(part[known] for part in each)
+            labels = len(each[0])
+        if ignored is not None and not each[0].is_floating_point():
+            labels = int((each[0] != ignored).sum())
             if labels != samples and isinstance(rule, DifferenceTargetPropagation):
                 raise ValueError("y: ignored labels, whose samples the inverses learn from; leave these out")
         if not labels and any(self.rule.batch_norms()):
             raise ValueError("y: every label is ignored, but batch normalisation counts the samples; leave them out")
-        return samples, labels
+        weight = float(loss.total_weight(each if len(each) == 2 else each[0])) if isinstance(loss, Loss) else labels
+        return samples, labels, weight
 
     @contextmanager
-    def _as_share(self, share: Share, part: float) -> Iterator[None]:
+    def _as_share(self, share: Share, part: float, scale: float) -> Iterator[None]:
         with ExitStack() as stack:
+            if isinstance(loss := getattr(self.rule, "loss", None), Loss):
+                loss.share = scale
+                stack.callback(setattr, loss, "share", 1.0)
             norms = [norm for _, norm in self.rule.batch_norms()]
             stack.enter_context(synchronised(norms, self.processes, part))
             self.rule.shared = share
@@ -235,7 +242,9 @@ class DataParallel(Rule):
         if isinstance(self.rule, LocalClassifiers):
             weights = self.rule.aggregation.weights.tolist()
             if any(others != weights for others in self.processes.every(weights)):
-                raise ValueError("batches: not the same in all processes, but layers are chosen by them; expected so")
+                raise ValueError(
+                    "batches: not the same in all processes, but layers are chosen by them; expected the same"
+                )
 
 
 class _Averaged:
@@ -307,9 +316,6 @@ def _check_shareable(rule: Rule) -> None:
         raise ValueError(f"rule: {name}, whose classifier normalises over the batch in hand; expected another")
     if getattr(getattr(rule, "loss", None), "func", None) is _depth_scaled_auxiliary:
         raise ValueError("loss: depth-scaled, whose weights of samples are shares of the batch in hand; use another")
-    for part in rule.modules():
-        if isinstance(part, CrossEntropy) and part.class_weight is not None:
-            raise ValueError("loss: with class weights, whose sum is that of the batch in hand; expected none")
     own_loss = getattr(getattr(rule, "loss", None), "function", None)
     if hasattr(own_loss, "ignore_index"):
         name = type(own_loss).__name__

@@ -66,6 +66,8 @@ class Loss(nn.Module):
     least_outputs: ClassVar[int] = 1
     """How many scores there have to be."""
     ignore_index: int | None = None
+    share: float = 1.0
+    """In a share of a larger batch, by what its weights are multiplied so that their mean in the larger one is 1."""
 
     def of_labels(self, scores: Tensor, y: Targets) -> Tensor:
         """The weighted loss of each label: (batch, ...)."""
@@ -91,6 +93,9 @@ class Loss(nn.Module):
         """
         labels, weight = parted(y)
         return labels.numel() if weight is None else weight.sum()
+
+    def _in_share(self, found: Tensor) -> Tensor:
+        return found if self.share == 1 else self.share * found
 
     def forward(self, scores: Tensor, y: Targets) -> ScoreLossCredit:
         """As a `ScoreLoss` of one layer: its means over the rows of scores are those over N labels."""
@@ -187,11 +192,11 @@ class CrossEntropy(Loss):
 
     def of_labels(self, scores: Tensor, y: Targets) -> Tensor:
         labels, weight = parted(y)
-        return losses.entropies(scores, labels, *self._options(weight))
+        return self._in_share(losses.entropies(scores, labels, *self._options(weight)))
 
     def gradient(self, scores: Tensor, y: Targets) -> Tensor:
         labels, weight = parted(y)
-        return losses.errors(scores, labels, *self._options(weight))
+        return self._in_share(losses.errors(scores, labels, *self._options(weight)))
 
     def total_weight(self, y: Targets) -> int | Tensor:
         labels, weight = parted(y)
@@ -228,7 +233,7 @@ class CrossEntropy(Loss):
             vectors = self.class_weight * vectors
         v = losses.label_weights(scores, labels, self.class_weight, weight, self.ignore_index)
         if v is not None:
-            return losses.times(v, vectors)
+            return self._in_share(losses.times(v, vectors))
         if self.ignore_index is None or losses.are_targets(scores, labels):
             return vectors
         return vectors.masked_fill((labels == self.ignore_index)[..., None], 0)
@@ -250,7 +255,7 @@ class BinaryCrossEntropy(Loss):
         self.register_buffer("positive_weight", positive_weight, persistent=False)
 
     def _scaled(self, scores: Tensor, found: Tensor) -> Tensor:
-        return found / scores.shape[-1] if self.mean else found
+        return self._in_share(found / scores.shape[-1] if self.mean else found)
 
     def of_labels(self, scores: Tensor, y: Targets) -> Tensor:
         targets, weight = parted(y)
@@ -296,7 +301,7 @@ class Distance(Loss):
 
     def _scaled(self, scores: Tensor, found: Tensor) -> Tensor:
         factor = self.factor / scores.shape[-1] if self.mean else self.factor
-        return found if factor == 1 else factor * found
+        return self._in_share(found if factor == 1 else factor * found)
 
     def of_labels(self, scores: Tensor, y: Targets) -> Tensor:
         targets, weight = parted(y)
@@ -329,7 +334,7 @@ class SquaredError(Distance):
         labels, weight = parted(y)
         v = losses.label_weights(scores, scores, None, weight, None)
         vectors = self._vectors(scores, labels)
-        return vectors if v is None else losses.times(v, vectors)
+        return self._in_share(vectors if v is None else losses.times(v, vectors))
 
 
 class OwnLoss(Loss):
