@@ -11,7 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from prograde.accelerated.rules import Ftp, MonoForward
 from prograde.equivalence_tests.sides import Padded, Side
 from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
@@ -286,3 +289,26 @@ def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str
     kernel, z = side.operands((np.ones((4, 2, 3, 3)), np.ones(shape)))
     with pytest.raises(ValueError, match=message):
         side.convolution.convolve(kernel, z)
+
+
+class StridesOfWeightGradients(TorchDispatchMode):
+    """Notes the strides of each gradient by a kernel of one pixel that PyTorch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default and args[2].shape[2:] == (1, 1) and args[-1][1]:
+            self.found.append(tuple(args[4]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", [Ftp, MonoForward])
+def test_no_gradient_by_a_pixel_is_asked_for_with_strides(rule: Any):
+    """PyTorch 2.13's is wrong, or crashes, for few channels last in memory with two threads."""
+    pixel, following = nn.Conv2d(3, 2, 1, stride=(2, 1)), nn.Conv2d(2, 4, 1, stride=2, bias=False)
+    model = nn.Sequential(pixel, nn.ReLU(), following, nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+    with StridesOfWeightGradients() as seen:
+        rule(model, example=torch.zeros(2, 3, 8, 8)).assign_credit(torch.randn(5, 3, 8, 8), torch.zeros(5).long())
+    assert seen.found == [(1, 1)] * 2, "strides of what PyTorch is asked for"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torch.nn.grad import conv2d_weight
 
-from ..._autocast import lowered, product, raised
+from ..._autocast import lowered, raised
+from ...convolution import weight_gradient
 from ...local_classifiers import Shortcut, wired
 from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
@@ -137,8 +137,7 @@ class LocalUnit(Unit):
             torch.ops.aten.threshold_backward.grad_input(gradient, h, 0, grad_input=delta)
         if isinstance(layer, nn.Conv2d):
             place = layer.stride, layer.padding, layer.dilation, layer.groups
-            shape = layer.weight.shape
-            weight = product(lambda x, delta: conv2d_weight(x, shape, delta, *place), x, delta)
+            weight = weight_gradient(x, layer.weight.shape, delta, *place)
         else:
             weight = weight_update(delta.T, x)
         return [weight] if self.bias is None else [weight, delta.sum(dim=(0, *range(2, delta.dim())))]
