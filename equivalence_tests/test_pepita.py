@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import ReferenceSide, Side
@@ -89,10 +89,15 @@ def test_modulated_and_clean_forms_differ(side: Side, case: Case, rng: np.random
     """
     scores = layers.scores(ReferenceSide().chain(case.dense, case.masks), case.x)
     case = case._replace(labels=scores.argmin(axis=1))
-    operands = side.operands((*case, projection_for(case, rng)))
-    base, clean = (
-        side.results(updates(side, *operands, presynaptic=presynaptic))[0][0] for presynaptic in ("modulated", "clean")
-    )
+    projection = projection_for(case, rng)
+
+    def of_both(side: Side) -> list[Any]:
+        operands = side.operands((*case, projection))
+        return [side.results(updates(side, *operands, presynaptic=form))[0][0] for form in ("modulated", "clean")]
+
+    base, clean = of_both(ReferenceSide())
+    assume(rms(base - clean) > 8 * side.eps * rms(base))  # few units may be modulated by next to nothing
+    base, clean = of_both(side)
     assert rms(base - clean) > 2 * side.eps * rms(base), "the presynaptic forms are one"
 
 

@@ -115,7 +115,9 @@ def test_recurrent_ftp(
 def test_backprop_through_time(
     twin: TwinSide, compare: Comparison, kind: str, data: st.DataObject, loss: str, truncation: int | None
 ):
+    """Of small x: PyTorch's derivative of tanh, 1 - h^2, has lost its digits where h is near 1."""
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
+    case = case._replace(x=case.x / 4)
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
         if isinstance(side, ReferenceSide):
