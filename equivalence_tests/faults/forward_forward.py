@@ -80,7 +80,7 @@ FAULTS = [
           "sum(loss(later).negative for later in told[found.layer :])), strict=True):",
           "test_the_reference_is_autograd_of_each_layers_own_loss", "weight of layer 0"),
     Fault("groups correlated with the first group's inputs", "accelerated.convolution",
-          "return product(lambda z, delta: conv2d_weight(z, shape, delta, **place), z, delta) / len(z)",
+          "return weight_gradient(z, shape, delta, stride, padding, groups=groups) / len(z)",
           "of_all = conv2d_weight(z, (shape[0], z.shape[1], *size), delta, stride=stride, padding=padding) / len(z)\n"
           "    return of_all[:, : shape[1]]",
           "test_grouped_convolutions", "groups"),
