@@ -176,8 +176,8 @@ def test_a_scheduler_is_content_and_its_rate_counts() -> None:
     torch.testing.assert_close(rules[1].state_dict(), rules[0].state_dict(), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("hook", ["before", "after", "of all optimizers", "a step of one's own"])
-def test_whoever_watches_the_optimizer_sees_one_step(hook: str) -> None:
+@pytest.mark.parametrize("hook", ["before", "after", "of all optimizers", "a step of one's own", "of the class"])
+def test_whoever_watches_the_optimizer_sees_one_step(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = MonoForward(dense().double())
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     seen: list[int] = []
@@ -188,12 +188,15 @@ def test_whoever_watches_the_optimizer_sees_one_step(hook: str) -> None:
     if hook == "a step of one's own":
         own = optimizer.step
         optimizer.step = lambda: (watch(), own())[1]  # type: ignore[method-assign]
+    elif hook == "of the class":
+        of_class = torch.optim.SGD.step
+        monkeypatch.setattr(torch.optim.SGD, "step", lambda *of: (watch(), of_class(*of))[1])
     elif hook == "of all optimizers":
         handle = register_optimizer_step_pre_hook(watch)
     else:
         handle = {"before": optimizer.register_step_pre_hook, "after": optimizer.register_step_post_hook}[hook](watch)
     rule.step(*batches(1)[0], optimizer)
-    if hook != "a step of one's own":
+    if hook not in ("a step of one's own", "of the class"):
         handle.remove()
     assert seen == [sum(1 for _ in rule.parameters()) - 2], "all gradients but those of the last layer, which has none"
 
@@ -212,3 +215,12 @@ def test_no_gradient_of_a_large_weight_is_held() -> None:
     assert live.peak > 2 * 4 * 128 * 128, "the count sees what is held"
     rule.step(x, y, optimizer)
     assert all(p.grad is None for p in rule.parameters())
+
+
+def test_credit_of_ones_own_is_not_passed_by() -> None:
+    rule = MonoForward(dense().double())
+    seen: list[int] = []
+    credit = rule.assign_credit
+    rule.assign_credit = lambda x, y: (seen.append(len(x)), credit(x, y))[1]  # type: ignore[method-assign]
+    rule.step(*batches(1)[0], torch.optim.SGD(rule.parameters(), lr=0.1))
+    assert seen == [9], "assign_credit as it was replaced"

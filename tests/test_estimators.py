@@ -60,6 +60,7 @@ def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+@pytest.mark.filterwarnings("ignore:validation. none")  # said to whoever trains such a rule without
 @pytest.mark.parametrize("rule", [*NUMBERS, "drtp", "dynamic-temperature", "patch-energy", *LABELS_ALONE])
 def test_rules_learn_classes(rule: str, digits: Arrays) -> None:
     """Labels are the user's own. What is unpickled goes on exactly as the first."""

@@ -274,7 +274,7 @@ def test_names_of_others_are_text(results: Path) -> None:
         (["older"], ["RUN: the log in 'older' is none of prograde", "samples"]),
         (["empty"], ["'empty' has no finished epoch"]),
         (["whole"], ["--output: 'report.html' is there already", "--overwrite"]),
-        (["whole", "--output", "nowhere/page.html"], ["nowhere", "No such file"]),
+        (["whole", "--output", "nowhere/page.html"], ["nowhere/page.html", "is not there"]),
         (["whole", "--output", ".", "--overwrite"], ["'.' is a folder"]),
     ],
 )

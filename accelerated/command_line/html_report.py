@@ -58,10 +58,10 @@ def report(
     The page is one file that needs no other and no network. Runs on the same data are compared with one another. A run
     that was interrupted is shown as far as it came.
     """
+    studies = [read(folder) for folder in runs]
     if output.exists() and not overwrite:
         raise UserError(f"--output: '{output}' is there already; expected another name, or --overwrite")
     files.prepare(output)
-    studies = [read(folder) for folder in runs]
     files.write(output, page(studies).encode())
     typer.echo(output)
 

@@ -1,5 +1,6 @@
 """Optimizer steps on each unit as its update becomes known, and products that go into a weight unseen."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import local
@@ -14,6 +15,8 @@ from .._autocast import is_lowered, product
 from ..layers import Dense, Layer
 
 GLOBAL_HOOKS = all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks
+SGD_STEP = inspect.unwrap(SGD.step)
+"""PyTorch's own, whatever was put in its place or around it since."""
 UNKNOWN = "nesterov", "maximize", "differentiable"
 """Settings of SGD with which its step is left to it."""
 
@@ -84,7 +87,9 @@ class PlainSGD:
     @classmethod
     def of(cls, optimizer: Optimizer) -> "PlainSGD | None":
         """None for one whose step may be another: no SGD, a setting of UNKNOWN, a hook or a step of one's own."""
-        if type(optimizer) is not SGD or ("step" in vars(optimizer) and not _is_counted(optimizer)):
+        if type(optimizer) is not SGD or inspect.unwrap(SGD.step) is not SGD_STEP:
+            return None
+        if "step" in vars(optimizer) and not _is_counted(optimizer):
             return None
         if any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS)):
             return None

@@ -19,7 +19,10 @@ class Callback:
         """Before the first step; of a training that is resumed `run.history` has the epochs done before."""
 
     def on_step(self, run: "Run") -> None:
-        """After each step of the optimizer. `run.loss` is a tensor: reading its number waits for the device."""
+        """After each step of the optimizer. `run.loss` is a tensor: reading its number waits for the device.
+
+        `.grad` may be None, see `Rule.step`.
+        """
 
     def on_epoch(self, run: "Run", epoch: Epoch) -> None:
         """After each epoch, measured and with its checkpoint written."""

@@ -148,7 +148,7 @@ def fit(
         if data.validation is None and held(rule).chooses_on_held_out_data:
             warnings.warn(
                 f"validation: none, on which {type(held(rule)).__name__} chooses how to add up its layers; they stay "
-                "as they were weighted when it was built",
+                "as they were weighted when it was built; give validation data, to an estimator early_stopping=True",
                 stacklevel=2,
             )
         made = of_recipe(rule, recipe) if optimizer is None else optimizer_of(rule, optimizer)

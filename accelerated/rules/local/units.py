@@ -1,8 +1,7 @@
 """How a local rule reads a model: every Conv2d or Linear with what follows it, cut where its score is taken."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -50,12 +49,15 @@ class LocalUnit(Unit):
     outside: tuple[nn.Module, ...] = ()
     rectifier: nn.ReLU | nn.LeakyReLU | None = None
     shape: torch.Size | None = None
+    is_layer: bool = field(init=False)
+    """Whether the module had the weights and the bias of its kind, and no other parameters, as it was read."""
+    _has_inner: bool = field(init=False)
 
-    @cached_property
-    def is_layer(self) -> bool:
-        """Whether the module had the weights and the bias of its kind, and no other parameters, as it was read."""
+    def __post_init__(self) -> None:
         named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
-        return isinstance(self.module, Trainable) and named <= set(PARAMETERS)
+        object.__setattr__(self, "is_layer", isinstance(self.module, Trainable) and named <= set(PARAMETERS))
+        inner = any(True for module in self.inside for _ in module.parameters())
+        object.__setattr__(self, "_has_inner", inner)
 
     @property
     def weights(self) -> list[Tensor]:
@@ -85,11 +87,6 @@ class LocalUnit(Unit):
                 f"'{self.name}' is, a {type(self.module).__name__}"
             )
         return super().width
-
-    @cached_property
-    def _has_inner(self) -> bool:
-        """Whether any module inside had parameters as it was read."""
-        return any(True for module in self.inside for _ in module.parameters())
 
     @property
     def inner(self) -> list[nn.Parameter]:
