@@ -35,6 +35,6 @@ FAULTS = [
           "self.optimizer._opt_called = True", "pass",
           "test_a_scheduler_is_content_and_its_rate_counts", "a scheduler warns"),
     Fault("the weight's gradient held", "accelerated.rules.local.units",
-          "weight = weight_update(delta.T, x)", "weight = product(torch.matmul, delta.T, x)",
+          "weight = weight_update(delta.T, x)", "weight = torch.matmul(delta.T, x)",
           "test_no_gradient_of_a_large_weight_is_held", "assert"),
 ]  # fmt: skip
