@@ -67,6 +67,7 @@ def measure(rank: int, options: Any) -> None:
     warnings.filterwarnings("ignore", ".*each of which trains alone")  # what two are compared with
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)  # the same batch in both, as layer-parallel training wants it
     x, y = torch.randn(options.batch, options.widths[0]), torch.randint(options.widths[-1], (options.batch,))
     layered = LayerParallel(MonoForward(network(options.widths)))
     alone: dict[str, Callable[[], None]] = {}
