@@ -28,7 +28,7 @@ train: .venv/train-installed $(NAMESPACE) ## train every rule on a small set of 
 	@echo "Training every rule on the digits, results in runs/digits"
 	@$(PROGRADE) compare --data digits --output runs/digits --overwrite
 
-test: .venv/test-installed $(NAMESPACE) ## the tests, in all precisions: under seven minutes on two cores
+test: .venv/test-installed $(NAMESPACE) ## the tests, in all precisions: under five minutes on two cores
 	@echo "Running the tests, the quickest in all precisions"
 	@$(PYTEST) tests $(SUITE) --ignore=tests/test_examples.py --ignore=tests/test_readme.py --also float32 --also bfloat16
 
