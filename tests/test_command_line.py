@@ -111,7 +111,6 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
         (["costs", "--network", "784"], ["--network: '784'"]),
-        (["report", "nowhere", "--output", "nowhere/a.html"], ["'nowhere/a.html'", "is not there"]),
         (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
