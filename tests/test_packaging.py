@@ -170,12 +170,16 @@ def test_importing_prints_nothing_and_makes_no_file(tmp_path: Path) -> None:
 
 
 def test_training_needs_the_extra_accelerated_alone(tmp_path: Path) -> None:
-    """All below the command line imports without the libraries of `train` and `test`, but scikit-learn's estimators."""
+    """All below the command line imports without the libraries of `train` and `test`, but scikit-learn's estimators.
+
+    And without PyTorch's compiler, whose import takes longer than all else.
+    """
     absent = ["typer", "rich", "matplotlib", "sklearn", "hypothesis", "pytest"]
     names = [m.name for m in IMPORTABLE if within(m.name, "prograde.accelerated") and "command_line" not in m.name]
     names.remove("prograde.accelerated.training.estimators")
     block = f"import sys\nsys.modules |= dict.fromkeys({absent})\n"  # None in sys.modules: ImportError
-    done = run(block + "import " + ", ".join(names), tmp_path)
+    lazy = "\nassert 'torch._dynamo' not in sys.modules, 'the compiler is loaded at the start'"
+    done = run(block + "import " + ", ".join(names) + lazy, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # `torch.compiler.disable` imports the compiler at once
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
@@ -117,7 +118,7 @@ class HeldOrthogonal(Orthogonality):
                 hook.remove()
         _HOLDERS.discard(self)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _after(self, *step: Any) -> None:
         """After a step of the optimizer."""
         self.step()
@@ -127,7 +128,7 @@ class HeldOrthogonal(Orthogonality):
         if not (torch.compiler.is_compiling() and self._follows):
             self._restore_changed(names)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def _restore_changed(self, names: Sequence[str]) -> None:
         for name in names:
             if not _is_lent(*self._held[name]) and self._change(name) != self._versions[name]:
