@@ -32,8 +32,8 @@ def _relu_multiply(a: Array, direction: Array) -> Array:
 
 
 def _relu_difference(a: Array, u: Array) -> Array:
-    # a > 0: min(u, a); a <= 0: min(u - a, 0).
-    return torch.minimum(u - a.clamp(max=0), a.clamp(min=0))
+    # a > 0: min(u, a); a <= 0: min(u, a) - a, 0 for u >= a.
+    return torch.minimum(u, a).sub_(a.clamp(max=0))
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:

@@ -14,12 +14,14 @@ from prograde.accelerated.rules import (
     RULES,
     DeeperForward,
     ForwardForward,
+    Foton,
     Ftp,
     HybridDynamicTemperature,
     MonoForward,
     Pepita,
     Rule,
 )
+from prograde.accelerated.rules.orthogonality import Orthogonality
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import TwinSide
@@ -99,6 +101,18 @@ def test_every_rule(name: str) -> None:
 def test_rules_that_have_options_of_their_own(kind: type[Rule]) -> None:
     torch.manual_seed(3)
     check_same(kind(dense().double(), generator=seeded(1)), OPTIMIZERS["weight decay"])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "momentum"])
+def test_the_constraint_knows_the_step(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain one after so small a batch is taken back by its factors, which are those of the step itself."""
+    torch.manual_seed(3)
+    known: list[set[str]] = []
+    take = Orthogonality.step
+    monkeypatch.setattr(Orthogonality, "step", lambda self, plain: known.append(set(plain)) or take(self, plain))
+    model = nn.Sequential(nn.Linear(20, 48), nn.Tanh(), nn.Linear(48, 40), nn.ReLU(), nn.Linear(40, 4))
+    check_same(Foton(model.double(), orthogonality_tolerance=1e-10), OPTIMIZERS[optimizer])
+    assert known == [{"2"} if optimizer == "SGD" else set()] * 8
 
 
 @pytest.mark.parametrize("kind", [MonoForward, Ftp])

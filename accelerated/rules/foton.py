@@ -15,6 +15,7 @@ from ..modules import OrthogonalConv2d
 from .orthogonality import Orthogonality, PlainStep, ScaledBjorck, hidden_weights
 from .output_loss import CrossEntropy, Targets
 from .rule import OutputErrorRule, UnitUpdate, check_count
+from .stepping import Factors, factored
 from .units import ChainUnit
 
 
@@ -43,8 +44,6 @@ class Foton(OutputErrorRule):
     MaxPool2d may follow a convolution and its activation, best with `linear=True`. For depth, take `Rotation`: a
     shortcut that stays orthogonal; the tolerance applies to its Q. See docs/foton.md.
     """
-
-    steps_by_unit = False  # `constrain` knows a step by the gradients that it was made from
 
     convolution_kinds = (OrthogonalConv2d,)
     needs = "layers that can be held orthogonal, whose differences are linear"
@@ -111,7 +110,7 @@ class Foton(OutputErrorRule):
         # Else a step is no product of delta and z alone, or compiled code holds these.
         is_whole = isinstance(count, int) and count == len(x) and not torch.compiler.is_compiling()
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
-            update = per_label(layer.update(z, delta), len(x), count)
+            update = per_label(factored(layer).update(z, delta), len(x), count)
             if is_whole and z.dim() == 2 and unit is not last and knows_steps_of(len(x), unit.weights[0]):
                 self._last_step[unit.name] = _Credit(unit, delta, z, a, update[0])
             loss = self.output_loss(clean.scores, y) if unit is last else None
@@ -129,7 +128,7 @@ class Foton(OutputErrorRule):
         count = self.loss.count(output, y)
         for unit, layer, (delta, z) in zip(self.units, bare, factors, strict=True):
             loss = self.output_loss(output, y) if unit is self.units[-1] else None
-            yield UnitUpdate(unit, unit.gradients(per_label(layer.update(z, delta), len(x), count)), loss)
+            yield UnitUpdate(unit, unit.gradients(per_label(factored(layer).update(z, delta), len(x), count)), loss)
 
     def _projection(self, layers: Sequence[Layer], clean: Pass) -> Tensor:
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
@@ -223,17 +222,20 @@ def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
 class _Credit:
     """What the last `assign_credit` gave to a unit, held until `constrain`."""
 
-    def __init__(self, unit: ChainUnit, delta: Tensor, z: Tensor, a: Tensor, gradient: Tensor) -> None:
+    def __init__(self, unit: ChainUnit, delta: Tensor, z: Tensor, a: Tensor, gradient: Tensor | Factors) -> None:
         (self.weight,) = unit.weights
         self.delta, self.z = delta, z
         self.preactivation = a if unit.bias is None else a - unit.bias
-        self.gradient = gradient
-        self.versions = (gradient._version, self.weight._version)
+        self.gradient = gradient if isinstance(gradient, Tensor) else None
+        self.versions = self._versions()
+
+    def _versions(self) -> tuple[int, int]:
+        return (0 if self.gradient is None else self.gradient._version), self.weight._version
 
     def was_applied(self) -> bool:
-        """Whether the weight was changed once since, with its gradient untouched."""
-        versions = (self.gradient._version, self.weight._version - 1)
-        return self.weight.grad is self.gradient and versions == self.versions
+        """Whether the weight was changed once since, with its gradient untouched, or by `step` as it was multiplied."""
+        gradient, weight = self._versions()
+        return self.weight.grad is self.gradient and (gradient, weight - 1) == self.versions
 
 
 def plain_rate(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> float | None:

@@ -35,10 +35,9 @@ SHARE = 0.6
 """Up to which share of the tolerance an entry is let pass: those that are not looked at may be larger."""
 
 PROBABLE = 0.8
-"""The share of the tolerance that the diagonal may reach, and that the largest entry outside of those rows may be
-expected to have from their norms."""
+"""The share of the tolerance that the largest entry outside of those rows may be expected to have from their norms."""
 
-ROWS = 32
+ROWS = 8
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
 
 WHOLE = 64
@@ -95,7 +94,7 @@ class Orthogonality(nn.Module):
     larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
     and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
     ones in other rows; every 64th step, and always in narrow weights, all entries are looked at. Where one exceeds
-    six tenths of the tolerance, eight on the diagonal, the cheapest that helps comes next:
+    six tenths of the tolerance, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
@@ -216,9 +215,8 @@ class Orthogonality(nn.Module):
         """Whether the tolerance is kept, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
-        check = signs[:CHECKS]
-        found = drift(weight, torch.cat([signs, self._held_directions(name, weight)]))  # reading W is what it costs
-        drifts, directions = found[:CHECKS], found[CHECKS:]
+        check, seeking = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
+        drifts, directions = drift(weight, check), None
         for left in reversed(range(rounds + 1)):
             squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
@@ -229,13 +227,14 @@ class Orthogonality(nn.Module):
                 evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
                 if (
                     evenly <= PROBABLE * self.tolerance
+                    and _largest_of_diagonal(weight) <= SHARE * self.tolerance
                     and _largest_entry(weight, indices[:-1]) <= SHARE * self.tolerance
-                    and _largest_of_diagonal(weight) <= PROBABLE * self.tolerance
                 ):
                     return True
             if not left or not total < MUCH:
                 return False
-            q = basis(directions if left == rounds else drift(weight, directions))
+            directions = drift(weight, seeking if directions is None else directions)
+            q = basis(directions)
             step = polar_within(weight, q, out=weight)
             drifts = drift_after(check, drifts, q, step) if total <= NEAR else drift(weight, check)
             directions = step.drift
@@ -369,9 +368,11 @@ def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
 
 def _largest_of_diagonal(weight: Tensor) -> Tensor:
     """The largest absolute entry of the diagonal of I - G: a scalar tensor."""
-    along = 1 if weight.shape[0] <= weight.shape[1] else 0
-    lengths = torch.linalg.vector_norm(weight, dim=along, dtype=wide(weight.dtype))
-    return (lengths.square() - 1).abs().amax()
+    if weight.shape[0] <= weight.shape[1]:
+        squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide(weight.dtype)).square()
+    else:
+        squares = widened(weight).square().sum(dim=0)  # faster down the columns
+    return (squares - 1).abs().amax()
 
 
 def _largest_column(symmetric: Tensor) -> Tensor:

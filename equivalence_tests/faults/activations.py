@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("relu difference ignores the kink", "accelerated.activations",
-          "torch.minimum(u - a.clamp(max=0), a.clamp(min=0))", "torch.where(a > 0, u, 0)",
+          "torch.minimum(u, a).sub_(a.clamp(max=0))", "torch.where(a > 0, u, 0)",
           "test_difference", "relu.difference"),
     Fault("tanh derivative without the square", "accelerated.activations",
           "a.abs().mul_(-2).sigmoid_()", "a.abs().neg_().sigmoid_()",

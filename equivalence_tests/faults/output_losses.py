@@ -7,7 +7,7 @@ FAULTS = [
           "per_label(factored(layer).update(z, delta), len(x), count)", "layer.update(z, delta)",
           "test_rules", "pepita, classes"),
     Fault("FOTON's 1/B of samples whose label is ignored", "accelerated.rules.foton",
-          "update = per_label(layer.update(z, delta), len(x), count)", "update = layer.update(z, delta)",
+          "update = per_label(factored(layer).update(z, delta), len(x), count)", "update = layer.update(z, delta)",
           "test_rules", "foton, classes"),
     Fault("targets of FTP without the labels' weights", "accelerated.rules.output_loss",
           "if weight is not None or self.class_weight is not None:", "if False:",
