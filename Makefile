@@ -13,7 +13,7 @@ export PYTHONPATH := $(CURDIR)/.namespace
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installations into one environment would disturb each other
 
-.PHONY: help train test smoke fresh faults examples nightly check benchmark gpu clean
+.PHONY: help train test smoke fresh faults examples nightly check benchmark results gpu clean
 
 # Arrays as small as those of tests and digits: threads would only wait for one another.
 train test smoke fresh faults examples nightly: export OMP_NUM_THREADS := 1
@@ -58,6 +58,9 @@ check: .venv/test-installed $(NAMESPACE) ## style and types
 
 benchmark: .venv/train-installed $(NAMESPACE) ## time of every rule's step beside backpropagation's
 	@$(PROGRADE) benchmark
+
+results: .venv/train-installed $(NAMESPACE) ## every table and picture of the pages, from the stored runs: half a minute
+	@$(BIN)/python examples/experiments/pages.py
 
 DEVICE := cuda
 OUT := runs/gpu

@@ -143,20 +143,16 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
 
 
-def test_the_table_of_any_model_is_printed_from_its_runs(tmp_path: Path) -> None:
-    """Those that are stored; of fewer rates, or of one at which training broke down, it says so."""
-    experiments = EXAMPLES / "experiments"
-    stored = experiments / "results/any-model"
-    table = run("experiments/any_model.py", tmp_path, "mnist", str(stored), "--table")
-    assert table.count("\n") > 3
-    assert table in (experiments / "any_model.md").read_text(), "the page's table"
-    runs = [json.loads(line) for line in (stored / "any_model.jsonl").read_text().splitlines()]
-    runs = [found for found in runs if found["run"]["network"] == "mlp" and found["run"]["rate"] > 3e-4]
+def test_the_table_of_any_model_says_what_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer rates, or of one at which training broke down."""
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    any_model, resumable = (importlib.import_module(name) for name in ("any_model", "resumable"))
+    runs = resumable.stored("any-model/any_model", network="mlp")
+    runs = [found for found in runs if found["run"]["rate"] > 3e-4]
     for found in runs:
         if found["run"]["rule"] == "pepita":
             found |= {"accuracy": None, "validation": None}
-    (tmp_path / "any_model.jsonl").write_text("".join(json.dumps(found) + "\n" for found in runs))
-    table = run("experiments/any_model.py", tmp_path, "mnist", str(tmp_path), "--table")
+    table = any_model.summary(runs)
     assert "| backprop | 98.1 (0.001; 3 of 5 rates) |" in table
     assert "| pepita | broke down; 3 of 5 rates |" in table
 
@@ -165,6 +161,9 @@ def test_rotations_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:
     options = ["digits", "results", "--steps", "20", "--seeds", "0", "1"]
     found = run("experiments/rotations.py", tmp_path, *options)
     assert found.count("accuracy") == 20
+    made = json.loads((tmp_path / "results" / "rotations.jsonl").read_text().splitlines()[0])["made"]
+    assert made["torch"] == torch.__version__
+    assert made["seconds"] > 0
     assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \|$", found, re.MULTILINE)) == 5, found
 
 
@@ -277,6 +276,30 @@ def test_synthetic_differences_are_paired(synthetic_teacher: ModuleType) -> None
     results += [result("deep supervision", 10, 2, 50.0), result("backprop", 5, 1, 72.0), result("dtg", 10, 2, 52.5)]
     assert synthetic_teacher.differences(results) == {5: {1: 1.0}, 10: {2: 2.5}}
     assert synthetic_teacher.differences(results, "backprop") == {5: {1: -2.0}}
+
+
+def test_synthetic_methods_are_compared_with_the_same_normalisation(synthetic_teacher: ModuleType) -> None:
+    """ "dtg" normalises dtg alone: its runs stand beside those of "all" and of "none"."""
+    accuracies = {
+        ("dtg", "dtg"): 70.0,
+        ("dtg", "deep supervision"): 69.0,
+        ("all", "deep supervision"): 68.0,
+        ("none", "dtg"): 66.0,
+    }
+    results = [
+        {"run": {"normalise": kind, "method": method, "classes": 5, "seed": seed}, "accuracy": accuracy + seed}
+        for (kind, method), accuracy in accuracies.items()
+        for seed in (1, 2)
+    ]
+    heads, _, row = synthetic_teacher.by_normalisation(results).splitlines()
+    assert heads == "| K | both normalised | neither | dtg normalised alone |"
+    assert row == "| 5 | +2.00 [2.00, 2.00] | -3.00 [-3.00, -3.00] | +1.00 [1.00, 1.00] |"
+    for result in results[2:4]:  # deep supervision without normalisation
+        later = {**result["run"], "classes": 50}
+        results += [{"run": later, "accuracy": 40.0}, {"run": {**later, "method": "dtg"}, "accuracy": 40.5}]
+        results += [{"run": {**later, "method": "dtg", "normalise": "none"}, "accuracy": 39.0}]
+    last = synthetic_teacher.by_normalisation(results).splitlines()[-1]
+    assert last == "| 50 less 5 |  | +2.00 [2.00, 2.00] | -0.50 [-0.50, -0.50] |"
 
 
 def test_synthetic_classes_are_split_as_published(synthetic_teacher: ModuleType) -> None:
@@ -416,14 +439,3 @@ def test_which_rule_tries_rules_on_networks(tmp_path: Path) -> None:
     assert float(cells["`Foton`"][0].split("(")[0]) > 80
     again = run("experiments/which_rule.py", tmp_path, *options)
     assert again.strip() == first[first.index("| rule") :].strip()
-
-
-def test_readme_has_the_stored_table_of_which_rule_trains_which_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
-    which_rule, resumable = (importlib.import_module(name) for name in ("which_rule", "resumable"))
-    results = resumable.finished(EXAMPLES / "experiments" / "results" / "which-rule" / "which_rule.jsonl")
-    rules, networks = list(which_rule.RULES), list(which_rule.NETWORKS)
-    short = [network for network in networks if f"| {network} |" in (EXAMPLES.parent / "README.md").read_text()]
-    assert len(short) == 7
-    for page, shown in (("README.md", short), ("RESULTS.md", networks)):
-        assert which_rule.summary(results, rules, shown) in (EXAMPLES.parent / page).read_text(), page

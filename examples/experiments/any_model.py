@@ -1,7 +1,7 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
 Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
-command goes on where it was stopped. Last it prints the table of `any_model.md`; with `--table` it does that alone.
+command goes on where it was stopped. Last it prints the table of `any_model.md`.
 
 Each rule has the same five learning rates of Adam, the rate falling to 0 as a cosine; the rate is chosen on the 5,000
 images that are held out. "last layer alone" trains the output on the hidden layers as they were drawn: what a rule must
@@ -9,13 +9,12 @@ pass to have taught them anything.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from resumable import Result, Run, cell, chosen, finished, run_all
+from resumable import Result, Run, cell, chosen, markdown, run_all
 from torch import nn
 
 from prograde.accelerated.modules import ResNet, vit
@@ -109,7 +108,7 @@ def summary(results: list[Result]) -> str:
     A rate at which a run broke down is not taken. Rules and networks without a run are left out.
     """
     networks = [network for network in NETWORKS if chosen(results, network=network)]
-    lines = ["| rule | " + " | ".join(networks) + " |", "| --- |" + " --- |" * len(networks)]
+    rows = [["rule", *networks]]
     for rule in (rule for rule in RULES if chosen(results, rule=rule)):
         cells = []
         for network in networks:
@@ -126,31 +125,22 @@ def summary(results: list[Result]) -> str:
                 cells.append(f"broke down{tried}" if by_rate else "")
             else:
                 cells.append(f"{cell(by_rate[best], digits=1)} ({best:g}{tried})")
-        lines.append(f"| {rule} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([rule, *cells])
+    return markdown(rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files; its name alone with --table"
-    )
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
-    parser.add_argument("--table", action="store_true", help="print the table of the runs in FOLDER, and train nothing")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()
-    log = arguments.folder / "any_model.jsonl"
     plain = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
-    if arguments.table:
-        if not log.exists():
-            parser.error(f"{log}: no such file")
-        print(summary(chosen(finished(log), **plain)))
-        sys.exit()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
@@ -165,5 +155,5 @@ if __name__ == "__main__":
         for rule in arguments.rules
         for rate in arguments.rates
     ]
-    results = run_all(runs, lambda run: train(run, parts), log)
+    results = run_all(runs, lambda run: train(run, parts), arguments.folder / "any_model.jsonl")
     print(summary(chosen(results, **plain)))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, run_all, show
+from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
 from torch import nn
 
 from prograde.accelerated.rules import Rule
@@ -173,19 +173,26 @@ def points(axes: Axes, grouped: dict[int, list[float]], label: str) -> None:
 
 def summary(results: list[Result]) -> str:
     """Test accuracy as mean and standard deviation over seeds, in two tables."""
+    return f"{by_depth(results)}\n\n{by_interval(results)}"
+
+
+def by_depth(results: list[Result]) -> str:
+    """Rows and depths with a run."""
     depths = sorted({r["run"]["depth"] for r in results})
-    lines = [f"| activation, rule | {' | '.join(f'{d} layers' for d in depths)} |", "| --- |" + " --- |" * len(depths)]
-    for activation, rates in RATES.items():
-        for rule in rates:
-            found = [of(results, activation=activation, rule=rule, depth=d) for d in depths]
-            lines.append(f"| {activation}, {rule} | {' | '.join(map(cell, found))} |")
-    found = [of(results, activation="relu", rule="foton", depth=d, activation_gain=RELU_GAIN) for d in depths]
-    lines.append(f"| relu, foton with gain {RELU_GAIN} | {' | '.join(map(cell, found))} |")
-    lines += ["", f"| renewed every | {' | '.join(map(str, INTERVALS))} |", "| --- |" + " --- |" * len(INTERVALS)]
-    for option, name in (("orthogonality_every", "orthogonality"), ("projection_every", "projection")):
-        found = [of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
-        lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
-    return "\n".join(lines)
+    kinds = {f"{a}, {rule}": {"activation": a, "rule": rule} for a, rates in RATES.items() for rule in rates}
+    gain = {"activation": "relu", "rule": "foton", "activation_gain": RELU_GAIN}
+    kinds[f"relu, foton with gain {RELU_GAIN}"] = gain
+    rows = [[name, *(cell(of(results, depth=d, **kind)) for d in depths)] for name, kind in kinds.items()]
+    return markdown([["activation, rule", *(f"{d} layers" for d in depths)], *(row for row in rows if any(row[1:]))])
+
+
+def by_interval(results: list[Result]) -> str:
+    """Intervals with a run."""
+    varied = {"orthogonality": "orthogonality_every", "projection": "projection_every"}
+    found = {n: [of(results, rule="foton", depth=VARIED_DEPTH, **{o: n}) for o in varied.values()] for n in INTERVALS}
+    used = [n for n in INTERVALS if any(found[n])]
+    rows = [[name, *(cell(found[n][place]) for n in used)] for place, name in enumerate(varied)]
+    return markdown([["renewed every", *map(str, used)], *rows])
 
 
 if __name__ == "__main__":

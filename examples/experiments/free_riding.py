@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, cell, chosen, run_all, show
+from resumable import Result, Run, cell, chosen, markdown, run_all, show
 from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
@@ -107,15 +107,14 @@ def summary(results: list[Result], depths: Iterable[int]) -> str:
     columns = {"separation": 2, "free_riding": 2, "starved": 2, "coverage": 2}
     tables = []
     for depth in depths:
-        heads = [f"{depth} layers", "test accuracy, %", *(name.replace("_", " ") for name in columns)]
-        lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
+        rows = [[f"{depth} layers", "test accuracy, %", *(name.replace("_", " ") for name in columns)]]
         for loss in LOSSES:
             found = chosen(results, depth=depth, loss=loss)
             cells = [
                 ", ".join(f"{value:.{digits}f}" for value in by_layer(found, name)) for name, digits in columns.items()
             ]
-            lines.append(f"| {loss} | {cell(found, 2)} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines))
+            rows.append([loss, cell(found, 2), *cells])
+        tables.append(markdown(rows))
     return "\n\n".join(tables)
 
 

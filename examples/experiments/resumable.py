@@ -1,20 +1,30 @@
-"""Runs that are noted as they end, so that an experiment goes on where it was stopped."""
+"""Runs that are noted as they end, so that an experiment goes on where it was stopped; and what they come to."""
 
 import json
+import platform
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+from scipy.stats import t
+
+from prograde.accelerated.command_line.versions import version
 from prograde.accelerated.training import Epoch
 
 Run = dict[str, Any]
 Result = dict[str, Any]
 
+RESULTS = Path(__file__).parent / "results"
+"""The runs that the pages show: for each experiment and data set a file of JSON lines."""
+
 
 def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> list[Result]:
-    """Every run that is not in the file yet, added to it as it ends; then all that is there."""
+    """Every run that is not in the file yet, added to it as it ends with its versions and time; then all there is."""
     log.parent.mkdir(parents=True, exist_ok=True)
     results = finished(log)
     for run in runs:
@@ -22,7 +32,15 @@ def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> l
             continue
         about = " ".join(f"{name} {value}" for name, value in run.items())
         print(f"{about} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
         results.append({"run": run, **train(run)})
+        results[-1]["made"] = {
+            "day": date.today().isoformat(),
+            "seconds": round(time.perf_counter() - start, 1),
+            "prograde": version(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         with log.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         accuracy = results[-1]["accuracy"]
@@ -53,6 +71,11 @@ def chosen(results: Iterable[Result], **wanted: Any) -> list[Result]:
     return [result for result in results if wanted.items() <= result["run"].items()]
 
 
+def stored(name: str, **wanted: Any) -> list[Result]:
+    """Of the file in RESULTS of that name, the runs that are as wanted."""
+    return chosen(finished(RESULTS / f"{name}.jsonl"), **wanted)
+
+
 def accuracies(results: Iterable[Result]) -> list[float]:
     """A run that broke down counts as chance, 10 %."""
     return [10.0 if result["accuracy"] is None else result["accuracy"] for result in results]
@@ -66,3 +89,24 @@ def cell(results: list[Result], digits: int = 1) -> str:
     broken = sum(result["accuracy"] is None for result in results)
     spread = f" ± {stdev(seen):.{digits}f}" if len(seen) > 1 else ""
     return f"{mean(seen):.{digits}f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "| --- |" + " --- |" * (len(rows[0]) - 1), *lines[1:]])
+
+
+def interval(values: Sequence[float], digits: int = 2) -> str:
+    """The mean and its 95 % interval by Student's t, in points; of one value that it is one."""
+    if len(values) < 2:
+        return f"{values[0]:+.{digits}f} (one seed)" if values else ""
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):+.{digits}f} [{mean(values) - half:.{digits}f}, {mean(values) + half:.{digits}f}]"
+
+
+def paired(results: Iterable[Result], others: Iterable[Result]) -> list[float]:
+    """In accuracy, of the runs of the same seed."""
+    theirs = {other["run"]["seed"]: other for other in others}
+    pairs = [(result, theirs[result["run"]["seed"]]) for result in results if result["run"]["seed"] in theirs]
+    return [own - other for own, other in (accuracies(pair) for pair in pairs)]

@@ -14,7 +14,7 @@ from math import cos, pi
 from pathlib import Path
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, markdown, run_all
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
@@ -80,11 +80,8 @@ def train(run: Run, dataset: Dataset) -> Result:
 
 def summary(results: list[Result]) -> str:
     """Test accuracy as mean and standard deviation over seeds, rule by rule."""
-    lines = [f"| rotations | {' | '.join(map(str, DEPTHS))} |", "| --- |" + " --- |" * len(DEPTHS)]
-    for rule in RULES:
-        cells = [cell(chosen(results, rule=rule, depth=depth)) for depth in DEPTHS]
-        lines.append(f"| {rule} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [[cell(chosen(results, rule=rule, depth=depth)) for depth in DEPTHS] for rule in RULES]
+    return markdown([["rotations", *map(str, DEPTHS)], *([rule, *row] for rule, row in zip(RULES, cells, strict=True))])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, interval, markdown, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated.modules import ChannelNorm
@@ -199,25 +199,56 @@ def signed(values: Sequence[float]) -> str:
     return f"{mean(values):+.2f} ({sum(value > 0 for value in values)} of {len(values)} above)"
 
 
-def summary(results: list[Result]) -> str:
-    """What is compared by K; then the labels, the sizes and times of the students; then high K against low."""
+def compared(results: list[Result]) -> str:
+    """Accuracies by K, and dtg less each of the others."""
     used = [k for k in CLASSES if chosen(results, classes=k)]
     found = {other: differences(results, other) for other in METHODS if other != "dtg"}
     heads = ["K", *(f"{method}, %" for method in METHODS), "dtg less deep supervision", "published"]
-    heads += ["dtg less backprop", "dtg less ensemble", "train less test: dtg", "deep supervision", "backprop"]
-    rows = [heads]
+    rows = [[*heads, "dtg less backprop", "dtg less ensemble"]]
     for k in used:
         row = [str(k), *(cell(chosen(results, classes=k, method=method), 2) for method in METHODS)]
         for other, by_class in found.items():
             row.append(signed(list(by_class[k].values())) if k in by_class else "")
             if other == "deep supervision":
                 row.append(f"{PUBLISHED[k]:+.2f}" if k in PUBLISHED else "")
-        for method in ("dtg", "deep supervision", "backprop"):
-            gaps = [r["train"] - r["accuracy"] for r in chosen(results, classes=k, method=method)]
-            row.append(f"{mean(gaps):.1f}" if gaps else "")
         rows.append(row)
-    tables = [markdown(rows)]
+    return markdown(rows)
+
+
+def is_normalised(run: Run) -> bool:
+    return run["normalise"] == "all" or (run["normalise"] == "dtg" and run["method"] == "dtg")
+
+
+def by_normalisation(results: list[Result]) -> str:
+    """dtg less deep supervision with and without normalisation in both, in points with intervals over the seeds."""
+    both = {"both normalised": (True, True), "neither": (False, False), "dtg normalised alone": (True, False)}
+    used = [k for k in CLASSES if any(r["run"]["normalise"] != "dtg" for r in chosen(results, classes=k))]
+
+    def by_seed(k: int, method: str, normalised: bool) -> dict[int, float]:
+        runs = chosen(results, method=method, classes=k)
+        return {r["run"]["seed"]: r["accuracy"] for r in runs if is_normalised(r["run"]) == normalised}
+
+    rows = [["K", *both]]
+    gaps: dict[tuple[int, str], dict[int, float]] = {}
+    for k in used:
+        for name, (first, second) in both.items():
+            own, other = by_seed(k, "dtg", first), by_seed(k, "deep supervision", second)
+            gaps[k, name] = {seed: own[seed] - other[seed] for seed in own if seed in other}
+        rows.append([str(k), *(interval(list(gaps[k, name].values())) for name in both)])
+    if len(used) > 1:
+        few, many = used[0], used[-1]
+        pairs = [(gaps[few, name], gaps[many, name]) for name in both]
+        cells = [interval([high[seed] - low[seed] for seed in low if seed in high]) for low, high in pairs]
+        rows.append([f"{many} less {few}", *cells])
+    return markdown(rows)
+
+
+def summary(results: list[Result]) -> str:
+    """What is compared by K; then the labels, the sizes, gaps and times of students; then high K against low."""
+    used = [k for k in CLASSES if chosen(results, classes=k)]
+    tables = [compared(results)]
     heads = ["K", "largest class, %", "empty classes", "classes, if equal", *(f"{m}, parameters" for m in METHODS)]
+    heads += [f"{method}, train less test" for method in METHODS]
     rows = [[*heads, *(f"{method}, ms a step" for method in METHODS)]]
     for k in used:
         here = chosen(results, classes=k)
@@ -225,10 +256,11 @@ def summary(results: list[Result]) -> str:
         row += [f"{mean(r[name] for r in here):.1f}" for name in ("empty", "equal")]
         of_methods = [chosen(here, method=method) for method in METHODS]
         row += [f"{runs[0]['parameters']:,}" if runs else "" for runs in of_methods]
+        row += [f"{mean(r['train'] - r['accuracy'] for r in runs):.1f}" if runs else "" for runs in of_methods]
         row += [f"{mean(r['milliseconds'] for r in runs):.2f}" if runs else "" for runs in of_methods]
         rows.append(row)
     tables.append(markdown(rows))
-    by_class = found["deep supervision"]
+    by_class = differences(results)
     complete = [k for k in used if by_class.get(k, {}).keys() == by_class.get(used[0], {}).keys() != set()]
     if any(k in LOW for k in complete) and any(k in HIGH for k in complete):
         table = np.array([[by_class[k][seed] for k in complete] for seed in sorted(by_class[complete[0]])])
@@ -243,11 +275,6 @@ def summary(results: list[Result]) -> str:
             text += f"; {spans['seeds']} resampling seeds, each with all its K"
         tables.append(text)
     return "\n\n".join(tables)
-
-
-def markdown(rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "| --- |" + " --- |" * (len(rows[0]) - 1), *lines[1:]])
 
 
 def draw(results: list[Result], path: Path) -> None:
@@ -302,3 +329,4 @@ if __name__ == "__main__":
     results = [result for result in every if result["run"] in runs]
     draw(results, arguments.folder / "synthetic_teacher.png")
     print(summary(results))
+    print(f"\n{by_normalisation(chosen(every, teacher=arguments.teacher, steps=arguments.steps))}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resumable import Result, Run, accuracies, cell, chosen, run_all
+from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated import rules
@@ -245,7 +245,7 @@ def best_rate(results: list[Result], rule: str, network: str) -> float | None:
 
 def summary(results: list[Result], names: list[str], networks: list[str]) -> str:
     """Test accuracy in %, and the rate; "no" is a refusal, "fails" less than CHANCE at every rate."""
-    lines = [f"| rule | optimizer | {' | '.join(networks)} |", "| --- " * (2 + len(networks)) + "|"]
+    rows = [["rule", "optimizer", *networks]]
     for name in names:
         cells = []
         for network in networks:
@@ -258,8 +258,8 @@ def summary(results: list[Result], names: list[str], networks: list[str]) -> str
             else:
                 cells.append(f"{cell(found)} ({rate:g})")
         optimizer = {"sgd": "SGD, momentum 0.9", "adam": "Adam"}[RULES[name].grid[0]]
-        lines.append(f"| {RULES[name].row or f'`{name}`'} | {optimizer} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([RULES[name].row or f"`{name}`", optimizer, *cells])
+    return markdown(rows)
 
 
 if __name__ == "__main__":

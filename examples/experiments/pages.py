@@ -1,0 +1,166 @@
+"""The tables and pictures of figures on the pages, printed and drawn from the stored runs.
+
+    python examples/experiments/pages.py            prints every table, and draws every picture into runs/pages
+    python examples/experiments/pages.py --write    puts both into the pages
+
+A table of figures, or a picture of them, stands below a comment. `<!-- runs: NAME -->` is an entry of TABLES or
+PICTURES, made from files in `results`. `<!-- no stored run: WHAT IT TAKES -->` says that there is none; RESULTS.md
+lists these. A figure is a cell that begins with a decimal number, but for the defaults of options.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import any_model
+import claims
+import local_classifiers
+import synthetic_teacher
+import which_rule
+from resumable import Result, cell, chosen, markdown, stored
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "examples" / "experiments").glob("*.md"))
+SHOWN = re.compile(r"(?:^<!-- (?P<marker>.*) -->\n)?(?P<shown>(?:^\|.*\n)+|^!\[.*\n(?:.+\n)*)", flags=re.MULTILINE)
+FIGURE = re.compile(r"^!\[|\| *[+-]?\d+\.\d+\b(?! million)")
+NO_RUN = "no stored run: "
+
+
+class Shown(NamedTuple):
+    """A table or picture of figures: its page, its first line there, what its comment says, if any, and its text."""
+
+    page: Path
+    line: int
+    marker: str
+    text: str
+
+
+def shown() -> Iterator[Shown]:
+    for page in PAGES:
+        text = page.read_text()
+        for match in SHOWN.finditer(text):
+            if match["marker"] or (FIGURE.search(match["shown"]) and "| default |" not in match["shown"]):
+                line = text.count("\n", 0, match.start("shown")) + 1
+                yield Shown(page, line, match["marker"] or "", match["shown"])
+
+
+def defects() -> list[str]:
+    """Figures on the pages that name no run, or are not what their runs say."""
+    found = []
+    for page, line, marker, text in shown():
+        name = marker.removeprefix("runs: ")
+        known = name in TABLES or (name in PICTURES and f"({name})" in text)
+        if not (marker.startswith(NO_RUN) or (marker.startswith("runs: ") and known)):
+            found.append(f"{page.name}:{line}: figures without a comment that names their runs: {marker or text[:60]}")
+        elif name in TABLES and text.rstrip("\n") != TABLES[name]():
+            found.append(f"{page.name}:{line}: not the table {name} that the stored runs give")
+    return found
+
+
+def of_local_classifiers(data: str) -> list[Result]:
+    epochs = 8 if data == "cifar10-jpeg" else 7
+    settings = {"data": data, "epochs": epochs}
+    return chosen(local_classifiers.of_settings(stored(f"{data}/local_classifiers"), settings), network="convolutional")
+
+
+def local_rules() -> str:
+    """Test accuracy by data set, of as many seeds as stand in brackets, and what was published."""
+    known = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
+    results = {data: of_local_classifiers(data) for data in known}
+    rows = [["rule", *(head for name in known.values() for head in (f"{name}, %", "published"))]]
+    for rule, setting in local_classifiers.RULES.items():
+        row = [f"`{rule}`"]
+        for data in known:
+            found = chosen(results[data], rule=rule)
+            published = setting.published.get(local_classifiers.PUBLISHED_ON[data.replace("-", "")], "")
+            row += [f"{cell(found, 2)} ({len(found)})" if found else "", published]
+        if any(chosen(found, rule=rule) for found in results.values()):
+            rows.append(row)
+    return markdown(rows)
+
+
+def layers(data: str) -> str:
+    """Of each rule: validation accuracy, all layers, the best range, layers alone, and what layers have in common."""
+    table = [line.split(" | ") for line in local_classifiers.summary(of_local_classifiers(data), data).splitlines()]
+    columns = [0, 2, 3, 5, 6, 9, 10, 11, 12, 13]
+    rows = [[row[column].strip("| ") for column in columns] for row in (table[0], *table[2:])]
+    return markdown([["rule", *rows[0][1:]], *rows[1:]])
+
+
+def symba() -> str:
+    results = stored("two-streams/two_streams", data="mnist", shift=1)
+    rows = [["784-1000-1000-1000-1000, 30 epochs, images moved by a pixel", "seeds", "test error, %", "validation, %"]]
+    errors, held = ([{"accuracy": 100 - r[name]} for r in results] for name in ("accuracy", "validation"))
+    return markdown([*rows, ["SymBa", str(len(results)), cell(errors, 2), cell(held, 2)]])
+
+
+def which_rules(networks: list[str]) -> str:
+    return which_rule.summary(stored("which-rule/which_rule"), list(which_rule.RULES), networks)
+
+
+def without_runs() -> str:
+    """Tables and pictures of figures that have no stored run: their pages, and what each would take."""
+    rows = [["page", "what it takes"]]
+    for figure in shown():
+        if figure.marker.startswith(NO_RUN):
+            page = figure.page.relative_to(ROOT)
+            rows.append([f"[{page}]({page})", figure.marker.removeprefix(NO_RUN)])
+    return markdown(list(dict.fromkeys(map(tuple, rows))))
+
+
+SHORT = ["MLP, ReLU", "20 layers, Tanh", "CNN", "CNN, BatchNorm", "residual block", "transformer", "RecurrentNetwork"]
+"""Of the networks of `which_rule`, those on README.md."""
+
+TABLES: dict[str, Callable[[], str]] = {
+    "claims": claims.table,
+    "which-rule": partial(which_rules, list(which_rule.NETWORKS)),
+    "which-rule-short": partial(which_rules, SHORT),
+    "any-model": lambda: any_model.summary(stored("any-model/any_model", data="mnist", epochs=2)),
+    "local-classifiers": local_rules,
+    "layers-mnist": partial(layers, "mnist"),
+    "layers-cifar10": partial(layers, "cifar10-jpeg"),
+    "symba": symba,
+    "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", normalise="dtg")),
+    "without-runs": without_runs,
+}
+
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "synthetic_teacher.png": lambda path: synthetic_teacher.draw(
+        stored("synthetic/synthetic_teacher", normalise="dtg"), path
+    ),
+    "local_classifiers.png": lambda path: local_classifiers.draw(of_local_classifiers("mnist"), path),
+}
+"""By the name of the file, which lies beside this one."""
+
+
+def write() -> None:
+    """Puts every table and picture that has runs into the pages; lists of these last."""
+    for page in PAGES:
+        text = page.read_text()
+        for name, table in TABLES.items():
+            marker = f"<!-- runs: {name} -->\n"
+            before, found, after = text.partition(marker)
+            if found:
+                text = f"{before}{marker}{table()}\n" + re.sub(r"^([|].*\n)*", "", after)
+        page.write_text(text)
+    for name, draw in PICTURES.items():
+        draw(Path(__file__).with_name(name))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put tables and pictures into the pages")
+    if parser.parse_args().write:
+        write()
+    else:
+        for name, table in TABLES.items():
+            print(f"{name}\n\n{table()}\n")
+        folder = Path("runs") / "pages"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in PICTURES.items():
+            draw(folder / name)
+            print(folder / name)

@@ -1,0 +1,66 @@
+"""Every figure on the pages has its stored run, and is what that says."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "examples" / "experiments")
+    return importlib.import_module("pages")
+
+
+def test_pages_have_what_the_stored_runs_say(pages: ModuleType) -> None:
+    assert pages.defects() == []
+
+
+def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(pages, "PAGES", [page])
+    table = pages.TABLES["symba"]()
+    picture = "![Curves](curves.png)\n"
+    good = f"# Page\n\n<!-- runs: symba -->\n{table}\n\n| option | default |\n| --- | --- |\n| `gamma` | 0.7 |\n"
+    faults = {
+        "": good,
+        "without a comment": good.replace("<!-- runs: symba -->\n", ""),
+        "that names their runs: runs: none": good.replace("runs: symba", "runs: none"),
+        "not the table symba": good.replace(" ± 0.08", " ± 0.07"),
+        "2: figures": f"# Page\n{picture}",
+        "names their runs: runs: local_classifiers.png": f"<!-- runs: local_classifiers.png -->\n{picture}",
+    }
+    for expected, text in faults.items():
+        page.write_text(text)
+        found = pages.defects()
+        assert len(found) == bool(expected), expected
+        assert expected in "".join(found)
+
+
+def test_claims_have_runs_or_what_it_would_take(pages: ModuleType) -> None:
+    claims = pages.claims
+    assert len(claims.CLAIMS) > 25
+    for claim in claims.CLAIMS:
+        verdict = claim.verdict.removesuffix(", as reconstructed")
+        assert verdict in claims.VERDICTS, claim
+        assert claim.source, claim
+        assert bool(claim.runs) == (verdict not in ("not run", "out of reach")), claim
+        assert (ROOT / claim.runs).exists(), claim
+
+
+def test_intervals_are_of_paired_runs(pages: ModuleType) -> None:
+    """Student's t of two differences with mean 2 and standard deviation sqrt 2: 12.706 a half."""
+    resumable: Any = importlib.import_module("resumable")
+
+    def runs(accuracies: dict[int, float | None]) -> list[dict[str, Any]]:
+        return [{"run": {"seed": seed}, "accuracy": accuracy} for seed, accuracy in accuracies.items()]
+
+    gaps = resumable.paired(runs({0: 91.0, 2: 93.0, 1: 50.0}), runs({2: 90.0, 0: 90.0, 3: None}))
+    assert gaps == [1.0, 3.0]
+    assert resumable.interval(gaps) == "+2.00 [-10.71, 14.71]"
+    assert resumable.interval([-0.5], 1) == "-0.5 (one seed)"
+    assert resumable.interval([]) == ""
