@@ -37,6 +37,11 @@ def readable(x: Array) -> bool:
     return not is_functorch_wrapped_tensor(x) and (mode is None or not mode.is_infra_mode())
 
 
+def is_captured(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, in which the host reads nothing."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _is_whole(value: Any) -> bool:
     try:
         index(value)

@@ -18,9 +18,9 @@ from prograde.accelerated.foton import error_projection
 from prograde.accelerated.layers import forward
 from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
-from prograde.accelerated.rules import Backprop, Foton, Rule
+from prograde.accelerated.rules import Backprop, Foton, Rule, orthogonality
 from prograde.accelerated.rules.foton import plain_rate
-from prograde.accelerated.rules.orthogonality import _Copy, resolution
+from prograde.accelerated.rules.orthogonality import Orthogonality, _Copy, resolution
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
@@ -77,7 +77,7 @@ def raised_by(call: Callable[[], object]) -> str:
     """The message of the error."""
     try:
         call()
-    except (FloatingPointError, ValueError) as error:
+    except (FloatingPointError, RuntimeError, ValueError) as error:
         return str(error)
     return "nothing raised"
 
@@ -607,14 +607,68 @@ def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.Mon
             read.append(tensor.numel())
         return to(tensor, *args, **options)
 
-    def refuse(tensor: torch.Tensor) -> None:
-        raise AssertionError("the host has read a tensor")
-
     monkeypatch.setattr(torch.Tensor, "to", copy_to)
     for name in ("item", "tolist", "__bool__", "__float__", "cpu"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     rule.constrain()
     assert read == [49], "one copy for all weights"
+
+
+def test_a_step_that_a_graph_repeats_is_read_by_settle_alone(twin: TwinSide, monkeypatch: pytest.MonkeyPatch):
+    """On the CPU, told that a graph is captured: the largest defect of each weight is gathered where it is."""
+    path = Path(twin.device, True)
+    rule = path.foton(model(80, 64, 64, 4))
+    assert rule.orthogonality is not None
+    other = copy.deepcopy(rule)
+    rule.constrain()
+    with monkeypatch.context() as patch:
+        patch.setattr(orthogonality, "is_captured", lambda device: True)
+        patch.setattr(orthogonality, "_Copy", refuse)
+        for name in ("item", "tolist", "__bool__", "__float__", "cpu"):
+            patch.setattr(torch.Tensor, name, refuse)
+        row = rule.units[1].module.weight.detach()[0]
+        row.zero_()
+        rule.constrain()
+        row.normal_()
+        for _ in range(17):
+            rule.constrain()
+        assert raised_by(other.constrain) == "constrain: none yet, expected one before a CUDA graph is captured"
+        other.orthogonality.every = 3
+        assert raised_by(other.constrain).startswith("every: 3, expected 1 while a CUDA graph is captured")
+    found = raised_by(lambda: rule.calibrate([]))
+    assert re.match(r"weight of layer '2': \|G - I\| up to 1, .* at a step of a CUDA graph; lower", found), found
+    rule.calibrate([])
+
+
+def refuse(*args: Any, **options: Any) -> None:
+    raise AssertionError("the host has read a tensor")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw hot"])
+def test_the_tolerance_is_kept_by_looks_at_an_accelerators_wide_weights(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+):
+    """On the CPU, told that it is none: what it would take from LAPACK is left to products."""
+    torch.manual_seed(0)
+    rule = Foton(model(80, 72, 64, 4))
+    monkeypatch.setattr(orthogonality, "LOOKED_AT", 64)
+    monkeypatch.setattr(orthogonality, "_is_of_host", lambda weight: False)
+    for name in ("basis", "polar_within", "polar_factor"):
+        monkeypatch.setattr(orthogonality, name, refuse)
+    restored: list[int] = []
+    unseen = Orthogonality._restore_unseen
+    monkeypatch.setattr(
+        Orthogonality, "_restore_unseen", lambda held, weights: (restored.append(len(weights)), unseen(held, weights))
+    )
+    steps = OPTIMIZERS[optimizer](rule)
+    worst = 0.0
+    for x, y in batches(30, 80):
+        rule.assign_credit(x, y)
+        steps.step()
+        rule.constrain()
+        worst = max(worst, *defects(rule))
+    assert worst <= TOLERANCE, f"found {worst}"
+    assert (sum(restored) > 0) == (optimizer == "adamw hot"), "products without a look where nothing else is known"
 
 
 @pytest.mark.parametrize("width", [64, 256])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._arrays import widened
+from .._arrays import is_captured, widened
 from .._autocast import in_full, is_lowered, lowered, raised
 from ..layers import Step, Update
 
@@ -86,7 +86,7 @@ def _states(device: torch.device) -> list[Tensor]:
     """Of the generators that a module may draw from; none while a CUDA graph is captured, which has its own."""
     if device.type != "cuda":
         return [torch.get_rng_state()]
-    return [] if torch.cuda.is_current_stream_capturing() else [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+    return [] if is_captured(device) else [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
 
 
 def _set_states(states: Sequence[Tensor], device: torch.device) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .._arrays import check_positive, wide, widened
+from .._arrays import check_positive, is_captured, wide, widened
 from ..orthogonality import (
     basis,
     bjorck_factor,
@@ -55,6 +55,10 @@ NEAR = 0.5
 
 LATE = 16
 """Steps after which a defect that was copied to the host is waited for."""
+
+LOOKED_AT = 2048
+"""The width from which an accelerator's weight is looked at, which waits: a look saves about 11 of 13 products, of
+0.35 ms each at this width in float32 on an H200."""
 
 FINE = 1e-3
 """The least tolerance that three steps of the polar iteration keep: those for a large drift leave up to 6.8e-4."""
@@ -107,7 +111,12 @@ class Orthogonality(nn.Module):
     restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
     1/20, some of them 1 or more and none above their 20-fold; Adam at 1e-3 leaves a factor of 4 in 2,048 units. All
     defects are copied to the host together, without waiting, and looked at when they are there, at most 16 steps later,
-    or by `settle`. `asynchronous=True` goes this way on the CPU too.
+    or by `settle`. `asynchronous=True` goes this way on the CPU too. Weights of 2,048 rows and columns or more are
+    looked at there too, unless `asynchronous`: 13 products of these take longer than to wait. They go from 1. to 3.,
+    and to `polar_iteration` where 3. would decompose.
+
+    While a CUDA graph is captured nothing is looked at. The largest defects of the steps that it repeats are gathered,
+    for `settle`.
 
     A kernel is held as the matrix of its first axis against all others. `blocks` holds as many groups of rows each by
     itself, such as the projections in one weight of an attention or the gates of an LSTM.
@@ -137,6 +146,7 @@ class Orthogonality(nn.Module):
         self.steps = 0
         self.directions: dict[str, Tensor] = {}
         self._copies: deque[_Copy] = deque()
+        self._worst: dict[str, Tensor] = {}  # largest defects of the steps that a graph repeats
         self._check_precision()
 
     def weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
@@ -151,7 +161,8 @@ class Orthogonality(nn.Module):
 
     def _looks_at(self, weight: Tensor) -> bool:
         """Whether what is done depends on the weight's values, which the host has at hand."""
-        return weight.device.type == "cpu" and not self.asynchronous
+        is_wide = min(weight.shape) >= LOOKED_AT and not is_captured(weight.device)
+        return not self.asynchronous and (_is_of_host(weight) or is_wide)
 
     def _check_precision(self) -> None:
         """Raises ValueError for a tolerance that a weight cannot keep: it may have been converted since."""
@@ -185,12 +196,22 @@ class Orthogonality(nn.Module):
         """To be called after every change of the weights, with the factors of those that took a plain step."""
         self.steps += 1
         self._check_precision()
-        self._read_copies()
+        weights = self.weights()
+        if any(is_captured(weight.device) for weight in weights.values()):
+            if self.every > 1:
+                raise ValueError(f"every: {self.every}, expected 1 while a CUDA graph is captured: it counts no steps")
+            if weights.keys() - self._worst:
+                raise RuntimeError("constrain: none yet, expected one before a CUDA graph is captured")
+        else:
+            self._read_copies()
+            for name, weight in weights.items():
+                if name not in self._worst or self._worst[name].device != weight.device:
+                    self._worst[name] = torch.zeros((), device=weight.device, dtype=wide(weight.dtype))
         if self.steps % self.every:
             return
-        self._restore_unseen({name: weight for name, weight in self.weights().items() if not self._looks_at(weight)})
+        self._restore_unseen({name: weight for name, weight in weights.items() if not self._looks_at(weight)})
         drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        for index, (name, weight) in enumerate(self.weights().items()):
+        for index, (name, weight) in enumerate(weights.items()):
             if not self._looks_at(weight):
                 continue
             kind = (weight.device, weight.dtype)
@@ -214,7 +235,7 @@ class Orthogonality(nn.Module):
     def _is_kept(self, name: str, weight: Tensor, signs: Tensor) -> bool:
         """Whether the tolerance is kept, if need be after steps that cost thin products only."""
         n = min(weight.shape)
-        rounds = min(ROUNDS, max(1, n // ROUND_WIDTH))
+        rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, seeking = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
         drifts, directions = drift(weight, check), None
         for left in reversed(range(rounds + 1)):
@@ -264,31 +285,47 @@ class Orthogonality(nn.Module):
             found[device].append((names, defect(widened(restored))))
         for defects in found.values():
             names = [name for group, _ in defects for name in group]
-            self._copies.append(_Copy(self.steps, names, torch.cat([part for _, part in defects])))
+            self._note(names, torch.cat([part for _, part in defects]))
+
+    def _note(self, names: list[str], defects: Tensor) -> None:
+        """Sends the weights' defects to the host; those of a graph are gathered where they are."""
+        if not is_captured(defects.device):
+            self._copies.append(_Copy(self.steps, names, defects))
+            return
+        for name, found in zip(names, defects.unbind(), strict=True):
+            torch.maximum(self._worst[name], found, out=self._worst[name])  # a NaN stays
 
     def settle(self) -> None:
         """Waits for all defects on their way. Raises FloatingPointError for a weight that was not restored."""
         self._read_copies(wait=True)
+        for name, worst in self._worst.items():
+            found = worst.item()
+            worst.zero_()
+            self._check(name, found, "a step of a CUDA graph")
 
     def _read_copies(self, wait: bool = False) -> None:
         """Raises FloatingPointError for a weight that was not restored, as soon as its defect is on the host."""
         while self._copies and (wait or self._copies[0].has_arrived() or self._copies[0].step <= self.steps - LATE):
             copy = self._copies.popleft()
             for name, found in zip(copy.names, copy.defects(), strict=True):
-                if not found <= self.tolerance:
-                    what = (
-                        f"|G - I| up to {found:.2g}, tolerance {self.tolerance}," if isfinite(found) else "not finite"
-                    )
-                    self._raise(name, what, copy.step)
+                self._check(name, found, f"step {copy.step}")
 
-    def _raise(self, name: str, what: str = "not finite", step: int | None = None) -> NoReturn:
-        at = self.steps if step is None else step
-        raise FloatingPointError(f"weight of layer '{name}': {what} at step {at}; lower the learning rate")
+    def _check(self, name: str, found: float, when: str) -> None:
+        if not found <= self.tolerance:
+            what = f"|G - I| up to {found:.2g}, tolerance {self.tolerance}," if isfinite(found) else "not finite"
+            self._raise(name, what, when)
+
+    def _raise(self, name: str, what: str = "not finite", when: str = "") -> NoReturn:
+        at = when or f"step {self.steps}"
+        raise FloatingPointError(f"weight of layer '{name}': {what} at {at}; lower the learning rate")
 
     def _restore(self, name: str, weight: Tensor) -> None:
         """Brings every entry below the tolerance, in place, unless all are within a share of it."""
         g = gram(weight)
         sufficient = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
+        if sufficient is None and not _is_of_host(weight):
+            self._restore_unseen({name: weight})
+            return
         if sufficient is None:
             if not torch.isfinite(weight).all():
                 self._raise(name)
@@ -300,7 +337,8 @@ class Orthogonality(nn.Module):
         order, steps = sufficient
         if steps:
             factor = bjorck_factor(g, order, steps, rescale=steps > 2)
-            weight.copy_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
+            factor.diagonal().sub_(1)  # only the change is multiplied: TF32 would cut the weight's digits
+            weight.add_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
 
     def _sufficient(self, residual: Tensor) -> tuple[int, int] | None:
         """The least order and number of steps that leave at most `tolerance` in every entry, for E = residual.
@@ -346,6 +384,11 @@ def resolution(weight: Tensor) -> float:
         return 2.0**-10  # an entry of W W^T is a sum over w w', each factor rounded by up to 2^-11
     eps = torch.finfo(weight.dtype).eps
     return 2 * eps * (max(weight.shape) ** 0.5 if eps < 1e-4 else 1)  # half precisions are multiplied in a finer one
+
+
+def _is_of_host(weight: Tensor) -> bool:
+    """Whether the host has its numbers at hand."""
+    return weight.device.type == "cpu"
 
 
 def _is_multiplied_in_tf32(weight: Tensor) -> bool:
