@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,26 @@ def test_graphs_of_autograd_are_traced_on_demand(name: str):
         pytest.skip("this PyTorch does not trace them")
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         check_one_graph(name)
+
+
+def test_a_rule_is_compiled_in_place():
+    """`assign_credit` and `step` take the graph; a copy has steps of its own."""
+    torch.manual_seed(0)
+    rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
+    eager, graphs = copy.deepcopy(rule), CompileCounter()
+    rule.compile(backend=graphs, fullgraph=True)
+    for trained in (rule, eager):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            trained.step(x, y, optimizer)
+    torch.testing.assert_close(rule.state_dict(), eager.state_dict())
+    assert graphs.frame_count == 1, "one graph for all steps"
+    before = copy.deepcopy(rule.state_dict())
+    for other in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+        other.step(x, y, torch.optim.SGD(other.parameters(), lr=0.1))
+    torch.testing.assert_close(rule.state_dict(), before, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="assign_credit"):
+        rule.assign_credit(x, y).backward()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler

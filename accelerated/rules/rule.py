@@ -233,6 +233,7 @@ class CreditAssignment(nn.Module):
     """Whether a step has a backward pass through the whole model, where backward hooks are called."""
     _watched: Sequence[Watched] = ()
     _is_told_apart = False
+    _compiled: Callable[[Tensor, Any], Tensor] | None = None
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
         """Puts the parent's options into the signature, except those that the class itself `sets`.
@@ -283,6 +284,8 @@ class CreditAssignment(nn.Module):
         if _is_inferring():
             with torch.inference_mode(False):
                 return self.assign_credit(_lasting(x), _lasting(y))
+        if not torch.compiler.is_compiling() and self._compiled is not None:
+            return self._compiled(x, y).as_subclass(StepLoss)
         self._warn_if_apart()
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
@@ -314,7 +317,8 @@ class CreditAssignment(nn.Module):
         by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
         own_credit = getattr(self.assign_credit, "__func__", None) is not CreditAssignment.assign_credit
         are_tied = len(set(held)) < len(held)
-        plain = PlainSGD.of(optimizer) if by_unit and not (own_credit or are_tied) else None
+        apart = own_credit or are_tied or self._compiled is not None
+        plain = PlainSGD.of(optimizer) if by_unit and not apart else None
         if plain is None:
             loss = self.assign_credit(x, y)
             optimizer.step()
@@ -331,6 +335,17 @@ class CreditAssignment(nn.Module):
         plain.done()
         self.constrain(optimizer)
         return sum(own, torch.zeros((), device=next(self.parameters()).device)).as_subclass(StepLoss)
+
+    def compile(self, **options: Any) -> None:
+        """From now on `assign_credit` is compiled, in place, with `torch.compile`'s options; `step` takes it so.
+
+        It pays where layers are small and time goes into Python. A copy of the rule is not compiled.
+        """
+        self._compiled = torch.compile(self.assign_credit, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, whose steps are its own."""
+        return {**super().__getstate__(), "_compiled": None}  # type: ignore[no-untyped-call]
 
     def _warn_if_apart(self) -> None:
         """Warns, once, of a step that this process makes alone, though it was started as one of several."""
