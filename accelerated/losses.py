@@ -124,10 +124,10 @@ def label_weights(
     scores: Array, labels: Array, class_weight: Array | None, sample_weight: Array | None, ignore_index: int | None
 ) -> Array | None:
     """v, as labels, in float32 at least; None where all are 1, but those of labels that are ignored."""
-    if are_targets(scores, labels):
-        class_weight = ignore_index = None
     if sample_weight is None and class_weight is None:
         return None
+    if are_targets(scores, labels):
+        class_weight = ignore_index = None
     w, known = widened(scores.new_ones(scores.shape[:-1]) if sample_weight is None else sample_weight), labels
     if ignore_index is not None:
         ignored = labels == ignore_index

@@ -268,9 +268,8 @@ class LocalClassifiers(ModuleRule):
         found = head_credit(self.heads[index], seen.detach(), y, self.loss, unit.name, self.num_classes)
         self.aggregation.note(index, found.loss, len(seen))
         if closed:
-            gradients = dict(zip(unit.trained, unit.rectified_gradients(x, h, found.activities), strict=True))
-        else:
-            gradients = gradients_by(seen, unit.trained, found.activities)
+            return h, UnitUpdate(unit, unit.rectified_gradients(x, h, found.activities), found.cost, found.own)
+        gradients = gradients_by(seen, unit.trained, found.activities)
         return h.detach(), _unit_update(unit, gradients, found.own, found.cost)
 
     def _losses(self, x: Tensor, y: Targets) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:

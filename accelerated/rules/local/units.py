@@ -52,12 +52,15 @@ class LocalUnit(Unit):
     is_layer: bool = field(init=False)
     """Whether the module had the weights and the bias of its kind, and no other parameters, as it was read."""
     _has_inner: bool = field(init=False)
+    _begins_with_maps: bool = field(init=False)
 
     def __post_init__(self) -> None:
         named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
         object.__setattr__(self, "is_layer", isinstance(self.module, Trainable) and named <= set(PARAMETERS))
         inner = any(True for module in self.inside for _ in module.parameters())
         object.__setattr__(self, "_has_inner", inner)
+        first = next((m for m in self.module.modules() if any(True for _ in m.parameters(recurse=False))), self.module)
+        object.__setattr__(self, "_begins_with_maps", isinstance(first, nn.Conv2d | OrthogonalConv2d))
 
     @property
     def weights(self) -> list[Tensor]:
@@ -73,8 +76,7 @@ class LocalUnit(Unit):
         """Whether its activities are (batch, channels, height, width), without an example as its first layer tells."""
         if self.shape is not None:
             return len(self.shape) == 3
-        first = next((m for m in self.module.modules() if any(True for _ in m.parameters(recurse=False))), self.module)
-        return isinstance(first, nn.Conv2d | OrthogonalConv2d)
+        return self._begins_with_maps
 
     @property
     def width(self) -> int:
