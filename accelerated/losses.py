@@ -116,7 +116,7 @@ def counted(scores: Array, labels: Array, ignore_index: int | None = None) -> in
 def number(scores: Array, labels: Array, ignore_index: int | None) -> int | Array:
     """`counted` of arguments that are checked."""
     if ignore_index is None or are_targets(scores, labels):
-        return scores[..., 0].numel()
+        return scores.numel() // scores.shape[-1]
     return (labels != ignore_index).sum()
 
 
@@ -189,7 +189,8 @@ def entropies(
         ignore_index=-100 if ignore_index is None else ignore_index,
         reduction="none",
         label_smoothing=label_smoothing,
-    ).view(scores.shape[:-1])
+    )
+    found = found if scores.ndim == 2 else found.view(scores.shape[:-1])
     v = label_weights(scores, labels, class_weight, sample_weight, ignore_index)
     return found if v is None else times(v, found)
 
@@ -235,8 +236,9 @@ def errors(
         targets = smoothed(targets, label_smoothing)
         targets = targets if class_weight is None else class_weight.to(e.dtype) * targets
         e = targets.sum(dim=-1, keepdim=True) * e - targets
-    others = e.scatter(-1, at[..., None], 0)
-    e = others.scatter(-1, at[..., None], -others.sum(dim=-1, keepdim=True))
+    at = at[..., None]
+    others = e.scatter(-1, at, 0)
+    e = others.scatter_(-1, at, -others.sum(dim=-1, keepdim=True))
     e = e if temperature == 1 else e / temperature
     v = label_weights(scores, labels, class_weight, sample_weight, ignore_index)
     if v is not None:
