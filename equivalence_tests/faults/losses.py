@@ -26,7 +26,7 @@ FAULTS = [
           "return (labels != ignore_index).sum()", "return labels.numel()",
           "test_counted", "assert"),
     Fault("the error at the largest target cancels", "accelerated.losses",
-          "e = others.scatter(-1, at[..., None], -others.sum(dim=-1, keepdim=True))", "e = e - 0",
+          "e = others.scatter_(-1, at, -others.sum(dim=-1, keepdim=True))", "e = e - 0",
           "test_errors_of_confident_scores_keep_their_digits", "cross_entropy_gradient"),
     Fault("positive weights on what is absent", "reference.losses",
           "positive_weight * t, 1 - t", "positive_weight * t, positive_weight * (1 - t)",

@@ -13,7 +13,7 @@ FAULTS = [
           "if y.shape == (len(x), 1):", "if False:",
           "test_data", "squeeze(1)"),
     Fault("NaN in the data passed by", "accelerated.rules.rule",
-          "not x.sum(dtype=wide(x.dtype)).isfinite()", "False",
+          "not isfinite(x.sum(dtype=wide(x.dtype)))", "False",
           "test_data", "have NaN or infinity"),
     Fault("a large sum taken for infinity", "accelerated.rules.rule",
           "        if bad:\n", "        if True:\n",

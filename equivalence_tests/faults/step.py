@@ -29,7 +29,7 @@ FAULTS = [
           "or inspect.unwrap(SGD.step) is not SGD_STEP", "",
           "test_whoever_watches_the_optimizer_sees_one_step", "all gradients but those of the last layer"),
     Fault("credit of one's own passed by", "accelerated.rules.rule",
-          "if by_unit and not (own_credit or are_tied)", "if by_unit and not are_tied",
+          "apart = own_credit or are_tied", "apart = are_tied",
           "test_credit_of_ones_own_is_not_passed_by", "as it was replaced"),
     Fault("a scheduler told nothing", "accelerated.rules.stepping",
           "self.optimizer._opt_called = True", "pass",
