@@ -153,7 +153,7 @@ def output_error(
 def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
     """h_j, x for j = 0. Raises ValueError where `inject` is no layer before the output."""
     check_count("inject", inject, 0, len(layers) - 1)
-    return (clean.inputs[0], *clean.activities)[inject]
+    return clean.activities[inject - 1] if inject else clean.inputs[0]
 
 
 def differences(
@@ -168,12 +168,13 @@ def differences(
     check_shape("first", first, h.shape)
     steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
     difference = without_dropped(steps, first)
+    del first  # not held with later ones
     yield difference
     corrections = iter(later)
     for index in range(inject, len(layers) - 1):
         layer = layers[index]
-        u = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
-        difference = changed(layer.steps, clean.preactivations[index], u)
+        difference = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
+        difference = changed(layer.steps, clean.preactivations[index], difference)
         correction = next(corrections, None)
         if correction is not None:
             check_shape("later", correction, difference.shape)
@@ -188,9 +189,11 @@ def local_factors(
     """delta_l, as a_l, and z_l of every layer, first layer first; 0 before the j-th. `found` are the `differences`."""
     if inject == 0:
         next(found)
-    for number, (layer, a) in enumerate(zip(layers[:-1], clean.preactivations[:-1], strict=True), 1):
-        delta = pulled_back(layer.steps, a, next(found)) if number >= inject else torch.zeros_like(a)
-        yield delta, clean.inputs[number - 1]
+    for index, layer in enumerate(layers[:-1]):  # no name for what is given: it would be held for a layer more
+        if index + 1 >= inject:
+            yield pulled_back(layer.steps, clean.preactivations[index], next(found)), clean.inputs[index]
+        else:
+            yield torch.zeros_like(clean.preactivations[index]), clean.inputs[index]
     yield error, clean.inputs[-1]
 
 

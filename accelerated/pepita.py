@@ -63,9 +63,11 @@ def update_factors(
     check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
     z = clean.inputs[0] + torch.tensordot(error, projection, dims=1)
     found = differences(layers, clean, -error, projection)
-    for layer, z_clean, h, difference in zip(layers, clean.inputs, clean.activities, found, strict=False):
-        yield difference, z if presynaptic == "modulated" else z_clean
-        z = activity(layer.outlet, h - difference)
+    for index, layer in enumerate(layers[:-1]):
+        difference = next(found)
+        yield difference, z if presynaptic == "modulated" else clean.inputs[index]
+        z = activity(layer.outlet, clean.activities[index] - difference)
+        del difference  # not held while the next one is computed
     if output_gradient is not None:
         error = output_gradient(activity(layers[-1].steps, layers[-1].value(z)))
     yield error, z if presynaptic == "modulated" else clean.inputs[-1]

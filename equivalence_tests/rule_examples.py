@@ -171,6 +171,7 @@ EXAMPLES: dict[str, Example] = {
     "foton, rotations": Example(options(Foton, linear=True), rotated_images, IMAGES),
     "ftp": Example(Ftp),
     "ftp, second layer": Example(options(Ftp, inject=2, second_pass="full")),
+    "ftp, recompute": Example(options(Ftp, recompute=True)),
     "ftp, modules": Example(Ftp, blocks),
     "ftp, images": Example(options(Ftp, image_size=(8, 8)), images, IMAGES),
     "pepita": Example(Pepita),

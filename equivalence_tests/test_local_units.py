@@ -107,7 +107,7 @@ def peak(depth: int, shortcuts: bool = False, detach: bool = True, images: bool 
     return live.peak
 
 
-DEEP: dict[str, dict[str, Any]] = {"dense": {}, "shortcuts": {"shortcuts": True}, "convolutional": {"images": True}}
+DEEP: dict[str, dict[str, Any]] = {"shortcuts": {"shortcuts": True}, "convolutional": {"images": True}}
 
 
 @pytest.mark.parametrize("name", DEEP)

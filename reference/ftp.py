@@ -216,7 +216,7 @@ def output_error(
 def _first_reached(layers: Sequence[Layer], clean: Pass, inject: int) -> Array:
     """h_j, x for j = 0. Raises ValueError where `inject` is no layer before the output."""
     check_count("inject", inject, 0, len(layers) - 1)
-    return (clean.inputs[0], *clean.activities)[inject]
+    return clean.activities[inject - 1] if inject else clean.inputs[0]
 
 
 def differences(

@@ -1,5 +1,6 @@
 """Learning rules as modules: `rule.assign_credit(x, y)` in place of `loss.backward()`."""
 
+from .accumulation import accumulate
 from .backprop import Backprop
 from .difference_target_propagation import DifferenceTargetPropagation
 from .feedback_alignment import DirectFeedbackAlignment, DirectRandomTargetProjection, FeedbackAlignment
@@ -85,5 +86,6 @@ __all__ = [
     "SymBa",
     "Unit",
     "UnitUpdate",
+    "accumulate",
     "orthogonal",
 ]

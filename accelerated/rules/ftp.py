@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, get_args
 
 import torch
@@ -19,14 +20,15 @@ from ..ftp import (
 )
 from ..layers import Layer, Pass
 from .output_loss import Targets
-from .rule import OutputErrorRule, check_place, has_shared_positions, over_positions
+from .recomputing import RecomputingRule
+from .rule import check_place, has_shared_positions, over_positions
 from .second_pass import SecondPass, check_second_pass, full_differences, full_first_difference
 
 PART = 2**17
 """How many numbers of a feature map's first target are computed at once on a CPU: all of theirs stays in its cache."""
 
 
-class Ftp(OutputErrorRule):
+class Ftp(RecomputingRule):
     """Forward Target Propagation (arXiv 2506.11030): projections of the label and the output make the first target.
 
     A reconstruction, see `prograde.reference.ftp`: what is not known of the paper is an option. `feedback`, G, is drawn
@@ -81,7 +83,7 @@ class Ftp(OutputErrorRule):
         self.gain, self.scale, self.inject, self.rank = gain, scale, inject, rank
         self.law: FeedbackLaw = law
         self.second_pass: SecondPass = second_pass
-        check_second_pass(second_pass)
+        check_second_pass(second_pass, self.recompute)
         if law not in get_args(FeedbackLaw):
             raise ValueError(f"law: {law!r}, expected one of {', '.join(get_args(FeedbackLaw))}")
         if rank is not None and (type(rank) is not int or not 1 <= rank <= self.num_classes):
@@ -156,11 +158,18 @@ class Ftp(OutputErrorRule):
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor | None, Tensor]]:
         targets = self.loss.pursued(clean.scores, y, error)
-        first = self._first_difference((clean.inputs[0], *clean.activities)[self.inject], error, targets)
         carried = full_differences if self.second_pass == "full" else differences
-        found = carried(layers, clean, first, self.inject)
-        for number, (delta, z) in enumerate(local_factors(layers, clean, error, found, self.inject), 1):
-            yield (delta if number >= self.inject else None), z
+
+        def found() -> Iterator[Tensor]:  # from h_j on, when its turn comes
+            yield from carried(layers, clean, self._first_difference(self._reached(clean), error, targets), self.inject)
+
+        factors = local_factors(layers, clean, error, found(), self.inject)
+        yield from ((None, z) for _, z in islice(factors, max(self.inject - 1, 0)))
+        yield from factors
+
+    def _reached(self, clean: Pass) -> Tensor:
+        """h_j, x for j = 0."""
+        return clean.activities[self.inject - 1] if self.inject else clean.inputs[0]
 
     def _first_difference(self, h: Tensor, error: Tensor, targets: Tensor) -> Tensor:
         """h_j - tau_j, shaped as h_j, and strided as it where that costs no copy."""

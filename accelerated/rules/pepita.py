@@ -11,11 +11,12 @@ from .._arrays import check_positive, check_shape, wide
 from ..layers import Layer, Pass
 from ..pepita import OutputError, Presynaptic, error_projection, update_factors
 from .output_loss import Targets
-from .rule import OutputErrorRule, check_place
+from .recomputing import RecomputingRule
+from .rule import check_place
 from .second_pass import SecondPass, carried_modulated_factors, check_second_pass, full_modulated_factors
 
 
-class Pepita(OutputErrorRule):
+class Pepita(RecomputingRule):
     """PEPITA (Dellaferrera and Kreiman, 2022): a second forward pass with the error projected onto the input.
 
     `projection`, the transpose of F, is a buffer drawn once: for each class a row shaped as a sample, of n_0 numbers,
@@ -48,7 +49,7 @@ class Pepita(OutputErrorRule):
         for name, value in {"output_error": output_error, "presynaptic": presynaptic}.items():
             if value not in ("clean", "modulated"):
                 raise ValueError(f"{name}: {value!r}, expected 'clean' or 'modulated'")
-        check_second_pass(second_pass)
+        check_second_pass(second_pass, self.recompute)
         check_positive("scale", scale)
         self.output_error: OutputError = output_error
         self.presynaptic: Presynaptic = presynaptic
@@ -86,4 +87,5 @@ class Pepita(OutputErrorRule):
         """How the second pass is run: of modules in full, one run less, where the precision resolves its difference."""
         if not (self._run or self.labels_positions):
             return full_modulated_factors if self.second_pass == "full" else update_factors
-        return full_modulated_factors if resolves or self.second_pass == "full" else carried_modulated_factors
+        full = self.second_pass == "full" or (resolves and not self.recompute)
+        return full_modulated_factors if full else carried_modulated_factors

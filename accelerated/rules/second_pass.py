@@ -19,10 +19,12 @@ SecondPass: TypeAlias = Literal["difference", "full"]
 """How the second pass is run."""
 
 
-def check_second_pass(second_pass: str) -> None:
-    """Raises ValueError for any other."""
+def check_second_pass(second_pass: str, recompute: bool = False) -> None:
+    """Raises ValueError for any other, and for a full pass, which is held, where one layer at a time is to be."""
     if second_pass not in get_args(SecondPass):
         raise ValueError(f"second_pass: {second_pass!r}, expected 'difference' or 'full'")
+    if recompute and second_pass == "full":
+        raise ValueError("recompute: True, with second_pass='full', which holds all of a pass; expected one of them")
 
 
 def full_first_difference(feedback: Feedback, targets: Tensor, error: Tensor, phi: Activation, gain: float) -> Tensor:

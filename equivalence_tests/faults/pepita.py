@@ -10,7 +10,7 @@ FAULTS = [
           "differences(layers, clean, -error, projection)", "differences(layers, clean, error, projection)",
           "test_updates", "pepita.updates[0]"),
     Fault("clean for modulated presynaptic factor", "accelerated.pepita",
-          "yield difference, z if presynaptic == \"modulated\" else z_clean", "yield difference, z_clean",
+          "yield difference, z if presynaptic == \"modulated\" else clean", "yield difference, clean",
           "test_updates", "pepita.updates[0]"),
     Fault("presynaptic forms mixed up in the reference", "reference.pepita",
           "inputs = modulated.inputs if presynaptic == \"modulated\" else clean.inputs", "inputs = clean.inputs",
@@ -22,6 +22,6 @@ FAULTS = [
           "clean.inputs[0] + np.tensordot", "clean.inputs[0] - np.tensordot",
           "test_small_modulation_is_feedback_alignment_with_a_moving_matrix", "feedback alignment"),
     Fault("modulated activation not carried to the next layer", "accelerated.pepita",
-          "z = activity(layer.outlet, h - difference)", "z = activity(layer.outlet, h)",
+          "clean.activities[index] - difference)", "clean.activities[index])",
           "test_updates", "pepita.updates[1]"),
 ]  # fmt: skip
