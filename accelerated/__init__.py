@@ -1,7 +1,8 @@
 """Forward-only learning on PyTorch tensors: the twins of the reference, and what training needs around them.
 
 The modules at this level mirror `prograde.reference`, file by file and name by name. `rules` has the learning rules as
-`torch.nn.Module`s that take the place of `loss.backward()`.
+`torch.nn.Module`s that take the place of `loss.backward()`; `training` has `fit`, data sets, checkpoints and
+scikit-learn's estimators; `parallel` several processes; `modules` networks. README.md begins with an example.
 """
 
 from typing import TYPE_CHECKING

@@ -79,6 +79,21 @@ def test_layers_are_weighted_by_their_losses(kind: Any):
     assert not rule.aggregation.loss_total.any(), "begun anew"
 
 
+@pytest.mark.parametrize("kind", ["validation-loss", "training-loss"])
+def test_ignored_labels_do_not_weigh(kind: Any):
+    """Batches of which one has few labels that count: the layers' losses are means over those of all batches."""
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5, 4.0], dtype=torch.float64), ignore_index=-1)
+    rule = MonoForward(dense(), aggregation=kind, loss=loss)
+    x, y = batch(rule, 40)
+    y[:18] = -1
+    parts = list(zip(x.split(20), y.split(20), strict=True))
+    for part in parts:
+        rule.assign_credit(*part)
+    expected = torch.stack([loss(scores, y) for scores in rule.layer_scores(x)])
+    rule.calibrate(parts if kind == "validation-loss" else [])
+    assert torch.allclose(rule.aggregation.weights, (-expected).softmax(dim=0), rtol=1e-12), "means over labels"
+
+
 def test_calibration_is_in_evaluation_mode_and_leaves_modes_alone():
     rule = MonoForward(dense(dropout=0.5), aggregation="validation-loss")
     state = torch.get_rng_state()

@@ -437,6 +437,8 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
     ),
     *((rule, dense, {"los": 1}, f"{rule.__name__}: unknown option 'los', expected one of ...amplitude")
       for rule in (SymBa, LayerCollaboration, CumulativeForwardForward)),
+    *((rule, dense, {"linaer": True}, f"{rule.__name__}: unknown option 'linaer', expected one of ")
+      for rule in (Backprop, Foton, Ftp, MonoForward, DynamicTemperature, RecurrentFtp)),
     (SymBa, dense, {"loss": compensated()}, "SymBa: unknown option 'loss'"),
     *(
         row

@@ -390,7 +390,15 @@ def test_a_checkpoint_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     fit(Foton(model()), (x, y), epochs=3, batch=20, checkpoint=path)
     whole = checkpoint.load(path)
     wider = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 11))
-    for epochs, net, content in ((1, model(), {}), (3, wider, {}), (3, model(), {"optimizer": {}})):
+    state = whole["optimizer"]["state"]
+    smaller = {**state[0], "momentum_buffer": state[0]["momentum_buffer"][:1]}
+    forged = {"optimizer": {**whole["optimizer"], "state": {**state, 0: smaller}}}
+    for epochs, net, content in (
+        (1, model(), {}),
+        (3, wider, {}),
+        (3, model(), {"optimizer": {}}),
+        (3, model(), forged),
+    ):
         checkpoint.save(path, whole | content)
         rule = Foton(net)
         with torch.no_grad():

@@ -336,7 +336,7 @@ def test_a_checkpoint_is_replaced_only_if_asked_to() -> None:
     short = ["train", "foton", "--hidden", "8", "--save", "checkpoint"]
     assert run(*short, "--epochs", "1").exit_code == 0
     before = Path("checkpoint").read_bytes()
-    assert_refused(run(*short), "'checkpoint' is a checkpoint already", "overwrite", left=["checkpoint"])
+    assert_refused(run(*short), "--save: 'checkpoint' is", "--resume checkpoint", "--overwrite", left=["checkpoint"])
     assert Path("checkpoint").read_bytes() == before
     assert run(*short, "--epochs", "1", "--seed", "1", "--overwrite").exit_code == 0
     assert Path("checkpoint").read_bytes() != before
@@ -548,10 +548,12 @@ def test_help_names_every_default() -> None:
     result = run("compare", "--help")
     assert result.exit_code == 0
     text = " ".join(result.stdout.replace("│", " ").split())
-    for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "forward-forward: hidden 1000-1000-1000"):
+    for words in ("[default: digits]", "[default: 3]", "[default: cpu]", "--option gamma=0.7"):
         assert words in text
-    assert "--option gamma=0.7" in text
-    assert "Its --option names: remedy, gamma, beta, learn_gate, goodness" in text
+    assert len(run("train", "--help").stdout.splitlines()) < 130, "common options first, no rule's own"
+    of_one = " ".join(run("rules", "cumulative").stdout.split())
+    for words in ("Settings unless given: hidden 1000-1000-1000", "remedy: ", "learn_gate: True or False; "):
+        assert words in of_one
     for command in ("evaluate", "predict"):
         assert "package.module:factory, " in " ".join(run(command, "--help").stdout.replace("│", " ").split())
     assert run().exit_code == 0

@@ -208,6 +208,7 @@ class Array:
 LOADERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "pair of tensors": lambda x, y: (x, y),
     "pair of arrays": lambda x, y: (x.numpy().astype(np.float64), y.numpy().astype(np.int32)),
+    "pair of lists": lambda x, y: (x.tolist(), y.tolist()),
     "TensorDataset": TensorDataset,
     "DataLoader": lambda x, y: DataLoader(TensorDataset(x, y), 50, shuffle=True),
     "DataLoader, workers": lambda x, y: DataLoader(TensorDataset(x, y), 50, shuffle=True, num_workers=2),
@@ -559,6 +560,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Any]], str]] = {
     "other numbers": (lambda x, y: {"train": (x, y[:-1])}, "train: 200 and 199 samples, expected as many of each"),
     "dicts": (lambda x, y: {"train": [{"x": x, "y": y}]}, r"train: gives a dict, expected \(x, y\); batch_of=lambda"),
     "triples": (lambda x, y: {"train": [(x, y, y)]}, r"train: gives 3 things, expected \(x, y\)"),
+    "rows of other lengths": (lambda x, y: {"train": ([[1.0], [2.0, 3.0]], [0, 1])}, "train: a list, expected a"),
+    "a list of names": (lambda x, y: {"train": (x.tolist(), ["cat"] * 200)}, "train: a list, expected a"),
     "words": (lambda x, y: {"train": [(x, ["cat"])]}, "train: a list, expected a tensor or an array"),
     "names of classes": (
         lambda x, y: {"train": (x, np.array(["cat"] * 200))}, r"train: an array of <U3, .*load\(\) numbers the names"

@@ -486,6 +486,12 @@ def test_divergence_is_named(method: str, options: dict[str, Any], digits: Datas
         fit(build(method, digits, wild, seed=0), digits, recipe=wild)
 
 
+def test_a_loss_that_grew_is_named_where_it_is_finite(digits: Dataset) -> None:
+    wild = recipe("dfa", learning_rate=1e6)
+    with pytest.raises(TrainingError, match=r"epoch 1: the loss is .*, over 1000 times the [1-9].* lower the learning"):
+        fit(build("dfa", digits, wild, seed=0), digits, recipe=wild)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -475,16 +476,39 @@ def check_noted_losses() -> None:
 
     def build(seed: int) -> MonoForward:
         torch.manual_seed(seed)
-        return MonoForward(dense()(), aggregation="training-loss")
+        return MonoForward(dense()(), aggregation="training-loss", loss=weighted(ignore_index=0))
 
     single, rule = build(0), DataParallel(build(RANK))
-    x, y = data()
-    single.assign_credit(x, y)
-    rule.assign_credit(x[SHARE], y[SHARE])
+    for step in range(2):
+        x, y = data(step)
+        single.assign_credit(x, y)
+        rule.assign_credit(x[SHARE], y[SHARE])
     single.calibrate([])
     rule.calibrate([])
     assert rms(rule.rule.aggregation.weights - single.aggregation.weights) < 1e-6
     assert same_everywhere(rule)
+
+
+def check_a_share_of_one() -> None:
+    """One sample, where the joined batch is normalised, or its samples mixed."""
+    x, y = data()
+    mine = slice(0, 1) if RANK == 0 else slice(1, None)
+    for make in (
+        lambda: Backprop(dense(batch_norm)()),
+        lambda: MonoForward(dense(batch_norm)()),
+        lambda: ForwardForward(dense()(), negatives="pairs", readout=True),
+    ):
+        torch.manual_seed(0)
+        single = make()
+        torch.manual_seed(0)
+        rule = DataParallel(make())
+        single.generator = torch.Generator()
+        single.generator.set_state(rule.generator.get_state())
+        loss, joined = single.assign_credit(x, y), rule.assign_credit(x[mine], y[mine])
+        assert abs(loss - joined) < 1e-5
+        for name, p in single.named_parameters():
+            if p.grad is not None:
+                assert rms(rule.rule.get_parameter(name).grad - p.grad) < 1e-5, name
 
 
 def layered(seed: int, aggregation: str = "sum") -> MonoForward:
@@ -718,6 +742,37 @@ def check_fit_ends_together() -> None:
         expect(said, word)
 
 
+class Draws(nn.Module):
+    """As nn.Dropout, from PyTorch's generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.drawn.append(torch.rand(()).item())
+        return x
+
+
+def check_fit_interrupted() -> None:
+    """Ctrl-C in one process: all have the epochs that are done, and know of it. Masks of modules are each its own."""
+
+    class Interrupt(Callback):
+        def on_step(self, run: Run) -> None:
+            if run.step == 6:  # in the second epoch
+                signal.raise_signal(signal.SIGINT)
+
+    draws = Draws()
+    rule = DataParallel(Backprop(nn.Sequential(nn.Linear(16, 8), draws, nn.ReLU(), nn.Linear(8, K))))
+    found = fitted(rule, samples(), None, callbacks=[Interrupt()])
+    assert (len(found.epochs), found.stopped) == (1, "interrupted")
+    assert isinstance(found.interrupted, KeyboardInterrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same_everywhere(rule)
+    drawn = rule.processes.every(draws.drawn[:5])
+    assert drawn[0] != drawn[1]
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     **{f"as one process: {name}": lambda name=name: check_case(name) for name in CASES},
     "processes stay in step": check_in_step,
@@ -732,6 +787,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "DDP and FSDP are refused": check_wrappers_of_pytorch,
     "a rule that nothing connects says so": check_alone,
     "losses noted in each process": check_noted_losses,
+    "a share of one sample": check_a_share_of_one,
+    "fit, interrupted": check_fit_interrupted,
     "layers in two processes as in one": check_layers,
     "layers that can't be in several processes are refused": check_layers_refused,
     "temperatures of layers": check_temperatures,

@@ -21,7 +21,6 @@ from .costs import costs
 from .data import data
 from .evaluate import evaluate
 from .html_report import report
-from .options import recipes_help
 from .predict import predict
 from .rules import rules
 from .train import train
@@ -108,8 +107,8 @@ def _given(error: Exception, args: Sequence[str]) -> str:
 
 
 app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
-app.command(epilog=recipes_help())(train)
-app.command(epilog=recipes_help())(compare)
+app.command()(train)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(rules)

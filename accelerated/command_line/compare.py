@@ -59,11 +59,11 @@ def compare(
 ) -> None:
     """Train networks with several rules, each with its own best-known settings, and print a table.
 
-    A rule keeps its own settings, network and activation included, except for the options given here. Test accuracy is
-    that of the epoch that is best on validation data: mean and sample standard deviation over the seeds. "x backprop"
-    is the time of an epoch beside that of backprop with the same network and activation in the same run. A rule that
-    diverges is a row that says so, and the exit code is 3. results.json is written after each run: an interruption
-    keeps the finished ones.
+    A rule keeps its own settings, network and activation included, except for the options given here: `prograde rules
+    RULE` shows them. Test accuracy is that of the epoch that is best on validation data: mean and sample standard
+    deviation over the seeds. "x backprop" is the time of an epoch beside that of backprop with the same network and
+    activation in the same run. A rule that diverges is a row that says so, and the exit code is 3. results.json is
+    written after each run: an interruption keeps the finished ones.
     """
     if resume and (overwrite or output is None):
         raise UserError("--resume: expected with --output, the folder to go on with, and without --overwrite")

@@ -58,8 +58,9 @@ Config: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML file of options by their long names, of further parts of the recipe, and a table [options] of the "
-        "rule's own. What is given on the line comes first.",
+        rich_help_panel="Further settings",
+        help="TOML file of options by their long names, of further parts of the recipe, and a table named "
+        "options, of the rule's own. What is given on the line comes first.",
         metavar="FILE",
         is_eager=True,
         callback=_configured,

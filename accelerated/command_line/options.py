@@ -18,7 +18,10 @@ from ..training.errors import unknown
 from ..training.networks import MLP, NETWORKS, widths
 from ..training.recipes import ALL_PRESETS, OPTIMIZER_RATES, OPTIMIZERS, preset_named
 
-OWN = "the rule's own, see below"
+OWN = "the rule's own"
+IMAGES, RECIPE, RUNS = "Training images", "Further settings", "Further options"
+"""Panels of help pages, after that of the options most used."""
+
 
 DATA_HELP = (
     "'digits', a folder of MNIST's four IDX files (or .gz) or of CIFAR's, a folder with train and test (or .tar.gz) "
@@ -50,7 +53,10 @@ TrustedModel: TypeAlias = Annotated[
 Activation: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="relu, leaky_relu, tanh, gelu, silu, identity or maxmin.", metavar="NAME", show_default="the rule's own"
+        rich_help_panel=RECIPE,
+        help="relu, leaky_relu, tanh, gelu, silu, identity or maxmin.",
+        metavar="NAME",
+        show_default=OWN,
     ),
 ]
 Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Passes over the training data.", show_default=OWN)]
@@ -67,25 +73,35 @@ LearningRate: TypeAlias = Annotated[
         show_default=OWN,
     ),
 ]
-Momentum: TypeAlias = Annotated[float | None, typer.Option(help="For rules trained with sgd.", show_default="0.9")]
-WeightDecay: TypeAlias = Annotated[float | None, typer.Option(help="The optimizer's weight decay.", show_default="0")]
+Momentum: TypeAlias = Annotated[
+    float | None, typer.Option(rich_help_panel=RECIPE, help="For rules trained with sgd.", show_default="0.9")
+]
+WeightDecay: TypeAlias = Annotated[
+    float | None, typer.Option(rich_help_panel=RECIPE, help="The optimizer's weight decay.", show_default="0")
+]
 Dropout: TypeAlias = Annotated[
-    float | None, typer.Option(help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1")
+    float | None,
+    typer.Option(rich_help_panel=RECIPE, help="Share of hidden units dropped in a step.", show_default="0; pepita 0.1"),
 ]
 Shift: TypeAlias = Annotated[
     int | None,
     typer.Option(
+        rich_help_panel=IMAGES,
         help="Move each training image at random by up to so many pixels, its border repeated.",
         metavar="PIXELS",
         show_default="0",
     ),
 ]
 Flip: TypeAlias = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default="no-flip")
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip", rich_help_panel=IMAGES, help="Mirror half of the training images.", show_default="no-flip"
+    ),
 ]
 Cutout: TypeAlias = Annotated[
     int | None,
     typer.Option(
+        rich_help_panel=IMAGES,
         help="Fill a square of so many pixels, at a random place of each training image, with the mean.",
         metavar="PIXELS",
         show_default="0",
@@ -94,6 +110,7 @@ Cutout: TypeAlias = Annotated[
 Jitter: TypeAlias = Annotated[
     float | None,
     typer.Option(
+        rich_help_panel=IMAGES,
         help="Change brightness, contrast and saturation of each training image by random factors from 1 - SHARE to "
         "1 + SHARE.",
         metavar="SHARE",
@@ -114,9 +131,10 @@ def _with_the_files(
 Option: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
+        rich_help_panel=RECIPE,
         callback=_with_the_files,
         help="A setting of the rule itself, as in --option remedy=hardness-gated --option gamma=0.7, for rules that "
-        "have it; may be given several times. Their names are below.",
+        "have it; may be given several times. `prograde rules NAME` has their names.",
         metavar="NAME=VALUE",
         show_default=OWN,
     ),
@@ -125,6 +143,7 @@ Set: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
+        rich_help_panel=RECIPE,
         callback=_with_the_files,
         help="A part of the recipe, as in --set schedule=constant --set standardise=false; may be given several times.",
         metavar="NAME=VALUE",
@@ -133,13 +152,21 @@ Set: TypeAlias = Annotated[
 ]
 Seed: TypeAlias = Annotated[
     int,
-    typer.Option(help="Fixes initial weights, batches, moves of images, masks and negatives.", min=0, max=2**63 - 1),
+    typer.Option(
+        rich_help_panel=RUNS,
+        help="Fixes initial weights, batches, moves of images, masks and negatives.",
+        min=0,
+        max=2**63 - 1,
+    ),
 ]
-Device: TypeAlias = Annotated[str, typer.Option(help="A device of PyTorch: cpu, cuda, cuda:1, mps.", metavar="DEVICE")]
-Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.", metavar="DTYPE")]
+Device: TypeAlias = Annotated[
+    str, typer.Option(rich_help_panel=RUNS, help="A device of PyTorch: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+]
+Dtype: TypeAlias = Annotated[str, typer.Option(rich_help_panel=RUNS, help="float32 or float64.", metavar="DTYPE")]
 Validation: TypeAlias = Annotated[
     int | None,
     typer.Option(
+        rich_help_panel=RUNS,
         help="Training samples held out, evenly by class, to choose the best epoch on.",
         show_default="one in 12; 288 of the digits",
     ),
@@ -166,26 +193,23 @@ class Job(NamedTuple):
         return f"{self.method}:{self.hidden}"
 
 
-def recipes_help() -> str:
-    """The rules' own settings, for the end of a help page."""
-    lines = ["The rules' own settings:"]
-    for method, preset in ALL_PRESETS.items():
-        recipe = preset.recipe
-        changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in preset.digits.items())
-        extras = [
-            recipe.activation,
-            f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
-            f"dropout {recipe.dropout:g}" if recipe.dropout else "",
-            f"{recipe.normalisation} normalisation" if recipe.normalisation != "none" else "",
-            "standardised pixels" if recipe.standardise else "raw pixels",
-        ]
-        own = f"hidden 128-64, {changed}" if recipe.model == MLP else changed
-        lines.append(
-            f"{method}: {network(recipe)}, {recipe.epochs} epochs, {recipe.optimizer} {recipe.learning_rate:g}, "
-            f"{recipe.schedule} schedule, {', '.join(filter(None, extras))} (digits: {own}). "
-            f"Its --option names: {', '.join(rule_options(method))}."
-        )
-    return "\n\n".join(lines)
+def own_settings(method: str) -> str:
+    """The settings of a rule's recipe, in one line."""
+    preset = ALL_PRESETS[method]
+    recipe = preset.recipe
+    changed = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in preset.digits.items())
+    extras = [
+        recipe.activation,
+        f"momentum {recipe.momentum:g}" if recipe.optimizer == "sgd" else "",
+        f"dropout {recipe.dropout:g}" if recipe.dropout else "",
+        f"{recipe.normalisation} normalisation" if recipe.normalisation != "none" else "",
+        "standardised pixels" if recipe.standardise else "raw pixels",
+    ]
+    own = f"hidden 128-64, {changed}" if recipe.model == MLP else changed
+    return (
+        f"{network(recipe)}, {recipe.epochs} epochs, {recipe.optimizer} {recipe.learning_rate:g}, "
+        f"{recipe.schedule} schedule, {', '.join(filter(None, extras))} (digits: {own})"
+    )
 
 
 def network(recipe: Recipe) -> str:

@@ -89,7 +89,7 @@ def rules(
         ),
     ] = None,
 ) -> None:
-    """Say which networks each rule trains; of one also its options, and what it leaves out or refuses.
+    """Say which networks each rule trains; of one also its settings and options, and what it leaves out or refuses.
 
     Each cell is tried: the rule is built on a small network of that kind and takes a step.
     """
@@ -109,6 +109,7 @@ def rules(
     output = report.console()
     output.print(f"{rule}, in Python prograde.accelerated.rules.{preset.rule.__name__}\n", markup=False)
     output.print(inspect.getdoc(preset.rule) or "", markup=False)
+    output.print(f"\nSettings unless given: {options.own_settings(rule)}", markup=False)
     output.print("\nNetworks:", markup=False)
     for kind in MODELS:
         output.print(f"  {kind}: {answer(tried(preset.rule, kind, **preset.recipe.options))}", markup=False)

@@ -42,6 +42,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=options.RUNS,
             help="Fixes initial weights, batches, moves of images, masks and negatives.",
             min=0,
             max=2**63 - 1,
@@ -50,7 +51,8 @@ def train(
     ] = None,
     device: options.Device = "cpu",
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64.", metavar="DTYPE", show_default="float32")
+        str | None,
+        typer.Option(rich_help_panel=options.RUNS, help="float32 or float64.", metavar="DTYPE", show_default="float32"),
     ] = None,
     validation: options.Validation = None,
     output: Annotated[
@@ -71,7 +73,11 @@ def train(
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            help="Write the checkpoint every so many steps too.", metavar="STEPS", min=1, show_default="after epochs"
+            rich_help_panel=options.RUNS,
+            help="Write the checkpoint every so many steps too.",
+            metavar="STEPS",
+            min=1,
+            show_default="after epochs",
         ),
     ] = None,
     resume: Annotated[
@@ -86,7 +92,7 @@ def train(
         bool, typer.Option("--overwrite", help="Replace an earlier checkpoint and earlier results.")
     ] = False,
 ) -> None:
-    """Train a network with one rule.
+    """Train a network with one rule, by its own settings but for those given: `prograde rules RULE` shows them.
 
     The epoch with the best validation accuracy is chosen, and its weights are measured on the test data, once.
     """
@@ -138,7 +144,13 @@ def train(
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
     if save is not None:
-        checkpoint.claim(save, resume=resume, overwrite=overwrite)
+        try:
+            checkpoint.claim(save, resume=resume, overwrite=overwrite)
+        except checkpoint.CheckpointExists as error:
+            raise UserError(
+                f"--save: '{save}' is a checkpoint already; expected --resume {save} to go on with it, --overwrite to "
+                "replace it, or another name"
+            ) from error
     made_with = report.settings("train", jobs, dataset, [seed], where, precision)
     if output is not None and resume is not None and not overwrite:
         runs.check_log(output, made_with, changed=["epochs"])

@@ -200,10 +200,15 @@ class DataParallel(Rule):
         """Samples, labels that count, and their weight in all. Raises ValueError unless the rule takes them."""
         rule, loss, lengths = self.rule, getattr(self.rule, "loss", None), None
         ignored = getattr(loss, "ignore_index", None)
-        if isinstance(rule, RecurrentRule):
-            x, lengths = rule.checked_sequences(x, y)
-        else:
-            rule.checked(x, y)
+        if self.processes.size > 1:  # each of which has one sample at least, or none makes the step
+            rule.shared = Share(slice(0), self.processes.size, torch.clone)
+        try:
+            if isinstance(rule, RecurrentRule):
+                x, lengths = rule.checked_sequences(x, y)
+            else:
+                rule.checked(x, y)
+        finally:
+            rule.shared = None
         each = y if isinstance(y, tuple) else (y,)
         samples = len(each[0])
         labels = samples * prod(rule.positions(x))

@@ -10,7 +10,7 @@ from .. import direct_feedback_alignment, feedback_alignment
 from .._arrays import check_positive
 from ..layers import Layer, Pass
 from .output_loss import Targets, parted
-from .rule import OutputErrorRule, check_options, check_place, has_shared_positions
+from .rule import OutputErrorRule, check_place, has_shared_positions
 
 NUMBERS = "but DirectRandomTargetProjection sends labels in place of errors; expected a loss of labels"
 
@@ -126,7 +126,6 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
         by_channel: bool | None = None,
         **options: Any,
     ) -> None:
-        check_options(DirectRandomTargetProjection, options)
         super().__init__(model, scale=scale, image_size=image_size, by_channel=by_channel, **options)
         if not (self.loss.labels or self.loss.targets_are == "several labels"):
             raise ValueError(f"loss: {options['loss']!r}, {NUMBERS}")

@@ -285,7 +285,7 @@ class ForwardForward(LayeredRule):
 
     def checked(self, x: Tensor, y: Tensor) -> Tensor:
         x = super().checked(x, y)
-        if len(x) < self.least_batch:
+        if self.samples(x) < self.least_batch:
             raise ValueError(f"x: a batch of 1, expected 2 or more: negatives {self.negatives!r} mix two samples")
         return self._numbers(x)
 

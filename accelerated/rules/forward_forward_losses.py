@@ -14,7 +14,6 @@ from ..forward_forward import Prior
 from ..goodness import Goodness
 from ..pair_losses import LayerCredit, LayerGoodness, LayerLoss, collaboration, symba
 from .forward_forward import ForwardForward
-from .rule import check_options
 
 GATED = "hardness-gated"
 
@@ -29,7 +28,6 @@ class SymBa(ForwardForward, sets=("loss", "threshold")):
     def __init__(
         self, model: nn.Module, *, alpha: float = 4.0, goodness: str | Goodness = "mean-square", **options: Any
     ) -> None:
-        check_options(SymBa, options)
         check_positive("alpha", alpha)
         super().__init__(model, goodness=goodness, loss=symba(alpha), **options)
 
@@ -45,7 +43,6 @@ class LayerCollaboration(ForwardForward, sets=("loss",)):
     def __init__(
         self, model: nn.Module, *, threshold: float | None = None, prior: Prior = "others", **options: Any
     ) -> None:
-        check_options(LayerCollaboration, options)
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError(f"threshold: {threshold}, expected a finite number")
         if prior == "none":
@@ -81,7 +78,6 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
         goodness: str | Goodness = "mean-square",
         **options: Any,
     ) -> None:
-        check_options(CumulativeForwardForward, options)
         given = {name: value for name, value in {"gamma": gamma, "beta": beta}.items() if value is not None}
         if gamma is not None and not 0 <= gamma < math.inf:
             raise ValueError(f"gamma: {gamma}, expected 0 or a positive number")

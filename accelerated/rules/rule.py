@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from math import isfinite, prod
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -142,9 +142,10 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 def check_options(rule: type, options: Iterable[str]) -> None:
     """Raises TypeError for an option that the rule's signature does not have."""
-    known = list(inspect.signature(rule).parameters)[1:]
+    first, *others = inspect.signature(rule).parameters.values()
+    known = [parameter.name for parameter in others]
     for name in options:
-        if name not in known:
+        if name not in (first.name, *known) and not any(p.kind is p.VAR_KEYWORD for p in others):
             raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
 
 
@@ -245,6 +246,11 @@ class CreditAssignment(nn.Module):
             cls.stream = _as_a_step(cls.__dict__["stream"])  # type: ignore[method-assign]
         if "__init__" in cls.__dict__:
             cls.__signature__ = _whole_signature(cls, sets)
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Raises TypeError for an option that the rule lacks: a parent, which is given the rest, would name itself."""
+        check_options(cls, options)
+        return super().__new__(cls)
 
     def watch(self, model: nn.Module) -> None:
         """Takes the model, whose modules must stay the same."""
@@ -641,7 +647,7 @@ class LayeredRule(Rule):
 
     def checked(self, x: Tensor, y: Any) -> Tensor:
         x = super().checked(x, y)
-        if len(x) == 1 < self.least_batch:
+        if self.samples(x) == 1 < self.least_batch:
             for name, norm in self.batch_norms():
                 raise one_sample(name, norm)
         if self._unchecked:

@@ -30,6 +30,10 @@ class CheckpointError(UserError):
     """A checkpoint that can't be resumed: which file and why."""
 
 
+class CheckpointExists(CheckpointError):
+    """A checkpoint where another one was to be written."""
+
+
 def claim(path: str | Path, *, resume: str | Path | None = None, overwrite: bool = False) -> None:
     """Sees that a training may write its checkpoints to `path`, before it begins.
 
@@ -47,7 +51,7 @@ def claim(path: str | Path, *, resume: str | Path | None = None, overwrite: bool
     except CheckpointError as error:
         raise CheckpointError(f"{error}; it is not replaced, expected another name") from error
     if not overwrite:
-        raise CheckpointError(
+        raise CheckpointExists(
             f"checkpoint: '{path}' is a checkpoint already; expected resume to go on with it, overwrite to replace it, "
             "or another name"
         )

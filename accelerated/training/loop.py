@@ -24,7 +24,7 @@ from .optimizers import of_recipe, optimizer_of, schedule_of, scheduler_of
 from .recipes import Recipe
 from .run import Measure, Plan, Run
 from .sources import BatchOf, Loader, Place, Tensors, of_dataset, of_others
-from .together import Together
+from .together import Interrupted, Together
 
 
 def fit(
@@ -90,14 +90,15 @@ def fit(
     training is extended or cut short: the recipe's schedule then runs over the new total from the next step on. An
     epoch that `max_steps` or a callback cut short is done.
 
-    `seed` fixes batches, moves of images, masks and negatives.
+    `seed` fixes batches, moves of images, masks and negatives. What one's own modules draw from PyTorch's generators,
+    as nn.Dropout does where PyTorch runs it, is another draw in each process.
 
     **Several processes.** With `DataParallel` around the rule all of them call `fit` alike. A batch of a `Dataset` or
     of tensors, which all have, is shared out among them; a loader gives each process a share of its own, as by a
     DistributedSampler, and as many batches. What is measured is of all shares. Process 0 alone measures alignment,
     calls `measure`, `on_epoch` and `callbacks`, reads and writes files; an error of these before or after an epoch is
-    raised in all. They end together; Ctrl-C is not caught. `rule.rule` is what a checkpoint is of. As many processes
-    resume it.
+    raised in all. They end together: Ctrl-C in one ends all after a step, a second one at once. `rule.rule` is what
+    a checkpoint is of. As many processes resume it.
 
     Raises TypeError for what is no rule, TrainingError for a loss that is not finite, CheckpointError for a checkpoint
     of another training or a file that is not to be replaced, UserError for options and data that do not fit, by name.
@@ -125,7 +126,7 @@ def fit(
     if checkpoint is not None:
         _check_plain(recipe)
         together.alone(partial(checkpoints.claim, checkpoint, resume=resume, overwrite=overwrite))
-    with _seeded(seed, place.device):
+    with _seeded(seed + together.rank, place.device):
         if isinstance(train, Dataset):
             data = of_dataset(rule, train, recipe, place, shuffling)
             if validation is not None or test is not None or batch_of is not None:
@@ -134,7 +135,7 @@ def fit(
             data = of_others(train, validation, test, recipe, place, shuffling)
             if batch is not None and isinstance(data.train, Loader):
                 raise UserError(f"batch: {batch}, but a {type(train).__name__} has batches of its own")
-        least = rule.least_batch * together.size
+        least = max(rule.least_batch, together.size)
         if isinstance(data.train, Tensors):
             data.train.least = max(data.train.least, least)
         _check_batches(rule, data.train, least)
@@ -184,8 +185,9 @@ def fit(
         with ExitStack() as ends:  # each is called, whatever another raises
             for callback in reversed(callbacks):
                 ends.callback(callback.on_end, run)
-            _train(run, on_epoch)
-            return run.finish()
+            with together.interruptible():
+                _train(run, on_epoch)
+                return run.finish()
 
 
 def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:
@@ -209,7 +211,7 @@ def _train(run: Run, on_epoch: Callable[[Epoch], None] | None) -> None:
             run.save()
             together.alone(partial(tell, epoch))
     except KeyboardInterrupt as interrupt:
-        if together.size > 1:  # the others are in a step that this one would have to end
+        if together.size > 1 and not isinstance(interrupt, Interrupted):  # the others wait for this one
             raise
         run.history.interrupted = interrupt.with_traceback(None)
         run.stop("interrupted")

@@ -26,6 +26,9 @@ from .history import Epoch, History, check_fields
 from .sources import MEASURED_BATCH, Batch, Loader, Tensors
 from .together import Together
 
+MOST_GROWTH = 1000
+"""By how much a loss may grow, from 1 or from what it began with if that is more, before training has diverged."""
+
 Measure: TypeAlias = Callable[[Rule, Tensor, Any], dict[str, Any]]
 """What is seen of a rule on a batch, x and y."""
 
@@ -116,6 +119,7 @@ class Run:
         self.history = History()
         self.best_state = _copy(self.rule.state_dict())
         self._progress: _Progress | None = None
+        self._begun_at: Tensor | None = None
 
     @property
     def samples(self) -> int:
@@ -135,8 +139,7 @@ class Run:
         return self._progress is not None or (more_epochs and self._steps_on())
 
     def _steps_on(self) -> bool:
-        if self.together.size > 1:
-            self.history.stopped = self.together.alone(lambda: self.history.stopped)
+        self.history.stopped = self.together.agreed(self.history.stopped)
         more_steps = self.plan.max_steps is None or self.step < self.plan.max_steps
         return more_steps and self.history.stopped is None
 
@@ -158,6 +161,7 @@ class Run:
     def _epoch(self, where: str) -> Epoch:
         progress, loss = self._train()
         _check_finite(loss, "loss", where)
+        self._check_growth(loss, where)
         self._check_parameters(where)
         share, validation_loss = None, None
         self.together.steps_by.calibrate([] if self.validation is None else self.validation.in_order())
@@ -221,6 +225,8 @@ class Run:
                 nn.utils.clip_grad_norm_(self.rule.parameters(), self.plan.clip_norm)
             self.optimizer.step()
             self.rule.constrain(self.optimizer)
+        if self._begun_at is None:
+            self._begun_at = self.loss
         progress.total += self.loss * weight
         progress.weight += weight
         progress.batches += len(group)
@@ -290,6 +296,15 @@ class Run:
                 raise UserError("scheduler: mode 'max', but no validation accuracy is measured; expected mode 'min'")
             self.scheduler.step(value)
 
+    def _check_growth(self, loss: float, where: str) -> None:
+        """Raises TrainingError for an epoch's loss far beyond that of the first step, however finite."""
+        begun = 0.0 if self._begun_at is None else float(self._begun_at)
+        if loss > MOST_GROWTH * max(1.0, abs(begun)):
+            raise TrainingError(
+                f"{where}: the loss is {loss:.3g}, over {MOST_GROWTH} times the {begun:.3g} that it began with; lower "
+                "the learning rate"
+            )
+
     def _check_parameters(self, where: str) -> None:
         parameters = dict(self.rule.named_parameters())
         finite = torch.stack([torch.isfinite(p).all() for p in parameters.values()])
@@ -354,6 +369,7 @@ class Run:
             state["generators"] = own["generators"]
             if state["progress"] is not None:
                 state["progress"]["begun"] = own["begun"]
+        _check_shapes(self.optimizer, state["optimizer"])
         epochs, step = [Epoch(**epoch) for epoch in state["history"]], state["step"]
         progress = None if state["progress"] is None else _Progress(**state["progress"])
         if type(step) is not int or step < 0 or [epoch.epoch for epoch in epochs] != [*range(1, 1 + len(epochs))]:
@@ -397,6 +413,22 @@ class Run:
 def _check_finite(loss: float | None, name: str, where: str) -> None:
     if loss is not None and not abs(loss) < float("inf"):
         raise TrainingError(f"{where}: the {name} is {loss}, expected a finite one; lower the learning rate")
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raises ValueError for a state of PyTorch's optimizers that is not of its parameter's shape.
+
+    They do not look, and fused ones would read what lies behind it. Adafactor's is of rows and columns.
+    """
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim.") or kind is torch.optim.Adafactor:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, of_parameter in state["state"].items():
+        for name, value in of_parameter.items():
+            shape = tuple(parameters[number].shape)
+            if isinstance(value, Tensor) and value.dim() and tuple(value.shape) != shape:
+                raise ValueError(f"optimizer: {name} {number} of shape {tuple(value.shape)}, expected {shape}")
 
 
 def _check_same(found: dict[str, Any], asked: dict[str, Any], path: str | Path) -> None:

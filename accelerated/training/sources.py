@@ -64,7 +64,7 @@ class Place(NamedTuple):
 
     def tensor(self, values: Any, name: str) -> Tensor:
         try:
-            is_foreign = _is_array(values) and not isinstance(values, Tensor)
+            is_foreign = not isinstance(values, Tensor) and (_is_array(values) or _is_list(values))
             found = torch.as_tensor(np.asarray(values) if is_foreign else values)
         except (TypeError, ValueError, RuntimeError) as error:
             kind = f"an array of {values.dtype}" if hasattr(values, "dtype") else f"a {type(values).__name__}"
@@ -238,7 +238,7 @@ def source(data: Any, batch: int, place: Place, name: str, shuffling: torch.Gene
 
     Raises UserError for what gives no batches, or gives them only once.
     """
-    if isinstance(data, TensorDataset) or _is_pair(data):
+    if isinstance(data, TensorDataset) or _is_x_and_y(data):
         tensors = data.tensors if isinstance(data, TensorDataset) else data
         return Tensors(tuple(place.tensor(part, name) for part in tensors), batch, place, name, shuffling)
     kind = type(data).__name__
@@ -259,6 +259,20 @@ def source(data: Any, batch: int, place: Place, name: str, shuffling: torch.Gene
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data))
+
+
+def _is_x_and_y(data: Any) -> bool:
+    """Whether it is a pair of arrays, or of lists of numbers or names, and not of batches."""
+    return isinstance(data, tuple | list) and len(data) == 2 and all(_is_array(part) or _is_list(part) for part in data)
+
+
+def _is_list(part: Any) -> bool:
+    """Whether it is a list, or a list of lists, of numbers or names."""
+    while isinstance(part, list | tuple) and len(part):
+        part = part[0]
+        if isinstance(part, str | int | float | np.number):
+            return True
+    return False
 
 
 def _is_array(data: Any) -> bool:

@@ -1,6 +1,9 @@
 """The processes of one training: what they tell each other, and what the first of them does alone."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..rules import Rule
@@ -11,6 +14,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _END = object()
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C of which all processes know."""
 
 
 class Together:
@@ -24,6 +31,7 @@ class Together:
         self.steps_by, self.rule = steps_by, steps_by
         self.rank, self.size = 0, 1
         self._processes: Processes | None = None
+        self._is_interrupted = False
         if steps_by.connects_processes:
             from ..parallel import DataParallel  # late: its import takes long, and whoever has such a rule has it
 
@@ -51,6 +59,38 @@ class Together:
         if said is not None:
             raise UserError(f"process 0: {said}")
         return found
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Inside, Ctrl-C in one of several processes waits for `agreed`, or for the end; a second one does not."""
+        is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._processes is None or not is_usual or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def hear(number: int, frame: Any) -> None:
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            self._is_interrupted = True
+
+        signal.signal(signal.SIGINT, hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+
+    def agreed(self, told: T) -> T:
+        """What process 0 tells. Raises Interrupted, in all, where one has heard Ctrl-C."""
+        if self._processes is None:
+            return told
+        every = self._processes.every((told, self._is_interrupted))
+        if any(heard for _, heard in every):
+            self._is_interrupted = False
+            raise Interrupted
+        first: T = every[0][0]
+        return first
 
     def every(self, told: T) -> list[T]:
         """What each tells, in order of rank."""

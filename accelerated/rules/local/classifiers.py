@@ -11,7 +11,7 @@ from ...score_losses import ScoreLoss
 from ..cutting import Units
 from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
 from ..rule import IN_NO_UNIT, UnitUpdate, evaluating, gradients_by
-from .layer_aggregation import Aggregation, LayerAggregation
+from .layer_aggregation import Aggregation, LayerAggregation, counted
 from .module_rule import ModuleRule
 from .score_heads import Heads, LinearHead, ScoreHead, check_scores, gridded, head_credit, head_loss
 from .units import LocalUnit, ScoreAfter
@@ -266,7 +266,7 @@ class LocalClassifiers(ModuleRule):
                 h = unit.activities(x)
                 seen = self._seen(h)
         found = head_credit(self.heads[index], seen.detach(), y, self.loss, unit.name, self.num_classes)
-        self.aggregation.note(index, found.loss, len(seen))
+        self.aggregation.note(index, found.loss, counted(self.loss, y, len(seen)))
         if closed:
             return h, UnitUpdate(unit, unit.rectified_gradients(x, h, found.activities), found.cost, found.own)
         gradients = gradients_by(seen, unit.trained, found.activities)
@@ -289,7 +289,7 @@ class LocalClassifiers(ModuleRule):
         gradients: dict[Tensor, Tensor] = {p: g for p, g in zip(learned, found, strict=True) if g is not None}
         for index, (unit, head) in enumerate(zip(self.units, self.heads, strict=True)):
             loss, cost = (part.detach() for part in losses[index])
-            self.aggregation.note(index, loss, len(x))
+            self.aggregation.note(index, loss, counted(self.loss, y, len(x)))
             around = (*self.local.stem, *unit.outside) if index == 0 else unit.outside
             others = [p for module in (*around, head) for p in module.parameters()]
             own = [(p, gradients[p]) for p in others if p in gradients]

@@ -11,7 +11,7 @@ from ..._arrays import wide, widened
 from ...aggregation import loss_weights, range_hits, weighted
 from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
-from ..output_loss import CrossEntropy
+from ..output_loss import CrossEntropy, Loss, Targets
 from ..rule import UnitUpdate, gradients_by
 from ..units import Unit
 from .score_heads import judged
@@ -56,7 +56,7 @@ class LayerAggregation(nn.Module):
         weights = torch.zeros(len(widths), device=like.device, dtype=like.dtype)
         # Of every layer since the last epoch, in more digits than half precision has: its sums would soon stand still.
         self.register_buffer("loss_total", torch.zeros_like(weights, dtype=wide(weights.dtype)))
-        self.register_buffer("loss_count", weights.long())
+        self.register_buffer("loss_count", torch.zeros_like(self.loss_total))
         if kind == "last":
             weights[-1] = 1
         elif kind in ("validation-loss", "training-loss"):
@@ -72,7 +72,7 @@ class LayerAggregation(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.loss_total = widened(self.loss_total)
+        self.loss_total, self.loss_count = widened(self.loss_total), widened(self.loss_count)
         return self
 
     def forward(self, scores: Tensor) -> Tensor:
@@ -80,11 +80,11 @@ class LayerAggregation(nn.Module):
         taken = self.weights[:, None, None] != 0  # infinite scores of layers left out would not be 0 by any weight
         return weighted(torch.where(taken, scores, 0), self.weights)
 
-    def note(self, layer: int, loss: Tensor, samples: int) -> None:
-        """Takes down a layer's mean loss in training."""
+    def note(self, layer: int, loss: Tensor, weight: float | Tensor) -> None:
+        """Takes down a layer's mean loss in training, of labels of so much weight; see `counted`."""
         if self.kind == "training-loss" and self.training:
-            self.loss_total[layer] += loss * samples
-            self.loss_count[layer] += samples
+            self.loss_total[layer] += loss * weight
+            self.loss_count[layer] += weight
 
     @torch.no_grad()
     def choose(
@@ -101,8 +101,9 @@ class LayerAggregation(nn.Module):
         if self.kind == "validation-loss":
             for x, y in batches:
                 scores = layer_scores(x)
-                self.loss_total += torch.stack([judged(loss, of_layer, y).loss.sum() for of_layer in scores])
-                self.loss_count += scores.shape[1]
+                weight = counted(loss, y, scores.shape[1])
+                self.loss_total += weight * torch.stack([judged(loss, of_layer, y).loss.mean() for of_layer in scores])
+                self.loss_count += weight
         if self.kind in ("validation-loss", "training-loss") and self.loss_count.all():
             self.weights.copy_(loss_weights(self.loss_total / self.loss_count))
         self.loss_total.zero_()
@@ -126,6 +127,11 @@ class LayerAggregation(nn.Module):
         own = tuple((p, gradients[p]) for p in norm.parameters())
         unit = Unit("readout", linear)
         yield UnitUpdate(unit, [gradients[p] for p in unit.parameters], loss.detach(), own)
+
+
+def counted(loss: ScoreLoss, y: Targets, samples: int) -> float | Tensor:
+    """What a batch's mean loss counts by beside those of others: the labels in it, or what these weigh."""
+    return loss.total_weight(y) / loss.share if isinstance(loss, Loss) else samples
 
 
 def known(scores: Tensor, y: Tensor, loss: ScoreLoss) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,7 @@ class ModuleRule(Rule):
         if self._unchecked and not self.whole:
             check_same(self.model, self._unchecked, x)
             self._unchecked = ()
-        if len(x) == 1:
+        if self.samples(x) == 1:
             for name, module in self.batch_norms():
                 if isinstance(module, nn.BatchNorm1d):
                     raise one_sample(name, module)
