@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from typer.testing import CliRunner, Result
 
 from prograde import accelerated
-from prograde.accelerated.command_line import main, pictures, runs
+from prograde.accelerated.command_line import main, options, pictures, report, runs, search
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
@@ -87,6 +87,10 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["train", "foton", "--save", "/etc/hostname", "--overwrite"], ["'/etc/hostname'", "not replaced"]),
         (["train", "foton", "--resume", "/dev/zero"], ["checkpoint: '/dev/zero'", "expected a file"]),
         (["compare", "foton", "--resume"], ["--resume", "--output"]),
+        (["compare", "foton", "--search", "1"], ["'--search'", "x>=2"]),
+        (["compare", "foton", "--search", "3", "--learning-rate", "0.1"], ["--search: 3", "a learning rate is given"]),
+        (["compare", "foton", "--search", "3", "--set", "learning_rate=0.1"], ["--search: 3"]),
+        (["compare", "foton", "--search", "3", "--resume", "--output", "nowhere"], ["'nowhere' has no log"]),
         (["compare", "foton", "--resume", "--output", "nowhere"], ["'nowhere' has no log"]),
         (["train", "foton", "--output", "/etc/hostname"], ["--output: '/etc/hostname' is a file"]),
         (["evaluate", "nowhere"], ["'nowhere'", "No such file"]),
@@ -314,6 +318,66 @@ def test_an_interrupted_compare_keeps_what_it_has_and_goes_on(monkeypatch: pytes
     assert sorted(os.listdir("out")) == ["alignment.png", "curves.png", "log.jsonl", "results.json"]
     kinds = [record["kind"] for record in lines(Path("out/log.jsonl"))]
     assert kinds == ["settings"] + ["epoch", "epoch", "run"] * 6 + ["result"] * 3
+
+
+def counted(patch: pytest.MonkeyPatch) -> list[tuple[str, int, float]]:
+    """The rule, seed and learning rate of every training from here on."""
+    trained, seen = runs.fit, []
+
+    def fit(rule: Rule, *arguments: Any, **options: Any) -> History:
+        seen.append((type(rule).__name__, options["seed"], options["recipe"].learning_rate))
+        return trained(rule, *arguments, **options)
+
+    patch.setattr(runs, "fit", fit)
+    return seen
+
+
+def test_a_search_tries_as_many_rates_for_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEPITA's own rate is not among them."""
+    command = ["compare", "pepita", "mono-forward", "--hidden", "16", "--epochs", "1", "--batch", "200", "--seeds", "2"]
+    command += ["--seed", "1", "--output", "out"]
+    trained = counted(monkeypatch)
+    monkeypatch.setattr(report, "write_pictures", lambda *arguments: [])  # which take the longest
+    result = run(*command, "--search", 3)
+    assert result.exit_code == 0, result.stderr
+    rates = {"Pepita": [0.1, 0.03, 0.01], "MonoForward": [3e-3, 1e-3, 3e-4]}
+    assert trained[:6] == [(rule, 1, rate) for rule, own in rates.items() for rate in own]
+    settings = lines(Path("out/log.jsonl"))[0]
+    trials = settings["search"]
+    assert [trial["learning_rate"] for trial in trials] == [*rates["Pepita"], *rates["MonoForward"]]
+    merits = [(trial["validation_accuracy"], -(trial["validation_loss"] or 0.0)) for trial in trials]
+    best = [trials[max(places, key=lambda place: merits[place])] for places in (range(3), range(3, 6))]
+    assert [job["learning_rate"] for job in settings["jobs"]] == [trial["learning_rate"] for trial in best]
+    assert [rate for _, _, rate in trained[6:]] == 2 * [trial["learning_rate"] for trial in best]
+    found = json.loads(Path("out/results.json").read_text())
+    assert found["search"] == trials
+    assert [row["validation"][0] for row in found["results"]] == [trial["validation_accuracy"] for trial in best]
+    first, said = result.stdout.splitlines()[:2]
+    assert first == "search: for each rule 3 learning rates, a run of seed 1 at each, the best on validation data"
+    assert said.startswith(f"pepita:16: {best[0]['learning_rate']:g}")
+    assert "of 0.1, 0.03, 0.01: validation" in said
+
+    trained.clear()
+    assert run(*command, "--search", 3, "--resume").exit_code == 0
+    assert trained == []
+    fewer = run(*command, "--search", 2, "--resume")
+    assert_refused(fewer, "'out' has a search with 6 runs, expected one of 2 learning rates for each", left=["out"])
+    assert_refused(run(*command, "--resume"), "expected a log without, or --search", left=["out"])
+
+
+def test_a_search_takes_the_best_of_what_did_not_diverge() -> None:
+    """Of equal accuracies the least loss; a loss alone where there are no labels; the end of the grid is said."""
+    assert search.rates("sgd", 5) == [0.3, 0.1, 0.03, 0.01, 0.003]
+    assert search.rates("adam", 4) == [1e-2, 3e-3, 1e-3, 3e-4]
+    assert search.rates("adamw", 2) == [3e-3, 1e-3]
+    (job,) = options.jobs(["foton"], "digits", "16")
+    measured = [(None, None), (0.9, 0.5), (0.9, 0.4), (0.8, 0.1), (None, None)]
+    trials = [search.Trial("foton", "16", rate, *m) for rate, m in zip(search.rates("sgd", 5), measured, strict=True)]
+    assert search.best(job, trials).learning_rate == 0.03
+    assert search.lines([job], trials, 0)[1] == "foton:16: 0.03 of 0.3, 0.1, 0.03, 0.01, 0.003: validation 90.00 %"
+    regression = [search.Trial("foton", "16", rate, None, loss) for rate, loss in ((0.1, 2.0), (0.03, 1.0))]
+    assert search.lines([job], regression, 0)[1] == "foton:16: 0.03, the least of 0.1, 0.03: validation loss 1"
+    assert search.lines([job], trials[:1], 0)[1].endswith(": diverged")
 
 
 def test_results_are_replaced_only_if_asked_to() -> None:

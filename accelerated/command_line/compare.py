@@ -9,6 +9,7 @@ import typer
 from ..training import UserError, load
 from ..training.recipes import ALL_PRESETS, FURTHER_PRESETS, PRESETS
 from . import options, report, runs
+from . import search as searching
 from .configuration import Config
 
 
@@ -40,6 +41,15 @@ def compare(
     option: options.Option = None,
     settings: options.Set = None,
     config: Config = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Learning rates to try first, as many for every rule: a run of the first seed at each; the best on "
+            "validation data takes the place of the rule's own.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from --seed on.")] = 3,
     device: options.Device = "cpu",
@@ -62,8 +72,9 @@ def compare(
     A rule keeps its own settings, network and activation included, except for the options given here: `prograde rules
     RULE` shows them. Test accuracy is that of the epoch that is best on validation data: mean and sample standard
     deviation over the seeds. "x backprop" is the time of an epoch beside that of backprop with the same network and
-    activation in the same run. A rule that diverges is a row that says so, and the exit code is 3. results.json is
-    written after each run: an interruption keeps the finished ones.
+    activation in the same run. With --search every rule has the same budget for its learning rate; its other settings
+    stay its own. A rule that diverges is a row that says so, and the exit code is 3. results.json is written after each
+    run: an interruption keeps the finished ones.
     """
     if resume and (overwrite or output is None):
         raise UserError("--resume: expected with --output, the folder to go on with, and without --overwrite")
@@ -87,25 +98,36 @@ def compare(
         cutout=cutout,
         jitter=jitter,
     )
+    if search is not None and (learning_rate is not None or "learning_rate" in options.recipe_settings(settings or ())):
+        raise UserError(f"--search: {search}, but a learning rate is given too; expected one of them")
     all_seeds = runs.checked_seeds(seed, seeds)
     where, precision = options.device_and_dtype(device, dtype)
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
     folder = options.output_folder(output, data, time.strftime("%Y%m%d-%H%M%S"))
-    made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision)
+    replaced = [] if resume else runs.claim(folder, overwrite=overwrite, resume=False)
+    if resume:
+        found = searching.logged(folder, jobs, search)
+    else:
+        found = searching.trials(jobs, search or 0, dataset, seed, where, precision)
+    if found:
+        jobs = searching.settled(jobs, found)
+        print("\n".join(searching.lines(jobs, found, seed)))
+    made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision) | searching.record(found)
     done, records = runs.logged(folder, made_with, jobs) if resume else ([], [])
-    replaced = runs.claim(folder, overwrite=overwrite, resume=resume)
+    if resume:
+        runs.claim(folder, overwrite=False, resume=True)
 
     def on_run(so_far: list[runs.Run]) -> None:
         report.write_results(folder, made_with, so_far, dataset)
 
     with runs.log_file(folder, [made_with, *records], replaced) as log:
         try:
-            found = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
+            trained = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
         except KeyboardInterrupt as stop:
             if (folder / "log.jsonl.partial").exists():
                 stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
             raise
-        report.finish(folder, made_with, found, dataset, log)
-    if any(run.error is not None for run in found):
+        report.finish(folder, made_with, trained, dataset, log)
+    if any(run.error is not None for run in trained):
         raise typer.Exit(3)
