@@ -286,18 +286,19 @@ def test_synthetic_methods_are_compared_with_the_same_normalisation(synthetic_te
         ("all", "deep supervision"): 68.0,
         ("none", "dtg"): 66.0,
     }
-    results = [
-        {"run": {"normalise": kind, "method": method, "classes": 5, "seed": seed}, "accuracy": accuracy + seed}
-        for (kind, method), accuracy in accuracies.items()
-        for seed in (1, 2)
-    ]
+
+    def result(kind: str, method: str, classes: int, seed: int, accuracy: float) -> dict[str, Any]:
+        run = {"normalise": kind, "method": method, "classes": classes, "seed": seed, "steps": 20}
+        return {"run": run, "curve": [[10, 0.0, accuracy], [20, 0.0, 50.0]][: 1 if seed == 1 else 2]}
+
+    results = [result(*key, 5, seed, accuracy + seed) for key, accuracy in accuracies.items() for seed in (1, 2)]
+    results[0]["run"]["steps"] = 10
     heads, _, row = synthetic_teacher.by_normalisation(results).splitlines()
-    assert heads == "| K | both normalised | neither | dtg normalised alone |"
+    assert heads == "| K, 10 steps | both normalised | neither | dtg normalised alone |"
     assert row == "| 5 | +2.00 [2.00, 2.00] | -3.00 [-3.00, -3.00] | +1.00 [1.00, 1.00] |"
-    for result in results[2:4]:  # deep supervision without normalisation
-        later = {**result["run"], "classes": 50}
-        results += [{"run": later, "accuracy": 40.0}, {"run": {**later, "method": "dtg"}, "accuracy": 40.5}]
-        results += [{"run": {**later, "method": "dtg", "normalise": "none"}, "accuracy": 39.0}]
+    for seed in (1, 2):
+        results += [result("dtg", "deep supervision", 50, seed, 40.0), result("dtg", "dtg", 50, seed, 40.5)]
+        results += [result("none", "dtg", 50, seed, 39.0)]
     last = synthetic_teacher.by_normalisation(results).splitlines()[-1]
     assert last == "| 50 less 5 |  | +2.00 [2.00, 2.00] | -0.50 [-0.50, -0.50] |"
 
