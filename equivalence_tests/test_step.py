@@ -20,6 +20,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     Pepita,
     Rule,
+    stepping,
 )
 from prograde.accelerated.rules.orthogonality import Orthogonality
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
@@ -88,7 +89,22 @@ OPTIMIZERS = {
     "Nesterov": sgd(momentum=0.8, nesterov=True),
     "ascent": sgd(maximize=True),
     "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+    "AdamW, fused": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, fused=True),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, amsgrad=True),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.5),
+    "all together": lambda parameters: Together(parameters, lr=0.05),
 }
+
+
+class Together(torch.optim.Adam):
+    """A step of one's own, which takes all parameters together."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        held = [p for p in self.param_groups[0]["params"] if p.grad is not None]
+        longest = torch.cat([p.grad.flatten() for p in held]).norm()
+        for p in held:
+            p.sub_(0.05 * p.grad / longest)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -117,9 +133,29 @@ def test_the_constraint_knows_the_step(optimizer: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", [MonoForward, Ftp])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer(optimizer: str, kind: type[Rule]) -> None:
+def test_every_optimizer(optimizer: str, kind: type[Rule], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called once a unit too, as it is where weights are large."""
+    for large in (stepping.LARGE, 0):
+        monkeypatch.setattr(stepping, "LARGE", large)
+        torch.manual_seed(3)
+        check_same(kind(dense().double()), OPTIMIZERS[optimizer])
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "AdamW"])
+def test_gradients_of_other_parameters_are_stepped_once(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an encoder before the model, say, which were backpropagated."""
+    monkeypatch.setattr(stepping, "LARGE", 0)
     torch.manual_seed(3)
-    check_same(kind(dense().double()), OPTIMIZERS[optimizer])
+    rule, other = MonoForward(dense().double()), nn.Parameter(torch.ones(3).double())
+    found = []
+    for in_one in (True, False):
+        trained, weight = copy.deepcopy((rule, other))
+        steps = OPTIMIZERS[optimizer]([weight, *trained.parameters()])
+        for x, y in batches(2):
+            weight.grad = torch.arange(3).double()
+            trained_once(trained, x, y, steps, in_one)
+        found.append((weight, trained.state_dict()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -229,6 +265,35 @@ def test_no_gradient_of_a_large_weight_is_held() -> None:
     assert live.peak > 2 * 4 * 128 * 128, "the count sees what is held"
     rule.step(x, y, optimizer)
     assert all(p.grad is None for p in rule.parameters())
+
+
+def test_gradients_of_one_unit_are_held_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an optimizer that is called once a unit: what a step holds is little more than one weight."""
+    monkeypatch.setattr(stepping, "LARGE", 0)
+    model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4))
+    rule = MonoForward(model)
+    optimizer = torch.optim.AdamW(rule.parameters(), fused=True)
+    x, y = torch.randn(4, 128), torch.randint(4, (4,))
+    rule.step(x, y, optimizer)
+    with LiveBytes([x, y, *rule.parameters()]) as live:
+        rule.step(x, y, optimizer)
+    assert live.peak < 1.25 * 4 * 128 * 128
+    assert [len(held) for held in rule._memory.values()] == [128 * 128]
+    assert not copy.deepcopy(rule)._memory, "a copy has its own"
+    assert all(p.grad is None for p in rule.parameters())
+
+
+def test_a_unit_may_have_several_dense_weights() -> None:
+    weights = [torch.ones(3, 4).double().requires_grad_(), torch.ones(2, 3).double().requires_grad_()]
+    factors = [stepping.Factors(torch.randn(len(w), 5).double(), torch.randn(5, w.shape[1]).double()) for w in weights]
+    optimizer = torch.optim.RMSprop(weights, lr=0.1, eps=1e-30)
+    expected = [
+        w - 0.1 * f.left @ f.right / (0.01 * (f.left @ f.right).square()).sqrt()
+        for w, f in zip(weights, factors, strict=True)
+    ]
+    with torch.no_grad():
+        stepping.UnitSteps(optimizer, {}).step(zip(weights, factors, strict=True))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
 def test_credit_of_ones_own_is_not_passed_by() -> None:

@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import wraps
+from functools import cached_property, wraps
 from math import isfinite, prod
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -21,7 +21,7 @@ from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
-from .stepping import Factors, PlainSGD, factored, in_factors
+from .stepping import Factors, Memory, factored, in_factors, stepping
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
@@ -252,6 +252,10 @@ class CreditAssignment(nn.Module):
         check_options(cls, options)
         return super().__new__(cls)
 
+    @cached_property
+    def _memory(self) -> Memory:
+        return {}
+
     def watch(self, model: nn.Module) -> None:
         """Takes the model, whose modules must stay the same."""
         self.model = model
@@ -314,9 +318,10 @@ class CreditAssignment(nn.Module):
         """`assign_credit`, `optimizer.step()` and `constrain(optimizer)` in one, and returns the loss.
 
         With `torch.optim.SGD` a unit is stepped as soon as its update is known, and the update of a dense weight is
-        added to it, or to its momentum, as it is multiplied: it is never held. The weights are those of the three calls
-        to rounding; `.grad` is None afterwards. Other optimizers, and SGD with hooks or `nesterov`, step once, at the
-        end. x, y and errors as for `stream`.
+        added to it, or to its momentum, as it is multiplied: it is never held. Adam, AdamW and their kin step large
+        weights unit by unit too, and no more gradients are held than one unit has. The weights are those of the three
+        calls to rounding; `.grad` is None afterwards. Other optimizers, those with hooks or with gradients of other
+        parameters, and SGD with `nesterov` step once, at the end. x, y and errors as for `stream`.
         """
         self._warn_if_apart()
         held = [p for module in self.modules() for p in module._parameters.values() if p is not None]
@@ -324,8 +329,8 @@ class CreditAssignment(nn.Module):
         own_credit = getattr(self.assign_credit, "__func__", None) is not CreditAssignment.assign_credit
         are_tied = len(set(held)) < len(held)
         apart = own_credit or are_tied or self._compiled is not None
-        plain = PlainSGD.of(optimizer) if by_unit and not apart else None
-        if plain is None:
+        stepper = stepping(optimizer, held, self._memory) if by_unit and not apart else None
+        if stepper is None:
             loss = self.assign_credit(x, y)
             optimizer.step()
             self.constrain(optimizer)
@@ -335,10 +340,11 @@ class CreditAssignment(nn.Module):
         own: list[Tensor] = []
         with in_factors():
             for update in self.stream(x, y):
-                plain.step(update.pairs)
+                stepper.step(update.pairs)
                 if update.loss is not None:
                     own.append(update.loss)
-        plain.done()
+                del update  # and its gradients
+        stepper.done()
         self.constrain(optimizer)
         return sum(own, torch.zeros((), device=next(self.parameters()).device)).as_subclass(StepLoss)
 
@@ -351,7 +357,7 @@ class CreditAssignment(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, whose steps are its own."""
-        return {**super().__getstate__(), "_compiled": None}  # type: ignore[no-untyped-call]
+        return {**super().__getstate__(), "_compiled": None, "_memory": {}}  # type: ignore[no-untyped-call]
 
     def _warn_if_apart(self) -> None:
         """Warns, once, of a step that this process makes alone, though it was started as one of several."""

@@ -1,24 +1,29 @@
 """Optimizer steps on each unit as its update becomes known, and products that go into a weight unseen."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 from torch.optim import optimizer as all_optimizers
 
 from .._autocast import is_lowered, product
 from ..layers import Dense, Layer
 
 GLOBAL_HOOKS = all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks
-SGD_STEP = inspect.unwrap(SGD.step)
-"""PyTorch's own, whatever was put in its place or around it since."""
+STEPS = {
+    kind: inspect.unwrap(kind.step) for kind in (SGD, Adam, AdamW, Adadelta, Adagrad, Adamax, NAdam, RAdam, RMSprop)
+}
+"""Of PyTorch's optimizers that step each parameter by itself, their steps, whatever was put in their place since."""
 UNKNOWN = "nesterov", "maximize", "differentiable"
 """Settings of SGD with which its step is left to it."""
+LARGE = 2**18
+"""Of how many numbers the largest parameter has to be for an optimizer to be called once a unit: less is sooner done
+than said."""
 
 
 class Factors(NamedTuple):
@@ -77,26 +82,76 @@ def weight_update(left: Tensor, right: Tensor) -> Any:
     return Factors(left, right) if wants_factors() else product(torch.matmul, left, right)
 
 
+def stepping(optimizer: Optimizer, held: Sequence[Tensor], memory: "Memory") -> "PlainSGD | UnitSteps | None":
+    """How the optimizer steps these parameters a unit at a time; None where it has to step them together.
+
+    So it is with an optimizer of another kind, a setting of UNKNOWN, a hook or a step of one's own, and where it has
+    parameters besides whose gradients wait for it.
+    """
+    if not _is_own(optimizer) or any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)):
+        return None
+    if any(GLOBAL_HOOKS):
+        return None
+    others = set(held)
+    if any(p.grad is not None for group in optimizer.param_groups for p in group["params"] if p not in others):
+        return None
+    if not isinstance(optimizer, SGD):
+        return UnitSteps(optimizer, memory) if max(p.numel() for p in held) >= LARGE else None
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], int | float) or any(group[name] for name in UNKNOWN):
+            return None
+    return PlainSGD(optimizer)
+
+
+def _is_own(optimizer: Optimizer) -> bool:
+    """Whether its step is PyTorch's own, and one that takes each parameter by itself."""
+    kind = type(optimizer)
+    if kind not in STEPS or inspect.unwrap(kind.step) is not STEPS[kind]:
+        return False
+    return "step" not in vars(optimizer) or _is_counted(optimizer)
+
+
+Memory: TypeAlias = dict[tuple[torch.dtype, torch.device], Tensor]
+"""What the updates of one unit's dense weights are multiplied into, again and again."""
+
+
+class UnitSteps:
+    """The optimizer's own step, unit by unit: no more gradients are held than one unit has."""
+
+    def __init__(self, optimizer: Optimizer, memory: Memory) -> None:
+        self.optimizer, self.memory = optimizer, memory
+
+    def step(self, pairs: Iterable[tuple[Tensor, Tensor | Factors]]) -> None:
+        """Each parameter as the optimizer steps it."""
+        pairs, free = list(pairs), None
+        for parameter, update in pairs:
+            if isinstance(update, Factors):
+                free = self._of_unit(pairs, parameter) if free is None else free
+                place, free = free[: parameter.numel()].view(parameter.shape), free[parameter.numel() :]
+                update = torch.mm(*update, out=place)
+            parameter.grad = update
+        self.optimizer.step()
+        for parameter, _ in pairs:
+            parameter.grad = None
+
+    def _of_unit(self, pairs: Iterable[tuple[Tensor, Tensor | Factors]], like: Tensor) -> Tensor:
+        """Memory for the updates of the unit's dense weights, all of one dtype and device."""
+        size = sum(p.numel() for p, update in pairs if isinstance(update, Factors))
+        held = self.memory.get((like.dtype, like.device))
+        if held is None or len(held) < size:
+            held = self.memory[like.dtype, like.device] = like.new_empty(size)
+        return held
+
+    def done(self) -> None:
+        """Nothing is left to say."""
+
+
 class PlainSGD:
     """torch.optim.SGD's step, parameter by parameter, with the optimizer's own settings and momentum buffers."""
 
     def __init__(self, optimizer: SGD) -> None:
         self.optimizer = optimizer
         self.settings = {p: group for group in optimizer.param_groups for p in group["params"]}
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> "PlainSGD | None":
-        """None for one whose step may be another: no SGD, a setting of UNKNOWN, a hook or a step of one's own."""
-        if type(optimizer) is not SGD or inspect.unwrap(SGD.step) is not SGD_STEP:
-            return None
-        if "step" in vars(optimizer) and not _is_counted(optimizer):
-            return None
-        if any((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *GLOBAL_HOOKS)):
-            return None
-        for group in optimizer.param_groups:
-            if not isinstance(group["lr"], int | float) or any(group[name] for name in UNKNOWN):
-                return None
-        return cls(optimizer)
 
     def step(self, pairs: Iterable[tuple[Tensor, Tensor | Factors]]) -> None:
         """Each parameter minus what its update, the optimizer's rate and its momentum say."""
