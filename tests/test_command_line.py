@@ -535,6 +535,16 @@ def test_train_resumes_exactly(make_folder: Callable[..., Path]) -> None:
     assert "has seed 4, expected 5" in other.stderr
 
 
+def test_numbers_below_the_normal_are_zero_for_the_time_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With errors that near 0 a step takes three times as long; tests by `check` see them all."""
+    seen: list[bool] = []
+    monkeypatch.setattr("torch.set_flush_denormal", seen.append)
+    assert run("benchmark", "--network", "4-3-2", "--rules", "dfa", "--steps", "1", "--batch", "2").exit_code == 0
+    assert seen == [True, False]
+    assert run("rules").exit_code == 0
+    assert seen == [True, False]
+
+
 def test_options_of_a_rule_are_kept_and_gone_on_with() -> None:
     options = ["--option", "remedy=hardness-gated", "--option", "gamma=0.5", "--option", "learn_gate=True"]
     short = ["train", "cumulative", "--hidden", "12-8", "--seed", "3"]

@@ -140,3 +140,6 @@ def prograde(
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    if context.invoked_subcommand in ("train", "compare", "benchmark"):  # with errors near 0 they take threefold
+        torch.set_flush_denormal(True)
+        context.call_on_close(lambda: torch.set_flush_denormal(False))
