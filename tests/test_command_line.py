@@ -113,6 +113,14 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["benchmark", "--rules", "foton,fotom"], ["'fotom'"]),
         (["benchmark", "--rules", " , "], ["--rules: ' , '", "foton,ftp"]),
         (["benchmark", "--data", "digits"], ["--network: 784 pixels", "64"]),
+        (["benchmark", "--beside", "foreach,fast"], ["--beside: 'fast'", "stepping"]),
+        (["benchmark", "--optimizer", "lion"], ["--optimizer: 'lion'", "adamw"]),
+        (["benchmark", "--sweep", "rules"], ["--sweep: 'rules'", "depth"]),
+        (["benchmark", "--sweep", "depth", "--values", "1,2"], ["--values: '1,2'", "4,8,16"]),
+        (["benchmark", "--sweep", "width", "--network", "lenet"], ["--sweep: 'width'", "'lenet'"]),
+        (["benchmark", "--values", "4"], ["--values: '4'", "--sweep"]),
+        (["benchmark", "--network", "lenet", "--sample", "1x28xa"], ["--sample: '1x28xa'", "3x32x32"]),
+        (["benchmark", "--network", "lenet", "--sample", "7"], ["model", "lenet"]),
         (["check", "--twin", "no_such_module.at_all"], ["--twin", "no_such_module.at_all"]),
         (["costs", "--network", "784"], ["--network: '784'"]),
         (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
@@ -601,11 +609,40 @@ def test_benchmark_prints_ratios_and_a_defect() -> None:
     )
     assert result.exit_code == 0, result.stderr
     rows = {line.split("  ")[1].strip(): line.split() for line in result.stdout.splitlines() if line.startswith("  ")}
-    assert {"PyTorch backprop", "stepping within", "backprop", "foton", "pepita", "forward-forward"} <= set(rows)
+    assert {"PyTorch backprop", "stepping", "backprop", "foton", "pepita", "forward-forward"} <= set(rows)
     assert 0 < float(rows["foton"][-1]) < 5e-2
     plain = rows["PyTorch backprop"]
-    assert rows["stepping within"][-4:-1] == plain[-4:-1]  # the same losses
+    assert rows["stepping"][-4:-1] == plain[-4:-1]  # the same losses
     assert float(plain[-2]) < float(plain[-4])  # it learns
+
+
+def test_a_sweep_is_written_and_drawn() -> None:
+    """Bytes are exact: in micro-batches of two, eight samples hold what four do, and a local rule less than all."""
+    network = "vgg8:channels=(4,4,4,4,4,4,4),dropout=0.0"
+    command = (
+        "benchmark", "--network", network, "--sample", "1x16x16", "--classes", "4", "--steps", "1", "--rules",
+        "mono-forward", "--beside", "fused,checkpointed", "--micro-batch", "2", "--optimizer", "momentum",
+        "--sweep", "batch", "--values", "4,8", "--output", "out",
+    )  # fmt: skip
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "batch^" in result.stdout
+    settings, *records = lines(Path("out/benchmark.jsonl"))
+    assert (settings["optimizer"], settings["micro_batch"], settings["threads"]) == ("momentum", 2, 1)
+    names = ["PyTorch backprop", "fused", "checkpointed", "accumulated", "mono-forward", "mono-forward, accumulated"]
+    steps = {(record["name"], record["value"]): record for record in records if record["kind"] == "step"}
+    assert list(steps) == [(name, value) for value in (4, 8) for name in names]
+    assert [record["name"] for record in records if record["kind"] == "fit"] == names
+    held = {key: record["held"] for key, record in steps.items()}
+    assert held["accumulated", 4] == held["accumulated", 8] < held["PyTorch backprop", 4] < held["PyTorch backprop", 8]
+    assert held["mono-forward", 8] < held["PyTorch backprop", 8]
+    losses = [steps[name, 8]["losses"][0] for name in names[:4]]
+    assert max(losses) - min(losses) < 1e-5, "the same network, whatever the way"
+    assert all(record["floor"] > 0 for record in steps.values())
+    assert Path("out/benchmark.png").read_bytes()[:4] == b"\x89PNG"
+    again = run(*command)
+    assert again.exit_code == 2
+    assert "--output: 'out' has benchmark.jsonl already" in again.stderr
 
 
 def test_costs_are_counted_and_measured() -> None:

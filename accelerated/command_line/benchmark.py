@@ -1,246 +1,298 @@
-"""`prograde benchmark`: what a training step costs beside plain backpropagation."""
+"""`prograde benchmark`: what a training step costs beside backpropagation, and how that grows."""
 
+import json
+import os
+import platform
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional
 
-from ..orthogonality import defect
-from ..rules import RULES, Foton, Rule
-from ..training import PRESETS, UserError, load, mlp
-from ..training.networks import widths as widths_of
+from ..rules import Foton
+from ..training import UserError, files
 from . import options, report
+from .contenders import (
+    BESIDE,
+    OPTIMIZERS,
+    PLAIN,
+    Classes,
+    Network,
+    Sample,
+    Setting,
+    batches_for,
+    contenders_for,
+    floor,
+    peak,
+    take_turns,
+)
+from .pictures import sweep_curves
+from .versions import version
 
-PLAIN = "PyTorch backprop"
-STEPPING = "stepping within"
-WARM_UP = 3
-BATCHES = 8
-CLUSTER_NOISE = 1.0
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "depth": (4, 8, 16, 32, 64),
+    "width": (128, 256, 512, 1024, 2048),
+    "batch": (32, 128, 512, 2048),
+    "classes": (10, 100, 1000),
+}
+"""What can be varied, and its values unless others are given."""
 
-
-@dataclass
-class Contender:
-    """A way to train, its step, and what was seen of it."""
-
-    name: str
-    step: Callable[[Tensor, Tensor], Tensor]
-    parameters: list[Tensor]
-    learning_rate: float
-    foton: Foton | None = None
-    rounds: list[float] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    defect: float = 0.0
+FILES = "benchmark.jsonl", "benchmark.png"
 
 
 def benchmark(
-    network: Annotated[str, typer.Option(help="Widths from pixels to classes.", metavar="WIDTHS")] = "784-1024-1024-10",
+    network: Network = "784-1024-1024-10",
+    sample: Sample = "3x32x32",
+    classes: Classes = 10,
     batch: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
     rules: Annotated[
         str, typer.Option(help="Rules, joined by commas.", metavar="RULES")
-    ] = "backprop,foton,ftp,pepita,dfa,forward-forward",
+    ] = "backprop,foton,ftp,pepita,dfa,forward-forward,mono-forward",
+    beside: Annotated[
+        str, typer.Option(help=f"Further ways of backpropagation, of {', '.join(BESIDE)}.", metavar="NAMES")
+    ] = "stepping",
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples of a micro-batch: backpropagation and every rule once more, with a step of as many samples "
+            "accumulated from those.",
+            min=1,
+            show_default="none",
+        ),
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.", metavar="NAME")] = "sgd",
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of plain SGD, for all.", show_default="each rule's own, as for train")
+        float | None, typer.Option(help="Of all.", show_default="each rule's own, as for train")
     ] = None,
     steps: Annotated[int, typer.Option(help="Timed steps of each.", min=1)] = 60,
     rounds: Annotated[int, typer.Option(help="Rounds that these are divided into.", min=1)] = 6,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help=f"Vary one of {', '.join(SWEEPS)}; depth is layers.", metavar="NAME", show_default="none"),
+    ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="What it takes.", metavar="4,8,16", show_default="five, of depth 4 to 64")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Data as for train, pixels standardised.", metavar="DATA", show_default="random clusters"),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for benchmark.jsonl and, of a sweep, benchmark.png.", show_default="none written"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Time a training step of each rule against plain backpropagation in PyTorch.
+    """Time a training step of each rule against plain backpropagation in PyTorch, and count the memory that it takes.
 
-    All train the same network with the same batches and plain SGD, taking turns in rounds, so that whatever else the
-    machine does hits all of them. A step is everything from batch to changed weights, re-orthogonalisation included;
-    that of a rule is rule.step. "Stepping within" is backpropagation that steps within the backward pass.
-    Ratios are medians of the rounds' ratios. The defect is the largest entry of |W W^T - I| (W^T W where W is tall)
-    over FOTON's hidden weights after any step.
+    All train the same network with the same batches and optimizer (momentum is SGD's, 0.9), taking turns in rounds, so
+    that whatever else the machine does hits all of them. A step is everything from batch to changed weights,
+    re-orthogonalisation included; that of a rule is rule.step. "x backprop" is the median of the rounds' ratios to
+    plain backpropagation, "rounds" the least and greatest of these.
+
+    "x floor" is the time over that of the products alone (counted as by `prograde costs`, at the rate of the network's
+    own forward products here) and of the optimizer's numbers (read and written, at the rate of a copy). "held" is what
+    is alive at most in a step beside parameters and the optimizer's state, gradients included.
+
+    Beside: PyTorch's foreach and fused optimizers; stepping is backpropagation that steps each parameter within the
+    backward pass; compiled is torch.compile with the fused optimizer, minutes of it; checkpointed holds the inputs of
+    segments and computes the rest again. The defect is the largest entry of |W W^T - I| (W^T W where W is tall) over
+    FOTON's hidden weights after any step.
     """
-    widths = widths_of(network, "--network")
-    if len(widths) < 3:
-        raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
-    names = options.rule_names(rules)
-    for name in names:
-        if name not in RULES:
-            options.method(name)
-            raise UserError(f"rule: '{name}' has no benchmark; expected some of {', '.join(RULES)}")
+    names = [options.method(name) for name in options.rule_names(rules)]
+    others = [name.strip() for name in beside.split(",") if name.strip()]
+    for name in others:
+        if name not in BESIDE:
+            raise UserError(f"--beside: '{name}', expected some of {', '.join(BESIDE)}")
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"--optimizer: '{optimizer}', expected one of {', '.join(OPTIMIZERS)}")
     if learning_rate is not None and not 0 < learning_rate < float("inf"):
         raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
     where, precision = options.device_and_dtype(device, dtype)
-    batches = batches_for(data, widths, batch, seed, where, precision)
-    plain = widths, seed, where, precision, learning_rate
-    contenders = [plain_contender(*plain), stepping_contender(*plain)]
-    contenders += [rule_contender(name, widths, seed, where, precision, learning_rate) for name in names]
-    take_turns(contenders, batches, steps, min(rounds, steps), where)
-    report.console().print(_table(contenders, f"{network}, batch {batch}, SGD, {where}, {dtype}"))
+    setting = Setting(network, sample, classes, batch, optimizer, learning_rate, seed, where, precision, micro_batch)
+    swept = list(_swept(setting, sweep, values))
+    _claim(output, overwrite)
+    records = [_settings(setting, sweep, steps, min(rounds, steps), data)]
+    for value, each in swept:
+        found = _measured(each, names, others, steps, min(rounds, steps), data)
+        records += [{"kind": "step", "sweep": sweep, "value": value, **record} for record in found]
+        if sweep is None:
+            report.console().print(_table(found, f"{network}, batch {batch}, {optimizer}, {where}, {dtype}"))
+        else:
+            print(f"{sweep} {value}: done", flush=True)
+    if sweep is not None:
+        for record in (fits := _fits(records, sweep)):
+            records.append(record)
+        report.console().print(_sweep_table(records, fits, f"{network}, {optimizer}, {where}, {dtype}", sweep))
+    if output is not None:
+        files.write(output / FILES[0], "".join(f"{json.dumps(record)}\n" for record in records).encode())
+        print(output / FILES[0])
+        if sweep is not None:
+            files.write(output / FILES[1], sweep_curves(records, sweep))
+            print(output / FILES[1])
 
 
-def batches_for(
-    data: str | None, widths: tuple[int, ...], batch: int, seed: int, device: torch.device, dtype: torch.dtype
-) -> list[tuple[Tensor, Tensor]]:
-    """Whole batches, of random clusters where no data are named. Raises UserError where the data do not fit."""
-    generator = torch.Generator().manual_seed(seed)
-    n_in, num_classes = widths[0], widths[-1]
-    if data is None:
-        labels = torch.randint(num_classes, (BATCHES * batch,), generator=generator)
-        centres = torch.randn(num_classes, n_in, generator=generator)
-        noise = CLUSTER_NOISE * torch.randn(len(labels), n_in, generator=generator)
-        images = (centres[labels] + noise) / (1 + CLUSTER_NOISE**2) ** 0.5  # (samples, n_in), unit variance
-        images, labels = images.to(device, dtype), labels.to(device)
-    else:
-        dataset = load(data).to(device, dtype, standardise=True)
-        if (dataset.features, dataset.num_classes) != (n_in, num_classes):
-            raise UserError(
-                f"--network: {n_in} pixels and {num_classes} classes, "
-                f"but {dataset.name} has {dataset.features} and {dataset.num_classes}"
-            )
-        order = torch.randperm(len(dataset.train.labels), generator=generator).to(device)
-        images, labels = dataset.train.images[order], dataset.train.labels[order]
-    whole = [pair for pair in zip(images.split(batch), labels.split(batch), strict=True) if len(pair[1]) == batch]
-    if not whole:
-        raise UserError(f"--batch: {batch}, but there are {len(labels)} training samples")
-    return whole
+def _swept(setting: Setting, sweep: str | None, values: str | None) -> Iterator[tuple[int | None, Setting]]:
+    """The settings that are measured, each with the value that tells it apart. Raises UserError."""
+    if sweep is None:
+        if values is not None:
+            raise UserError(f"--values: '{values}', expected with --sweep, one of {', '.join(SWEEPS)}")
+        yield None, setting
+        return
+    if sweep not in SWEEPS:
+        raise UserError(f"--sweep: '{sweep}', expected one of {', '.join(SWEEPS)}")
+    texts = [] if values is None else values.split(",")
+    if not all(text.strip().isdigit() and int(text) > (sweep == "depth") for text in texts):
+        raise UserError(f"--values: '{values}', expected positive integers joined by commas, such as 4,8,16")
+    widths = setting.widths
+    if widths is None and sweep in ("depth", "width"):
+        raise UserError(f"--sweep: '{sweep}', but --network is '{setting.network}'; expected widths, as in 784-256-10")
+    for value in [int(text) for text in texts] or SWEEPS[sweep]:
+        if sweep == "batch":
+            yield value, replace(setting, batch=value)
+        elif widths is None:
+            yield value, replace(setting, classes=value)
+        else:
+            first, *hidden, last = widths
+            hidden = [hidden[0]] * (value - 1) if sweep == "depth" else hidden
+            hidden = [value] * len(hidden) if sweep == "width" else hidden
+            last = value if sweep == "classes" else last
+            yield value, replace(setting, network="-".join(map(str, (first, *hidden, last))))
 
 
-def model_for(widths: tuple[int, ...], seed: int, dtype: torch.dtype) -> nn.Sequential:
-    """The network that all contenders train."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return mlp(widths[0], widths[1:-1], widths[-1], "relu", 0.0).to(dtype)
+def _claim(folder: Path | None, overwrite: bool) -> None:
+    """Makes the folder. Raises UserError where results stand there already."""
+    if folder is None:
+        return
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--output: '{folder}' is a file, expected a folder")
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if there and not overwrite:
+        raise UserError(f"--output: '{folder}' has {there[0]} already; expected another folder, or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
-def plain_contender(
-    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float | None = None
-) -> Contender:
-    """Backpropagation as one writes it in PyTorch, at its own learning rate unless one is given."""
-    learning_rate = PRESETS["backprop"].recipe.learning_rate if learning_rate is None else learning_rate
-    model = model_for(widths, seed, dtype).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return Contender(PLAIN, step, list(model.parameters()), learning_rate)
-
-
-def stepping_contender(
-    widths: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype, learning_rate: float | None = None
-) -> Contender:
-    """Backpropagation that steps each parameter within the backward pass, as soon as its gradient is known."""
-    contender = plain_contender(widths, seed, device, dtype, learning_rate)
-    model = model_for(widths, seed, dtype).to(device)
-
-    @torch.no_grad()
-    def descend(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        parameter.add_(parameter.grad, alpha=-contender.learning_rate)
-        parameter.grad = None
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(descend)
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        loss = functional.cross_entropy(model(x), y)
-        loss.backward()
-        return loss.detach()
-
-    return Contender(STEPPING, step, list(model.parameters()), contender.learning_rate)
+def _settings(setting: Setting, sweep: str | None, steps: int, rounds: int, data: str | None) -> dict[str, Any]:
+    """What one would need to know to run it again."""
+    device = setting.device
+    return {
+        "kind": "settings",
+        "command": "benchmark",
+        "versions": {"prograde": version(), "torch": torch.__version__, "python": platform.python_version()},
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        **{name: str(value) if name in ("device", "dtype") else value for name, value in asdict(setting).items()},
+        "data": data,
+        "sweep": sweep,
+        "steps": steps,
+        "rounds": rounds,
+    }
 
 
-def rule_contender(
-    name: str,
-    widths: tuple[int, ...],
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    learning_rate: float | None = None,
-) -> Contender:
-    """A rule, at its own learning rate unless one is given. Raises UserError where it can't train the network."""
-    learning_rate = PRESETS[name].recipe.learning_rate if learning_rate is None else learning_rate
-    try:
-        rule: Rule = RULES[name](model_for(widths, seed, dtype), generator=torch.Generator().manual_seed(seed))
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
-    rule.to(device)
-    rule.generator = torch.Generator(device).manual_seed(seed)
-    optimizer = torch.optim.SGD(rule.parameters(), lr=learning_rate)
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        return rule.step(x, y, optimizer)
-
-    parameters = [*rule.parameters(), *rule.buffers()]
-    return Contender(name, step, parameters, learning_rate, rule if isinstance(rule, Foton) else None)
-
-
-def take_turns(
-    contenders: list[Contender], batches: list[tuple[Tensor, Tensor]], steps: int, rounds: int, device: torch.device
-) -> None:
-    """Fills in what is seen of the contenders; they change places from round to round."""
-    taken = {contender.name: 0 for contender in contenders}
-
-    def one_step(contender: Contender) -> float:
-        x, y = batches[taken[contender.name] % len(batches)]
-        taken[contender.name] += 1
-        _wait(device)
-        start = time.perf_counter()
-        try:
-            loss = contender.step(x, y)
-        except FloatingPointError as error:
-            raise UserError(f"{contender.name}: {error}") from error
-        _wait(device)
-        seconds = time.perf_counter() - start
-        contender.losses.append(loss)
-        if contender.foton is not None:
-            weights = [unit.weights[0].detach() for unit in contender.foton.units[:-1]]
-            contender.defect = max(contender.defect, *(defect(weight).item() for weight in weights))
-        return seconds
-
-    for contender in contenders:
-        for _ in range(WARM_UP):
-            one_step(contender)
-    sizes = [steps * (i + 1) // rounds - steps * i // rounds for i in range(rounds)]
-    for i, size in enumerate(sizes):
-        shift = i % len(contenders)
-        for contender in contenders[shift:] + contenders[:shift]:
-            contender.rounds.append(statistics.median(one_step(contender) for _ in range(size)))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _table(contenders: list[Contender], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.add_column("rule", no_wrap=True)
-    for name in ("rate", "ms a step", "x PyTorch backprop", "least to greatest", "loss, start to end", "defect"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _measured(
+    setting: Setting, rules: list[str], beside: list[str], steps: int, rounds: int, data: str | None
+) -> list[dict[str, Any]]:
+    """Of each contender what was seen, plain backpropagation first."""
+    batches = batches_for(setting, data)
+    contenders = contenders_for(setting, rules, beside)
+    take_turns(contenders, batches, steps, rounds, setting.device)
+    least = floor(setting, batches[0][0])
     plain = contenders[0]
+    found = []
     for contender in contenders:
         ratios = [a / b for a, b in zip(contender.rounds, plain.rounds, strict=True)]
-        first, last = contender.losses[0].item(), contender.losses[-1].item()
+        alone = None if least is None else least.seconds(contender.counted)
+        found.append({
+            "name": contender.name,
+            "learning_rate": contender.learning_rate,
+            "milliseconds": [1000 * value for value in contender.rounds],
+            "median": 1000 * statistics.median(contender.rounds),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "floor": None if alone is None else 1000 * alone,
+            "held": peak(contender, *batches[0]),
+            "losses": [contender.losses[0].item(), contender.losses[-1].item()],
+            "defect": contender.defect if isinstance(contender.module, Foton) else None,
+        })  # fmt: skip
+    return found
+
+
+def _empty(title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("rule", no_wrap=True)
+    return table
+
+
+def _table(records: list[dict[str, Any]], title: str) -> Table:
+    table = _empty(title)
+    for name in ("rate", "ms a step", "x backprop", "rounds", "x floor", "held, MB", "loss, start to end", "defect"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        first, last = record["losses"]
+        is_plain, ratios = record["name"] == PLAIN, record["ratios"]
         table.add_row(
-            contender.name,
-            f"{contender.learning_rate:g}",
-            f"{1000 * statistics.median(contender.rounds):.3g}",
-            f"{statistics.median(ratios):.2f}" if contender is not plain else "1",
-            f"{min(ratios):.2f} to {max(ratios):.2f}" if contender is not plain else "–",
+            record["name"],
+            f"{record['learning_rate']:g}",
+            f"{record['median']:.3g}",
+            "1" if is_plain else f"{record['ratio']:.2f}",
+            "–" if is_plain else f"{min(ratios):.2f} to {max(ratios):.2f}",
+            "–" if record["floor"] is None else f"{record['median'] / record['floor']:.2f}",
+            "–" if record["held"] is None else f"{record['held'] / 1e6:.3g}",
             f"{first:.3g} to {last:.3g}",
-            f"{contender.defect:.1e}" if contender.foton is not None else "–",
+            "–" if record["defect"] is None else f"{record['defect']:.1e}",
         )
+    return table
+
+
+def of_steps(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The records of steps by what made them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if record["kind"] == "step":
+            found.setdefault(record["name"], []).append(record)
+    return found
+
+
+def _fits(records: list[dict[str, Any]], sweep: str) -> list[dict[str, Any]]:
+    """Exponents of time and memory in what was varied, by least squares of the logarithms, and how far they are off."""
+    fits = []
+    for name, steps in of_steps(records).items():
+        fit: dict[str, Any] = {"kind": "fit", "sweep": sweep, "name": name}
+        for quantity, part in (("time", "median"), ("memory", "held")):
+            pairs = [(step["value"], step[part]) for step in steps if step[part]]
+            if len(pairs) > 1:
+                x, y = np.log(np.array(pairs, dtype=float)).T
+                exponent, offset = np.polyfit(x, y, 1)
+                off = float(np.exp(np.abs(y - exponent * x - offset).max()) - 1)
+                fit[quantity] = {"exponent": float(exponent), "off": off}
+        fits.append(fit)
+    return fits
+
+
+def _sweep_table(records: list[dict[str, Any]], fits: list[dict[str, Any]], title: str, sweep: str) -> Table:
+    """Milliseconds and megabytes at each value, and their exponents."""
+    table = _empty(f"{title}: ms a step, MB held, against {sweep}")
+    by_name = of_steps(records)
+    for step in by_name[PLAIN]:
+        table.add_column(f"{step['value']}", justify="right", no_wrap=True)
+    for name in ("ms ~", "off by", "MB ~"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for fit in fits:
+        cells = []
+        for step in by_name[fit["name"]]:
+            held = "–" if step["held"] is None else f"{step['held'] / 1e6:.3g}"
+            cells.append(f"{step['median']:.3g}, {held}")
+        seen = [fit.get(quantity) for quantity in ("time", "memory")]
+        exponents = ["–" if found is None else f"{sweep}^{found['exponent']:.2f}" for found in seen]
+        off = "–" if seen[0] is None else f"{100 * seen[0]['off']:.0f} %"
+        table.add_row(fit["name"], *cells, exponents[0], off, exponents[1])
     return table

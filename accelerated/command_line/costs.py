@@ -6,21 +6,31 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
-from torch import Tensor
 
 from ..rules import RULES
 from ..training import UserError
 from ..training.diagnostics.costs import costs as counted
-from ..training.diagnostics.memory import live_bytes
-from ..training.networks import widths as widths_of
 from . import options, report
-from .benchmark import PLAIN, Contender, batches_for, model_for, plain_contender, rule_contender, take_turns
+from .contenders import (
+    PLAIN,
+    Classes,
+    Network,
+    Sample,
+    Setting,
+    backprop,
+    batches_for,
+    peak,
+    rule_contender,
+    take_turns,
+)
 
 COUNTED = tuple(RULES)
 
 
 def costs(
-    network: Annotated[str, typer.Option(help="Widths from pixels to classes.", metavar="WIDTHS")] = "784-1024-128-10",
+    network: Network = "784-1024-128-10",
+    sample: Sample = "3x32x32",
+    classes: Classes = 10,
     batch: Annotated[int, typer.Option(help="Samples in a measured step.", min=1)] = 128,
     rules: Annotated[str, typer.Option(help="Rules, joined by commas.", metavar="RULES")] = ",".join(COUNTED),
     steps: Annotated[int, typer.Option(help="Timed steps of each; 0 to count only.", min=0)] = 30,
@@ -34,23 +44,21 @@ def costs(
     training step (the median of ratios to plain backpropagation in PyTorch, in turns) and the most bytes of tensors
     that are alive at one time in it, parameters left out, for the whole batch.
     """
-    widths = widths_of(network, "--network")
-    if len(widths) < 3:
-        raise UserError(f"--network: '{network}', expected pixels, one hidden width or more, classes")
     names = options.rule_names(rules)
     for name in names:
         if name not in COUNTED:
             options.method(name)
             raise UserError(f"rule: '{name}' is not counted; expected some of {', '.join(COUNTED)}")
     where, precision = options.device_and_dtype(device, dtype)
-    found = counted(model_for(widths, seed, precision), (widths[0],))
-    contenders = [plain_contender(widths, seed, where, precision)]
-    contenders += [rule_contender(name, widths, seed, where, precision) for name in names if name in RULES]
-    peaks: dict[str, int] = {}
+    setting = Setting(network, sample, classes, batch, "sgd", None, seed, where, precision)
+    made = setting.made()
+    found = counted(made.model, made.example.shape[1:])
+    contenders = [backprop(setting), *(rule_contender(setting, name) for name in names)]
+    peaks: dict[str, int | None] = {}
     if steps:
-        batches = batches_for(None, widths, batch, seed, where, precision)
+        batches = batches_for(setting)
         take_turns(contenders, batches, steps, min(6, steps), where)
-        peaks = {contender.name: _peak(contender, *batches[0]) for contender in contenders}
+        peaks = {contender.name: peak(contender, *batches[0]) for contender in contenders}
     table = Table(title=f"{network}, {dtype}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("rule", no_wrap=True)
     for heading in ("MACs a sample", "x backprop", "activations, bytes"):
@@ -60,7 +68,7 @@ def costs(
             table.add_column(heading, justify="right", no_wrap=True)
         plain = contenders[0]
         milliseconds = f"{1000 * statistics.median(plain.rounds):.3g}"
-        table.add_row(PLAIN, "", "", "", milliseconds, "1", f"{peaks[PLAIN] / 1e6:.3g}")
+        table.add_row(PLAIN, "", "", "", milliseconds, "1", f"{(peaks[PLAIN] or 0) / 1e6:.3g}")
     for name in names:
         cost = found.get(name)
         cells = [name, "–", "–", "–"]  # for a rule that no formula counts
@@ -71,13 +79,6 @@ def costs(
             contender = next(contender for contender in contenders if contender.name == name)
             ratios = [a / b for a, b in zip(contender.rounds, contenders[0].rounds, strict=True)]
             cells += [f"{1000 * statistics.median(contender.rounds):.3g}", f"{statistics.median(ratios):.2f}"]
-            cells.append(f"{peaks[name] / 1e6:.3g}")
+            cells.append(f"{(peaks[name] or 0) / 1e6:.3g}")
         table.add_row(*cells)
     report.console().print(table)
-
-
-def _peak(contender: Contender, x: Tensor, y: Tensor) -> int:
-    """Bytes of tensors alive at one time in a step, at most."""
-    with live_bytes([x, y, *contender.parameters]) as live:
-        contender.step(x, y)
-    return live.peak

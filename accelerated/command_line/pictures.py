@@ -6,7 +6,7 @@ matplotlib is imported where it is used, since importing it writes into the user
 import io
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +193,44 @@ def layer_curves(runs: Sequence[Run]) -> bytes | None:
         _share_heights(column)
     title = "Layers that guess labels, on training data; disagreement after the last epoch"
     figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
+    return _png(figure)
+
+
+def sweep_curves(records: Sequence[dict[str, Any]], sweep: str) -> bytes:
+    """A PNG of what `prograde benchmark --sweep` saw: milliseconds of a step, from the least to the greatest round, and
+    megabytes held, against what was varied.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if record["kind"] == "step":
+            by_name.setdefault(record["name"], []).append(record)
+    figure = _figure(WIDTH, PANEL_HEIGHT * 1.3)
+    panels = figure.subplots(1, 2)
+    for number, (name, steps) in enumerate(by_name.items()):
+        colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.7, "linestyle": "--" if number == 0 else "-"}
+        if number > len(COLOURS):
+            look["linestyle"] = ":"
+        x = [step["value"] for step in steps]
+        rounds = np.array([step["milliseconds"] for step in steps])
+        panels[0].plot(x, np.median(rounds, axis=1), label=name, **look)
+        panels[0].fill_between(x, rounds.min(axis=1), rounds.max(axis=1), color=colour, alpha=0.13, linewidth=0)
+        held = [step["held"] for step in steps]
+        if None not in held:
+            panels[1].plot(x, np.array(held) / 1e6, **look)
+    for panel, title in zip(panels, ("ms a step", "MB held in a step"), strict=True):
+        _plain(panel)
+        panel.set(xscale="log", yscale="log")
+        panel.set_xticks(x, [str(value) for value in x])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_title(title, fontsize=LABEL, loc="left", fontweight="bold")
+        panel.set_xlabel(sweep, fontsize=LABEL)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=SMALL)
     return _png(figure)
 
 
