@@ -1,6 +1,7 @@
 """Every figure on the pages has its stored run, and is what that says."""
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,26 @@ def test_claims_have_runs_or_what_it_would_take(pages: ModuleType) -> None:
         assert claim.source, claim
         assert bool(claim.runs) == (verdict not in ("not run", "out of reach")), claim
         assert (ROOT / claim.runs).exists(), claim
+
+
+BEFORE_VERSIONS = {"any-model": 85, "cifar10-jpeg": 5, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}
+BEFORE_VERSIONS |= {"two-streams": 3, "which-rule": 1128}
+"""Runs that were stored before their day, time and versions were noted."""
+
+
+def test_stored_runs_say_what_made_them(pages: ModuleType) -> None:
+    folder = importlib.import_module("resumable").RESULTS
+    without = dict.fromkeys(BEFORE_VERSIONS, 0)
+    for log in folder.glob("*/*.jsonl"):
+        assert log.stat().st_size < 500_000, log
+        for line in log.read_text().splitlines():
+            run = json.loads(line)
+            assert "seed" in run["run"], log
+            if "made" not in run:
+                without[log.parent.name] += 1
+            else:
+                assert {"day", "seconds", "prograde", "torch", "python"} <= run["made"].keys()
+    assert without == BEFORE_VERSIONS
 
 
 def test_intervals_are_of_paired_runs(pages: ModuleType) -> None:

@@ -20,7 +20,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, markdown, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
@@ -123,8 +123,7 @@ def train(run: Run, dataset: Dataset) -> Result:
 
 
 def summary(results: list[Result]) -> str:
-    lines = ["| rule | test accuracy, % | seconds an epoch | cosine with backprop, layer by layer |"]
-    lines.append("| --- | --- | --- | --- |")
+    rows = [["rule", "test accuracy, %", "seconds an epoch", "cosine with backprop, layer by layer"]]
     for rule in RULES:
         found = chosen(results, rule=rule)
         whole = [result for result in found if result["accuracy"] is not None]
@@ -132,8 +131,8 @@ def summary(results: list[Result]) -> str:
             seconds = mean(result["seconds"] for result in whole)
             layers = zip(*(result["cosines"] for result in whole), strict=True)
             cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
-            lines.append(f"| {rule} | {cell(found, digits=2)} | {seconds:.1f} | {cosines} |")
-    return "\n".join(lines)
+            rows.append([rule, cell(found, digits=2), f"{seconds:.1f}", cosines])
+    return markdown(rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all, show
+from resumable import Result, Run, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.training import PRESETS, UserError, build, default_recipe, fit, load
 
@@ -76,23 +76,18 @@ def train(run: Run, data: str) -> Result:
 
 def summary(results: list[Result]) -> str:
     """Test accuracy against depth, FTP's cosines with backpropagation there, and accuracy by law and scale."""
-    lines = [
-        f"| rule | {' | '.join(f'{n} hidden' for n in HIDDEN_LAYERS)} |",
-        "| --- |" + " --- |" * len(HIDDEN_LAYERS),
-    ]
     by_depth = {n: chosen(results, table="depth", hidden=[256] * n) for n in HIDDEN_LAYERS}
-    for rule in RATES:
-        lines.append(f"| {rule} | {' | '.join(cell(chosen(found, rule=rule)) for found in by_depth.values())} |")
-    lines += ["", "| hidden layers | cosine of FTP with backpropagation, first hidden layer to last |", "| --- | --- |"]
+    depth = [["rule", *(f"{n} hidden" for n in HIDDEN_LAYERS)]]
+    depth += [[rule, *(cell(chosen(found, rule=rule)) for found in by_depth.values())] for rule in RATES]
+    alignment = [["hidden layers", "cosine of FTP with backpropagation, first hidden layer to last"]]
     for n, found in by_depth.items():
         cosines = [result["cosines"] for result in chosen(found, rule="ftp") if "cosines" in result]
         layers = [f"{mean(layer):.2f}" for layer in zip(*cosines, strict=True)][:-1]
-        lines.append(f"| {n} | {', '.join(layers)} |")
-    lines += ["", f"| law of G | {' | '.join(f'scale {gain}' for gain in GAINS)} |", "| --- |" + " --- |" * len(GAINS)]
-    for law in LAWS:
-        cells = [cell(chosen(results, table="laws", law=law, scale=gain)) for gain in GAINS]
-        lines.append(f"| {law} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        alignment.append([str(n), ", ".join(layers)])
+    of_laws = chosen(results, table="laws")
+    laws = [["law of G", *(f"scale {gain}" for gain in GAINS)]]
+    laws += [[law, *(cell(chosen(of_laws, law=law, scale=gain)) for gain in GAINS)] for law in LAWS]
+    return "\n\n".join(map(markdown, (depth, alignment, laws)))
 
 
 if __name__ == "__main__":

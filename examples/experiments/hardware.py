@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, run_all, show
+from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.rules import Hardware
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
@@ -88,15 +88,13 @@ def train(run: Run, dataset: Dataset) -> Result:
     }
 
 
-def table(results: list[Result], varied: str, fill: Callable[[list[Result]], str]) -> list[str]:
+def table(results: list[Result], varied: str, fill: Callable[[list[Result]], str]) -> str:
     """A row a rule, a column a value of what is varied, the exact hardware last."""
     values = (*VARIED[varied], EXACT[varied])
     heads = ["exact" if value == EXACT[varied] else f"{value:g}" for value in values]
-    lines = [f"| {NAMES[varied]} | {' | '.join(heads)} |", "| --- |" + " --- |" * len(values)]
-    for rule in RULES:
-        cells = [fill(chosen(results, rule=rule, **{**EXACT, varied: value})) for value in values]
-        lines.append(f"| {rule} | {' | '.join(cells)} |")
-    return lines
+    wanted = [{**EXACT, varied: value} for value in values]
+    rows = [[rule, *(fill(chosen(results, rule=rule, **each)) for each in wanted)] for rule in RULES]
+    return markdown([[NAMES[varied], *heads], *rows])
 
 
 def cosines(results: list[Result]) -> str:
@@ -107,8 +105,7 @@ def cosines(results: list[Result]) -> str:
 
 def summary(results: list[Result]) -> str:
     """Test accuracy against all that is varied, and the cosines against bits."""
-    tables = [table(results, varied, cell) for varied in VARIED]
-    return "\n\n".join("\n".join(lines) for lines in (*tables, table(results, "bits", cosines)))
+    return "\n\n".join([*(table(results, varied, cell) for varied in VARIED), table(results, "bits", cosines)])
 
 
 def draw(results: list[Result], path: Path) -> None:

@@ -32,7 +32,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from resumable import Result, Run, accuracies, cell, chosen, run_all, show
+from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
 from torch import nn
 
 from prograde.accelerated.aggregation import best_range, range_hits
@@ -254,7 +254,7 @@ def summary(results: list[Result], data: str) -> str:
         heads = [kind, "normalised", "test accuracy, %", "validation, %", "published, %"]
         heads += ["all layers, %", "best range, %", "range", "s an epoch", "layers alone, %"]
         heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least (95 %)"]
-        lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
+        rows = [heads]
         for rule, setting in RULES.items():
             found = chosen(results, rule=rule, network=kind)
             whole = [result for result in found if result["accuracy"] is not None]
@@ -271,9 +271,9 @@ def summary(results: list[Result], data: str) -> str:
                 of_layers(whole, lambda s: [x["goodness"]["nearest neighbours"]["bits"] for x in s["layers"]], 2),
                 of_layers(whole, lambda s: [x["vector"].get("at_least", nan) for x in s["layers"]], 2),
             ]
-            lines.append(f"| {' | '.join(row)} |")
-        if len(lines) > 2:
-            tables.append("\n".join(lines))
+            rows.append(row)
+        if len(rows) > 1:
+            tables.append(markdown(rows))
     return "\n\n".join(tables)
 
 

@@ -27,7 +27,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from resumable import Result, Run, cell, chosen, run_all
+from resumable import Result, Run, cell, chosen, markdown, run_all
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -194,20 +194,20 @@ def wanted(
 
 def summary(results: list[Result], cells: Iterable[str]) -> str:
     """Test accuracy by problem, rule and length; of sums the squared error, too."""
-    lines: list[str] = []
+    tables = []
     for problem in dict.fromkeys(result["run"]["problem"] for result in results):
         found = chosen(results, problem=problem)
         lengths = sorted({result["run"]["length"] for result in found})
         titles = [f"{length} steps" if length else "row by row" for length in lengths]
-        lines += [f"| {problem}, % right | {' | '.join(titles)} |", "| --- |" + " --- |" * len(lengths)]
+        rows = [[f"{problem}, % right", *titles]]
         for kind in cells:
             for rule in RULES:
                 ours = [chosen(found, cell=kind, rule=rule, length=length) for length in lengths]
                 shown = [cell(each) + solved(each) for each in ours]
                 if any(shown):
-                    lines.append(f"| {kind}, {rule} | {' | '.join(shown)} |")
-        lines.append("")
-    return "\n".join(lines)
+                    rows.append([f"{kind}, {rule}", *shown])
+        tables.append(markdown(rows))
+    return "\n\n".join(tables)
 
 
 def solved(results: list[Result]) -> str:

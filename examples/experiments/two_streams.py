@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from resumable import Result, Run, accuracies, cell, chosen, run_all, show
+from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.training import Dataset, TrainingError, build, default_recipe, fit, load
 
@@ -43,13 +43,13 @@ def train(run: Run, dataset: Dataset) -> Result:
 
 
 def summary(results: list[Result], rules: list[str]) -> str:
-    lines = ["| rule | test accuracy, % | test error, % | seconds an epoch |", "| --- | --- | --- | --- |"]
+    rows = [["rule", "test accuracy, %", "test error, %", "seconds an epoch"]]
     for rule in rules:
         found = chosen(results, rule=rule)
         error = 100 - mean(accuracies(found))
         seconds = [result["seconds"] for result in found if "seconds" in result]
-        lines.append(f"| {rule} | {cell(found, digits=2)} | {error:.2f} | {mean(seconds or [0]):.0f} |")
-    return "\n".join(lines)
+        rows.append([rule, cell(found, digits=2), f"{error:.2f}", f"{mean(seconds or [0]):.0f}"])
+    return markdown(rows)
 
 
 if __name__ == "__main__":
