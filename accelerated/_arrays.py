@@ -3,6 +3,8 @@
 Numbers in a tensor are looked at on a CPU alone, outside of compilation: elsewhere a look would wait for the device.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from operator import index
 from typing import Any, TypeAlias, get_args
@@ -35,6 +37,25 @@ def readable(x: Array) -> bool:
         return False
     mode = _get_current_dispatch_mode()
     return not is_functorch_wrapped_tensor(x) and (mode is None or not mode.is_infra_mode())
+
+
+def generators(device: torch.device) -> list[torch.Generator]:
+    """PyTorch's own that modules on the device may draw from: the CPU's, and the device's."""
+    own = [torch.default_generator]
+    if device.type == "cuda":
+        own.append(torch.cuda.default_generators[torch.cuda._utils._get_device_index(device, optional=True)])
+    return own
+
+
+@contextmanager
+def draws_undone(device: torch.device) -> Iterator[None]:
+    """Afterwards these generators are as they were."""
+    states = [(generator, generator.get_state()) for generator in generators(device)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 def is_captured(device: torch.device) -> bool:

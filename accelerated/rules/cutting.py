@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
+from .._arrays import draws_undone
 from ..modules import ChannelNorm
 
 Units: TypeAlias = Sequence[nn.Module] | Sequence[str]
@@ -513,11 +514,10 @@ def untouched(whole: nn.Module, example: Tensor | None = None) -> Iterator[None]
     modules = list(whole.modules())
     kept = [(m, m.training, m._forward_hooks, m._forward_pre_hooks, dict(m._buffers)) for m in modules]
     values = [(buffer, buffer.clone()) for buffer in whole.buffers()]
-    devices = [example.device] if example is not None and example.is_cuda else []
     for module in modules:
         module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
     try:
-        with torch.random.fork_rng(devices):
+        with draws_undone(torch.device("cpu") if example is None else example.device):
             yield
     finally:
         for module, mode, hooks, pre_hooks, buffers in kept:

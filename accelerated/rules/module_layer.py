@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._arrays import is_captured, widened
+from .._arrays import draws_undone, generators, is_captured, widened
 from .._autocast import in_full, is_lowered, lowered, raised
 from ..layers import Step, Update
 
@@ -40,6 +41,9 @@ class Evaluator:
         if self._is_clean:
             self._is_clean, self._dtype = False, x.dtype
             return self._run_clean(x)
+        if is_captured(x.device) and any(module in _DRAWING and module.training for module in self.modules):
+            names = ", ".join(type(module).__name__ for module in self.modules)
+            raise ValueError(f"{names}: draws, and runs twice in a step; a CUDA graph can't draw the same again")
         with ExitStack() as stack:
             stack.enter_context(unhooked(self._parts))
             for part, buffers in self._buffers:
@@ -49,8 +53,9 @@ class Evaluator:
             for norm, seen in self._normalised.items():
                 stack.enter_context(_lent_statistics(norm, iter(seen)))
             if self._drawn is not None:
-                stack.enter_context(torch.random.fork_rng([x.device] if x.is_cuda else []))
-                _set_states(self._drawn, x.device)
+                stack.enter_context(draws_undone(x.device))
+                for generator, state in zip(generators(x.device), self._drawn, strict=True):
+                    generator.set_state(state)
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -75,6 +80,7 @@ class Evaluator:
                 hook.remove()
         if not all(map(torch.equal, before, _states(x.device))):
             self._drawn = before
+            _DRAWING.update(self.modules)
         return y
 
     def _note(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -84,15 +90,11 @@ class Evaluator:
 
 def _states(device: torch.device) -> list[Tensor]:
     """Of the generators that a module may draw from; none while a CUDA graph is captured, which has its own."""
-    if device.type != "cuda":
-        return [torch.get_rng_state()]
-    return [] if is_captured(device) else [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+    return [] if is_captured(device) else [generator.get_state() for generator in generators(device)]
 
 
-def _set_states(states: Sequence[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+_DRAWING: WeakSet[nn.Module] = WeakSet()
+"""Modules that were seen to draw, which a captured step does not show."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._arrays import readable, wide
+from .._arrays import generators, readable, wide
 from .._autocast import Region, in_full, region_on, step_in
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, parts, untouched
@@ -638,12 +638,8 @@ class LayeredRule(Rule):
 
     def replay(self, device: torch.device) -> torch.Generator:
         """A copy of the rule's generator, which repeats the draws that come next."""
-        if self.generator is not None:
-            state = self.generator.get_state()
-        else:
-            state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
         generator = torch.Generator(device)
-        generator.set_state(state)
+        generator.set_state((self.generator or generators(device)[-1]).get_state())
         return generator
 
     @property

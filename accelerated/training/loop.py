@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._arrays import draws_undone
 from ..rules import Rule
 from . import checkpoint as checkpoints
 from .callbacks import Callback
@@ -263,6 +264,6 @@ def _check_plain(recipe: Recipe) -> None:
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """PyTorch's global generators, from which nn.Dropout draws, seeded inside and as before afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with draws_undone(device):
         torch.manual_seed(seed)
         yield

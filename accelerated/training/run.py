@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from .._arrays import wide
+from .._arrays import generators, wide
 from ..rules import Rule
 from . import checkpoint as checkpoints
 from .callbacks import Callback
@@ -395,9 +395,7 @@ class Run:
 
     def _generators(self) -> dict[str, torch.Generator]:
         """Those in use, PyTorch's own for this device among them."""
-        own = {"global": torch.default_generator}
-        if self.device.type == "cuda":
-            own["cuda"] = torch.cuda.default_generators[torch.cuda._utils._get_device_index(self.device, True)]
+        own = dict(zip(("global", "cuda"), generators(self.device), strict=False))
         if self.rule.generator is not None:
             own["rule"] = self.rule.generator
         return self.train.generators() | own

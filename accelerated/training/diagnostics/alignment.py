@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._arrays import draws_undone
 from ...rules import Rule, UnitUpdate
 from ...rules.rule import evaluating
 
@@ -73,8 +74,7 @@ def undisturbed(rule: Rule) -> Iterator[None]:
     """Evaluation mode inside; modes and generators as before afterwards."""
     state = None if rule.generator is None else rule.generator.get_state()
     device = next(rule.parameters()).device
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluating(rule):
+    with draws_undone(device), evaluating(rule):
         try:
             yield
         finally:
