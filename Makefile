@@ -45,11 +45,12 @@ faults: .venv/test-installed $(NAMESPACE) ## the planted faults, which the tests
 examples: .venv/test-installed $(NAMESPACE) ## the examples and the blocks of README.md, run as they stand
 	@$(PYTEST) tests/test_examples.py tests/test_readme.py
 
-nightly: .venv/test-installed $(NAMESPACE) ## 300 random examples per property, 100,000 damaged files a format, 50 kills and the longest tests: hours
+nightly: .venv/test-installed $(NAMESPACE) ## 300 random examples per property, 100,000 damaged files a format, 50 kills, 1,000 mutants and the longest tests: hours
 	@echo "make SEED=$(strip $(SEED)) nightly draws these examples again"
 	@$(PYTEST) $(SUITE) tests --profile nightly --hypothesis-seed $(SEED) --mutations 100000 --mutation-seed $(SEED) --kills 50
 	@mkdir -p runs
 	@$(RUN) $(SUITE).soundness runs/soundness-$(strip $(SEED)).jsonl --seed $(strip $(SEED))
+	@$(RUN) $(SUITE).mutation --seed $(strip $(SEED))
 
 check: .venv/test-installed $(NAMESPACE) ## style and types
 	@$(RUN) ruff check

@@ -9,6 +9,7 @@ fault survives, if another assertion than the named one catches it, or if the te
 """
 
 import argparse
+import ast
 import contextlib
 import gc
 import importlib.abc
@@ -31,6 +32,7 @@ from typing import Any
 from .faults import FAULTS, Fault
 
 ROOT = "prograde"
+DIED = "the process died"
 
 
 def planted(source: str, fault: Fault) -> str:
@@ -69,34 +71,48 @@ class Failures:
             self.messages.append(f"collection failed: {report.longrepr}")
 
 
-def in_forks(call: Callable[[Fault], str | None], faults: Iterable[Fault]) -> Iterator[tuple[Fault, str | None]]:
-    """Each fault with call(fault), in a process of its own, as many at once as there are processors."""
+def failures_of(items: Sequence[Any]) -> list[str]:
+    """The messages of the first of the tests that fails, which are run one after another."""
+    failures = Failures()
+    items[0].config.pluginmanager.register(failures)
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if failures.messages:
+            break
+    return failures.messages
+
+
+def in_forks(call: Callable[[Any], Any], items: Iterable[Any], jobs: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """Each item with call(item), in a process of its own; `jobs` at once, by default as many as there are processors.
+
+    What a call raised is its answer as text, and so is that its process died.
+    """
     context = multiprocessing.get_context("fork")
-    waiting = list(faults)[::-1]
-    running: dict[Connection, tuple[Fault, Any]] = {}
+    waiting = list(items)[::-1]
+    running: dict[Connection, tuple[Any, Any]] = {}
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < (jobs or os.cpu_count() or 1):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_child, args=(call, waiting[-1], theirs))
             process.start()
             theirs.close()
             running[ours] = waiting.pop(), process
         for pipe in wait(list(running)):
-            fault, process = running.pop(pipe)
+            item, process = running.pop(pipe)
             try:
                 answer = pipe.recv()
             except EOFError:
-                answer = "the process died"
+                answer = DIED
             process.join()
-            yield fault, answer
+            yield item, answer
 
 
-def _child(call: Callable[[Fault], str | None], fault: Fault, pipe: Connection) -> None:
+def _child(call: Callable[[Any], Any], item: Any, pipe: Connection) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     try:
-        pipe.send(call(fault))
+        pipe.send(call(item))
     except BaseException as error:  # whatever it was is the answer
         pipe.send(f"{type(error).__name__}: {error}")
 
@@ -150,7 +166,7 @@ class Loaded:
             if type(function) is FunctionType:
                 self.functions[function.__code__.co_filename, key(function.__code__)].append(function)
 
-    def exchange(self, file: str, before: str, after: str) -> bool:
+    def exchange(self, file: str, before: str, after: str | ast.Module) -> bool:
         """Gives the functions of a file the code of its changed source; False where more than that has to change.
 
         A function that ran may have left results behind, which nobody can find. One that did not is as good as new,
@@ -194,61 +210,53 @@ class Exchanger:
 
     def caught_by(self, fault: Fault) -> str | None:
         """The verdict on the fault, None where it can't be put in by an exchange of code."""
-        file = sys.modules[f"{ROOT}.{fault.module}"].__file__
-        assert file is not None
-        source = Path(file).read_text()
+        file, source = source_of(fault.module)
         if not self.loaded.exchange(file, source, planted(source, fault)):
             return None
-        failures = Failures()
-        items = self.items[fault.test]
-        items[0].config.pluginmanager.register(failures)
-        for item, following in zip(items, [*items[1:], None], strict=True):
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if failures.messages:
-                break
-        return verdict(fault, failures.messages)
+        return verdict(fault, failures_of(self.items[fault.test]))
 
 
 # All others: the package is imported anew
 
 
 class PlantedLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module from its source with one fault put in; the compiled form is not cached."""
+    """Loads a module from another source than its file's; the compiled form is not cached."""
 
-    fault: Fault
+    source: str
 
     def get_data(self, path: str) -> bytes:
-        return planted(super().get_data(path).decode(), self.fault).encode()
+        return self.source.encode()
 
     def path_stats(self, path: str) -> Any:
         raise OSError("no cache for planted source")
 
 
 class Planter(importlib.abc.MetaPathFinder):
-    """Finds the fault's module through the other finders, and gives it a loader of planted source."""
+    """Finds a module through the other finders, and gives it a loader of this source."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+    def __init__(self, module: str, source: str) -> None:
+        self.module = module
+        self.source = source
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != f"{ROOT}.{self.fault.module}":
+        if fullname != f"{ROOT}.{self.module}":
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None and spec.origin is not None:
                 loader = PlantedLoader(fullname, spec.origin)
-                loader.fault = self.fault
+                loader.source = self.source
                 return spec_from_file_location(fullname, spec.origin, loader=loader)
         return None
 
 
-def run_tests(tests: Iterable[str], *plugins: Any) -> str:
+def run_tests(tests: Iterable[str], *plugins: Any, options: Sequence[str] = ()) -> str:
     """Runs tests, such as test_foton.py::test_updates, in this process; returns what pytest printed."""
     import pytest
 
-    options = ["-q", "-x", "-s", "-p", "no:cacheprovider", "-p", f"{ROOT}.equivalence_tests.plugin"]
+    options = [*options, "-q", "-x", "-s", "-p", "no:cacheprovider", "-p", f"{ROOT}.equivalence_tests.plugin"]
     options += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
     options += ["-c", os.devnull, "--rootdir", os.getcwd()]
     nodes = [f"{ROOT}.equivalence_tests.{test.replace('.py', '', 1)}" for test in tests]
@@ -257,14 +265,27 @@ def run_tests(tests: Iterable[str], *plugins: Any) -> str:
     return output.getvalue()
 
 
-def caught_by(fault: Fault) -> str:
-    """The verdict on the fault, with the package imported anew."""
+def failures_anew(module: str, source: str, tests: Iterable[str], options: Sequence[str] = ()) -> list[str]:
+    """The messages of tests that fail, with the package imported anew and the module from this source."""
     for name in [name for name in sys.modules if name.partition(".")[0] == ROOT and name != __name__]:
         del sys.modules[name]
-    sys.meta_path.insert(0, Planter(fault))
+    sys.meta_path.insert(0, Planter(module, source))
     failures = Failures()
-    run_tests([fault.test], failures)
-    return verdict(fault, failures.messages)
+    run_tests(tests, failures, options=options)
+    return failures.messages
+
+
+def source_of(module: str) -> tuple[str, str]:
+    """The file of a module of the package, which is imported, and its text."""
+    file = sys.modules[f"{ROOT}.{module}"].__file__
+    assert file is not None
+    return file, Path(file).read_text()
+
+
+def caught_by(fault: Fault) -> str:
+    """The verdict on the fault, with the package imported anew."""
+    source = planted(source_of(fault.module)[1], fault)
+    return verdict(fault, failures_anew(fault.module, source, [fault.test]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,6 +54,7 @@ def test_one_hot(twin64: Side, compare: Comparison, case: tuple[Any, Any], smoot
         named = {"dtype": torch.float64} if "dtype" in signature(side.losses.one_hot).parameters else {}
         return side.losses.one_hot(labels, scores.shape[1], smoothing, **named)
 
+    compare(twin64, "one_hot", targets, labels)
     if smoothing == 0:
         compare.exactly(twin64, "one_hot", targets, labels)
     assert np.allclose(losses.one_hot(labels, scores.shape[1], smoothing).sum(axis=1), 1, atol=1e-15)

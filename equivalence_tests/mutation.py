@@ -1,0 +1,416 @@
+"""Mutates the code mechanically, one place at a time, and sees that the tests notice.
+
+    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S] [--jobs N]
+
+Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
+clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
+reference, and those of the twins and the rules. The tests run once, to learn which functions each of them calls and how
+long it takes. Each mutant then meets, in a fork, the tests that call its function: first those of its module's own
+file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and the
+command fails, unless `equivalent_mutants` argues that nothing can tell it from the original.
+"""
+
+import argparse
+import ast
+import itertools
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .equivalent_mutants import EQUIVALENT
+from .planting import (
+    ROOT,
+    Loaded,
+    changed_functions,
+    failures_anew,
+    failures_of,
+    in_forks,
+    key,
+    recorded,
+    run_tests,
+    source_of,
+)
+
+ROOT_FOLDER = Path(__file__).parent.parent
+SIDES = {"reference": ("reference",), "accelerated": ("accelerated", "accelerated/rules", "accelerated/rules/local")}
+"""Folders, whose files may be mutated."""
+
+SECONDS = 60.0
+"""How long the tests of a mutant may take in all, as they did without one."""
+
+PATIENCE = 20.0
+"""A test that takes so much longer than without a mutant, and some seconds, has noticed it."""
+
+MEMORY = 8 * 2**30
+"""What a mutant's process may allocate, in bytes."""
+
+OPERATORS: dict[type, tuple[type, ...]] = {
+    ast.Add: (ast.Sub,),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Div,),
+    ast.Div: (ast.Mult,),
+    ast.FloorDiv: (ast.Mult,),
+    ast.Mod: (ast.FloorDiv,),
+    ast.Pow: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+    ast.And: (ast.Or,),
+    ast.Or: (ast.And,),
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.GtE),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.LtE),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+
+PAIRS = (
+    ("mean", "sum"),
+    ("max", "min"),
+    ("amax", "amin"),
+    ("argmax", "argmin"),
+    ("maximum", "minimum"),
+    ("any", "all"),
+    ("ones", "zeros"),
+    ("ones_like", "zeros_like"),
+    ("sin", "cos"),
+    ("floor", "ceil"),
+    ("exp", "expm1"),
+    ("log", "log1p"),
+    ("sqrt", "square"),
+    ("tril", "triu"),
+)
+NAMES = {name: other for pair in PAIRS for name, other in (pair, pair[::-1])}
+"""Functions, and what stands in their place."""
+
+DROPPED = {
+    *("clip", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "sqrt", "abs", "sign", "square", "relu"),
+    *("transpose", "swapaxes", "permute", "moveaxis", "flip", "mean", "detach", "astype", "to", "log", "exp", "tanh"),
+}
+"""Functions whose argument may stand in their place."""
+
+ORDERED = {"isinstance", "zip", "getattr", "hasattr", "range", "map"}
+"""Functions whose arguments are not swapped: at the first call that would end in an error."""
+
+LIBRARIES = {"np", "torch", "F", "functional", "special", "math"}
+
+
+def mutations(node: ast.AST) -> Iterator[ast.expr]:
+    """What may stand in the place of an expression."""
+    match node:
+        case ast.BinOp(left, operator, right):
+            for other in OPERATORS.get(type(operator), ()):
+                yield ast.BinOp(left, other(), right)
+            if isinstance(operator, ast.MatMult):
+                yield ast.BinOp(right, operator, left)
+            if isinstance(operator, ast.Add | ast.Sub | ast.Mult | ast.Div):
+                yield left
+            if isinstance(operator, ast.Add | ast.Mult):
+                yield right
+        case ast.BoolOp(operator, values):
+            yield ast.BoolOp(OPERATORS[type(operator)][0](), values)
+        case ast.UnaryOp(ast.USub() | ast.Not(), operand):
+            yield operand
+        case ast.Compare(left, [operator], comparators):
+            for other in OPERATORS[type(operator)]:
+                yield ast.Compare(left, [other()], comparators)
+        case ast.Constant(bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(int(value)):
+            yield ast.Constant(value + 1)
+            if value in (1, 2):
+                yield ast.Constant(value - 1)
+        case ast.Constant(float(value)):
+            yield ast.Constant(2 * value if value else 1.0)
+        case ast.IfExp(test, body, orelse):
+            yield ast.IfExp(test, orelse, body)
+        case ast.Attribute(value, "T" | "mT"):
+            yield value
+        case ast.Call(function, arguments, keywords):
+            yield from _calls(function, arguments, keywords)
+
+
+def _calls(function: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]) -> Iterator[ast.expr]:
+    """The same for a call."""
+    method = isinstance(function, ast.Attribute)
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if name in NAMES:
+        other = ast.Attribute(function.value, NAMES[name], ast.Load()) if method else ast.Name(NAMES[name], ast.Load())
+        yield ast.Call(other, arguments, keywords)
+    if name in DROPPED:
+        if method and getattr(function.value, "id", "") not in LIBRARIES:
+            yield function.value
+        elif arguments:
+            yield arguments[0]
+    if (
+        len(arguments) > 1
+        and name not in ORDERED
+        and not any(isinstance(argument, ast.Starred) for argument in arguments[:2])
+    ):
+        yield ast.Call(function, [arguments[1], arguments[0], *arguments[2:]], keywords)
+
+
+class Place(NamedTuple):
+    """An expression, found at `field` of `parent`, `index` of it in a list, within a statement of a function."""
+
+    parent: ast.AST
+    field: str
+    index: int | None
+    function: str
+    statement: ast.stmt
+
+    @property
+    def node(self) -> ast.AST:
+        found = getattr(self.parent, self.field)
+        return found if self.index is None else found[self.index]
+
+    def put(self, node: ast.AST) -> None:
+        if self.index is None:
+            setattr(self.parent, self.field, node)
+        else:
+            getattr(self.parent, self.field)[self.index] = node
+
+
+UNTOUCHED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.match_case)
+ANNOTATIONS = {"annotation", "returns", "decorator_list"}
+
+
+def places(tree: ast.AST, function: str = "", statement: ast.stmt | None = None) -> Iterator[Place]:
+    """Every expression below, but for those in messages of errors, in annotations and in decorators."""
+    for field, found in ast.iter_fields(tree):
+        if field in ANNOTATIONS:
+            continue
+        for index, node in enumerate(found if isinstance(found, list) else [found]):
+            if not isinstance(node, ast.AST) or isinstance(node, UNTOUCHED):
+                continue
+            if isinstance(node, ast.AnnAssign) and "TypeAlias" in ast.unparse(node.annotation):
+                continue
+            inside, around = function, node if isinstance(node, ast.stmt) else statement
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                inside = f"{function}.{node.name}".strip(".")
+            if isinstance(node, ast.expr) and around is not None:
+                yield Place(tree, field, index if isinstance(found, list) else None, function, around)
+            yield from places(node, inside, around)
+
+
+def text_of(statement: ast.stmt) -> str:
+    """The statement in one line, of a compound one its head."""
+    return ast.unparse(statement).splitlines()[0].strip()
+
+
+class Mutant(NamedTuple):
+    """One changed expression, the mutation of that number of a module: what its statement was and became."""
+
+    module: str
+    number: int
+    function: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Names it wherever it stands: the function, and the statement as it became."""
+        return f"{self.module}.{self.function}".removesuffix("."), self.after
+
+    def __str__(self) -> str:
+        return f"{self.module.replace('.', '/')}.py:{self.line} {self.function or 'at import'}\n" + "".join(
+            f"    {sign} {text}\n" for sign, text in (("-", self.before), ("+", self.after))
+        )
+
+
+@cache
+def parsed(module: str) -> tuple[ast.Module, list[tuple[Place, ast.expr]]]:
+    """A module's code, and its mutations."""
+    tree = ast.parse((ROOT_FOLDER / f"{module.replace('.', '/')}.py").read_text())
+    return tree, [(place, other) for place in places(tree) for other in mutations(place.node)]
+
+
+def modules(side: str) -> list[str]:
+    """The modules of a side that may be mutated."""
+    found = [path for folder in SIDES[side] for path in sorted((ROOT_FOLDER / folder).glob("*.py"))]
+    names = [".".join(path.relative_to(ROOT_FOLDER).with_suffix("").parts) for path in found]
+    return [name for name in names if not name.endswith("__init__")]
+
+
+def mutant(module: str, number: int) -> Mutant:
+    """One of a module's mutants."""
+    place, other = parsed(module)[1][number]
+    node, before = place.node, text_of(place.statement)
+    place.put(other)
+    after = text_of(place.statement)
+    place.put(node)
+    return Mutant(module, number, place.function, node.lineno, before, after)  # type: ignore[attr-defined]
+
+
+def mutated(made: Mutant) -> ast.Module:
+    """The module's code with the mutation in it, for good: a fork's copy."""
+    tree, found = parsed(made.module)
+    place, other = found[made.number]
+    place.put(other)
+    return ast.fix_missing_locations(tree)
+
+
+def drawn(names: Sequence[str], count: int, seed: int) -> list[Mutant]:
+    """So many mutants of these modules, each of which changes the text of its statement."""
+    everything = [(module, number) for module in names for number in range(len(parsed(module)[1]))]
+    random.Random(seed).shuffle(everything)
+    found = (mutant(*place) for place in everything)
+    return list(itertools.islice((made for made in found if made.before != made.after), count))
+
+
+Key = tuple[str, Any]
+"""A function's file, and what tells it apart there."""
+
+
+class Observed(NamedTuple):
+    """A test without a mutant: its processor time in seconds, what failed, and the functions that it called."""
+
+    seconds: float
+    messages: list[str]
+    called: set[Key]
+
+
+class Mutator:
+    """Plugin of pytest that runs, in place of all tests, those of each mutant in a fork with the mutant in it."""
+
+    def __init__(self, mutants: Sequence[Mutant], ran: dict[int, Any], jobs: int, report: Callable[..., None]) -> None:
+        self.mutants = mutants
+        self.ran = ran
+        self.jobs = jobs
+        self.report = report
+        self.anew: list[tuple[Mutant, list[str]]] = []
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        for made in self.mutants:
+            import_module(f"{ROOT}.{made.module}")
+        sys.setprofile(None)
+        self.items = session.items
+        self.loaded = Loaded(self.ran.values())
+        self.observed: dict[int, Observed] = {}
+        shares = [range(first, len(self.items), self.jobs) for first in range(self.jobs)]
+        for _, answer in in_forks(self.observe, shares, self.jobs):
+            self.observed |= answer
+        for index in sorted(self.observed):
+            if self.observed[index].messages:
+                self.report(f"fails without a mutant, left out: {self.items[index].nodeid}")
+        for made, answer in in_forks(self.verdict, self.mutants, self.jobs):
+            if isinstance(answer, list):
+                self.anew.append((made, answer))
+            else:
+                self.report(made, answer)
+        return True
+
+    def observe(self, share: Sequence[int]) -> dict[int, Observed]:
+        """What each test of a share does without a mutant."""
+        ours = {source_of(made.module)[0] for made in self.mutants}
+        found = {}
+        for index in share:
+            started = time.process_time()
+            with recorded() as ran:
+                messages = failures_of([self.items[index]])
+            called = {(code.co_filename, key(code)) for code in ran.values() if code.co_filename in ours}
+            found[index] = Observed(time.process_time() - started, messages, called)
+        return found
+
+    def tests_of(self, module: str, functions: set[Key]) -> list[int]:
+        """Tests that pass without the mutant and call one of the functions; any of the module if there are none."""
+        file, own = source_of(module)[0], f"test_{module.rpartition('.')[2]}.py"
+        found = []
+        for index, test in self.observed.items():
+            concerned = functions & test.called if functions else any(of == file for of, _ in test.called)
+            if concerned and not test.messages:
+                found.append((self.items[index].path.name != own, test.seconds, index))
+        spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
+        return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]
+
+    def verdict(self, made: Mutant) -> str | list[str]:
+        """What noticed the mutant, "" if nothing did; the tests to run where code can't be exchanged."""
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        file, source = source_of(made.module)
+        tree = mutated(made)
+        changes = changed_functions(compile(source, file, "exec"), compile(tree, file, "exec"))
+        chosen = self.tests_of(made.module, {(file, key(old)) for old, _ in changes or []})
+        if not self.loaded.exchange(file, source, tree):
+            return [str(self.items[index].nodeid) for index in chosen]
+        for index in chosen:
+            signal.setitimer(signal.ITIMER_PROF, 10 + PATIENCE * self.observed[index].seconds)  # its signal kills
+            if failures_of([self.items[index]]):
+                return str(self.items[index].nodeid)
+        return ""
+
+
+def noticed_anew(pair: tuple[Mutant, list[str]]) -> str:
+    """What noticed a mutant of what is evaluated at import, "" if nothing did."""
+    made, tests = pair
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE * SECONDS)
+    names = [test.rpartition("/")[2] for test in tests]
+    return "its package, imported anew" if failures_anew(made.module, ast.unparse(mutated(made)), names) else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code is 0 where every mutant is noticed or argued to be equivalent, else 1."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.mutation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--side", choices=list(SIDES), help="default: both")
+    parser.add_argument("--count", type=int, default=500, help="mutants of each side (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="default: a new one, printed")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes at once (default: %(default)s)"
+    )
+    parser.add_argument("--profile", default="smoke", help="of examples for each property (default: %(default)s)")
+    parser.add_argument("--tests", nargs="*", metavar="FILE", help="test files, such as test_foton.py (default: all)")
+    options = parser.parse_args(arguments)
+    sides = [options.side] if options.side else list(SIDES)
+    mutants = [made for side in sides for made in drawn(modules(side), options.count, options.seed)]
+    random.Random(options.seed).shuffle(mutants)
+    print(f"seed {options.seed}, {len(mutants)} mutants", flush=True)
+
+    start, screen = time.perf_counter(), sys.stdout
+    survived: list[Mutant] = []
+    equivalent: list[Mutant] = []
+
+    def report(what: Mutant | str, noticed: str | None = None) -> None:
+        if isinstance(what, str):
+            print(what, file=screen, flush=True)
+        elif noticed:
+            print(f"noticed by {noticed}: {what.key}", file=screen, flush=True)
+        elif what.key in EQUIVALENT:
+            equivalent.append(what)
+        else:
+            survived.append(what)
+            print(f"SURVIVED {what}", file=screen, flush=True)
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # no threads, which a fork would lose
+    for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch"):
+        import_module(library)  # before the profile, which slows imports down
+    tests = options.tests or [path.name for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    with recorded() as ran:
+        mutator = Mutator(mutants, ran, options.jobs, report)
+        run_tests(tests, mutator, options=["--profile", options.profile])
+    for (made, _), noticed in in_forks(noticed_anew, mutator.anew, options.jobs):
+        report(made, noticed)
+    seconds = time.perf_counter() - start
+    caught = len(mutants) - len(survived) - len(equivalent)
+    print(
+        f"{caught} of {len(mutants)} mutants noticed, {len(equivalent)} equivalent, {len(survived)} survived,", end=" "
+    )
+    print(f"in {seconds:.0f} s; seed {options.seed}")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

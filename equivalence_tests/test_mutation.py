@@ -1,0 +1,78 @@
+"""Mutants are what is said of them, a seed draws them again, and what is argued of one is argued of one that exists."""
+
+import ast
+
+import pytest
+
+from prograde.equivalence_tests import mutation
+from prograde.equivalence_tests.equivalent_mutants import EQUIVALENT
+
+MUTATIONS = {
+    "a + b": {"a - b", "a", "b"},
+    "a / b": {"a * b", "a"},
+    "a @ b": {"b @ a"},
+    "-a": {"a"},
+    "not a": {"a"},
+    "a and b": {"a or b"},
+    "a < b": {"a <= b", "a > b"},
+    "a is None": {"a is not None"},
+    "0": {"1"},
+    "2": {"1", "3"},
+    "0.5": {"1.0"},
+    "True": {"False"},
+    "a if b else c": {"c if b else a"},
+    "a.mT": {"a"},
+    "x.mean(dim=1)": {"x.sum(dim=1)", "x"},
+    "np.maximum(a, b)": {"np.minimum(a, b)", "np.maximum(b, a)", "a"},
+    "np.clip(a, b, c)": {"np.clip(b, a, c)", "a"},
+    "isinstance(a, b)": set(),
+    "'text'": set(),
+}
+
+
+@pytest.mark.parametrize("text", MUTATIONS)
+def test_mutations_of_an_expression(text: str):
+    found = mutation.mutations(ast.parse(text, mode="eval").body)
+    assert {ast.unparse(ast.fix_missing_locations(node)) for node in found} == MUTATIONS[text]
+
+
+def test_messages_annotations_and_decorators_are_left_alone():
+    tree = ast.parse(
+        """
+@cache(1)
+def f(x: Literal[1], y=2) -> Array[3]:
+    if x > 4:
+        raise ValueError(5)
+    assert x, 6
+    print(f"{7}")
+    return x
+"""
+    )
+    constants = [place.node.value for place in mutation.places(tree) if isinstance(place.node, ast.Constant)]
+    assert constants == [2, 4], "a default and a condition"
+
+
+def test_a_seed_draws_the_same_mutants_again():
+    """Each of a function of the modules named, with another statement."""
+    once, again, other = (mutation.drawn(["reference.foton"], 20, seed) for seed in (1, 1, 2))
+    assert once == again != other
+    assert all(made.module == "reference.foton" and made.before != made.after for made in once)
+    made = once[0]
+    original = ast.unparse(mutation.parsed(made.module)[0])
+    assert made.after not in original.splitlines() or made.before == made.after, "the module is as it was"
+
+
+def test_arguments_of_equivalence_are_of_mutants_that_exist():
+    """Each key is a mutant of its function still: where code changes, its argument is made again."""
+    for function, after in EQUIVALENT:
+        module = next(name for side in mutation.SIDES for name in mutation.modules(side) if _within(function, name))
+        found = [
+            number
+            for number, (place, _) in enumerate(mutation.parsed(module)[1])
+            if f"{module}.{place.function}".removesuffix(".") == function
+        ]
+        assert any(mutation.mutant(module, number).after == after for number in found), (function, after)
+
+
+def _within(function: str, module: str) -> bool:
+    return function == module or function.startswith(f"{module}.")
