@@ -66,8 +66,8 @@ results: .venv/train-installed $(NAMESPACE) ## every table and picture of the pa
 DEVICE := cuda
 OUT := runs/gpu
 
-gpu: $(NAMESPACE) ## on a GPU, with what PYTHON has: tests in four precisions, steps of every rule, into OUT=runs/gpu
-	@$(PYTHON) -P -m $(SUITE).gpu $(OUT) $(DEVICE)
+gpu: $(NAMESPACE) ## on a GPU, with what PYTHON has: uses, steps, epochs on DATA=cifar10, tests, into OUT=runs/gpu
+	@$(PYTHON) -P -m $(SUITE).gpu $(OUT) $(DEVICE) $(PART)
 
 clean: ## remove what make made, but for runs/
 	@rm -rf .venv .namespace build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -62,7 +62,7 @@ class Augmentation(NamedTuple):
         if self.jitter:
             images = self._jittered(images, generator)
         if self.cutout:
-            images = images.masked_fill(self._cut(len(x), generator).to(x.device), self.mean)
+            images = images.masked_fill(self._cut(len(x), generator).to(x.device, non_blocking=True), self.mean)
         return images.view(x.shape)
 
     def _moved(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,12 +73,12 @@ class Augmentation(NamedTuple):
         if self.flip:
             mirrored = torch.randint(2, (len(images), 1), generator=generator).bool()
             columns = torch.where(mirrored, width - 1 - columns, columns)
-        source = (width * rows[:, :, None] + columns[:, None, :]).reshape(len(images), 1, -1).to(images.device)
-        return images.gather(2, source.expand_as(images))
+        source = (width * rows[:, :, None] + columns[:, None, :]).reshape(len(images), 1, -1)
+        return images.gather(2, source.to(images.device, non_blocking=True).expand_as(images))
 
     def _jittered(self, images: Tensor, generator: torch.Generator) -> Tensor:
         draws = torch.rand(3, len(images), 1, 1, generator=generator, dtype=torch.float64)
-        brightness, contrast, saturation = ((1 - self.jitter) + 2 * self.jitter * draws).to(images)
+        brightness, contrast, saturation = ((1 - self.jitter) + 2 * self.jitter * draws).to(images, non_blocking=True)
         images = self.black + brightness * (images - self.black)
         grey = _grey(images).mean(dim=2, keepdim=True)
         images = grey + contrast * (images - grey)
