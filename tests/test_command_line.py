@@ -344,11 +344,20 @@ def test_a_search_tries_as_many_rates_for_every_rule(monkeypatch: pytest.MonkeyP
     """PEPITA's own rate is not among them."""
     command = ["compare", "pepita", "mono-forward", "--hidden", "16", "--epochs", "1", "--batch", "200", "--seeds", "2"]
     command += ["--seed", "1", "--output", "out"]
-    trained = counted(monkeypatch)
     monkeypatch.setattr(report, "write_pictures", lambda *arguments: [])  # which take the longest
-    result = run(*command, "--search", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", failing(KeyboardInterrupt(), "MonoForward", 1))
+        interrupted = run(*command, "--search", 3)
+    assert interrupted.exit_code == 130
+    assert interrupted.stderr.startswith("prograde: interrupted; the same command with --output out --resume goes on")
+    other = run(*command, "--search", 3, "--resume", "--momentum", "0.5")
+    assert_refused(other, "pepita's momentum 0.9, expected 0.5", left=["out"])
+    trained = counted(monkeypatch)
+    result = run(*command, "--search", 3, "--resume")
     assert result.exit_code == 0, result.stderr
     rates = {"Pepita": [0.1, 0.03, 0.01], "MonoForward": [3e-3, 1e-3, 3e-4]}
+    assert trained[:3] == [("MonoForward", 1, rate) for rate in rates["MonoForward"]]
+    trained[:0] = [("Pepita", 1, rate) for rate in rates["Pepita"]]
     assert trained[:6] == [(rule, 1, rate) for rule, own in rates.items() for rate in own]
     settings = lines(Path("out/log.jsonl"))[0]
     trials = settings["search"]
@@ -369,7 +378,7 @@ def test_a_search_tries_as_many_rates_for_every_rule(monkeypatch: pytest.MonkeyP
     assert run(*command, "--search", 3, "--resume").exit_code == 0
     assert trained == []
     fewer = run(*command, "--search", 2, "--resume")
-    assert_refused(fewer, "'out' has a search with 6 runs, expected one of 2 learning rates for each", left=["out"])
+    assert_refused(fewer, "'out' has a search with 6 runs, expected one of the same", left=["out"])
     assert_refused(run(*command, "--resume"), "expected a log without, or --search", left=["out"])
 
 

@@ -1,16 +1,29 @@
 """`prograde compare`."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..training import UserError, load
+from ..training import UserError, files, load
 from ..training.recipes import ALL_PRESETS, FURTHER_PRESETS, PRESETS
 from . import options, report, runs
 from . import search as searching
 from .configuration import Config
+
+
+@contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Adds to an interruption how to go on, where there is something to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if (folder / "log.jsonl.partial").exists():
+            stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
+        raise
 
 
 def compare(
@@ -105,16 +118,22 @@ def compare(
     dataset = load(data, validation=validation)
     runs.try_all(jobs, dataset, where, precision)
     folder = options.output_folder(output, data, time.strftime("%Y%m%d-%H%M%S"))
+    candidates = searching.candidates(jobs, search or 0)
+    made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision)
+    tried = searching.logged(folder, made_with, candidates) if resume else []
     replaced = [] if resume else runs.claim(folder, overwrite=overwrite, resume=False)
-    if resume:
-        found = searching.logged(folder, jobs, search)
-    else:
-        found = searching.trials(jobs, search or 0, dataset, seed, where, precision)
+
+    def on_trial(so_far: list[searching.Trial]) -> None:
+        if len(so_far) < len(candidates):
+            files.write(folder / "log.jsonl.partial", runs.line(made_with | searching.record(so_far)).encode())
+
+    with going_on(folder):
+        found = searching.trials(candidates, dataset, seed, where, precision, tried, on_trial)
     if found:
         jobs = searching.settled(jobs, found)
         print("\n".join(searching.lines(jobs, found, seed)))
-    made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision) | searching.record(found)
-    done, records = runs.logged(folder, made_with, jobs) if resume else ([], [])
+        made_with = report.settings("compare", jobs, dataset, all_seeds, where, precision) | searching.record(found)
+    done, records = runs.logged(folder, made_with, jobs) if resume and len(tried) == len(found) else ([], [])
     if resume:
         runs.claim(folder, overwrite=False, resume=True)
 
@@ -122,12 +141,8 @@ def compare(
         report.write_results(folder, made_with, so_far, dataset)
 
     with runs.log_file(folder, [made_with, *records], replaced) as log:
-        try:
+        with going_on(folder):
             trained = runs.train_all(jobs, dataset, all_seeds, where, precision, log, done=done, on_run=on_run)
-        except KeyboardInterrupt as stop:
-            if (folder / "log.jsonl.partial").exists():
-                stop.add_note(f"the same command with --output {folder} --resume goes on after the last finished run")
-            raise
         report.finish(folder, made_with, trained, dataset, log)
     if any(run.error is not None for run in trained):
         raise typer.Exit(3)

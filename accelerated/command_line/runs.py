@@ -92,17 +92,17 @@ def log_file(folder: Path | None, records: Sequence[dict[str, Any]], replaced: S
         if not begun:
             for path in replaced:
                 path.unlink()
-            files.write(partial, "".join(map(_line, records)).encode())
+            files.write(partial, "".join(map(line, records)).encode())
             begun = True
         with open(partial, "a", encoding="utf-8") as file:
-            file.writelines(map(_line, added))
+            file.writelines(map(line, added))
 
     yield log
     log()
     partial.replace(folder / "log.jsonl")
 
 
-def _line(record: dict[str, Any]) -> str:
+def line(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 

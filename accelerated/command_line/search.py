@@ -1,6 +1,6 @@
 """The same search of a learning rate for every rule."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 from ..training import Dataset, UserError
 from .options import Job
-from .runs import read_log, train_all
+from .runs import Run, check_log, read_log, train_all
 
 MIDDLE = {"sgd": -3, "adam": -6, "adamw": -6}
 """The middle of the grid: 0.03 and 1e-3, as powers of the root of ten, of which each second is rounded to 3."""
@@ -43,41 +43,57 @@ def rates(optimizer: str, count: int) -> list[float]:
     return [float(f"{3 if power % 2 else 1}e{power // 2}") for power in powers]
 
 
-def trials(
-    jobs: Sequence[Job], count: int, dataset: Dataset, seed: int, device: torch.device, dtype: torch.dtype
-) -> list[Trial]:
-    """One run of each job at each rate; test data is not looked at. Raises UserError."""
-    candidates = [
+def candidates(jobs: Sequence[Job], count: int) -> list[Job]:
+    """Each job at each rate."""
+    return [
         job._replace(recipe=replace(job.recipe, learning_rate=rate))
         for job in jobs
         for rate in rates(job.recipe.optimizer, count)
     ]
-    found = train_all(candidates, dataset, [seed], device, dtype, lambda *records: None, on_run=lambda runs: None)
-    bests = [None if run.error is not None else run.history.best for run in found]
-    return [
-        Trial(
-            run.job.method,
-            run.job.hidden,
-            run.job.recipe.learning_rate,
-            None if best is None else best.validation_accuracy,
-            None if best is None else best.validation_loss,
-        )
-        for run, best in zip(found, bests, strict=True)
-    ]
 
 
-def logged(folder: Path, jobs: Sequence[Job], count: int | None) -> list[Trial]:
-    """The search in the log of a folder. Raises UserError for another than of these jobs with so many rates."""
-    settings, _ = read_log(folder, "--resume")
+def trials(
+    asked: Sequence[Job],
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    done: Sequence[Trial],
+    on_trial: Callable[[list[Trial]], None],
+) -> list[Trial]:
+    """One run of each candidate after those that are `done`; test data is not looked at. Raises UserError."""
+    left = asked[len(done) :]
+
+    def on_run(so_far: Sequence[Run]) -> None:
+        on_trial([*done, *map(_trial, so_far)])
+
+    found = train_all(left, dataset, [seed], device, dtype, lambda *records: None, on_run=on_run)
+    return [*done, *map(_trial, found)]
+
+
+def _trial(run: Run) -> Trial:
+    best = None if run.error is not None else run.history.best
+    measured = (None, None) if best is None else (best.validation_accuracy, best.validation_loss)
+    return Trial(run.job.method, run.job.hidden, run.job.recipe.learning_rate, *measured)
+
+
+def logged(folder: Path, settings: dict[str, Any], asked: Sequence[Job]) -> list[Trial]:
+    """The search in the log of a folder, of the first of the candidates where it was interrupted.
+
+    Raises UserError for one of other candidates, or whose settings were not these.
+    """
+    found_settings, _ = read_log(folder, "--resume")
     try:
-        found = [Trial(**trial) for trial in settings.get("search", [])]
+        found = [Trial(**trial) for trial in found_settings.get("search", [])]
     except TypeError as error:
         raise UserError(f"--resume: '{folder}' has a log with a search that is none ({error})") from error
-    asked = [(job.name, rate) for job in jobs for rate in rates(job.recipe.optimizer, count or 0)]
-    if [(trial.name, trial.learning_rate) for trial in found] != asked:
+    names = [(job.name, job.recipe.learning_rate) for job in asked[: len(found)]]
+    if [(trial.name, trial.learning_rate) for trial in found] != names or bool(found) != bool(asked):
         has = f"a search with {len(found)} runs" if found else "no search"
-        expected = f"one of {count} learning rates for each of these rules" if count else "a log without, or --search"
+        expected = "one of the same rules and learning rates" if asked else "a log without, or --search"
         raise UserError(f"--resume: '{folder}' has {has}, expected {expected}")
+    if len(found) < len(asked):
+        check_log(folder, settings)
     return found
 
 
