@@ -180,35 +180,33 @@ RULES: dict[str, Candidate] = {
 }
 
 OTHERWISE: dict[tuple[str, str], Candidate] = {
-    ("Ftp", "VGG, BatchNorm2d"): Candidate(partial(Ftp, scale=0.03), 0.2, sgd=True),
-    ("Ftp", "character transformer"): Candidate(partial(Ftp, scale=1.0)),
-    ("Ftp", "ResNet-18"): Candidate(partial(Ftp, scale=0.1), 0.02, sgd=True),
     **{
-        ("Pepita", model): Candidate(Pepita, 0.6, sgd=True) for model in ("LeNet", "VGG, BatchNorm2d", "GRU classifier")
+        ("Ftp", model): Candidate(partial(Ftp, scale=0.02), 0.2, sgd=True)
+        for model in ("ResNet-18", "VGG, BatchNorm2d")
     },
-    **{("Pepita", model): Candidate(Pepita, 0.02, sgd=True) for model in ("ResNet-18", "ViT")},
-    ("Pepita", "character transformer"): Candidate(partial(Pepita, scale=0.002), 0.12, sgd=True),
-    ("DirectRandomTargetProjection", "ViT"): Candidate(
-        partial(DirectRandomTargetProjection, scale=0.02), 0.1, sgd=True
-    ),
-    ("DirectRandomTargetProjection", "character transformer"): Candidate(
-        partial(DirectRandomTargetProjection, scale=0.005), 0.3, sgd=True
-    ),
-    ("DirectRandomTargetProjection", "GRU classifier"): Candidate(DirectRandomTargetProjection, 0.1, sgd=True),
+    ("Ftp", "character transformer"): Candidate(partial(Ftp, scale=2.0)),
+    ("Pepita", "LeNet"): Candidate(partial(Pepita, scale=0.01), 5.0, sgd=True),
+    ("Pepita", "GRU classifier"): Candidate(Pepita, 2.0, sgd=True),
+    ("Pepita", "ViT"): Candidate(Pepita, 0.6, sgd=True),
+    ("Pepita", "ResNet-18"): Candidate(partial(Pepita, scale=0.01), 0.06, sgd=True),
+    ("Pepita", "VGG, BatchNorm2d"): Candidate(partial(Pepita, scale=0.002), 2.0, sgd=True),
+    ("Pepita", "character transformer"): Candidate(partial(Pepita, scale=0.0005), 0.2, sgd=True),
+    **{
+        ("DirectRandomTargetProjection", model): Candidate(partial(DirectRandomTargetProjection, centred=True))
+        for model in ("ViT", "character transformer", "GRU classifier")
+    },
 }
-"""Where a model asks for another optimizer or scale than the rule has with the others, Adam at 0.02.
+"""Where a model asks for another optimizer, scale or option than the rule has with the others, Adam at 0.02.
 
-These were chosen on seeds 0 to 2, the ones that tests run. By the settings of the other cells, with seeds 0 to 2, `Ftp`
-on the character transformer, frozen in part, ends at 0.51 to 0.87 of its start, on VGG at 0.52 to 2.9; `Pepita` on
-the former at 0.23 to 0.75, and frozen in part at 1.0 to 7.0. That is not a matter of these seeds: with seed 10 `Ftp`
-ends at 1.1 on the ResNet, `Pepita` at 1.0 on VGG.
+All were chosen on seeds 10 to 12, frozen in part and not, by the greatest of the six losses, among up to ten settings a
+cell; two of `Pepita` then failed with one of the tests' seeds, 0 to 2, and those of LeNet and the ResNet were chosen
+again, on seeds 10 to 19.
 """
 
-HELD = {("PatchEnergy", "LeNet"), ("Pepita", "LeNet")}
+HELD = {("PatchEnergy", "LeNet")}
 """Where the loss falls, but not to `FALL`, while the first kernel is frozen.
 
-Under `PatchEnergy` the loss of that layer, whose read-out is fixed, is most of the sum. Under `Pepita` one of
-three seeds ends at 0.9.
+Under `PatchEnergy` the loss of that layer, whose read-out is fixed, is most of the sum.
 """
 
 THROUGH_TIME = ("RecurrentFtp", "BackpropThroughTime")

@@ -61,11 +61,11 @@ def test_direct_feedback_alignment(
     compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng, by_channel))
 
 
-@given(case=chain_cases(), rng=seeds(), by_channel=st.booleans())
+@given(case=chain_cases(), rng=seeds(), by_channel=st.booleans(), centred=st.booleans())
 def test_direct_random_target_projection(
-    twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, by_channel: bool
+    twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, by_channel: bool, centred: bool
 ):
-    rule = updates("direct_random_target_projection")
+    rule = updates("direct_random_target_projection", centred=centred)
     compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng, by_channel))
     probabilities = case._replace(labels=rng.dirichlet(np.ones(case.num_classes), len(case.labels)))
     compare(twin, "updates by targets", rule, *probabilities, direct(case, rng, by_channel))
@@ -145,6 +145,29 @@ def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCa
         found.append(side.results(rule.updates((*layers[:-1], last), drawn, x, labels)[:-1]))
     flat = [[g for update in updates for g in update] for updates in found]
     assert all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)), "the output is looked at"
+
+
+@given(case=chain_cases(), rng=seeds())
+def test_a_centred_label_is_minus_the_error_of_equal_scores(
+    side: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator
+):
+    """So that the first step from an output layer of zeros is that of direct feedback alignment through -B_l."""
+    feedback = direct(case, rng)
+
+    def from_zeros(module: str, sign: int, **options: Any) -> Any:
+        def run(side: Side, network: Any, x: Any, labels: Any, masks: Any, drawn: Any) -> Any:
+            layers, x = chain_of(side, network, x, masks)
+            last = layers[-1]._replace(weight=0 * layers[-1].weight, bias=None)
+            matrices = tuple(sign * matrix for matrix in drawn)
+            return getattr(side, module).updates((*layers[:-1], last), matrices, x, labels, **options)
+
+        return run
+
+    ours, theirs = (
+        from_zeros("direct_random_target_projection", -1, centred=True),
+        from_zeros("direct_feedback_alignment", 1),
+    )
+    compare(side, "updates from zeros", ours, *case, feedback, expected=theirs)
 
 
 @pytest.mark.parametrize("by_channel", [False, True])

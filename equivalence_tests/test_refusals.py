@@ -453,6 +453,10 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
             (rule, dense, {"by_channel": True}, "by_channel: True, but the model has no convolutions"),
         )
     ),
+    (
+        DirectRandomTargetProjection, lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)),
+        {"loss": "binary_cross_entropy", "centred": True}, "centred: True, expected False of one score, whose label",
+    ),
     (Ftp, images, {"image_size": (8, 8), "inject": 3, "by_channel": True}, "by_channel: True, but layer 3 gives no"),
     (Ftp, images, {"image_size": (8, 8), "phi": "maxmin"}, "phi: 'maxmin' pairs units, expected an elementwise one"),
     (Ftp, lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), {"phi": "maxmin"}, "phi: 'maxmin' ...target has 3"),

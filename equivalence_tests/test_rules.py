@@ -179,9 +179,15 @@ RELATIVES = {
 
 
 @pytest.mark.parametrize("kind", RELATIVES)
-@given(case=chain_cases(("dense", "padded"), plain=True), rng=seeds(), by_channel=st.booleans())
+@given(case=chain_cases(("dense", "padded"), plain=True), rng=seeds(), by_channel=st.booleans(), centred=st.booleans())
 def test_relatives(
-    twin: Side, compare: Comparison, kind: type[Any], case: ChainCase, rng: np.random.Generator, by_channel: bool
+    twin: Side,
+    compare: Comparison,
+    kind: type[Any],
+    case: ChainCase,
+    rng: np.random.Generator,
+    by_channel: bool,
+    centred: bool,
 ):
     """The rules of feedback alignment, with matrices of the test's own."""
     is_direct, has_maps = kind is not FeedbackAlignment, case.x.ndim == 4
@@ -193,11 +199,12 @@ def test_relatives(
         if has_maps:
             options = {"image_size": case.x.shape[2:], "by_channel": by_channel}
     feedback = tuple(rng.standard_normal(shape) / np.sqrt(shape[1]) for shape in shapes)
+    of_both = {"centred": centred} if kind is DirectRandomTargetProjection else {}
 
     def updates(side: Side, network: Any, x: Any, labels: Any, feedback: Any) -> Any:
         if isinstance(side, ReferenceSide):
-            return getattr(side, RELATIVES[kind]).updates(side.chain(network), feedback, x, labels)
-        rule = kind(model_of(network), **options)
+            return getattr(side, RELATIVES[kind]).updates(side.chain(network), feedback, x, labels, **of_both)
+        rule = kind(model_of(network), **options, **of_both)
         for held, matrix in zip(rule.feedback, feedback, strict=True):
             held.copy_(matrix)
         rule.assign_credit(x, labels)

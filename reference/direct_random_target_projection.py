@@ -6,6 +6,10 @@ Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the pape
     (1)  delta_l = B_l y,    l < L;    delta_L = e
     (2)  G_l = 1/B sum_samples [s_l'(a_l)^T delta_l] h_(l-1)^T;    of other layers as in `direct_feedback_alignment`
 
+Ours.
+
+    (a)  delta_l = B_l (y - m 1),    m the mean of y's K entries: 1/K of one label
+
 | symbol | variable | shape | meaning |
 | --- | --- | --- | --- |
 | B_l | feedback[l-1] | (n_l, K) | random and fixed, for the hidden layers l = 1..L-1; n_l units, or channels |
@@ -14,9 +18,17 @@ Deep Neural Networks", Frontiers in Neuroscience 2021. The equations of the pape
 y stands for the error since it tells its sign, where outputs lie between 0 and 1: the numbers of a regression do not.
 The sign of y is a convention, B_l being symmetric about 0. A hidden layer needs no output for its update: it can be
 made while the pass is still on its way.
+
+Why (a). Of classes that are equally frequent, y is 1/K 1 in the mean. That part, the same in every sample, moves all
+h_l by the same -B_l 1/K in every step, while a class is told by the rest. tanh ends such a drift and batch normalisation
+takes it out again; elsewhere it has no end, and grows by the product of the layers, each of which sees the common part
+of the one before it. A layer normalisation then divides what tells classes apart by it. Errors of a cross-entropy have
+no such part: their entries sum to 0. y - 1/K is minus the error where all scores are equal, and has its sign elsewhere.
 """
 
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from . import direct_feedback_alignment
 from ._arrays import Array, Labels
@@ -33,13 +45,16 @@ def updates(
     x: Array,
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
+    centred: bool = False,
 ) -> tuple[Update, ...]:
     """G_l of every layer, equation (2), with feedback drawn by `direct_feedback_alignment.random_feedback`.
 
-    `labels` are (batch,), or targets (batch, K).
+    `labels` are (batch,), or targets (batch, K). `centred` targets are those of (a).
     Raises ValueError where layers, feedback, x and labels do not fit.
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     targets = labels if labels.ndim == 2 else one_hot(labels, error.shape[1]).astype(error.dtype)
+    if centred:
+        targets = targets - np.mean(targets, axis=1, keepdims=True)
     return layer_updates(layers, direct_feedback_alignment.update_factors(layers, clean, error, feedback, targets))

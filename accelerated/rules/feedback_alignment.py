@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import direct_feedback_alignment, feedback_alignment
 from .._arrays import check_positive
+from ..direct_random_target_projection import without_mean
 from ..layers import Layer, Pass
 from .output_loss import Targets, parted
 from .rule import OutputErrorRule, check_place, has_shared_positions
@@ -114,13 +115,15 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
 
     A label tells the sign of an error whose outputs lie between 0 and 1: losses of numbers, and functions of one's own,
     are refused. Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound.
-    Images and `by_channel` are as for `DirectFeedbackAlignment`.
+    `centred` (ours) takes the mean of its K entries off each label, 1/K of a class, which moves all samples alike:
+    transformers and recurrent layers need it. Images and `by_channel` are as for `DirectFeedbackAlignment`.
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
+        centred: bool = False,
         scale: float = 1.0,
         image_size: tuple[int, int] | None = None,
         by_channel: bool | None = None,
@@ -129,6 +132,9 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
         super().__init__(model, scale=scale, image_size=image_size, by_channel=by_channel, **options)
         if not (self.loss.labels or self.loss.targets_are == "several labels"):
             raise ValueError(f"loss: {options['loss']!r}, {NUMBERS}")
+        if centred and self.num_classes == 1:
+            raise ValueError("centred: True, expected False of one score, whose label would be 0")
+        self.centred = centred
 
     def check_y(self, x: Tensor, y: Targets) -> None:
         super().check_y(x, y)
@@ -139,4 +145,5 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
         self, layers: tuple[Layer, ...], clean: Pass, error: Tensor, y: Targets
     ) -> Iterator[tuple[Tensor, Tensor]]:
         targets = self.loss.label_vectors(clean.scores, y)
+        targets = without_mean(targets) if self.centred else targets
         return direct_feedback_alignment.update_factors(layers, clean, error, self.feedback, targets)

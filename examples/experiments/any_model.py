@@ -11,6 +11,7 @@ pass to have taught them anything.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,12 +55,13 @@ def transformer() -> nn.Module:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "resnet": resnet, "vit": transformer}
 
-RULES: dict[str, type[Rule]] = {
+RULES: dict[str, Callable[..., Rule]] = {
     "backprop": Backprop,
     "last layer alone": Backprop,
     "mono-forward": MonoForward,
     "dfa": DirectFeedbackAlignment,
     "drtp": DirectRandomTargetProjection,
+    "drtp, centred": partial(DirectRandomTargetProjection, centred=True),
     "ftp": Ftp,
     "pepita": Pepita,
 }
