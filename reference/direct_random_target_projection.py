@@ -19,11 +19,11 @@ y stands for the error since it tells its sign, where outputs lie between 0 and 
 The sign of y is a convention, B_l being symmetric about 0. A hidden layer needs no output for its update: it can be
 made while the pass is still on its way.
 
-Why (a). Of classes that are equally frequent, y is 1/K 1 in the mean. That part, the same in every sample, moves all
-h_l by the same -B_l 1/K in every step, while a class is told by the rest. tanh ends such a drift and batch normalisation
-takes it out again; elsewhere it has no end, and grows by the product of the layers, each of which sees the common part
-of the one before it. A layer normalisation then divides what tells classes apart by it. Errors of a cross-entropy have
-no such part: their entries sum to 0. y - 1/K is minus the error where all scores are equal, and has its sign elsewhere.
+Why (a). The part m 1 of y, the same in all samples of one label each, draws all of their h_l to the one direction
+B_l 1, at every step, and tells no class from another. tanh ends that drift, and batch normalisation takes it out again.
+Elsewhere it has no end and grows from layer to layer, each of which sees the common part of the one before it, and a
+layer normalisation divides what tells classes apart by it. Errors of a cross-entropy have no such part: their entries
+sum to 0. y - 1/K is minus the error where all scores are equal, and has the sign of minus the error everywhere.
 """
 
 from collections.abc import Callable, Sequence
