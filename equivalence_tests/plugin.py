@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 from .placement import Placement
-from .sides import DTYPES, EPS, MODULES, OURS, ReferenceSide, Side, TwinSide
-from .strategies import KinkDistance
+from .results import Results
+from .sides import DTYPES, EPS, OURS, ReferenceSide, Side, TwinSide
+from .strategies import KinkDistance, take_few_shapes
 from .tolerance import Comparison
 
 OF_A_PRECISION = {"side", "twin", "compare", "ours"}  # arguments of tests that depend on --dtype
@@ -49,6 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="examples per property: 3, 12, or 300 drawn at random, these with the tests marked nightly; "
         "--hypothesis-seed draws the others anew, too (default: %(default)s)",
     )
+    group.addoption(
+        "--few-shapes", action="store_true", help="two widths and one batch, for code compiled for each shape"
+    )
+    group.addoption("--results", metavar="FILE", help="a line of JSON for each test, as `prograde check` reads them")
     group.addoption("--examples", type=int, help="another number of examples per property, drawn at random")
 
 
@@ -71,11 +76,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports no compiler
     torch.utils.deterministic.fill_uninitialized_memory = True
+    if config.getoption("--few-shapes"):
+        take_few_shapes()
     if config.getoption("--twin") != OURS:
         try:
             TwinSide(config.getoption("--twin"), "cpu", "float64")
         except ImportError as error:
             raise pytest.UsageError(f"--twin: {error}") from error
+    if config.getoption("--results"):
+        config.pluginmanager.register(Results(config))
 
 
 def is_of_a_precision(test: Callable[..., object]) -> bool:
@@ -94,17 +103,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     """Leaves out long tests, and in another precision than float64 those that don't depend on it.
 
     On another device than the CPU all are left in, since rules run there too. The reference alone is not looked at
-    again in a precision of --also: it is in float64 always.
+    again in a precision of --also: it is in float64 always. Of another package, what depends on it is tested alone.
     """
     option = config.getoption
     nightly = option("--profile") == "nightly" or "nightly" in option("-m")
-    every = option("--dtype") == "float64" or option("--device") != "cpu"
+    is_ours = option("--twin") == OURS
+    every = is_ours and (option("--dtype") == "float64" or option("--device") != "cpu")
     chosen, left_out = [], []
     for item in items:
         in_time = nightly or not item.get_closest_marker("nightly")
         concerned = every or is_of_a_precision(item.function)
         drawn = item.callspec.params if hasattr(item, "callspec") else {}
-        again = drawn.get("precision") in option("--also") and drawn.get("side") == "reference"
+        again = drawn.get("side") == "reference" and (drawn.get("precision") in option("--also") or not is_ours)
         (chosen if in_time and concerned and not again else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = chosen
@@ -127,7 +137,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def precision(request: pytest.FixtureRequest) -> str:
     """The precision of the twin, by name; what is drawn keeps clear of kinks by as much as it needs."""
     name: str = getattr(request, "param", request.config.getoption("--dtype"))
-    KinkDistance.set_for(EPS[name])
+    KinkDistance.set_for(EPS[name], _activations(request.config.getoption("--twin")))
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = name == "tf32"  # which is on for convolutions, whatever is said of products
     return name
@@ -162,22 +172,15 @@ def twin(request: pytest.FixtureRequest, precision: str) -> TwinSide:
 def ours_only(twin: TwinSide) -> None:
     """Skips a test of what another package has in its own way."""
     if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+        pytest.skip("a promise of prograde's own")
 
 
-def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """What another package was tested in, since passes alone do not tell: theorems are tested on the reference too."""
-    name = config.getoption("--twin")
-    if name == OURS:
-        return
-    try:
-        present = TwinSide(name, "cpu", "float64").present
-    except ImportError:
-        return
-    absent = [module for module in MODULES if module not in present]
-    terminalreporter.write_line(f"modules of {name} under test: {', '.join(present)}")
-    if absent:
-        terminalreporter.write_line(f"not there, hence not tested: {', '.join(absent)}")
+def _activations(package: str) -> set[str] | None:
+    """The names of those that it has, None for all."""
+    if package == OURS:
+        return None
+    module = TwinSide(package, "cpu", "float64").found("activations")
+    return None if module is None else set(getattr(module, "ACTIVATIONS", ()))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,12 @@ A test writes each computation once, `lambda side, network, x, y: side.foton.upd
 the harness runs it on the reference and on the twin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
@@ -98,16 +99,27 @@ class Images(NamedTuple):
     dense: Dense
 
 
-def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+def is_array(item: Any) -> bool:
+    """Whether it is of NumPy, PyTorch, JAX or any other kind that can be read as one of NumPy."""
+    return isinstance(item, np.ndarray | np.generic | torch.Tensor) or hasattr(item, "__dlpack__")
+
+
+def is_of_numbers(item: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists: an array where there is no other kind."""
+    numbers = isinstance(item, list) and all(isinstance(part, int | float) or is_of_numbers(part) for part in item)
+    return numbers and len(item) > 0
+
+
+def map_arrays(function: Callable[[Any], Any], tree: Any, is_one: Callable[[Any], bool] = is_array) -> Any:
     """The tree (of tuples, NamedTuples, lists, dicts) with function applied to every array in it."""
-    if isinstance(tree, np.ndarray | np.generic | torch.Tensor):
+    if is_one(tree):
         return function(tree)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_arrays(function, item) for item in tree))
+        return type(tree)(*(map_arrays(function, item, is_one) for item in tree))
     if isinstance(tree, tuple | list):
-        return type(tree)(map_arrays(function, item) for item in tree)
+        return type(tree)(map_arrays(function, item, is_one) for item in tree)
     if isinstance(tree, dict):
-        return {key: map_arrays(function, item) for key, item in tree.items()}
+        return {key: map_arrays(function, item, is_one) for key, item in tree.items()}
     return tree
 
 
@@ -117,10 +129,15 @@ class Side:
     name: str
     eps: float
 
-    def module(self, name: str) -> ModuleType:
+    @contextmanager
+    def noting(self) -> Iterator[dict[str, None]]:
+        """What of a package under test is used inside, `foton.updates`, in order, when it is over."""
+        yield {}
+
+    def module(self, name: str) -> Any:
         raise NotImplementedError
 
-    def __getattr__(self, name: str) -> ModuleType:
+    def __getattr__(self, name: str) -> Any:
         if name in MODULES:
             return self.module(name)
         raise AttributeError(name)
@@ -201,36 +218,99 @@ class RoundedSide(ReferenceSide):
         return module
 
 
+class Used:
+    """A module of the package under test: notes what a test uses of it, and skips a test for want of what it lacks."""
+
+    def __init__(self, side: "TwinSide", name: str, module: ModuleType) -> None:
+        self._of = side, name, module
+
+    def __getattr__(self, name: str) -> Any:
+        side, of, module = self._of
+        path, original = f"{of}.{name}", getattr(getattr(reference, of), name, None)
+        if original is None or name.startswith("_"):
+            return getattr(module, name)
+        if type(original) is dict and hasattr(module, name):
+            return Table(side, of, getattr(module, name))
+        side.used[path] = None
+        if not hasattr(module, name):
+            side.lack(path)
+        return getattr(module, name)
+
+
+class Table(dict[str, Any]):
+    """A dictionary of the package under test, such as its activations: notes which entries a test uses, likewise."""
+
+    def __init__(self, side: "TwinSide", of: str, entries: dict[str, Any]) -> None:
+        super().__init__(entries)
+        self._of = side, of
+
+    def __getitem__(self, name: str) -> Any:
+        side, of = self._of
+        side.used[f"{of}.{name}"] = None
+        return super().__getitem__(name)
+
+    def __missing__(self, name: str) -> Any:
+        side, of = self._of
+        side.lack(f"{of}.{name}")
+
+
 class TwinSide(Side):
-    """The package under test. Its modules take and return torch tensors, or what its own `from_numpy(array)` makes."""
+    """The package under test. Its modules take and return torch tensors, or what its own `from_numpy(array)` makes.
+
+    Arrays of floats come to `from_numpy` in the precision under test, in bfloat16 and tf32 as float32.
+    """
 
     name = "twin"
 
     def __init__(self, package: str, device: str, dtype: str) -> None:
         self.package = package
+        self.used: dict[str, None] = {}
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.eps = EPS[dtype]
         self._from_numpy = getattr(import_module(package), "from_numpy", None)
-        self.present = [name for name in MODULES if self._found(name) is not None]
+        self.present = [name for name in MODULES if self.found(name) is not None]
         if not self.present:
             raise ImportError(f"'{package}' has none of the modules {', '.join(MODULES)}; nothing to test")
+
+    @contextmanager
+    def noting(self) -> Iterator[dict[str, None]]:
+        inside: dict[str, None] = {}
+        outside, self.used = self.used, inside
+        try:
+            yield inside
+        finally:
+            outside.update(inside)
+            self.used = outside
 
     @property
     def is_ours(self) -> bool:
         return self.package == OURS
 
-    def module(self, name: str) -> ModuleType:
-        module = self._found(name)
-        if module is None and name in LENT and self._from_numpy is None:
-            module = import_module(f"{OURS}.{name}")
-        if module is not None:
-            return module
-        if self.is_ours:
-            raise AssertionError(f"{self.package}.{name} is missing")
-        pytest.skip(f"{self.package} has no {name}")
+    @property
+    def takes_tensors(self) -> bool:
+        return self._from_numpy is None
 
-    def _found(self, name: str) -> ModuleType | None:
+    @property
+    def has_arithmetic(self) -> bool:
+        """Whether its arrays can be added and multiplied, as tests do with them."""
+        return self.takes_tensors or hasattr(self._made(np.zeros(1)), "__truediv__")
+
+    def module(self, name: str) -> Any:
+        module = self.found(name)
+        if module is not None:
+            return Used(self, name, module)
+        if name in LENT and self.takes_tensors:
+            return import_module(f"{OURS}.{name}")
+        self.lack(name)
+
+    def lack(self, name: str) -> NoReturn:
+        """Skips the test: what is missing is not wrong. In our own package it is."""
+        assert not self.is_ours, f"{self.package}.{name} is missing"
+        pytest.skip(f"not there: {name}")
+
+    def found(self, name: str) -> ModuleType | None:
+        """The package's own module of that name, if it has one."""
         package = import_module(self.package)
         if hasattr(package, name):
             module: ModuleType = getattr(package, name)
@@ -240,7 +320,7 @@ class TwinSide(Side):
 
     def operands(self, tree: Any) -> Any:
         if self._from_numpy is not None:
-            return map_arrays(self._from_numpy, tree)
+            return map_arrays(self._made, tree)
 
         def convert(array: Any) -> torch.Tensor:
             tensor = torch.tensor(np.asarray(array))
@@ -248,8 +328,18 @@ class TwinSide(Side):
 
         return map_arrays(convert, tree)
 
+    def _made(self, array: Any) -> Any:
+        array = np.asarray(array)
+        floats = np.float64 if self.dtype == torch.float64 else np.float32
+        return self._from_numpy(array.astype(floats) if array.dtype.kind == "f" else array)
+
     def results(self, tree: Any) -> Any:
         """As of any side; of half precision some results, such as sums over a layer, are given in float32."""
+        if self._from_numpy is not None:
+            kind = _kind(self._made(np.zeros(1)))
+            return map_arrays(
+                lambda array: self._read(array, kind), tree, lambda item: is_array(item) or is_of_numbers(item)
+            )
 
         def convert(array: Any) -> Any:
             if not isinstance(array, torch.Tensor):
@@ -262,3 +352,23 @@ class TwinSide(Side):
             return array.detach().cpu().numpy()
 
         return map_arrays(convert, tree)
+
+    def _read(self, array: Any, kind: str) -> Any:
+        found = as_numpy(array)
+        if found.dtype.kind in "iub":
+            return found
+        expected = {kind, "float32"} if self.dtype.itemsize < 4 else {kind}
+        assert isinstance(array, list) or _kind(array) in expected, f"result in {_kind(array)}, expected {kind}"
+        return found.astype(np.float64)
+
+
+def _kind(array: Any) -> str:
+    """The name of an array's dtype, in any framework."""
+    return str(getattr(array, "dtype", type(array).__name__)).rpartition(".")[2]
+
+
+def as_numpy(array: Any) -> Any:
+    """An array of any framework, wherever it lies, or nested lists of numbers."""
+    if isinstance(array, list | np.ndarray) or (hasattr(array, "__array__") and not isinstance(array, torch.Tensor)):
+        return np.asarray(array)
+    return torch.from_dlpack(array).detach().cpu().numpy()

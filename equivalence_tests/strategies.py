@@ -1,5 +1,6 @@
 """Everything that the tests draw. Sizes are awkward on purpose; arrays come from a drawn seed."""
 
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ from prograde.reference import forward_forward, layers, orthogonality, pair_loss
 
 from .sides import Dense, Images, Padded, ReferenceSide
 
-WIDTHS = (2, 3, 5, 8, 13, 16, 17, 24, 33)
-BATCHES = (1, 2, 3, 7, 16, 33)
+WIDTHS = [2, 3, 5, 8, 13, 16, 17, 24, 33]
+BATCHES = [1, 2, 3, 7, 16, 33]
 SMOOTH = ("identity", "gelu", "silu", "tanh")
 KINKED = ("relu", "leaky_relu", "maxmin")
 NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
@@ -24,15 +25,22 @@ class KinkDistance:
     size = 1e-3
 
     @classmethod
-    def set_for(cls, eps: float) -> None:
+    def set_for(cls, eps: float, known: Container[str] | None = None) -> None:
         """Wider for precisions as coarse as bfloat16, where no network keeps clear by chance: smooth ones only.
 
-        Nor of squares with two pixels that are nearly the largest: none takes maxima.
+        Nor of squares with two pixels that are nearly the largest: none takes maxima. Networks have the `known`
+        activations, by default all.
         """
         coarse = eps > 1e-4
         cls.size = 8 * eps if coarse else 1e-3
-        NETWORK_ACTIVATIONS[:] = SMOOTH if coarse else [*SMOOTH, *KINKED]
+        names = SMOOTH if coarse else (*SMOOTH, *KINKED)
+        NETWORK_ACTIVATIONS[:] = [name for name in names if known is None or name in known] or names
         POOLS[:] = [1] if coarse else [1, 2, 3]
+
+
+def take_few_shapes() -> None:
+    """Widths and batches are few, for frameworks that compile code for each shape."""
+    WIDTHS[:], BATCHES[:] = [3, 8], [7]
 
 
 class Case(NamedTuple):

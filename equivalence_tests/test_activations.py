@@ -43,6 +43,7 @@ def test_difference(name: str, twin: Side, compare: Comparison, a: np.ndarray, r
     compare(twin, f"{name}.difference", lambda side, a, u: side.activations.ACTIVATIONS[name].difference(a, u), a, u)
 
 
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("name", ALL)
 @given(a=arrays(even=True), rng=seeds())
 def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarray, rng: np.random.Generator):
@@ -86,6 +87,7 @@ def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.ra
     assert np.all(np.abs(gradient - theirs.grad.cpu().numpy()) <= limit * (1 + np.abs(a)) * np.abs(d)), f"{name}.vjp"
 
 
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.05, 0.1, 1.0])
 def test_differences_do_not_cancel(name: str, twin: Side, size: float):

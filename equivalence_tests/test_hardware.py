@@ -30,13 +30,13 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.rules import ftp as rules_ftp
 from prograde.accelerated.rules import hardware as rules_hardware
-from prograde.equivalence_tests.placement import Placement, seeded
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rounding import rounding_too
 from prograde.equivalence_tests.rule_examples import EXAMPLES
 from prograde.equivalence_tests.sides import Dense, Images, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import BATCHES, WIDTHS, Case, cases, padded_cases, seeds
 from prograde.equivalence_tests.test_rules import credited, example, layer_gradients, make, model_of, sequential
-from prograde.equivalence_tests.test_samplers import SIGNIFICANCE
+from prograde.equivalence_tests.test_samplers import SIGNIFICANCE, drawn
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import hardware
 from prograde.reference.layers import forward, he_uniform
@@ -368,13 +368,9 @@ def test_what_is_written_is_within_the_range(side: Side):
 
 
 def test_random_noise(side: Side):
-    if isinstance(side, ReferenceSide):
-        drawn = side.hardware.random_noise((300, 40), np.random.default_rng(1))
-    else:
-        place = {"device": Placement.device, "dtype": torch.float64}
-        drawn = side.hardware.random_noise((300, 40), seeded(1), **place).cpu().numpy()
-    assert drawn.shape == (300, 40)
-    assert stats.kstest(drawn.ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE
+    noise = drawn(side, side.hardware.random_noise, (300, 40))
+    assert noise.shape == (300, 40)
+    assert stats.kstest(noise.ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE
 
 
 # Rules on crossbars

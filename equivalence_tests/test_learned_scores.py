@@ -283,6 +283,7 @@ def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: i
         assert bool((a - b).norm() <= 4e-3 * b.norm()), name
 
 
+@pytest.mark.usefixtures("ours_only")
 def test_entropy_of_a_nearly_certain_channel(twin: Side):
     """-sum M log M where 1 - M is below eps: log M of the likely class is -(1 - M), not 0."""
     eps = min(twin.eps, 2.0**-23)

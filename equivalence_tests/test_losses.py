@@ -249,6 +249,8 @@ def test_targets_of_one_score_may_be_a_row(side: Side):
 
 def test_errors_of_confident_scores_keep_their_digits(side: Side):
     """Relative ones: softmax - 1 and sigmoid - 1 would have none left."""
+    if isinstance(side, TwinSide) and not side.is_ours:
+        pytest.skip("a promise of ours")
     scores, labels, hot, several = side.operands(
         (np.array([[20.0, 0.0, 1.0]]), np.array([0]), np.eye(3)[:1], np.array([[1.0, 0.0, 0.0]]))
     )

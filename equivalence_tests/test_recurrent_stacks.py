@@ -108,7 +108,7 @@ def chain(side: Side, cells: tuple[str, ...], weights: Any, table: Any, x: Any, 
     ]
     stack = stack if table is None else [side.embedding.Embedding(table), *stack]
     zero = 0 * weights[0][1][:1, :1]
-    start = zero.repeat(*counted(x, module.state_size(stack))) * (0 * x.reshape(len(x), -1)[:, :1] + 1)
+    start = zero.repeat(*counted(x, module.state_size(stack)))[[0] * len(x)]
     return (*module.unrolled(stack, x, lengths), dense(*output)), start
 
 

@@ -21,12 +21,13 @@ the tested one, and the truth's own are those of the expected one. A test that c
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .rounding import Rounding, rounded
-from .sides import EPS, ReferenceSide, RoundedSide, Side, map_arrays
+from .sides import EPS, ReferenceSide, RoundedSide, Side, is_of_numbers, map_arrays
 
 FACTOR = 4.0
 ROUNDINGS = 8
@@ -35,7 +36,31 @@ DOUBLE = EPS["float64"]
 FINE = 2.0**-30
 """The finest rounding that the reference is looked at with: 2^22 times its own, which is then out of sight."""
 
-Call = Callable[..., Any]
+Call: TypeAlias = Callable[..., Any]
+
+
+class Compared(NamedTuple):
+    """How a result came out: its array that was the farthest off for its bound, or what went wrong in its place."""
+
+    name: str
+    functions: tuple[str, ...]
+    """What of the package under test was called."""
+    path: str
+    error: float
+    limit: float
+    wrong: str = ""
+    example: tuple[Call, Call | None, Any] | None = None
+    """The tested call, that of the truth where it is another, and their operands."""
+
+    @property
+    def share(self) -> float:
+        """Of the bound, what the error takes."""
+        return self.error / self.limit if self.limit else np.inf if self.error else 0.0
+
+    @property
+    def size(self) -> int:
+        """How many numbers the operands have."""
+        return sum(np.size(array) for _, array in leaves("", self.example and self.example[2]))
 
 
 class Comparison:
@@ -43,6 +68,9 @@ class Comparison:
 
     def __init__(self) -> None:
         self.blind: dict[str, set[str]] = {}
+        self.seen: list[Compared] | None = None
+        """Of a package of somebody's own, what was compared, in which case errors wait for `settle`."""
+        self.errors: list[AssertionError] = []
 
     def __call__(self, side: Side, name: str, call: Call, *operands: Any, expected: Call | None = None) -> None:
         """Holds call(side, *operands) to expected(reference, *operands), by default to the same call on the reference.
@@ -51,10 +79,19 @@ class Comparison:
         compared.
         """
         truth = named(name, ReferenceSide(), expected or call, operands)
-        result = named(name, side, call, operands)
-        assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
+        with self._seeing(side, name, (call, expected, operands)) as see:
+            result = named(name, side, call, operands)
+            assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
+            limits = self._limits(side, name, call, operands, expected, truth, result)
+            for path, value in truth.items():
+                see(path, result[path], value, limits[path])
+
+    def _limits(
+        self, side: Side, name: str, call: Call, operands: Any, expected: Call | None, truth: Any, result: Any
+    ) -> dict[str, float]:
         bounds = movements(name, call, operands, side.eps)
         noises = None if expected is None else movements(name, expected, operands, DOUBLE)
+        limits: dict[str, float] = {}
         for moves in bounds:
             noise = moves if noises is None else next(noises)
             limits = {
@@ -63,18 +100,48 @@ class Comparison:
             }
             if all(self._is_decided(path, result[path], truth[path], limit) for path, limit in limits.items()):
                 break
-        for path, value in truth.items():
-            check(path, result[path], value, limits[path])
-            self._note(path, value, limits[path])
+        return limits
 
     def exactly(self, side: Side, name: str, call: Call, *operands: Any) -> None:
         """The same, bit for bit: for results that nothing is computed in."""
         truth = named(name, ReferenceSide(), call, operands)
-        result = named(name, side, call, operands)
-        assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
-        for path, value in truth.items():
-            check(path, result[path], value, 0.0)
-            self._note(path, value, 0.0)
+        with self._seeing(side, name, (call, None, operands)) as see:
+            result = named(name, side, call, operands)
+            assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
+            for path, value in truth.items():
+                see(path, result[path], value, 0.0)
+
+    @contextmanager
+    def _seeing(self, side: Side, name: str, example: Any) -> Iterator[Callable[..., None]]:
+        """Gives `check`, whose outcomes are noted; errors wait where all are wanted."""
+        outcomes: list[Compared] = []
+
+        def see(path: str, result: Any, truth: Any, limit: float) -> None:
+            error = rms(result - truth) if result.shape == truth.shape else np.inf
+            outcomes.append(Compared(name, (), path, error, limit))
+            check(path, result, truth, limit)
+            self._note(path, truth, limit)
+
+        with side.noting() as used:
+            try:
+                yield see
+            except Exception as error:
+                if self.seen is None:
+                    raise
+                said = str(error) if isinstance(error, AssertionError) else f"{name}: {error!r}"
+                last = outcomes[-1] if outcomes else Compared(name, (), name, np.inf, 0.0)
+                self.seen.append(last._replace(functions=tuple(used), wrong=said.split("\n")[0], example=example))
+                self.errors.append(AssertionError(said).with_traceback(error.__traceback__))
+                return
+        if self.seen is not None and outcomes:
+            worst = max(outcomes, key=lambda outcome: outcome.share)
+            self.seen.append(worst._replace(functions=tuple(used)))
+
+    def settle(self) -> None:
+        """Raises the errors that waited."""
+        errors, self.errors = self.errors, []
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """Raises AssertionError for a result that no comparison held to anything: a broken twin's would have passed.
@@ -152,7 +219,7 @@ def leaves(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         for field, item in zip(tree._fields, tree, strict=True):
             yield from leaves(f"{name}.{field}", item)
-    elif isinstance(tree, tuple | list):
+    elif isinstance(tree, tuple | list) and not is_of_numbers(tree):
         for index, item in enumerate(tree):
             yield from leaves(f"{name}[{index}]", item)
     else:

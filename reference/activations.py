@@ -62,11 +62,11 @@ tanh = _elementwise(np.tanh, lambda a: 4 * expit(2 * a) * expit(-2 * a))
 
 def _normal(a: Array) -> Array:
     """P(a), the probability of a standard normal number below a."""
-    return (1 + erf(a / np.sqrt(2))) / 2
+    return (1 + erf(a / math.sqrt(2))) / 2
 
 
 # a P(a) (Hendrycks and Gimpel, 2016), and P(a) + a p(a) with the normal density p.
-gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / np.sqrt(2 * math.pi))
+gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
 # a s(a), s(a) = 1 / (1 + exp(-a)), whose derivative is s(a) s(-a) (Elfwing, Uchibe and Doya, 2018).
 silu = _elementwise(lambda a: a * expit(a), lambda a: expit(a) * (1 + a * expit(-a)))
 

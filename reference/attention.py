@@ -24,6 +24,7 @@
 The parameters are those of torch.nn.MultiheadAttention, in its layout and order.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +110,7 @@ class Attention(NamedTuple):
 
     def _shares(self, queries: Array, keys: Array) -> Array:
         """P of equations (2) and (3)."""
-        logits = queries @ keys.swapaxes(2, 3) / np.sqrt(queries.shape[3])
+        logits = queries @ keys.swapaxes(2, 3) / math.sqrt(queries.shape[3])
         if self.causal:
             logits = np.where(np.tri(logits.shape[2], dtype=bool), logits, -np.inf)
         return softmax(logits, axis=3)
@@ -122,7 +123,7 @@ class Attention(NamedTuple):
         of_read = (d @ self.out_weight).reshape(batch, length, self.heads, -1).swapaxes(1, 2)
         of_shares = of_read @ values.swapaxes(2, 3)
         of_logits = shares * (of_shares - np.sum(shares * of_shares, axis=3, keepdims=True))
-        of_logits = of_logits / np.sqrt(queries.shape[3])
+        of_logits = of_logits / math.sqrt(queries.shape[3])
         parts = of_logits @ keys, of_logits.swapaxes(2, 3) @ queries, shares.swapaxes(2, 3) @ of_read
         return np.concatenate([_joined(part) for part in parts], axis=2), _joined(shares @ values)
 

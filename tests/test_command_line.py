@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,6 +127,8 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
+        (["check", "--report", "found.txt"], ["--report: 'found.txt'", ".html or .json"]),
+        (["check", "--report", "nowhere/found.json"], ["'nowhere' is not there"]),
         (["tarin"], ["tarin"]),
     ],
 )
@@ -702,10 +705,8 @@ def test_the_entry_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capf
 
 
 @pytest.fixture
-def checked(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs `prograde check` beside a plugin of pytest that breaks it; returns its exit code and what pytest printed."""
+def checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Runs `prograde check` beside a plugin of pytest that breaks it; returns its exit code and what it printed."""
     (tmp_path / "loud.py").write_text("raise RuntimeError('pytest-benchmark is loaded')")
     metadata = tmp_path / "loud-1.dist-info"
     metadata.mkdir()
@@ -715,31 +716,43 @@ def checked(
 
     def checked(*arguments: str) -> tuple[int, str, str]:
         result = run("check", "--tier", "smoke", *arguments)
-        return result.exit_code, *capfd.readouterr()
+        return result.exit_code, result.stdout, result.stderr
 
     return checked
 
 
-def test_check_says_what_of_another_package_it_tested(checked: Callable[..., tuple[int, str, str]]) -> None:
-    """A wrong implementation fails though it has nothing but its algorithm, where pytest-benchmark is left out.
+def test_check_names_what_is_wrong(checked: Callable[..., tuple[int, str, str]]) -> None:
+    """Each wrong function, not the first alone, of a package that has little, where pytest-benchmark is left out.
 
     Its warning beside pytest-xdist would be an error in a checkout.
     """
     Path("mine").mkdir()
     Path("mine/__init__.py").write_text("")
-    ours = "from prograde.accelerated.foton import *"
-    wrong = "def updates(*arguments, **options): raise RuntimeError('nonsense')"
-    Path("mine/foton.py").write_text(f"{ours}\n{wrong}\n")
-    one_file = itertools.chain(*(("--ignore-glob", f"/*/test_{other}*") for other in ("[!f]", "f[!o]", "fo[!t]")))
-    code, out, err = checked("--twin", "mine", "-n", "0", "-x", "-k", "test_updates_of_images_with_kinks", *one_file)
+    Path("mine/activations.py").write_text(
+        "from prograde.accelerated.activations import relu, tanh\n"
+        "relu = relu._replace(jvp=lambda a, u: 2 * relu.vjp(a, u), difference=lambda a, u: 1 / 0)\n"
+        "ACTIVATIONS = {'relu': relu, 'tanh': tanh}\n"
+    )
+    one_file = itertools.chain(*(("--ignore-glob", f"/*/test_{other}*") for other in ("[!a]", "a[!c]")))
+    chosen = "(test_value_and_derivatives or test_difference) and (relu or tanh or gelu)"
+    code, out, err = checked("--twin", "mine", "-n", "0", "-k", chosen, *one_file, "--report", "found.html")
     assert code == 1, err
-    assert "RuntimeError: nonsense" in out
-    assert "modules of mine under test: foton\nnot there, hence not tested: activations, losses" in out
+    assert re.search(r"activations.relu +refused +2 ", out), out
+    assert re.search(r"activations.tanh +agreed +2 +\d\.\de-\d+ +\d\.\de-\d+ +tanh\.", out), out
+    assert re.search(r"activations.gelu +not there", out), out
+    assert "relu.jvp: off by" in out
+    assert "relu.difference: ZeroDivisionError('division by zero'), test_difference" in out
+    assert "operands = (array([[" in out
+    assert "modules that are not there: losses, goodness" in out
+    assert "<title>mine in float32 on cpu" in Path("found.html").read_text()
+    code, _, err = checked("--twin", "mine", "--report", "found.html")
+    assert code == 2
+    assert "--report: 'found.html' is there already" in err
 
 
 def test_check_refuses_a_package_without_any_module(checked: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = checked("--twin", "json")
-    assert code == 4
+    assert code == 2
     assert "'json' has none of the modules activations, losses" in err
 
 

@@ -97,7 +97,9 @@ def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callab
 
 
 def test_lower_precisions_run_what_depends_on_them_alone_or_also(run: Callable[..., list[str]]) -> None:
-    lower, also = run("--dtype bfloat16", "--also float32 --also bfloat16")
+    """And of another package, what depends on it."""
+    lower, also, another = run("--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference")
+    assert named(another, "PASSED") == {"of_a_precision", "quick", "theorem[twin]"}
     assert named(lower, "PASSED") == {"of_a_precision", "quick", *THEOREM}
     assert named(lower, "FAILED") == {"undetermined", "wrong"}
     assert "3 deselected" in lower

@@ -136,7 +136,7 @@ def prograde(
 
     Exit codes: 0 where all is done; 2 for input or files that can't be used, which one line on stderr names; 3 where
     training diverged (in compare that of a rule or more; the table has the others); 130 after Ctrl-C and 143 after
-    SIGTERM, with a line that says how to go on; 1 for a bug, with a traceback. The command check ends with pytest's.
+    SIGTERM, with a line that says how to go on; 1 for a bug, with a traceback, and for what check refuses.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

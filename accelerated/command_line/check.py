@@ -1,16 +1,22 @@
 """`prograde check`."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import time
 from importlib.machinery import PathFinder
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
-from ..training import UserError
+from ..training import UserError, files
 from . import options
+from .report import console as console_of_results
+from .verdicts import read
 
 SUITE = "prograde.equivalence_tests"
 PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
@@ -24,11 +30,21 @@ def check(
     device: options.Device = "cpu",
     dtype: Annotated[str, typer.Option(help="The precision under test.", metavar="DTYPE")] = "float32",
     tier: Annotated[str, typer.Option(help="smoke (under a minute) or full.", metavar="TIER")] = "full",
+    few_shapes: Annotated[
+        bool, typer.Option("--few-shapes", help="Two widths and one batch, for code compiled for each shape.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="The results as a page (.html) or as data (.json), too.", metavar="FILE")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
 ) -> None:
     """Hold an implementation, ours or your own, to the reference, on this machine.
 
-    Runs the equivalence tests with pytest and ends with its exit code, on all cores where pytest-xdist is installed.
-    Further arguments go to pytest, as in `prograde check -x -k foton`.
+    Runs the equivalence tests, on all cores where pytest-xdist is installed, and prints what became of each function:
+    agreed, refused, not there or not tested, its worst error beside the bound, and an example of what is wrong as code
+    to paste. Further arguments choose tests as pytest's do, as in `prograde check -k foton`.
+
+    Exit codes: 0 where all that is there agrees, 1 where something is refused, 2 for what can't be tested.
     """
     for package in ("pytest", "hypothesis"):
         if importlib.util.find_spec(package) is None:
@@ -42,15 +58,60 @@ def check(
         raise UserError(f"--twin: '{twin}', expected a module's name, such as my_package, not a file")
     if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
         raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
+    if report is not None:
+        if report.suffix not in (".html", ".json"):
+            raise UserError(f"--report: '{report}', expected a name in .html or .json")
+        if report.exists() and not overwrite:
+            raise UserError(f"--report: '{report}' is there already; expected another name, or --overwrite")
+        files.prepare(report)
     command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command += ["-p", "no:benchmark"]  # it warns beside pytest-xdist, and a checkout makes errors of warnings
     command += ["--twin", twin, "--device", device, "--dtype", dtype]
     command += ["-m", "smoke", "--profile", "smoke"] if tier == "smoke" else []
+    command += ["--few-shapes"] if few_shapes else []
     if importlib.util.find_spec("xdist") is not None:
         workers = "auto" if device == "cpu" else "4"  # each takes memory of a GPU
         command += ["-n", workers, "--dist", "worksteal"]
-    raise typer.Exit(subprocess.run([*command, *context.args], env=_environment(twin), check=False).returncode)
+    found = read(f"{twin} in {dtype} on {device}", _records([*command, *context.args], _environment(twin)))
+    console = console_of_results()
+    if found.functions:
+        console.print(found.table())
+    console.print(found.text(), markup=False, soft_wrap=True)
+    if report is not None:
+        content = found.page() if report.suffix == ".html" else json.dumps(found.json(), indent=2)
+        files.write(report, content.encode())
+    raise typer.Exit(found.exit_code)
+
+
+def _records(command: list[str], environment: dict[str, str]) -> list[dict[str, Any]]:
+    """What the tests have noted. Raises UserError, with what pytest said, where it could not run them."""
+    with TemporaryDirectory() as folder:
+        results, printed = Path(folder) / "results", Path(folder) / "printed"
+        with printed.open("w") as output:
+            process = subprocess.Popen(
+                [*command, "--results", str(results)], env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+            try:
+                while process.poll() is None:
+                    time.sleep(0.2)
+                    _progress(results)
+            finally:
+                process.terminate()
+                process.wait()
+        records = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+        if process.returncode not in (0, 1, 5) or not records:
+            said = [line for line in printed.read_text().splitlines() if line.strip()]
+            raise UserError("check: " + "\n".join(line.removeprefix("ERROR: ") for line in said[-20:]))
+    return records
+
+
+def _progress(results: Path) -> None:
+    if sys.stderr.isatty() and results.exists():
+        lines = results.read_text().splitlines()
+        tests = [json.loads(line)["tests"] for line in lines[:3] if line.startswith('{"tests"')]
+        if tests:
+            print(f"\r{len(lines) - 2} of {tests[0]} tests ", end="", file=sys.stderr, flush=True)
 
 
 def _environment(twin: str) -> dict[str, str]:

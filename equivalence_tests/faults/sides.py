@@ -1,0 +1,15 @@
+"""Faults that test_sides.py must catch."""
+
+from . import Fault
+
+FAULTS = [
+    Fault("entries that a test uses are not noted", "equivalence_tests.sides",
+          'side.used[f"{of}.{name}"] = None\n        return super()', "return super()",
+          "test_what_is_missing_is_skipped_and_ours_may_lack_nothing", "noted"),
+    Fault("from_numpy gets float64", "equivalence_tests.sides",
+          'array.astype(floats) if array.dtype.kind == "f" else array', "array",
+          "test_arrays_of_any_kind_are_given_and_read", "in float32"),
+    Fault("the tested computation stands for the expected one", "equivalence_tests.pasting",
+          '"computed" if expected is None else program.value(expected)', '"computed"',
+          "test_a_comparison_as_code_prints_both_results", "operands = "),
+]  # fmt: skip

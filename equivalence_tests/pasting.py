@@ -1,0 +1,151 @@
+"""A failed comparison as code that runs when it is pasted, arrays included."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+
+class UnwritableError(Exception):
+    """What no code can be written for, such as a generator that has been drawn from."""
+
+
+def as_code(side: Any, call: Callable[..., Any], expected: Callable[..., Any] | None, operands: Any) -> str:
+    """A program that prints what the reference gives and what the side gives. Raises UnwritableError."""
+    program = _Program()
+    program.imports.setdefault("prograde.equivalence_tests.sides", set()).update(("ReferenceSide", "TwinSide"))
+    given, tested = program.value(operands), program.value(call)
+    truth = "computed" if expected is None else program.value(expected)
+    dtype = next(name for name, dtype in _names().items() if dtype == (side.dtype, side.eps))
+    twin = f'TwinSide("{side.package}", "{side.device}", "{dtype}")'
+    lines = [
+        *(f"import {name}" for name in sorted(program.modules)),
+        *(f"from {name} import {', '.join(sorted(names))}" for name, names in sorted(program.imports.items())),
+        "",
+        *(f"{name} = {value}" if value else name for name, value in program.made.items()),
+        f"operands = {given}",
+        f"computed = {tested}",
+        f"expected = {truth}",
+        f"reference, twin = ReferenceSide(), {twin}",
+        "print(reference.results(expected(reference, *reference.operands(operands))))",
+        "print(twin.results(computed(twin, *twin.operands(operands))))",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _names() -> dict[str, tuple[Any, float]]:
+    from .sides import DTYPES, EPS
+
+    return {name: (DTYPES[name], EPS[name]) for name in DTYPES}
+
+
+class _Program:
+    """What the written values need: imports, and what is made before them, in order."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.imports: dict[str, set[str]] = {}
+        self.made: dict[str, str] = {}
+
+    def value(self, item: Any) -> str:
+        """An expression for it."""
+        if item is None or item is ... or isinstance(item, bool | int | str):
+            return repr(item)
+        if isinstance(item, float):
+            return repr(item) if np.isfinite(item) else f"float('{item}')"
+        if isinstance(item, np.generic):
+            return self.value(item.item())
+        if isinstance(item, np.ndarray):
+            return self._array(item)
+        if isinstance(item, functools.partial):
+            arguments = [*map(self.value, item.args), *self._named(item.keywords)]
+            return f"{self._from('functools', 'partial')}({', '.join([self.value(item.func), *arguments])})"
+        if isinstance(item, tuple) and hasattr(item, "_fields"):
+            return f"{self.value(type(item))}({', '.join(self._named(item._asdict()))})"
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item) if field.init}
+            return f"{self.value(type(item))}({', '.join(self._named(fields))})"
+        if type(item) is tuple:
+            return f"({''.join(f'{self.value(part)}, ' for part in item).removesuffix(' ')})"
+        if type(item) is list:
+            return f"[{', '.join(map(self.value, item))}]"
+        if type(item) is dict:
+            return f"{{{', '.join(f'{self.value(key)}: {self.value(part)}' for key, part in item.items())}}}"
+        module, name = getattr(item, "__module__", None), getattr(item, "__qualname__", "")
+        if module and getattr(sys.modules.get(module), name, None) is item:
+            return self._from(module, name)
+        if isinstance(item, FunctionType):
+            return self._function(item)
+        raise UnwritableError(repr(item))
+
+    def _from(self, module: str, name: str) -> str:
+        if any(name in names for other, names in self.imports.items() if other != module):
+            raise UnwritableError(f"two things of the name {name}")
+        self.imports.setdefault(module, set()).add(name)
+        return name
+
+    def _named(self, items: dict[str, Any]) -> list[str]:
+        return [f"{name}={self.value(item)}" for name, item in items.items()]
+
+    def _array(self, array: Any) -> str:
+        dtype = "" if array.dtype in (np.float64, np.int64, np.bool_) and array.size else f', "{array.dtype}"'
+        if not array.size:
+            return f"{self._from('numpy', 'zeros')}({array.shape}{dtype})"
+        if not np.isfinite(array).all():
+            self.imports.setdefault("numpy", set()).update(("inf", "nan"))
+        return f"{self._from('numpy', 'array')}({array.tolist()!r}{dtype})"
+
+    def _function(self, function: FunctionType) -> str:
+        """A function of a test's own: its source, before which stands what it takes from around it."""
+        node = _node(function)
+        names = inspect.getclosurevars(function)
+        for name, item in names.nonlocals.items():
+            self._make(name, item)
+        for name, item in function.__globals__.items():
+            if name not in {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}:
+                continue
+            if isinstance(item, ModuleType):
+                self.modules.add(f"{item.__name__} as {name}")
+            else:
+                self._from(function.__module__, name)
+        if isinstance(node, ast.Lambda):
+            return ast.unparse(node)
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg):
+            if argument is not None:
+                argument.annotation = None
+        node.returns, node.decorator_list = None, []
+        self.made[ast.unparse(node)] = ""
+        return node.name
+
+    def _make(self, name: str, item: Any) -> None:
+        value = self.value(item)
+        if value != name and self.made.setdefault(name, value) != value:
+            raise UnwritableError(f"two values of {name}")
+
+
+def _node(function: FunctionType) -> Any:
+    """The function in the tree of its file: the smallest one that has all its instructions."""
+    lines, _ = inspect.findsource(function)
+    places = [
+        (line, column)
+        for line, _, column, end in function.__code__.co_positions()
+        if line and column is not None and end
+    ]
+    first, last = min(places), max(places)
+    found = [
+        node
+        for node in ast.walk(ast.parse("".join(lines)))
+        if isinstance(node, ast.Lambda | ast.FunctionDef)
+        and (node.lineno, node.col_offset) <= first
+        and last <= (node.end_lineno or 0, node.end_col_offset or 0)
+        and getattr(node, "name", "<lambda>") == function.__name__
+    ]
+    if not found:
+        raise UnwritableError(function.__qualname__)
+    return min(found, key=lambda node: ((node.end_lineno or 0) - node.lineno, (node.end_col_offset or 0)))

@@ -1,0 +1,131 @@
+"""What came of each test of a package, as lines of JSON: `prograde check` makes its table of them."""
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prograde import reference
+
+from .pasting import UnwritableError, as_code
+from .sides import MODULES, TwinSide
+from .tolerance import Compared, Comparison
+
+KEY = "prograde"
+
+
+class Results:
+    """Plugin of pytest: notes what of the package each test used and compared, and writes it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        is_worker = hasattr(config, "workerinput")  # of pytest-xdist: the process that started it writes
+        self.path = None if is_worker else Path(config.getoption("--results"))
+        twin = TwinSide(config.getoption("--twin"), "cpu", "float64")
+        self._write({"modules": MODULES, "present": twin.present, "functions": _functions(twin)})
+        self.is_counted = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
+        """Has every comparison of a test made, not those up to the first that fails."""
+        given = pyfuncitem.funcargs
+        sides = [side for side in given.values() if isinstance(side, TwinSide)]
+        comparison = next((c for c in given.values() if isinstance(c, Comparison)), Comparison())
+        comparison.seen = []
+        handle = getattr(pyfuncitem.obj, "hypothesis", None)
+        inner = handle and handle.inner_test
+
+        def settled(*arguments: Any, **options: Any) -> None:
+            try:
+                inner(*arguments, **options)
+            finally:
+                comparison.settle()
+
+        if handle:
+            handle.inner_test = settled
+        for side in sides:
+            side.used.clear()
+        try:
+            result = yield
+            comparison.settle()
+            return result
+        except (TypeError, AttributeError) as error:
+            if all(side.has_arithmetic for side in sides) or not _of_a_test(error):
+                raise
+            pytest.skip("the test reckons with arrays, which these can't")
+        finally:
+            if handle:
+                handle.inner_test = inner
+            used = list(dict.fromkeys(path for side in sides for path in side.used))
+            seen = [] if not sides else [_written(sides[0], outcome) for outcome in _gathered(comparison.seen)]
+            pyfuncitem.user_properties.append((KEY, json.dumps({"used": used, "compared": seen})))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._count(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self._count(len(ids))
+
+    def _count(self, tests: int) -> None:
+        if tests and not self.is_counted:
+            self._write({"tests": tests})
+            self.is_counted = True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        noted = json.loads(dict(report.user_properties).get(KEY, '{"used": [], "compared": []}'))
+        said = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            said = crash.message if crash is not None else str(report.longrepr)
+        said = said.removeprefix("AssertionError: ").removeprefix("Skipped: ").split("\n")[0]
+        test = report.nodeid.rpartition("::")[2]
+        self._write({"test": test, "when": report.when, "outcome": report.outcome, "said": said, **noted})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def _functions(twin: TwinSide) -> dict[str, bool]:
+    """The reference's of the modules that are present, and whether they are there."""
+    return {
+        f"{module}.{name}": hasattr(twin.found(module), name)
+        for module in twin.present
+        for name in getattr(reference, module).__all__
+        if inspect.isfunction(getattr(getattr(reference, module), name))
+    }
+
+
+def _of_a_test(error: BaseException) -> bool:
+    """Whether it was raised in this package's own code."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith(str(__package__))
+
+
+def _gathered(seen: list[Compared]) -> Iterator[tuple[Compared, int]]:
+    """Of each computation the smallest that went wrong, else the one that came nearest to its bound; and how many."""
+    by_name: dict[tuple[str, tuple[str, ...]], list[Compared]] = {}
+    for outcome in seen:
+        by_name.setdefault((outcome.name, outcome.functions), []).append(outcome)
+    for outcomes in by_name.values():
+        wrong = [outcome for outcome in outcomes if outcome.wrong]
+        chosen = min(wrong, key=lambda o: o.size) if wrong else max(outcomes, key=lambda o: o.share)
+        yield chosen, len(outcomes)
+
+
+def _written(side: TwinSide, gathered: tuple[Compared, int]) -> dict[str, Any]:
+    outcome, count = gathered
+    record = {**outcome._asdict(), "count": count, "example": None}
+    if outcome.example is not None:
+        with contextlib.suppress(UnwritableError):
+            record["example"] = as_code(side, *outcome.example)
+    return record

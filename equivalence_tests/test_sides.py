@@ -1,0 +1,142 @@
+"""Packages of others under test: arrays of any framework, what they lack, two wrong ones and a right one."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prograde import reference
+from prograde.accelerated import activations, hardware
+from prograde.equivalence_tests import test_activations, test_backprop, test_foton, test_hardware, test_orthogonality
+from prograde.equivalence_tests.pasting import UnwritableError, as_code
+from prograde.equivalence_tests.sides import Dense, Side, TwinSide
+from prograde.equivalence_tests.tolerance import Comparison
+
+pytestmark = pytest.mark.smoke
+
+
+class Foreign:
+    """An array that can do nothing but be read by others."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "NumPy": np.asarray,
+    "PyTorch": torch.from_numpy,
+    "lists": np.ndarray.tolist,
+    "any other": Foreign,
+}
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TwinSide]:
+    """Makes a package of these modules, in float32."""
+
+    def package(from_numpy: Callable[[Any], Any] | None = None, **modules: Any) -> TwinSide:
+        made = ModuleType("made")
+        vars(made).update(modules, **({} if from_numpy is None else {"from_numpy": from_numpy}))
+        monkeypatch.setitem(sys.modules, "made", made)
+        return TwinSide("made", "cpu", "float32")
+
+    return package
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_any_kind_are_given_and_read(kind: str, package: Callable[..., TwinSide]):
+    side = package(KINDS[kind], foton=SimpleNamespace())
+    tree = Dense((np.array([[0.1, 2.0], [3.0, 4.0]]),), (None,), ("relu",)), np.array([0, 1]), (np.ones((1, 2, 1)),)
+    given = side.operands(tree)
+    assert type(given[0].weights[0]) is type(KINDS[kind](np.ones((1, 1)))), "as from_numpy makes it"
+    dense, labels, (images,) = side.results(given)
+    assert dense.weights[0].tolist() == [[float(np.float32(0.1)), 2], [3, 4]], "in float32"
+    assert (dense.weights[0].dtype, labels.tolist(), images.shape) == (np.float64, [0, 1], (1, 2, 1))
+    assert dense.biases == (None,)
+
+
+@pytest.mark.parametrize("from_numpy", [np.asarray, torch.from_numpy, Foreign, None])
+def test_another_dtype_is_called_that(from_numpy: Any, package: Callable[..., TwinSide]):
+    wider = (from_numpy or torch.from_numpy)(np.ones((2, 2)))
+    side = package(from_numpy, orthogonality=SimpleNamespace(gram=lambda a: wider))
+    with pytest.raises(AssertionError, match=r"^result in (torch\.)?float64, expected (torch\.)?float32$"):
+        Comparison()(side, "gram", lambda side, a: side.orthogonality.gram(a), np.ones((2, 2)))
+
+
+def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[..., TwinSide]):
+    side = package(activations=SimpleNamespace(ACTIVATIONS={"relu": activations.relu}), foton=SimpleNamespace())
+    assert side.activations.ACTIVATIONS["relu"] is activations.relu
+    for call, name in (
+        (lambda: side.activations.ACTIVATIONS["gelu"], "activations.gelu"),
+        (lambda: side.foton.updates, "foton.updates"),
+        (lambda: side.ftp, "ftp"),
+    ):
+        with pytest.raises(pytest.skip.Exception, match=f"not there: {name}$"):
+            call()
+    assert list(side.used) == ["activations.relu", "activations.gelu", "foton.updates"], "noted"
+    assert side.layers.Dense is not None, "lent to torch functions"
+    with pytest.raises(AssertionError, match=r"prograde\.accelerated\.nothing is missing"):
+        TwinSide("prograde.accelerated", "cpu", "float32").lack("nothing")
+
+
+def test_relu_with_another_derivative_at_0_is_refused(package: Callable[..., TwinSide]):
+    relu = activations.relu._replace(vjp=lambda a, d: torch.where(a >= 0, d, 0))
+    side = package(activations=SimpleNamespace(ACTIVATIONS={**activations.ACTIVATIONS, "relu": relu}))
+    with pytest.raises(AssertionError, match=r"relu'\(0\)"):
+        test_activations.test_derivative_at_zero(side, "relu", 1.0)
+
+
+def test_halves_that_are_rounded_up_are_refused(package: Callable[..., TwinSide]):
+    def quantise(v: torch.Tensor, bits: int) -> torch.Tensor:
+        step = v.abs().max() / (2 ** (bits - 1) - 1)
+        return (v / step + 0.5).floor() * step
+
+    side = package(hardware=SimpleNamespace(**{**vars(hardware), "quantise": quantise}))
+    refused = 0
+    for bits, half, level in [(2, 0.5, 0), (3, 1.5, 2), (4, 3.5, 4), (5, 7.5, 8)]:
+        try:
+            test_hardware.test_halves_go_to_the_even_level(side, bits, half, level)
+        except AssertionError:
+            refused += 1
+    assert refused, "halves rounded up"
+
+
+@pytest.mark.parametrize("test", [
+    test_foton.test_updates, test_backprop.test_updates, test_orthogonality.test_polar_factor,
+])  # fmt: skip
+def test_the_reference_is_a_right_twin_in_float32(test: Any, package: Callable[..., TwinSide]):
+    modules = {name: getattr(reference, name) for name in reference.__all__}
+    test(twin=package(np.asarray, **modules), compare=Comparison())
+
+
+def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSide]):
+    """What a test of its own computes is written out, with what stands around it."""
+    gain, side = 2.0, package(np.asarray, losses=reference.losses)
+
+    def scaled(side: Side, scores: Any, labels: Any) -> Any:
+        return gain * side.losses.cross_entropy(scores, labels)
+
+    operands = np.array([[1.0, -1e30, 0.1]]), np.array([0])
+    code = as_code(side, scaled, lambda side, x, y: np.array([x.size, np.inf]), operands)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    found = side.results(scaled(side, *side.operands(operands)))
+    assert printed.getvalue() == f"[ 3. inf]\n{found}\n", code
+    with pytest.raises(UnwritableError):
+        as_code(side, scaled, None, (np.random.default_rng(0),))

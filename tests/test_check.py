@@ -1,0 +1,101 @@
+"""`prograde check`: what it makes of the records of tests, and a wrong implementation from end to end."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from prograde.accelerated.command_line.verdicts import read
+
+START = {
+    "modules": ["activations", "losses", "foton"],
+    "present": ["activations", "foton"],
+    "functions": {"foton.updates": True, "foton.differences": True, "foton.idle": True, "foton.missing": False},
+}
+
+
+def compared(name: str, *functions: str, error: float = 1e-8, wrong: str = "", example: str | None = None) -> Any:
+    limit = 0.0 if error == 0 else 1e-7
+    found = {"name": name, "functions": functions, "path": f"{name}[0]", "error": error, "limit": limit}
+    return {**found, "wrong": wrong, "example": example, "count": 3}
+
+
+def noted(test: str, *comparisons: Any, used: tuple[str, ...] = (), outcome: str = "passed", said: str = "") -> Any:
+    used = used or tuple(dict.fromkeys(name for comparison in comparisons for name in comparison["functions"]))
+    return {"test": test, "when": "call", "outcome": outcome, "said": said, "used": used, "compared": comparisons}
+
+
+RECORDS = [
+    START,
+    {"tests": 9},
+    noted("test_relu", compared("relu.jvp", "activations.relu", error=2.0, wrong="jvp: off", example="long code"),
+           compared("relu.vjp", "activations.relu", error=1.0, wrong="vjp: off", example="code"), outcome="failed"),
+    noted("test_updates", compared("updates", "activations.relu", "foton.updates", error=5e-8)),
+    noted("test_closer", compared("foton.updates", "foton.updates", error=1e-8)),
+    noted("test_part", compared("differences", "foton.differences", error=9.0, wrong="off"), outcome="failed"),
+    noted("test_joint", used=("foton.updates", "foton.differences"), outcome="failed", said="no ascent"),
+    noted("test_theorem[reference]"),
+    noted("test_sizes", used=("foton.idle",), outcome="skipped", said="accepts what is refused: x: shape"),
+    noted("test_gelu", used=("activations.gelu",), outcome="skipped", said="not there: activations.gelu"),
+    noted("test_rules", outcome="failed", said="broken"),
+]  # fmt: skip
+
+
+def test_records_become_a_table() -> None:
+    """Every wrong function is named; what several took part in counts against the one that is wrong by itself."""
+    found = read("mine in float32 on cpu", RECORDS)
+    assert {verdict.name: verdict.outcome for verdict in found.functions} == {
+        "activations.relu": "refused",
+        "activations.gelu": "not there",
+        "foton.updates": "agreed",
+        "foton.differences": "refused",
+        "foton.idle": "not tested",
+        "foton.missing": "not there",
+    }
+    relu, _, updates, differences, *_ = found.functions
+    assert relu.cells == ("activations.relu", "refused", "1", "2.0e+00", "1.0e-07", "relu.jvp[0], test_relu")
+    assert relu.wrong == ["jvp: off, test_relu", "vjp: off, test_relu"]
+    assert relu.example == "code", "the shortest"
+    assert updates.cells[2:] == ("3", "5.0e-08", "1.0e-07", "updates[0], test_updates"), "the nearest to its bound"
+    assert differences.wrong == ["off, test_part", "no ascent, test_joint"]
+    assert (found.tests, found.others, found.exit_code, found.absent) == (5, 1, 1, ["losses"])
+    assert found.summary == ("mine in float32 on cpu: 1 agreed, 2 refused, 2 not there, 1 not tested, in 5 tests of it")
+    remarks = "\n".join(found.remarks)
+    assert "not there: losses" in remarks
+    assert "foton.idle accepts what is refused: x: shape" in remarks
+    assert "failed, though nothing of the implementation is in it: broken, test_rules" in remarks
+
+
+@pytest.mark.parametrize(("failing", "named"), [
+    (compared("parts", "foton.updates", "foton.differences", error=1.0, wrong="off"), {"updates", "differences"}),
+    (compared("foton.updates", "foton.updates", "foton.differences", error=1.0, wrong="off"), {"updates"}),
+    (compared("differences", "foton.updates", "foton.differences", error=0.0, wrong="off"), {"differences"}),
+])  # fmt: skip
+def test_who_is_named(failing: Any, named: set[str]) -> None:
+    found = read("mine", [START, noted("test", failing, outcome="failed")])
+    assert {v.name.partition(".")[2] for v in found.functions if v.outcome == "refused"} == named
+
+
+def test_exit_codes() -> None:
+    right, own = noted("test", compared("updates", "foton.updates", error=0.0)), read
+    assert own("mine", [START, right]).exit_code == 0
+    assert own("mine", [START, right]).functions[0].cells[3:5] == ("exact", "exact")
+    assert own("mine", [START, noted("test[reference]")]).exit_code == 2, "nothing tested"
+    assert own("mine", [START, right, noted("rules", outcome="failed")]).exit_code == 1
+
+
+def test_reports_are_whole() -> None:
+    found = read(
+        "mine <in> float32", [*RECORDS, noted("t", compared("x", "foton.idle", error=float("inf"), wrong="<"))]
+    )
+    data = json.loads(json.dumps(found.json(), allow_nan=False))
+    assert [function["outcome"] for function in data["functions"]].count("refused") == 3
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(found.page())
+    assert tags.count("tr") == 1 + len(found.functions)
+    assert "mine &lt;in&gt; float32" in found.page()
+    assert "<pre>code</pre>" in found.page()
+    assert not {"script", "link", "img"} & set(tags), "needs no other file"
