@@ -29,7 +29,7 @@ def test_same_files():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_same_names_in_the_same_order(module: str, twin: TwinSide):
-    assert getattr(reference, module).__all__ == twin.module(module).__all__
+    assert getattr(reference, module).__all__ == twin.found(module).__all__
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -39,7 +39,7 @@ def test_definitions_in_the_same_order(module: str, twin: TwinSide):
         found = [item for item in found if inspect.isfunction(item) or inspect.isclass(item)]
         return [item.__name__ for item in sorted(found, key=lambda item: inspect.getsourcelines(item)[1])]
 
-    assert defined(getattr(reference, module)) == defined(twin.module(module))
+    assert defined(getattr(reference, module)) == defined(twin.found(module))
 
 
 def parameters(function: object) -> list[tuple[str, object, object]]:
@@ -68,7 +68,7 @@ def fields(kind: type) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_same_parameters(module: str, twin: TwinSide):
-    ours, theirs = getattr(reference, module), twin.module(module)
+    ours, theirs = getattr(reference, module), twin.found(module)
     for name in ours.__all__:
         original, copy = getattr(ours, name), getattr(theirs, name)
         assert type(original).__name__ == type(copy).__name__, name
