@@ -254,6 +254,7 @@ def summary(results: list[Result], data: str) -> str:
         heads = [kind, "normalised", "test accuracy, %", "validation, %", "published, %"]
         heads += ["all layers, %", "best range, %", "range", "s an epoch", "layers alone, %"]
         heads += ["disagreement, %", "any layer, %", "bits in goodness", "bits in its vector, at least (95 %)"]
+        heads += ["bits in pooled features, at least"]
         rows = [heads]
         for rule, setting in RULES.items():
             found = chosen(results, rule=rule, network=kind)
@@ -270,6 +271,7 @@ def summary(results: list[Result], data: str) -> str:
             row += [
                 of_layers(whole, lambda s: [x["goodness"]["nearest neighbours"]["bits"] for x in s["layers"]], 2),
                 of_layers(whole, lambda s: [x["vector"].get("at_least", nan) for x in s["layers"]], 2),
+                of_layers(whole, lambda s: [x["features"].get("at_least", nan) for x in s["layers"]], 2),
             ]
             rows.append(row)
         if len(rows) > 1:

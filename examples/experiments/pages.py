@@ -86,7 +86,7 @@ def local_rules() -> str:
 def layers(data: str) -> str:
     """Of each rule: validation accuracy, all layers, the best range, layers alone, and what layers have in common."""
     table = [line.split(" | ") for line in local_classifiers.summary(of_local_classifiers(data), data).splitlines()]
-    columns = [0, 2, 3, 5, 6, 9, 10, 11, 12, 13]
+    columns = [0, 2, 3, 5, 6, *range(9, 15)]
     rows = [[row[column].strip("| ") for column in columns] for row in (table[0], *table[2:])]
     return markdown([["rule", *rows[0][1:]], *rows[1:]])
 
