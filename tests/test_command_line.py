@@ -209,7 +209,7 @@ def test_compare_writes_a_log_a_picture_and_a_table() -> None:
     assert "\x1b" not in result.stdout
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, methods: Sequence[str]) -> Any:
+def drawn(monkeypatch: pytest.MonkeyPatch, methods: Sequence[str], name: str = "digits") -> Any:
     """The figure of curves of made-up runs, which all end at nearly the same error."""
     epochs = {method: 3 if method.startswith("f") else 4 for method in methods}
     found = [
@@ -218,7 +218,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch, methods: Sequence[str]) -> Any:
         for method in methods for seed in (0, 1)
     ]  # fmt: skip
     monkeypatch.setattr(pictures, "_png", lambda figure: figure)
-    return pictures.curves(found, load("digits"))
+    return pictures.curves(found, load("digits")._replace(name=name))
+
+
+def test_a_name_in_a_picture_is_no_mathematics(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = drawn(monkeypatch, ["dfa"], r"$\nothing{$")
+    figure.draw_without_rendering()
+    assert r"of \$\nothing{\$" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("methods", [list(PRESETS), ["backprop", "foton", "symba"], ["dfa"]], ids=len)

@@ -17,6 +17,7 @@ from prograde.accelerated.command_line.app import app
 from prograde.accelerated.training import UserError, load
 from prograde.accelerated.training.data import fetching
 from prograde.accelerated.training.data.fetching import SOURCES, PublishedFile, Source, fetch
+from prograde.accelerated.training.files import PARTIAL
 
 
 def idx(array: np.ndarray[Any, Any]) -> bytes:
@@ -209,6 +210,21 @@ def test_nothing_is_overwritten_unasked(server: Server, tmp_path: Path) -> None:
     fetch("few", tmp_path, overwrite=True)
     assert (tmp_path / LARGE).read_bytes() == FILES[LARGE]
     assert (tmp_path / "classes.txt").read_bytes() == b"a\nb\n"
+
+
+def test_what_is_planted_in_the_folder_is_not_written_through(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    folder = tmp_path / "few"
+    folder.mkdir()
+    planted = folder / f".{LARGE}{PARTIAL}"
+    planted.symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="prograde-partial' is a link or no file"):
+        fetch("few", folder)
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    planted.unlink()
+    (folder / "classes.txt").symlink_to(tmp_path / "new")
+    fetch("few", folder)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_is_no_fault_of_the_mirror(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -457,6 +457,9 @@ def test_archives_are_held_to_the_memory_there_is(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(archives, "available_memory", lambda: 1 << 23)
     with pytest.raises(DataError, match=r"train\.tar\.gz: .* expected no more than 8388608 bytes to unpack"):
         load(folder)
+    many = archived(tmp_path, *((member(f"{number}.txt", 0), b"") for number in range(5000)))
+    with pytest.raises(DataError, match=r"train\.tar\.gz: .* to unpack"):  # of nothing, but each takes its place
+        load(many)
 
 
 def test_large_files_of_archives_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """CIFAR's files, tables, and data sets in memory or of other libraries are read as they are, with names of classes."""
 
 import builtins
+import codecs
 import io
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_iris
@@ -160,6 +162,17 @@ def test_cifar_is_read_as_published(tmp_path: Path, form: str, place: str) -> No
     assert data.test.labels.tolist() == labels
 
 
+def laughs() -> list[Any]:
+    """A list that holds one list twice, and so on: few bytes, of which the text is of 100 MB."""
+    found: list[Any] = []
+    for _ in range(24):
+        found = [found, found]
+    return found
+
+
+LAUGHS = laughs()
+
+
 def doctored(form: str, name: str, change: Callable[[bytes], bytes]) -> dict[str, bytes]:
     files = cifar_files(form)
     return files | {name: change(files[name])}
@@ -201,6 +214,14 @@ DOCTORED: dict[str, tuple[dict[str, bytes], str]] = {
         r"test_batch: its labels are no whole numbers",
     ),
     "a list": (doctored("100 python 3", "train", lambda _: pickle.dumps([1])), "train: holds a list, expected a dict"),
+    "names that are lists of lists": (
+        doctored("100 python 3", "meta", lambda _: pickle.dumps({"fine_label_names": LAUGHS})),
+        "meta: no label_names or fine_label_names, expected a list of names",
+    ),
+    "names that a terminal obeys": (
+        doctored("10 binary", "batches.meta.txt", lambda _: b"one\ntwo\n\x1b[2Jthree\nfour"),
+        r"class '.x1b\[2Jthree', expected names without control characters",
+    ),
     "a page": (doctored("100 python 3", "meta", lambda _: b"<html>"), "meta: not a whole pickle of plain values"),
 }
 
@@ -247,8 +268,8 @@ def test_plain_pickles_are_read_as_python_reads_them(protocol: int) -> None:
 
 
 class Calls:
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.made = function, arguments
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.made = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self) -> Any:
         return self.made
@@ -298,6 +319,10 @@ BOMBS: dict[str, bytes] = {
         + b"c_codecs\nencode\nh\1R" * 1000 + b"."
     ),
     "instructions": b"N" * 100 + b".",
+    "lists of lists as a byte order": pickle.dumps(Calls(np.dtype, "u1", state=(3, LAUGHS, None, None, None, -1, -1))),
+    "lists of lists as a type": pickle.dumps(Calls(_frombuffer, b"", Calls(np.dtype, LAUGHS), (0,), "C")),
+    "lists of lists as a shape": pickle.dumps(Calls(_frombuffer, b"", np.dtype("u1"), (LAUGHS,), "C")),
+    "lists of lists as an encoding": pickle.dumps(Calls(codecs.encode, "a", LAUGHS)),
 }  # fmt: skip
 
 

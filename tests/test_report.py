@@ -251,6 +251,7 @@ def test_names_of_others_are_text(results: Path) -> None:
 
     def named(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         settings = found[0] | {"classes": [hostile] * 10, "data": hostile, "device_name": hostile, "digest": hostile}
+        settings |= {"threads": hostile, "versions": {hostile: hostile}, "device": hostile, "dtype": hostile}
         settings["jobs"] = [job | {"options": {hostile: hostile}, "optimizer": hostile} for job in settings["jobs"]]
         others = [record | {"rule": hostile} if "rule" in record else record for record in found[1:]]
         settings["jobs"] = [job | {"rule": hostile} for job in settings["jobs"]]
@@ -272,6 +273,8 @@ def test_names_of_others_are_text(results: Path) -> None:
         (["damaged"], ["damaged/log.jsonl' is no log of prograde"]),
         (["foreign"], ["RUN: the log in 'foreign' is none of prograde"]),
         (["older"], ["RUN: the log in 'older' is none of prograde", "samples"]),
+        (["of_words", "--overwrite"], ["RUN: a log is none of prograde"]),
+        (["deep"], ["deep/log.jsonl' is no log of prograde"]),
         (["empty"], ["'empty' has no finished epoch"]),
         (["whole"], ["--output: 'report.html' is there already", "--overwrite"]),
         (["whole", "--output", "nowhere/page.html"], ["nowhere/page.html", "is not there"]),
@@ -279,8 +282,11 @@ def test_names_of_others_are_text(results: Path) -> None:
     ],
 )
 def test_mistakes_end_in_one_line(results: Path, arguments: list[str], words: list[str]) -> None:
-    for name in ("damaged", "foreign", "empty"):
+    for name in ("damaged", "foreign", "empty", "deep"):
         Path(name).mkdir()
+    Path("deep/log.jsonl").write_text("[" * 100_000 + "\n")
+    worded = [record | {"seconds": "1"} if "seconds" in record else record for record in records(results / "smaller")]
+    changed(results / "smaller", "of_words", lambda found: worded)
     Path("damaged/log.jsonl").write_text("{\n")
     Path("foreign/log.jsonl").write_text('{"kind": "settings"}\n{"kind": "epoch"}\n')
     changed(results / "smaller", "settings", lambda found: found[:1])

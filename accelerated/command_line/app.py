@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,9 @@ from .versions import version
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer exports no name for the class of its own errors
 
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""What a terminal would not show but obey."""
 
 STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a command as Ctrl-C does, whose handling raises KeyboardInterrupt too."""
@@ -72,7 +76,8 @@ class Commands(TyperGroup):
             message = _message(error, sys.argv[1:] if args is None else args)
             if message is None:
                 raise
-            print(f"prograde: error: {' '.join(message.split())}", file=sys.stderr)
+            shown = CONTROLS.sub("\ufffd", " ".join(message.split()))  # names may be those of a stranger's files
+            print(f"prograde: error: {shown}", file=sys.stderr)
             code = 3 if isinstance(error, TrainingError) else 2
         if standalone:
             sys.exit(code)

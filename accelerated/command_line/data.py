@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..training import UserError, load
 from ..training.data.fetching import SOURCES
@@ -88,7 +89,7 @@ def show(source: Annotated[str, typer.Argument(help=options.DATA_HELP, metavar="
         table.add_column(name, justify="right")
     counts = [part.labels.bincount(minlength=dataset.num_classes).tolist() for part in parts.values()]
     for label, row in zip(dataset.classes, zip(*counts, strict=True), strict=True):
-        table.add_row(label, *map(str, row))
+        table.add_row(Text(label), *map(str, row))
     table.add_section()
     table.add_row("all", *(str(sum(column)) for column in counts))
     report.console().print(table)

@@ -62,7 +62,11 @@ def report(
     if output.exists() and not overwrite:
         raise UserError(f"--output: '{output}' is there already; expected another name, or --overwrite")
     files.prepare(output)
-    files.write(output, page(studies).encode())
+    try:
+        text = page(studies)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of values of other kinds
+        raise UserError(f"RUN: a log is none of prograde ({type(error).__name__}: {error})") from error
+    files.write(output, text.encode())
     typer.echo(output)
 
 
@@ -491,7 +495,7 @@ def _foot(studies: Sequence[Study]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         lines.append(
             f"<li><b>{escape(study.folder)}</b>: prograde {escape(found['command'])}; {escape(said)} "
-            f"({escape(found['device_name'])}, threads {found['threads']}); {escape(versions)}; "
+            f"({escape(found['device_name'])}, threads {escape(str(found['threads']))}); {escape(versions)}; "
             f"data {escape(found['data'])}, SHA-256 {escape(found['digest'][:12])}</li>"
         )
     return f"<footer><ul>{''.join(lines)}</ul></footer>"

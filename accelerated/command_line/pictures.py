@@ -71,7 +71,7 @@ def curves(runs: Sequence[Run], dataset: Dataset) -> bytes:
     seeds = len({run.seed for run in runs})
     band = f", mean of {seeds} seeds with bands from best to worst" if seeds > 1 else ""
     samples = len(dataset.validation.labels)
-    title = f"Error on {samples} validation samples of {dataset.name}{band}"
+    title = f"Error on {samples} validation samples of {_as_text(dataset.name)}{band}"
     figure.suptitle(title, fontsize=TITLE, x=0.01, ha="left")
     figure.draw_without_rendering()  # lays the panels out, so that their heights are known
     for axes, labels in labelled:
@@ -305,9 +305,14 @@ def _groups(runs: Sequence[Run]) -> list[_Group]:
         by_job.setdefault(run.job.name, []).append(run)
     methods = [group[0].job.method for group in by_job.values()]
     return [
-        _Group(name if methods.count(group[0].job.method) > 1 else group[0].job.method, group)
+        _Group(_as_text(name) if methods.count(group[0].job.method) > 1 else group[0].job.method, group)
         for name, group in by_job.items()
     ]
+
+
+def _as_text(name: str) -> str:
+    """A name of somebody's, in which matplotlib is to see no mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _layers(group: _Group) -> list[str]:

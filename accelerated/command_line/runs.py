@@ -160,7 +160,7 @@ def read_log(folder: Path, argument: str) -> tuple[dict[str, Any], list[dict[str
         settings, *records = [json.loads(line) for line in lines if line.endswith("\n")]
         if settings["kind"] != "settings":
             raise ValueError(f"kind is {settings['kind']!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{argument}: '{path}' is no log of prograde ({type(error).__name__}: {error})") from error
     return settings, records
 

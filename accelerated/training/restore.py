@@ -9,7 +9,7 @@ from torch import Tensor
 from ..rules import Rule
 from . import checkpoint
 from .data import Dataset
-from .data.parts import listed
+from .data.parts import check_names, listed
 from .errors import UserError
 from .networks import MLP, named
 from .recipes import ALL_PRESETS, Recipe, made_by, network
@@ -99,6 +99,7 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
     check_model(recipe, model, path)
     try:
         settings = state["settings"]
+        check_names([*settings["classes"], *settings["columns"]], f"'{path}'")
         rule_class = {preset.rule.__name__: preset.rule for preset in ALL_PRESETS.values()}[settings["rule"]]
         shape = tuple(settings["image_shape"])
         if model is None:  # a file may name a network that no memory holds
@@ -118,5 +119,5 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
         raise checkpoint.CheckpointError(
             f"checkpoint: '{path}' cannot be made a rule of ({type(error).__name__}: {error}); {BY_HAND}"
         ) from error
-    names = (tuple(settings[name]) for name in ("classes", "columns"))
+    names = tuple(settings["classes"]), tuple(settings["columns"])
     return Restored(rule.eval(), recipe, shape, mean, std, *names)

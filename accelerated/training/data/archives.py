@@ -16,6 +16,7 @@ ARCHIVES = ".tar", ".tar.gz", ".tgz"
 
 MAX_FILE = 1 << 28  # bytes of one file, and of one piece of an archive
 MAX_MEMBERS = 4_000_000  # thrice ImageNet's
+MEMBER = 2000  # bytes of memory that each takes, however small it is
 
 
 class Found(NamedTuple):
@@ -60,7 +61,7 @@ def archived(path: Path, file: BinaryIO, ends: tuple[str, ...] = ()) -> Found:
     found = Found(set(), {})
     most, total = available_memory() or sys.maxsize, 0
     for count, member in enumerate(archive):
-        total += member.size
+        total += member.size + MEMBER
         if member.size < 0 or total > most or count > MAX_MEMBERS:
             raise DataError(f"{path}: {count} files of {total} bytes, expected no more than {most} bytes to unpack")
         name = PurePosixPath(*(part for part in PurePosixPath(member.name).parts if part not in ("/", "..")))

@@ -149,7 +149,7 @@ def _names(path: Path, files: Files, layout: _Layout) -> tuple[str, ...]:
             return tuple(line.strip() for line in content.decode().splitlines() if line.strip())
         entry = _entries(unpickled(where, content), where)
         names = next((entry[key] for key in ("fine_label_names", "label_names") if key in entry), None)
-        if not isinstance(names, list):
+        if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
             raise DataError(f"{where}: no label_names or fine_label_names, expected a list of names")
         return tuple(_text(name) for name in names)
 

@@ -16,7 +16,7 @@ from .idx import IdxPart, find_idx, read_idx
 from .image_folders import ENDS, File, find_part, read_class_folders
 from .npz import read_npz
 from .objects import name_of, read_objects
-from .parts import Arrays, Parts, listed, whole
+from .parts import Arrays, Parts, check_names, listed, whole
 from .reading import entries, reading
 from .tables import TABLES, find_tables, read_tables
 
@@ -176,6 +176,7 @@ def load(
             f"{train.labels_name}: {num_classes} classes, but {len(classes)} names: {listed(classes)}; expected "
             "one name for each, all different"
         )
+    check_names(classes, train.labels_name)
     images, unseen_images = _in_units(train, unseen)
     labels = train.labels.astype(np.int64)
     kept, held = _split(labels, seed, validation, max(num_classes, len(labels) // VALIDATION_SHARE))

@@ -137,7 +137,7 @@ def fetch(
     for file in missing:
         _fetch(file, folder / file.name, mirrors, on_progress or (lambda name, done, total: None))
     names = folder / "classes.txt"
-    if source.classes and not names.exists():
+    if source.classes and not os.path.lexists(names):
         files.write(names, "".join(f"{label}\n" for label in source.classes).encode())
     return folder
 
@@ -161,6 +161,8 @@ def _sha256(path: Path) -> str:
 
 def _fetch(file: PublishedFile, target: Path, mirrors: tuple[str, ...], on_progress: OnProgress) -> None:
     partial = target.with_name(f".{target.name}{files.PARTIAL}")
+    if os.path.lexists(partial) and (partial.is_symlink() or not partial.is_file()):  # it would be written elsewhere
+        raise UserError(f"'{partial}' is a link or no file, expected what was fetched before; remove it")
     failures = []
     for mirror in mirrors:
         try:

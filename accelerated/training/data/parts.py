@@ -1,5 +1,6 @@
 """What the readers of all formats give."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,13 @@ def numbered(labels: Sequence[str], classes: tuple[str, ...], name: str) -> NDAr
                 f"{name}: class '{label}' of sample {sample}, expected one of training's: {listed(classes)}"
             )
     return np.array([places[label] for label in labels], np.int64)
+
+
+def check_names(names: Sequence[str], name: str) -> None:
+    """Raises DataError for a name with a control character in it, by which a terminal could be led astray."""
+    for each in names:
+        if any(unicodedata.category(character) == "Cc" for character in each):
+            raise DataError(f"{name}: class {each[:40]!r}, expected names without control characters")
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -2,7 +2,8 @@
 
 Python's own unpickler calls what a file names. This reader has no way to call anything. It knows the instructions that
 build numbers, strings, bytes, lists, tuples and dicts. It knows by name how NumPy writes arrays, and how Python 3
-writes bytes for Python 2.
+writes bytes for Python 2. A list may hold one list many times, and this one another: no message has a value that may
+be such, which written out could fill any memory.
 """
 
 import io
@@ -39,12 +40,12 @@ class _Dtype:
     def set_state(self, machine: "_Machine", state: Any) -> None:
         order = state[1]
         if order not in ("|", "<", ">", "="):
-            raise ValueError(f"byte order {order!r}")
+            raise ValueError("an unknown byte order")
         self.code = order + self.code.lstrip("|<>=")
 
     def made(self) -> np.dtype[Any]:
         if not DTYPE.fullmatch(self.code):
-            raise ValueError(f"an array of {self.code!r}, expected one of numbers")
+            raise ValueError(f"an array of '{self.code[:40]}', expected one of numbers")
         return np.dtype(self.code)
 
 
@@ -63,7 +64,7 @@ def _array(machine: "_Machine", content: Any, dtype: Any, shape: Any, order: str
         content = _encode(machine, content)  # bytes of Python 2
     made = dtype.made()
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * made.itemsize != len(content):
-        raise ValueError(f"{len(content)} bytes of an array of shape {shape}")
+        raise ValueError(f"{len(content)} bytes of an array of another shape")
     return np.frombuffer(content, made).reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -78,7 +79,9 @@ def _dtype(machine: "_Machine", code: str, *_: Any) -> _Dtype:
 def _encode(machine: "_Machine", text: str, encoding: str = "latin1") -> bytes:
     machine.to_encode -= len(text)
     if encoding != "latin1" or machine.to_encode < 0:  # a text may be named again and again
-        raise ValueError(f"{len(text)} bytes as {encoding!r}, expected each of its bytes once, as 'latin1'")
+        raise ValueError(
+            f"{len(text)} bytes as another encoding, or again; expected each of its bytes once, as 'latin1'"
+        )
     return text.encode(encoding)
 
 
