@@ -25,6 +25,7 @@ from torch.utils.data import Subset, TensorDataset
 from prograde.accelerated.training import DataError, Dataset, UserError, load
 from prograde.accelerated.training.data import pickles, reading
 from prograde.accelerated.training.data.pickles import unpickled
+from prograde.accelerated.training.data.tables import read_features
 
 
 def samples_of(data: Dataset) -> dict[bytes, str]:
@@ -433,6 +434,34 @@ def test_numbers_and_truths_of_parquet_are_features(tmp_path: Path) -> None:
     assert {tuple(row) for row in data.train.images.tolist()} <= {(i, i % 5, i % 3 == 1) for i in range(20)}
 
 
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_a_column_of_names_is_one_of_0_and_1_for_each(tmp_path: Path, end: str) -> None:
+    """In their order, of training's names; a table to test on, or to predict, may have its columns in another."""
+    colours = "red", "a=b", "blue"
+    rows = [[f"{i}", colours[i % 3], f"{i % 5}", f"{i % 2}"] for i in range(24)]
+    header = ["size", "colour", "b", "y"]
+
+    def write(name: str, order: list[int], some: list[list[str]]) -> Path:
+        cells, names = [[row[i] for i in order] for row in some], [header[i] for i in order]
+        if end == ".csv":
+            return written(tmp_path / f"{name}{end}", cells, names)
+        return parquet(tmp_path / f"{name}{end}", cells, names, y=int, colour=str)
+
+    write("train", [0, 1, 2, 3], rows)
+    test = write("test", [2, 1, 0, 3], rows[:2])
+    data = load(tmp_path)
+    assert data.columns == ("size", "colour=a=b", "colour=blue", "colour=red", "b")
+    expected = {(i, i % 3 == 1, i % 3 == 2, i % 3 == 0, i % 5) for i in range(24)}
+    assert {tuple(row) for part in (data.train, data.validation) for row in part.images.tolist()} == expected
+    assert data.test.images.tolist() == [[0, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
+    assert read_features(test, data.columns).tolist() == data.test.images.tolist(), "the names are training's"
+    green = [["1", "green", "1", "0"]]
+    other = write("test", [0, 1, 2, 3], green)
+    for read in (lambda: load(tmp_path), lambda: read_features(other, data.columns)):
+        with pytest.raises(DataError, match="column 'colour': 'green' in row 0, expected one of training's: a=b, blue"):
+            read()
+
+
 TABLES: dict[str, tuple[str, str]] = {
     "no label": (
         "a,b\n1,2\n",
@@ -449,7 +478,15 @@ TABLES: dict[str, tuple[str, str]] = {
     "a missing label": ("a,y\n1,\n", "line 2, column 'y': empty, expected a label"),
     "not a number": ("a,b,y\n1,nan,0\n", "column 'b': nan in row 0, expected finite float32 numbers; fill in"),
     "too large": ("a,b,y\n1,1e99,0\n", "column 'b': inf in row 0, expected finite float32"),
-    "text": ("a,b,y\n1,red,0\n", "line 2, column 'b': 'red', expected a number; leave the column out"),
+    "text among numbers": ("a,b,y\n1,2,0\n1,red,0\n", "line 3, column 'b': 'red', expected a number; a column has"),
+    "numbers among names": ("a,b,y\n1,red,0\n1,2,0\n", "column 'b': '2' in row 1 among names, expected all numbers"),
+    "sums of money": ("a,b,y\n1,$ 2.50,0\n", "line 2, column 'b': '. 2.50', expected a number; a column has"),
+    "a missing name": ("a,b,y\n1,red,0\n1,,0\n", "line 3, column 'b': empty, expected a name; fill in missing"),
+    "names of samples": (
+        "a,b,y\n1,ann,0\n1,bob,0\n1,cid,1\n2,dan,1\n2,eve,1\n",
+        "column 'b': 5 different names in 5 rows, expected numbers, or names of two rows and more, 256 at most; leave",
+    ),
+    "columns alike": ("b,b=red,y\nred,1,0\nred,2,0\nblue,2,1\nblue,2,1\n", "columns called as those of names will"),
     "decimal commas": ("a;b;y\n1;2,5;0\n", "line 2, column 'b': '2,5', expected a number; write decimal points"),
     "a regression": ("a,y\n1,0.5\n2,1.5\n", "column 'y': 0.5, expected classes: names or whole numbers; numbers are"),
     "whole numbers of a regression": (
@@ -515,7 +552,7 @@ def test_a_text_that_parquet_has_once_is_read_once(tmp_path: Path) -> None:
 def test_parquet_needs_pyarrow_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, header = flowers()
     path = parquet(tmp_path / "iris.parquet", rows, header, **{"sepal width": str})
-    with pytest.raises(DataError, match=r"column 'sepal width': string, expected numbers; leave the column out"):
+    with pytest.raises(DataError, match=r"column 'sepal width': '3.5' in row 0 among names, expected all"):
         load(path, label="species")
     parquet(path, rows, header, **{"sepal width": lambda cell: None if cell == "3" else float(cell)})
     with pytest.raises(DataError, match=r"column 'sepal width': 26 missing values, expected none; fill them in"):

@@ -1,12 +1,15 @@
-"""Tables of CSV and Parquet: rows are samples, one column the label, the others features of numbers."""
+"""Tables of CSV and Parquet: rows are samples, one column the label, the others features: numbers, or names.
+
+A column of names becomes one of 0 and 1 for each of its names, called `column=name`.
+"""
 
 import csv
 import importlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +26,18 @@ REGRESSION = "numbers are learned in Python, by fit(rule, (x, y)) with loss='squ
 
 DELIMITERS = ",;\t"
 
+MOST_NAMES = 256
+"""Different names in a column, above which they are rather those of samples, or text."""
+
+Names: TypeAlias = Mapping[str, Sequence[str]]
+"""By column, the names that a column of names may have, in order."""
+
 
 class _Table(NamedTuple):
-    """Features (n, d) in the order of `columns`, and the labels as they are written."""
+    """Numbers (n, d), and what columns of names have, both in the order of `columns`; labels as they are written."""
 
-    features: NDArray[np.float32]
+    numbers: NDArray[np.float32]
+    words: dict[str, list[str]]
     labels: list[str]
     columns: list[str]
     label: str
@@ -49,6 +59,7 @@ def find_tables(folder: Path) -> tuple[Path, Path] | None:
 def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
     """The rows of one file, or of two whose columns have the same names, and the classes that the labels name.
 
+    A column whose first cell is no number, or that Parquet has as text, is of names, of which training's are known.
     `label` is the column of labels. It need not be given where one has a name of LABELS. Labels are text or whole
     numbers. Classes are the training's distinct labels: in order of their numbers if all are such, else by name.
 
@@ -56,6 +67,7 @@ def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
     there, and damaged files; UserError for Parquet files without pyarrow.
     """
     seen = _read(train, label)
+    names = {column: _names(words, f"{train}, column '{column}'") for column, words in seen.words.items()}
     classes = _classes(seen.labels)
     if 2 * len(classes) > len(seen.labels) > 4 and all(map(_is_number, classes)):
         raise DataError(
@@ -64,39 +76,113 @@ def read_tables(train: Path, test: Path | None, label: str | None) -> Parts:
         )
     tested = None
     if test is not None:
-        unseen = _read(test, seen.label)
-        if unseen.columns != seen.columns:
-            if sorted(unseen.columns) != sorted(seen.columns):
-                differing = sorted(set(unseen.columns) ^ set(seen.columns))
-                raise DataError(f"{test}: column '{differing[0]}' is in one of {train.name} and {test.name} alone")
-            order = [unseen.columns.index(name) for name in seen.columns]
-            unseen = unseen._replace(features=unseen.features[:, order])
-        tested = _arrays(unseen, classes, test)
-    return Parts(_arrays(seen, classes, train), tested, classes, tuple(seen.columns))
+        unseen = _read(test, seen.label, names=names)
+        if differing := sorted(set(unseen.columns) ^ set(seen.columns)):
+            raise DataError(f"{test}: column '{differing[0]}' is in one of {train.name} and {test.name} alone")
+        tested = _arrays(unseen, seen.columns, names, classes, test)
+    columns = tuple(feature for column in seen.columns for feature in _features(column, names))
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{train}: columns called as those of names will be: {listed(columns)}; rename one")
+    return Parts(_arrays(seen, seen.columns, names, classes, train), tested, classes, columns)
 
 
 def read_features(path: Path, columns: Sequence[str]) -> NDArray[np.float32]:
-    """The rows of a table in these columns, (n, d); it may have others. Errors as for `read_tables`."""
-    return _read(path, None, columns).features
+    """The rows of a table in these columns, (n, d), as training had them; it may have others.
+
+    Errors as for `read_tables`.
+    """
+    table = _read(path, None, columns)
+    return _joined(table, table.columns, _sources(columns, table.columns)[1], path)
 
 
-def _arrays(table: _Table, classes: tuple[str, ...], path: Path) -> Arrays:
+def _sources(features: Sequence[str], columns: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The columns that features are of, among these if they can be, and the names of those that are of names."""
+    found: list[str] = []
+    names: dict[str, list[str]] = {}
+    for feature in features:
+        heads = [feature[:place] for place, character in enumerate(feature) if character == "="]
+        source = next((head for head in heads if feature not in columns and head in columns), feature)
+        found.append(source)
+        if source != feature:
+            names.setdefault(source, []).append(feature[len(source) + 1 :])
+    return list(dict.fromkeys(found)) if names else found, names
+
+
+def _features(column: str, names: Names) -> list[str]:
+    """What a column becomes: itself, or one for each of its names."""
+    return [f"{column}={name}" for name in names[column]] if column in names else [column]
+
+
+def _names(words: Sequence[str], where: str) -> list[str]:
+    """Those of a column, in order. Raises DataError for those of samples, and for numbers among them."""
+    found = sorted(set(words))
+    if len(found) > MOST_NAMES or 2 * len(found) > len(words) > 4:
+        raise DataError(
+            f"{where}: {len(found)} different names in {len(words)} rows, expected numbers, or names of two rows and "
+            f"more, {MOST_NAMES} at most; leave the column out"
+        )
+    return found
+
+
+def _joined(table: _Table, columns: Sequence[str], names: Names, path: Path) -> NDArray[np.float32]:
+    """All features, (n, d), in the order of these columns."""
+    numeric = [column for column in table.columns if column not in table.words]
+    if columns == numeric:
+        return table.numbers
+    check_memory(path, "columns of names", 4 * len(table.numbers) * sum(len(_features(c, names)) for c in columns))
+    found = []
+    for column in columns:
+        if column not in names:
+            found.append(table.numbers[:, [numeric.index(column)]])
+            continue
+        places = {name: place for place, name in enumerate(names[column])}
+        for row, word in enumerate(table.words[column]):
+            if word not in places:
+                raise DataError(
+                    f"{path}, column '{column}': '{word[:40]}' in row {row}, expected one of training's: "
+                    f"{listed(names[column])}"
+                )
+        found.append(np.eye(len(places), dtype=np.float32)[[places[word] for word in table.words[column]]])
+    return np.concatenate(found, axis=1)
+
+
+def _arrays(table: _Table, columns: Sequence[str], names: Names, classes: tuple[str, ...], path: Path) -> Arrays:
     name = f"{path}, column '{table.label}'"
-    return Arrays(table.features, numbered(table.labels, classes, name), str(path), name)
+    return Arrays(_joined(table, columns, names, path), numbered(table.labels, classes, name), str(path), name)
 
 
-def _read(path: Path, label: str | None, wanted: Sequence[str] | None = None) -> _Table:
-    """The wanted columns alone, without labels; or else all, of which one is the label's."""
+def _read(path: Path, label: str | None, wanted: Sequence[str] | None = None, names: Names | None = None) -> _Table:
+    """The wanted columns alone, without labels; or else all, of which one is the label's.
+
+    Those in `names` are of names; unless given, those whose first cell is no number.
+    """
     reader = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
-    table = reader(path, label, wanted)
-    wrong = np.argwhere(~np.isfinite(table.features))
+    table = reader(path, label, wanted, names)
+    numeric = [column for column in table.columns if column not in table.words]
+    wrong = np.argwhere(~np.isfinite(table.numbers))
     if len(wrong):
         row, column = wrong[0]
         raise DataError(
-            f"{path}, column '{table.columns[column]}': {table.features[row, column]} in row {row}, expected finite "
+            f"{path}, column '{numeric[column]}': {table.numbers[row, column]} in row {row}, expected finite "
             "float32 numbers; fill in missing values, or leave these rows out"
         )
+    for name, words in table.words.items():
+        number = next((word for word in dict.fromkeys(words) if _as_number(word)), None)
+        if number is not None:
+            raise DataError(
+                f"{path}, column '{name}': '{number[:40]}' in row {words.index(number)} among names, expected all "
+                "numbers or all names; fill in missing values, or leave the column out"
+            )
     return table._replace(labels=_plain(table, path))
+
+
+def _as_number(cell: str) -> bool:
+    """Whether it is one, or one with a unit of money, percent or a decimal comma."""
+    try:
+        float(cell.replace(" ", "").replace(",", ".").strip("$€£¥%"))
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(table: _Table, path: Path) -> list[str]:
@@ -114,17 +200,18 @@ def _plain(table: _Table, path: Path) -> list[str]:
 
 
 def _chosen(
-    path: Path, columns: Sequence[str], label: str | None, wanted: Sequence[str] | None
-) -> tuple[list[str], str | None]:
-    """The columns of features, and the label's, if it is read."""
+    path: Path, columns: Sequence[str], label: str | None, wanted: Sequence[str] | None, names: Names | None
+) -> tuple[list[str], str | None, Names | None]:
+    """The columns of features, the label's, if it is read, and the names of those that are of names, if known."""
     if wanted is None:
         label = _label_column(path, columns, label)
-        return [name for name in columns if name != label], label
-    for name in wanted:
+        return [name for name in columns if name != label], label, names
+    sources, names = _sources(wanted, columns)
+    for name in sources:
         if columns.count(name) != 1:
             found = f"no column '{name}'" if name not in columns else f"two columns '{name}'"
             raise DataError(f"{path}: {found}, expected {listed(wanted)}; it has {listed(columns)}")
-    return list(wanted), None
+    return sources, None, names
 
 
 def _label_column(path: Path, columns: Sequence[str], label: str | None) -> str:
@@ -150,7 +237,7 @@ def _label_column(path: Path, columns: Sequence[str], label: str | None) -> str:
     return known[0]
 
 
-def _read_csv(path: Path, label: str | None, wanted: Sequence[str] | None) -> _Table:
+def _read_csv(path: Path, label: str | None, wanted: Sequence[str] | None, names: Names | None) -> _Table:
     with reading(path, "damaged table"), open(path, newline="", encoding="utf-8-sig") as file:
         size = os.fstat(file.fileno()).st_size
         check_memory(path, f"{size} bytes of text", 8 * size)  # text, floats of half its size, and two copies of these
@@ -160,10 +247,13 @@ def _read_csv(path: Path, label: str | None, wanted: Sequence[str] | None) -> _T
         if not columns:
             raise DataError(f"{path}: empty, expected the names of columns and rows")
         columns = [name.strip() for name in columns]
-        features, label = _chosen(path, columns, label, wanted)
-        places = [columns.index(name) for name in features]
+        features, label, names = _chosen(path, columns, label, wanted, names)
+        places = {name: columns.index(name) for name in features}
         of_label = None if label is None else columns.index(label)
         values, labels = array("f"), []
+        words: dict[str, list[str]] | None = None if names is None else {name: [] for name in features if name in names}
+        known: dict[str, str] = {}  # each name is held once
+        count = 0
         rows = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
         for row in rows:
             if not row:
@@ -175,17 +265,30 @@ def _read_csv(path: Path, label: str | None, wanted: Sequence[str] | None) -> _T
                 labels.append(row[of_label].strip())
                 if not labels[-1]:
                     raise DataError(f"{path}, line {line}, column '{label}': empty, expected a label")
-            cells = [row[place] for place in places]
+            count += 1
+            if words is None:
+                words = {
+                    name: [] for name in features if row[places[name]].strip() and not _as_number(row[places[name]])
+                }
+            for name, found in words.items():
+                word = row[places[name]].strip()
+                if not word:
+                    raise DataError(
+                        f"{path}, line {line}, column '{name}': empty, expected a name; fill in missing values, or "
+                        "leave these rows out"
+                    )
+                found.append(known.setdefault(word, word))
+            cells = {name: row[place] for name, place in places.items() if name not in words}
             try:
-                values.extend(map(float, cells))
+                values.extend(map(float, cells.values()))
             except ValueError:
-                raise _no_number(path, line, features, cells, delimiter) from None
-    if not values:
+                raise _no_number(path, line, cells, delimiter) from None
+    if not count:
         raise DataError(f"{path}: no rows, expected samples below its header")
-    return _Table(np.frombuffer(values, np.float32).reshape(-1, len(features)), labels, features, label or "")
+    return _Table(np.frombuffer(values, np.float32).reshape(count, -1), words or {}, labels, features, label or "")
 
 
-def _no_number(path: Path, line: int, columns: Sequence[str], row: Sequence[str], delimiter: str) -> DataError:
+def _no_number(path: Path, line: int, cells: Mapping[str, str], delimiter: str) -> DataError:
     def wrong(cell: str) -> bool:
         try:
             float(cell)
@@ -193,17 +296,17 @@ def _no_number(path: Path, line: int, columns: Sequence[str], row: Sequence[str]
             return True
         return False
 
-    name, cell = next((name, cell) for name, cell in zip(columns, row, strict=True) if wrong(cell))
+    name, cell = next((name, cell) for name, cell in cells.items() if wrong(cell))
     where = f"{path}, line {line}, column '{name}'"
     if not cell.strip():
         return DataError(f"{where}: empty, expected a number; fill in missing values, or leave these rows out")
-    fix = "leave the column out, or write a column of 0 and 1 for each of its values"
+    fix = "a column has numbers alone, or names alone"
     if delimiter != "," and not wrong(cell.replace(",", ".")):
         fix = "write decimal points"
     return DataError(f"{where}: '{cell[:40]}', expected a number; {fix}")
 
 
-def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None) -> _Table:
+def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None, names: Names | None) -> _Table:
     try:
         pyarrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
@@ -211,7 +314,7 @@ def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None) -
     types = pyarrow.types
     with reading(path, "damaged table"), parquet.ParquetFile(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        columns, label = _chosen(path, list(schema.names), label, wanted)
+        columns, label, names = _chosen(path, list(schema.names), label, wanted, names)
         if not rows:
             raise DataError(f"{path}: no rows, expected samples")
         check_memory(path, f"{rows} rows of {len(columns)} numbers", rows * (12 * len(columns) + 100))
@@ -220,19 +323,23 @@ def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None) -
         found = schema.field(name).type
         return found.value_type if types.is_dictionary(found) else found
 
+    def is_text(name: str) -> bool:
+        return bool(types.is_string(kind(name)) or types.is_large_string(kind(name)))
+
+    def is_number(name: str) -> bool:
+        return any(check(kind(name)) for check in (types.is_integer, types.is_floating, types.is_boolean))
+
+    of_names = [name for name in columns if (is_text(name) if names is None else name in names)]
     for name in columns:
-        if not any(check(kind(name)) for check in (types.is_integer, types.is_floating, types.is_boolean)):
-            raise DataError(
-                f"{path}, column '{name}': {kind(name)}, expected numbers; leave the column out, or write a column of "
-                "0 and 1 for each of its values"
-            )
-    if label is not None:
-        text = types.is_string(kind(label)) or types.is_large_string(kind(label))
-        if not (text or any(check(kind(label)) for check in (types.is_integer, types.is_floating, types.is_boolean))):
-            raise DataError(f"{path}, column '{label}': {kind(label)}, expected names or whole numbers")
+        if not (is_text(name) if name in of_names else is_number(name)):
+            expected = "names" if name in of_names else "numbers" if names is not None else "numbers or names"
+            raise DataError(f"{path}, column '{name}': {kind(name)}, expected {expected}; leave the column out")
+    if label is not None and not (is_text(label) or is_number(label)):
+        raise DataError(f"{path}, column '{label}': {kind(label)}, expected names or whole numbers")
 
     # A dictionary is what a text is stored once in, however often it is named.
-    with reading(path, "damaged table"), parquet.ParquetFile(path, read_dictionary=[label] if label else []) as file:
+    texts = [*of_names, *([label] if label is not None else [])]
+    with reading(path, "damaged table"), parquet.ParquetFile(path, read_dictionary=texts) as file:
 
         def column(name: str) -> Any:
             (found,) = file.read(columns=[name], use_threads=False).columns
@@ -245,21 +352,28 @@ def _read_parquet(path: Path, label: str | None, wanted: Sequence[str] | None) -
                 )
             return found
 
-        features = np.empty((rows, len(columns)), np.float32)
-        for place, name in enumerate(columns):
+        def written(name: str) -> list[str]:
+            """The column's cells as text."""
+            cells: list[str] = []
+            for chunk in column(name).chunks:
+                if types.is_dictionary(chunk.type):
+                    known = [str(value) for value in chunk.dictionary.to_pylist()]
+                    cells += [known[place] for place in chunk.indices.to_pylist()]
+                else:
+                    cells += map(str, chunk.to_pylist())
+            return cells
+
+        numeric = [name for name in columns if name not in of_names]
+        numbers = np.empty((rows, len(numeric)), np.float32)
+        for place, name in enumerate(numeric):
             found = column(name)
             if types.is_dictionary(found.type):
                 found = found.cast(kind(name))
             with np.errstate(over="ignore"):  # becomes infinite, which is reported
-                features[:, place] = found.to_numpy()
-        labels: list[str] = []
-        for chunk in [] if label is None else column(label).chunks:
-            if types.is_dictionary(chunk.type):
-                names = [str(value) for value in chunk.dictionary.to_pylist()]
-                labels += [names[place] for place in chunk.indices.to_pylist()]
-            else:
-                labels += map(str, chunk.to_pylist())
-    return _Table(features, labels, columns, label or "")
+                numbers[:, place] = found.to_numpy()
+        words = {name: written(name) for name in of_names}
+        labels = [] if label is None else written(label)
+    return _Table(numbers, words, labels, columns, label or "")
 
 
 def _classes(labels: Sequence[str]) -> tuple[str, ...]:
