@@ -66,6 +66,9 @@ def benchmark(
             show_default="none",
         ),
     ] = None,
+    compile_rules: Annotated[
+        bool, typer.Option("--compile", help="Every rule once more, its steps compiled: half a minute each.")
+    ] = False,
     optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.", metavar="NAME")] = "sgd",
     learning_rate: Annotated[
         float | None, typer.Option(help="Of all.", show_default="each rule's own, as for train")
@@ -118,7 +121,9 @@ def benchmark(
     if learning_rate is not None and not 0 < learning_rate < float("inf"):
         raise UserError(f"--learning-rate: {learning_rate}, expected a positive number")
     where, precision = options.device_and_dtype(device, dtype)
-    setting = Setting(network, sample, classes, batch, optimizer, learning_rate, seed, where, precision, micro_batch)
+    setting = Setting(
+        network, sample, classes, batch, optimizer, learning_rate, seed, where, precision, micro_batch, compile_rules
+    )
     swept = list(_swept(setting, sweep, values))
     _claim(output, overwrite)
     records = [_settings(setting, sweep, steps, min(rounds, steps), data)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 import typer
@@ -54,7 +54,8 @@ Classes: TypeAlias = Annotated[int, typer.Option(help="A model's classes; widths
 class Setting:
     """What all contenders share. `network` is widths from inputs to classes, or a model's name.
 
-    `learning_rate` is each rule's own where it is None, `micro_batch` the samples of those that accumulate.
+    `learning_rate` is each rule's own where it is None, `micro_batch` the samples of those that accumulate; `compiles`
+    is whether rules are compiled too.
     """
 
     network: str
@@ -67,6 +68,7 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     micro_batch: int | None = None
+    compiles: bool = False
 
     @property
     def widths(self) -> tuple[int, ...] | None:
@@ -266,7 +268,7 @@ def rate_of(setting: Setting, rule: str) -> float:
     return OPTIMIZER_RATES["adamw"] if setting.optimizer == "adamw" else preset_named(rule).recipe.learning_rate
 
 
-def rule_contender(setting: Setting, name: str, in_parts: bool = False) -> Contender:
+def rule_contender(setting: Setting, name: str, how: Literal["", "accumulated", "compiled"] = "") -> Contender:
     """A rule, all of a batch in one step or in micro-batches. Raises UserError where it can't train the network."""
     preset, learning_rate = preset_named(name), rate_of(setting, name)
     try:
@@ -277,7 +279,11 @@ def rule_contender(setting: Setting, name: str, in_parts: bool = False) -> Conte
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
     placed(rule, setting)
-    rule.generator = torch.Generator(setting.device).manual_seed(setting.seed)
+    if how == "compiled":
+        rule.generator = None  # the compiler knows PyTorch's own
+        rule.compile()
+    else:
+        rule.generator = torch.Generator(setting.device).manual_seed(setting.seed)
     kind = {"fused": True} if setting.optimizer == "adamw" else {}
     optimizer = OPTIMIZERS[setting.optimizer][0](rule.parameters(), lr=learning_rate, **kind)
 
@@ -293,19 +299,21 @@ def rule_contender(setting: Setting, name: str, in_parts: bool = False) -> Conte
         rule.constrain(optimizer)
         return loss
 
-    label = f"{name}, accumulated" if in_parts else name
-    return Contender(label, step_in_parts if in_parts else step, rule, learning_rate, [optimizer], counted=name)
+    label, taken = f"{name}, {how}" if how else name, step_in_parts if how == "accumulated" else step
+    return Contender(label, taken, rule, learning_rate, [optimizer], counted=name, is_traceable=how != "compiled")
 
 
 def contenders_for(setting: Setting, rules: Sequence[str], beside: Sequence[str]) -> list[Contender]:
-    """Plain backpropagation first, then the other ways of it, then the rules; in micro-batches too where asked."""
+    """Plain backpropagation first, then its other ways, then the rules; in micro-batches and compiled where asked."""
     found = [backprop(setting), *(BESIDE[name](setting, name) for name in beside)]
     if setting.micro_batch is not None:
         found.append(backprop(setting, "accumulated", micro_batch=setting.micro_batch))
     for name in rules:
         found.append(rule_contender(setting, name))
         if setting.micro_batch is not None:
-            found.append(rule_contender(setting, name, in_parts=True))
+            found.append(rule_contender(setting, name, "accumulated"))
+        if setting.compiles:
+            found.append(rule_contender(setting, name, "compiled"))
     return found
 
 

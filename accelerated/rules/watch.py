@@ -11,7 +11,8 @@ SHARING = {"DistributedDataParallel": "DDP", "FullyShardedDataParallel": "FSDP",
 
 def check_alone(name: str, thing: object, rule: str) -> None:
     """Raises ValueError for a module, or a parameter, that PyTorch's wrappers for several processes have in hand."""
-    found = SHARING.get(type(thing).__name__) or ("FSDP" if "_is_fsdp_managed_module" in vars(thing) else None)
+    is_managed = isinstance(thing, nn.Module) and hasattr(thing, "_is_fsdp_managed_module")
+    found = SHARING.get(type(thing).__name__) or ("FSDP" if is_managed else None)
     if found:
         raise shared_out(f"layer '{name}'" if name else "model", found, rule)
 
