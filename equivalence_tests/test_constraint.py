@@ -43,6 +43,12 @@ def _ours_only(twin: TwinSide) -> None:
         pytest.skip("rules are prograde's own")
 
 
+@pytest.fixture(autouse=True)
+def _as_wide_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are of widths at which nothing takes long, and of what is done for those that are larger."""
+    monkeypatch.setattr(orthogonality, "NARROW", 64)
+
+
 class Path(NamedTuple):
     """How the constraint goes: by looking at the weights, which only the CPU does, or asynchronously."""
 

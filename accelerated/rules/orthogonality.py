@@ -41,7 +41,10 @@ ROWS = 8
 """Rows of the Gram matrix that are looked at entry by entry where the sign vectors leave it open."""
 
 WHOLE = 64
-"""Every so many steps a weight is checked by its whole Gram matrix, and always if it is narrower than this."""
+"""Every so many steps a weight is checked by its whole Gram matrix."""
+
+NARROW = 256
+"""A weight narrower than this always is, sooner than directions are found."""
 
 ROUNDS, ROUND_WIDTH = 3, 320
 """How often at most the directions of the largest drift are set right before the Gram matrix is, and for how many units
@@ -221,7 +224,7 @@ class Orthogonality(nn.Module):
             plain = (plain_steps or {}).get(name)
             if plain is not None and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
-            whole = min(weight.shape) < WHOLE or (self.steps + index) % WHOLE == 0
+            whole = min(weight.shape) < NARROW or (self.steps + index) % WHOLE == 0
             if whole or not self._is_kept(name, weight, signs):
                 self._restore(name, weight)
 
