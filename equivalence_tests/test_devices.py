@@ -25,7 +25,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prograde import accelerated
 from prograde.accelerated import _arrays, normalisations
-from prograde.accelerated.rules import CreditAssignment, Ftp, Pepita, ftp, module_layer, orthogonality, units
+from prograde.accelerated.rules import (
+    CreditAssignment,
+    Foton,
+    Ftp,
+    Pepita,
+    foton,
+    ftp,
+    module_layer,
+    orthogonality,
+    units,
+)
 from prograde.accelerated.rules import rule as rule_module
 from prograde.accelerated.rules.orthogonality import _Copy as COPY
 from prograde.equivalence_tests import local_examples, own_models
@@ -145,9 +155,30 @@ def check(rule: CreditAssignment, x: Any, y: Any, make: Callable[[nn.Module], to
     optimizer.step()
     rule.constrain(optimizer)
     kept = [part["step"] for part in optimizer.state.values() if "step" in part]  # AdamW counts on the host
-    x, y = on_meta(x), on_meta(y)
+    x, y, before = on_meta(x), on_meta(y), counted(rule)
     with watched(kept):
         rule.step(x, y, optimizer)
+    assert counted(rule) == before, "counted by the host, which a CUDA graph would not repeat"
+
+
+COUNTED = {"Foton": {"_uses", "_versions"}, "Orthogonality": {"steps"}}
+"""What the host counts of steps, which are refused in a graph where it matters."""
+
+
+def counted(rule: nn.Module) -> dict[str, str]:
+    """The host's numbers in a rule."""
+    return {
+        f"{name}.{attribute}": repr(value)
+        for name, module in rule.named_modules()
+        for attribute, value in vars(module).items()
+        if attribute not in COUNTED.get(type(module).__name__, ()) and is_plain(value)
+    }
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def built(example: Example) -> tuple[CreditAssignment, Tensor, Tensor]:
@@ -307,6 +338,16 @@ def test_a_graph_cannot_draw_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == "Block, LayerNorm: draws, and runs twice in a step; a CUDA graph can't draw the same again"
     rule.eval()
     rule.assign_credit(x, y)
+
+
+@pytest.mark.parametrize("option", ["orthogonality_every", "projection_every"])
+def test_a_graph_counts_no_steps(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(BATCH, *FLAT), labels()
+    rule = Foton(dense(), **{option: 3})
+    for module in (orthogonality, foton):
+        monkeypatch.setattr(module, "is_captured", lambda device: True)
+    found = refusal(lambda: (rule.assign_credit(x, y), rule.constrain()))
+    assert found.endswith("every: 3, expected 1 while a CUDA graph is captured: it counts no steps")
 
 
 def test_both_forms_of_an_instance_normalisation() -> None:

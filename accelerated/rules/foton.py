@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._arrays import check_positive
+from .._arrays import check_positive, is_captured
 from .._autocast import outside
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward, per_label
@@ -134,6 +134,9 @@ class Foton(OutputErrorRule):
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""
         if self.projection_every == 1:
             return error_projection(layers, clean)
+        if is_captured(clean.scores.device):
+            every = f"projection_every: {self.projection_every}"
+            raise ValueError(f"{every}, expected 1 while a CUDA graph is captured: it counts no steps")
         if self.projection is None or (self.training and self._is_due):
             self.projection = error_projection(layers, clean)
         if self.training:
