@@ -125,6 +125,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers-cifar10": partial(layers, "cifar10-jpeg"),
     "symba": symba,
     "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", normalise="dtg")),
+    "synthetic-normalisation": lambda: synthetic_teacher.by_normalisation(stored("synthetic/synthetic_teacher")),
     "without-runs": without_runs,
 }
 
