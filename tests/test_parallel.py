@@ -54,28 +54,17 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("processes")
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> list[dict[str, str]]:
-    said = ended(started(folder, "checks"))
-    files = [folder / f"results-{rank}.json" for rank in range(2)]
-    assert all(file.exists() for file in files), "\n".join(said)
-    return [json.loads(file.read_text()) for file in files]
-
-
-@pytest.fixture(scope="module")
-def lost(folder: Path) -> Path:
-    """Of each kind of training a process ended in its fifth step."""
-    pairs = [started(folder, kind) for kind in ("data", "layers")]
-    for pair in pairs:
-        ended(pair)
+    """What two processes leave: of their checks, and of each kind of training one of them ended in its fifth step."""
+    folder = tmp_path_factory.mktemp("processes")
+    said = ended(started(folder, "checks,data,layers"))
+    for name in ("results-0.json", "results-1.json", "lost-data.txt", "lost-layers.txt"):
+        assert (folder / name).exists(), "\n".join(said)
     return folder
 
 
-def test_two_processes_are_as_one(results: list[dict[str, str]]) -> None:
+def test_two_processes_are_as_one(folder: Path) -> None:
     """Every check of `two_processes.py`, in both."""
+    results = [json.loads((folder / f"results-{rank}.json").read_text()) for rank in (0, 1)]
     assert results[0].keys() == results[1].keys()
     failed = [f"{name}, process {rank}:\n{said}" for rank in (0, 1) for name, said in results[rank].items() if said]
     assert not failed, "\n".join(failed)
@@ -93,14 +82,14 @@ def test_four_processes_are_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["data", "layers"])
-def test_a_lost_process_ends_the_run_with_a_clear_word(lost: Path, kind: str) -> None:
-    said = (lost / f"lost-{kind}.txt").read_text()
+def test_a_lost_process_ends_the_run_with_a_clear_word(folder: Path, kind: str) -> None:
+    said = (folder / f"lost-{kind}.txt").read_text()
     assert said.startswith("process 0 of 2 lost another one")
     assert "start all of them again from the last checkpoint" in said
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_one_process_goes_on_from_what_two_have_saved(lost: Path) -> None:
+def test_one_process_goes_on_from_what_two_have_saved(folder: Path) -> None:
     """Whoever has the state's names and shapes reads it: here without a process group, bit for bit."""
     rule, again = layered(), layered()
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
@@ -108,7 +97,7 @@ def test_one_process_goes_on_from_what_two_have_saved(lost: Path) -> None:
         rule.assign_credit(*pictures(step))
         optimizer.step()
     state = {f"rule.{name}": value for name, value in again.state_dict().items()}
-    sharded.load(state, checkpoint_id=lost / "saved", no_dist=True)
+    sharded.load(state, checkpoint_id=folder / "saved", no_dist=True)
     for name, value in rule.state_dict().items():
         assert torch.equal(value, state[f"rule.{name}"]), name
 
