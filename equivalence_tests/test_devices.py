@@ -34,9 +34,11 @@ from prograde.accelerated.rules import (
     ftp,
     module_layer,
     orthogonality,
+    stepping,
     units,
 )
 from prograde.accelerated.rules import rule as rule_module
+from prograde.accelerated.rules.accumulation import accumulate
 from prograde.accelerated.rules.orthogonality import _Copy as COPY
 from prograde.equivalence_tests import local_examples, own_models
 from prograde.equivalence_tests.rule_examples import BATCH, EXAMPLES, FLAT, Example, K, dense, refusal
@@ -204,6 +206,22 @@ def test_no_step_waits(name: str, optimizer: str) -> None:
     check(*built(EXAMPLES[name]), OPTIMIZERS[optimizer])
 
 
+@pytest.mark.parametrize("name", ["mono-forward", "ftp"])
+def test_no_optimizer_of_single_units_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where weights are large."""
+    monkeypatch.setattr(stepping, "LARGE", 1)
+    check(*built(EXAMPLES[name]), adamw)
+
+
+def test_no_micro_batch_waits() -> None:
+    rule, x, y = built(EXAMPLES["mono-forward"])
+    rule.assign_credit(x, y)
+    rule.to(META)
+    x, y = on_meta((x, y))
+    with watched():
+        accumulate(rule, x, y, 0.5)
+
+
 LOSSES: dict[str, tuple[Any, Callable[[], Any]]] = {
     "classes weighted, one ignored": (lambda: nn.CrossEntropyLoss(torch.ones(K).double(), ignore_index=0), labels),
     "samples weighted": (lambda: "cross_entropy", lambda: (labels(), torch.rand(BATCH).double())),
@@ -344,6 +362,7 @@ def test_a_graph_cannot_draw_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_graph_counts_no_steps(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.randn(BATCH, *FLAT), labels()
     rule = Foton(dense(), **{option: 3})
+    rule.constrain()
     for module in (orthogonality, foton):
         monkeypatch.setattr(module, "is_captured", lambda device: True)
     found = refusal(lambda: (rule.assign_credit(x, y), rule.constrain()))
