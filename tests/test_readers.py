@@ -164,9 +164,9 @@ def test_cifar_is_read_as_published(tmp_path: Path, form: str, place: str) -> No
 
 
 def laughs() -> list[Any]:
-    """A list that holds one list twice, and so on: few bytes, of which the text is of 100 MB."""
+    """A list that holds one list twice, and so on: few bytes, of which the text is of 25 MB."""
     found: list[Any] = []
-    for _ in range(24):
+    for _ in range(22):
         found = [found, found]
     return found
 

@@ -78,8 +78,8 @@ def check_model(recipe: Recipe, model: str | None, path: str | Path) -> None:
     """Raises CheckpointError for a model that is code of somebody's, unless its name is given too: it would be run."""
     if recipe.model != MLP and named(recipe.model).is_code and model != recipe.model:
         raise checkpoint.CheckpointError(
-            f"checkpoint: '{path}' is of model '{recipe.model}', code that would be run; give this name too, as model, "
-            "if you trust it"
+            f"checkpoint: '{path}' is of model '{recipe.model}', code that would be run; give this name too, as model "
+            "or --model, if you trust it"
         )
 
 
