@@ -519,6 +519,22 @@ def test_options_together(rule: Build, model: Callable[[], nn.Module], options: 
         check(lambda: rule(made, **options), said)
 
 
+def test_a_rule_of_ones_own_has_the_options_that_it_names():
+    class Whole(Backprop):
+        def __init__(self) -> None:
+            super().__init__(dense())
+
+    class Open(Backprop):
+        def __init__(self, model: nn.Module, width: int = 3, **options: Any) -> None:
+            super().__init__(model, **options)
+
+    assert Whole().num_classes == Open(dense(), loss="squared_error").num_classes == 4
+    with pytest.raises(TypeError, match="Open: unknown option 'los', expected one of width, units, "):
+        Open(dense(), los=1)
+    with pytest.raises(TypeError, match="Whole: unknown option 'loss', expected one of none"):
+        Whole(loss=1)  # type: ignore[call-arg]
+
+
 def test_options_at_the_edge_are_accepted():
     accepted = [
         *(

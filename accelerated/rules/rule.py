@@ -142,11 +142,13 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 def check_options(rule: type, options: Iterable[str]) -> None:
     """Raises TypeError for an option that the rule's signature does not have."""
-    first, *others = inspect.signature(rule).parameters.values()
-    known = [parameter.name for parameter in others]
+    known = inspect.signature(rule).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
     for name in options:
-        if name not in (first.name, *known) and not any(p.kind is p.VAR_KEYWORD for p in others):
-            raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {', '.join(known)}")
+        if name not in known:
+            expected = ", ".join(list(known)[1:]) or "none"
+            raise TypeError(f"{rule.__name__}: unknown option '{name}', expected one of {expected}")
 
 
 def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

@@ -57,8 +57,8 @@ def fit(
 ) -> History:
     """Trains the rule in place and leaves it with the weights of the best epoch on validation data.
 
-    **Data.** `train` is a `Dataset`, which has validation and test data; or a TensorDataset, or a pair of arrays or
-    tensors; or anything that gives batches (x, y) anew in each epoch, such as a DataLoader. So are `validation` and
+    **Data.** `train` is a `Dataset`, which has validation and test data; or a TensorDataset, or a pair of arrays,
+    tensors or lists; or what gives batches (x, y) anew in each epoch, such as a DataLoader. So are `validation` and
     `test`. `batch_of` makes (x, y) of what is given otherwise, such as a dict. They are taken to `device`, the rule's
     unless given, and real numbers to the rule's dtype. x and y are what the rule takes.
 
