@@ -103,6 +103,7 @@ def log_file(folder: Path | None, records: Sequence[dict[str, Any]], replaced: S
 
 
 def line(record: dict[str, Any]) -> str:
+    """A record as the log has it."""
     return json.dumps(record, allow_nan=False) + "\n"
 
 
