@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from prograde.accelerated.training import Epoch
+from prograde.accelerated.training import Epoch, load
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -165,6 +165,16 @@ def test_rotations_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:
     assert made["torch"] == torch.__version__
     assert made["seconds"] > 0
     assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \|$", found, re.MULTILINE)) == 5, found
+
+
+def test_rotations_experiment_takes_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    rotations: Any = importlib.import_module("rotations")
+    dataset = load("digits")
+    for rule in ("last-layer", "foton-linear"):
+        run = {"seed": 0, "depth": 10, "rule": rule, "rate": 0.1, "steps": 2, "convolutions": True}
+        assert rotations.train(run, dataset)["accuracy"] > 5
+    assert rotations.few_pixels(dataset, True)[0].shape[1:] == (4, 4, 4)
 
 
 def test_attention_experiment_prints_accuracies_and_cosines(tmp_path: Path) -> None:

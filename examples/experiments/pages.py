@@ -18,6 +18,7 @@ from typing import NamedTuple
 import any_model
 import claims
 import local_classifiers
+import rotations
 import synthetic_teacher
 import which_rule
 from resumable import Result, cell, chosen, markdown, stored
@@ -120,6 +121,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "which-rule": partial(which_rules, list(which_rule.NETWORKS)),
     "which-rule-short": partial(which_rules, SHORT),
     "any-model": lambda: any_model.summary(stored("any-model/any_model", data="mnist", epochs=2)),
+    "convolutional-rotations": lambda: rotations.summary(
+        stored("rotations/convolutional_rotations", data="mnist", steps=300), rotations.CONVOLUTIONAL_ANGLES
+    ),
     "local-classifiers": local_rules,
     "layers-mnist": partial(layers, "mnist"),
     "layers-cifar10": partial(layers, "cifar10-jpeg"),
