@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prograde.accelerated.rules import Backprop
 from prograde.accelerated.rules.cutting import Part, check_same, parts
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
@@ -291,6 +292,35 @@ def test_frozen_parts_may_come_before_the_first_unit():
     assert [part.name for part in found if not part.begins] == [*stem, "last:mean"]
 
 
+def test_tensors_that_the_model_makes_are_part_of_what_is_computed():
+    class Model(Constant):
+        def forward(self, x: Tensor) -> Any:
+            return self.a(x + torch.arange(8.0))
+
+    class Noisy(Constant):
+        def forward(self, x: Tensor) -> Any:
+            return self.a(x + torch.randn(8))
+
+    x = torch.randn(5, 8)
+    read(Model(), ["a"], x)
+    said = f"model: its forward pass draws random numbers itself; {AS_MODULES}"
+    assert refusal(lambda: parts(Noisy(), ["a"], x)) == said, "noise of one pass"
+
+
+def test_units_that_the_model_runs_without_gradients_are_frozen():
+    class Model(Tied):
+        def forward(self, x: Tensor) -> Any:
+            with torch.no_grad():
+                h = self.a(x)
+            return self.b(h)
+
+    model, x = Model(), torch.randn(3, 8)
+    said = "units: 'a' runs under no_grad in the model, expected a unit that learns; freeze it"
+    assert refusal(lambda: parts(model, ["a", "b"], x)).startswith(said), "trained against the model"
+    model.a.requires_grad_(False)
+    read(model, ["a", "b"], x)
+
+
 def test_a_constant_dropout_stays_one():
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -356,8 +386,20 @@ class Tuple(nn.Module):
         return self.a(x), x
 
 
+class ByName(Tuple):
+    def forward(self, x: Tensor) -> Any:
+        return {"scores": self.a(x), "x": x}
+
+
+class Constant(Tuple):
+    def forward(self, x: Tensor) -> Any:
+        self.a(x)
+        return self.a.weight
+
+
 NAMES = ["conv1", "conv2", "fc1", "fc2"]
 ORDER = "in the order in which they run"
+SCORES_ALONE = "expected a tensor; put the model into a module that gives its scores alone"
 AS_MODULES = f"give the units as modules, units=[model.a, model.b, ...], {ORDER}"
 
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
@@ -383,7 +425,8 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "order": (Functional, ["conv2", "conv1", "fc1", "fc2"],
               "units: 'conv1' runs before 'conv2', expected the order in which they run"),
     "runs twice": (Twice, ["a", "b", "c"],
-                   f"units: 'a' runs 2 times, expected units that run once; {AS_MODULES}"),
+                   "units: 'a' runs 2 times, expected units that run once; put all of its calls into one module, and "
+                   "name that"),
     "does not run": (Tied, lambda m: m.register_module("c", nn.Linear(2, 2)) or ["a", "b", "c"],
                      "units: 'c' is not called on what comes from the input, expected units that run once; "
                      f"{AS_MODULES}"),
@@ -403,11 +446,14 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "cut in a branch": (Residual, ["stem", "layer1.0.conv", "layer1.0.norm", "layer1.1", "last", "fc"],
                         "units: 'stem', 'layer1.0.conv' all go into what begins with 'layer1.0.norm', expected one "
                         "tensor; name a module around them as one unit, or cut elsewhere"),
-    "data": (Branching, NAMES, "model: its forward pass cannot be traced, as it depends on data (symbolically traced "
-             f"variables cannot be used as inputs to control flow); {AS_MODULES}"),
+    "data": (Branching, NAMES, "model: its forward pass cannot be traced (symbolically traced variables cannot be "
+             f"used as inputs to control flow); {AS_MODULES}"),
     "mode": (ByMode, NAMES, "model: its forward pass computes by other functions in evaluation than in training mode; "
              f"{AS_MODULES}"),
-    "several outputs": (Tuple, ["a"], "model: gives (model_a, x), expected a tensor that is computed from its input"),
+    "several outputs": (Tuple, ["a"], f"model: gives a tuple, {SCORES_ALONE}"),
+    "outputs by name": (ByName, ["a"], f"model: gives a dict, {SCORES_ALONE}"),
+    "not from the input": (Constant, ["a"],
+                           "model: gives model_a_weight, expected a tensor that is computed from its input"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), ["0"],
              "model: its 0.weight is not there yet; call the model once, then build Foton"),
     "compiled": (lambda: torch.compile(Functional(), backend="eager"), NAMES,
@@ -469,4 +515,14 @@ def test_examples_that_do_not_pass():
     message = refusal(lambda: parts(model, names, x[:, :, :3]))
     assert message.startswith("example: shape (5, 1, 3, 8) does not pass the model ("), message
     message = refusal(lambda: parts(nn.Sequential(nn.GRU(3, 4)), example=torch.randn(5, 2, 3)))
-    assert message == "model: gives a tuple, expected a tensor"
+    assert message == f"model: gives a tuple, {SCORES_ALONE}"
+    assert refusal(lambda: Backprop(ByName()).assign_credit(torch.ones(2, 8), torch.ones(2, dtype=torch.int64))) == (
+        f"model: gives a dict, {SCORES_ALONE}"
+    )
+
+
+def test_compiled_modules_are_units():
+    """They have no truth value: len() is asked of what was compiled."""
+    model, x = Tied(), torch.randn(3, 8)
+    model.b = torch.compile(model.b, backend="eager")
+    assert refusal(lambda: parts(model, ["a", "b"], x)) == "accepted", "compiled"

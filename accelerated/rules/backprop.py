@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._autocast import lowered, outside
-from .cutting import Units
+from .cutting import Units, no_tensor
 from .local.module_rule import ModuleRule
 from .orthogonality import Orthogonality, hidden_weights
 from .output_loss import LossLike, Targets, read_loss
@@ -60,7 +60,10 @@ class Backprop(OutputLoss, ModuleRule):
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         x = self.checked(x, y)
         with torch.enable_grad(), lowered():
-            loss = self.output_loss(self.model(x), y)
+            scores = self.model(x)
+            if not isinstance(scores, Tensor):
+                raise no_tensor(scores)
+            loss = self.output_loss(scores, y)
             gradients = gradients_by(loss, self.model.parameters())
         taken = {p for unit in self.units for p in unit.parameters}
         others = tuple((p, g) for p, g in gradients.items() if p not in taken)

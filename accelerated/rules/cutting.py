@@ -215,6 +215,12 @@ class _Tracer(fx.Tracer):
     def __init__(self, units: Iterable[nn.Module]) -> None:
         super().__init__()
         self.units = set(units)
+        self.without_gradients: set[nn.Module] = set()
+
+    def call_module(self, m: nn.Module, *call: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            self.without_gradients.add(m)
+        return super().call_module(m, *call, **options)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self.units or self.units.isdisjoint(m.modules())
@@ -257,7 +263,9 @@ def _between(model: nn.Module, units: dict[str, nn.Module]) -> list[Part]:
     output = graph.output_node().args[0]
     nodes = _depending(graph)
     place = {node: index for index, node in enumerate(nodes)}
-    if not isinstance(output, fx.Node) or output not in place:
+    if not isinstance(output, fx.Node):
+        raise no_tensor(output)
+    if output not in place:
         raise ValueError(f"model: gives {output!r}, expected a tensor that is computed from its input")
     last = [max([place.get(user, len(nodes)) for user in node.users], default=place[node]) for node in nodes]
 
@@ -282,7 +290,7 @@ def _between(model: nn.Module, units: dict[str, nn.Module]) -> list[Part]:
         y = crossing(end)[0] if end < len(nodes) else output
         piece = nodes[begin:end]
         module = _alone(whole, piece, x, y, dropouts)
-        made = module or _piece(whole, piece, x, y, dropouts)
+        made = module if module is not None else _piece(whole, piece, x, y, dropouts)
         unit = starts.get(begin, unit)
         name = _name(piece[-1]) if module is not None and piece[-1].op == "call_module" else f"{unit}:{piece[-1].name}"
         if begin not in starts:
@@ -302,18 +310,27 @@ def _name(node: fx.Node) -> str:
 def _traced(whole: _Whole, units: dict[str, nn.Module]) -> tuple[fx.Graph, dict[fx.Node, nn.Module]]:
     """The graph, and the calls of functional dropout that follow a module's mode.
 
-    Raises ValueError for a forward pass that depends on data, or on the mode in another way.
+    Raises ValueError for a forward pass that depends on data or, in another way, on the mode, for one that draws
+    random numbers, which a trace would make constants, and for a unit that it runs without gradients unless frozen.
     """
     graphs = []
-    with untouched(whole):
-        for training in (True, False):
-            whole.train(training)
+    tracer = _Tracer(units.values())
+    with untouched(whole), torch.enable_grad():
+        drawn = torch.get_rng_state()
+        for root, training in ((whole, True), (_Whole(whole.model), False)):  # each gets the constants of its trace
+            root.train(training)
             try:
-                graphs.append(_Tracer(units.values()).trace(whole))
+                graphs.append(tracer.trace(root))
             except Exception as error:  # whatever a forward pass raises that gets no numbers
-                raise ValueError(
-                    f"model: its forward pass cannot be traced, as it depends on data ({error}); {AS_MODULES}"
-                ) from error
+                raise ValueError(f"model: its forward pass cannot be traced ({error}); {AS_MODULES}") from error
+        if not torch.equal(drawn, torch.get_rng_state()):
+            raise ValueError(f"model: its forward pass draws random numbers itself; {AS_MODULES}")
+    for name, module in units.items():
+        if module in tracer.without_gradients and any(p.requires_grad for p in module.parameters()):
+            raise ValueError(
+                f"units: '{name}' runs under no_grad in the model, expected a unit that learns; freeze it, "
+                "requires_grad_(False), or run it with gradients"
+            )
     dropouts: dict[fx.Node, nn.Module] = {}
     graph, evaluating = graphs
     for node, other in zip(graph.nodes, evaluating.nodes, strict=False):
@@ -346,9 +363,16 @@ def _starts(whole: _Whole, units: dict[str, nn.Module], nodes: Sequence[fx.Node]
     found: dict[int, str] = {}
     for name, module in units.items():
         places = [index for index, other in called if other is module]
-        if len(places) != 1:
-            how = f"runs {len(places)} times" if places else "is not called on what comes from the input"
-            raise ValueError(f"units: '{name}' {how}, expected units that run once; {AS_MODULES}")
+        if len(places) > 1:
+            raise ValueError(
+                f"units: '{name}' runs {len(places)} times, expected units that run once; put all of its calls into "
+                "one module, and name that"
+            )
+        if not places:
+            raise ValueError(
+                f"units: '{name}' is not called on what comes from the input, expected units that run once; "
+                f"{AS_MODULES}"
+            )
         if found and places[0] < max(found):
             raise ValueError(f"units: '{name}' runs before '{found[max(found)]}', expected the order in which they run")
         found[places[0]] = name
@@ -491,8 +515,16 @@ def model_output(model: nn.Module, example: Tensor) -> Tensor:
     except Exception as error:  # whatever a forward pass raises
         raise ValueError(f"example: shape {tuple(example.shape)} does not pass the model ({error})") from error
     if not isinstance(given, Tensor):
-        raise ValueError(f"model: gives a {type(given).__name__}, expected a tensor")
+        raise no_tensor(given)
     return given
+
+
+def no_tensor(given: Any) -> ValueError:
+    """The error for a model that gives something else."""
+    kind = next((kind for kind in (dict, tuple, list) if isinstance(given, kind)), type(given))
+    return ValueError(
+        f"model: gives a {kind.__name__}, expected a tensor; put the model into a module that gives its scores alone"
+    )
 
 
 def _run(found: Iterable[Part], example: Tensor) -> Tensor:
