@@ -11,7 +11,7 @@ FAULTS = [
           "update_factors(layers, clean", "update_factors(self.layers(self.masks(x)), clean",
           "test_dropout_masks_are_shared_by_both_passes", "masks of unit"),
     Fault("backprop's loss summed over the batch", "accelerated.rules.backprop",
-          "loss = self.output_loss(self.model(x), y)", "loss = self.output_loss(self.model(x), y) * len(x)",
+          "loss = self.output_loss(scores, y)", "loss = self.output_loss(self.model(x), y) * len(x)",
           "test_backprop", "Backprop[0]"),
     Fault("rule's targets not smoothed", "accelerated.rules.output_loss",
           "losses.smoothed(targets, self.label_smoothing) if self.label_smoothing else targets", "targets",
