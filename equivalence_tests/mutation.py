@@ -1,6 +1,6 @@
 """Mutates the code mechanically, one place at a time, and sees that the tests notice.
 
-    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S] [--jobs N]
+    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S] [NAME ...]
 
 Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
@@ -365,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code is 0 where every mutant is noticed or argued to be equivalent, else 1."""
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}.mutation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only modules whose name ends so, such as foton")
     parser.add_argument("--side", choices=list(SIDES), help="default: both")
     parser.add_argument("--count", type=int, default=500, help="mutants of each side (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="default: a new one, printed")
@@ -375,7 +376,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tests", nargs="*", metavar="FILE", help="test files, such as test_foton.py (default: all)")
     options = parser.parse_args(arguments)
     sides = [options.side] if options.side else list(SIDES)
-    mutants = [made for side in sides for made in drawn(modules(side), options.count, options.seed)]
+    chosen = [[name for name in modules(side) if name.endswith(tuple(options.names) or "")] for side in sides]
+    mutants = [made for names in chosen for made in drawn(names, options.count, options.seed)]
+    if not mutants:
+        parser.error(f"no module named {' or '.join(options.names)}")
     random.Random(options.seed).shuffle(mutants)
     print(f"seed {options.seed}, {len(mutants)} mutants", flush=True)
 

@@ -487,7 +487,7 @@ def test_a_read_out_is_softmax_regression(rng: np.random.Generator):
     variable = torch.tensor(readout, requires_grad=True)
     loss = torch.nn.functional.cross_entropy(torch.tensor(rows) @ variable.mT, torch.tensor(labels))
     found = reference.forward_forward.readout_update(readout, rows, labels)
-    assert close(found, torch.autograd.grad(loss, variable)[0])
+    assert close(found, torch.autograd.grad(loss, variable)[0]), "the read-out"
 
 
 @given(rng=seeds())
