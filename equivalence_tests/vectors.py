@@ -288,12 +288,12 @@ def modules() -> list[str]:
 def write(folder: Path, only: Sequence[str] = ()) -> int:
     """Writes the files of all modules, or of some; returns how many cases. Raises FileExistsError for what is there."""
     folder.mkdir(parents=True, exist_ok=True)
+    files = {module: [folder / f"{module}.{end}" for end in ("safetensors", "json")] for module in only or modules()}
+    for path in (path for paths in files.values() for path in paths):
+        if path.exists():
+            raise FileExistsError(f"{path} exists already")
     total = 0
-    for module in only or modules():
-        paths = [folder / f"{module}.{ending}" for ending in ("safetensors", "json")]
-        for path in paths:
-            if path.exists():
-                raise FileExistsError(f"{path} exists already")
+    for module, paths in files.items():
         cases = list(vectors(module))
         tensors = {name: array for case in cases for name, array in _tensors(case).items()}
         calls = {case.name: case.call for case in cases}

@@ -106,7 +106,10 @@ def _largest(count: Callable[[int], int]) -> Goodness:
 
 
 def top_k(share: float = 0.02) -> Goodness:
-    """The sum of the k = ceil(share n) largest squares, equation (a). Raises ValueError unless 0 < share <= 1."""
+    """The sum of the k = ceil(share n) largest squares, equation (a). Raises ValueError unless 0 < share <= 1.
+
+    The gradient is of k units; which of equal ones is free.
+    """
     if not 0 < share <= 1:
         raise ValueError(f"share: {share}, expected more than 0 and at most 1")
     return _largest(lambda n: math.ceil(share * n * (1 - 1e-12)))  # 0.07 of 100 is 7, not 7.000000000000001

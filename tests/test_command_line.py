@@ -126,6 +126,7 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["costs", "--network", "784"], ["--network: '784'"]),
         (["costs", "--rules", "foton-linear"], ["'foton-linear' is not counted"]),
         (["check", "--tier", "some"], ["--tier: 'some'"]),
+        (["vectors", "write", "found", "--only", "loses"], ["--only: 'loses'", "losses"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
         (["check", "--report", "found.txt"], ["--report: 'found.txt'", ".html or .json"]),
         (["check", "--report", "nowhere/found.json"], ["'nowhere' is not there"]),

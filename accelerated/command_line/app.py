@@ -25,6 +25,7 @@ from .html_report import report
 from .predict import predict
 from .rules import rules
 from .train import train
+from .vectors import vectors
 from .versions import version
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer exports no name for the class of its own errors
@@ -122,6 +123,7 @@ app.command()(costs)
 app.add_typer(data, name="data")
 app.command()(report)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
+app.add_typer(vectors, name="vectors")
 
 
 def _version(wanted: bool) -> None:
