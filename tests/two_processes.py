@@ -3,6 +3,7 @@
 Every process makes the same checks in the same order, and writes what failed to a file of its own.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from prograde.accelerated.cumulative_goodness import REMEDIES
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import ChannelNorm, RecurrentNetwork, ShortcutNetwork
-from prograde.accelerated.parallel import DataParallel, LayerParallel, data_parallel, processes
+from prograde.accelerated.parallel import DataParallel, LayerParallel, data_parallel, processes, shared_memory
 from prograde.accelerated.rules import (
     RULES,
     Backprop,
@@ -271,9 +272,16 @@ def check_case(name: str) -> None:
     truth, single = trained(name, torch.float64, together=False), trained(name, torch.float32, together=False)
     fine, coarse = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))
     problems = []
-    for dtype, share, small in ((torch.float64, fine / coarse, 1), (torch.float32, 1.0, data_parallel.SMALL)):
-        data_parallel.SMALL = small  # arrays of two numbers are averaged where they lie, or all in one copy
+    in_place = list(CASES).index(name) % 2
+    for dtype, share, small, folder in (
+        (torch.float64, fine / coarse, 1, FOLDERS[0]),
+        (torch.float32, 1.0, 1 if in_place else 2**14, FOLDERS[1]),
+    ):
+        data_parallel.SMALL = small  # arrays of two numbers go their own way, or all in one copy
+        shared_memory.FOLDER = folder
         found = trained(name, dtype, together=True)
+        shared_memory.FOLDER = FOLDERS[0]
+        data_parallel.SMALL = 2**14
         if found.keys() != truth.keys():
             problems.append(f"{dtype}: {sorted(found.keys() ^ truth.keys())} on one side alone")
             continue
@@ -283,6 +291,35 @@ def check_case(name: str) -> None:
             if not apart <= limit:
                 problems.append(f"{dtype}, {key}: {apart:.2e} apart, limit {limit:.2e}")
     assert not problems, "\n".join(problems)
+
+
+FOLDERS = shared_memory.FOLDER, Path("nowhere")
+
+
+def check_shared_memory() -> None:
+    """It has no name left; where one process has none it is used by none, nor by a copy, nor in another dtype."""
+    data_parallel.SMALL = 1
+    x, y = data()
+
+    def stepped(rule: DataParallel) -> list[Tensor]:
+        rule.assign_credit(x[SHARE].to(next(rule.parameters()).dtype), y[SHARE])
+        return [p.grad for p in rule.parameters() if p.grad is not None]
+
+    rule = DataParallel(Backprop(dense()()))
+    assert len(rule._slots) == len(list(rule.parameters()))
+    dist.barrier()
+    assert not list(FOLDERS[0].glob("prograde-*"))
+    shared_memory.FOLDER = FOLDERS[RANK]
+    other = DataParallel(Backprop(dense()()))
+    shared_memory.FOLDER = FOLDERS[0]
+    data_parallel.SMALL = 2**14
+    other.rule.load_state_dict(rule.rule.state_dict())
+    copied = copy.deepcopy(rule)
+    assert other._slots == copied._slots == {}
+    expected = stepped(rule)
+    for found in (stepped(other), stepped(copied), stepped(rule.double())):
+        assert all(rms(a - b) < 1e-6 for a, b in zip(found, expected, strict=True))
+    assert same_everywhere(rule)
 
 
 def same_everywhere(rule: nn.Module) -> bool:
@@ -788,6 +825,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "a rule that nothing connects says so": check_alone,
     "losses noted in each process": check_noted_losses,
     "a share of one sample": check_a_share_of_one,
+    "shared memory": check_shared_memory,
     "fit, interrupted": check_fit_interrupted,
     "layers in two processes as in one": check_layers,
     "layers that can't be in several processes are refused": check_layers_refused,

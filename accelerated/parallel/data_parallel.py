@@ -24,8 +24,10 @@ from ..rules import (
 )
 from ..rules.output_loss import Loss
 from ..rules.rule import Share
+from ..rules.stepping import Factors, in_factors
 from .batch_norm import synchronised
 from .processes import Processes
+from .shared_memory import Slots, shared_slots
 
 SMALL = 2**14
 """Arrays of fewer numbers are averaged together: by itself each would cost a message."""
@@ -53,6 +55,9 @@ class DataParallel(Rule):
     `HybridDynamicTemperature`, nn.InstanceNorm that tracks statistics; and in every process where one of them is given
     a batch that its rule does not take. RuntimeError where a process is lost.
 
+    Processes on CPUs of one machine add updates through memory that they share, as large as the parameters in each;
+    others, and those that get no such memory, send them by all-reduce. The sum is the same in all.
+
     The rule itself is `rule.rule`: save its `state_dict()`, which one process can go on with.
     """
 
@@ -69,6 +74,7 @@ class DataParallel(Rule):
         self.units, self.num_classes = rule.units, rule.num_classes
         self.wants_sequences = rule.wants_sequences
         self._take_first()
+        self._slots = shared_slots([p for p in rule.parameters() if p.numel() >= SMALL], self.processes)
 
     def _take_first(self) -> None:
         """Makes the rule that of rank 0. Raises ValueError, in every process, where one has another model or rule."""
@@ -92,6 +98,10 @@ class DataParallel(Rule):
         other = [rank for rank, (is_same,) in enumerate(processes.all_told(not problem)) if not is_same]
         if other:
             raise ValueError(f"rule: of process {other[0]} another one than that of process 0{problem}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which shares no memory with those of other processes."""
+        return {**super().__getstate__(), "_slots": {}}
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -160,13 +170,16 @@ class DataParallel(Rule):
         updates = self.rule.stream(x, y)
         memory: set[int] = set()
         while True:
-            with self._as_share(share, part, scale):  # not around the yield: how an update is used is not its business
+            with (
+                self._as_share(share, part, scale),
+                in_factors(),
+            ):  # not around the yield: how an update is used is not its business
                 update = next(updates, None)
             if update is None:
                 return
             if not self.rule.differentiates:
                 memory.clear()
-            yield _Averaged(update, self.processes, memory)
+            yield _Averaged(update, self.processes, memory, self._slots, part)
 
     def _shared(self, x: Any, y: Any) -> tuple[Share, float, float]:
         """Where this process's batch is in the joined one, its part in the labels, and what scales their weights.
@@ -253,19 +266,31 @@ class DataParallel(Rule):
 
 
 class _Averaged:
-    """A unit's update on its way to that of the joined batch.
+    """A unit's update on its way to that of the joined batch, of which this process's is that part.
 
-    Large arrays are averaged where they lie, unless they lie in `memory` that an earlier one is in, to which they are
-    added. All others are averaged in one copy, with the loss.
+    Arrays that have slots are put there, where all processes add them up; of a dense weight's the factors come, whose
+    product is. Other large arrays are averaged where they lie, unless they lie in `memory` that an earlier one is in,
+    to which they are added. All others are averaged in one copy, with the loss, which tells that the slots are filled.
     """
 
-    def __init__(self, update: UnitUpdate, processes: Processes, memory: set[int]) -> None:
+    def __init__(self, update: UnitUpdate, processes: Processes, memory: set[int], slots: Slots, part: float) -> None:
         self._update, self._processes = update, processes
         self._found: dict[Tensor, Tensor] = {}
         self._in_place: list[Tensor] = []
+        self._added: Slots = {}
         self._works: list[dist.Work] = []
         copied = [] if update.loss is None else [update.loss]
         for parameter, gradient in update.pairs:
+            of_all = slots.get(parameter)
+            if of_all is not None and (of_all[0].dtype, of_all[0].device) == (parameter.dtype, parameter.device):
+                self._added[parameter] = of_all
+                own = of_all[processes.rank]
+                if isinstance(gradient, Factors):
+                    (part * gradient).product(out=own)
+                else:
+                    torch.mul(gradient, part, out=own)
+                continue
+            gradient = _multiplied(gradient)
             place = gradient.untyped_storage().data_ptr()
             if gradient.numel() < SMALL or not gradient.is_contiguous() or place in memory:
                 gradient = torch.empty_like(parameter).copy_(gradient)
@@ -274,6 +299,8 @@ class _Averaged:
                 memory.add(place)
                 self._in_place.append(gradient)
             self._found[parameter] = gradient
+        if self._added and not copied:
+            copied = [torch.zeros(())]
         kinds = {array.dtype: [other for other in copied if other.dtype == array.dtype] for array in copied}
         self._copied = [(arrays, torch.cat([array.flatten() for array in arrays])) for arrays in kinds.values()]
 
@@ -292,13 +319,26 @@ class _Averaged:
         with self._processes.lost():
             for work in self._works:
                 work.wait()
+        for parameter, (first, second, *others) in self._added.items():
+            total = first + second
+            for other in others:
+                total += other
+            self._found[parameter] = total
         for arrays, joined in self._copied:
             for array, part in zip(arrays, joined.split([array.numel() for array in arrays]), strict=True):
                 array.copy_(part.view_as(array))
         unit, gradients, loss, own = self._update
         if gradients is not None:
-            gradients = [self._found.get(p, g) for p, g in zip(unit.parameters, gradients, strict=True)]
-        return UnitUpdate(unit, gradients, loss, tuple((p, self._found.get(p, g)) for p, g in own))
+            gradients = [self._of(p, g) for p, g in zip(unit.parameters, gradients, strict=True)]
+        return UnitUpdate(unit, gradients, loss, tuple((p, self._of(p, g)) for p, g in own))
+
+    def _of(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """What was averaged, of a frozen parameter this process's own."""
+        return self._found[parameter] if parameter in self._found else _multiplied(gradient)
+
+
+def _multiplied(gradient: Tensor | Factors) -> Tensor:
+    return gradient.product() if isinstance(gradient, Factors) else gradient
 
 
 def _described(rule: Rule) -> list[Any]:

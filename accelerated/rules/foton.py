@@ -107,8 +107,9 @@ class Foton(OutputErrorRule):
         factors = update_factors(layers, clean, error, projection, self.activation_gain, self.linear)
         last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
         count = self.loss.count(clean.scores, y)
-        # Else a step is no product of delta and z alone, or compiled code holds these.
-        is_whole = isinstance(count, int) and count == len(x) and not torch.compiler.is_compiling()
+        # Else a step is no product of this batch's delta and z alone, or compiled code holds these.
+        is_whole = isinstance(count, int) and count == len(x) and self.shared is None
+        is_whole = is_whole and not torch.compiler.is_compiling()
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = per_label(factored(layer).update(z, delta), len(x), count)
             if is_whole and z.dim() == 2 and unit is not last and knows_steps_of(len(x), unit.weights[0]):

@@ -36,6 +36,10 @@ class Factors(NamedTuple):
     def dtype(self) -> torch.dtype:
         return self.left.dtype
 
+    def product(self, out: Tensor | None = None) -> Tensor:
+        """The update itself: (n_out, n_in)."""
+        return torch.mm(self.left, self.right, out=out)
+
     def __rmul__(self, number: float | Tensor) -> "Factors":  # type: ignore[override]
         return Factors(number * self.left, self.right)
 
