@@ -7,24 +7,16 @@ from inspect import signature
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 
 from .placement import Placement
 from .results import Results
 from .sides import DTYPES, EPS, OURS, ReferenceSide, Side, TwinSide
-from .strategies import KinkDistance, take_few_shapes
+from .strategies import FIXED, KinkDistance, take_few_shapes
 from .tolerance import Comparison
 
 OF_A_PRECISION = {"side", "twin", "compare", "ours"}  # arguments of tests that depend on --dtype
-settings.register_profile(
-    "default",
-    max_examples=12,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+settings.register_profile("default", FIXED)
 settings.register_profile("smoke", settings.get_profile("default"), max_examples=3)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=300, derandomize=False)
 

@@ -4,6 +4,7 @@ from collections.abc import Container
 from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from prograde.reference import forward_forward, layers, orthogonality, pair_losses
@@ -17,6 +18,17 @@ KINKED = ("relu", "leaky_relu", "maxmin")
 NETWORK_ACTIVATIONS = [*SMOOTH, *KINKED]
 POOLS = [1, 2, 3]
 """Sizes of the squares whose maxima networks take."""
+
+
+FIXED = settings(
+    max_examples=12,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+"""The same few examples of a property in every run."""
 
 
 class KinkDistance:

@@ -42,7 +42,6 @@ from prograde.accelerated.rules.accumulation import accumulate
 from prograde.accelerated.rules.orthogonality import _Copy as COPY
 from prograde.equivalence_tests import local_examples, own_models
 from prograde.equivalence_tests.rule_examples import BATCH, EXAMPLES, FLAT, Example, K, dense, refusal
-from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.places_itself
 
@@ -120,16 +119,22 @@ class Unread:
         return False
 
 
-@pytest.fixture(autouse=True)
-def _as_on_an_accelerator(twin: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def as_on_an_accelerator() -> Iterator[None]:
     """What the meta device lacks: autocast, and a way to the host."""
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
     is_on, region = torch.is_autocast_enabled, torch.autocast
     off = {"meta": nullcontext()}
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind not in off and is_on(kind))
-    monkeypatch.setattr(torch, "autocast", lambda kind, *a, **given: off.get(kind) or region(kind, *a, **given))
-    monkeypatch.setattr(orthogonality, "_Copy", Unread)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "is_autocast_enabled", lambda kind: kind not in off and is_on(kind))
+        patch.setattr(torch, "autocast", lambda kind, *a, **given: off.get(kind) or region(kind, *a, **given))
+        patch.setattr(orthogonality, "_Copy", Unread)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_on_an_accelerator(ours_only: None) -> Iterator[None]:
+    with as_on_an_accelerator():
+        yield
 
 
 def sgd(rule: nn.Module) -> torch.optim.Optimizer:

@@ -1,14 +1,13 @@
 """Freezing: a parameter with `requires_grad=False` stays as it is, at any time, and the others learn as before."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated.rules import Backprop, CreditAssignment, Foton, HybridDynamicTemperature, MonoForward
+from prograde.accelerated.rules import Backprop, Foton, HybridDynamicTemperature, MonoForward
 from prograde.accelerated.training import alignment
-from prograde.equivalence_tests.rule_examples import EXAMPLES, dense, refusal
+from prograde.equivalence_tests.common_checks import Check, chosen, close, credit, parametrize_with_rules
+from prograde.equivalence_tests.rule_examples import EXAMPLES, Example, dense, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -20,67 +19,9 @@ def _ours_only(twin: TwinSide) -> None:
         pytest.skip("rules are prograde's own")
 
 
-def chosen(module: nn.Module) -> Iterator[list[str]]:
-    """Names of what is frozen together: each layer, all matrices, all else, and everything."""
-    everything = [name for name, _ in module.named_parameters()]
-    layers = {name.rpartition(".")[0] for name in everything}
-    for layer in sorted(layers):
-        yield [name for name in everything if name.rpartition(".")[0] == layer]
-    matrices = [name for name, parameter in module.named_parameters() if parameter.dim() > 1]
-    yield matrices
-    yield [name for name in everything if name not in matrices]
-    yield everything
-
-
-def credit(rule: CreditAssignment, x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor | None]:
-    """What assign_credit leaves in `.grad`, with draws that are fixed."""
-    torch.manual_seed(seed)
-    rule.generator.manual_seed(seed)  # type: ignore[union-attr]
-    rule.assign_credit(x, y)
-    return {name: p.grad for name, p in rule.named_parameters()}
-
-
-def close(found: Tensor | None, expected: Tensor | None) -> bool:
-    if found is None or expected is None:
-        return found is expected
-    return torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(name: str, twin: TwinSide):
-    """Under momentum and weight decay, which move a parameter even where its gradient is 0."""
-    example = EXAMPLES[name]
-    rule = example.build(twin.device)
-    x, y = example.batch(twin.device)
-    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    credit(rule, x, y, 0)
-    optimizer.step()
-    rule.constrain(optimizer)
-    parameters = dict(rule.named_parameters())
-    state = {key: value.clone() for key, value in parameters.items()}
-    free = {key: None if g is None else g.clone() for key, g in credit(rule, x, y, 1).items()}
-    for frozen in chosen(rule):
-        for key in frozen:
-            parameters[key].requires_grad_(False)
-        torch.manual_seed(1)
-        rule.generator.manual_seed(1)  # type: ignore[attr-defined]
-        streamed = {id(p) for update in rule.stream(x, y) for p, _ in update.pairs}
-        found = credit(rule, x, y, 1)
-        for key, parameter in parameters.items():
-            if key in frozen:
-                assert found[key] is None, f"{key}: a gradient of a frozen parameter"
-                assert id(parameter) not in streamed, f"{key}: frozen, and in an update's pairs"
-            else:
-                assert close(found[key], free[key]), f"{key}: another gradient, with {frozen} frozen"
-        optimizer.step()
-        rule.constrain(optimizer)
-        for key in frozen:
-            assert torch.equal(parameters[key], state[key]), f"{key}: frozen, and changed"
-            parameters[key].requires_grad_(True)
-        with torch.no_grad():
-            for key, parameter in parameters.items():
-                parameter.copy_(state[key])
-    assert all(close(g, free[key]) for key, g in credit(rule, x, y, 1).items()), "thawed, all learn again"
+@parametrize_with_rules(EXAMPLES, ["honours freezing"])
+def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(rule: Example, check: Check):
+    check(rule)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

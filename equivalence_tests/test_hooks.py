@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prograde.accelerated.rules import Backprop, CreditAssignment, Foton, MonoForward
+from prograde.accelerated.rules import Backprop, Foton, MonoForward
 from prograde.accelerated.training.diagnostics.costs import layer_costs
-from prograde.equivalence_tests.rule_examples import EXAMPLES, dense, images, refusal
+from prograde.equivalence_tests.common_checks import Check, models, parametrize_with_rules
+from prograde.equivalence_tests.rule_examples import EXAMPLES, Example, dense, images, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = pytest.mark.smoke
@@ -22,38 +23,9 @@ def _ours_only(twin: TwinSide) -> None:
         pytest.skip("rules are prograde's own")
 
 
-def models(rule: CreditAssignment) -> list[nn.Module]:
-    """Those that the rule was given."""
-    rule = getattr(rule, "rule", rule)
-    return [member.model for member in rule.members] if hasattr(rule, "members") else [rule.model]  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_a_forward_hook_sees_the_module_once_or_is_refused(name: str, twin: TwinSide):
-    example = EXAMPLES[name]
-    rule = example.build(twin.device)
-    x, y = example.batch(twin.device)
-    model = models(rule)[0]
-    for path, module in model.named_modules():
-        seen: list[Tensor] = []
-        handle = module.register_forward_hook(lambda m, inputs, output, seen=seen: seen.append(output))
-        with torch.random.fork_rng():
-            model(x)
-        expected = [part.detach().clone() if isinstance(part, Tensor) else part[0].detach().clone() for part in seen]
-        seen.clear()
-        message = refusal(lambda: rule.assign_credit(x, y))
-        if message == "accepted":
-            found = [part if isinstance(part, Tensor) else part[0] for part in seen]
-            assert len(found) == 1, f"'{path}' of {name}: called {len(found)} times"
-            same = torch.allclose(found[0], expected[0], rtol=1e-9, atol=1e-12)
-            assert same or "hardware" in name, f"'{path}' of {name}: another output"
-        else:
-            where = f"layer '{path}'" if path else "model"
-            assert message.startswith(f"{where}: a forward hook, which"), message
-            assert message.endswith("; register it for a pass `model(x)` outside training, then remove it"), message
-            assert not seen, "refused before anything was called"
-        handle.remove()
-    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "without hooks"
+@parametrize_with_rules(EXAMPLES, ["calls hooks"])
+def test_a_forward_hook_sees_the_module_once_or_is_refused(rule: Example, check: Check):
+    check(rule)
 
 
 def test_which_rules_call_hooks(twin: TwinSide):
@@ -135,18 +107,9 @@ def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide):
     assert honoured == "accepted" if kind != "of a gradient" else honoured.startswith(expected), kind
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_a_layer_that_was_replaced_is_named(name: str, twin: TwinSide):
-    example = EXAMPLES[name]
-    rule = example.build(twin.device)
-    x, y = example.batch(twin.device)
-    for model in models(rule):
-        for key, module in list(model._modules.items()):
-            model._modules[key] = copy.deepcopy(module)
-            for call in (lambda: rule.assign_credit(x, y), lambda: rule(x)):
-                assert refusal(call).startswith(f"layer '{key}': replaced, added or removed since the "), name
-            model._modules[key] = module
-    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+@parametrize_with_rules(EXAMPLES, ["names a replaced layer"])
+def test_a_layer_that_was_replaced_is_named(rule: Example, check: Check):
+    check(rule)
 
 
 def test_layers_that_come_and_go_are_named(twin: TwinSide):

@@ -1,6 +1,5 @@
 """Through the front door: what a rule puts into `.grad` of an ordinary nn.Sequential is the reference's update."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,9 @@ from prograde.accelerated.rules import (
     Pepita,
     Rule,
 )
+from prograde.equivalence_tests.common_checks import Check, parametrize_with_rules
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import EXAMPLES, Example
 from prograde.equivalence_tests.sides import Dense, Images, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, streams
 from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, parameters
@@ -271,38 +272,11 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
     return model, torch.randn(9, 1, 20, dtype=dtype), torch.randint(0, 4, (9,))
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_stepping_while_streaming_changes_nothing(name: str):
-    """Each block's weights are overwritten before the next update is asked for; bit for bit the same updates."""
-    model, x, y = example()
-    rule = make(name, model, seeded(1))
-    other = copy.deepcopy(rule)
-    if other.generator is not None:
-        other.generator.manual_seed(1)
-        rule.generator.manual_seed(1)  # type: ignore[union-attr]
-    whole = [(update.gradients[0].clone(), update.gradients[1].clone()) for update in list(rule.stream(x, y))]
-    for (weight, bias), update in zip(whole, other.stream(x, y), strict=True):
-        assert torch.equal(update.gradients[0], weight), update.unit.name
-        assert torch.equal(update.gradients[1], bias), update.unit.name
-        with torch.no_grad():
-            update.unit.module.weight.fill_(float("nan"))
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_assign_credit_replaces_gradients_and_leaves_no_graph(name: str):
-    model, x, y = example()
-    rule = make(name, model)
-    identities = [id(p) for p in rule.parameters()]
-    first = rule.assign_credit(x, y)
-    assert first.shape == ()
-    assert not first.requires_grad
-    assert torch.isfinite(first)
-    before = [p.grad.clone() for unit in rule.units for p in (unit.module.weight,)]
-    if not isinstance(rule, ForwardForward):  # draws negatives anew
-        rule.assign_credit(x, y)
-        assert all(torch.equal(b.module.weight.grad, g) for b, g in zip(rule.units, before, strict=True))
-    rule.constrain()
-    assert [id(p) for p in rule.parameters()] == identities
+@parametrize_with_rules(
+    EXAMPLES, ["streams as at once", "leaves no graph", "resumes bitwise", "follows dtype and device"]
+)
+def test_what_is_promised_of_all(rule: Example, check: Check):
+    check(rule)
 
 
 COMPILED = [
@@ -373,18 +347,6 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     assert rule.masks(x) is None
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_assign_credit_forgets_the_last_step(name: str):
-    """No gradient adds to an older one, and what the rule does not train keeps none from elsewhere."""
-    model, x, y = example()
-    rule = make(name, model, seeded(0))
-    rule.generator.manual_seed(1)  # type: ignore[union-attr]
-    rule.assign_credit(x, y)
-    fresh = [None if p.grad is None else p.grad.clone() for p in rule.parameters()]
-    for p in rule.parameters():
-        p.grad = torch.ones_like(p)
-    rule.generator.manual_seed(1)  # type: ignore[union-attr]
-    rule.assign_credit(x, y)
-    for p, expected in zip(rule.parameters(), fresh, strict=True):
-        assert (p.grad is None) == (expected is None), "stale gradient"
-        assert expected is None or torch.equal(p.grad, expected), "stale gradient"
+@parametrize_with_rules(EXAMPLES, ["replaces gradients"])
+def test_assign_credit_forgets_the_last_step(rule: Example, check: Check):
+    check(rule)

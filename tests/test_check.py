@@ -1,12 +1,14 @@
 """`prograde check`: what it makes of the records of tests, and a wrong implementation from end to end."""
 
 import json
+from contextlib import nullcontext
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from prograde.accelerated.command_line.verdicts import read
+from prograde.accelerated.command_line.verdicts import checked, read
 
 START = {
     "modules": ["activations", "losses", "foton"],
@@ -83,6 +85,41 @@ def test_exit_codes() -> None:
     assert own("mine", [START, right]).functions[0].cells[3:5] == ("exact", "exact")
     assert own("mine", [START, noted("test[reference]")]).exit_code == 2, "nothing tested"
     assert own("mine", [START, right, noted("rules", outcome="failed")]).exit_code == 1
+
+
+class Skipped(BaseException):
+    pass
+
+
+def agrees(rule: str) -> None:
+    assert rule == "made of the rule"
+
+
+def skips(rule: str) -> None:
+    raise Skipped("it has no step")
+
+
+def fails(rule: str) -> None:
+    raise AssertionError("another gradient\nand more")
+
+
+def breaks(rule: str) -> None:
+    raise ValueError("nothing")
+
+
+def test_the_common_checks_of_a_rule() -> None:
+    places: list[str] = []
+    suite = SimpleNamespace(
+        on=lambda device: places.append(device) or nullcontext(),
+        CHECKS={"a": agrees, "b": skips, "c": fails, "d": breaks},
+        as_example=lambda rule: f"made of the {rule}",
+        Skipped=Skipped,
+    )
+    found = checked("mine:Rule on cpu", suite, "rule", "cpu")
+    assert [verdict.outcome for verdict in found.functions] == ["agreed", "not tested", "refused", "refused"]
+    assert [verdict.wrong for verdict in found.of("refused")] == [["another gradient"], ["ValueError('nothing')"]]
+    assert (found.functions[1].skipped, found.exit_code, places) == ("it has no step", 1, ["cpu"])
+    assert found.remarks == []
 
 
 def test_reports_are_whole() -> None:

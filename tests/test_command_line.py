@@ -128,6 +128,8 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["check", "--tier", "some"], ["--tier: 'some'"]),
         (["vectors", "write", "found", "--only", "loses"], ["--only: 'loses'", "losses"]),
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
+        (["check", "--rule", "no_such_module:Rule"], ["--rule: 'no_such_module:Rule'", "No module named"]),
+        (["check", "--rule", "json:Rule"], ["--rule: 'json:Rule'", "expected package.module:Class"]),
         (["check", "--report", "found.txt"], ["--report: 'found.txt'", ".html or .json"]),
         (["check", "--report", "nowhere/found.json"], ["'nowhere' is not there"]),
         (["tarin"], ["tarin"]),

@@ -81,28 +81,6 @@ def test_scores_have_a_column_for_each_class(rule: str) -> None:
     assert built.num_classes == 3
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_copy_and_a_loaded_state_learn_the_same(rule: str) -> None:
-    """deepcopy is independent of the original; state_dict carries all that a rule adds."""
-    x, y = data()
-    torch.manual_seed(0)
-    original = RULES[rule](small(), generator=torch.Generator())
-    twin = copy.deepcopy(original)
-    loaded = RULES[rule](small(), generator=torch.Generator())
-    loaded.load_state_dict(original.state_dict())
-    for built in (original, twin, loaded):
-        optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
-        built.generator.manual_seed(1)  # type: ignore[union-attr]
-        for _ in range(3):
-            built.assign_credit(x, y)
-            optimizer.step()
-            built.constrain(optimizer)
-    for a, b, c in zip(original.parameters(), twin.parameters(), loaded.parameters(), strict=True):
-        assert a is not b
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-
-
 def test_a_copy_of_ftp_takes_its_projections_as_the_original_does() -> None:
     """Through the identity, for which one product does."""
     x, y = data()
@@ -114,19 +92,6 @@ def test_a_copy_of_ftp_takes_its_projections_as_the_original_does() -> None:
         assert a.grad is not None
         assert b.grad is not None
         assert torch.equal(a.grad, b.grad)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_can_change_its_precision(rule: str) -> None:
-    """`rule.double()` after construction: weights, buffers and the constraint go along."""
-    x, y = data()
-    built = RULES[rule](small()).double()
-    optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
-    for _ in range(3):
-        built.assign_credit(x.double(), y)
-        optimizer.step()
-        built.constrain(optimizer)
-    assert all(unit.module.weight.grad.dtype == torch.float64 for unit in built.units)
 
 
 def test_a_reused_activation_counts_each_time() -> None:

@@ -1,5 +1,6 @@
 """`prograde check`."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -9,14 +10,14 @@ import time
 from importlib.machinery import PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ..training import UserError, files
 from . import options
 from .report import console as console_of_results
-from .verdicts import read
+from .verdicts import Verdicts, checked, read
 
 SUITE = "prograde.equivalence_tests"
 PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
@@ -27,6 +28,14 @@ def check(
     twin: Annotated[str, typer.Option(help="The implementation under test, a module.", metavar="MODULE")] = (
         "prograde.accelerated"
     ),
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a package a rule of PyTorch's, on which what is promised of every rule is checked.",
+            metavar="PACKAGE:CLASS",
+            show_default="none",
+        ),
+    ] = None,
     device: options.Device = "cpu",
     dtype: Annotated[str, typer.Option(help="The precision under test.", metavar="DTYPE")] = "float32",
     tier: Annotated[str, typer.Option(help="smoke (under a minute) or full.", metavar="TIER")] = "full",
@@ -54,16 +63,18 @@ def check(
     options.device_and_dtype(device, "float32")
     if tier not in ("smoke", "full"):
         raise UserError(f"--tier: '{tier}', expected smoke or full")
-    if twin.endswith(".py") or os.sep in twin:
-        raise UserError(f"--twin: '{twin}', expected a module's name, such as my_package, not a file")
-    if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
-        raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
     if report is not None:
         if report.suffix not in (".html", ".json"):
             raise UserError(f"--report: '{report}', expected a name in .html or .json")
         if report.exists() and not overwrite:
             raise UserError(f"--report: '{report}' is there already; expected another name, or --overwrite")
         files.prepare(report)
+    if rule is not None:
+        _finish(_of_rule(rule, device), report)
+    if twin.endswith(".py") or os.sep in twin:
+        raise UserError(f"--twin: '{twin}', expected a module's name, such as my_package, not a file")
+    if PathFinder.find_spec(twin.partition(".")[0], [os.getcwd(), *sys.path]) is None:
+        raise UserError(f"--twin: no module '{twin}' on the path of {sys.executable}")
     command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command += ["-p", "no:benchmark"]  # it warns beside pytest-xdist, and a checkout makes errors of warnings
@@ -74,6 +85,11 @@ def check(
         workers = "auto" if device == "cpu" else "4"  # each takes memory of a GPU
         command += ["-n", workers, "--dist", "worksteal"]
     found = read(f"{twin} in {dtype} on {device}", _records([*command, *context.args], _environment(twin)))
+    _finish(found, report)
+
+
+def _finish(found: Verdicts, report: Path | None) -> NoReturn:
+    """Prints and writes what was found, and ends with its exit code."""
     console = console_of_results()
     if found.functions:
         console.print(found.table())
@@ -82,6 +98,19 @@ def check(
         content = found.page() if report.suffix == ".html" else json.dumps(found.json(), indent=2)
         files.write(report, content.encode())
     raise typer.Exit(found.exit_code)
+
+
+def _of_rule(name: str, device: str) -> Verdicts:
+    """The common checks on a rule. Raises UserError where there is none of that name."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        rule = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise UserError(f"--rule: '{name}': {error}") from error
+    if rule is None:
+        raise UserError(f"--rule: '{name}', expected package.module:Class, of which the module has it")
+    return checked(f"{name} on {device}", importlib.import_module(f"{SUITE}.common_checks"), rule, device)
 
 
 def _records(command: list[str], environment: dict[str, str]) -> list[dict[str, Any]]:

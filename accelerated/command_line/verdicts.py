@@ -55,7 +55,7 @@ class Verdict:
         return self.name, self.outcome, str(self.tests or ""), error, bound, self.where or self.skipped
 
 
-HEADS = "function", "outcome", "tests", "worst error", "its bound", "where"
+HEADS = "name", "outcome", "tests", "worst error", "its bound", "where"
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Verdicts:
 
     subject: str
     functions: list[Verdict]
-    absent: list[str]
-    """Modules that are not there."""
+    absent: list[str] | None
+    """Modules that are not there; None of a rule."""
     tests: int
     """Tests of the implementation."""
     others: int
@@ -96,7 +96,7 @@ class Verdicts:
         if self.others:
             lines.append(f"not counted: {self.others:,} tests of the reference itself, and of rules and models")
         lines += [f"failed, though nothing of the implementation is in it: {test}" for test in self.broken]
-        if len(self.of(REFUSED)) > 1:
+        if len(self.of(REFUSED)) > 1 and self.absent is not None:
             lines.append("what is refused first may be all that is wrong: functions of later modules call earlier ones")
         return lines
 
@@ -193,6 +193,24 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
         if verdict.outcome == UNTESTED and verdict.tests:
             verdict.outcome = AGREED
     whole.functions = sorted(found.values(), key=lambda verdict: order[verdict.name.partition(".")[0]])
+    return whole
+
+
+def checked(subject: str, suite: Any, rule: Any, device: str) -> Verdicts:
+    """What the common checks of the suite say of a rule."""
+    whole = Verdicts(subject, [], None, 0, 0, [])
+    with suite.on(device):
+        for name, check in suite.CHECKS.items():
+            verdict = Verdict(name, AGREED, tests=1)
+            try:
+                check(suite.as_example(rule))
+            except suite.Skipped as skipped:
+                verdict = Verdict(name, UNTESTED, skipped=str(skipped))
+            except Exception as error:
+                said = str(error) if isinstance(error, AssertionError) else repr(error)
+                verdict.refuse(said.partition("\n")[0])
+            whole.functions.append(verdict)
+    whole.tests = len(whole.functions)
     return whole
 
 

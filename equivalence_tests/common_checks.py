@@ -1,0 +1,380 @@
+"""What is promised of every rule, as named checks for anybody's; and the suite for a package, in a suite of one's own.
+
+from prograde.equivalence_tests import parametrize_with_rules, parametrize_with_twins
+
+@parametrize_with_rules([MyRule], expected_failed_checks={"calls hooks": "it runs no module"})
+def test_my_rule(rule, check):
+    check(rule)
+
+@parametrize_with_twins(["my_package"], modules=["foton"], expected_failed_checks={"foton: test_updates": "in work"})
+def test_my_package(twin, check):
+    check(twin)
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from .placement import Placement
+from .rule_examples import Example, refusal
+from .sides import MODULES, TwinSide
+from .strategies import FIXED, KinkDistance
+from .tolerance import Comparison
+
+Check = Callable[[Example], None]
+Skipped = pytest.skip.Exception
+Reasons = Mapping[str, str]
+
+
+def built(example: Example) -> tuple[Any, Tensor, Tensor]:
+    """The rule and a batch, on the device under test."""
+    return example.build(Placement.device), *example.batch(Placement.device)
+
+
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """Rules are made and step on that device inside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Placement, "device", torch.device(device))
+        yield
+
+
+def draw_from(rule: nn.Module, seed: int) -> None:
+    """What the rule draws next is that of the seed."""
+    torch.manual_seed(seed)
+    for module in rule.modules():
+        if isinstance(getattr(module, "generator", None), torch.Generator):
+            module.generator.manual_seed(seed)  # type: ignore[union-attr, operator]
+
+
+def credit(rule: Any, x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor | None]:
+    """What assign_credit leaves in `.grad`, with draws that are fixed."""
+    draw_from(rule, seed)
+    rule.assign_credit(x, y)
+    return {name: None if p.grad is None else p.grad.clone() for name, p in rule.named_parameters()}
+
+
+def close(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def same(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> str:
+    """The first name whose tensors are not equal bit for bit, "" where all are."""
+    for name, other in expected.items():
+        if found[name] is not other and (found[name] is None or other is None or not torch.equal(found[name], other)):
+            return name
+    return ""
+
+
+def fills_every_grad(example: Example) -> None:
+    """Of every parameter, of its shape, but for those that `left_out` names."""
+    rule, x, y = built(example)
+    found = credit(rule, x, y, 0)
+    missing = {name for name, gradient in found.items() if gradient is None}
+    assert set(getattr(rule, "left_out", ())) == missing, "left out"
+    for name, parameter in rule.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.shape == parameter.shape, name
+            assert bool(parameter.grad.isfinite().all()), f"{name}: not finite"
+
+
+def replaces_gradients(example: Example) -> None:
+    """No gradient adds to an older one, and what the rule does not train keeps none from elsewhere."""
+    rule, x, y = built(example)
+    fresh = credit(copy.deepcopy(rule), x, y, 1)
+    for parameter in rule.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert not same(credit(rule, x, y, 1), fresh), f"stale gradient: {same(credit(rule, x, y, 1), fresh)}"
+
+
+def leaves_no_graph(example: Example) -> None:
+    """The loss is a finite number, and parameters stay the tensors that they are."""
+    rule, x, y = built(example)
+    identities = [id(parameter) for parameter in rule.parameters()]
+    loss = rule.assign_credit(x, y)
+    assert loss.shape == (), "loss"
+    assert not loss.requires_grad, "loss with a graph"
+    assert bool(torch.isfinite(loss)), "loss"
+    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None), "gradient with a graph"
+    if hasattr(rule, "constrain"):
+        rule.constrain()
+    assert [id(parameter) for parameter in rule.parameters()] == identities, "other parameters"
+
+
+def streams_as_at_once(example: Example) -> None:
+    """Each part is overwritten before the next update is asked for: bit for bit the same updates."""
+    rule, x, y = built(example)
+    if not hasattr(rule, "stream"):
+        pytest.skip("it has no stream")
+    names = {parameter: name for name, parameter in rule.named_parameters()}
+    at_once = credit(copy.deepcopy(rule), x, y, 1)
+    draw_from(rule, 1)
+    found: dict[str, Tensor | None] = dict.fromkeys(at_once)
+    for update in rule.stream(x, y):
+        for parameter, gradient in update.pairs:
+            found[names[parameter]] = gradient.clone()
+            with torch.no_grad():
+                parameter.fill_(float("nan"))
+    assert not same(found, at_once), f"{same(found, at_once)}: another update when streamed"
+
+
+def resumes_bitwise(example: Example) -> None:
+    """A copy, and a rule with the state of another loaded, learn the same as it from there on."""
+    rule, x, y = built(example)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9)
+    step(rule, x, y, optimizer, 0)
+    loaded, _, _ = built(example)
+    loaded.load_state_dict(copy.deepcopy(rule.state_dict()))
+    reference: list[Tensor] = []
+    for other in (rule, copy.deepcopy(rule), loaded):
+        theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+        theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        for seed in (1, 2):
+            step(other, x, y, theirs, seed)
+        parameters = [parameter.detach().clone() for parameter in other.parameters()]
+        reference = reference or parameters
+        assert all(map(torch.equal, parameters, reference)), "resumed, and learned otherwise"
+
+
+def step(rule: Any, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    credit(rule, x, y, seed)
+    optimizer.step()
+    if hasattr(rule, "constrain"):
+        rule.constrain(optimizer)
+
+
+def follows_dtype_and_device(example: Example) -> None:
+    """`rule.float()` after construction: all that the rule holds goes along."""
+    rule, x, y = built(example)
+    rule.float()
+    credit(rule, x.float(), y, 0)
+    for name, parameter in rule.named_parameters():
+        place = parameter.dtype, parameter.device
+        assert place == (torch.float32, x.device), f"{name}: {place}"
+        assert parameter.grad is None or (parameter.grad.dtype, parameter.grad.device) == place, f"gradient of {name}"
+
+
+def models(rule: Any) -> list[nn.Module]:
+    """Those that the rule was given."""
+    rule = getattr(rule, "rule", rule)
+    return [member.model for member in rule.members] if hasattr(rule, "members") else [rule.model]
+
+
+def calls_hooks(example: Example) -> None:
+    """A forward hook sees the module once, with the output that it has in any pass, or is refused by name."""
+    rule, x, y = built(example)
+    model = models(rule)[0]
+    for path, module in model.named_modules():
+        seen: list[Tensor] = []
+        handle = module.register_forward_hook(lambda m, inputs, output, seen=seen: seen.append(output))
+        with torch.random.fork_rng():
+            model(x)
+        expected = [part.detach().clone() if isinstance(part, Tensor) else part[0].detach().clone() for part in seen]
+        seen.clear()
+        message = refusal(lambda: rule.assign_credit(x, y))
+        if message == "accepted":
+            found = [part if isinstance(part, Tensor) else part[0] for part in seen]
+            assert len(found) == 1, f"'{path}': called {len(found)} times"
+            is_noisy = type(rule).__name__ == "Hardware"
+            assert is_noisy or torch.allclose(found[0], expected[0], rtol=1e-9, atol=1e-12), f"'{path}': another output"
+        else:
+            where = f"layer '{path}'" if path else "model"
+            assert message.startswith(f"{where}: a forward hook, which"), message
+            assert message.endswith("; register it for a pass `model(x)` outside training, then remove it"), message
+            assert not seen, "refused before anything was called"
+        handle.remove()
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "without hooks"
+
+
+def chosen(module: nn.Module) -> Iterator[list[str]]:
+    """Names of what is frozen together: each layer, all matrices, all else, and everything."""
+    everything = [name for name, _ in module.named_parameters()]
+    layers = {name.rpartition(".")[0] for name in everything}
+    for layer in sorted(layers):
+        yield [name for name in everything if name.rpartition(".")[0] == layer]
+    matrices = [name for name, parameter in module.named_parameters() if parameter.dim() > 1]
+    yield matrices
+    yield [name for name in everything if name not in matrices]
+    yield everything
+
+
+def honours_freezing(example: Example) -> None:
+    """What is frozen since stays as it is, under momentum and weight decay, which move a parameter of gradient 0 too.
+
+    The others learn as before.
+    """
+    rule, x, y = built(example)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    step(rule, x, y, optimizer, 0)
+    parameters = dict(rule.named_parameters())
+    state = {key: value.clone() for key, value in parameters.items()}
+    free = credit(rule, x, y, 1)
+    for frozen in chosen(rule):
+        for key in frozen:
+            parameters[key].requires_grad_(False)
+        draw_from(rule, 1)
+        streamed = {id(p) for update in rule.stream(x, y) for p, _ in update.pairs} if hasattr(rule, "stream") else ()
+        found = credit(rule, x, y, 1)
+        for key, parameter in parameters.items():
+            if key in frozen:
+                assert found[key] is None, f"{key}: a gradient of a frozen parameter"
+                assert id(parameter) not in streamed, f"{key}: frozen, and in an update's pairs"
+            else:
+                assert close(found[key], free[key]), f"{key}: another gradient, with {frozen} frozen"
+        optimizer.step()
+        if hasattr(rule, "constrain"):
+            rule.constrain(optimizer)
+        for key in frozen:
+            assert torch.equal(parameters[key], state[key]), f"{key}: frozen, and changed"
+            parameters[key].requires_grad_(True)
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                parameter.copy_(state[key])
+    assert all(close(g, free[key]) for key, g in credit(rule, x, y, 1).items()), "thawed, all learn again"
+
+
+def names_a_replaced_layer(example: Example) -> None:
+    """A layer that was replaced since the rule was built is refused by its name, in a step and in `rule(x)`."""
+    rule, x, y = built(example)
+    for model in models(rule):
+        for key, module in list(model._modules.items()):
+            model._modules[key] = copy.deepcopy(module)
+            for call in (lambda: rule.assign_credit(x, y), lambda: rule(x)):
+                assert refusal(call).startswith(f"layer '{key}': replaced, added or removed since the "), refusal(call)
+            model._modules[key] = module
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+
+
+def waits_for_no_device(example: Example) -> None:
+    """A step on PyTorch's meta device, whose tensors have no numbers, after one on the CPU."""
+    from . import test_devices as devices
+
+    rule, x, y = devices.built(example)
+    if not hasattr(rule, "step"):
+        pytest.skip("it has no step")
+    with devices.as_on_an_accelerator():
+        devices.check(rule, x, y, devices.sgd)
+
+
+CHECKS: dict[str, Check] = {
+    "fills every .grad": fills_every_grad,
+    "replaces gradients": replaces_gradients,
+    "leaves no graph": leaves_no_graph,
+    "streams as at once": streams_as_at_once,
+    "resumes bitwise": resumes_bitwise,
+    "follows dtype and device": follows_dtype_and_device,
+    "calls hooks": calls_hooks,
+    "honours freezing": honours_freezing,
+    "names a replaced layer": names_a_replaced_layer,
+    "waits for no device": waits_for_no_device,
+}
+"""What is promised of every rule."""
+
+
+def as_example(rule: Any) -> Example:
+    """A rule's class, or anything that makes a rule of a model, on a small dense network; an `Example` as it is."""
+    if isinstance(rule, Example):
+        return rule
+    parameters = inspect.signature(rule).parameters.values()
+    takes = any(p.name == "generator" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return Example(rule if takes else lambda model, generator: rule(model))
+
+
+def _marked(cases: Iterable[tuple[str, Any, str, Any]], expected_failed_checks: Reasons, known: set[str]) -> list[Any]:
+    unknown = expected_failed_checks.keys() - known
+    if unknown:
+        raise ValueError(f"expected_failed_checks: {sorted(unknown)}, expected some of {sorted(known)}")
+    return [
+        pytest.param(
+            subject,
+            check,
+            id=f"{name}-{label}",
+            marks=[pytest.mark.xfail(reason=expected_failed_checks[label], strict=True)]
+            if label in expected_failed_checks
+            else [],
+        )
+        for name, subject, label, check in cases
+    ]
+
+
+def parametrize_with_rules(
+    rules: Sequence[Any] | Mapping[str, Any],
+    checks: Sequence[str] | None = None,
+    expected_failed_checks: Reasons | None = None,
+) -> pytest.MarkDecorator:
+    """Runs a test with the arguments `rule` and `check`, which calls `check(rule)`, for each rule and named check.
+
+    `rules` are classes of rules, or `Example`s with models of their own, or either under names. `checks` are names of
+    `CHECKS`, by default all. `expected_failed_checks` has the reasons for those that are known to fail. Raises
+    ValueError for an unknown name.
+    """
+    named = rules if isinstance(rules, Mapping) else {getattr(rule, "__name__", str(rule)): rule for rule in rules}
+    labels = list(CHECKS) if checks is None else list(checks)
+    if set(labels) - CHECKS.keys():
+        raise ValueError(f"checks: {labels}, expected some of {list(CHECKS)}")
+    cases = ((name, as_example(rule), label, CHECKS[label]) for (name, rule), label in product(named.items(), labels))
+    return pytest.mark.parametrize(("rule", "check"), _marked(cases, expected_failed_checks or {}, set(labels)))
+
+
+def parametrize_with_twins(
+    packages: Sequence[str],
+    modules: Sequence[str],
+    dtype: str = "float32",
+    device: str = "cpu",
+    expected_failed_checks: Reasons | None = None,
+) -> pytest.MarkDecorator:
+    """Runs a test with the arguments `twin` and `check`, which calls `check(twin)`, for each package and named check.
+
+    Checks are the tests of the `modules`, "foton: test_updates", on the package, with 12 examples for each property.
+    What the package lacks is skipped. Raises ValueError for an unknown name.
+    """
+    known = [name for name in MODULES if find_spec(f"{__package__}.test_{name}") is not None]
+    if set(modules) - set(known):
+        raise ValueError(f"modules: {list(modules)}, expected some of {known}")
+    found = {label: check for module in modules for label, check in checks_of(module)}
+    twins = [(package, TwinSide(package, device, dtype)) for package in packages]
+    cases = ((*named, label, check) for named, (label, check) in product(twins, found.items()))
+    return pytest.mark.parametrize(("twin", "check"), _marked(cases, expected_failed_checks or {}, set(found)))
+
+
+def checks_of(module: str) -> Iterator[tuple[str, Callable[[TwinSide], None]]]:
+    """The tests of a module that need a package and no more, under their names, one for each of their parameters."""
+    for name, test in vars(import_module(f"{__package__}.test_{module}")).items():
+        marks = getattr(test, "pytestmark", []) if name.startswith("test_") else []
+        if any(mark.name in ("usefixtures", "nightly") for mark in marks) or not name.startswith("test_"):
+            continue
+        axes = [_values(*mark.args) for mark in marks if mark.name == "parametrize"]
+        wanted = set(inspect.signature(test).parameters).difference(*(axis[0] for axis in axes if axis))
+        if wanted & {"twin", "side"} and wanted <= {"twin", "side", "compare"}:
+            for chosen_values in product(*axes):
+                values = {key: value for part in chosen_values for key, value in part.items()}
+                label = f"[{', '.join(map(str, values.values()))}]" if values else ""
+                yield f"{module}: {name}{label}", partial(_checked, test, wanted, values)
+
+
+def _values(names: str | Sequence[str], values: Iterable[Any]) -> list[dict[str, Any]]:
+    """The values that a mark gives its parameters, by their names."""
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    plain = [value.values if hasattr(value, "marks") else (value,) if len(names) == 1 else value for value in values]
+    return [dict(zip(names, value, strict=True)) for value in plain]
+
+
+def _checked(test: Any, wanted: set[str], values: dict[str, Any], twin: TwinSide) -> None:
+    given = {"twin": twin, "side": twin, "compare": Comparison()}
+    KinkDistance.set_for(twin.eps)
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(test, "hypothesis"):
+            patch.setattr(test, "_hypothesis_internal_use_settings", FIXED)
+        test(**{name: given[name] for name in wanted}, **values)

@@ -1,0 +1,146 @@
+"""The common checks on rules of others, wrong ones among them, and the suite on a package, as a user's own suite."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prograde.equivalence_tests import parametrize_with_rules, parametrize_with_twins
+from prograde.equivalence_tests.common_checks import CHECKS, Check, as_example
+from prograde.equivalence_tests.rule_examples import Example
+from prograde.equivalence_tests.sides import TwinSide
+
+pytestmark = [pytest.mark.smoke, pytest.mark.places_itself]
+KNOWN = {"names a replaced layer": "it looks at no layers"}
+
+
+class Plain(nn.Module):
+    """A rule of somebody's own: backpropagation, in the fewest lines."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.model(x)
+        return scores
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        for parameter in self.parameters():
+            parameter.grad = None
+        if not learned:
+            return torch.zeros(())
+        loss = nn.functional.cross_entropy(self(x), y)
+        for parameter, gradient in zip(learned, torch.autograd.grad(loss, learned), strict=True):
+            parameter.grad = gradient
+        return loss.detach()
+
+
+class Adds(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(self(x), y)
+        loss.backward()
+        return loss.detach()
+
+
+class WithGraph(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        super().assign_credit(x, y)
+        return nn.functional.cross_entropy(self(x), y)
+
+
+class Forgets(Plain):
+    """The last layer's bias."""
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().assign_credit(x, y)
+        self.model[4].bias.grad = None  # type: ignore[index]
+        return loss
+
+
+class Counts(Plain):
+    """Learns faster with every step, and does not say so in its state."""
+
+    steps = 0
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().assign_credit(x, y)
+        self.steps += 1
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.steps * parameter.grad
+        return loss
+
+
+class Keeps(Plain):
+    """A tensor that no conversion sees."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.signs = torch.ones(16, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.signs)
+
+
+class Thaws(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        self.requires_grad_(True)
+        return super().assign_credit(x, y)
+
+
+class Waits(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().assign_credit(x, y)
+        return torch.tensor(loss.item())
+
+    def step(self, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.assign_credit(x, y)
+        optimizer.step()
+
+    def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None: ...
+
+
+@parametrize_with_rules([Plain], expected_failed_checks=KNOWN)
+def test_a_rule_of_somebodys_own(rule: Example, check: Check):
+    check(rule)
+
+
+WRONG = {
+    Adds: "replaces gradients",
+    WithGraph: "leaves no graph",
+    Forgets: "fills every .grad",
+    Counts: "resumes bitwise",
+    Keeps: "follows dtype and device",
+    Thaws: "honours freezing",
+    Waits: "waits for no device",
+}
+
+
+@pytest.mark.parametrize("rule", WRONG)
+def test_wrong_rules_are_refused(rule: Any):
+    found = []
+    for name, check in CHECKS.items():
+        try:
+            check(as_example(rule))
+        except pytest.skip.Exception:
+            continue
+        except (AssertionError, RuntimeError):
+            found.append(name)
+    assert WRONG[rule] in found, f"refused by {found}"
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"checks: \['flies'\], expected some of \['fills every"):
+        parametrize_with_rules([Plain], ["flies"])
+    with pytest.raises(ValueError, match=r"expected_failed_checks: \['flies'\], expected some of"):
+        parametrize_with_rules([Plain], expected_failed_checks={"flies": "it can't"})
+    with pytest.raises(ValueError, match=r"modules: \['fotom'\], expected some of"):
+        parametrize_with_twins(["prograde.accelerated"], ["fotom"])
+
+
+@parametrize_with_twins(["prograde.accelerated"], ["pepita", "aggregation"])
+def test_a_package_in_a_suite_of_ones_own(twin: TwinSide, check: Any):
+    check(twin)
