@@ -382,6 +382,18 @@ def test_a_compiled_forward_pass(told: bool, traced: list[bool]):
     assert traced == [False] * 5, "looked at past the compiler"
 
 
+def test_an_export_takes_weights_that_follow_the_optimizer():
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(4, 6)
+    held = orthogonal(model, "0.weight")
+    said = "weight '0.weight': held without the optimizer; step() and remove() before an export"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        torch.export.export(model, (x,))
+    held.remove()
+    orthogonal(model, "0.weight", optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
 def test_a_copy_that_is_compiled_looks():
     """The copy of an optimizer has no hooks, so that nothing else would."""
     model = dense()

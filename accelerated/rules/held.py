@@ -35,8 +35,8 @@ def orthogonal(
     and checkpoints are as before. Given the `optimizer`, it is within `tolerance` after each of its steps. Whatever
     else has changed it, it is restored before the module next runs or is saved by `state_dict`, unless it was changed
     through `.data`. So without the optimizer it is off between a step and the next forward pass. A compiled forward
-    pass needs the optimizer: PyTorch does not promise to look at hooks in one. So does a weight that another module,
-    outside of `module`, reads too.
+    pass needs the optimizer: PyTorch does not promise to look at hooks in one. So do an export, and a weight that
+    another module, outside of `module`, reads too.
 
     `name` may be a path, as in `named_parameters`, or several, which then share the work. `module` may be several
     modules, each with weights of these names; errors call them "0.weight", "1.weight", ...
@@ -126,6 +126,8 @@ class HeldOrthogonal(Orthogonality):
 
     def _before(self, names: Sequence[str], *call: Any) -> None:
         """Before a module runs or is saved; a compiled forward pass leaves it to the optimizer, if it was given."""
+        if torch.compiler.is_exporting() and not self._follows:
+            raise ValueError(f"weight '{names[0]}': held without the optimizer; step() and remove() before an export")
         if not (torch.compiler.is_compiling() and self._follows):
             self._restore_changed(names)
 
