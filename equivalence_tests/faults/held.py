@@ -13,7 +13,7 @@ FAULTS = [
           "test_the_tolerance_is_kept_after_every_step", "step"),
     Fault("an export refused whatever the optimizer", "accelerated.rules.held",
           "is_exporting() and not self._follows:", "is_exporting():",
-          "test_an_export_takes_weights_that_follow_the_optimizer", "held without the optimizer"),
+          "test_an_export_takes_weights_that_follow_the_optimizer", "exported"),
     Fault("groups of rows held as one matrix", "accelerated.rules.orthogonality",
           "enumerate(rows.chunk(blocks))]", "enumerate([rows])]",
           "test_the_tolerance_is_kept_after_every_step", "the nearest"),
