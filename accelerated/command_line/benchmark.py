@@ -2,20 +2,16 @@
 
 import json
 import os
-import platform
-import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from rich import box
 from rich.table import Table
 
-from ..rules import Foton
 from ..training import UserError, files
 from . import options, report
 from .contenders import (
@@ -26,14 +22,10 @@ from .contenders import (
     Network,
     Sample,
     Setting,
-    batches_for,
     contenders_for,
-    floor,
-    peak,
-    take_turns,
+    measured,
 )
 from .pictures import sweep_curves
-from .versions import version
 
 SWEEPS: dict[str, tuple[int, ...]] = {
     "depth": (4, 8, 16, 32, 64),
@@ -124,19 +116,20 @@ def benchmark(
     setting = Setting(
         network, sample, classes, batch, optimizer, learning_rate, seed, where, precision, micro_batch, compile_rules
     )
-    swept = list(_swept(setting, sweep, values))
+    swept = list(settings_of(setting, sweep, values))
     _claim(output, overwrite)
-    records = [_settings(setting, sweep, steps, min(rounds, steps), data)]
+    described = {**setting.described(), "command": "benchmark", "data": data, "sweep": sweep, "steps": steps}
+    records = [{**described, "rounds": min(rounds, steps)}]
     for value, each in swept:
-        found = _measured(each, names, others, steps, min(rounds, steps), data)
-        records += [{"kind": "step", "sweep": sweep, "value": value, **record} for record in found]
+        found = measured(each, contenders_for(each, names, others), steps, rounds, data)
+        records += [{**record, "sweep": sweep, "value": value} for record in found]
         if sweep is None:
             report.console().print(_table(found, f"{network}, batch {batch}, {optimizer}, {where}, {dtype}"))
         else:
             print(f"{sweep} {value}: done", flush=True)
     if sweep is not None:
-        for record in (fits := _fits(records, sweep)):
-            records.append(record)
+        fits = fits_of(records, sweep)
+        records += fits
         report.console().print(_sweep_table(records, fits, f"{network}, {optimizer}, {where}, {dtype}", sweep))
     if output is not None:
         files.write(output / FILES[0], "".join(f"{json.dumps(record)}\n" for record in records).encode())
@@ -146,7 +139,7 @@ def benchmark(
             print(output / FILES[1])
 
 
-def _swept(setting: Setting, sweep: str | None, values: str | None) -> Iterator[tuple[int | None, Setting]]:
+def settings_of(setting: Setting, sweep: str | None, values: str | None) -> Iterator[tuple[int | None, Setting]]:
     """The settings that are measured, each with the value that tells it apart. Raises UserError."""
     if sweep is None:
         if values is not None:
@@ -186,51 +179,6 @@ def _claim(folder: Path | None, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _settings(setting: Setting, sweep: str | None, steps: int, rounds: int, data: str | None) -> dict[str, Any]:
-    """What one would need to know to run it again."""
-    device = setting.device
-    return {
-        "kind": "settings",
-        "command": "benchmark",
-        "versions": {"prograde": version(), "torch": torch.__version__, "python": platform.python_version()},
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        **{name: str(value) if name in ("device", "dtype") else value for name, value in asdict(setting).items()},
-        "data": data,
-        "sweep": sweep,
-        "steps": steps,
-        "rounds": rounds,
-    }
-
-
-def _measured(
-    setting: Setting, rules: list[str], beside: list[str], steps: int, rounds: int, data: str | None
-) -> list[dict[str, Any]]:
-    """Of each contender what was seen, plain backpropagation first."""
-    batches = batches_for(setting, data)
-    contenders = contenders_for(setting, rules, beside)
-    take_turns(contenders, batches, steps, rounds, setting.device)
-    least = floor(setting, batches[0][0])
-    plain = contenders[0]
-    found = []
-    for contender in contenders:
-        ratios = [a / b for a, b in zip(contender.rounds, plain.rounds, strict=True)]
-        alone = None if least is None else least.seconds(contender.counted)
-        found.append({
-            "name": contender.name,
-            "learning_rate": contender.learning_rate,
-            "milliseconds": [1000 * value for value in contender.rounds],
-            "median": 1000 * statistics.median(contender.rounds),
-            "ratio": statistics.median(ratios),
-            "ratios": ratios,
-            "floor": None if alone is None else 1000 * alone,
-            "held": peak(contender, *batches[0]),
-            "losses": [contender.losses[0].item(), contender.losses[-1].item()],
-            "defect": contender.defect if isinstance(contender.module, Foton) else None,
-        })  # fmt: skip
-    return found
-
-
 def _empty(title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("rule", no_wrap=True)
@@ -267,7 +215,7 @@ def of_steps(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _fits(records: list[dict[str, Any]], sweep: str) -> list[dict[str, Any]]:
+def fits_of(records: list[dict[str, Any]], sweep: str) -> list[dict[str, Any]]:
     """Exponents of time and memory in what was varied, by least squares of the logarithms, and how far they are off."""
     fits = []
     for name, steps in of_steps(records).items():

@@ -1,9 +1,10 @@
 """Ways to train a network, their steps timed in turns, and what these hold and count."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Annotated, Any, Literal, TypeAlias
@@ -24,6 +25,7 @@ from ..training.networks import Made
 from ..training.networks import widths as widths_of
 from ..training.recipes import OPTIMIZER_RATES, made_by, preset_named
 from ..training.recipes import network as made_of
+from .versions import version
 
 PLAIN = "PyTorch backprop"
 WARM_UP = 3
@@ -69,6 +71,17 @@ class Setting:
     dtype: torch.dtype
     micro_batch: int | None = None
     compiles: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """What one would need to know to run it again."""
+        cuda = self.device.type == "cuda"
+        return {
+            "kind": "settings",
+            "versions": {"prograde": version(), "torch": torch.__version__, "python": platform.python_version()},
+            "device_name": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            "threads": torch.get_num_threads(),
+            **{name: str(value) if name in ("device", "dtype") else value for name, value in asdict(self).items()},
+        }
 
     @property
     def widths(self) -> tuple[int, ...] | None:
@@ -441,3 +454,30 @@ def _least(function: Callable[[], Any], device: torch.device, times: int = 5) ->
         _wait(device)
         found.append(time.perf_counter() - start)
     return min(found[1:])
+
+
+def measured(
+    setting: Setting, contenders: list[Contender], steps: int, rounds: int, data: str | None = None
+) -> list[dict[str, Any]]:
+    """What was seen of each contender, times in milliseconds; ratios are to the first one."""
+    batches, rounds = batches_for(setting, data), min(rounds, steps)
+    take_turns(contenders, batches, steps, rounds, setting.device)
+    least = floor(setting, batches[0][0])
+    found = []
+    for contender in contenders:
+        ratios = [a / b for a, b in zip(contender.rounds, contenders[0].rounds, strict=True)]
+        alone = None if least is None else least.seconds(contender.counted)
+        found.append({
+            "kind": "step",
+            "name": contender.name,
+            "learning_rate": contender.learning_rate,
+            "milliseconds": [1000 * value for value in contender.rounds],
+            "median": 1000 * statistics.median(contender.rounds),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+            "floor": None if alone is None else 1000 * alone,
+            "held": peak(contender, *batches[0]),
+            "losses": [contender.losses[0].item(), contender.losses[-1].item()],
+            "defect": contender.defect if isinstance(contender.module, Foton) else None,
+        })  # fmt: skip
+    return found
