@@ -19,6 +19,7 @@ import any_model
 import claims
 import local_classifiers
 import rotations
+import scaling
 import synthetic_teacher
 import which_rule
 from resumable import Result, cell, chosen, markdown, stored
@@ -130,6 +131,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "symba": symba,
     "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", normalise="dtg")),
     "synthetic-normalisation": lambda: synthetic_teacher.by_normalisation(stored("synthetic/synthetic_teacher")),
+    "scaling": lambda: scaling.exponents(scaling.of(*scaling.VALUES)),
+    "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
+    "wires": scaling.wires,
     "without-runs": without_runs,
 }
 

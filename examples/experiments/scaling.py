@@ -2,8 +2,8 @@
 
     python examples/experiments/scaling.py FOLDER [--parts depth width batch classes vgg8 vgg11]
 
-Each part is added to FOLDER/scaling.jsonl as it ends, with versions, settings and threads; one that stands there
-already is not repeated. `pages.py` makes the tables of docs/scaling.md from it.
+Each part is added to FOLDER/scaling.jsonl as it ends; one that stands there already is not repeated. `pages.py` makes
+the tables of docs/scaling.md from it.
 
 Sweeps are those of `prograde benchmark --sweep`, of SGD. The audit trains VGG8 on images of 32 x 32 and VGG11 on images
 of 224 x 224 by the layers' own losses (Dynamic Temperature) beside backpropagation: plain, in micro-batches, and
@@ -12,9 +12,11 @@ checkpointed. "naive" runs every layer once more for what it passes on, as the p
 """
 
 import argparse
+import platform
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +100,7 @@ def audited(part: str, steps: int, shrink: int) -> list[dict[str, Any]]:
 def measure(run: dict[str, Any], shrink: int) -> Result:
     part, steps = run["part"], run["steps"]
     found = swept(part, run["values"], steps) if part in VALUES else audited(part, steps, shrink)
-    described = setting(NETWORKS.get(part, part)).described()
-    return {
-        "accuracy": None,
-        **{name: described[name] for name in ("versions", "device_name", "threads")},
-        "steps": found,
-    }
+    return {"accuracy": None, "machine": platform.machine(), "steps": found}
 
 
 LABELS = {
@@ -124,7 +121,7 @@ def exponents(results: Sequence[Result]) -> str:
     names = dict.fromkeys(fit["name"] for found in fits.values() for fit in found)
     for name in names:
         row = [LABELS.get(name, f"`{name}`")]
-        for part, found in fits.items():
+        for found in fits.values():
             fit = next((fit["time"] for fit in found if fit["name"] == name and "time" in fit), None)
             row.append("" if fit is None else f"{fit['exponent']:.2f} ({100 * fit['off']:.0f} %)")
         memory = [fit["memory"]["exponent"] for fit in fits.get("depth", []) if fit["name"] == name and "memory" in fit]
@@ -155,17 +152,18 @@ WIRED = {
 
 
 def wires() -> str:
-    """By formula, in float32: bytes a step of data-parallel and of layer-parallel training, and where each is hidden."""
-    rows = [["network", "parameters, MB", "data-parallel, MB a step", "reuse", "layer-parallel, kB a sample"]]
+    """By formula, in float32: bytes that training sends, data-parallel a step and layer-parallel a sample."""
+    rows = [
+        ["network", "parameters, MB", "data-parallel, MB a step", "products a number", "layer-parallel, kB a sample"]
+    ]
     for network, sample in WIRED.items():
         each = setting(network, sample=sample)
         made = each.made()
         layers = layer_costs(made.model, tuple(made.example.shape[1:]))
         numbers = sum(p.numel() for p in made.model.parameters())
-        weighted = [layer for layer in layers if layer.update]
-        reuse = sum(layer.update for layer in weighted) / numbers
-        between = max(layer.activations for layer in weighted[:-1])
-        row = [f"{4 * numbers / 1e6:.1f}", f"{8 * numbers / 1e6:.1f} (N - 1) / N", f"{reuse:.1f}"]
+        products = sum(layer.update for layer in layers) / numbers
+        between = max(before.activations for before, layer in pairwise(layers) if layer.update)
+        row = [f"{4 * numbers / 1e6:.1f}", f"{8 * numbers / 1e6:.1f} (N - 1) / N", f"{products:.1f}"]
         rows.append([network, *row, f"{4 * between / 1e3:.1f}"])
     return markdown(rows)
 
@@ -184,10 +182,10 @@ if __name__ == "__main__":
     parser.add_argument("--values", help="of a sweep, in place of its own")
     parser.add_argument("--shrink", type=int, default=1, help="divides the channels of the audit's networks")
     options = parser.parse_args()
-    wanted = []
+    wanted, threads = [], torch.get_num_threads()
     for part in options.parts:
         values = {"values": options.values or VALUES[part]} if part in VALUES else {"shrink": options.shrink}
-        wanted.append({"part": part, "steps": options.steps, **values})
+        wanted.append({"part": part, "steps": options.steps, "threads": threads, "seed": 0, **values})
     log = options.folder / "scaling.jsonl"
     run_all(wanted, lambda run: measure(run, options.shrink), log)
     results = finished(log)
