@@ -431,6 +431,19 @@ def test_local_costs(tmp_path: Path) -> None:
     assert re.search(r"^\| 4( \| [\d.]+){5} \|$", scores, re.MULTILINE)
 
 
+@pytest.mark.nightly
+def test_scaling_sweeps_and_audits(tmp_path: Path) -> None:
+    """What is timed is not looked at; bytes are exact."""
+    options = ["results", "--parts", "depth", "vgg8", "--steps", "1", "--values", "4,6", "--shrink", "32"]
+    first = run("experiments/scaling.py", tmp_path, *options)
+    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in first.splitlines() if line.startswith("| ")}
+    assert float(cells["`mono-forward`"][1]) == 0 < float(cells["backpropagation, accumulated"][2]) < 1
+    assert float(cells["Dynamic Temperature, micro-batched"][2]) < float(cells["backpropagation, accumulated"][2])
+    assert float(cells["vgg8"][2]) > 100
+    again = run("experiments/scaling.py", tmp_path, *options)
+    assert again.strip() == first[first.index("| step") :].strip()
+
+
 def test_which_rule_tries_rules_on_networks(tmp_path: Path) -> None:
     options = [
         "results",

@@ -476,6 +476,7 @@ def measured(
             "ratio": statistics.median(ratios),
             "ratios": ratios,
             "floor": None if alone is None else 1000 * alone,
+            "rates": None if least is None else [least.macs_a_second, least.bytes_a_second],
             "held": peak(contender, *batches[0]),
             "losses": [contender.losses[0].item(), contender.losses[-1].item()],
             "defect": contender.defect if isinstance(contender.module, Foton) else None,

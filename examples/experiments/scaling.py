@@ -153,9 +153,7 @@ WIRED = {
 
 def wires() -> str:
     """By formula, in float32: bytes that training sends, data-parallel a step and layer-parallel a sample."""
-    rows = [
-        ["network", "parameters, MB", "data-parallel, MB a step", "products a number", "layer-parallel, kB a sample"]
-    ]
+    rows = [["network", "weights, MB", "data-parallel, MB a step", "products a weight", "layer-parallel, kB a sample"]]
     for network, sample in WIRED.items():
         each = setting(network, sample=sample)
         made = each.made()
