@@ -42,12 +42,12 @@ NETWORKS["classes"] = "1024-1024-1024-10"
 """What is varied in each sweep."""
 
 VALUES = {
-    "depth": "4,8,16,32,64,128,256",
+    "depth": "4,16,64,256",
     "width": "128,256,512,1024,2048,4096",
-    "batch": "32,64,128,256,512,1024,2048,4096",
-    "classes": "10,30,100,300,1000",
+    "batch": "32,128,512,2048,4096",
+    "classes": "10,100,1000",
 }
-RULES = ("foton", "ftp", "pepita", "forward-forward", "mono-forward", "hyperspherical")
+RULES = ("foton", "ftp", "forward-forward", "mono-forward")
 WIDEST_HELD = 1024
 """The widest layers that FOTON is timed on: its constraint takes cubes of the width."""
 
