@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
@@ -185,6 +185,13 @@ def backprop(
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(called(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def step_in_parts(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
         whole = torch.zeros((), device=x.device)
         for x_part, y_part in parts(x, y, micro_batch):
             loss = functional.cross_entropy(called(x_part), y_part) * (len(y_part) / len(y))
@@ -193,7 +200,7 @@ def backprop(
         optimizer.step()
         return whole
 
-    return Contender(name, step, model, learning_rate, [optimizer])
+    return Contender(name, step if micro_batch is None else step_in_parts, model, learning_rate, [optimizer])
 
 
 def placed(module: nn.Module, setting: Setting) -> nn.Module:
@@ -202,9 +209,10 @@ def placed(module: nn.Module, setting: Setting) -> nn.Module:
     return moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def parts(x: Tensor, y: Tensor, size: int | None) -> list[tuple[Tensor, Tensor]]:
-    """Micro-batches of that size, or the batch."""
-    return [(x, y)] if size is None else list(zip(x.split(size), y.split(size), strict=True))
+def parts(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Micro-batches of that size."""
+    assert size is not None
+    return zip(x.split(size), y.split(size), strict=True)
 
 
 def stepping(setting: Setting, name: str) -> Contender:
