@@ -91,7 +91,7 @@ def audited(part: str, steps: int, shrink: int) -> list[dict[str, Any]]:
     network = f"{part}:channels={tuple(width // shrink for width in widths)}"
     each = setting(network, batch, sample=sample, micro_batch=micro_batch)
     rule = "dynamic-temperature"
-    of_rule = [naive(each, rule), rule_contender(each, rule), rule_contender(each, rule, in_parts=True)]
+    of_rule = [naive(each, rule), rule_contender(each, rule), rule_contender(each, rule, "accumulated")]
     accumulated = backprop(each, "accumulated", micro_batch=micro_batch)
     ways = [backprop(each), accumulated, BESIDE["checkpointed"](each, "checkpointed"), *of_rule]
     return measured(each, ways, steps, steps)
