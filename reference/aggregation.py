@@ -37,7 +37,10 @@ def last(scores: Array) -> Array:
 
 
 def total(scores: Array) -> Array:
-    """sum_l s_l, equation (2): (batch, K)."""
+    """sum_l s_l, equation (2): (batch, K).
+
+    Raises ValueError unless scores are (layers, batch, K).
+    """
     _check(scores)
     return scores.sum(axis=0)
 

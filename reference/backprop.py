@@ -33,7 +33,10 @@ __all__ = ["activity_gradients", "update_factors", "updates"]
 def activity_gradients(
     layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2)."""
+    """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2).
+
+    Raises ValueError for an error of another shape than the scores.
+    """
     check_shape("error", error, clean.scores.shape)
     activities, preactivations = [error], []
     for index in reversed(range(len(layers))):
@@ -51,7 +54,10 @@ def activity_gradients(
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> Iterator[tuple[Array, Array]]:
-    """dLoss/da_l and z_l of every layer, first layer first, the factors in equation (3)."""
+    """dLoss/da_l and z_l of every layer, first layer first, the factors in equation (3).
+
+    Raises ValueError for an error of another shape than the scores.
+    """
     _, deltas = activity_gradients(layers, clean, error, besides)
     return zip(deltas, clean.inputs, strict=True)
 
@@ -62,7 +68,10 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """The gradient of the batch-mean loss, equation (3)."""
+    """The gradient of the batch-mean loss, equation (3).
+
+    Raises ValueError where layers, x and labels do not fit.
+    """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     return layer_updates(layers, update_factors(layers, clean, error))

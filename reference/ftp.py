@@ -154,7 +154,10 @@ def low_rank_feedback(
 
 
 def feedback_by_channel(feedback: Array, positions: int) -> Array:
-    """G of a map with so many positions, (channels positions, K), from one row for each channel: (channels, K)."""
+    """G of a map with so many positions, (channels positions, K), from one row for each channel: (channels, K).
+
+    Raises ValueError unless there is a position or more.
+    """
     check_batch("feedback", feedback, "K")
     check_count("positions", positions)
     return feedback.repeat(positions, axis=0)

@@ -137,7 +137,10 @@ def _entmax_root(z: Array) -> Array:
 
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:
-    """sum_j w_j h_j^2 of equation (c); with stop_gradient, the weights are constants to the gradient."""
+    """sum_j w_j h_j^2 of equation (c); with stop_gradient, the weights are constants to the gradient.
+
+    Its functions raise ValueError unless h is (batch, n, ...).
+    """
 
     def gradient(h: Array) -> Array:
         z = _rows(h) ** 2
@@ -179,7 +182,7 @@ def negated(goodness: Goodness) -> Goodness:
     """-g, for a layer that is to be less active on positive data, equation (e): theta is -threshold * scale.
 
     The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g, and the best score is
-    that of the smallest g.
+    that of the smallest g. Its functions raise ValueError as those of g do.
     """
     return Goodness(
         value=lambda h: -goodness.value(h),

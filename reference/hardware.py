@@ -83,7 +83,10 @@ def quantise(v: Array, bits: int | None) -> Array:
 
 
 def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array:
-    """R(W) of equation (2), shape as weight; without its noise for None."""
+    """R(W) of equation (2), shape as weight; without its noise for None.
+
+    Raises ValueError for noise of another shape, and unless the read noise is 0 or more.
+    """
     check_not_negative("read_noise", crossbar.read_noise)
     if noise is not None:
         check_shape("noise", noise, weight.shape)
@@ -92,7 +95,10 @@ def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array
 
 
 def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = None) -> Array:
-    """Equation (3) for every sample: (batch, n_out). `noise` is shaped as the weight."""
+    """Equation (3) for every sample: (batch, n_out). `noise` is shaped as the weight.
+
+    Raises ValueError where x, weight and noise do not fit.
+    """
     check_batch("x", x, "n_in")
     driven = quantise(x, crossbar.activation_bits)
     return quantise(driven @ read(crossbar, weight, noise).T, crossbar.product_bits)
@@ -161,7 +167,10 @@ def convolve_adjoint(
 
 
 def clipped(weight: Array, weight_range: float | None) -> Array:
-    """The weight within -r..r, or as it is for None."""
+    """The weight within -r..r, or as it is for None.
+
+    Raises ValueError unless r is positive.
+    """
     if weight_range is not None:
         check_positive("weight_range", weight_range)
     return weight if weight_range is None else np.clip(weight, -weight_range, weight_range)
@@ -170,7 +179,10 @@ def clipped(weight: Array, weight_range: float | None) -> Array:
 def programmed(
     weight: Array, noise: Array | None = None, deviation: float = 0.0, weight_range: float | None = None
 ) -> Array:
-    """What equation (4) leaves in the place of a new weight, or of any parameter: shape as weight."""
+    """What equation (4) leaves in the place of a new weight, or of any parameter: shape as weight.
+
+    Raises ValueError for noise of another shape, and unless the deviation is 0 or more.
+    """
     check_not_negative("deviation", deviation)
     if noise is not None:
         check_shape("noise", noise, weight.shape)

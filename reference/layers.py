@@ -503,7 +503,10 @@ def forward(layers: Sequence[Layer], x: Array) -> Pass:
 
 
 def scores(layers: Iterable[Layer], x: Array) -> Array:
-    """h_L of (1) alone, each layer taken when its turn comes: (batch, K)."""
+    """h_L of (1) alone, each layer taken when its turn comes: (batch, K).
+
+    Raises ValueError where z does not fit the layers.
+    """
     z = h = x
     for layer in layers:
         h = activity(layer.steps, layer.value(z))

@@ -151,7 +151,7 @@ def local_updates(
 def updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> tuple[LocalUpdate, ...]:
-    """`local_updates` of all layers, at once."""
+    """`local_updates` of all layers, at once: arguments and errors as for that."""
     return tuple(local_updates(layers, x, labels, loss, shortcuts))
 
 

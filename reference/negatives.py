@@ -104,7 +104,10 @@ def blurred_masks(noise: Array, passes: int) -> Array:
 
 
 def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Generator) -> Array:
-    """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances, equation (3)."""
+    """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances, equation (3).
+
+    Raises ValueError unless all of the shape are positive and passes 0 or more.
+    """
     return blurred_masks(rng.integers(0, 2, shape).astype(np.float64), passes)
 
 

@@ -173,7 +173,7 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
 
 
 def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
-    """W after steps of equation (3), see `bjorck_factor`: shaped as the weight."""
+    """W after steps of equation (3): shaped as the weight; settings and errors as for `bjorck_factor`."""
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
 

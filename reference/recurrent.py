@@ -421,7 +421,10 @@ def forward_per_step(layers: Recurrent, state: Array) -> Pass:
 
 
 def factors_per_step(layers: Recurrent, clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
-    """Backpropagation's factors of every layer, equation (7), from the pass per step and e, (batch, T, K)."""
+    """Backpropagation's factors of every layer, equation (7), from the pass per step and e, (batch, T, K).
+
+    Raises ValueError for an error of another shape than the scores.
+    """
     check_shape("error", error, clean.scores.shape)
     *steps, output = layers
     h = clean.inputs[-1]

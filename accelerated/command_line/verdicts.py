@@ -101,10 +101,11 @@ class Verdicts:
         return lines
 
     def table(self) -> Table:
+        """Without what was not chosen to be tested."""
         table = Table(box=box.SIMPLE_HEAD)
         for head in HEADS:
             table.add_column(head, justify="right" if head in HEADS[2:5] else "left", no_wrap=head != HEADS[-1])
-        for verdict in self.functions:
+        for verdict in (v for v in self.functions if v.outcome != UNTESTED or v.skipped):
             table.add_row(*verdict.cells, style={REFUSED: "bold red", AGREED: ""}.get(verdict.outcome, "dim"))
         return table
 
