@@ -16,6 +16,7 @@ beside denormal ones, of which only float64 has bounds).
 import argparse
 import ast
 import json
+import re
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -324,14 +325,27 @@ def read(path: Path) -> Iterator[Vector]:
         yield Vector(name, call, operands, {k: v for k, v in own.items() if k.startswith("result")}, bounds)
 
 
-def errors(vector: Vector, side: Side, precision: str) -> dict[str, tuple[float, float]]:
-    """The error of a side at a case beside its bound, by result. Raises AssertionError for results of other shapes."""
-    found = side.results(evaluated(vector.call, side, map_arrays(side.operands, vector.operands)))
-    results = dict(leaves("result", found))
-    assert {k: v.shape for k, v in results.items()} == {k: v.shape for k, v in vector.results.items()}, vector.name
+def distances(vector: Vector, found: Any, precision: str) -> dict[str, tuple[float, float]]:
+    """The error of each result found, arrays or lists, beside its bound. Raises AssertionError for another shape."""
+    results = {path: _result(found, path) for path in vector.results}
+    for path, expected in vector.results.items():
+        assert results[path].shape == expected.shape, f"{path}: shape {results[path].shape}, expected {expected.shape}"
     limits = vector.bounds.get(precision, {})
     with np.errstate(all="ignore"):
         return {path: (rms(results[path] - vector.results[path]), limit) for path, limit in limits.items()}
+
+
+def _result(found: Any, path: str) -> Any:
+    """What stands at a path such as result[0].weight of a tree."""
+    for step in re.findall(r"\[(\d+)\]|\.(\w+)", path):
+        found = found[int(step[0])] if step[0] else getattr(found, step[1])
+    return np.asarray(found)
+
+
+def errors(vector: Vector, side: Side, precision: str) -> dict[str, tuple[float, float]]:
+    """The same of a side at the case."""
+    found = evaluated(vector.call, side, map_arrays(side.operands, vector.operands))
+    return distances(vector, side.results(found), precision)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

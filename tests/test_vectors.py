@@ -1,6 +1,7 @@
 """Golden vectors: what is written is read back, both implementations agree with it, and a page of C does."""
 
 import json
+import runpy
 import shutil
 import struct
 import subprocess
@@ -146,6 +147,15 @@ PARTS = {
     "scores": ["features_adjoint", "no_penalty", "patch_energy", "random_readout"],
 }  # fmt: skip
 """Functions without vectors of their own; most are parts of those that have them."""
+
+
+def test_plain_python_agrees_and_a_mistake_in_it_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = runpy.run_path(str(ROOT / "examples" / "plain_python.py"))
+    names["test_ftp"](tmp_path)
+    monkeypatch.setitem(names["test_ftp"].__globals__, "tanh", lambda value: value)
+    (tmp_path / "again").mkdir()
+    with pytest.raises(AssertionError):
+        names["test_ftp"](tmp_path / "again")
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
