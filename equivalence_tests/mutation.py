@@ -101,8 +101,11 @@ DROPPED = {
 }
 """Functions whose argument may stand in their place."""
 
-ORDERED = {"isinstance", "zip", "getattr", "hasattr", "range", "map"}
-"""Functions whose arguments are not swapped: at the first call that would end in an error."""
+UNSWAPPED = {
+    *("isinstance", "zip", "getattr", "hasattr", "range", "map"),
+    *("logaddexp", "max", "maximum", "min", "minimum"),
+}
+"""Functions whose arguments are not swapped: the first call would end in an error, or nothing would change."""
 
 LIBRARIES = {"np", "torch", "F", "functional", "special", "math"}
 
@@ -156,7 +159,7 @@ def _calls(function: ast.expr, arguments: list[ast.expr], keywords: list[ast.key
             yield arguments[0]
     if (
         len(arguments) > 1
-        and name not in ORDERED
+        and name not in UNSWAPPED
         and not any(isinstance(argument, ast.Starred) for argument in arguments[:2])
     ):
         yield ast.Call(function, [arguments[1], arguments[0], *arguments[2:]], keywords)

@@ -23,8 +23,9 @@ MUTATIONS = {
     "a if b else c": {"c if b else a"},
     "a.mT": {"a"},
     "x.mean(dim=1)": {"x.sum(dim=1)", "x"},
-    "np.maximum(a, b)": {"np.minimum(a, b)", "np.maximum(b, a)", "a"},
+    "np.maximum(a, b)": {"np.minimum(a, b)", "a"},
     "np.clip(a, b, c)": {"np.clip(b, a, c)", "a"},
+    "f(a, b, c)": {"f(b, a, c)"},
     "isinstance(a, b)": set(),
     "'text'": set(),
 }
