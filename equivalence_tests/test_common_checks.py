@@ -1,5 +1,7 @@
 """The common checks on rules of others, wrong ones among them, and the suite on a package, as a user's own suite."""
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +62,15 @@ class Forgets(Plain):
         return loss
 
 
+class Streams(Plain):
+    """Each update of the weights as they are then."""
+
+    def stream(self, x: Tensor, y: Tensor) -> Iterator[SimpleNamespace]:
+        for parameter in [parameter for parameter in self.parameters() if parameter.requires_grad]:
+            Plain.assign_credit(self, x, y)
+            yield SimpleNamespace(pairs=[(parameter, parameter.grad)])
+
+
 class Counts(Plain):
     """Learns faster with every step, and does not say so in its state."""
 
@@ -112,6 +123,7 @@ WRONG = {
     Adds: "replaces gradients",
     WithGraph: "leaves no graph",
     Forgets: "fills every .grad",
+    Streams: "streams as at once",
     Counts: "resumes bitwise",
     Keeps: "follows dtype and device",
     Thaws: "honours freezing",

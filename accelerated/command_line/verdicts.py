@@ -141,8 +141,8 @@ class Verdicts:
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{STYLE}{OWN_STYLE}</style>'
-            f'</head>\n<body><main><h1>{title}</h1><p class="lede">{escape(self.summary)}.</p>{notes}'
-            f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{wrong}'
+            f'</head>\n<body><main><h1>{title}</h1><p class="lede">{escape(self.summary)}.</p>'
+            f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{notes}{wrong}'
             "</main></body></html>\n"
         )
 
