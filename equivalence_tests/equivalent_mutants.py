@@ -5,6 +5,14 @@ The key is the function, by its module and qualified name, and the statement as 
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
+        "accelerated.activations._gelu_difference",
+        "m = torch.sub(a, u, alpha=0.5).clamp_(-12, 13)",
+    ): "beyond 12 the derivative is 1 in every precision",
+    (
+        "accelerated.rules.ftp.Ftp._first_difference",
+        "rows = len(h) if h.device.type != 'cpu' else PART // flat.shape[0] + 1",
+    ): "rows are worked on in parts, whose size changes no row",
+    (
         "accelerated.forward_forward.labelled",
         "whole = replaced and (positions >= 1 or num_classes == channels)",
     ): "an input formed whole has the numbers of one whose pixels are shared; it takes longer",
