@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod, ulp
+from math import prod
 from numbers import Integral, Real
+from sys import float_info
 from typing import Any
 
 import torch
@@ -147,7 +148,7 @@ NAMES: dict[str, Sequence[str]] = {
     "schedule": list(SCHEDULES),
     "normalisation": list(NORMALISATIONS),
 }
-TINIEST = ulp(0.0)
+TINIEST = float_info.min  # not the least of all, which is 0 where denormal numbers are flushed
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, float("inf")),
     "batch": (1, float("inf")),
