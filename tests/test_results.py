@@ -28,7 +28,7 @@ def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytes
     picture = "![Curves](curves.png)\n"
     good = f"# Page\n\n<!-- runs: symba -->\n{table}\n\n| option | default |\n| --- | --- |\n| `gamma` | 0.7 |\n"
     faults = {
-        "": good,
+        "": f"{good}\n<!-- no figures -->\n{picture}",
         "without a comment": good.replace("<!-- runs: symba -->\n", ""),
         "that names their runs: runs: none": good.replace("runs: symba", "runs: none"),
         "not the table symba": good.replace(" ± 0.08", " ± 0.07"),

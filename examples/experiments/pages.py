@@ -5,7 +5,8 @@
 
 A table of figures, or a picture of them, stands below a comment. `<!-- runs: NAME -->` is an entry of TABLES or
 PICTURES, made from files in `results`. `<!-- no stored run: WHAT IT TAKES -->` says that there is none; RESULTS.md
-lists these. A figure is a cell that begins with a decimal number, but for the defaults of options.
+lists these. A figure is a cell that begins with a decimal number, but for the defaults of options. Any picture wants a
+comment; `<!-- no figures -->` is that of one without.
 """
 
 import argparse
@@ -45,6 +46,8 @@ def shown() -> Iterator[Shown]:
     for page in PAGES:
         text = page.read_text()
         for match in SHOWN.finditer(text):
+            if match["marker"] == "no figures":
+                continue
             if match["marker"] or (FIGURE.search(match["shown"]) and "| default |" not in match["shown"]):
                 line = text.count("\n", 0, match.start("shown")) + 1
                 yield Shown(page, line, match["marker"] or "", match["shown"])
