@@ -219,13 +219,14 @@ def test_weighted_errors_are_gradients(case: Weighed):
 
 
 def test_labels_that_are_all_ignored_or_of_no_weight_teach_nothing(side: Side):
-    scores, ignored, labels, none, of_classes = side.operands(
-        (np.ones((3, 2)), np.full(3, -1), np.array([1, 0, 1]), np.zeros(3), np.zeros(2))
+    scores, ignored, labels, none, of_classes, second = side.operands(
+        (np.ones((3, 2)), np.full(3, -1), np.array([1, 0, 1]), np.zeros(3), np.zeros(2), np.array([0.0, 1.0]))
     )
     for targets, options in (
         (ignored, {"ignore_index": -1}),
         (labels, {"sample_weight": none}),
         (labels, {"class_weight": of_classes}),
+        (0 * labels, {"class_weight": second, "label_smoothing": 0.1}),
     ):
         for name in ("cross_entropy", "cross_entropy_gradient"):
             found = side.results(getattr(side.losses, name)(scores, targets, **options))
