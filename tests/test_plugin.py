@@ -11,7 +11,7 @@ import pytest
 TESTS = """
 import pytest
 from hypothesis import given, strategies as st
-from prograde.equivalence_tests.strategies import NETWORK_ACTIVATIONS, KinkDistance
+from prograde.equivalence_tests.strategies import BATCHES, NETWORK_ACTIVATIONS, WIDTHS, KinkDistance
 
 drawn = []
 
@@ -23,7 +23,7 @@ def test_prints_them():
     print("drawn", drawn)
 
 def test_of_a_precision(twin):
-    pass
+    print("shapes", len(WIDTHS) * len(BATCHES))
 
 @pytest.fixture
 def found(twin):
@@ -98,7 +98,10 @@ def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callab
 
 def test_lower_precisions_run_what_depends_on_them_alone_or_also(run: Callable[..., list[str]]) -> None:
     """And of another package, what depends on it."""
-    lower, also, another = run("--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference")
+    lower, also, another = run(
+        "--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference --few-shapes"
+    )
+    assert re.findall("shapes (.*)", lower + another) == ["54", "2"]
     assert named(another, "PASSED") == {"of_a_precision", "quick", "theorem[twin]"}
     assert named(lower, "PASSED") == {"of_a_precision", "quick", *THEOREM}
     assert named(lower, "FAILED") == {"undetermined", "wrong"}
