@@ -407,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = options.tests or [path.name for path in sorted(Path(__file__).parent.glob("test_*.py"))]
     with recorded() as ran:
         mutator = Mutator(mutants, ran, options.jobs, report)
-        run_tests(tests, mutator, options=["--profile", options.profile])
+        run_tests(tests, mutator, options=["--profile", options.profile, "-W", "error::RuntimeWarning"])
     for (made, _), noticed in in_forks(noticed_anew, mutator.anew, options.jobs):
         report(made, noticed)
     seconds = time.perf_counter() - start
