@@ -23,6 +23,8 @@ from prograde import reference
 from prograde.equivalence_tests.sides import MODULES
 from prograde.equivalence_tests.strategies import seeds
 
+pytestmark = pytest.mark.places_itself  # on the CPU, as SciPy is
+
 CELLS = "test_recurrent.py::test_a_cells_derivative_is_that_of_its_value"
 DEFINITIONS = "test_scores.py::test_values_and_gradients_are_those_of_the_definition"
 DERIVATIVES = "test_normalisations.py::test_derivatives_are_those_of_the_value"

@@ -883,9 +883,9 @@ def test_a_rule_is_one_file_and_one_entry_and_a_preset_one_entry() -> None:
     output = run_copy(
         "--help", "train --help", "train mine --epochs 1", "compare mine backprop --epochs 1 --seeds 1 --output out",
         "benchmark --rules mine --network 8-4-2 --steps 1 --batch 4", "costs --rules mine,backprop --steps 0",
-        "train own --epochs 1", "train pepita --epochs 1", "train min",
+        "train own --epochs 1", "train pepita --epochs 1", "rules own", "train min",
     )  # fmt: skip
     assert output.count("  mine ") == 4, output
-    assert "own: hidden 7, 1 epochs" in output
+    assert "Settings unless given: hidden 7, 1 epochs" in output
     assert "did you mean mine?" in output
-    assert exit_codes(output) == ["exit 0"] * 8 + ["exit 2"]
+    assert exit_codes(output) == ["exit 0"] * 9 + ["exit 2"]

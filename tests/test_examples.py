@@ -432,6 +432,14 @@ def test_local_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+def test_step_times_of_every_rule(tmp_path: Path) -> None:
+    found = run("experiments/step_times.py", tmp_path, "results", "--parts", "small", "--steps", "2")
+    cells = {line.split("|")[1].strip(): line.split("|")[2] for line in found.splitlines() if line.startswith("| ")}
+    assert {"backpropagation, ms", "`stepping`", "`mono-forward`", "`foton, compiled`"} <= cells.keys()
+    assert all(float(cell.split()[0]) > 0 for name, cell in cells.items() if name not in ("step", "---"))
+
+
+@pytest.mark.nightly
 def test_scaling_sweeps_and_audits(tmp_path: Path) -> None:
     """What is timed is not looked at; bytes are exact."""
     options = ["results", "--parts", "depth", "vgg8", "--steps", "1", "--values", "4,6", "--shrink", "32"]

@@ -799,6 +799,7 @@ def check_fit_interrupted() -> None:
             if run.step == 6:  # in the second epoch
                 signal.raise_signal(signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background has off
     draws = Draws()
     rule = DataParallel(Backprop(nn.Sequential(nn.Linear(16, 8), draws, nn.ReLU(), nn.Linear(8, K))))
     found = fitted(rule, samples(), None, callbacks=[Interrupt()])

@@ -21,6 +21,7 @@ import claims
 import local_classifiers
 import rotations
 import scaling
+import step_times
 import synthetic_teacher
 import which_rule
 from resumable import Result, cell, chosen, markdown, stored
@@ -137,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": lambda: scaling.exponents(scaling.of(*scaling.VALUES)),
     "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
     "wires": scaling.wires,
+    "step-times": lambda: step_times.table(step_times.kept()),
     "without-runs": without_runs,
 }
 
