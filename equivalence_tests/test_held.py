@@ -13,7 +13,13 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from prograde.accelerated.orthogonality import polar_factor
-from prograde.accelerated.rules import DirectFeedbackAlignment, HeldOrthogonal, Orthogonality, orthogonal
+from prograde.accelerated.rules import (
+    DirectFeedbackAlignment,
+    HeldOrthogonal,
+    Orthogonality,
+    orthogonal,
+    orthogonality,
+)
 from prograde.equivalence_tests.rule_examples import refusal
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -35,8 +41,9 @@ def _ours_only(twin: TwinSide) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(orthogonality, "NARROW", 64)  # what is done for wide weights, on some that take no time
 
 
 def defect(weight: torch.Tensor, blocks: int = 1) -> float:
