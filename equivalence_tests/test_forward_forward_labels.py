@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prograde.accelerated import forward_forward
 from prograde.equivalence_tests.sides import Dense, Images, Padded, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, arrays, seeds, streams
 from prograde.equivalence_tests.test_forward_forward import KINDS, NOTHING, K, Labelled, first_layers, labelled
@@ -191,7 +192,7 @@ def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, data: st.DataObje
         whole = twin.results(module.label_scores(chain, x, K, place=case.place))
         for candidates in (1, 7, 33):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module, "CANDIDATES", candidates)
+                patch.setattr(forward_forward, "CANDIDATES", candidates)
                 parts = twin.results(module.label_scores(chain, x, K, place=case.place))
             assert rms(parts - whole) <= 128 * depth * twin.eps * rms(whole), "in parts"
 
