@@ -38,9 +38,7 @@ own, batches = rule_of(), loader()
 optimizer = optimizer_of(own.parameters())
 for _epoch in range(10):
     for samples, labels in batches:
-        own.assign_credit(samples, labels)
-        optimizer.step()
-        own.constrain(optimizer)
+        own.step(samples, labels, optimizer)
 with torch.no_grad():
     print(f"A loop of one's own: {(own(test[0]).argmax(dim=1) == test[1]).float().mean():.1%}")
 

@@ -47,9 +47,8 @@ def ftp(weights: list[Rows], biases: list[list[float]], feedback: Rows, x: Rows,
     target = [[v - c for v, c in zip(*rows, strict=True)] for rows in zip(h[1], correction, strict=True)]
     found = []
     for number in range(1, depth):
-        delta = [
-            [(1 - v * v) * (v - t) for v, t in zip(*rows, strict=True)] for rows in zip(h[number], target, strict=True)
-        ]
+        pairs = zip(h[number], target, strict=True)
+        delta = [[(1 - v * v) * (v - t) for v, t in zip(*rows, strict=True)] for rows in pairs]
         found.append(update(delta, h[number - 1]))
         target = layer(target, weights[number], biases[number], number == depth - 1)
     return [*found, update(error, h[-2])]
