@@ -213,6 +213,17 @@ def test_hardware_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> Non
     assert (tmp_path / "results" / "hardware.png").stat().st_size > 10_000
 
 
+def test_mnist_experiment_trains_as_compare_does(tmp_path: Path) -> None:
+    options = ["--rules", "foton", "--hidden", "16", "12", "--epochs", "2", "--seeds", "0"]
+    run("experiments/mnist.py", tmp_path, "digits", "results", *options)
+    log = (tmp_path / "results" / "mnist.jsonl").read_text()
+    command = ["-m", "prograde.accelerated.command_line", "compare", "foton", "--hidden", "16-12", "--epochs", "2"]
+    subprocess.run([sys.executable, *command, "--seeds", "1", "--output", "compared"], cwd=tmp_path, check=True)
+    (row,) = json.loads((tmp_path / "compared" / "results.json").read_text())["results"]
+    assert json.loads(log)["accuracy"] == 100 * row["test"][0]
+    assert json.loads(log)["curve"][row["best_epochs"][0] - 1] == pytest.approx(100 * row["validation"][0], abs=1e-4)
+
+
 def test_free_riding_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     options = ["digits", "results", "--epochs", "3", "--seeds", "0", "--depths", "3", "--width", "24"]
     first = run("experiments/free_riding.py", tmp_path, *options)

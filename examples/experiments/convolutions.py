@@ -13,14 +13,13 @@ of "maxima" are those of the averages.
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
 import torch
-from resumable import Result, Run, cell, chosen, markdown, run_all
+from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
@@ -88,11 +87,11 @@ def accuracy(rule: Rule, images: Tensor, labels: Tensor) -> float:
     return 100 * (guesses == labels).float().mean().item()
 
 
-def train(run: Run, dataset: Dataset) -> Result:
-    """Test accuracy in percent at the best epoch (None where training breaks down), seconds, and cosines at the end."""
+def train(run: Run, dataset: Dataset, device: str) -> Result:
+    """Test accuracy in percent at the best epoch (None where training breaks down), and cosines at the end."""
     setting, epochs = RULES[run["rule"]], run["epochs"]
     torch.manual_seed(run["seed"])
-    rule = setting.rule(setting.network(dataset), dataset.image_shape)
+    rule = setting.rule(setting.network(dataset), dataset.image_shape).to(device)
     optimizer = torch.optim.SGD(rule.parameters(), lr=setting.rate, momentum=0.9)
     shape = (1, *dataset.image_shape)
     (x, y), (x_held, y_held), (x_test, y_test) = (
@@ -100,9 +99,8 @@ def train(run: Run, dataset: Dataset) -> Result:
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(y) // setting.batch))
     frozen = [p for unit in rule.units if unit.has_maps for p in unit.parameters if run["rule"] == "ftp-frozen"]
-    best, state, seconds = -1.0, copy.deepcopy(rule.state_dict()), 0.0
+    best, state = -1.0, copy.deepcopy(rule.state_dict())
     for _ in range(epochs):
-        start = time.perf_counter()
         for batch in torch.randperm(len(y)).split(setting.batch):
             rule.assign_credit(x[batch], y[batch])
             for parameter in frozen:
@@ -113,25 +111,23 @@ def train(run: Run, dataset: Dataset) -> Result:
             except FloatingPointError as error:
                 return {"accuracy": None, "why": str(error)}
             schedule.step()
-        seconds += (time.perf_counter() - start) / epochs
         held = accuracy(rule, x_held, y_held)
         if held > best:
             best, state = held, copy.deepcopy(rule.state_dict())
     cosines = list(alignment(rule, x[:512], y[:512]).values())
     rule.load_state_dict(state)
-    return {"accuracy": accuracy(rule, x_test, y_test), "validation": best, "seconds": seconds, "cosines": cosines}
+    return {"accuracy": accuracy(rule, x_test, y_test), "validation": best, "cosines": cosines}
 
 
 def summary(results: list[Result]) -> str:
-    rows = [["rule", "test accuracy, %", "seconds an epoch", "cosine with backprop, layer by layer"]]
+    rows = [["rule", "test accuracy, %", "cosine with backprop, layer by layer"]]
     for rule in RULES:
         found = chosen(results, rule=rule)
         whole = [result for result in found if result["accuracy"] is not None]
         if whole:
-            seconds = mean(result["seconds"] for result in whole)
             layers = zip(*(result["cosines"] for result in whole), strict=True)
             cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
-            rows.append([rule, cell(found, digits=2), f"{seconds:.1f}", cosines])
+            rows.append([rule, cell(found, digits=2), cosines])
     return markdown(rows)
 
 
@@ -142,13 +138,11 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
+    arguments = arguments_of(parser)
+    dataset = load(arguments.data).to(arguments.device, torch.float32, standardise=True)
     name = Path(arguments.data).name
     plain_run = {"data": name, "epochs": arguments.epochs}
     runs = [{**plain_run, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
-    results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "convolutions.jsonl")
+    log, device = arguments.folder / "convolutions.jsonl", arguments.device
+    results = run_all(runs, lambda run: train(run, dataset, device), log, device)
     print(summary(chosen(results, **plain_run)))

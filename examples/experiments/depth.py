@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
 from torch import nn
 
 from prograde.accelerated.rules import Rule
@@ -77,7 +77,7 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
     return runs
 
 
-def train(run: Run, data: str) -> Result:
+def train(run: Run, data: str, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at each epoch."""
     preset = "foton-linear" if run["rule"] in FROZEN else run["rule"]
     options = dict(PRESETS[preset].recipe.options)
@@ -97,7 +97,7 @@ def train(run: Run, data: str) -> Result:
         options=options,
     )
     try:
-        rule = build(preset, dataset, recipe, seed=run["seed"])
+        rule = build(preset, dataset, recipe, seed=run["seed"], device=device)
         for unit in rule.units[FROZEN[run["rule"]]] if run["rule"] in FROZEN else ():
             unit.module.requires_grad_(False)
         if run["rule"] == "backprop" and run["activation"] == "tanh":
@@ -109,7 +109,7 @@ def train(run: Run, data: str) -> Result:
         "accuracy": 100 * history.test_accuracy,
         "validation": 100 * history.best.validation_accuracy,
         "seconds": mean(epoch.seconds for epoch in history.epochs),
-        "cosines": [list(epoch.alignment.values()) for epoch in history.epochs],
+        "cosines": [[round(cosine, 4) for cosine in epoch.alignment.values()] for epoch in history.epochs],
     }
 
 
@@ -118,7 +118,8 @@ def start_orthogonal(rule: Rule, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for unit in rule.units[:-1]:
-            nn.init.orthogonal_(unit.module.weight)
+            weight = unit.module.weight.data
+            weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape)))
 
 
 def of(results: list[Result], **wanted: Any) -> list[Result]:
@@ -203,14 +204,12 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, choices=DEPTHS)
     parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     name = Path(arguments.data).name
     runs = wanted(name, arguments.depths, arguments.seeds, arguments.epochs)
     runs = [run for run in runs if run["rule"] in arguments.rules]
-    every = run_all(runs, lambda run: train(run, arguments.data), arguments.folder / "depth.jsonl")
+    log, device = arguments.folder / "depth.jsonl", arguments.device
+    every = run_all(runs, lambda run: train(run, arguments.data, device), log, device)
     results = chosen(every, data=name, epochs=arguments.epochs)
     draw(results, arguments.folder / "depth.png")
     print(summary(results))

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all, show
 from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
@@ -77,12 +77,12 @@ def measured(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
     return found
 
 
-def train(run: Run, dataset: Dataset) -> Result:
+def train(run: Run, dataset: Dataset, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), and what is measured of the layers at the last epoch."""
     recipe = default_recipe("cumulative", run["data"], hidden=(run["width"],) * run["depth"], epochs=run["epochs"])
     recipe = replace(recipe, options={**recipe.options, **LOSSES[run["loss"]]})
     try:
-        rule = build("cumulative", dataset, recipe, seed=run["seed"])
+        rule = build("cumulative", dataset, recipe, seed=run["seed"], device=device)
         history = fit(
             rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show, alignment_every=0, measure=measured
         )
@@ -164,14 +164,12 @@ if __name__ == "__main__":
     parser.add_argument("--width", type=int, default=500, help="of every hidden layer")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     name = Path(arguments.data).name
     runs = wanted(name, arguments.seeds, arguments.depths, arguments.width, arguments.epochs)
     dataset = load(arguments.data)
-    every = run_all(runs, lambda run: train(run, dataset), arguments.folder / "free_riding.jsonl")
+    log, device = arguments.folder / "free_riding.jsonl", arguments.device
+    every = run_all(runs, lambda run: train(run, dataset, device), log, device)
     results = [result for result in every if result["run"] in runs]
     draw(results, arguments.depths, arguments.folder / "free_riding.png")
     print(summary(results, arguments.depths))

@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-from resumable import Result, Run, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.training import PRESETS, UserError, build, default_recipe, fit, load
 
@@ -44,7 +43,7 @@ def wanted(data: str, seeds: Iterable[int], epochs: int) -> list[Run]:
     return runs
 
 
-def train(run: Run, data: str) -> Result:
+def train(run: Run, data: str, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at the last epoch."""
     options: dict[str, Any] = dict(PRESETS[run["rule"]].recipe.options)
     if run["rule"] == "ftp":
@@ -63,7 +62,7 @@ def train(run: Run, data: str) -> Result:
         options=options,
     )
     try:
-        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        rule = build(run["rule"], dataset, recipe, seed=run["seed"], device=device)
         history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
@@ -96,11 +95,9 @@ if __name__ == "__main__":
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     name = Path(arguments.data).name
     runs = wanted(name, arguments.seeds, arguments.epochs)
-    every = run_all(runs, lambda run: train(run, arguments.data), arguments.folder / "ftp.jsonl")
+    log, device = arguments.folder / "ftp.jsonl", arguments.device
+    every = run_all(runs, lambda run: train(run, arguments.data, device), log, device)
     print(summary(chosen(every, data=name, epochs=arguments.epochs)))

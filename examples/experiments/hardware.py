@@ -18,10 +18,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.rules import Hardware
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
@@ -60,7 +59,7 @@ def wanted(data: str, seeds: Iterable[int], hidden: list[int], epochs: int) -> l
     return [{**plain, "seed": seed, "rule": rule, **found} for seed in seeds for found in settings() for rule in RULES]
 
 
-def train(run: Run, dataset: Dataset) -> Result:
+def train(run: Run, dataset: Dataset, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), and each layer's alignment at the last epoch."""
     name, options = RULES[run["rule"]]
     recipe = default_recipe(
@@ -76,7 +75,10 @@ def train(run: Run, dataset: Dataset) -> Result:
         options=options,
     )
     try:
-        rule = Hardware(build(name, dataset, recipe, seed=run["seed"]), **{setting: run[setting] for setting in EXACT})
+        rule = Hardware(
+            build(name, dataset, recipe, seed=run["seed"], device=device),
+            **{setting: run[setting] for setting in EXACT},
+        )
         history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
     except UserError as error:
         return {"accuracy": None, "why": str(error)}
@@ -143,14 +145,12 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, nargs="+", default=[1024, 128], help="widths of the hidden layers")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     name = Path(arguments.data).name
     runs = wanted(name, arguments.seeds, arguments.hidden, arguments.epochs)
     dataset = load(arguments.data)
-    every = run_all(runs, lambda run: train(run, dataset), arguments.folder / "hardware.jsonl")
+    log, device = arguments.folder / "hardware.jsonl", arguments.device
+    every = run_all(runs, lambda run: train(run, dataset, device), log, device)
     results = chosen(every, data=name, hidden=arguments.hidden, epochs=arguments.epochs)
     draw(results, arguments.folder / "hardware.png")
     print(summary(results))

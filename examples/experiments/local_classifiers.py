@@ -32,7 +32,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
 from torch import nn
 
 from prograde.accelerated.aggregation import best_range, range_hits
@@ -323,11 +323,7 @@ if __name__ == "__main__":
     parser.add_argument("--decay", type=float, help="of weights; by default the rule's own, in RULES")
     parser.add_argument("--shift", type=int, help="pixels that training images are moved by at most; by default 0")
     parser.add_argument("--study", action=argparse.BooleanOptionalAction, default=True, help="look at layers, or not")
-    parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     dataset = load(arguments.data)
     settings = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
     given = {name: getattr(arguments, name) for name in ("rate", "decay", "shift")}
@@ -340,7 +336,7 @@ if __name__ == "__main__":
         if kind == "convolutional" or RULES[rule].kernel_size == 3
     ]
     log = arguments.folder / "local_classifiers.jsonl"
-    every = run_all(runs, lambda run: train(run, dataset, arguments.device, arguments.study), log)
+    every = run_all(runs, lambda run: train(run, dataset, arguments.device, arguments.study), log, arguments.device)
     results = of_settings(every, settings)
     draw(results, arguments.folder / "local_classifiers.png")
     print(summary(results, settings["data"]))

@@ -1,5 +1,6 @@
 """Runs that are noted as they end, so that an experiment goes on where it was stopped; and what they come to."""
 
+import argparse
 import json
 import platform
 import sys
@@ -23,8 +24,21 @@ RESULTS = Path(__file__).parent / "results"
 """The runs that the pages show: for each experiment and data set a file of JSON lines."""
 
 
-def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> list[Result]:
-    """Every run that is not in the file yet, added to it as it ends with its versions and time; then all there is."""
+def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What is given, with `--device` and `--threads` too, of which PyTorch has that many from here on."""
+    parser.add_argument("--device", default="cpu", help="where to train, such as cuda")
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path, device: str = "cpu") -> list[Result]:
+    """Every run that is not in the file yet, added to it as it ends with what made it; then all there is.
+
+    That is the day, seconds, versions, and the device where it is not the CPU.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     results = finished(log)
     for run in runs:
@@ -41,6 +55,8 @@ def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path) -> l
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
+        if device != "cpu":
+            results[-1]["made"]["device"] = torch.cuda.get_device_name(device) if "cuda" in device else device
         with log.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         accuracy = results[-1]["accuracy"]

@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-from resumable import Result, Run, accuracies, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
 
 from prograde.accelerated.training import Dataset, TrainingError, build, default_recipe, fit, load
 
@@ -24,13 +23,13 @@ DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
 OPTIONS = {"symba": {"alpha": 16.0}}
 
 
-def train(run: Run, dataset: Dataset) -> Result:
+def train(run: Run, dataset: Dataset, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), seconds an epoch, and the epoch that was chosen."""
     recipe = default_recipe(run["rule"], run["data"], hidden=tuple(run["hidden"]), epochs=run["epochs"])
     options = {**recipe.options, **OPTIONS.get(run["rule"], {})}
     recipe = replace(recipe, shift=run.get("shift", 0), options=options, **DECAY)
     try:
-        rule = build(run["rule"], dataset, recipe, seed=run["seed"])
+        rule = build(run["rule"], dataset, recipe, seed=run["seed"], device=device)
         history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show, alignment_every=0)
     except TrainingError as error:
         return {"accuracy": None, "why": str(error)}
@@ -61,15 +60,13 @@ if __name__ == "__main__":
     parser.add_argument("--shift", type=int, default=0, help="pixels that training images are moved by at most")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=RULES, metavar="RULE", help=", ".join(RULES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = arguments_of(parser)
     name = Path(arguments.data).name
     plain = {"data": name, "hidden": arguments.hidden, "epochs": arguments.epochs}
     if arguments.shift:
         plain["shift"] = arguments.shift
     runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in arguments.rules]
     dataset = load(arguments.data)
-    results = run_all(runs, lambda run: train(run, dataset), arguments.folder / "two_streams.jsonl")
+    log, device = arguments.folder / "two_streams.jsonl", arguments.device
+    results = run_all(runs, lambda run: train(run, dataset, device), log, device)
     print(summary([result for result in results if result["run"] in runs], arguments.rules))
