@@ -253,6 +253,71 @@ def test_two_streams_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> 
     assert all(float(row.split("|")[2]) > 30 for row in rows), again
 
 
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    return importlib.import_module("published")
+
+
+def test_every_published_system_takes_a_step_and_has_a_row(published: Any, tmp_path: Path) -> None:
+    labels = torch.arange(20) % 10
+    data = {kind: torch.rand(20, *shape) for kind, shape in (("MNIST", (16, 16)), ("CIFAR-10", (3, 16, 16)))}
+    datasets = {kind: load((x, labels), (x, labels), validation=10) for kind, x in data.items()}
+    runs = [
+        {"data": "", "system": name, "epochs": 1, "steps": 1, "width": 0.1, "seed": 0} for name in published.SYSTEMS
+    ]
+
+    def train(run: dict[str, Any]) -> Any:
+        return published.train(run, datasets[published.SYSTEMS[run["system"]].data], "cpu")
+
+    results = published.run_all(runs, train, tmp_path / "published.jsonl")
+    for result in results:
+        assert 0 <= result["accuracy"] <= 100, result
+        assert result["epochs"] == 1
+    found = {result["run"]["system"]: result for result in results}
+    assert found["dtg-ff, T = 1"]["temperatures"] == [1.0] * 7
+    assert found["dtg-ff"]["temperatures"] != [1.25] * 7
+    assert len(found["caw"]["layers"]) == 17
+    assert found["pepita"]["settings"]["dropout"] == 0.1
+    assert found["foton, 50 layers, slower"]["settings"]["widths"] == [26] * 49 + [10]
+    table = published.summary([*results, {**results[0], "run": {**runs[0], "seed": 1}, "accuracy": None}])
+    assert len(table.splitlines()) == 2 + len(published.SYSTEMS)
+    assert "| 2 | " in table.splitlines()[2]
+    assert "1 of 2 broke down" in table.splitlines()[2]
+
+
+def test_published_training_ends_in_time(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rates fall over the seconds where these are shorter than its steps."""
+    now = 100.0
+    monkeypatch.setattr(published.time, "perf_counter", lambda: now)
+    pace = published.Pace(40, 8.0)
+    assert pace.done(10) == 0.25
+    pace.on_start(None)
+    now += 4
+    assert (pace.done(10), pace.done(30)) == (0.5, 0.75)
+    x, y = torch.rand(20, 64), torch.arange(20) % 10
+    run = {"system": "backprop, as foton", "epochs": 5, "seed": 0}
+    whole = published.train(run, load((x, y), (x, y), validation=10), "cpu")
+    assert whole["epochs"] == 5
+    monkeypatch.setattr(published.time, "perf_counter", iter(range(1000)).__next__)
+    cut = published.train({**run, "seconds": 3.0}, load((x, y), (x, y), validation=10), "cpu")
+    assert cut["epochs"] < 5
+
+
+def test_published_gradients_are_limited_by_layer(published: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU())
+    rule = published.LocalClassifiers(model, num_classes=3)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=1.0)
+    published.clip_layers(rule, optimizer, 1.0)
+    layers = [[*unit.trained, *head.parameters()] for unit, head in zip(rule.units, rule.heads, strict=True)]
+    for number, layer in enumerate(layers):
+        for p in layer:
+            p.grad = torch.full_like(p, 10.0**-number / sum(part.numel() for part in layer) ** 0.5 * 5)
+    optimizer.step()
+    norms = [torch.cat([p.grad.flatten() for p in layer]).norm().item() for layer in layers]
+    assert norms == pytest.approx([1.0, 0.5], rel=1e-4)
+
+
 def test_synthetic_teacher_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """The learnable parameters at ten classes are those published."""
     options = ["results", "--classes", "10", "30", "--seeds", "42", "123", "--steps", "30"]

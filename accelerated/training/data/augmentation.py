@@ -51,7 +51,8 @@ class Augmentation(NamedTuple):
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x, (batch, ...) of any shape with as many elements, changed; x itself where nothing may be.
 
-        Draws are made on the generator's device, the CPU, so that they are the same whichever device x is on.
+        Draws are made on the generator's device, the CPU, so that they are the same whichever device x is on. They
+        alone are copied to it: what they mean for each pixel is worked out there.
         """
         if not (self.shift or self.flip or self.cutout or self.jitter):
             return x
@@ -62,19 +63,20 @@ class Augmentation(NamedTuple):
         if self.jitter:
             images = self._jittered(images, generator)
         if self.cutout:
-            images = images.masked_fill(self._cut(len(x), generator).to(x.device, non_blocking=True), self.mean)
+            images = images.masked_fill(self._cut(len(x), generator, x.device), self.mean)
         return images.view(x.shape)
 
     def _moved(self, images: Tensor, generator: torch.Generator) -> Tensor:
         height, width = self.image_shape[-2:]
-        down, right = torch.randint(-self.shift, self.shift + 1, (2, len(images), 1), generator=generator)
-        rows = (torch.arange(height) - down).clamp(0, height - 1)
-        columns = (torch.arange(width) - right).clamp(0, width - 1)
+        moves = torch.randint(-self.shift, self.shift + 1, (2, len(images), 1), generator=generator)
+        down, right = moves.to(images.device, non_blocking=True)
+        rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
+        columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
         if self.flip:
             mirrored = torch.randint(2, (len(images), 1), generator=generator).bool()
-            columns = torch.where(mirrored, width - 1 - columns, columns)
+            columns = torch.where(mirrored.to(images.device, non_blocking=True), width - 1 - columns, columns)
         source = (width * rows[:, :, None] + columns[:, None, :]).reshape(len(images), 1, -1)
-        return images.gather(2, source.to(images.device, non_blocking=True).expand_as(images))
+        return images.gather(2, source.expand_as(images))
 
     def _jittered(self, images: Tensor, generator: torch.Generator) -> Tensor:
         draws = torch.rand(3, len(images), 1, 1, generator=generator, dtype=torch.float64)
@@ -87,13 +89,14 @@ class Augmentation(NamedTuple):
             images = grey + saturation * (images - grey)
         return images
 
-    def _cut(self, samples: int, generator: torch.Generator) -> Tensor:
+    def _cut(self, samples: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Where squares are, (samples, 1, height * width)."""
 
         def inside() -> Iterator[Tensor]:
             for size in self.image_shape[-2:]:
-                first = torch.randint(size, (samples, 1), generator=generator) - self.cutout // 2
-                yield (torch.arange(size) >= first) & (torch.arange(size) < first + self.cutout)
+                centre = torch.randint(size, (samples, 1), generator=generator).to(device, non_blocking=True)
+                place = torch.arange(size, device=device) - (centre - self.cutout // 2)
+                yield (place >= 0) & (place < self.cutout)
 
         rows, columns = inside()
         return (rows[:, :, None] & columns[:, None, :]).view(samples, 1, -1)
