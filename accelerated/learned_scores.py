@@ -176,15 +176,22 @@ class _Cosines(NamedTuple):
     c: Array  # (batch, K m), as all of these in float32 at least
     z: Array  # (batch, d)
     p: Array  # (K m, d), directions
-    rate: Array  # (batch, 1), 1 / |z|, or 0 where z has no direction
+    rate: Array  # (batch, 1), 1 / |z|
+    rate_of_p: Array  # (K m, 1), that of the prototypes
+
+
+def _rate(rows: Array) -> Array:
+    """1 / |v| of each row, 0 where it has no direction: (rows, 1)."""
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return functional.threshold(length, SHORTEST, math.inf).reciprocal()
 
 
 def _cosines(grid: Grid, h: Array, prototypes: Array) -> _Cosines:
     # In float32 at least, products too: float16 has no number for 1 / |z|^2 of a quiet layer, |z| = 1e-3.
-    z, p = widened(features(h, grid)), direction(widened(prototypes.flatten(0, 1)))
-    length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    rate = torch.where(length <= SHORTEST, 0, 1 / length.clamp(min=SHORTEST))
-    return _Cosines(functional.linear(z, p) * rate, z, p, rate)
+    z, v = widened(features(h, grid)), widened(prototypes.flatten(0, 1))
+    rate, rate_of_p = _rate(z), _rate(v)
+    p = rate_of_p * v
+    return _Cosines(functional.linear(z, p) * rate, z, p, rate, rate_of_p)
 
 
 def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -199,16 +206,16 @@ def _prototype_cosine_credit(
     sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array
 ) -> ScoreCredit:
     (prototypes,) = parameters
-    c, z, p, rate = _cosines(grid, h, prototypes)
+    c, z, p, rate, rate_of_p = _cosines(grid, h, prototypes)
     by_cosine = widened(gradient)
     if prototypes.shape[1] > 1:
         shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
         by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
-    by_product = by_cosine * rate
-    along = (by_cosine * c).sum(dim=1, keepdim=True) * -rate.square()
-    by_prototypes = direction_vjp(prototypes, (by_product.T @ z).view_as(prototypes))
-    by_features = torch.addmm(along * z, by_product, p).to(h.dtype)
-    return ScoreCredit(features_adjoint(by_features, h, grid), (by_prototypes,))
+    by_product, along = by_cosine * rate, by_cosine * c  # each derivative is orthogonal to what has the direction
+    by_features = torch.addmm(along.sum(dim=1, keepdim=True) * -rate.square() * z, by_product, p).to(h.dtype)
+    by_prototypes = rate_of_p * torch.addcmul(by_product.T @ z, along.sum(dim=0)[:, None], p, value=-1)
+    found = by_prototypes.view_as(prototypes).to(prototypes.dtype)
+    return ScoreCredit(features_adjoint(by_features, h, grid), (found,))
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:

@@ -102,17 +102,17 @@ def convergence_limit(order: int) -> float:
 
 
 def spectral_bound(gram: Array) -> Array:
-    """An upper bound on the largest eigenvalue of a Gram matrix, without iterating: a scalar tensor.
+    """An upper bound on the largest eigenvalue of a Gram matrix (..., n, n), without iterating: a scalar tensor (...).
 
     The smaller of the largest absolute row sum and 1 + |G - I|_F.
     """
-    row_sum = gram.abs().sum(dim=1).amax()
+    row_sum = gram.abs().sum(dim=-1).amax(dim=-1)
     frobenius = 1 + torch.linalg.matrix_norm(_residual(gram))
     return torch.minimum(row_sum, frobenius)
 
 
 def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
-    """Q with which Bjorck steps are W <- Q W (wide) or W Q (tall), from the Gram matrix alone: (n, n).
+    """Q with which Bjorck steps are W <- Q W (wide) or W Q (tall), from the Gram matrix alone: (..., n, n).
 
     With `rescale`, a Gram matrix that may lie outside the region of convergence is first divided by a bound on its
     largest eigenvalue, so that the iteration cannot diverge; more steps are needed then.
@@ -123,21 +123,20 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
         scale = None
         if rescale:
             bound = spectral_bound(gram)
-            scale = torch.where(bound >= convergence_limit(order) ** 2, bound, 1)
+            scale = torch.where(bound >= convergence_limit(order) ** 2, bound, 1)[..., None, None]
             gram = gram / scale
         residual = _residual(gram)
         q = coefficients[order] * residual
         for coefficient in reversed(coefficients[1:order]):  # Horner: order - 1 products
-            q.diagonal().add_(coefficient)
-            q = q @ residual
-        q.diagonal().add_(coefficients[0])
+            q = _with_diagonal(q, coefficient) @ residual
+        q = _with_diagonal(q, coefficients[0])
         if step < steps - 1:
             gram = q @ gram @ q
         if scale is not None:
             q = q / scale.sqrt()
         factor = q if factor is None else q @ factor
     if factor is None:
-        return torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+        return torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype).expand_as(gram)
     return factor
 
 

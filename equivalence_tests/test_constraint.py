@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prograde.accelerated.foton import error_projection
 from prograde.accelerated.layers import forward
@@ -367,6 +368,40 @@ def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[
         rule.constrain()
         assert defect(weight.detach()) <= tolerance
         assert torch.linalg.matrix_norm(weight.detach() - u @ vt, 2) < 0.1, "not the nearest orthogonal matrix"
+
+
+def test_narrow_weights_are_restored_together(monkeypatch: pytest.MonkeyPatch):
+    """Wide and tall ones, whatever their drifts are: as each would be by itself, by a few dispatches for each."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(orthogonality, "NARROW", 24)
+    rule = Foton(model(*[16, 20] * 8, 4).double())
+    assert rule.orthogonality is not None
+    scales = [1, 1 + 1e-4, 1 + 1e-2, 1 - 3e-2, 1 + 3e-2, 1.1, 0.8, 2.0, 1e-2]
+    with torch.no_grad():
+        for index, weight in enumerate(rule.orthogonality.weights().values()):
+            q = torch.diag(torch.linspace(1, scales[index % len(scales)], len(weight), dtype=weight.dtype))
+            weight.copy_(q @ weight)
+    other = copy.deepcopy(rule)
+    counted = Dispatches()
+    with counted:
+        rule.constrain()
+    assert counted.number < 15 * len(rule.units), "dispatches"
+    assert other.orthogonality is not None
+    for (name, found), alone in zip(rule.orthogonality.weights().items(), other.units, strict=False):
+        held = Orthogonality({name: (alone.module, "weight")})
+        held.step()
+        gap = (found - alone.module.weight).detach()
+        assert rms(gap.numpy()) <= 1e-13, f"layer '{name}' by itself"
+
+
+class Dispatches(TorchDispatchMode):
+    """Counts operations."""
+
+    number = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), options: Any = None) -> Any:
+        self.number += 1
+        return operation(*args, **(options or {}))
 
 
 def holding(weight: torch.Tensor, tolerance: float = TOLERANCE) -> tuple[Foton, torch.Tensor]:

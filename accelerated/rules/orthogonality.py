@@ -1,7 +1,8 @@
 """Keeping weights orthogonal during training, with as few products as the drift needs."""
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import isfinite, log
 from typing import Any, NamedTuple, NoReturn
 
@@ -91,6 +92,13 @@ class PlainStep(NamedTuple):
     z: Tensor
     preactivation: Tensor
     rate: float
+
+
+class Bjorck(NamedTuple):
+    """Bjorck steps of an order."""
+
+    order: int
+    steps: int
 
 
 class Orthogonality(nn.Module):
@@ -213,20 +221,20 @@ class Orthogonality(nn.Module):
         if self.steps % self.every:
             return
         self._restore_unseen({name: weight for name, weight in weights.items() if not self._looks_at(weight)})
-        drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        signs = cache(self._signs)
+        left = {}
         for index, (name, weight) in enumerate(weights.items()):
             if not self._looks_at(weight):
                 continue
-            kind = (weight.device, weight.dtype)
-            if kind not in drawn:
-                drawn[kind] = self._signs(*kind)
-            signs = drawn[kind][:, : min(weight.shape)]
             plain = (plain_steps or {}).get(name)
             if plain is not None and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
-            whole = min(weight.shape) < NARROW or (self.steps + index) % WHOLE == 0
-            if whole or not self._is_kept(name, weight, signs):
-                self._restore(name, weight)
+            n = min(weight.shape)
+            whole = n < NARROW or (self.steps + index) % WHOLE == 0
+            if whole or not self._is_kept(name, weight, signs(weight.device, weight.dtype)[:, :n]):
+                left[name] = weight
+        for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
+            self._restore(alike)
 
     def _signs(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Sign vectors of this step, as wide as the widest weight needs: (CHECKS + NEW, n)."""
@@ -275,17 +283,12 @@ class Orthogonality(nn.Module):
 
     def _restore_unseen(self, weights: Mapping[str, Tensor]) -> None:
         """The polar iteration on each weight, all of a shape at once; their defects are sent to the host."""
-        alike = defaultdict(list)
-        for name, weight in weights.items():
-            alike[weight.device, weight.dtype, weight.shape].append(name)
         found = defaultdict(list)
-        for (device, _, _), names in alike.items():
-            restored = polar_iteration(
-                torch.stack([weights[name] for name in names]), 3 if self.tolerance >= FINE else 4
-            )
-            for name, weight in zip(names, restored, strict=True):
-                weights[name].copy_(weight)
-            found[device].append((names, defect(widened(restored))))
+        for alike in _alike(weights, lambda name, weight: tuple(sorted(weight.shape))):
+            rows = [weight if weight.shape[0] <= weight.shape[1] else weight.T for weight in alike.values()]
+            restored = polar_iteration(torch.stack(rows), 3 if self.tolerance >= FINE else 4)
+            torch._foreach_copy_(rows, restored.unbind())
+            found[restored.device].append((alike, defect(widened(restored))))
         for defects in found.values():
             names = [name for group, _ in defects for name in group]
             self._note(names, torch.cat([part for _, part in defects]))
@@ -322,52 +325,71 @@ class Orthogonality(nn.Module):
         at = when or f"step {self.steps}"
         raise FloatingPointError(f"weight of layer '{name}': {what} at {at}; lower the learning rate")
 
-    def _restore(self, name: str, weight: Tensor) -> None:
-        """Brings every entry below the tolerance, in place, unless all are within a share of it."""
-        g = gram(weight)
-        sufficient = self._sufficient(torch.eye(len(g), device=g.device, dtype=g.dtype) - g)
-        if sufficient is None and not _is_of_host(weight):
-            self._restore_unseen({name: weight})
-            return
-        if sufficient is None:
-            if not torch.isfinite(weight).all():
-                self._raise(name)
-            try:
-                weight.copy_(polar_factor(weight))
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # seen where training had diverged
-                self._raise(name, "with no singular value decomposition that converges")
-            return
-        order, steps = sufficient
-        if steps:
-            factor = bjorck_factor(g, order, steps, rescale=steps > 2)
-            factor.diagonal().sub_(1)  # only the change is multiplied: TF32 would cut the weight's digits
-            weight.add_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
+    def _restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Brings every entry below the tolerance, in place, unless all are within a share of it.
 
-    def _sufficient(self, residual: Tensor) -> tuple[int, int] | None:
-        """The least order and number of steps that leave at most `tolerance` in every entry, for E = residual.
+        The weights' Gram matrices are of one size.
+        """
+        grams = {name: gram(weight) for name, weight in weights.items()}
+        first = next(iter(grams.values()))
+        identity = torch.eye(len(first), device=first.device, dtype=first.dtype)
+        ways = self._sufficient(identity - torch.stack([*grams.values()]))
+        for way in dict.fromkeys(ways):
+            alike = {name: weight for found, (name, weight) in zip(ways, weights.items(), strict=True) if found == way}
+            if way is None and not _is_of_host(first):
+                self._restore_unseen(alike)
+            elif way is None:
+                for name, weight in alike.items():
+                    self._decompose(name, weight)
+            elif way.steps:
+                factors = bjorck_factor(torch.stack([grams[name] for name in alike]), *way, rescale=way.steps > 2)
+                factors -= identity  # only the change is multiplied: TF32 would cut the weight's digits
+                for weight, factor in zip(alike.values(), factors, strict=True):
+                    weight.add_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
+
+    def _decompose(self, name: str, weight: Tensor) -> None:
+        """The polar factor itself, in place."""
+        if not torch.isfinite(weight).all():
+            self._raise(name)
+        try:
+            weight.copy_(polar_factor(weight))
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # seen where training had diverged
+            self._raise(name, "with no singular value decomposition that converges")
+
+    def _sufficient(self, residuals: Tensor) -> list[Bjorck | None]:
+        """For each E = residual, (k, n, n), the least steps that leave at most `tolerance` in every entry.
 
         No steps where a share of the tolerance is kept, None where no number is known. A step of order p leaves at most
         3/4 |E|^(p+1) / (1 - |E|), so long as |E| < 1, and an entry of a product of symmetric matrices is at most the
         product of their largest column norms. Any norm bounds |E|.
         """
-        of_residual = [residual.abs().amax(), _largest_column(residual), torch.linalg.matrix_norm(residual)]
-        entry, column, frobenius = torch.stack(of_residual).tolist()
+        norms = torch.stack([residuals.abs().amax(dim=(1, 2)), *_of_columns(residuals)], dim=1).tolist()
+        found = [self._of_norms(*of_residual) for of_residual in norms]
+        left = [index for index, way in enumerate(found) if way is None]
+        if left:
+            squares = residuals[left] @ residuals[left]
+            fourths = squares @ squares
+            more = torch.stack([_of_columns(squares)[0], *_of_columns(fourths)], dim=1).tolist()
+            for index, of_powers in zip(left, more, strict=True):
+                found[index] = self._of_powers(*norms[index][1:], *of_powers)
+        return found
+
+    def _of_norms(self, entry: float, column: float, frobenius: float) -> Bjorck | None:
         if frobenius <= 0.5 and entry <= SHARE * self.tolerance:
-            return 1, 0
-        if frobenius < 1 and column**2 <= self.tolerance:
-            return 1, 1
-        square = residual @ residual
-        fourth = square @ square
-        norms = [_largest_column(square), _largest_column(fourth), torch.linalg.matrix_norm(fourth)]
-        column_2, column_4, frobenius_4 = torch.stack(norms).tolist()
+            return Bjorck(1, 0)
+        return Bjorck(1, 1) if frobenius < 1 and column**2 <= self.tolerance else None
+
+    def _of_powers(
+        self, column: float, frobenius: float, column_2: float, column_4: float, frobenius_4: float
+    ) -> Bjorck | None:
         radius = min(frobenius, frobenius_4**0.25)
         if not radius < 0.9:
             return None
         for order, product in ((2, column_2 * column), (3, column_2**2), (4, column_4 * column)):
             if 0.75 * product <= self.tolerance * (1 - radius):
-                return order, 1
+                return Bjorck(order, 1)
         left = 0.75 * radius**5 / (1 - radius)
-        return (4, 2) if left < 0.9 and 0.75 * left**5 <= self.tolerance * (1 - left) else None
+        return Bjorck(4, 2) if left < 0.9 and 0.75 * left**5 <= self.tolerance * (1 - left) else None
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]
@@ -399,11 +421,6 @@ def _is_multiplied_in_tf32(weight: Tensor) -> bool:
     return weight.is_cuda and weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-def _largest_row(drifts: Tensor) -> Tensor:
-    """An estimate of the largest norm of a row of I - G, from the drifts of sign vectors: a scalar tensor."""
-    return drifts.square().mean(dim=0).amax().sqrt()
-
-
 def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
     """The largest absolute entry in these rows of I - G: a scalar tensor."""
     wide = weight.shape[0] <= weight.shape[1]
@@ -421,9 +438,18 @@ def _largest_of_diagonal(weight: Tensor) -> Tensor:
     return (squares - 1).abs().amax()
 
 
-def _largest_column(symmetric: Tensor) -> Tensor:
-    """The largest Euclidean norm of a column: a scalar tensor."""
-    return torch.linalg.vector_norm(symmetric, dim=0).amax()
+def _of_columns(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each matrix, (k, n, n), the largest Euclidean norm of a column, and the norm of all: (k,) both."""
+    columns = torch.linalg.vector_norm(symmetric, dim=1)
+    return columns.amax(dim=1), torch.linalg.vector_norm(columns, dim=1)
+
+
+def _alike(weights: Mapping[str, Tensor], kind: Callable[[str, Tensor], Any]) -> Iterable[dict[str, Tensor]]:
+    """The weights of one kind, device and dtype together."""
+    groups: dict[Any, dict[str, Tensor]] = defaultdict(dict)
+    for name, weight in weights.items():
+        groups[weight.device, weight.dtype, kind(name, weight)][name] = weight
+    return groups.values()
 
 
 class ScaledBjorck(Orthogonality):

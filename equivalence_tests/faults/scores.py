@@ -60,7 +60,7 @@ FAULTS = [
           "self.pooled_credit(h, gradient @ m.T, ", "self.pooled_credit(h, gradient @ m.T.softmax(dim=0), ",
           "test_twin", "channel_class.credit.activities"),
     Fault("prototypes off the sphere", "accelerated.learned_scores",
-          "direction(widened(prototypes.flatten(0, 1)))", "prototypes.flatten(0, 1)",
+          "p = rate_of_p * v", "p = v",
           "test_twin", "prototype_cosine.value"),
     Fault("a sum over a class's prototypes", "accelerated.learned_scores",
           " - math.log(c.shape[2])", "",
