@@ -9,6 +9,7 @@ of that. A CPU has each part with less of everything.
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,12 +47,14 @@ NETWORKS = (((64, 128, 64, 10), 128), ((784, 1024, 1024, 10), 128), ((784, *[409
 """Widths and batch sizes, of which a CPU has the first."""
 LIMIT = 60.0
 """Seconds after which a training is cut short."""
+PATIENCE = 240.0
+"""Seconds after which tests are stopped, and tell what they found so far."""
 
 
 def tests(device: torch.device, folder: Path) -> Iterator[str]:
     """All precisions at once, since tests wait for the host; a log of each in the folder."""
-    command = [sys.executable, "-P", "-m", "pytest", "--pyargs", str(__package__), "--profile", "smoke", "--tb=short"]
-    command += ["-p", "no:cacheprovider", "-p", "no:benchmark", "--device", str(device)]
+    command = [sys.executable, "-P", "-m", "pytest", "--pyargs", str(__package__), "-m", "smoke", "--profile", "smoke"]
+    command += ["--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark", "--device", str(device)]
     if find_spec("xdist") is not None:
         command += ["-n", str(max(1, (os.cpu_count() or 1) // len(PRECISIONS))), "--dist", "worksteal"]
     running = []
@@ -59,8 +62,13 @@ def tests(device: torch.device, folder: Path) -> Iterator[str]:
         with (folder / f"tests-{dtype}.log").open("w") as log:
             options = {"stdout": log, "stderr": log, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
             running.append(subprocess.Popen([*command, "--dtype", dtype], **options))
+    end = time.monotonic() + PATIENCE
     for dtype, process in zip(PRECISIONS, running, strict=True):
-        process.wait()
+        try:
+            process.wait(max(0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
         yield f"{dtype}: {(folder / f'tests-{dtype}.log').read_text().strip().splitlines()[-1].strip(' =')}"
 
 

@@ -129,6 +129,8 @@ def test_errors(side: Side, name: str):
     call, operands, words = ERRORS[name]
     if isinstance(side, TwinSide) and not side.is_ours:
         pytest.skip("another package has words of its own")
+    if not side.looks_for(words):
+        pytest.skip("numbers of a tensor are looked at on a CPU alone")
     with pytest.raises(ValueError, match=words):
         on(side, call, operands)
 
