@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from .strategies import FIXED, KinkDistance, take_few_shapes
 from .tolerance import Comparison
 
 OF_A_PRECISION = {"side", "twin", "compare", "ours"}  # arguments of tests that depend on --dtype
+OF_ANOTHER = re.compile(rf"^def test_\w+\([^)]*\b({'|'.join(OF_A_PRECISION)})\b", re.MULTILINE)
+OF_OURS = re.compile(r'^pytestmark = .*"ours_only"', re.MULTILINE)
 settings.register_profile("default", FIXED)
 settings.register_profile("smoke", settings.get_profile("default"), max_examples=3)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=300, derandomize=False)
@@ -82,6 +86,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def is_of_a_precision(test: Callable[..., object]) -> bool:
     """Whether what it tests depends on the precision."""
     return not OF_A_PRECISION.isdisjoint(signature(test).parameters)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of another package, leaves out before they are imported the files of ours without a test that is asked for.
+
+    A name that -k and -m can choose stands in the file, if only as a parameter, whose number and end may be made.
+    """
+    if config.getoption("--twin") == OURS or collection_path.parent != Path(__file__).parent:
+        return None
+    text = collection_path.read_text().lower() if collection_path.suffix == ".py" else ""
+    concerned = OF_ANOTHER.search(text) and not OF_OURS.search(text)
+    names = f"{__package__}.{collection_path.name} twin reference\n{text}"  # the last two name the sides
+    asked = (_may_choose(config.getoption(option), names) for option in ("-k", "-m"))
+    return None if concerned and all(asked) else True
+
+
+def _may_choose(expression: str, text: str) -> bool:
+    words = set(re.findall(r"\w+", expression.lower())) - {"and", "or"}
+    return not words or "not" in words or any(re.sub(r"(_(gradient|vjp)|\d+)$", "", word) in text for word in words)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

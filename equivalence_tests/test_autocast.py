@@ -27,13 +27,7 @@ JUMPS = (images, normalised_images, rotated_images)
 """Models with maxima and ReLU of maps: rounding chooses another of two that are near."""
 ON_HARDWARE = [name for name in EXAMPLES if "hardware" in name]
 
-pytestmark = pytest.mark.places_itself
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = [pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 
 
 @pytest.fixture(params=LOWER)

@@ -13,7 +13,7 @@ from prograde.equivalence_tests.common_checks import CHECKS, Check, as_example
 from prograde.equivalence_tests.rule_examples import Example
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = [pytest.mark.smoke, pytest.mark.places_itself]
+pytestmark = [pytest.mark.smoke, pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 KNOWN = {"names a replaced layer": "it looks at no layers"}
 
 

@@ -25,7 +25,7 @@ from prograde.accelerated.rules.orthogonality import Orthogonality, _Copy, resol
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
-pytestmark = pytest.mark.places_itself
+pytestmark = [pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 TOLERANCE = 5e-3
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -36,12 +36,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-3),
     "adamw hot": lambda m: torch.optim.AdamW(m.parameters(), lr=3e-2),
 }
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
 
 
 @pytest.fixture(autouse=True)

@@ -14,16 +14,12 @@ from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.training.diagnostics.alignment import alignment
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import reference_layers
-from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
+from prograde.equivalence_tests.sides import ReferenceSide
 from prograde.equivalence_tests.tolerance import rms
 from prograde.reference import convolution, pooling
 from prograde.reference import layers as reference
 
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = pytest.mark.usefixtures("ours_only")
 
 
 def model(

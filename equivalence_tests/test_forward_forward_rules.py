@@ -22,11 +22,7 @@ from prograde.equivalence_tests.strategies import Streams, streams
 from prograde.equivalence_tests.test_rules import credited, sequential
 from prograde.equivalence_tests.tolerance import Comparison, rms
 
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = pytest.mark.usefixtures("ours_only")
 
 
 CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], Any], str, str]] = {

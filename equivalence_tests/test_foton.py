@@ -703,7 +703,7 @@ def rotation_cases(draw: st.DrawFn) -> RotationCase:
 
 
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("activation", SMOOTH)
+@pytest.mark.parametrize("activation", ["identity", "gelu", "silu", "tanh"])
 @given(case=rotation_cases())
 def test_updates_of_rotations(twin: Side, compare: Comparison, case: RotationCase, activation: str, linear: bool):
     def updates(side: Side, *operands: Any) -> Any:

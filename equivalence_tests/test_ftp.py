@@ -464,17 +464,11 @@ def batch(n: int = 16, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor
     return (centres[y] + 0.5 * torch.randn(n, 2, 11, 9, generator=generator)).to(dtype), y
 
 
-@pytest.fixture
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
-
-
 def numpy(tensor: Any) -> Any:
     return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("second_pass", ["difference", "full"])
 @pytest.mark.parametrize(
     "options",
@@ -523,7 +517,7 @@ def test_gradients_are_the_references(options: Any, second_pass: Any):
                 assert rms(numpy(parameter.grad) - gradient) <= 1e-12 * rms(gradient), f"{unit.name}, its gradient"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_pools_and_dropout_on_the_way_are_the_references():
     """Several pools in a row, of maxima and of means, and Dropout on maps and behind a dense layer."""
     torch.manual_seed(0)
@@ -542,7 +536,7 @@ def test_pools_and_dropout_on_the_way_are_the_references():
             assert rms(numpy(parameter.grad) - gradient) <= 1e-12 * rms(gradient), f"{unit.name}, its gradient"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.MonkeyPatch):
     found = []
     for part in (1, 2**20):
@@ -553,7 +547,7 @@ def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.Monkey
     assert rms(found[0] - found[1]) <= 1e-12 * rms(found[1]), "by parts"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_images_may_lie_in_memory_in_any_order():
     """With a row of G for each pixel, which is laid out as the images are."""
     torch.manual_seed(0)
@@ -580,7 +574,7 @@ def kernel_of(rule: Ftp) -> torch.Tensor:
     return gradient
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_a_seed_in_place_of_the_feedback():
     """Drawn anew at each step, the same each time, nothing held, and kept by a checkpoint."""
     rule = Ftp(model(), image_size=(11, 9), seeded=True, generator=seeded(3))
@@ -610,7 +604,7 @@ def test_a_seed_in_place_of_the_feedback():
         assert torch.equal(before, kernel_of(one)), "a state that does not fit changes no feedback"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_training_lowers_the_loss():
     rule = Ftp(model(torch.float32), image_size=(11, 9), scale=0.5 * 72)
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
@@ -622,7 +616,7 @@ def test_training_lowers_the_loss():
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
     """With no option set: the median of eight networks falls below 0.7 of its first loss.
@@ -642,7 +636,7 @@ def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
     assert np.median(left) < 0.7, "loss"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("options", [{}, {"law": "normal"}, {"rank": 10}], ids=["uniform", "normal", "rank"])
 def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: Any):
     """G (its first factor, of low rank) summed over positions has the mean square of a dense layer's."""
@@ -656,7 +650,7 @@ def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: A
         assert rows.square().mean().item() == pytest.approx(0.7**2 * 2 / 10, rel=0.2), f"by_channel: {by_channel}"
 
 
-@pytest.mark.usefixtures("_ours_only")
+@pytest.mark.usefixtures("ours_only")
 def test_the_scores_that_are_trained_are_the_models():
     """Padding that keeps the size, an uneven kernel, and pixels left over in pooling."""
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ from prograde.accelerated.rules import (
 from prograde.equivalence_tests.rule_examples import refusal
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = pytest.mark.places_itself
+pytestmark = [pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 TOLERANCE = 5e-3
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -32,12 +32,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-3),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1),
 }
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
 
 
 @pytest.fixture(autouse=True)

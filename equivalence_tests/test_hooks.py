@@ -14,13 +14,7 @@ from prograde.equivalence_tests.common_checks import Check, models, parametrize_
 from prograde.equivalence_tests.rule_examples import EXAMPLES, Example, dense, images, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = pytest.mark.smoke
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 
 @parametrize_with_rules(EXAMPLES, ["calls hooks"])

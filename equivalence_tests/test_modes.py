@@ -11,11 +11,7 @@ import torch
 from prograde.equivalence_tests.rule_examples import EXAMPLES
 from prograde.equivalence_tests.sides import TwinSide
 
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = pytest.mark.usefixtures("ours_only")
 
 
 def trained(name: str, device: Any, mode: Callable[[], AbstractContextManager[Any]]) -> list[torch.Tensor]:

@@ -9,14 +9,8 @@ import pytest
 from prograde import accelerated, reference
 from prograde.equivalence_tests.sides import MODULES, TwinSide
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 ONLY_ACCELERATED = {"device", "dtype", "out"}
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("another package may be laid out as it likes")
 
 
 def public_files(package: ModuleType) -> set[str]:

@@ -36,7 +36,7 @@ def test_no_test_takes_the_device_for_the_cpu():
     bare = re.compile(r"torch\.Generator\(\)|(?<!\.cpu\(\))\.numpy\(\)")
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         text = path.read_text()
-        if path.name == Path(__file__).name or "pytestmark = pytest.mark.places_itself" in text:
+        if path.name == Path(__file__).name or re.search(r"^pytestmark = .*places_itself", text, re.M):
             continue
         lines = re.sub(r"\s*\n\s*\.", ".", text).splitlines()
         found = [line.strip() for line in lines if bare.search(line)]

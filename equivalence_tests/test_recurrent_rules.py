@@ -37,13 +37,9 @@ from prograde.equivalence_tests.test_recurrent_stacks import updates as stack_up
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.reference import ftp
 
+pytestmark = pytest.mark.usefixtures("ours_only")
+
 losses = st.sampled_from(["cross_entropy", "squared_error"])
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
 
 
 def with_biases(case: Sequences) -> Sequences:

@@ -10,15 +10,8 @@ from prograde.accelerated import convolution, layers, orthogonality
 from prograde.accelerated.activations import maxmin, tanh
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, Rotation, ScaledAvgPool2d
 from prograde.accelerated.rules import Foton
-from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = pytest.mark.places_itself
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("modules are prograde's own")
+pytestmark = [pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 
 
 def rotation(kernel_size: int | None, activation: nn.Module | None, bias: bool = True) -> Rotation:

@@ -30,14 +30,8 @@ from prograde.equivalence_tests.strategies import Case, Streams, cases, seeds, s
 from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, parameters
 from prograde.equivalence_tests.tolerance import Comparison
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 LIMIT = 0.05  # one that bfloat16 can resolve
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
 
 
 def sequential(dense: Dense) -> nn.Sequential:

@@ -12,13 +12,11 @@ from prograde.equivalence_tests.test_normalisations import NORMALISATIONS
 from prograde.equivalence_tests.test_score_losses import LOSSES
 from prograde.equivalence_tests.test_scores import CLASSES, KINDS
 
-pytestmark = pytest.mark.places_itself
+pytestmark = [pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
 
 
 @pytest.fixture(autouse=True)
-def _ours_only(twin: Side) -> None:
-    if not twin.is_ours:
-        pytest.skip("another package may be compiled or not")
+def _compiled_anew() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what some versions of PyTorch import here
         torch._dynamo.reset()

@@ -25,16 +25,9 @@ from prograde.accelerated.rules import (
 from prograde.accelerated.rules.orthogonality import Orthogonality
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.sides import TwinSide
 from prograde.equivalence_tests.test_rules import make
 
-pytestmark = pytest.mark.smoke
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 
 def dense() -> nn.Module:

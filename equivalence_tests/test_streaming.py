@@ -32,9 +32,8 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.training.diagnostics.memory import live_bytes
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 Make = Callable[..., Rule]
 
@@ -46,12 +45,6 @@ RECOMPUTING: dict[str, tuple[Make, dict[str, Any]]] = {
     "pepita": (Pepita, {}),
     "pepita, modulated error": (Pepita, {"output_error": "modulated", "presynaptic": "clean"}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
 
 
 def model(*widths: int, dropout: float = 0.0) -> nn.Sequential:

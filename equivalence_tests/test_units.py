@@ -11,13 +11,7 @@ from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool
 from prograde.accelerated.rules.units import Chain, read
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = pytest.mark.smoke
-
-
-@pytest.fixture(autouse=True)
-def _ours_only(twin: TwinSide) -> None:
-    if not twin.is_ours:
-        pytest.skip("rules are prograde's own")
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 
 def dense() -> nn.Module:

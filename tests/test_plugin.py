@@ -1,12 +1,17 @@
 """What the plugin of the tests selects, draws and reports."""
 
+import ast
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from prograde.equivalence_tests import plugin
 
 TESTS = """
 import pytest
@@ -120,3 +125,47 @@ def test_a_seed_draws_new_examples_and_the_same_again(run: Callable[..., list[st
     seeds = [f"--hypothesis-seed {seed}" for seed in (1, 1, 2)]
     once, again, other = (re.findall("drawn (.*)", printed)[0] for printed in run(*seeds))
     assert once == again != other
+
+
+SUITE = Path(str(plugin.__file__)).parent
+
+
+def left(twin: str, names: str = "", marks: str = "") -> set[str]:
+    """The files of the suite that are loaded."""
+    config: Any = SimpleNamespace(getoption={"--twin": twin, "-k": names, "-m": marks}.__getitem__)
+    return {path.stem for path in SUITE.glob("test_*.py") if not plugin.pytest_ignore_collect(path, config)}
+
+
+def test_files_without_a_test_that_is_asked_for_are_not_loaded() -> None:
+    everything = {path.stem for path in SUITE.glob("test_*.py")}
+    assert left("prograde.accelerated", "foton") == everything, "of ours"
+    others = left("mine")
+    assert {"test_foton", "test_arguments", "test_layers"} <= others
+    assert not {"test_faults", "test_refusals", "test_autocast", "test_devices"} & others, "nothing of another's"
+    assert {"test_foton", "test_hardware"} <= left("mine", "foton") < others
+    assert left("mine", "not foton") == others
+    assert "test_normalisations" in left("mine", "layer_norm_vjp or nothing")
+    assert left("mine", marks="smoke") < others
+    assert left("mine", marks="not nightly") == others
+    for name in everything - others:
+        text = (SUITE / f"{name}.py").read_text()
+        tests = [
+            node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_"
+        ]
+        arguments = {argument.arg for test in tests for argument in (*test.args.args, *test.args.kwonlyargs)}
+        assert '"ours_only"' in text or not arguments & plugin.OF_A_PRECISION, name
+
+
+@pytest.mark.nightly
+def test_what_is_chosen_by_name_is_in_a_file_that_is_loaded() -> None:
+    command = [sys.executable, "-P", "-m", "pytest", "--pyargs", "prograde.equivalence_tests", "--collect-only", "-q"]
+    command += ["-n", "0", "-p", "no:cacheprovider", "--twin", "prograde.reference"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    tests = [line.rpartition("::") for line in printed.splitlines() if "::" in line]
+    assert len(tests) > 2000
+    files: dict[str, set[str]] = {}
+    for path, _, test in tests:
+        for word in re.findall(r"[A-Za-z_]\w\w+", test):
+            files.setdefault(word, set()).add(Path(path).stem)
+    for word, needed in files.items():
+        assert needed <= left("mine", word), word
