@@ -175,7 +175,8 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
     _check_statistics(h, mean, variance)
     if mean is None:
         _batch_axes(h)
-    return functional.batch_norm(h, mean, variance, training=mean is None, eps=eps)
+    # Not functional.batch_norm, which refuses an eps of 0.
+    return torch.batch_norm(h, None, None, mean, variance, mean is None, 0.0, eps, torch.backends.cudnn.enabled)
 
 
 def batch_norm_vjp(

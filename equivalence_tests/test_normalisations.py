@@ -125,6 +125,11 @@ def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng:
     compare(twin, "derivative at given statistics", derivative, h, gradient, mean, variance)
 
 
+def test_batch_norm_without_eps(side: Side):
+    found = side.normalisations.batch_norm(side.operands(np.array([[0.0], [2.0]])), eps=0.0)
+    assert np.array_equal(side.results(found), [[-1.0], [1.0]]), "batch_norm without eps"
+
+
 @given(h=activities())
 def test_statistics_of_the_batch_are_the_batch_s(side: Side, h: Any):
     operand = side.operands(h)

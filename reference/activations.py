@@ -14,6 +14,11 @@ Shapes: a, u and d are (batch, n, ...); axis 1 counts units or channels.
 
 At a kink the derivative is that of the left side: 0 for relu at 0, the negative slope for leaky_relu; maxmin leaves a
 pair of equal units in its order.
+
+>>> relu.vjp(np.array([[-1.0, 0.0, 1.0]]), np.ones((1, 3))).tolist()
+[[0.0, 0.0, 1.0]]
+>>> maxmin.value(np.array([[1.0, 3.0, 2.0, 2.0]])).tolist()
+[[3.0, 1.0, 2.0, 2.0]]
 """
 
 import math
@@ -45,7 +50,15 @@ def _elementwise(value: Callable[[Array], Array], derivative: Callable[[Array], 
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
-    """a where a > 0, negative_slope a elsewhere; so is the derivative at 0. Raises ValueError unless it is finite."""
+    """a where a > 0, negative_slope a elsewhere; so is the derivative at 0. Of (batch, n, ...), shaped as a.
+
+    Raises ValueError unless negative_slope is finite.
+
+    >>> leaky_relu(0.5).value(np.array([[-2.0, 0.0, 2.0]])).tolist()
+    [[-1.0, 0.0, 2.0]]
+    >>> leaky_relu(0.5).vjp(np.array([[-2.0, 0.0, 2.0]]), np.ones((1, 3))).tolist()
+    [[0.5, 0.5, 1.0]]
+    """
     check_finite("negative_slope", negative_slope)
 
     def derivative(a: Array) -> Array:

@@ -36,7 +36,13 @@ def _cells(size: int, count: int, pooling: Pooling) -> Array:
 
 
 def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Array:
-    """Means or sums of each cell's pixels, equation (1): (batch, c, *grid). Raises ValueError unless h are maps."""
+    """Means or sums of each cell's pixels, equation (1): (batch, c, *grid). Raises ValueError unless h are maps.
+
+    >>> grid_pool(np.array([[[[0.0, 6.0, 12.0]]]]), (1, 2)).tolist()  # two cells share the middle pixel
+    [[[[3.0, 9.0]]]]
+    >>> grid_pool(np.array([[[[0.0, 6.0, 12.0]]]]), (1, 2), "sum").tolist()
+    [[[[6.0, 18.0]]]]
+    """
     check_option("pooling", pooling, Pooling)
     for count in grid:
         check_count("grid", count)
@@ -47,7 +53,11 @@ def grid_pool(h: Array, grid: tuple[int, int], pooling: Pooling = "mean") -> Arr
 
 
 def grid_pool_adjoint(y: Array, size: tuple[int, int], pooling: Pooling = "mean") -> Array:
-    """The adjoint for maps of that size, equation (3): (batch, c, *size). Raises ValueError unless y are maps."""
+    """The adjoint for maps of that size, equation (3): (batch, c, *size). Raises ValueError unless y are maps.
+
+    >>> grid_pool_adjoint(np.array([[[[2.0, 4.0]]]]), (1, 3)).tolist()  # half of each cell to each of its pixels
+    [[[[1.0, 3.0, 2.0]]]]
+    """
     check_images("y", y)
     check_option("pooling", pooling, Pooling)
     for pixels in size:

@@ -31,7 +31,11 @@ def _check(scores: Array) -> None:
 
 
 def last(scores: Array) -> Array:
-    """s_(L-1), equation (1): (batch, K). Raises ValueError, as all here, unless scores are (L, batch, K) with L > 0."""
+    """s_(L-1), equation (1): (batch, K). Raises ValueError, as all here, unless scores are (L, batch, K) with L > 0.
+
+    >>> last(np.array([[[1.0, 2.0]], [[5.0, 3.0]]])).tolist()
+    [[5.0, 3.0]]
+    """
     _check(scores)
     return scores[-1]
 
@@ -40,13 +44,20 @@ def total(scores: Array) -> Array:
     """sum_l s_l, equation (2): (batch, K).
 
     Raises ValueError unless scores are (layers, batch, K).
+
+    >>> total(np.array([[[1.0, 2.0]], [[5.0, 3.0]]])).tolist()
+    [[6.0, 5.0]]
     """
     _check(scores)
     return scores.sum(axis=0)
 
 
 def range_total(scores: Array, first: int, last: int) -> Array:
-    """sum of s_first..s_last, equation (3): (batch, K). Raises ValueError unless 0 <= first <= last < L."""
+    """sum of s_first..s_last, equation (3): (batch, K). Raises ValueError unless 0 <= first <= last < L.
+
+    >>> range_total(np.array([[[1.0, 2.0]], [[5.0, 3.0]], [[7.0, 7.0]]]), 0, 1).tolist()  # the last layer is in it
+    [[6.0, 5.0]]
+    """
     _check(scores)
     if not 0 <= first <= last < len(scores):
         raise ValueError(f"first, last: {first}, {last}, expected 0 <= first <= last < {len(scores)} layers")
@@ -60,6 +71,10 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
     Counts of parts of the data add up. The best of equal scores is the first. Raises ValueError for labels that do not
     fit and for NaN.
+
+    >>> scores = np.array([[[2.0, 2.0]], [[0.0, 1.0]]])  # layer 0 ties, and class 0 is taken; layer 1 says class 1
+    >>> range_hits(scores, np.array([0])).tolist()
+    [[1, 0], [0, 0]]
     """
     _check(scores)
     check_labels(labels, scores.shape[2], scores.shape[1])
@@ -73,20 +88,34 @@ def range_hits(scores: Array, labels: Labels) -> Array:
 
 
 def best_range(scores: Array, labels: Labels) -> tuple[int, int]:
-    """The first and last layer of (3); see the module's docstring for ties. Raises ValueError as `range_hits` does."""
+    """The first and last layer of (3), two integers, from scores (L, batch, K) and labels (batch,).
+
+    See the module's docstring for ties. Raises ValueError as `range_hits` does.
+
+    >>> best_range(np.array([[[0.0, 1.0]], [[0.0, 1.0]]]), np.array([1]))  # all ranges are right: early and short
+    (0, 0)
+    """
     found = range_hits(scores, labels)
     first, end = np.unravel_index(found.argmax(), found.shape)  # the first of equals, row by row
     return int(first), int(end)
 
 
 def loss_weights(losses: Array) -> Array:
-    """w = softmax(-loss) of equation (4): (L,). Raises ValueError unless losses are (L,)."""
+    """w = softmax(-loss) of equation (4): (L,). Raises ValueError unless losses are (L,).
+
+    >>> np.round(loss_weights(np.log(np.array([1.0, 3.0]))), 6).tolist()  # e^(-log 3) is a third
+    [0.75, 0.25]
+    """
     check_shape("losses", losses, (len(losses),))
     return softmax(-losses)
 
 
 def weighted(scores: Array, weights: Array) -> Array:
-    """sum_l w_l s_l, equation (4): (batch, K). Raises ValueError unless weights are (L,)."""
+    """sum_l w_l s_l, equation (4): (batch, K). Raises ValueError unless weights are (L,).
+
+    >>> weighted(np.array([[[1.0, 2.0]], [[5.0, 3.0]]]), np.array([0.75, 0.25])).tolist()
+    [[2.0, 2.25]]
+    """
     _check(scores)
     check_shape("weights", weights, scores.shape[:1])
     return np.einsum("l,lbk->bk", weights, scores)

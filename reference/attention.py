@@ -37,7 +37,14 @@ __all__ = ["Attention"]
 
 
 class Attention(NamedTuple):
-    """Equations (1) to (4); its parameters are W_in, b_in, W_out, b_out, biases None where there are none."""
+    """Equations (1) to (4); its parameters are W_in, b_in, W_out, b_out, biases None where there are none.
+
+    >>> weights = np.array([[0.0], [0.0], [1.0]]), None, np.array([[1.0]]), None  # queries and keys are 0, values z
+    >>> Attention(*weights).value(np.array([[[2.0], [4.0]]])).tolist()  # every position reads all alike
+    [[[3.0], [3.0]]]
+    >>> Attention(*weights, causal=True).value(np.array([[[2.0], [4.0]]])).tolist()  # the first reads itself alone
+    [[[2.0], [3.0]]]
+    """
 
     in_weight: Array
     in_bias: Array | None

@@ -33,9 +33,14 @@ __all__ = ["activity_gradients", "update_factors", "updates"]
 def activity_gradients(
     layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """dLoss/dh_l and dLoss/da_l of every layer, equations (1) and (2).
+    """dLoss/dh_l, shaped as h_l, and dLoss/da_l, as a_l, of every layer, equations (1) and (2).
 
     Raises ValueError for an error of another shape than the scores.
+
+    >>> layers = Dense(np.array([[2.0]]), None, (relu,)), Dense(np.array([[3.0]]), None)
+    >>> clean = forward(layers, np.array([[-1.0]]))  # a_1 = -2: the unit is off
+    >>> [[d.item() for d in found] for found in activity_gradients(layers, clean, np.array([[1.0]]))]
+    [[3.0, 1.0], [0.0, 1.0]]
     """
     check_shape("error", error, clean.scores.shape)
     activities, preactivations = [error], []
@@ -54,9 +59,14 @@ def activity_gradients(
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, besides: Sequence[Array | None] = ()
 ) -> Iterator[tuple[Array, Array]]:
-    """dLoss/da_l and z_l of every layer, first layer first, the factors in equation (3).
+    """dLoss/da_l, shaped as a_l, and z_l of every layer, first layer first, the factors in equation (3).
 
     Raises ValueError for an error of another shape than the scores.
+
+    >>> layers = Dense(np.array([[2.0]]), None), Dense(np.array([[3.0]]), None)
+    >>> clean = forward(layers, np.array([[1.0]]))  # z_1 = 1, z_2 = 2
+    >>> [(delta.item(), z.item()) for delta, z in update_factors(layers, clean, np.array([[1.0]]))]
+    [(3.0, 1.0), (1.0, 2.0)]
     """
     _, deltas = activity_gradients(layers, clean, error, besides)
     return zip(deltas, clean.inputs, strict=True)
@@ -68,9 +78,13 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """The gradient of the batch-mean loss, equation (3).
+    """The gradient of the batch-mean loss, equation (3): for every layer a tuple, shaped as its parameters.
 
     Raises ValueError where layers, x and labels do not fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)  # scores 0: e = -1/2, 1/2
+    >>> [g.tolist() for (g,) in updates(layers, np.array([[2.0]]), np.array([0]))]  # W_2 = 0 lets no error through
+    [[[0.0]], [[-1.0], [1.0]]]
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)

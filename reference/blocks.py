@@ -77,7 +77,12 @@ def _update(layers: Sequence[Layer], z: Array, d: Array) -> Update:
 
 
 class Block(NamedTuple):
-    """A chain of layers, equation (1); its parameters are theirs, in order."""
+    """A chain of layers, equation (1); its parameters are theirs, in order.
+
+    >>> block = Block((Dense(np.array([[2.0]]), None), Dense(np.array([[3.0]]), None)))
+    >>> block.adjoint(np.array([[1.0]]), np.array([[1.0]])).tolist()
+    [[6.0]]
+    """
 
     layers: tuple[Layer, ...]
     steps: tuple[Step, ...] = ()
@@ -101,7 +106,11 @@ class Block(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """A chain with a shortcut around it, equation (2); its parameters are those of the chain, then the shortcut's."""
+    """A chain with a shortcut around it, equation (2); its parameters are those of the chain, then the shortcut's.
+
+    >>> Residual((Dense(np.zeros((2, 2)), None),)).value(np.array([[1.0, 2.0]])).tolist()  # the shortcut alone
+    [[1.0, 2.0]]
+    """
 
     layers: tuple[Layer, ...]
     shortcut: tuple[Layer, ...] = ()

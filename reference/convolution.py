@@ -74,7 +74,14 @@ def _windows(z: Array, size: tuple[int, int], stride: tuple[int, int], padding: 
 def convolve(
     kernel: Array, z: Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0), groups: int = 1
 ) -> Array:
-    """k * z, equation (1): (batch, c_out, height_out, width_out). Raises ValueError where sizes do not fit."""
+    """k * z, equation (1): (batch, c_out, height_out, width_out). Raises ValueError where sizes do not fit.
+
+    >>> kernel, z = np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0, 3.0]]]])
+    >>> convolve(kernel, z).tolist()  # the kernel is not flipped
+    [[[[21.0, 32.0]]]]
+    >>> convolve(kernel, z, padding=(0, 1)).tolist()
+    [[[[10.0, 21.0, 32.0, 3.0]]]]
+    """
     if kernel.ndim != 4 or 0 in kernel.shape:
         raise ValueError(f"kernel: shape {tuple(kernel.shape)}, expected (c_out, c_in, rows, columns), all positive")
     check_images("z", z)
@@ -105,6 +112,9 @@ def convolve_adjoint(
     """The adjoint, equation (2), for images of `size`, height and width: (batch, c_in, *size).
 
     Raises ValueError unless y is shaped as `convolve` gives it.
+
+    >>> convolve_adjoint(np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0]]]]), (1, 3)).tolist()
+    [[[[1.0, 12.0, 20.0]]]]
     """
     check_images("y", y)
     shape = (len(y), kernel.shape[1] * groups, *size)
@@ -128,7 +138,12 @@ def kernel_update(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Array:
-    """G of (3) for such a kernel: (c_out, c_in / groups, *size). Raises ValueError where sizes do not fit."""
+    """G of (3) for such a kernel: (c_out, c_in / groups, *size). Raises ValueError where sizes do not fit.
+
+    >>> delta, z = np.array([[[[1.0, 0.0]]]]), np.array([[[[5.0, 7.0, 9.0]]]])
+    >>> kernel_update(delta, z, (1, 2)).tolist()  # what the first window saw
+    [[[[5.0, 7.0]]]]
+    """
     check_images("delta", delta)
     check_shape("z", z, (len(delta), *z.shape[1:]))
     windows = np.split(_windows(z, size, stride, padding), groups, axis=1)
@@ -148,7 +163,12 @@ def _check_kernel(kernel: Array) -> None:
 
 
 def circular_convolve(kernel: Array, x: Array) -> Array:
-    """k * x, equation (4): (batch, c_out, height, width). Raises ValueError for another number of channels."""
+    """k * x, equation (4): (batch, c_out, height, width). Raises ValueError for another number of channels.
+
+    >>> kernel = np.array([[[[0.0, 0.0], [1.0, 10.0]]]])  # the pixel to the left, and ten times the pixel itself
+    >>> circular_convolve(kernel, np.array([[[[1.0, 2.0, 3.0]]]])).tolist()  # the last pixel is left of the first
+    [[[[13.0, 21.0, 32.0]]]]
+    """
     _check_kernel(kernel)
     check_images("x", x)
     c_out, c_in, size, _ = kernel.shape
@@ -162,7 +182,12 @@ def circular_convolve(kernel: Array, x: Array) -> Array:
 
 
 def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
-    """The adjoint, equation (5): (batch, c_in, height, width). Raises ValueError for another number of channels."""
+    """The adjoint, equation (5): (batch, c_in, height, width). Raises ValueError for another number of channels.
+
+    >>> kernel = np.array([[[[0.0, 0.0], [1.0, 10.0]]]])
+    >>> circular_convolve_adjoint(kernel, np.array([[[[1.0, 0.0, 0.0]]]])).tolist()
+    [[[[10.0, 0.0, 1.0]]]]
+    """
     _check_kernel(kernel)
     check_images("y", y)
     if y.shape[1] != len(kernel):
@@ -176,7 +201,12 @@ def circular_convolve_adjoint(kernel: Array, y: Array) -> Array:
 
 
 def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
-    """G of equation (6): (c_out, c_in, size, size). Raises ValueError unless delta and z are images of one size."""
+    """G of equation (6): (c_out, c_in, size, size). Raises ValueError unless delta and z are images of one size.
+
+    >>> delta, z = np.array([[[[1.0, 0.0, 0.0]]]]), np.array([[[[1.0, 2.0, 3.0]]]])
+    >>> circular_kernel_update(delta, z, 2).tolist()  # one row of pixels is its own neighbour above
+    [[[[3.0, 1.0], [3.0, 1.0]]]]
+    """
     check_images("delta", delta)
     check_count("size", size)
     check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
@@ -220,6 +250,11 @@ def orthogonal_kernel(mixing: Array, bases: Sequence[Array]) -> Array:
     """The kernel of equation (8) from 2 (size - 1) bases: (c_out, c_in, size, size).
 
     Without any, H itself as 1 x 1 kernel. Raises ValueError for an odd number of bases, or bases of another shape.
+
+    >>> first = np.array([[1.0], [0.0]])
+    >>> kernel = orthogonal_kernel(np.eye(2), [first, first])
+    >>> kernel[0, 0].tolist(), kernel[1, 1].tolist()  # one channel stays, the other is shifted
+    ([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]])
     """
     _check_bases(mixing, bases)
     if not bases:
@@ -235,6 +270,10 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
 
     `gradient` is shaped as the kernel, the results as H and the bases: nothing but this layer's own parameters enters.
     Raises ValueError as `orthogonal_kernel` does.
+
+    >>> of_mixing, of_bases = orthogonal_kernel_vjp(np.array([[1.0]]), [], np.array([[[[5.0]]]]))  # H is the kernel
+    >>> of_mixing.tolist(), of_bases
+    ([[5.0]], [])
     """
     _check_bases(mixing, bases)
     size = len(bases) // 2 + 1
@@ -267,9 +306,12 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
 
 
 def skew_kernel(kernel: Array) -> Array:
-    """w of equation (9): (c, c, 2 size - 1, 2 size - 1). Raises ValueError for another number of outputs than inputs.
+    """w of equation (9): (c, c, 2 size - 1, 2 size - 1) of a kernel (c, c, size, size), c even.
 
-    And for an odd number.
+    Raises ValueError for another number of outputs than inputs, and for an odd number.
+
+    >>> skew_kernel(np.eye(2).reshape(2, 2, 1, 1)).reshape(2, 2).tolist()
+    [[0.0, -1.0], [1.0, 0.0]]
     """
     _check_kernel(kernel)
     check_shape("kernel", kernel, (len(kernel), len(kernel), *kernel.shape[2:]))
@@ -286,6 +328,10 @@ def skew_kernel_vjp(kernel: Array, gradient: Array) -> Array:
     """What an update of w, equation (9), means for the kernel: shaped as the kernel.
 
     `gradient` is shaped as w. Raises ValueError as `skew_kernel` does.
+
+    >>> gradient = np.array([[0.0, 2.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
+    >>> skew_kernel_vjp(np.eye(2).reshape(2, 2, 1, 1), gradient).reshape(2, 2).tolist()
+    [[-2.0, 0.0], [0.0, -2.0]]
     """
     size, turned = kernel.shape[2], quarter_turns(kernel)
     check_shape("gradient", gradient, (*kernel.shape[:2], 2 * size - 1, 2 * size - 1))

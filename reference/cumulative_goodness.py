@@ -77,7 +77,11 @@ def _check_pair(margin: Array, prior: Array) -> None:
 
 
 def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
-    """log R of (2): (batch,), finite where R leaves the range of numbers. Raises ValueError unless beta > 0."""
+    """log R of (2): (batch,), finite where R leaves the range of numbers. Raises ValueError unless beta > 0.
+
+    >>> np.round(log_attenuation(np.zeros(1), np.array([1000.0]), 1.0, 1.0), 3).tolist()  # -1000 + log 2: R itself is 0
+    [-999.307]
+    """
     _check_pair(margin, prior)
     check_positive("beta", beta)
     check_finite("gamma", gamma)
@@ -85,13 +89,22 @@ def log_attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> A
 
 
 def attenuation(margin: Array, prior: Array, beta: float, gamma: float) -> Array:
-    """R of equation (2): (batch,); infinite above the largest number. Raises ValueError as `log_attenuation` does."""
+    """R of equation (2): (batch,); infinite above the largest number. Raises ValueError as `log_attenuation` does.
+
+    >>> np.round(attenuation(np.zeros(2), np.log(np.array([1.0, 3.0])), 1.0, 1.0), 6).tolist()  # (1 + 1) / (1 + 3)
+    [1.0, 0.5]
+    """
     with np.errstate(over="ignore"):
         return np.exp(log_attenuation(margin, prior, beta, gamma))
 
 
 def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, Array]:
-    """What R is between for this prior, for any margin, (3): (batch,) each. Raises ValueError unless beta > 0."""
+    """What R is between for this prior, for any margin, (3): (batch,) each. Raises ValueError unless beta > 0.
+
+    >>> prior = np.log(np.array([2.0, 0.5]))  # the layers before are right, or err
+    >>> [np.round(bound, 6).tolist() for bound in attenuation_bounds(prior, 1.0, 1.0)]
+    [[0.5, 1.0], [1.0, 2.0]]
+    """
     check_positive("beta", beta)
     check_finite("gamma", gamma)
     with np.errstate(over="ignore"):
@@ -100,20 +113,36 @@ def attenuation_bounds(prior: Array, beta: float, gamma: float) -> tuple[Array, 
 
 
 def decay_bound(prior: Array, beta: float, gamma: float) -> Array:
-    """What R is at most for margins and priors of 0 or more, (3): (batch,). Raises ValueError unless beta > 0."""
+    """What R is at most for margins and priors of 0 or more, (3): (batch,). Raises ValueError unless beta > 0.
+
+    >>> decay_bound(np.zeros(1), 1.0, 1.0).tolist()  # R is 1 here
+    [2.0]
+    """
     check_positive("beta", beta)
     check_finite("gamma", gamma)
     return 2 * np.exp(-beta * gamma * np.maximum(prior, 0))
 
 
 def gradient_bound(cumulative_margin: Array, beta: float) -> Array:
-    """What the derivative of (1) is at most in magnitude, (3): (batch,). Raises ValueError unless beta > 0."""
+    """What the derivative of (1) is at most in magnitude, (3): shaped as the cumulative_margin, (batch,).
+
+    Raises ValueError unless beta > 0.
+
+    >>> gradient_bound(np.array([-1.0, 0.0]), 4.0).tolist()
+    [4.0, 4.0]
+    """
     check_positive("beta", beta)
     return beta * np.exp(-beta * np.maximum(cumulative_margin, 0))
 
 
 def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
-    """F of equation (4), and half its 95 % confidence interval. Raises ValueError for less than 2 samples."""
+    """F of equation (4), and half its 95 % confidence interval, scalar arrays, of the attenuation R, (batch,).
+
+    Raises ValueError for less than 2 samples.
+
+    >>> [round(float(found), 3) for found in free_riding_fraction(np.array([0.0, 3.0]))]  # R > 1 counts as 1
+    [0.5, 0.98]
+    """
     if len(attenuation) < 2:
         raise ValueError(f"attenuation: {len(attenuation)} samples, expected 2 or more")
     lost = 1 - np.minimum(1, attenuation)
@@ -121,19 +150,37 @@ def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
 
 
 def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
-    """Share of samples whose R is at most the limit, equation (4). Raises ValueError for a limit below 0."""
+    """Share of samples whose attenuation R, (batch,), is at most the limit, equation (4): a scalar array.
+
+    Raises ValueError for a limit below 0.
+
+    >>> float(starved_fraction(np.array([0.01, 0.5])))
+    0.5
+    """
     check_not_negative("limit", limit)
     return np.mean((attenuation <= limit).astype(attenuation.dtype))
 
 
 def coverage(margin: Array, prior: Array) -> Array:
-    """Share of samples to which the decay bound applies, (4). Raises ValueError unless both are (batch,)."""
+    """Share of samples to which the decay bound applies, (4): a scalar array.
+
+    Raises ValueError unless both arguments are (batch,).
+
+    >>> float(coverage(np.array([0.0, -1.0]), np.array([0.0, 1.0])))
+    0.5
+    """
     _check_pair(margin, prior)
     return np.mean(((margin >= 0) & (prior >= 0)).astype(margin.dtype))
 
 
 def layer_separation(positive: Array, negative: Array) -> Array:
-    """Mean margin of a layer's own goodness, equation (5). Raises ValueError unless both have one shape."""
+    """Mean margin of a layer's own goodness, positive and negative, (batch,) each, equation (5): a scalar array.
+
+    Raises ValueError unless both have one shape.
+
+    >>> float(layer_separation(np.array([2.0, 5.0]), np.array([1.0, 0.0])))
+    3.0
+    """
     check_shape("negative", negative, positive.shape)
     return np.mean(positive - negative)
 
@@ -155,7 +202,12 @@ def _plus(first: LayerCredit, weight: Array | float, second: LayerCredit) -> Lay
 
 
 def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
-    """l(mu + gamma P), equation (1). Raises ValueError unless gamma is finite and beta > 0."""
+    """l(mu + gamma P), equation (1): a loss of (batch,). Raises ValueError unless gamma is finite and beta > 0.
+
+    >>> layer = LayerGoodness(1, 2, 1.0, np.array([0.0]), np.array([1.0]), np.array([1.0]), np.array([0.0]))
+    >>> cumulative()(layer).positive.tolist()  # mu = -1 and P = 1: the gradient of a margin of 0
+    [-2.0]
+    """
     check_finite("gamma", gamma)
     check_positive("beta", beta)
 
@@ -167,7 +219,14 @@ def cumulative(gamma: float = 1.0, beta: float = 4.0) -> LayerLoss:
 
 
 def per_block(beta: float = 4.0) -> LayerLoss:
-    """l(mu), the layer's own margin alone, equation (6): SymBa with alpha = beta. Raises ValueError unless beta > 0."""
+    """l(mu), the layer's own margin alone, equation (6): SymBa with alpha = beta, of (batch,).
+
+    Raises ValueError unless beta > 0.
+
+    >>> layer = LayerGoodness(1, 2, 1.0, np.zeros(1), np.zeros(1), np.array([9.0]), np.zeros(1))
+    >>> per_block()(layer).positive.tolist()  # P = 9 does not count
+    [-2.0]
+    """
     return symba(beta)
 
 
@@ -178,7 +237,14 @@ def _gate(prior: Array, tau: float | Array, kappa: float | Array) -> Array:
 def hardness_gated(
     gamma: float = 0.7, tau: float | Array = 1.0, kappa: float | Array = 0.0, beta: float = 4.0
 ) -> LayerLoss:
-    """l with P gated, (7): kept where the layers before find a sample hard. Raises ValueError unless beta > 0."""
+    """l with P gated, (7): kept where the layers before find a sample hard; a loss of (batch,).
+
+    tau and kappa are numbers or scalar arrays. Raises ValueError unless beta > 0.
+
+    >>> layer = LayerGoodness(1, 2, 1.0, np.array([-1.0]), np.zeros(1), np.array([2.0]), np.zeros(1))
+    >>> hardness_gated(gamma=1.0, tau=0.0)(layer).positive.tolist()  # half of P = 2 makes up for mu = -1
+    [-2.0]
+    """
     for name, value in (("gamma", gamma), ("tau", tau), ("kappa", kappa)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -195,9 +261,14 @@ def hardness_gated(
 def gate_gradient(
     layer: LayerGoodness, raw_tau: Array, kappa: Array, gamma: float = 0.7, beta: float = 4.0
 ) -> tuple[Array, Array]:
-    """Derivatives of (7) by raw_tau and kappa, both learnt, tau = softplus(raw_tau): (batch,) each.
+    """Derivatives of (7) by raw_tau and kappa, scalar arrays, both learnt, tau = softplus(raw_tau): (batch,) each.
 
     Raises ValueError unless beta > 0.
+
+    >>> layer = LayerGoodness(1, 2, 1.0, np.array([-0.5]), np.zeros(1), np.ones(1), np.zeros(1))
+    >>> _, by_kappa = gate_gradient(layer, np.array(0.0), np.array(1.0), gamma=1.0)
+    >>> np.round(by_kappa, 3).tolist()  # -2 by the margin of 0, half times half by the gate, tau = log 2
+    [-0.347]
     """
     check_finite("gamma", gamma)
     check_positive("beta", beta)
@@ -218,7 +289,14 @@ def _grown(base: float, growth: float, layer: LayerGoodness) -> float:
 def depth_scaled_auxiliary(
     gamma: float = 0.7, beta: float = 4.0, weight: float = 0.25, growth: float = 3.0
 ) -> LayerLoss:
-    """l(M) and a weighted l(mu) on what the layers before leave over, (8). Raises ValueError unless beta > 0."""
+    """l(M) and a weighted l(mu) on what the layers before leave over, (8): a loss of (batch,).
+
+    Raises ValueError unless beta > 0.
+
+    >>> both = [LayerGoodness(layer, 2, 1.0, *[np.zeros(1)] * 4) for layer in (0, 1)]
+    >>> [depth_scaled_auxiliary()(layer).positive.tolist() for layer in both]  # the weight grows from 1/4 to 1
+    [[-2.5], [-4.0]]
+    """
     for name, value in (("gamma", gamma), ("weight", weight), ("growth", growth)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -235,7 +313,14 @@ def depth_scaled_auxiliary(
 def compensated(
     gamma: float = 0.7, beta: float = 4.0, c: float = 1.0, rho: float = 0.0, eps: float = 1e-6
 ) -> LayerLoss:
-    """l(M) and lambda l(mu), what its gradient lacks, (9). Raises ValueError unless beta > 0, c > 0 and eps >= 0."""
+    """l(M) and lambda l(mu), what its gradient lacks, (9): a loss of (batch,).
+
+    Raises ValueError unless beta > 0, c > 0 and eps >= 0.
+
+    >>> layer = LayerGoodness(1, 2, 1.0, np.zeros(1), np.zeros(1), np.array([1000.0]), np.zeros(1))
+    >>> compensated()(layer).positive.tolist()  # as if there were no layers before
+    [-2.0]
+    """
     for name, value in (("gamma", gamma), ("rho", rho)):
         check_finite(name, value)
     check_positive("beta", beta)
@@ -255,7 +340,14 @@ def compensated(
 
 
 def squared_hinge(target: float = 2.0, gamma: float = 0.7) -> LayerLoss:
-    """max(0, target - M)^2 of each sample, equation (10). Raises ValueError unless both numbers are finite."""
+    """max(0, target - M)^2 of each sample, equation (10): a loss of (batch,).
+
+    Raises ValueError unless both numbers are finite.
+
+    >>> layer = LayerGoodness(0, 1, 1.0, np.array([1.0, 5.0]), np.zeros(2), np.zeros(2), np.zeros(2))
+    >>> squared_hinge(target=2.0)(layer).loss.tolist()
+    [1.0, 0.0]
+    """
     check_finite("target", target)
     check_finite("gamma", gamma)
 

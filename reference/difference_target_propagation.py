@@ -58,7 +58,14 @@ class DifferenceTargetUpdates(NamedTuple):
 def random_inverses(
     widths: tuple[int, ...], rng: np.random.Generator, activation: Activation = tanh
 ) -> tuple[Dense, ...]:
-    """g_2..g_(L-1) for hidden widths, n_1 first: orthogonal, no offsets. Raises ValueError unless all are positive."""
+    """g_2..g_(L-1) for hidden widths, n_1 first: orthogonal weights, shaped (n_(l-1), n_l), and offsets of 0.
+
+    Raises ValueError unless all are positive.
+
+    >>> (inverse,) = random_inverses((3, 2), np.random.default_rng(0))  # from 2 units back to 3
+    >>> np.shape(inverse.weight), inverse.bias.tolist()
+    ((3, 2), [0.0, 0.0, 0.0])
+    """
     for n in widths:
         check_count("widths", n)
     shapes = list(pairwise(widths))
@@ -69,7 +76,11 @@ def random_inverses(
 def inverse_noise(
     widths: tuple[int, ...], batch: int, rng: np.random.Generator, scale: float = 0.1
 ) -> tuple[Array, ...]:
-    """eps_2..eps_(L-1), (batch, n) each, normal with deviation `scale`. Raises ValueError unless all are positive."""
+    """eps_2..eps_(L-1), (batch, n) each, normal with deviation `scale`. Raises ValueError unless all are positive.
+
+    >>> [np.shape(eps) for eps in inverse_noise((3, 2), 4, np.random.default_rng(0))]  # an inverse gives h_1 alone
+    [(4, 3)]
+    """
     for n in (*widths, batch):
         check_count("widths, batch", n)
     check_positive("scale", scale)
@@ -84,7 +95,14 @@ def _invert(inverse: Dense, h: Array) -> Array:
 def differences(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> tuple[Array, ...]:
-    """h_l - tau_l for l = 1..L-1, (2) and (3): (batch, n_l) each. Raises ValueError where shapes do not fit."""
+    """h_l - tau_l for l = 1..L-1, (2) and (3): (batch, n_l) each. Raises ValueError where shapes do not fit.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (2.0, 2.0, 3.0)]
+    >>> inverse = Dense(np.array([[0.5]]), None)
+    >>> clean = forward(layers, np.array([[1.0]]))
+    >>> [d.item() for d in differences(layers, (inverse,), clean, np.array([[1.0]]))]  # 3 / 2; the gradient is 3 * 2
+    [1.5, 3.0]
+    """
     check_shape("error", error, clean.scores.shape)
     check_finite("step", step)
     for index, inverse in enumerate(inverses):
@@ -99,7 +117,16 @@ def differences(
 def update_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, error: Array, step: float = 1.0
 ) -> Iterator[tuple[Array, Array]]:
-    """d_l (e at the output) and h_(l-1) of every layer in turn, the factors in (4) and (5). Raises as `differences`."""
+    """d_l (e at the output), shaped as a_l, and h_(l-1) of every layer in turn, the factors in (4) and (5).
+
+    Raises ValueError as `differences`.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (2.0, 2.0, 3.0)]
+    >>> inverse = Dense(np.array([[0.5]]), None)
+    >>> found = update_factors(layers, (inverse,), forward(layers, np.array([[1.0]])), np.array([[1.0]]))
+    >>> [(d.item(), z.item()) for d, z in found]
+    [(1.5, 1.0), (3.0, 2.0), (1.0, 4.0)]
+    """
     found = differences(layers, inverses, clean, error, step)
     for layer, z, a, difference in zip(layers, clean.inputs, clean.preactivations, found, strict=False):
         yield pulled_back(layer.steps, a, difference), z
@@ -109,7 +136,16 @@ def update_factors(
 def inverse_factors(
     layers: Sequence[Layer], inverses: Sequence[Dense], clean: Pass, noise: tuple[Array, ...]
 ) -> Iterator[tuple[Array, Array]]:
-    """Derivative of (6)'s loss by Q_l h + c_l, and f_l(z), by inverse. Raises ValueError where noise does not fit."""
+    """The derivative of (6)'s loss by Q_l h + c_l, (batch, n_(l-1)), and f_l(z), (batch, n_l), of every inverse.
+
+    Raises ValueError where noise does not fit.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (2.0, 2.0, 3.0)]
+    >>> clean, noise = forward(layers, np.array([[1.0]])), (np.array([[1.0]]),)  # h_1 + eps = 3
+    >>> (found,) = inverse_factors(layers, (Dense(np.array([[0.5]]), None),), clean, noise)
+    >>> [factor.item() for factor in found]  # an exact inverse has nothing to learn
+    [0.0, 6.0]
+    """
     for index, eps in enumerate(noise):
         check_shape(f"noise[{index}]", eps, clean.inputs[index + 1].shape)
     for layer, inverse, clean_z, eps in zip(layers[1:], inverses, clean.inputs[1:], noise, strict=False):
@@ -128,9 +164,16 @@ def updates(
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
     step: float = 1.0,
 ) -> DifferenceTargetUpdates:
-    """G_l of every layer, (4) and (5), and of every inverse, (6).
+    """G_l of every layer, (4) and (5), and of every inverse, (6): tuples shaped as their parameters.
 
-    Raises ValueError unless there is an inverse and noise for each hidden layer but the first.
+    x is (batch, n_0), labels are (batch,). Raises ValueError unless there is an inverse and noise for each hidden layer
+    but the first.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (2.0, 2.0, 3.0)]
+    >>> inverse, noise, target = Dense(np.array([[0.5]]), None), np.zeros((1, 1)), np.array([[11.0]])
+    >>> found = updates(layers, (inverse,), (noise,), np.array([[1.0]]), target, losses.squared_error_gradient)  # e = 1
+    >>> [g.item() for (g,) in found.network], [g.item() for (g,) in found.inverses]
+    ([1.5, 6.0, 4.0], [0.0])
     """
     expected = max(0, len(layers) - 2)
     if not len(inverses) == len(noise) == expected:

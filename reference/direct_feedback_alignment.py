@@ -37,7 +37,11 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 def random_feedback(
     widths: tuple[int, ...], num_classes: int, rng: np.random.Generator, scale: float = 1.0
 ) -> tuple[Array, ...]:
-    """B_l, (n_l, num_classes), uniform on +-scale sqrt(6 / num_classes). Raises ValueError unless all are positive."""
+    """B_l, (n_l, num_classes), uniform on +-scale sqrt(6 / num_classes). Raises ValueError unless all are positive.
+
+    >>> [np.shape(matrix) for matrix in random_feedback((4, 3), 2, np.random.default_rng(0))]
+    [(4, 2), (3, 2)]
+    """
     for n in (*widths, num_classes):
         check_count("widths, num_classes", n)
     check_positive("scale", scale)
@@ -63,10 +67,15 @@ def _projected(signal: Array, matrix: Array, h: Array, name: str) -> Array:
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array], signal: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
-    """s_l'(a_l)^T delta_l and z_l of every layer, first layer first, the factors in equation (2).
+    """s_l'(a_l)^T delta_l, shaped as a_l, and z_l of every layer, first layer first, the factors in equation (2).
 
-    `signal` (batch, K) is what the hidden layers are sent in place of the error. Raises ValueError where feedback,
-    error and signal do not fit.
+    The error is (batch, K), and so is `signal`, what the hidden layers are sent in place of the error. Raises
+    ValueError where feedback, error and signal do not fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)
+    >>> clean, error = forward(layers, np.array([[2.0]])), np.array([[-0.5, 0.5]])
+    >>> [delta.tolist() for delta, _ in update_factors(layers, clean, error, (np.array([[1.0, -1.0]]),))]
+    [[[-1.0]], [[-0.5, 0.5]]]
     """
     check_shape("error", error, clean.scores.shape)
     signal = error if signal is None else signal
@@ -89,7 +98,13 @@ def updates(
 ) -> tuple[Update, ...]:
     """G_l of every layer, equation (2); with `signs` the hidden layers are sent the error's signs alone.
 
-    Raises ValueError where layers, feedback, x and labels do not fit.
+    For every layer a tuple, shaped as its parameters. Raises ValueError where layers, feedback, x and labels do not
+    fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)  # scores 0: e = -1/2, 1/2
+    >>> found = updates(layers, (np.array([[1.0, -1.0]]),), np.array([[2.0]]), np.array([0]))
+    >>> [g.tolist() for (g,) in found]  # B e = -1, where backpropagation's W_2^T e is 0
+    [[[-2.0]], [[-1.0], [1.0]]]
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)

@@ -49,8 +49,13 @@ def updates(
 ) -> tuple[Update, ...]:
     """G_l of every layer, equation (2), with feedback drawn by `direct_feedback_alignment.random_feedback`.
 
-    `labels` are (batch,), or targets (batch, K). `centred` targets are those of (a).
-    Raises ValueError where layers, feedback, x and labels do not fit.
+    `labels` are (batch,), or targets (batch, K). `centred` targets are those of (a). For every layer a tuple, shaped as
+    its parameters. Raises ValueError where layers, feedback, x and labels do not fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)
+    >>> given = layers, (np.array([[1.0, 1.0]]),), np.array([[2.0]]), np.array([0])
+    >>> [updates(*given, centred=centred)[0][0].item() for centred in (False, True)]  # B (1, 0), and B (1/2, -1/2)
+    [2.0, 0.0]
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)

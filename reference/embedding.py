@@ -24,7 +24,14 @@ __all__ = ["Embedding"]
 
 
 class Embedding(NamedTuple):
-    """Equation (1); its parameters are the table, then the positions where there are some."""
+    """Equation (1); its parameters are the table, then the positions where there are some.
+
+    >>> embedding = Embedding(np.array([[1.0], [5.0]]))
+    >>> embedding.value(np.array([[1, 1, 0]])).tolist()
+    [[[5.0], [5.0], [1.0]]]
+    >>> embedding.update(np.array([[1, 1, 0]]), np.ones((1, 3, 1)))[0].tolist()  # a token's positions add up
+    [[1.0], [2.0]]
+    """
 
     table: Array
     positions: Array | None = None

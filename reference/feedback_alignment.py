@@ -36,7 +36,13 @@ __all__ = ["random_feedback", "update_factors", "updates"]
 
 
 def random_feedback(shapes: Sequence[tuple[int, ...]], rng: np.random.Generator) -> tuple[Array, ...]:
-    """B_l for weights of these shapes, `layers.he_uniform` each. Raises ValueError unless all sizes are positive."""
+    """B_l for weights of these shapes, shaped as they are, `layers.he_uniform` each.
+
+    Raises ValueError unless all sizes are positive.
+
+    >>> [np.shape(matrix) for matrix in random_feedback([(2, 3)], np.random.default_rng(0))]
+    [(2, 3)]
+    """
     return tuple(he_uniform(shape, rng) for shape in shapes)
 
 
@@ -50,7 +56,15 @@ def _mirrored(layer: Any, matrix: Array, name: str) -> Layer:
 def update_factors(
     layers: Sequence[Layer], clean: Pass, error: Array, feedback: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
-    """s_l'(a_l)^T delta_l and z_l of every layer, the factors in (3). Raises ValueError where feedback does not fit."""
+    """s_l'(a_l)^T delta_l, shaped as a_l, and z_l of every layer, the factors in (3), from the error, (batch, K).
+
+    Raises ValueError where feedback does not fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)
+    >>> clean, error = forward(layers, np.array([[2.0]])), np.array([[-0.5, 0.5]])
+    >>> [delta.tolist() for delta, _ in update_factors(layers, clean, error, (np.array([[1.0], [-1.0]]),))]
+    [[[-1.0]], [[-0.5, 0.5]]]
+    """
     if len(feedback) != len(layers) - 1:
         raise ValueError(f"feedback: {len(feedback)} arrays, expected {len(layers) - 1}, one a layer but the first")
     later = [
@@ -67,7 +81,15 @@ def updates(
     labels: Labels,
     output_gradient: Callable[[Array, Labels], Array] = cross_entropy_gradient,
 ) -> tuple[Update, ...]:
-    """G_l of every layer, equation (3), in the order of its parameters. Raises ValueError where shapes do not fit."""
+    """G_l of every layer, equation (3), a tuple in the order of its parameters and shaped as they are.
+
+    x is (batch, ...), labels are (batch,). Raises ValueError where shapes do not fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)  # scores 0: e = -1/2, 1/2
+    >>> found = updates(layers, (np.array([[1.0], [-1.0]]),), np.array([[2.0]]), np.array([0]))
+    >>> [g.tolist() for (g,) in found]  # B^T e = -1, where backpropagation's W_2^T e is 0
+    [[[-2.0]], [[-1.0], [1.0]]]
+    """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
     return layer_updates(layers, update_factors(layers, clean, error, feedback))

@@ -126,6 +126,11 @@ def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, 
 
     Shaped as x; with planes K channels more. Raises ValueError where there are more labels than pixels, or than numbers
     of a token, and for labels that do not fit.
+
+    >>> overlay(np.array([[9.0, 9.0, 9.0]]), np.array([1]), 2).tolist()  # K numbers of the sample are lost
+    [[0.0, 1.0, 9.0]]
+    >>> overlay(np.array([[[[9.0]]]]), np.array([1]), 2, place="planes").tolist()
+    [[[[9.0]], [[0.0]], [[1.0]]]]
     """
     _check_place(x, num_classes, amplitude, place)
     check_labels(labels, num_classes, len(x))
@@ -133,13 +138,21 @@ def overlay(x: Array, labels: Labels, num_classes: int, amplitude: float = 1.0, 
 
 
 def overlay_neutral(x: Array, num_classes: int, amplitude: float = 1.0, place: Place = "pixels") -> Array:
-    """x with amplitude / K for every label, equation (8): shapes and errors as for `overlay`."""
+    """x with amplitude / K for every label, equation (8): shapes and errors as for `overlay`.
+
+    >>> overlay_neutral(np.array([[9.0, 9.0, 9.0]]), 2).tolist()
+    [[0.5, 0.5, 9.0]]
+    """
     _check_place(x, num_classes, amplitude, place)
     return _with_code(x, np.full((len(x), num_classes), amplitude / num_classes, x.dtype), place)
 
 
 def wrong_labels(labels: Labels, num_classes: int, rng: np.random.Generator) -> Labels:
-    """For each label one of the K - 1 others, all equally likely: (batch,). Raises ValueError for one class."""
+    """For each label one of the K - 1 others, all equally likely: (batch,). Raises ValueError for one class.
+
+    >>> wrong_labels(np.array([0, 1]), 2, np.random.default_rng(0)).tolist()  # of two classes always the other
+    [1, 0]
+    """
     check_count("num_classes", num_classes, 2)
     check_labels(labels, num_classes)
     return (labels + rng.integers(1, num_classes, labels.shape)) % num_classes
@@ -204,6 +217,11 @@ def stream_goodness(
 
     The first layer takes `normalised` inputs as they are. Raises ValueError for another prior, and where shapes do not
     fit.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[1.0]]), None)  # the second does not see h_1's length
+    >>> first, second = stream_goodness(layers, np.array([[2.0]]), np.array([[1.0]]), normalised=True)
+    >>> first.positive.tolist(), second.prior_positive.tolist(), np.round(second.positive, 6).tolist()
+    ([4.0], [4.0], [1.0])
     """
     return layer_goodness(both_streams(layers, positive, negative, normalised), goodness, prior)
 
@@ -219,8 +237,13 @@ def stream_updates(
 ) -> Iterator[tuple[Update, Array]]:
     """G_l, equation (6), and L_l, the batch mean, of every layer in forward order: arguments as `stream_goodness`.
 
-    All that is needed is computed before the first update is handed over, so that each may be applied at once. Raises
-    ValueError as `stream_goodness` does.
+    G_l is a tuple shaped as the layer's parameters, L_l a scalar array. All that is needed is computed before the first
+    update is handed over, so that each may be applied at once. Raises ValueError as `stream_goodness` does.
+
+    >>> layers = (Dense(np.array([[1.0]]), None),)
+    >>> (((g,), loss),) = stream_updates(layers, np.array([[1.0]]), np.array([[0.0]]), normalised=True)
+    >>> g.tolist(), round(float(loss), 3)  # g^+ = theta: -1/2 times 2 h z; of h^- = 0 there is no gradient
+    ([[-1.0]], 1.006)
     """
     streams = both_streams(layers, positive, negative, normalised)
     told = layer_goodness(streams, goodness, prior)
@@ -245,7 +268,15 @@ def local_updates(
     amplitude: float = 1.0,
     place: Place = "pixels",
 ) -> Iterator[tuple[Update, Array]]:
-    """`stream_updates` for x with right and with wrong labels, equation (2). Raises ValueError as `overlay`, too."""
+    """`stream_updates` for x with right labels and with wrong ones, equation (2): shapes as it gives them.
+
+    labels and negative_labels are (batch,) each. Raises ValueError as `overlay`, too.
+
+    >>> layers = (Dense(np.eye(2), None),)  # x^+ becomes (sqrt 2, 0), x^- (0, sqrt 2): both g = theta = 2
+    >>> (((g,), _),) = local_updates(layers, np.array([[9.0, 9.0]]), np.array([0]), np.array([1]), 2)
+    >>> np.round(g, 6).tolist()
+    [[-2.0, 0.0], [0.0, 2.0]]
+    """
     positive, negative = (overlay(x, of, num_classes, amplitude, place) for of in (labels, negative_labels))
     return stream_updates(layers, positive, negative, goodness, loss, prior)
 
@@ -262,7 +293,14 @@ def updates(
     amplitude: float = 1.0,
     place: Place = "pixels",
 ) -> tuple[Update, ...]:
-    """G_l of every layer, (6), each hidden and with its own loss: arguments and errors as for `local_updates`."""
+    """G_l of every layer, (6), each hidden and with its own loss: a tuple shaped as its parameters.
+
+    Arguments and errors as for `local_updates`: labels and negative_labels are (batch,) each.
+
+    >>> ((g,),) = updates((Dense(np.eye(2), None),), np.array([[9.0, 9.0]]), np.array([0]), np.array([1]), 2)
+    >>> np.round(g, 6).tolist()  # the weight from label 0 grows, since it is right here
+    [[-2.0, 0.0], [0.0, 2.0]]
+    """
     found = local_updates(layers, x, labels, negative_labels, num_classes, goodness, loss, prior, amplitude, place)
     return tuple(update for update, _ in found)
 
@@ -284,6 +322,10 @@ def label_scores(
     """Accumulated goodness of every candidate label, equation (7): (batch, K).
 
     Raises ValueError where there is no first_layer, and where x has no room for the labels.
+
+    >>> layers = (Dense(np.array([[1.0, 0.0]]), None),)  # reads label 0 alone
+    >>> np.round(label_scores(layers, np.array([[9.0, 9.0]]), 2), 6).tolist()
+    [[2.0, 0.0]]
     """
     check_first_layer(len(layers), first_layer)
     _check_place(x, num_classes, amplitude, place)
@@ -299,6 +341,12 @@ def features(layers: Sequence[Layer], x: Array, first_layer: int = 1) -> Array:
     """What the layers from first_layer on pass on, normalised and flattened: (batch, sum of their sizes).
 
     Raises ValueError where there is no first_layer.
+
+    >>> layers = Dense(np.eye(2), None), Dense(np.array([[3.0, 0.0]]), None)
+    >>> np.round(features(layers, np.array([[2.0, -2.0]])), 6).tolist()  # the first layer is left out
+    [[1.0]]
+    >>> np.round(features(layers, np.array([[2.0, -2.0]]), first_layer=0), 6).tolist()
+    [[1.0, -1.0, 1.0]]
     """
     check_first_layer(len(layers), first_layer)
     z, found = rms_norm(x), []
@@ -316,14 +364,24 @@ def neutral_features(
     first_layer: int = 1,
     place: Place = "pixels",
 ) -> Array:
-    """Those of the neutral pass, equation (8). Raises ValueError as `features` and `overlay_neutral`."""
+    """Those of the neutral pass, equation (8): (batch, sum of their sizes), as `features`.
+
+    Raises ValueError as `features` and `overlay_neutral`.
+
+    >>> layers = (Dense(np.array([[1.0, 0.0], [0.0, 1.0]]), None),)
+    >>> np.round(neutral_features(layers, np.array([[9.0, 7.0]]), 2, first_layer=0), 6).tolist()
+    [[1.0, 1.0]]
+    """
     return features(layers, overlay_neutral(x, num_classes, amplitude, place), first_layer)
 
 
 def readout_update(readout: Array, features: Array, labels: Labels) -> Array:
-    """Batch-mean cross-entropy gradient of a linear read-out without bias, equation (8): (K, width), as the read-out.
+    """Batch-mean cross-entropy gradient of a linear read-out without bias, equation (8): (K, width), as the readout.
 
     Raises ValueError where features, (batch, width), or labels, (batch,), do not fit.
+
+    >>> readout_update(np.zeros((2, 1)), np.array([[2.0]]), np.array([0])).tolist()  # e = -1/2, 1/2
+    [[-1.0], [1.0]]
     """
     check_batch("features", features, "width")
     check_shape("readout", readout, (len(readout), features.shape[1]))

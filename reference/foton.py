@@ -87,6 +87,10 @@ def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
 
     Biases, activations and masks do not enter, and of the clean pass the shapes alone. Raises ValueError for an outlet
     that is not linear.
+
+    >>> layers = Dense(np.array([[2.0]]), None, (relu,)), Dense(np.array([[1.0], [3.0]]), None)
+    >>> error_projection(layers, forward(layers, np.array([[-1.0]]))).tolist()  # relu is off, and does not enter
+    [[2.0], [6.0]]
     """
     rows = np.eye(clean.scores.shape[1], dtype=clean.scores.dtype)
     for index in reversed(range(len(layers))):
@@ -97,14 +101,30 @@ def error_projection(layers: Sequence[Layer], clean: Pass) -> Array:
 
 
 def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
-    """h_l - h~_l of the hidden layers l = 1..L-1 in turn, by the modulated pass (3): each shaped as a_l."""
+    """h_l - h~_l of the hidden layers l = 1..L-1 in turn, by the modulated pass (3): each shaped as a_l.
+
+    The error is (batch, K), the projection (K, ...), a row shaped as a sample of x.
+
+    >>> layers = Dense(np.array([[2.0]]), None, (relu,)), Dense(np.array([[1.0]]), None)
+    >>> clean, error, projection = forward(layers, np.array([[1.0]])), np.array([[1.0]]), np.array([[2.0]])
+    >>> [d.tolist() for d in differences(layers, clean, error, projection)]  # x~ = -1: relu(2) - relu(-2)
+    [[[2.0]]]
+    """
     modulated = forward(layers, clean.inputs[0] - np.tensordot(error, projection, axes=1))
     for h, h_modulated in zip(clean.activities[:-1], modulated.activities[:-1], strict=True):
         yield h - h_modulated
 
 
 def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
-    """s_l'(a_l)^T u_l of equation (a) for the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
+    """s_l'(a_l)^T u_l of equation (a) for the hidden layers l = 1..L-1 in turn: each shaped as a_l.
+
+    Arguments as `differences`.
+
+    >>> layers = Dense(np.array([[2.0]]), None, (relu,)), Dense(np.array([[1.0]]), None)
+    >>> clean, error, projection = forward(layers, np.array([[1.0]])), np.array([[1.0]]), np.array([[2.0]])
+    >>> [d.tolist() for d in linear_errors(layers, clean, error, projection)]  # W_1 F e, all of it: a_1 = 2 is on
+    [[[4.0]]]
+    """
     u = np.tensordot(error, projection, axes=1)
     for layer, z, a, h in zip(layers[:-1], clean.inputs, clean.preactivations, clean.activities, strict=False):
         u = linear_part(layer).difference(z, u)
@@ -115,7 +135,10 @@ def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection
 def depth_correction(activation_gain: float, depth: int, linear: bool = False) -> list[float]:
     """lambda^(L-2l), which undoes (6), or with `linear` lambda^(L-1-l), which undoes (b), for l < L; 1 for l = L.
 
-    `depth` is L. Raises ValueError unless the gain is positive.
+    A list of L numbers, L being `depth`. Raises ValueError unless the gain is positive.
+
+    >>> depth_correction(0.5, 3), depth_correction(0.5, 3, linear=True)
+    ([0.5, 2.0, 1.0], [0.5, 1.0, 1.0])
     """
     check_positive("activation_gain", activation_gain)
     check_count("depth", depth)
@@ -132,10 +155,15 @@ def update_factors(
     activation_gain: float = 1.0,
     linear: bool = False,
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e at the output) and z_l of every layer, first layer first: the factors of (4) and (5).
+    """h_l - h~_l (e at the output), as a_l, and z_l of every layer, first layer first: the factors of (4) and (5).
 
     With `linear` the first of them is that of equation (a). With `activation_gain`, the lambda of (6), it is multiplied
     by its `depth_correction`. Raises ValueError for an error or a projection of another shape.
+
+    >>> layers = Dense(np.array([[2.0]]), None), Dense(np.array([[1.0]]), None)
+    >>> clean, error, projection = forward(layers, np.array([[1.0]])), np.array([[1.0]]), np.array([[2.0]])
+    >>> [(delta.item(), z.item()) for delta, z in update_factors(layers, clean, error, projection)]  # W_1 W_1^T = 4
+    [(4.0, 1.0), (1.0, 2.0)]
     """
     check_shape("error", error, clean.scores.shape)
     check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
@@ -156,8 +184,13 @@ def recomputed_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """`update_factors` from x in place of the clean pass: both passes side by side, one layer alive at a time.
 
-    Each of the `depth` layers is taken when its turn comes, so that its mask or kernel need not be there before.
-    Raises ValueError for another number of layers, and as `update_factors` does.
+    Shapes are those of `update_factors`. Each of the `depth` layers is taken when its turn comes, so that its mask or
+    kernel need not be there before. Raises ValueError for another number of layers, and as `update_factors` does.
+
+    >>> layers = Dense(np.array([[2.0]]), None), Dense(np.array([[1.0]]), None)
+    >>> found = recomputed_factors(iter(layers), 2, np.array([[1.0]]), np.array([[1.0]]), np.array([[2.0]]))
+    >>> [(delta.item(), z.item()) for delta, z in found]
+    [(4.0, 1.0), (1.0, 2.0)]
     """
     check_shape("error", error, (len(x), len(projection)))
     check_shape("projection", projection, (len(projection), *x.shape[1:]))
@@ -191,9 +224,14 @@ def updates(
 ) -> tuple[Update, ...]:
     """G_l of equations (4) and (5), or with `linear` of (a), divided for a gain by the scale of (6) or (b).
 
-    For every layer a tuple in the order of its parameters. `projection` is F^T where it is not built from the present
-    weights: every few steps, say. Raises ValueError where layers, x and labels do not fit, as `update_factors` and the
-    gradient do.
+    For every layer a tuple in the order of its parameters, shaped as they are. `projection` is F^T, (K, ...), where it
+    is not built from the present weights: every few steps, say. Raises ValueError where layers, x and labels do not
+    fit, as `update_factors` and the gradient do.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[3.0]]), None)  # W_1 is orthogonal: backpropagation
+    >>> found = updates(layers, np.array([[2.0]]), np.array([[5.0]]), losses.squared_error_gradient)  # e = 6 - 5
+    >>> [g.item() for (g,) in found]  # W_2 e x, e h_1
+    [6.0, 2.0]
     """
     clean = forward(layers, x)
     error = output_gradient(clean.scores, labels)
@@ -203,7 +241,13 @@ def updates(
 
 
 def credit_operators(weights: Sequence[Array]) -> tuple[Array, ...]:
-    """M_l of equation (c) for the hidden layers l = 1..L-1 of dense layers without outlets: (n_l, n_l) each."""
+    """M_l of equation (c) for the hidden layers l = 1..L-1 of dense layers without outlets: (n_l, n_l) each.
+
+    The weights are (n_l, n_(l-1)) each.
+
+    >>> [m.item() for m in credit_operators([np.array([[2.0]]), np.array([[3.0]]), np.array([[7.0]])])]  # 4, 3 * 4 * 3
+    [4.0, 36.0]
+    """
     operators: list[Array] = []
     for weight in weights[:-1]:
         through = weight if not operators else weight @ operators[-1]

@@ -123,6 +123,9 @@ def random_feedback(
     """G, shape (n, num_classes): uniform on +-scale sqrt(6 / num_classes), or another law of its mean square.
 
     Raises ValueError for a size below 1, a scale that is not positive, and an unknown law.
+
+    >>> np.shape(random_feedback(3, 2, np.random.default_rng(0)))
+    (3, 2)
     """
     check_count("n", n)
     check_count("num_classes", num_classes)
@@ -144,6 +147,9 @@ def low_rank_feedback(
     """Factors (n, rank) and (rank, num_classes) of a G whose entries have the mean square of `random_feedback`'s.
 
     Ours: r (n + K) numbers in place of n K. Raises ValueError unless 1 <= rank <= num_classes.
+
+    >>> [np.shape(factor) for factor in low_rank_feedback(9, 4, 2, np.random.default_rng(0))]  # 26 numbers for 36
+    [(9, 2), (2, 4)]
     """
     check_count("n", n)
     check_count("num_classes", num_classes)
@@ -157,6 +163,9 @@ def feedback_by_channel(feedback: Array, positions: int) -> Array:
     """G of a map with so many positions, (channels positions, K), from one row for each channel: (channels, K).
 
     Raises ValueError unless there is a position or more.
+
+    >>> feedback_by_channel(np.array([[1.0, 2.0], [3.0, 4.0]]), 2).tolist()  # a channel's positions are side by side
+    [[1.0, 2.0], [1.0, 2.0], [3.0, 4.0], [3.0, 4.0]]
     """
     check_batch("feedback", feedback, "K")
     check_count("positions", positions)
@@ -164,7 +173,13 @@ def feedback_by_channel(feedback: Array, positions: int) -> Array:
 
 
 def project(feedback: Feedback, v: Array) -> Array:
-    """G v for every sample of v, (batch, K): (batch, n)."""
+    """G v for every sample of v, (batch, K): (batch, n). G is (n, K), or its factors, (n, r) and (r, K).
+
+    >>> project(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])).tolist()
+    [[11.0]]
+    >>> project((np.array([[2.0]]), np.array([[1.0, 0.0]])), np.array([[3.0, 4.0]])).tolist()
+    [[6.0]]
+    """
     if isinstance(feedback, tuple):
         left, right = feedback
         return v @ right.T @ left.T
@@ -177,6 +192,9 @@ def first_difference(
     """h_j - tau_j of equation (2), one row a sample, but for the mask, from y and p - y, both (batch, K): (batch, n_j).
 
     Raises ValueError for targets of another shape than the error's, and for a gain that is not finite.
+
+    >>> first_difference(np.array([[1.0, -1.0]]), np.array([[1.0, 0.0]]), np.array([[-0.5, 0.5]])).tolist()  # G e
+    [[-1.0]]
     """
     check_batch("error", error, "K")
     check_shape("targets", targets, error.shape)
@@ -199,6 +217,9 @@ def output_error(
     `temperature` where these are not 0 and 1, as for cross-entropy. With `outputs`, p of the scores, y is p - e,
     whatever the loss: for labels that have weights, for several labels (the sigmoid), for Huber's loss (the scores).
     Raises ValueError for label smoothing or a temperature with targets or `outputs`.
+
+    >>> [found.tolist() for found in output_error(np.zeros((1, 2)), np.array([0]))]
+    [[[1.0, 0.0]], [[-0.5, 0.5]]]
     """
     if (labels.ndim == 2 or outputs is not None) and (label_smoothing or temperature != 1):
         raise ValueError(
@@ -229,6 +250,11 @@ def differences(
 
     `later` are the corrections of the layers behind the j-th, in turn: None, or h_l less what they make of it.
     Raises ValueError where `inject` is no layer before the output, and for a correction of another shape than h_l.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (1.0, 2.0, 7.0)]
+    >>> clean = forward(layers, np.array([[1.0]]))  # h_1 = 1, tau_1 = 0: the second layer doubles both
+    >>> [d.item() for d in differences(layers, clean, np.array([[1.0]]))]
+    [1.0, 2.0]
     """
     h = _first_reached(layers, clean, inject)
     check_shape("first", first, h.shape)
@@ -252,7 +278,13 @@ def local_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """delta_l of equations (4) and (5), as a_l, and z_l of every layer, first layer first; 0 before the j-th.
 
-    `found` are the `differences`.
+    `found` are the `differences`, the error is (batch, K).
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (1.0, 2.0, 7.0)]
+    >>> clean = forward(layers, np.array([[1.0]]))
+    >>> found = local_factors(layers, clean, np.array([[5.0]]), iter([np.array([[4.0]])]), inject=2)
+    >>> [(delta.item(), z.item()) for delta, z in found]
+    [(0.0, 1.0), (4.0, 1.0), (5.0, 2.0)]
     """
     if inject == 0:
         next(found)  # the input has a target, and nothing to be trained
@@ -272,7 +304,13 @@ def update_factors(
 ) -> Iterator[tuple[Array, Array]]:
     """The factors delta_l and z_l of every layer, first layer first, from the `first_difference`, shaped as h_j.
 
-    Raises ValueError as `differences`, and for an error of another shape than the scores.
+    delta_l is shaped as a_l, the error is (batch, K). Raises ValueError as `differences`, and for an error of another
+    shape than the scores.
+
+    >>> layers = [Dense(np.array([[weight]]), None) for weight in (1.0, 2.0, 7.0)]
+    >>> found = update_factors(layers, forward(layers, np.array([[1.0]])), np.array([[5.0]]), np.array([[1.0]]))
+    >>> [(delta.item(), z.item()) for delta, z in found]  # z_l of the clean pass
+    [(1.0, 1.0), (2.0, 1.0), (5.0, 2.0)]
     """
     check_shape("error", error, clean.scores.shape)
     return local_factors(layers, clean, error, differences(layers, clean, first, inject, later), inject)
@@ -294,7 +332,13 @@ def updates(
 ) -> tuple[Update, ...]:
     """The updates of equation (6); `labels`, or targets, and what follows from the loss are `output_error`'s.
 
-    Raises ValueError as `output_error` and `differences`, and for a G without a row for each unit of h_j.
+    For every layer a tuple, shaped as its parameters. Raises ValueError as `output_error` and `differences`, and for a
+    G without a row for each unit of h_j.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[0.0], [0.0]]), None)  # scores 0: e = -1/2, 1/2
+    >>> found = updates(layers, np.array([[1.0, -1.0]]), np.array([[2.0]]), np.array([0]))
+    >>> [g.tolist() for (g,) in found]  # one hidden layer and no phi: direct feedback alignment, G e = -1
+    [[[-2.0]], [[-1.0], [1.0]]]
     """
     clean = forward(layers, x)
     targets, error = output_error(clean.scores, labels, output_gradient, label_smoothing, temperature, outputs)

@@ -33,6 +33,10 @@ activities, so its theta is the threshold itself; n equal units have no spread, 
 
 Which units are the largest in (a) and (b) is a constant to the gradient. Of units with the same |h_j| any may be
 taken, but no more than k in all, and value and gradient take the same ones.
+
+>>> h = np.array([[3.0, -4.0]])
+>>> [g.value(h).tolist() for g in (sum_of_squares, mean_square, mean_activation, maximum)]
+[[25.0], [12.5], [-0.5], [16.0]]
 """
 
 import math
@@ -106,9 +110,14 @@ def _largest(count: Callable[[int], int]) -> Goodness:
 
 
 def top_k(share: float = 0.02) -> Goodness:
-    """The sum of the k = ceil(share n) largest squares, equation (a). Raises ValueError unless 0 < share <= 1.
+    """The sum of the k = ceil(share n) largest squares, equation (a): of (batch, ...), one for each sample.
 
-    The gradient is of k units; which of equal ones is free.
+    The gradient, shaped as h, is of k units; which of equal ones is free. Raises ValueError unless 0 < share <= 1.
+
+    >>> top_k(0.5).value(np.array([[1.0, -3.0, 2.0]])).tolist()  # k = 2 of 3
+    [13.0]
+    >>> top_k(0.5).gradient(np.array([[1.0, -3.0, 2.0]])).tolist()
+    [[0.0, -6.0, 4.0]]
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: {share}, expected more than 0 and at most 1")
@@ -137,9 +146,12 @@ def _entmax_root(z: Array) -> Array:
 
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:
-    """sum_j w_j h_j^2 of equation (c); with stop_gradient, the weights are constants to the gradient.
+    """sum_j w_j h_j^2 of equation (c); with stop_gradient, the weights are constants to the gradient, shaped as h.
 
     Its functions raise ValueError unless h is (batch, n, ...).
+
+    >>> np.round(entmax_weighted().value(np.array([[2.0, 0.0], [1.0, 1.0]])), 6).tolist()  # weights 1, 0 and 1/2, 1/2
+    [4.0, 1.0]
     """
 
     def gradient(h: Array) -> Array:
@@ -158,7 +170,13 @@ def entmax_weighted(stop_gradient: bool = True) -> Goodness:
 
 
 def excess_kurtosis(eps: float = 1e-6) -> Goodness:
-    """The excess kurtosis of a layer's activities, equation (d). Raises ValueError unless eps >= 0."""
+    """The excess kurtosis of a layer's activities, equation (d): of (batch, ...), one for each sample.
+
+    Raises ValueError unless eps >= 0.
+
+    >>> np.round(excess_kurtosis().value(np.array([[1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, -1.0, 1.0]])), 3).tolist()
+    [-3.0, -2.0]
+    """
     check_not_negative("eps", eps)
 
     def standardised(h: Array) -> tuple[Array, Array]:
@@ -181,8 +199,11 @@ def excess_kurtosis(eps: float = 1e-6) -> Goodness:
 def negated(goodness: Goodness) -> Goodness:
     """-g, for a layer that is to be less active on positive data, equation (e): theta is -threshold * scale.
 
-    The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g, and the best score is
-    that of the smallest g. Its functions raise ValueError as those of g do.
+    Shapes are those of g. The threshold loss then is softplus(g^+ - theta) + softplus(theta - g^-) for the theta of g,
+    and the best score is that of the smallest g. Its functions raise ValueError as those of g do.
+
+    >>> negated(sum_of_squares).value(np.array([[3.0, 4.0]])).tolist(), negated(sum_of_squares).scale(2)
+    ([-25.0], -2.0)
     """
     return Goodness(
         value=lambda h: -goodness.value(h),

@@ -71,7 +71,13 @@ class Crossbar(NamedTuple):
 
 
 def quantise(v: Array, bits: int | None) -> Array:
-    """q_b(v) of equation (1), v itself for None. Raises ValueError for less than 2 bits: no level but 0 is left."""
+    """q_b(v) of equation (1), shaped as v; v itself for None.
+
+    Raises ValueError for less than 2 bits: no level but 0 is left.
+
+    >>> quantise(np.array([0.5, 1.0, -1.0]), 2).tolist()  # levels -1, 0 and 1; the half is rounded to even
+    [0.0, 1.0, -1.0]
+    """
     if bits is None:
         return v
     check_count("bits", bits, 2)
@@ -86,6 +92,9 @@ def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array
     """R(W) of equation (2), shape as weight; without its noise for None.
 
     Raises ValueError for noise of another shape, and unless the read noise is 0 or more.
+
+    >>> read(Crossbar(read_noise=0.5), np.array([[1.0, 2.0]]), np.array([[1.0, -1.0]])).tolist()  # half of max|W| = 2
+    [[2.0, 1.0]]
     """
     check_not_negative("read_noise", crossbar.read_noise)
     if noise is not None:
@@ -95,9 +104,12 @@ def read(crossbar: Crossbar, weight: Array, noise: Array | None = None) -> Array
 
 
 def product(crossbar: Crossbar, x: Array, weight: Array, noise: Array | None = None) -> Array:
-    """Equation (3) for every sample: (batch, n_out). `noise` is shaped as the weight.
+    """Equation (3) for every sample of x, (batch, n_in): (batch, n_out). `noise` is shaped as the weight.
 
     Raises ValueError where x, weight and noise do not fit.
+
+    >>> product(Crossbar(product_bits=2), np.array([[1.0], [4.0]]), np.array([[1.0]])).tolist()  # one D for the batch
+    [[0.0], [4.0]]
     """
     check_batch("x", x, "n_in")
     driven = quantise(x, crossbar.activation_bits)
@@ -128,6 +140,9 @@ def convolve(
     """Equation (5): (batch, c_out, height_out, width_out). `noise` is shaped as the kernel.
 
     Raises ValueError where sizes do not fit.
+
+    >>> convolve(Crossbar(product_bits=2), np.array([[[[1.0, 4.0]]]]), np.array([[[[1.0]]]])).tolist()  # D = 4
+    [[[[0.0, 4.0]]]]
     """
     shape = convolution.convolve(kernel, z, stride, padding).shape
     if noise is not None:
@@ -151,6 +166,10 @@ def convolve_adjoint(
     """Equation (6) for images of `size`, height and width: (batch, c_in, *size). `noise` is shaped as the kernel.
 
     Raises ValueError where sizes do not fit.
+
+    >>> y, kernel = np.array([[[[1.0, 4.0]]]]), np.array([[[[1.0, 1.0]]]])
+    >>> convolve_adjoint(Crossbar(product_bits=2), y, kernel, (1, 3)).tolist()  # 1, 1 become 0, 0; the sum is exact
+    [[[[0.0, 4.0, 4.0]]]]
     """
     convolution.convolve_adjoint(kernel, y, size, stride, padding)
     if noise is not None:
@@ -167,9 +186,12 @@ def convolve_adjoint(
 
 
 def clipped(weight: Array, weight_range: float | None) -> Array:
-    """The weight within -r..r, or as it is for None.
+    """The weight within -r..r, or as it is for None: shaped as the weight.
 
     Raises ValueError unless r is positive.
+
+    >>> clipped(np.array([-3.0, 0.5]), 1.0).tolist()
+    [-1.0, 0.5]
     """
     if weight_range is not None:
         check_positive("weight_range", weight_range)
@@ -182,6 +204,10 @@ def programmed(
     """What equation (4) leaves in the place of a new weight, or of any parameter: shape as weight.
 
     Raises ValueError for noise of another shape, and unless the deviation is 0 or more.
+
+    >>> weight, noise = np.array([1.0, 2.0]), np.array([1.0, -1.0])
+    >>> programmed(weight, noise, deviation=0.5, weight_range=1.5).tolist()  # 1 + 0.75 is clipped, 1.5 - 0.75 is not
+    [1.5, 0.75]
     """
     check_not_negative("deviation", deviation)
     if noise is not None:
@@ -193,5 +219,9 @@ def programmed(
 
 
 def random_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """N, of that shape."""
+    """N, of that shape.
+
+    >>> np.shape(random_noise((2, 3), np.random.default_rng(0)))
+    (2, 3)
+    """
     return rng.standard_normal(shape)

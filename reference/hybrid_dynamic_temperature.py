@@ -116,16 +116,26 @@ def _passes(layers: Sequence[Layer], x: Array) -> Iterator[tuple[Array, Array, A
 def goodness(
     layers: Sequence[Layer], parameters: Parameters, x: Array, labels: Labels, amplitude: float = 1.0
 ) -> Array:
-    """g_l / T_l of every layer for x with these labels, (1) and (2): (L, batch). Raises ValueError as `losses`."""
+    """g_l / T_l of every layer for x with these labels, (1) and (2): (L, batch). Raises ValueError as `losses`.
+
+    >>> layers = (Dense(np.eye(2), None),) * 2
+    >>> zeros = Parameters(np.zeros(2), np.zeros(2), (np.ones(2),), (np.zeros(2),), np.zeros((2, 2)), np.zeros(2))
+    >>> found = goodness(layers, zeros, np.array([[9.0, 9.0]]), np.array([0]))  # x^+ = 1, 0, and normalised 1, -1
+    >>> np.round(found, 2).tolist()  # 1/2 and 1 at a temperature of 1.05
+    [[0.48], [0.95]]
+    """
     _check(layers, parameters)
     passes = _passes(layers, overlay(x, labels, len(parameters.bias), amplitude))
     return np.stack([np.mean(h**2, axis=1) for _, _, h in passes]) / _temperatures(parameters.alpha)[:, None]
 
 
 def warm_start(positive: Array, negative: Array) -> Array:
-    """theta0 of (8) from g_l / T_l of the first batch, (L, batch) each: (L,).
+    """theta0 of (8), (L,), from g_l / T_l of the first batch, positive and negative, (L, batch) each.
 
     softplus being above 0, a mean of 0 is not. Raises ValueError unless both have one shape.
+
+    >>> np.round(warm_start(np.array([[30.0], [0.0]]), np.array([[30.0], [0.0]])), 3).tolist()  # log(e^(1e-6) - 1)
+    [30.0, -13.816]
     """
     check_shape("negative", negative, positive.shape)
     mean = np.maximum((positive.mean(axis=1) + negative.mean(axis=1)) / 2, 1e-6)
@@ -154,6 +164,11 @@ def scores(
     """V r + b of (9) for x without a label: (batch, K). `norms` has BN for each layer, the batch's own if None.
 
     Raises ValueError as `losses` does.
+
+    >>> layers = (Dense(np.eye(2), None),) * 2
+    >>> found = Parameters(np.zeros(2), np.zeros(2), (np.ones(2),), (np.array([1.0, 2.0]),), np.eye(2), np.zeros(2))
+    >>> scores(layers, found, np.array([[9.0, 9.0], [7.0, 7.0]])).tolist()  # alike without a label: the offsets alone
+    [[1.0, 2.0], [1.0, 2.0]]
     """
     _check(layers, parameters)
     norms = [BATCH_NORM] * (len(layers) - 1) if norms is None else norms
@@ -170,9 +185,16 @@ def losses(
     amplitude: float = 1.0,
     norms: Sequence[Step] | None = None,
 ) -> tuple[Array, Array]:
-    """L_l of every layer, (8), (L,), and the mean cross-entropy of (9); `wrong` has a wrong label for each sample.
+    """L_l of every layer, (8), (L,), and the mean cross-entropy of (9), a scalar array.
 
-    Raises ValueError for fewer than two layers and for parameters that do not fit.
+    x is (batch, n_0), labels (batch,), and `wrong` has a wrong label for each sample. Raises ValueError for fewer than
+    two layers and for parameters that do not fit.
+
+    >>> layers, x, labels = (Dense(np.eye(2), None),) * 2, np.array([[9.0, 9.0], [7.0, 7.0]]), np.array([0, 0])
+    >>> zeros = Parameters(np.zeros(2), np.zeros(2), (np.ones(2),), (np.zeros(2),), np.zeros((2, 2)), np.zeros(2))
+    >>> local, classifier = losses(layers, zeros, x, labels, 1 - labels)
+    >>> np.shape(local), round(float(classifier), 3)  # of two equal scores log 2
+    ((2,), 0.693)
     """
     positive, negative = (goodness(layers, parameters, x, k, amplitude) for k in (labels, wrong))
     threshold = _softplus(parameters.theta)[:, None]
@@ -235,7 +257,15 @@ def updates(
     amplitude: float = 1.0,
     norms: Sequence[Step] | None = None,
 ) -> HybridUpdates:
-    """The gradients of (9), (e); arguments and errors as those of `losses`. Raises ValueError unless share >= 0."""
+    """The gradients of (9), (e), shaped as what they are of.
+
+    x, labels, wrong and the errors are those of `losses`. Raises ValueError unless share >= 0.
+
+    >>> layers, x, labels = (Dense(np.eye(2), None),) * 2, np.array([[9.0, 9.0], [7.0, 7.0]]), np.array([0, 0])
+    >>> zeros = Parameters(np.zeros(2), np.zeros(2), (np.ones(2),), (np.zeros(2),), np.zeros((2, 2)), np.zeros(2))
+    >>> updates(layers, zeros, x, labels, 1 - labels).parameters.bias.tolist()  # e = -1/2, 1/2 of both samples
+    [-0.5, 0.5]
+    """
     check_not_negative("share", share)
     local, _ = losses(layers, parameters, x, labels, wrong, amplitude, norms)
     norms = [BATCH_NORM] * (len(layers) - 1) if norms is None else norms

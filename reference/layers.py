@@ -122,7 +122,11 @@ class Mask(_Linear):
 
 @dataclass(frozen=True)
 class Flatten(_Linear):
-    """A sample as one row."""
+    """A sample as one row.
+
+    >>> np.shape(Flatten().value(np.zeros((2, 3, 4, 5))))
+    (2, 60)
+    """
 
     def value(self, h: Array) -> Array:
         return h.reshape(len(h), -1)
@@ -177,6 +181,10 @@ class MaxPool:
     """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones.
 
     They lie side by side unless a stride is given.
+
+    >>> image = np.array([[[[5.0, 5.0], [0.0, 1.0]]]])
+    >>> MaxPool(2).vjp(image, np.array([[[[7.0]]]])).tolist()  # all of it to the first of equal ones
+    [[[[7.0, 0.0], [0.0, 0.0]]]]
     """
 
     size: int
@@ -202,6 +210,9 @@ class Maxima:
     """`size` times the largest of each square, in its place, and 0 elsewhere; of equal ones the first.
 
     It keeps the shape, as an activation does, and `ScaledAveragePool` behind it makes `MaxPool` of it.
+
+    >>> Maxima(2).value(np.array([[[[5.0, 5.0], [0.0, 1.0]]]])).tolist()
+    [[[[10.0, 0.0], [0.0, 0.0]]]]
     """
 
     size: int
@@ -221,7 +232,11 @@ class Maxima:
 
 @dataclass(frozen=True)
 class LPPool:
-    """Norms of squares, `pooling.lp_pool`; the derivative of a square of zeros is 0."""
+    """Norms of squares, `pooling.lp_pool`; the derivative of a square of zeros is 0.
+
+    >>> LPPool(2.0, 2).value(np.array([[[[3.0, 4.0], [0.0, 0.0]]]])).tolist()
+    [[[[5.0]]]]
+    """
 
     power: float
     size: int
@@ -255,7 +270,11 @@ class AdaptiveAveragePool(_Linear):
 
 @dataclass(frozen=True)
 class MeanOverPositions(_Linear):
-    """The mean over the positions of a sequence: (batch, T, n) becomes (batch, n)."""
+    """The mean over the positions of a sequence: (batch, T, n) becomes (batch, n).
+
+    >>> MeanOverPositions().value(np.array([[[1.0, 2.0], [3.0, 6.0]]])).tolist()
+    [[2.0, 4.0]]
+    """
 
     def value(self, h: Array) -> Array:
         check_batch("h", h, "T, n", 2)
@@ -290,7 +309,13 @@ class Layer(Protocol):
 
 
 class Dense(NamedTuple):
-    """W z + b at every position: weight (n_out, n_in), bias (n_out,) or None, z (batch, ..., n_in)."""
+    """W z + b at every position: weight (n_out, n_in), bias (n_out,) or None, z (batch, ..., n_in).
+
+    >>> layer = Dense(np.array([[1.0, 2.0]]), np.array([5.0]))
+    >>> z = np.array([[3.0, 4.0]])
+    >>> layer.value(z).tolist(), layer.difference(z, z).tolist()  # a difference has no bias
+    ([[16.0]], [[11.0]])
+    """
 
     weight: Array
     bias: Array | None
@@ -404,6 +429,10 @@ class Rotation:
 
     The parameters are the branch's. Where A is linear, skew and orthogonal and s the identity, the whole is orthogonal:
     (c I + s W)^T (c I + s W) = c^2 I + s^2 W^T W + c s (W + W^T) = I, with c and s cosine and sine.
+
+    >>> rotation = Rotation(Dense(np.array([[0.0, -1.0], [1.0, 0.0]]), None), np.arccos(0.6))
+    >>> np.round(rotation.value(np.array([[1.0, 0.0]])), 6).tolist()
+    [[0.6, 0.8]]
     """
 
     branch: Dense | CircularConvolution
@@ -447,28 +476,46 @@ class Pass(NamedTuple):
 
 
 def activity(steps: Iterable[Step], a: Array) -> Array:
-    """s(a), or p(h)."""
+    """s(a), or p(h): shaped as the steps leave a, (batch, ...).
+
+    >>> activity((maxmin, Mask(np.array([[2.0, 0.0]]))), np.array([[1.0, 3.0]])).tolist()  # first step first
+    [[6.0, 0.0]]
+    """
     for step in steps:
         a = step.value(a)
     return a
 
 
 def changed(steps: Sequence[Step], a: Array, u: Array) -> Array:
-    """s(a) - s(a - u)."""
+    """s(a) - s(a - u), shaped as s(a); u is shaped as a, (batch, ...).
+
+    >>> changed((relu,), np.array([[1.0]]), np.array([[3.0]])).tolist()  # relu(1) - relu(-2)
+    [[1.0]]
+    """
     for step in steps:
         a, u = step.value(a), step.difference(a, u)
     return u
 
 
 def pushed(steps: Sequence[Step], a: Array, u: Array) -> Array:
-    """s'(a) u, the derivative along u."""
+    """s'(a) u, the derivative along u, shaped as s(a); u is shaped as a, (batch, ...).
+
+    >>> pushed((relu,), np.array([[1.0, 0.0]]), np.array([[3.0, 3.0]])).tolist()
+    [[3.0, 0.0]]
+    """
     for step in steps:
         a, u = step.value(a), step.jvp(a, u)
     return u
 
 
 def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
-    """s'(a)^T d, the cotangent d of what the steps give, pulled back to a."""
+    """s'(a)^T d, the cotangent d of what the steps give, shaped as s(a), pulled back to a: (batch, ...), as a.
+
+    >>> pulled_back((relu, Flatten()), np.array([[[[1.0, -1.0]]]]), np.array([[5.0, 7.0]])).tolist()
+    [[[[5.0, 0.0]]]]
+    >>> pulled_back((), np.array([[1.0]]), np.array([[5.0]])).tolist()
+    [[5.0]]
+    """
     values = [a]
     for step in steps[:-1]:
         values.append(step.value(values[-1]))
@@ -478,14 +525,27 @@ def pulled_back(steps: Sequence[Step], a: Array, d: Array) -> Array:
 
 
 def linear_part(layer: Layer) -> Layer:
-    """The layer without the steps inside it: its adjoint takes any number of rows."""
+    """The layer without the steps inside it: its adjoint takes any number of rows, (rows, ...).
+
+    >>> linear_part(Rotation(Dense(np.array([[0.0]]), None, (tanh,)), 0.5)).branch.steps
+    ()
+    """
     if isinstance(layer, Rotation) and layer.branch.steps:
         return replace(layer, branch=layer.branch._replace(steps=()))
     return layer
 
 
 def forward(layers: Sequence[Layer], x: Array) -> Pass:
-    """z_l, a_l and h_l of all l, (1). Raises ValueError, with the layer's index, where sizes do not fit."""
+    """z_l, a_l and h_l of all l, (1), (batch, ...) each; h_l is shaped as a_l.
+
+    The last layer's outlet leads nowhere and is not applied. Raises ValueError, with the layer's index, where sizes do
+    not fit.
+
+    >>> layers = [Dense(np.array([[weight]]), None, (relu,)) for weight in (2.0, -3.0)]
+    >>> clean = forward(layers, np.array([[1.0]]))
+    >>> [z.item() for z in clean.inputs], [a.item() for a in clean.preactivations], abs(clean.scores).item()
+    ([1.0, 2.0], [2.0, -6.0], 0.0)
+    """
     inputs, preactivations, activities = [], [], []
     z = x
     for index, layer in enumerate(layers):
@@ -506,6 +566,9 @@ def scores(layers: Iterable[Layer], x: Array) -> Array:
     """h_L of (1) alone, each layer taken when its turn comes: (batch, K).
 
     Raises ValueError where z does not fit the layers.
+
+    >>> scores([Dense(np.array([[weight]]), None) for weight in (2.0, 3.0)], np.array([[1.0]])).tolist()
+    [[6.0]]
     """
     z = h = x
     for layer in layers:
@@ -519,7 +582,12 @@ def updates(
 ) -> tuple[Update, ...]:
     """G_l of every layer, equation (2), from delta_l and z_l; `count` is N of `per_label`, B unless given.
 
-    Raises ValueError unless each layer has its factors.
+    For every layer a tuple, shaped as its parameters. Raises ValueError unless each layer has its factors.
+
+    >>> delta, z = np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]])
+    >>> ((weight, bias),) = updates((Dense(np.eye(1), np.zeros(1)),), [(delta, z)])
+    >>> weight.tolist(), bias.tolist()  # (1 * 1 + 3 * 2) / 2, (1 + 3) / 2
+    ([[3.5]], [2.0])
     """
     found = []
     for layer, (delta, z) in zip(layers, factors, strict=True):
@@ -531,7 +599,10 @@ def updates(
 def per_label(update: Update, batch: int, count: int) -> Update:
     """Equation (2) with 1/N in place of 1/B: N labels are known, of all positions of B samples; 0 where none is.
 
-    Raises ValueError for no sample, and for less than no label.
+    Shaped as the update. Raises ValueError for no sample, and for less than no label.
+
+    >>> [g.tolist() for g in per_label((np.array([3.0]),), batch=4, count=6)]
+    [[2.0]]
     """
     check_count("batch", batch)
     check_count("count", count, 0)
@@ -539,7 +610,11 @@ def per_label(update: Update, batch: int, count: int) -> Update:
 
 
 def without_dropped(steps: Iterable[Step], u: Array) -> Array:
-    """u, shaped as a layer's activities, with 0 at the units that its steps drop."""
+    """u, shaped as a layer's activities, with 0 at the units that its steps drop.
+
+    >>> without_dropped((relu, Mask(np.array([[2.0, 0.0]]))), np.array([[5.0, 7.0]])).tolist()
+    [[5.0, 0.0]]
+    """
     for step in steps:
         if isinstance(step, Mask):
             u = (step.mask > 0) * u
@@ -552,7 +627,15 @@ def dense_chain(
     activations: Sequence[Step],
     masks: Sequence[Array | None] | None = None,
 ) -> tuple[Dense, ...]:
-    """Dense layers, each with its activation and mask, None for no mask. Raises ValueError for another number."""
+    """Dense layers, each with its activation and mask, None for no mask.
+
+    The weights are (n_l, n_(l-1)), biases (n_l,) or None, masks (batch, n_l). Raises ValueError for another number of
+    masks.
+
+    >>> (layer,) = dense_chain([np.eye(2)], [None], [tanh], [np.array([[2.0, 0.0]])])
+    >>> np.round(activity(layer.steps, np.array([[1e9, 1e9]])), 6).tolist()  # the mask comes after tanh
+    [[2.0, 0.0]]
+    """
     if masks is None:
         masks = [None] * len(weights)
     if len(masks) != len(weights):
@@ -567,6 +650,10 @@ def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Weights (n_out, ...) uniform on +-sqrt(6 / n_in) (He et al., 2015), n_in the product of the others.
 
     Raises ValueError unless all sizes are positive.
+
+    >>> weight = he_uniform((4, 3, 1, 2), np.random.default_rng(0))  # n_in = 3 * 1 * 2: on -1..1
+    >>> np.shape(weight), bool((abs(weight) <= 1).all())
+    ((4, 3, 1, 2), True)
     """
     for n in shape:
         check_count("shape", n)
@@ -578,6 +665,10 @@ def dropout_masks(widths: Sequence[int], batch: int, rate: float, rng: np.random
     """Inverted-dropout masks for layers of these widths, (batch, width) each, None for the last.
 
     Entries are 0 with probability `rate`, else 1 / (1 - rate). Raises ValueError unless 0 <= rate < 1.
+
+    >>> hidden, last = dropout_masks((2, 1), 1, 0.0, np.random.default_rng(0))  # nothing is dropped at rate 0
+    >>> hidden.tolist(), last
+    ([[1.0, 1.0]], None)
     """
     for n in (*widths, batch):
         check_count("widths, batch", n)

@@ -54,7 +54,11 @@ COLDEST, HOTTEST = 0.1, 100.0
 
 
 def random_logits(channels: int, num_classes: int, rng: np.random.Generator, deviation: float = 0.5) -> Array:
-    """Omega, (C, K), from N(0, deviation^2). Raises ValueError unless C, K and the deviation are positive."""
+    """Omega, (C, K), from N(0, deviation^2). Raises ValueError unless C, K and the deviation are positive.
+
+    >>> np.shape(random_logits(4, 3, np.random.default_rng(0)))
+    (4, 3)
+    """
     check_count("channels", channels)
     check_count("num_classes", num_classes)
     check_positive("deviation", deviation)
@@ -66,7 +70,13 @@ def _temperature(log_temperature: Array, cooling: float) -> Array:
 
 
 def assignment(logits: Array, log_temperature: Array, cooling: float = 1.0) -> Array:
-    """M of equation (2): (C, K), as the logits. Raises ValueError unless the cooling is positive."""
+    """M of equation (2): (C, K), as the logits; log_temperature is tau, a scalar array.
+
+    Raises ValueError unless the cooling is positive.
+
+    >>> np.round(assignment(np.log(np.array([[3.0, 1.0]])), np.array(0.0)), 6).tolist()  # T = 1
+    [[0.75, 0.25]]
+    """
     check_positive("cooling", cooling)
     return softmax(logits / _temperature(log_temperature, cooling), axis=1)
 
@@ -110,9 +120,13 @@ def channel_class(
     scaled: bool = False,
     cooling: float = 1.0,
 ) -> Score:
-    """The score s = M^T u, equations (1) to (4), of parameters (Omega, tau).
+    """The score s = M^T u, equations (1) to (4), of parameters (Omega, tau): (batch, K).
 
     Raises ValueError unless pooling has three finite weights, cooling > 0 and the penalty's weights are 0 or more.
+
+    >>> parameters = 1000 * np.eye(2), np.array(0.0)  # each channel is a class's own
+    >>> channel_class((0.0, 1.0, 0.0)).value(np.array([[[[3.0, 1.0]], [[5.0, 0.0]]]]), parameters).tolist()  # maxima
+    [[3.0, 5.0]]
     """
     if len(pooling) != 3:
         raise ValueError(f"pooling: {pooling}, expected the weights of mean, maximum and minimum")
@@ -151,14 +165,23 @@ def channel_class(
 
 
 def random_prototypes(num_classes: int, per_class: int, size: int, rng: np.random.Generator) -> Array:
-    """v of (a), (K, per_class, size), from N(0, 1 / size). Raises ValueError unless all sizes are positive."""
+    """v of (a), (K, per_class, size), from N(0, 1 / size). Raises ValueError unless all sizes are positive.
+
+    >>> np.shape(random_prototypes(3, 2, 5, np.random.default_rng(0)))
+    (3, 2, 5)
+    """
     for name, value in (("num_classes", num_classes), ("per_class", per_class), ("size", size)):
         check_count(name, value)
     return rng.standard_normal((num_classes, per_class, size)) / math.sqrt(size)
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
-    """The score by (a) and (b), of parameters (v,). Raises ValueError unless the sharpness is positive."""
+    """The score by (a) and (b), of parameters (v,): (batch, K). Raises ValueError unless the sharpness is positive.
+
+    >>> score, prototypes = prototype_cosine(), np.eye(2)[:, None]
+    >>> np.round(score.value(np.array([[9.0, 0.0], [0.0, 0.0]]), (prototypes,)), 6).tolist()  # 0 has no direction
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
     check_positive("sharpness", sharpness)
 
     def cosines(h: Array, prototypes: Array) -> tuple[Array, Array, Array]:

@@ -98,7 +98,15 @@ class LocalUpdate(NamedTuple):
 
 
 def joined(x: Array, saved: Array, shortcut: Shortcut) -> Array:
-    """x_l with a shortcut from x_j = saved, equation (3). Raises ValueError where their sizes do not fit."""
+    """x_l with a shortcut from x_j = saved, equation (3): as x, (batch, c, height, width) or (batch, n).
+
+    With "concatenate" there are those of saved behind the channels of x. Raises ValueError where their sizes do not
+    fit.
+
+    >>> x, saved = np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]])
+    >>> [joined(x, saved, Shortcut(0, 1, join)).tolist() for join in ("add", "concatenate")]
+    [[[11.0, 22.0]], [[1.0, 2.0, 10.0, 20.0]]]
+    """
     pooled = average_pool(saved, shortcut.pool) if shortcut.pool > 1 else saved
     axes = slice(None) if shortcut.join == "add" else slice(2, None)
     if x.shape[axes] != pooled.shape[axes]:
@@ -107,10 +115,14 @@ def joined(x: Array, saved: Array, shortcut: Shortcut) -> Array:
 
 
 def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Shortcut] = ()) -> Iterator[LayerPass]:
-    """z_l, a_l and h_l of every layer in turn, equations (1) and (3).
+    """z_l, a_l and h_l, (batch, ...) each, of every layer in turn, equations (1) and (3).
 
     Raises ValueError, with the layer's index, where sizes do not fit, and for a shortcut that does not lead from a
     layer to a later one.
+
+    >>> layers = [LocalLayer(Dense(2 * np.eye(1), None), scores.group_mean(1))] * 3
+    >>> [found.z.item() for found in layer_passes(layers, np.array([[1.0]]), [Shortcut(0, 1, "add")])]  # 4 + 2
+    [1.0, 2.0, 6.0]
     """
     shortcuts = tuple(shortcuts)
     for shortcut in shortcuts:
@@ -137,7 +149,15 @@ def layer_passes(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Sho
 def local_updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> Iterator[LocalUpdate]:
-    """G_l and L_l of every layer in forward order, equations (2) and (4). Raises ValueError as `layer_passes` does."""
+    """G_l, as the layer's and the score's parameters, and L_l, a scalar array, of every layer in turn, (2) and (4).
+
+    The labels are (batch,). Raises ValueError as `layer_passes` does.
+
+    >>> layers = [LocalLayer(Dense(np.zeros((2, 1)), None), scores.group_mean(2))]  # scores 0: e = -1/2, 1/2
+    >>> (found,) = local_updates(layers, np.array([[2.0]]), np.array([0]), score_losses.cross_entropy())
+    >>> found.layer[0].tolist(), round(float(found.loss), 3)
+    ([[-1.0], [1.0]], 0.693)
+    """
     for (layer, score, parameters), (z, a, h) in zip(layers, layer_passes(layers, x, shortcuts), strict=True):
         losses, e = loss(score.value(h, parameters), labels)
         gradient, of_parameters = score.credit(h, parameters, e)
@@ -151,17 +171,32 @@ def local_updates(
 def updates(
     layers: Sequence[LocalLayer], x: Array, labels: Labels, loss: ScoreLoss, shortcuts: Iterable[Shortcut] = ()
 ) -> tuple[LocalUpdate, ...]:
-    """`local_updates` of all layers, at once: arguments and errors as for that."""
+    """`local_updates` of all layers, at once: x, labels, shapes and errors as for that.
+
+    >>> layer = LocalLayer(Dense(np.zeros((2, 2)), None), scores.group_mean(2))
+    >>> found = updates([layer, layer], np.array([[2.0, 0.0]]), np.array([0]), score_losses.cross_entropy())
+    >>> [local.layer[0].tolist() for local in found]  # the second layer's input is 0
+    [[[-1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    """
     return tuple(local_updates(layers, x, labels, loss, shortcuts))
 
 
 def layer_scores(layers: Sequence[LocalLayer], x: Array, shortcuts: Iterable[Shortcut] = ()) -> Array:
-    """c_l of every layer from one pass: (layers, batch, K). Raises ValueError as `layer_passes` does."""
+    """c_l of every layer from one pass: (layers, batch, K). Raises ValueError as `layer_passes` does.
+
+    >>> layer = LocalLayer(Dense(2 * np.eye(2), None), scores.group_mean(2))
+    >>> layer_scores([layer, layer], np.array([[1.0, 3.0]])).tolist()
+    [[[2.0, 6.0]], [[4.0, 12.0]]]
+    """
     passes = layer_passes(layers, x, shortcuts)
     scores = [local.score.value(p.h, local.parameters) for local, p in zip(layers, passes, strict=True)]
     return np.stack(scores)
 
 
 def concatenated(activities: Iterable[Array]) -> Array:
-    """h_l of several layers side by side, maps averaged over their positions: (batch, sum of channels and units)."""
+    """h_l of several layers side by side, maps averaged over their positions: (batch, sum of channels and units).
+
+    >>> concatenated([np.array([[[[1.0, 3.0]]]]), np.array([[5.0, 6.0]])]).tolist()
+    [[2.0, 5.0, 6.0]]
+    """
     return np.concatenate([h.mean(axis=(2, 3)) if h.ndim == 4 else h for h in activities], axis=1)

@@ -60,6 +60,9 @@ def one_hot(labels: Labels, num_classes: int, label_smoothing: float = 0.0) -> A
     """t of equation (1), 1 at the label, mixed with the uniform distribution: (batch, num_classes) float64.
 
     Raises ValueError unless every label lies in 0..num_classes-1 and 0 <= label_smoothing < 1.
+
+    >>> one_hot(np.array([1]), 2).tolist(), one_hot(np.array([1]), 2, label_smoothing=0.5).tolist()
+    ([[0.0, 1.0]], [[0.25, 0.75]])
     """
     check_count("num_classes", num_classes)
     check_rate("label_smoothing", label_smoothing)
@@ -118,7 +121,13 @@ def _kept(scores: Array, labels: Array, ignore_index: int | None) -> Array:
 
 
 def counted(scores: Array, labels: Array, ignore_index: int | None = None) -> int:
-    """N of equation (7). Raises ValueError where labels, or targets, do not fit the scores."""
+    """N of equation (7), an integer, of scores (batch, ..., K) and labels (batch, ...).
+
+    Raises ValueError where labels, or targets, do not fit the scores.
+
+    >>> int(counted(np.zeros((3, 2)), np.array([0, 1, -100]), ignore_index=-100))
+    2
+    """
     return int(np.count_nonzero(_kept(scores, labels, ignore_index)))
 
 
@@ -169,6 +178,9 @@ def cross_entropy(
     """v_i l_i of equations (2) and (8), in nats, shaped as labels. Of probabilities in place of labels, too.
 
     Raises ValueError unless labels and weights fit, T > 0 and 0 <= label_smoothing < 1.
+
+    >>> np.round(cross_entropy(np.zeros((2, 2)), np.array([0, -100]), ignore_index=-100), 3).tolist()  # log 2
+    [0.693, 0.0]
     """
     check_positive("temperature", temperature)
     targets, v = _weighted_targets(scores, labels, label_smoothing, class_weight, sample_weight, ignore_index)
@@ -184,7 +196,11 @@ def cross_entropy_gradient(
     sample_weight: Array | None = None,
     ignore_index: int | None = None,
 ) -> Array:
-    """e of equations (2) and (8), as the scores. Raises ValueError as `cross_entropy` does."""
+    """e of equations (2) and (8), as the scores. Raises ValueError as `cross_entropy` does.
+
+    >>> [cross_entropy_gradient(np.zeros((1, 2)), np.array([0]), temperature).tolist() for temperature in (1.0, 2.0)]
+    [[[-0.5, 0.5]], [[-0.25, 0.25]]]
+    """
     check_positive("temperature", temperature)
     targets, v = _weighted_targets(scores, labels, label_smoothing, class_weight, sample_weight, ignore_index)
     total = np.sum(targets, axis=-1, keepdims=True)
@@ -205,7 +221,11 @@ def _of_targets(scores: Array, sample_weight: Array | None) -> Array:
 
 
 def squared_error(scores: Array, labels: Array, sample_weight: Array | None = None) -> Array:
-    """v_i l_i of equations (3) and (8), shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (3) and (8), shaped as labels. Raises ValueError as its gradient.
+
+    >>> squared_error(np.array([[1.0, 2.0]]), np.array([0])).tolist()  # of 1, 0, half of 2^2
+    [2.0]
+    """
     u = _difference(scores, labels)
     return _weighted(_of_targets(scores, sample_weight), np.sum(u**2, axis=-1) / 2)
 
@@ -214,24 +234,39 @@ def squared_error_gradient(scores: Array, labels: Array, sample_weight: Array | 
     """e of equations (3) and (8), as the scores, to labels or to targets, the numbers of a regression.
 
     Raises ValueError where labels or targets, or weights, do not fit the scores.
+
+    >>> squared_error_gradient(np.array([[1.0, 2.0]]), np.array([0])).tolist()
+    [[0.0, 2.0]]
     """
     u = _difference(scores, labels)
     return _weighted(_of_targets(scores, sample_weight), u)
 
 
 def absolute_error(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
-    """v_i l_i of equations (6) and (8), shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (6) and (8), shaped as labels. Raises ValueError as its gradient.
+
+    >>> absolute_error(np.array([[1.0, -2.0]]), np.zeros((1, 2))).tolist()
+    [3.0]
+    """
     u = scores - _as_scores(scores, targets)
     return _weighted(_of_targets(scores, sample_weight), np.sum(np.abs(u), axis=-1))
 
 
 def absolute_error_gradient(scores: Array, targets: Array, sample_weight: Array | None = None) -> Array:
-    """e of equations (6) and (8), as the scores. Raises ValueError unless targets and weights fit."""
+    """e of equations (6) and (8), as the scores. Raises ValueError unless targets and weights fit.
+
+    >>> absolute_error_gradient(np.array([[5.0, 0.0]]), np.zeros((1, 2))).tolist()  # 0 at 0
+    [[1.0, 0.0]]
+    """
     return _weighted(_of_targets(scores, sample_weight), np.sign(scores - _as_scores(scores, targets)))
 
 
 def huber(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Array | None = None) -> Array:
-    """v_i l_i of equations (5) and (8), shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (5) and (8), shaped as labels. Raises ValueError as its gradient.
+
+    >>> huber(np.array([[1.0], [3.0]]), np.zeros((2, 1))).tolist()  # 1/2, and 3 - 1/2
+    [0.5, 2.5]
+    """
     check_positive("delta", delta)
     size = np.abs(scores - _as_scores(scores, targets))
     found = np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
@@ -239,7 +274,11 @@ def huber(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Arra
 
 
 def huber_gradient(scores: Array, targets: Array, delta: float = 1.0, sample_weight: Array | None = None) -> Array:
-    """e of equations (5) and (8), as the scores. Raises ValueError unless targets and weights fit, and delta > 0."""
+    """e of equations (5) and (8), as the scores. Raises ValueError unless targets and weights fit, and delta > 0.
+
+    >>> huber_gradient(np.array([[0.5], [3.0]]), np.zeros((2, 1))).tolist()
+    [[0.5], [1.0]]
+    """
     check_positive("delta", delta)
     u = scores - _as_scores(scores, targets)
     return _weighted(_of_targets(scores, sample_weight), np.clip(u, -delta, delta))
@@ -263,7 +302,11 @@ def binary_cross_entropy(
     positive_weight: Array | None = None,
     sample_weight: Array | None = None,
 ) -> Array:
-    """v_i l_i of equations (4) and (8), in nats, shaped as labels. Raises ValueError as its gradient."""
+    """v_i l_i of equations (4) and (8), in nats, shaped as labels. Raises ValueError as its gradient.
+
+    >>> np.round(binary_cross_entropy(np.zeros((1, 2)), np.array([[1.0, 0.0]])), 3).tolist()  # log 2 of each score
+    [1.386]
+    """
     present, absent = _binary(scores, targets, class_weight, positive_weight)
     found = np.sum(present * np.logaddexp(0, -scores) + absent * np.logaddexp(0, scores), axis=-1)
     return _weighted(_of_targets(scores, sample_weight), found)
@@ -276,6 +319,11 @@ def binary_cross_entropy_gradient(
     positive_weight: Array | None = None,
     sample_weight: Array | None = None,
 ) -> Array:
-    """e of equations (4) and (8), as the scores. Raises ValueError unless targets and weights fit."""
+    """e of equations (4) and (8), as the scores. Raises ValueError unless targets and weights fit.
+
+    >>> targets, weight = np.array([[1.0, 0.0]]), np.array([3.0, 3.0])  # of a target of 1 alone
+    >>> binary_cross_entropy_gradient(np.zeros((1, 2)), targets, positive_weight=weight).tolist()
+    [[-1.5, 0.5]]
+    """
     present, absent = _binary(scores, targets, class_weight, positive_weight)
     return _weighted(_of_targets(scores, sample_weight), absent * expit(scores) - present * expit(-scores))

@@ -60,6 +60,10 @@ def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") 
     """P(k) of equation (1): (batch, K), 0 at the label. Where all wrong roots are 0, they are equal.
 
     Raises ValueError for another law, for fewer than 2 classes and for NaN.
+
+    >>> scores = np.array([[7.0, 9.0, 4.0], [7.0, -1.0, 0.0]])  # roots 3 and 2; of the second sample 0 and 0
+    >>> wrong_label_probabilities(scores, np.array([0, 0])).tolist()
+    [[0.0, 0.6, 0.4], [0.0, 0.5, 0.5]]
     """
     check_labels(labels, scores.shape[1], len(scores))
     check_numbers("scores", scores)
@@ -75,14 +79,25 @@ def wrong_label_probabilities(scores: Array, labels: Labels, law: Law = "root") 
 
 
 def hard_wrong_labels(scores: Array, labels: Labels, rng: np.random.Generator, law: Law = "root") -> Labels:
-    """Wrong labels drawn by equation (1): (batch,). Raises ValueError as `wrong_label_probabilities` does."""
+    """Wrong labels drawn by equation (1): (batch,). Raises ValueError as `wrong_label_probabilities` does.
+
+    >>> scores = np.array([[7.0, 0.0, 1.0]])  # class 0 is right, and class 1 has probability 0
+    >>> hard_wrong_labels(scores, np.array([0]), np.random.default_rng(0)).tolist()
+    [2]
+    """
     probabilities = wrong_label_probabilities(scores, labels, law)
     # The first of independent events with these rates; one of rate 0 never happens.
     return np.argmax(probabilities / rng.exponential(size=probabilities.shape), axis=1)
 
 
 def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
-    """mask x_1 + (1 - mask) x_2, (2): as x_1. Raises ValueError unless the mask broadcasts to that shape."""
+    """mask x_1 + (1 - mask) x_2, (2): as x1, and so is x2, (batch, ...).
+
+    Raises ValueError unless the mask broadcasts to that shape.
+
+    >>> hybrid_images(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([[1.0, 0.0]])).tolist()
+    [[1.0, 4.0]]
+    """
     check_shape("x2", x2, x1.shape)
     if mask.ndim != x1.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x1.shape, strict=True)):
         raise ValueError(f"mask: shape {tuple(mask.shape)}, expected {tuple(x1.shape)}, or 1 for some of it")
@@ -90,7 +105,13 @@ def hybrid_images(x1: Array, x2: Array, mask: Array) -> Array:
 
 
 def blurred_masks(noise: Array, passes: int) -> Array:
-    """Bits blurred `passes` times, cut at 1/2, (3): as the noise, (batch, height, width). Raises ValueError for NaN."""
+    """Bits blurred `passes` times, cut at 1/2, (3): as the noise, (batch, height, width). Raises ValueError for NaN.
+
+    >>> blurred_masks(np.array([[[0.0, 1.0, 0.0]]]), 1).tolist()  # 1/4, 1/2, 1/4: none is above 1/2
+    [[[0.0, 0.0, 0.0]]]
+    >>> blurred_masks(np.array([[[1.0, 1.0, 0.0]]]), 1).tolist()  # 1, 3/4, 1/4: beyond the border is its own pixel
+    [[[1.0, 1.0, 0.0]]]
+    """
     check_batch("noise", noise, "height, width", 2)
     check_count("passes", passes, 0)
     check_numbers("noise", noise)
@@ -107,12 +128,20 @@ def random_masks(shape: tuple[int, int, int], passes: int, rng: np.random.Genera
     """Masks of that shape, (batch, height, width), from bits that are 0 or 1 with even chances, equation (3).
 
     Raises ValueError unless all of the shape are positive and passes 0 or more.
+
+    >>> np.shape(random_masks((2, 3, 4), 1, np.random.default_rng(0)))
+    (2, 3, 4)
     """
     return blurred_masks(rng.integers(0, 2, shape).astype(np.float64), passes)
 
 
 def self_supervised_pairs(x: Array, partner: Labels) -> tuple[Array, Array]:
-    """x^+ and x^- of (4): (batch, 2 n, ...) each. Raises ValueError unless each sample has a partner in the batch."""
+    """x^+ and x^- of (4): (batch, 2 n, ...) each. Raises ValueError unless each sample has a partner in the batch.
+
+    >>> positive, negative = self_supervised_pairs(np.array([[1.0], [2.0]]), np.array([1, 0]))
+    >>> positive.tolist(), negative.tolist()
+    ([[1.0, 1.0], [2.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
+    """
     check_range("partner", partner, len(x))
     check_shape("partner", partner, (len(x),))
     return np.concatenate([x, x], axis=1), np.concatenate([x, x[partner]], axis=1)
@@ -122,6 +151,9 @@ def random_partners(batch: int, rng: np.random.Generator) -> Labels:
     """For every sample another one, each taken once: (batch,). Raises ValueError for a batch of less than 2.
 
     The samples in a random order, each followed by its partner, the last by the first.
+
+    >>> random_partners(2, np.random.default_rng(0)).tolist()  # never itself
+    [1, 0]
     """
     check_count("batch", batch, 2)
     order = rng.permutation(batch)

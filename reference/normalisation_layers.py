@@ -120,7 +120,11 @@ class LayerNorm(_Nonlinear):
 
 @dataclass(frozen=True)
 class RMSNorm(_Nonlinear):
-    """The last axes over their root mean square, equation (3)."""
+    """The last axes over their root mean square, equation (3).
+
+    >>> np.round(RMSNorm().value(np.array([[2.0, 2.0]])), 6).tolist()  # the mean stays
+    [[1.0, 1.0]]
+    """
 
     axes: int = 1
     eps: float = 1e-6
@@ -149,7 +153,12 @@ class RMSNorm(_Nonlinear):
 
 
 class NormalisationLayer(NamedTuple):
-    """Equation (1): g n(z) + b, each None where there is none."""
+    """Equation (1): g n(z) + b, each None where there is none.
+
+    >>> layer = NormalisationLayer(LayerNorm(eps=0.0), np.array([5.0, 5.0]), np.array([1.0, 1.0]))
+    >>> layer.value(np.array([[0.0, 2.0]])).tolist()  # 5 times -1 and 1, plus 1
+    [[-4.0, 6.0]]
+    """
 
     normalisation: NormalisationStep
     gain: Array | None

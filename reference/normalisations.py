@@ -107,13 +107,24 @@ def _check_groups(h: Array, groups: int, eps: float) -> None:
 
 
 def group_norm(h: Array, groups: int, eps: float = 1e-5) -> Array:
-    """y of (1) over contiguous groups of channels. Raises ValueError unless groups divide them, for groups of one."""
+    """y of (1) over contiguous groups of channels: as h.
+
+    Raises ValueError unless groups divide them, for groups of one.
+
+    >>> group_norm(np.array([[0.0, 2.0, 10.0, 30.0]]), 2, eps=0.0).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
     _check_groups(h, groups, eps)
     return _standardised(h.reshape(len(h), groups, -1), (2,), eps).reshape(h.shape)
 
 
 def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) -> Array:
-    """dL/dh of (2) over contiguous groups of channels. Raises ValueError as `group_norm` does."""
+    """dL/dh of (2) over contiguous groups of channels: as h. Raises ValueError as `group_norm` does.
+
+    >>> h, gradient = np.array([[0.0, 2.0, 10.0, 30.0]]), np.array([[1.0, 0.0, 0.0, 0.0]])
+    >>> group_norm_vjp(h, gradient, 2, eps=0.0).tolist()  # two numbers become -1 and 1, whatever they are
+    [[0.0, 0.0, 0.0, 0.0]]
+    """
     _check_groups(h, groups, eps)
     check_shape("gradient", gradient, h.shape)
     rows = h.reshape(len(h), groups, -1)
@@ -121,42 +132,68 @@ def group_norm_vjp(h: Array, gradient: Array, groups: int, eps: float = 1e-5) ->
 
 
 def instance_norm(h: Array, eps: float = 1e-5) -> Array:
-    """y of equation (1) over each channel of a sample: as h. Raises ValueError where a channel has one position."""
+    """y of equation (1) over each channel of a sample: as h. Raises ValueError where a channel has one position.
+
+    >>> instance_norm(np.array([[[0.0, 2.0], [10.0, 30.0]]]), eps=0.0).tolist()
+    [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
     _check_input(h, eps)
     _check("a channel", math.prod(h.shape[2:]))
     return _standardised(h, tuple(range(2, h.ndim)), eps)
 
 
 def instance_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """dL/dh of equation (2) over each channel of a sample: as h. Raises ValueError as `instance_norm` does."""
+    """dL/dh of equation (2) over each channel of a sample: as h. Raises ValueError as `instance_norm` does.
+
+    >>> h, gradient = np.array([[[-1.0, -1.0, 1.0, 1.0]]]), np.array([[[1.0, 0.0, 0.0, 0.0]]])
+    >>> instance_norm_vjp(h, gradient, eps=0.0).tolist()  # less the mean, 1/4, and y times the mean with y, -1/4
+    [[[0.5, -0.5, 0.0, 0.0]]]
+    """
     _check_input(h, eps)
     _check("a channel", math.prod(h.shape[2:]))
     return _standardised_vjp(h, gradient, tuple(range(2, h.ndim)), eps)
 
 
 def channel_norm(h: Array, eps: float = 1e-5) -> Array:
-    """y of equation (1) over the channels at each position: as h. Raises ValueError for one channel."""
+    """y of equation (1) over the channels at each position: as h. Raises ValueError for one channel.
+
+    >>> channel_norm(np.array([[[0.0, 10.0], [2.0, 30.0]]]), eps=0.0).tolist()  # down each column, a position
+    [[[-1.0, -1.0], [1.0, 1.0]]]
+    """
     _check_input(h, eps)
     _check("a position", h.shape[1])
     return _standardised(h, (1,), eps)
 
 
 def channel_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """dL/dh of equation (2) over the channels at each position: as h. Raises ValueError as `channel_norm` does."""
+    """dL/dh of equation (2) over the channels at each position: as h. Raises ValueError as `channel_norm` does.
+
+    >>> h, gradient = np.array([[[-1.0], [-1.0], [1.0], [1.0]]]), np.array([[[1.0], [0.0], [0.0], [0.0]]])
+    >>> channel_norm_vjp(h, gradient, eps=0.0).tolist()
+    [[[0.5], [-0.5], [0.0], [0.0]]]
+    """
     _check_input(h, eps)
     _check("a position", h.shape[1])
     return _standardised_vjp(h, gradient, (1,), eps)
 
 
 def layer_norm(h: Array, eps: float = 1e-5) -> Array:
-    """y of equation (1) over each sample: as h. Raises ValueError where it has one number."""
+    """y of equation (1) over each sample: as h. Raises ValueError where it has one number.
+
+    >>> layer_norm(np.array([[0.0, 2.0], [10.0, 30.0]]), eps=0.0).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
     _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised(h, tuple(range(1, h.ndim)), eps)
 
 
 def layer_norm_vjp(h: Array, gradient: Array, eps: float = 1e-5) -> Array:
-    """dL/dh of equation (2) over each sample: as h. Raises ValueError as `layer_norm` does."""
+    """dL/dh of equation (2) over each sample: as h. Raises ValueError as `layer_norm` does.
+
+    >>> layer_norm_vjp(np.array([[-1.0, -1.0, 1.0, 1.0]]), np.array([[1.0, 0.0, 0.0, 0.0]]), eps=0.0).tolist()
+    [[0.5, -0.5, 0.0, 0.0]]
+    """
     _check_input(h, eps)
     _check("a sample", math.prod(h.shape[1:]))
     return _standardised_vjp(h, gradient, tuple(range(1, h.ndim)), eps)
@@ -177,9 +214,14 @@ def _check_statistics(h: Array, mean: Array | None, variance: Array | None) -> N
 
 
 def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:
-    """y of equation (1) over each channel of the batch, or with the mu and v given, (C,) each: as h.
+    """y of equation (1) over each channel of the batch, or with the mean mu and variance v given, (C,) each: as h.
 
     Raises ValueError where one of the two is given alone, and for a batch with one number a channel.
+
+    >>> batch_norm(np.array([[0.0], [2.0]]), eps=0.0).tolist()
+    [[-1.0], [1.0]]
+    >>> batch_norm(np.array([[0.0], [2.0]]), np.array([0.0]), np.array([4.0]), eps=0.0).tolist()  # given statistics
+    [[0.0], [1.0]]
     """
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
@@ -192,9 +234,15 @@ def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = Non
 def batch_norm_vjp(
     h: Array, gradient: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5
 ) -> Array:
-    """dL/dh of equation (2); with mu and v given g / sqrt(v + eps), of any number of rows: as the gradient.
+    """dL/dh of equation (2); with mean and variance given g / sqrt(v + eps), of any number of rows: as the gradient.
 
     Raises ValueError as `batch_norm` does, and where the gradient does not fit.
+
+    >>> h, gradient = np.array([[-1.0], [-1.0], [1.0], [1.0]]), np.array([[1.0], [0.0], [0.0], [0.0]])
+    >>> batch_norm_vjp(h, gradient, eps=0.0).tolist()  # a sample's gradient reaches the others
+    [[0.5], [-0.5], [0.0], [0.0]]
+    >>> batch_norm_vjp(h, gradient, np.array([0.0]), np.array([4.0]), eps=0.0).tolist()
+    [[0.5], [0.0], [0.0], [0.0]]
     """
     _check_input(h, eps)
     _check_statistics(h, mean, variance)
@@ -205,13 +253,21 @@ def batch_norm_vjp(
 
 
 def rms_norm(h: Array, eps: float = 1e-8) -> Array:
-    """h over its root mean square, (3): that of a sample becomes 1; 0 stays 0. Raises ValueError unless eps >= 0."""
+    """h over its root mean square, (3): as h. That of a sample becomes 1; 0 stays 0. Raises ValueError unless eps >= 0.
+
+    >>> np.round(rms_norm(np.array([[2.0, -2.0], [3.0, 3.0], [0.0, 0.0]])), 6).tolist()
+    [[1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]
+    """
     _check_input(h, eps)
     return h / (np.sqrt(np.mean(h**2, axis=tuple(range(1, h.ndim)), keepdims=True)) + eps)
 
 
 def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
-    """dL/dh of equation (3); at 0 that of h / eps. Raises ValueError as `rms_norm` does."""
+    """dL/dh of equation (3): as h; at 0 that of h / eps. Raises ValueError as `rms_norm` does.
+
+    >>> np.round(rms_norm_vjp(np.array([[2.0, -2.0]]), np.array([[1.0, 1.0]])), 6).tolist()  # orthogonal to h
+    [[0.5, 0.5]]
+    """
     _check_input(h, eps)
     check_shape("gradient", gradient, h.shape)
     axes = tuple(range(1, h.ndim))
@@ -221,14 +277,22 @@ def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
 
 
 def direction(v: Array, eps: float = 1e-12) -> Array:
-    """v / |v| along the last axis, equation (4): as v. Raises ValueError unless eps > 0."""
+    """v / |v| along the last axis, equation (4): as v. Raises ValueError unless eps > 0.
+
+    >>> np.round(direction(np.array([[3.0, 4.0], [0.0, 0.0]])), 6).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
     check_positive("eps", eps)
     length = np.linalg.norm(v, axis=-1, keepdims=True)
     return np.where(length <= eps, 0, v / np.maximum(length, eps))
 
 
 def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
-    """dL/dv of (4), orthogonal to v. Raises ValueError unless eps > 0 and the gradient is shaped as v."""
+    """dL/dv of (4), orthogonal to v: as v. Raises ValueError unless eps > 0 and the gradient is shaped as v.
+
+    >>> direction_vjp(np.array([[2.0, 0.0], [0.0, 0.0]]), np.array([[5.0, 6.0], [5.0, 6.0]])).tolist()
+    [[0.0, 3.0], [0.0, 0.0]]
+    """
     check_positive("eps", eps)
     check_shape("gradient", gradient, v.shape)
     length, u = np.linalg.norm(v, axis=-1, keepdims=True), direction(v, eps)
@@ -237,14 +301,24 @@ def direction_vjp(v: Array, gradient: Array, eps: float = 1e-12) -> Array:
 
 
 def unit_sphere(h: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
-    """Samples of length 1, or of mean square 1 if scaled, equation (5): as h. Raises ValueError unless eps > 0."""
+    """Samples of length 1, or of mean square 1 if scaled, equation (5): as h. Raises ValueError unless eps > 0.
+
+    >>> np.round(unit_sphere(np.array([[3.0, 4.0]])), 6).tolist()
+    [[0.6, 0.8]]
+    >>> np.round(unit_sphere(np.array([[3.0, 3.0, 3.0, 3.0]]), scaled=True), 6).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
     _check_input(h, eps)
     rows = direction(h.reshape(len(h), -1), eps)
     return (math.sqrt(rows.shape[1]) * rows if scaled else rows).reshape(h.shape)
 
 
 def unit_sphere_vjp(h: Array, gradient: Array, scaled: bool = False, eps: float = 1e-12) -> Array:
-    """dL/dh of equation (5): as h. Raises ValueError as `unit_sphere` does."""
+    """dL/dh of equation (5): as h. Raises ValueError as `unit_sphere` does.
+
+    >>> unit_sphere_vjp(np.array([[2.0, 0.0]]), np.array([[5.0, 6.0]])).tolist()  # what is along h is lost
+    [[0.0, 3.0]]
+    """
     _check_input(h, eps)
     check_shape("gradient", gradient, h.shape)
     v = h.reshape(len(h), -1)

@@ -93,25 +93,41 @@ WIDE = (
 
 
 def gram(weight: Array) -> Array:
-    """G of equation (1): (n, n) with n = min(n_out, n_in)."""
+    """G of equation (1): (n, n) with n = min(n_out, n_in).
+
+    >>> gram(np.array([[3.0], [4.0]])).tolist()  # on the smaller side
+    [[25.0]]
+    """
     n_out, n_in = weight.shape
     return weight @ weight.T if n_out <= n_in else weight.T @ weight
 
 
 def defect(weight: Array) -> Array:
-    """Largest entry of |G - I|, a scalar array; 0 for orthonormal rows (wide) or columns (tall)."""
+    """Largest entry of |G - I|, a scalar array; 0 for orthonormal rows (wide) or columns (tall).
+
+    >>> float(defect(np.array([[2.0, 0.0]]))), float(defect(np.eye(2)))
+    (3.0, 0.0)
+    """
     g = gram(weight)
     return np.max(np.abs(g - np.eye(len(g), dtype=g.dtype)))
 
 
 def drift(weight: Array, rows: Array) -> Array:
-    """v E, equation (1), of every row v: (p, n) for rows (p, n)."""
+    """v E, equation (1), of every row v: (p, n) for rows (p, n).
+
+    >>> drift(np.array([[2.0]]), np.array([[1.0]])).tolist()  # 1 - 4
+    [[-3.0]]
+    """
     g = gram(weight)
     return rows @ (np.eye(len(g), dtype=g.dtype) - g)
 
 
 def polar_factor(weight: Array) -> Array:
-    """U V^T of the thin singular value decomposition, equation (2): same shape as the weight."""
+    """U V^T of the thin singular value decomposition, equation (2): same shape as the weight.
+
+    >>> np.round(polar_factor(np.array([[3.0], [4.0]])), 6).tolist()
+    [[0.6], [0.8]]
+    """
     u, _, vt = np.linalg.svd(weight, full_matrices=False)
     return u @ vt
 
@@ -137,6 +153,9 @@ def convergence_limit(order: int) -> float:
 
     Odd orders: where q_p vanishes (beyond, s changes sign). Even orders: where q_p returns to 1 (beyond, s grows).
     Raises ValueError unless the order is a positive integer.
+
+    >>> [round(convergence_limit(order) ** 2, 6) for order in (1, 2)]  # E / 2 = -1; E / 2 + 3 E^2 / 8 = 0
+    [3.0, 2.333333]
     """
     polynomial = np.polynomial.Polynomial(_coefficients(order))
     roots = (polynomial if order % 2 else polynomial - 1).roots()  # in E = 1 - s^2
@@ -148,6 +167,9 @@ def spectral_bound(gram: Array) -> Array:
     """An upper bound on the largest eigenvalue of a Gram matrix, without iterating: a scalar array.
 
     The smaller of the largest absolute row sum and 1 + |G - I|_F.
+
+    >>> float(spectral_bound(np.array([[2.0, 0.0], [0.0, 1.0]])))  # both bounds agree here
+    2.0
     """
     row_sum = np.max(np.sum(np.abs(gram), axis=1))
     frobenius = 1 + np.linalg.norm(gram - np.eye(len(gram), dtype=gram.dtype))
@@ -160,6 +182,9 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
     With `rescale`, a Gram matrix that may lie outside the region of convergence is first divided by a bound on its
     largest eigenvalue, so that the iteration cannot diverge; more steps are needed then. Raises ValueError unless the
     order is a positive integer.
+
+    >>> np.round(bjorck_factor(np.array([[0.8]])), 6).tolist()  # 1 + (1 - 0.8) / 2
+    [[1.1]]
     """
     identity = np.eye(len(gram), dtype=gram.dtype)
     factor = identity
@@ -173,7 +198,11 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
 
 
 def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:
-    """W after steps of equation (3): shaped as the weight; settings and errors as for `bjorck_factor`."""
+    """W after steps of equation (3): shaped as the weight, (n_out, n_in); settings and errors as for `bjorck_factor`.
+
+    >>> np.round(bjorck(np.array([[0.8]])), 6).tolist(), np.round(bjorck(np.array([[0.8]]), steps=9), 6).tolist()
+    ([[0.944]], [[1.0]])
+    """
     factor = bjorck_factor(gram(weight), order, steps, rescale)
     return factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor
 
@@ -182,6 +211,9 @@ def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, 
     """W after equation (4), v starting from `start`, (n_in,), at random: shaped as the weight.
 
     sigma is at most the largest singular value. Singular values of less than 1e-3 of it do not reach 1.
+
+    >>> np.round(scaled_bjorck(np.array([[4.0, 0.0], [0.0, 2.0]]), np.ones(2)), 6).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     v = start / np.linalg.norm(start)
     for _ in range(iterations):
@@ -191,7 +223,11 @@ def scaled_bjorck(weight: Array, start: Array, order: int = 1, steps: int = 20, 
 
 
 def basis(rows: Array) -> Array:
-    """Q, orthonormal rows with the span of the given ones: (p, n), p <= n."""
+    """Q, orthonormal rows with the span of the given ones: (p, n), p <= n.
+
+    >>> np.round(abs(basis(np.array([[3.0, 4.0]]))), 6).tolist()  # up to its sign
+    [[0.6, 0.8]]
+    """
     return np.linalg.qr(rows.T)[0].T
 
 
@@ -209,6 +245,10 @@ def polar_within(weight: Array, q: Array) -> PolarStep:
     With q = basis(drift(weight, drift(weight, v))) for random v (p, n), these are the directions in which the weight is
     farthest from orthogonal (Halko, Martinsson and Tropp, 2011, section 4.5); a gradient's drift has few of them.
     Directions in which the weight is 0 to rounding stay as they are.
+
+    >>> step = polar_within(np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([[1.0, 0.0]]))
+    >>> step.weight.tolist(), step.change.tolist()  # the other direction stays
+    ([[1.0, 0.0], [0.0, 3.0]], [[-0.5]])
     """
     wide = weight.shape[0] <= weight.shape[1]
     image = q @ (weight if wide else weight.T)  # (p, max(n_out, n_in))
@@ -220,7 +260,13 @@ def polar_within(weight: Array, q: Array) -> PolarStep:
 
 
 def drift_after(rows: Array, drifts: Array, q: Array, step: PolarStep) -> Array:
-    """v E' of every row v after a step within q, from v E before, the weight unread, equation (b): (rows, n)."""
+    """v E' of every row v after a step within q, from drifts, v E before, the weight unread, equation (b): (rows, n).
+
+    >>> weight, rows = np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> step = polar_within(weight, rows[:1])
+    >>> drift_after(rows, drift(weight, rows), rows[:1], step).tolist()  # I - diag(1, 9)
+    [[0.0, 0.0], [0.0, -8.0]]
+    """
     a = np.eye(q.shape[1], dtype=q.dtype) + q.T @ step.change @ q
     through = rows - drifts + rows @ q.T @ step.change @ (q - step.drift)  # v A G
     return rows - through @ a
@@ -230,6 +276,9 @@ def polar_iteration(weight: Array, steps: int = 3) -> Array:
     """The polar factor by a fixed number of steps, equation (c): shaped as the weight.
 
     Steps beyond the third are Bjorck's.
+
+    >>> np.round(polar_iteration(np.array([[5.0, 0.0], [0.0, 1.0]])), 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     n_out, n_in = weight.shape
     identity = np.eye(min(weight.shape), dtype=weight.dtype)
@@ -250,6 +299,10 @@ def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: 
 
     W' itself where tr E^6 >= 1, which bounds the spectral radius of E: the series need not converge there. Raises
     ValueError unless the order is a positive integer.
+
+    >>> one, stepped = np.array([[1.0]]), np.array([[0.9]])  # 1 less 0.1 delta^T z
+    >>> np.round(retract(stepped, one, one, one, 0.1), 6).tolist()
+    [[1.0]]
     """
     s = rate / len(z)
     n_out, n_in = stepped.shape
@@ -266,7 +319,14 @@ def retract(stepped: Array, delta: Array, z: Array, preactivation: Array, rate: 
 
 
 def orthogonal(shape: tuple[int, int], rng: np.random.Generator, gain: float = 1.0) -> Array:
-    """A random matrix with orthonormal rows (wide) or columns (tall), times gain; uniform over all such matrices."""
+    """A random matrix of that shape, with orthonormal rows (wide) or columns (tall), times gain.
+
+    It is uniform over all such matrices.
+
+    >>> weight = orthogonal((1, 3), np.random.default_rng(0), gain=2.0)
+    >>> np.shape(weight), round(float((weight**2).sum()), 5)
+    ((1, 3), 4.0)
+    """
     n_out, n_in = shape
     q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
     q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri, 2007)
@@ -274,7 +334,11 @@ def orthogonal(shape: tuple[int, int], rng: np.random.Generator, gain: float = 1
 
 
 def quarter_turns(rows: Array) -> Array:
-    """J of equation (e) on the first axis: shaped as the rows. Raises ValueError for an odd number of them."""
+    """J of equation (e) on the first axis: shaped as the rows. Raises ValueError for an odd number of them.
+
+    >>> quarter_turns(np.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [[-3.0, -4.0], [1.0, 2.0]]
+    """
     if len(rows) % 2:
         raise ValueError(f"rows: {len(rows)}, expected an even number, which pairs of them are turned")
     turned = np.empty_like(rows)
@@ -283,10 +347,20 @@ def quarter_turns(rows: Array) -> Array:
 
 
 def skew_orthogonal(q: Array) -> Array:
-    """Q^T J Q, equation (e): (n, n) of a square Q, n even. Raises ValueError for any other n."""
+    """Q^T J Q, equation (e): (n, n) of a square Q, n even. Raises ValueError for any other n.
+
+    >>> skew_orthogonal(np.eye(2)).tolist()
+    [[0.0, -1.0], [1.0, 0.0]]
+    """
     return q.T @ quarter_turns(q)
 
 
 def skew_orthogonal_vjp(q: Array, gradient: Array) -> Array:
-    """What an update G of Q^T J Q means for Q, J Q (G^T - G) of equation (e): (n, n). Raises ValueError for odd n."""
+    """What an update G of Q^T J Q, the gradient, means for Q, J Q (G^T - G) of equation (e): (n, n) each.
+
+    Raises ValueError for odd n.
+
+    >>> skew_orthogonal_vjp(np.eye(2), np.array([[0.0, 2.0], [0.0, 0.0]])).tolist()
+    [[-2.0, 0.0], [0.0, -2.0]]
+    """
     return quarter_turns(q) @ (gradient.T - gradient)

@@ -89,7 +89,14 @@ def _two_sided(positive: Array, negative: Array, theta_positive: float, theta_ne
 
 
 def threshold(threshold: float = 1.0) -> LayerLoss:
-    """softplus(theta - g^+) + softplus(g^- - theta), equation (1). Raises ValueError unless the threshold is finite."""
+    """softplus(theta - g^+) + softplus(g^- - theta), equation (1): a loss of (batch,).
+
+    Raises ValueError unless the threshold is finite.
+
+    >>> layer = LayerGoodness(0, 1, 2.0, np.array([2.0]), np.array([2.0]), np.zeros(1), np.zeros(1))
+    >>> [round(found.item(), 3) for found in threshold()(layer)]  # theta = 1 * 2: log 2 + log 2, slopes 1/2
+    [1.386, -0.5, 0.5]
+    """
     check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
@@ -101,7 +108,12 @@ def threshold(threshold: float = 1.0) -> LayerLoss:
 
 
 def symba(alpha: float = 4.0) -> LayerLoss:
-    """softplus(-alpha (g^+ - g^-)), equation (2). Raises ValueError unless alpha > 0."""
+    """softplus(-alpha (g^+ - g^-)), equation (2): a loss of (batch,). Raises ValueError unless alpha > 0.
+
+    >>> layer = LayerGoodness(0, 1, 1.0, np.array([9.0]), np.array([9.0]), np.zeros(1), np.zeros(1))
+    >>> [round(found.item(), 3) for found in symba(4.0)(layer)]  # the difference alone counts
+    [0.693, -2.0, 2.0]
+    """
     check_positive("alpha", alpha)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
@@ -113,7 +125,14 @@ def symba(alpha: float = 4.0) -> LayerLoss:
 
 
 def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> LayerLoss:
-    """A threshold a stream, both times the scale; lambda = penalty, (3). Raises ValueError for a penalty below 0."""
+    """A threshold a stream, both times the scale; lambda = penalty, (3): a loss of (batch,).
+
+    Raises ValueError for a penalty below 0.
+
+    >>> layer = LayerGoodness(0, 1, 1.0, np.array([0.0]), np.array([1.0]), np.zeros(1), np.zeros(1))
+    >>> [round(found.item(), 3) for found in two_thresholds(0.0, 1.0, penalty=9.0)(layer)]  # |g^+| has slope 0 at 0
+    [1.386, -0.5, 0.5]
+    """
     check_finite("positive", positive)
     check_finite("negative", negative)
     check_not_negative("penalty", penalty)
@@ -130,7 +149,14 @@ def two_thresholds(positive: float, negative: float, penalty: float = 0.0) -> La
 
 
 def collaboration(threshold: float = 1.0) -> LayerLoss:
-    """The threshold loss of the layer's goodness and that of others, equation (4). Raises ValueError unless finite."""
+    """The threshold loss of the layer's goodness and that of others, equation (4): a loss of (batch,).
+
+    Raises ValueError unless the threshold is finite.
+
+    >>> layer = LayerGoodness(1, 2, 2.0, np.array([0.0]), np.array([1.0]), np.array([2.0]), np.array([1.0]))
+    >>> [round(found.item(), 3) for found in collaboration()(layer)]  # theta = 2 = 0 + 2 = 1 + 1
+    [1.386, -0.5, 0.5]
+    """
     check_finite("threshold", threshold)
 
     def loss(layer: LayerGoodness) -> LayerCredit:
@@ -142,7 +168,12 @@ def collaboration(threshold: float = 1.0) -> LayerLoss:
 
 
 def smoothed_triplet(beta: float = 5.0, margin: float = 0.5) -> LayerLoss:
-    """1/beta softplus(beta (g^- - g^+ + margin)), equation (a). Raises ValueError unless beta > 0."""
+    """1/beta softplus(beta (g^- - g^+ + margin)), equation (a): a loss of (batch,). Raises ValueError unless beta > 0.
+
+    >>> layer = LayerGoodness(0, 1, 1.0, np.array([0.5]), np.array([0.0]), np.zeros(1), np.zeros(1))
+    >>> [round(found.item(), 3) for found in smoothed_triplet(margin=0.5)(layer)]  # 1/5 log 2
+    [0.139, -0.5, 0.5]
+    """
     check_positive("beta", beta)
     check_finite("margin", margin)
 

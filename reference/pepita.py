@@ -51,6 +51,9 @@ def error_projection(sample: tuple[int, ...], num_classes: int, rng: np.random.G
     """F^T for samples of that shape, n_0 numbers each, uniform on +-scale * sqrt(6 / n_0): (num_classes, *sample).
 
     0.05 is the authors' scale. Raises ValueError unless all sizes and the scale are positive.
+
+    >>> np.shape(error_projection((1, 4, 4), 3, np.random.default_rng(0)))
+    (3, 1, 4, 4)
     """
     for n in sample:
         check_count("sample", n)
@@ -68,10 +71,16 @@ def update_factors(
     output_gradient: Callable[[Array], Array] | None = None,
     presynaptic: Presynaptic = "modulated",
 ) -> Iterator[tuple[Array, Array]]:
-    """h_l - h~_l (e' at the output) and z~_l of every layer, first layer first: the factors of equation (a).
+    """h_l - h~_l (e' at the output), shaped as a_l, and z~_l of every layer, first layer first, the factors of (a).
 
     e' is e, or output_gradient(modulated scores) where that function is given. Raises ValueError for an error or a
     projection of another shape.
+
+    >>> layers = Dense(np.array([[1.0]]), None), Dense(np.array([[1.0]]), None)
+    >>> clean = forward(layers, np.array([[1.0]]))  # x~ = 1 + 2 * 1 = 3
+    >>> found = update_factors(layers, clean, np.array([[1.0]]), np.array([[2.0]]))
+    >>> [(delta.item(), z.item()) for delta, z in found]
+    [(-2.0, 3.0), (1.0, 3.0)]
     """
     check_option("presynaptic", presynaptic, Presynaptic)
     check_shape("error", error, clean.scores.shape)
@@ -92,10 +101,15 @@ def updates(
     output_error: OutputError = "clean",
     presynaptic: Presynaptic = "modulated",
 ) -> tuple[Update, ...]:
-    """G_l of every layer, equations (3) and (4), by (a): a tuple in the order of its parameters.
+    """G_l of every layer, equations (3) and (4), by (a): a tuple in the order of its parameters, shaped as they are.
 
     Both passes share the dropout masks. Raises ValueError where layers, x and labels do not fit, and as
     `update_factors`.
+
+    >>> layers, one = (Dense(np.array([[1.0]]), None), Dense(np.array([[1.0]]), None)), np.array([[1.0]])
+    >>> found = updates(layers, 2 * one, one, 0 * one, losses.squared_error_gradient)  # e = 1 - 0, x~ = 1 + 2 e
+    >>> [g.item() for (g,) in found]
+    [-6.0, 3.0]
     """
     check_option("output_error", output_error, OutputError)
     clean = forward(layers, x)

@@ -68,6 +68,9 @@ def max_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -
     """The largest of each square, (1): (batch, c, rows, columns), as many as squares in each direction.
 
     Raises ValueError for no square, and for padding of more than half a square.
+
+    >>> max_pool(np.array([[[[1.0, 3.0, 9.0], [2.0, 0.0, 9.0]]]]), 2).tolist()  # the third column fills no square
+    [[[[3.0]]]]
     """
     return _squares(g, size, stride, padding, -np.inf).max(axis=-1)
 
@@ -76,6 +79,10 @@ def at_maxima(g: Array, values: Array, size: int, stride: int | None = None, pad
     """The value of each square where g is largest, the first of equal ones, equation (2): shaped as `max_pool(g)`.
 
     Raises ValueError as `max_pool`, and unless the values are shaped as g.
+
+    >>> g, values = np.array([[[[0.0, 5.0], [5.0, 0.0]]]]), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> at_maxima(g, values, 2).tolist()  # the first of equal ones, row by row
+    [[[[2.0]]]]
     """
     check_shape("values", values, g.shape)
     places = _squares(g, size, stride, padding, -np.inf).argmax(axis=-1)[..., None]
@@ -83,7 +90,11 @@ def at_maxima(g: Array, values: Array, size: int, stride: int | None = None, pad
 
 
 def max_pool_vjp(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
-    """The adjoint of (2), d put where g is largest: as g. Raises ValueError unless d is shaped as `max_pool(g)`."""
+    """The adjoint of (2), d put where g is largest: as g. Raises ValueError unless d is shaped as `max_pool(g)`.
+
+    >>> max_pool_vjp(np.array([[[[0.0, 5.0], [5.0, 0.0]]]]), np.array([[[[7.0]]]]), 2).tolist()
+    [[[[0.0, 7.0], [0.0, 0.0]]]]
+    """
     squares = _squares(g, size, stride, padding, -np.inf)
     check_shape("d", d, squares.shape[:-1])
     largest = np.arange(size**2) == squares.argmax(axis=-1)[..., None]
@@ -91,14 +102,23 @@ def max_pool_vjp(g: Array, d: Array, size: int, stride: int | None = None, paddi
 
 
 def average_pool(g: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
-    """The mean of each square, (3): shaped as `max_pool(g)`. Raises ValueError as `max_pool`."""
+    """The mean of each square, (3): shaped as `max_pool(g)`. Raises ValueError as `max_pool`.
+
+    >>> average_pool(np.array([[[[1.0, 3.0], [2.0, 2.0]]]]), 2).tolist()
+    [[[[2.0]]]]
+    >>> average_pool(np.array([[[[4.0]]]]), 2, padding=1).tolist()  # the zeros around it count
+    [[[[1.0]]]]
+    """
     return _squares(g, size, stride, padding).mean(axis=-1)
 
 
 def average_pool_adjoint(g: Array, d: Array, size: int, stride: int | None = None, padding: int = 0) -> Array:
-    """The adjoint of (3), d / n^2 all over its square: (len(d), c, ...) as g.
+    """The adjoint of (3), d / n^2 all over its square: shaped as g, but of as many samples as d.
 
     Raises ValueError where d does not fit.
+
+    >>> average_pool_adjoint(np.zeros((1, 1, 2, 3)), np.array([[[[8.0]]]]), 2).tolist()  # 0 in the column that is lost
+    [[[[2.0, 2.0, 0.0], [2.0, 2.0, 0.0]]]]
     """
     check_shape("d", d, (len(d), *_squares(g, size, stride, padding).shape[1:-1]))
     return _placed(np.repeat(d[..., None] / size**2, size**2, axis=-1), size, g.shape[1:], stride, padding)
@@ -121,18 +141,32 @@ def lp_pool(g: Array, power: float, size: int) -> Array:
 
     It is torch.nn.LPPool2d's where the power is even or g is not negative. Raises ValueError as `max_pool`, and unless
     the power is 1 or more.
+
+    >>> lp_pool(np.array([[[[3.0, -4.0], [0.0, 0.0]]]]), 2.0, 2).tolist()
+    [[[[5.0]]]]
     """
     return _lp_pool(_squares(g, size), power)
 
 
 def lp_pool_jvp(g: Array, u: Array, power: float, size: int) -> Array:
-    """The derivative of (6) along u: shaped as `lp_pool(g)`. Raises ValueError unless u is shaped as g."""
+    """The derivative of (6) along u: shaped as `lp_pool(g)`. Raises ValueError unless u is shaped as g.
+
+    >>> g, u = np.array([[[[3.0, 4.0], [0.0, 0.0]]]]), np.array([[[[1.0, 0.0], [9.0, 9.0]]]])
+    >>> lp_pool_jvp(g, u, 2.0, 2).tolist()  # 3/5 of 1; of the zeros nothing
+    [[[[0.6]]]]
+    """
     check_shape("u", u, g.shape)
     return np.sum(_lp_slopes(_squares(g, size), power) * _squares(u, size), axis=-1)
 
 
 def lp_pool_vjp(g: Array, d: Array, power: float, size: int) -> Array:
-    """Its adjoint: as g. Raises ValueError unless d is shaped as `lp_pool(g)`."""
+    """Its adjoint: as g. Raises ValueError unless d is shaped as `lp_pool(g)`.
+
+    >>> lp_pool_vjp(np.array([[[[3.0, 4.0], [0.0, 0.0]]]]), np.array([[[[10.0]]]]), 2.0, 2).tolist()
+    [[[[6.0, 8.0], [0.0, 0.0]]]]
+    >>> lp_pool_vjp(np.zeros((1, 1, 1, 1)), np.array([[[[10.0]]]]), 2.0, 1).tolist()
+    [[[[0.0]]]]
+    """
     squares = _squares(g, size)
     check_shape("d", d, squares.shape[:-1])
     return _placed(_lp_slopes(squares, power) * d[..., None], size, g.shape[1:])
@@ -142,6 +176,9 @@ def scaled_average_pool(x: Array, size: int) -> Array:
     """n times the mean of each square, equation (4): A A^T = I, where the mean alone has A A^T = I / n^2.
 
     (batch, c, height / size, width / size). Raises ValueError unless squares fill the image.
+
+    >>> scaled_average_pool(np.array([[[[1.0, 3.0], [2.0, 2.0]]]]), 2).tolist()  # twice the mean
+    [[[[4.0]]]]
     """
     check_images("x", x)
     check_count("size", size)
@@ -155,6 +192,9 @@ def scaled_average_pool_adjoint(y: Array, size: int) -> Array:
     """The adjoint of (4), y / n all over its square: (batch, c, size height, size width).
 
     Raises ValueError unless y are images.
+
+    >>> scaled_average_pool_adjoint(np.array([[[[4.0]]]]), 2).tolist()
+    [[[[2.0, 2.0], [2.0, 2.0]]]]
     """
     check_images("y", y)
     check_count("size", size)
@@ -165,6 +205,9 @@ def unshuffle(x: Array, factor: int) -> Array:
     """Squares of pixels become channels, equation (5): (batch, c factor^2, height / factor, width / factor).
 
     The order is that of torch.nn.PixelUnshuffle. Raises ValueError unless squares fill the image.
+
+    >>> unshuffle(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]), 2).tolist()
+    [[[[1.0]], [[2.0]], [[3.0]], [[4.0]]]]
     """
     check_images("x", x)
     check_count("factor", factor)
@@ -179,6 +222,9 @@ def shuffle(y: Array, factor: int) -> Array:
     """The inverse of (5), which is its adjoint too: (batch, c, factor height, factor width).
 
     Raises ValueError unless the channels of y are a multiple of factor^2.
+
+    >>> shuffle(np.array([[[[1.0]], [[2.0]], [[3.0]], [[4.0]]]]), 2).tolist()
+    [[[[1.0, 2.0], [3.0, 4.0]]]]
     """
     check_images("y", y)
     check_count("factor", factor)

@@ -113,7 +113,11 @@ def _of_values(value: Callable[[Array, Array, Array], Array]) -> Callable[..., A
 
 
 def elman(activation: Activation = tanh) -> Cell:
-    """The cell of equation (2)."""
+    """The cell of equation (2), of p, q and h, (batch, n) each: its h_t is (batch, n), too.
+
+    >>> elman(relu).value(np.array([[1.0]]), np.array([[2.0]]), np.array([[9.0]])).tolist()  # h_(t-1) enters by q alone
+    [[3.0]]
+    """
 
     def value(p: Array, q: Array, h: Array) -> Array:
         return activation.value(p + q)
@@ -204,7 +208,11 @@ def _sizes(stack: Stack) -> list[int]:
 
 
 def state_size(stack: Stack) -> int:
-    """Numbers in the state of a stack: of what is embedded, h and the LSTM's c."""
+    """Numbers in the state of a stack, its width: of what is embedded, h and the LSTM's c.
+
+    >>> state_size([RecurrentLayer(lstm, Dense(np.zeros((12, 2)), None), Dense(np.zeros((12, 3)), None))])  # 3 units
+    6
+    """
     return sum(_sizes(stack))
 
 
@@ -349,6 +357,11 @@ def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[Cel
     """The steps of a stack on x, (batch, T, n_0) or tokens (batch, T); `lengths`, (batch,), are 1..T, None: T.
 
     The last step's outlet is the uppermost h. Raises ValueError where x, lengths or weights do not fit.
+
+    >>> stack = [RecurrentLayer(elman(identity), Dense(np.eye(1), None), Dense(np.eye(1), None))]  # h_t = x_t + h_(t-1)
+    >>> steps = unrolled(stack, np.array([[[1.0], [2.0], [4.0]]]))
+    >>> [h.item() for h in forward(steps, np.zeros((1, 1))).activities]
+    [1.0, 3.0, 7.0]
     """
     embedded = isinstance(stack[0], Embedding) if stack else False
     cells = [layer for layer in stack[embedded:] if isinstance(layer, RecurrentLayer)]
@@ -392,6 +405,11 @@ def at_steps(steps: Sequence[CellStep | TokenStep], parts: Sequence[Array | None
 
     `parts` has (batch, T, n) for each layer of the stack, or None, lowest first. Raises ValueError for another number
     of them.
+
+    >>> stack = [RecurrentLayer(elman(), Dense(np.eye(1), None), Dense(np.eye(1), None))] * 2  # h of the lower first
+    >>> of_steps = at_steps(unrolled(stack, np.zeros((1, 2, 1))), [np.array([[[5.0], [7.0]]]), None])
+    >>> [None if part is None else part.tolist() for part in of_steps]
+    [[[5.0, 0.0]], None, [[7.0, 0.0]], None]
     """
     owns = sorted({step.own for step in steps})
     if len(parts) != len(owns):
@@ -411,6 +429,11 @@ def forward_per_step(layers: Recurrent, state: Array) -> Pass:
     """The pass from that state, the output's of every step: its input is all h's, (batch, T, n), its scores likewise.
 
     Raises ValueError as `forward`.
+
+    >>> stack = [RecurrentLayer(elman(identity), Dense(np.eye(1), None), Dense(np.eye(1), None))]
+    >>> steps = unrolled(stack, np.array([[[1.0], [2.0]]]))
+    >>> forward_per_step((*steps, Dense(10 * np.eye(1), None)), np.zeros((1, 1))).scores.tolist()
+    [[[10.0], [30.0]]]
     """
     *steps, output = layers
     clean = forward(steps, state)
@@ -423,7 +446,14 @@ def forward_per_step(layers: Recurrent, state: Array) -> Pass:
 def factors_per_step(layers: Recurrent, clean: Pass, error: Array) -> Iterator[tuple[Array, Array]]:
     """Backpropagation's factors of every layer, equation (7), from the pass per step and e, (batch, T, K).
 
-    Raises ValueError for an error of another shape than the scores.
+    Of a step its cotangent and state, (batch, width) each; of the output e and all h's, (batch, T, n). Raises
+    ValueError for an error of another shape than the scores.
+
+    >>> stack = [RecurrentLayer(elman(identity), Dense(np.eye(1), None), Dense(np.eye(1), None))]
+    >>> layers = *unrolled(stack, np.array([[[1.0], [2.0]]])), Dense(10 * np.eye(1), None)
+    >>> found = factors_per_step(layers, forward_per_step(layers, np.zeros((1, 1))), np.ones((1, 2, 1)))
+    >>> [(delta.tolist(), z.tolist()) for delta, z in found]  # h_1 has its own 10, and 10 of step 2
+    [([[20.0]], [[0.0]]), ([[10.0]], [[1.0]]), ([[[1.0], [1.0]]], [[[1.0], [3.0]]])]
     """
     check_shape("error", error, clean.scores.shape)
     *steps, output = layers
@@ -437,9 +467,16 @@ def factors_per_step(layers: Recurrent, clean: Pass, error: Array) -> Iterator[t
 
 
 def differences_per_step(layers: Recurrent, clean: Pass, corrections: Sequence[Array | None]) -> Iterator[Array]:
-    """Those of `ftp` for every step as a chain of its own, from the pass per step and `at_steps`.
+    """Those of `ftp` for every step as a chain of its own, (batch, width) each, from the pass per step.
 
-    Raises ValueError as `ftp.differences`, and where a step's lowest layer has no correction.
+    The corrections are of the shape that `at_steps` gives them. Raises ValueError as `ftp.differences`, and where a
+    step's lowest layer has no correction.
+
+    >>> stack = [RecurrentLayer(elman(identity), Dense(np.eye(1), None), Dense(np.eye(1), None))]
+    >>> layers = *unrolled(stack, np.array([[[1.0], [2.0]]])), Dense(10 * np.eye(1), None)
+    >>> clean = forward_per_step(layers, np.zeros((1, 1)))  # what step 1 is corrected by does not reach step 2
+    >>> [d.item() for d in differences_per_step(layers, clean, [np.array([[5.0]]), np.array([[7.0]])])]
+    [5.0, 7.0]
     """
     *steps, output = layers
     count = len({step.own for step in steps})
@@ -456,7 +493,13 @@ def updates(
 ) -> tuple[Update, ...]:
     """Equation (6) for each layer of the stack, and the output's update, from the factors of all layers.
 
-    Raises ValueError for an unknown `reduction`.
+    For each a tuple, shaped as its parameters. Raises ValueError for an unknown `reduction`.
+
+    >>> stack = [RecurrentLayer(elman(identity), Dense(np.eye(1), None), Dense(np.eye(1), None))]
+    >>> layers = *unrolled(stack, np.array([[[1.0], [2.0]]])), Dense(10 * np.eye(1), None)
+    >>> factors = [*factors_per_step(layers, forward_per_step(layers, np.zeros((1, 1))), np.ones((1, 2, 1)))]
+    >>> [[g.item() for g in update] for update in updates(layers, factors)]  # 20 * 1 + 10 * 2, 20 * 0 + 10 * 1; 1 + 3
+    [[40.0, 10.0], [4.0]]
     """
     check_option("reduction", reduction, Reduction)
     *steps, output = layers

@@ -56,7 +56,11 @@ ScoreLoss: TypeAlias = Callable[[Array, Labels], ScoreLossCredit]
 
 
 def cross_entropy(label_smoothing: float = 0.0, temperature: float = 1.0) -> ScoreLoss:
-    """That of `losses`, equation (1). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1."""
+    """That of `losses`, equation (1), of (batch, K). Raises ValueError unless T > 0 and 0 <= label_smoothing < 1.
+
+    >>> cross_entropy()(np.zeros((1, 2)), np.array([0])).scores.tolist()
+    [[-0.5, 0.5]]
+    """
     check_positive("temperature", temperature)
     check_rate("label_smoothing", label_smoothing)
 
@@ -78,7 +82,13 @@ def _hot(scores: Array, labels: Labels) -> Array:
 
 
 def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
-    """The label's score above theta, the mean of the others below, (2). Raises ValueError unless theta is finite."""
+    """The label's score above theta, the mean of the others below, (2), of (batch, K).
+
+    Raises ValueError unless theta is finite.
+
+    >>> positive_versus_negative(2.0)(np.array([[2.0, 2.0, 2.0]]), np.array([0])).scores.tolist()  # 1/4 shared
+    [[-0.25, 0.125, 0.125]]
+    """
     check_finite("threshold", threshold)
 
     def loss(scores: Array, labels: Labels) -> ScoreLossCredit:
@@ -93,7 +103,13 @@ def positive_versus_negative(threshold: float = 2.0) -> ScoreLoss:
 
 
 def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
-    """share (1) + (1 - share) (2), equation (3). Raises ValueError unless 0 <= share <= 1 and theta is finite."""
+    """share (1) + (1 - share) (2), equation (3), of (batch, K).
+
+    Raises ValueError unless 0 <= share <= 1 and theta is finite.
+
+    >>> mixed(share=0.5)(np.array([[2.0, 2.0]]), np.array([0])).scores.tolist()  # half of 1/2 and 1/4
+    [[-0.375, 0.375]]
+    """
     check_finite("threshold", threshold)
     if not 0 <= share <= 1:
         raise ValueError(f"share: {share}, expected 0..1")
@@ -110,7 +126,11 @@ def mixed(share: float = 0.28, threshold: float = 2.0) -> ScoreLoss:
 
 
 def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
-    """(1) of S (s - delta onehot(y)), equation (a). Raises ValueError unless S > 0 and delta is finite."""
+    """(1) of S (s - delta onehot(y)), equation (a), of (batch, K). Raises ValueError unless S > 0 and delta is finite.
+
+    >>> cosine_margin(20.0, margin=1.0)(np.array([[1.0, 0.0]]), np.array([0])).scores.tolist()  # 1 - 1 = 0
+    [[-10.0, 10.0]]
+    """
     check_finite("margin", margin)
     check_positive("scale", scale)
     scaled = cross_entropy(temperature=1 / scale)
@@ -118,7 +138,13 @@ def cosine_margin(scale: float = 20.0, margin: float = 0.0) -> ScoreLoss:
 
 
 def smooth_margin(beta: float = 5.0, margin: float = 0.5) -> ScoreLoss:
-    """The label's score delta above all others' log sum exp, (b). Raises ValueError unless beta > 0, delta finite."""
+    """The label's score delta above all others' log sum exp, (b), of (batch, K).
+
+    Raises ValueError unless beta > 0 and delta is finite.
+
+    >>> smooth_margin(margin=0.5)(np.array([[0.5, 0.0]]), np.array([0])).scores.tolist()
+    [[-0.5, 0.5]]
+    """
     check_finite("margin", margin)
     check_positive("beta", beta)
 

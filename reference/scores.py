@@ -66,7 +66,12 @@ class ScoreCredit(NamedTuple):
 
 
 def no_penalty(parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-    """The penalty of a score without one: 0, and zeros for gradients."""
+    """The penalty of a score without one: 0, a scalar array, and zeros for gradients, shaped as the parameters.
+
+    >>> penalty, gradients = no_penalty((np.ones(2),))
+    >>> float(penalty), [gradient.tolist() for gradient in gradients]
+    (0.0, [[0.0, 0.0]])
+    """
     return np.zeros((), parameters[0].dtype if parameters else float), tuple(np.zeros_like(p) for p in parameters)
 
 
@@ -92,7 +97,13 @@ def _groups(h: Array, num_classes: int) -> Array:
 
 
 def group_mean(num_classes: int) -> Score:
-    """The mean of each group, (1), without parameters. Its functions raise ValueError unless K divides the channels."""
+    """The mean of each group, (1), without parameters: (batch, K).
+
+    Its functions raise ValueError unless K divides the channels.
+
+    >>> group_mean(2).value(np.array([[1.0, 3.0, 5.0, 7.0]]), ()).tolist()
+    [[2.0, 6.0]]
+    """
     check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
@@ -104,7 +115,13 @@ def group_mean(num_classes: int) -> Score:
 
 
 def group_mean_square(num_classes: int) -> Score:
-    """The mean square of each group, (2), without parameters. Its functions raise ValueError as those of (1)."""
+    """The mean square of each group, (2), without parameters: (batch, K).
+
+    Its functions raise ValueError as those of (1).
+
+    >>> np.round(group_mean_square(2).value(np.array([[1.0, -1.0, 0.0, 2.0]]), ()), 6).tolist()
+    [[1.0, 2.0]]
+    """
     check_count("num_classes", num_classes)
 
     def credit(h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
@@ -115,19 +132,34 @@ def group_mean_square(num_classes: int) -> Score:
 
 
 def features(h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """Activities pooled to the grid and flattened: (batch, d). Raises ValueError for a grid of anything but maps."""
+    """Activities pooled to the grid and flattened: (batch, d). Raises ValueError for a grid of anything but maps.
+
+    >>> h = np.array([[[[1.0, 3.0]]]])
+    >>> features(h).tolist(), features(h, (1, 1)).tolist()
+    ([[1.0, 3.0]], [[2.0]])
+    """
     return (h if grid is None else grid_pool(h, grid, pooling)).reshape(len(h), -1)
 
 
 def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pooling = "mean") -> Array:
-    """The adjoint of `features`, shaped like h."""
+    """The adjoint of `features`, shaped like h.
+
+    >>> features_adjoint(np.array([[2.0]]), np.zeros((1, 1, 1, 2)), (1, 1)).tolist()
+    [[[[1.0, 1.0]]]]
+    """
     if grid is None:
         return gradient.reshape(h.shape)
     return grid_pool_adjoint(gradient.reshape(*h.shape[:2], *grid), (h.shape[2], h.shape[3]), pooling)
 
 
 def linear_map(grid: Grid = None) -> Score:
-    """s = M u, equation (3), of parameters (M,). Its functions raise ValueError for a grid of anything but maps."""
+    """s = M u, equation (3), of parameters (M,): (batch, K).
+
+    Its functions raise ValueError for a grid of anything but maps.
+
+    >>> linear_map().value(np.array([[1.0, 2.0]]), (np.array([[1.0, 0.0], [1.0, 1.0]]),)).tolist()
+    [[1.0, 3.0]]
+    """
 
     def value(h: Array, parameters: tuple[Array, ...]) -> Array:
         (matrix,) = parameters
@@ -144,6 +176,9 @@ def random_projection(num_features: int, num_classes: int, rng: np.random.Genera
     """R, (num_features, K), and b, (K,), of equation (4) from N(0, 1 / K): DTG-FF's variance is 1 / K.
 
     Raises ValueError unless both sizes are positive.
+
+    >>> [np.shape(found) for found in random_projection(4, 3, np.random.default_rng(0))]
+    [(4, 3), (3,)]
     """
     check_count("num_features", num_features)
     check_count("num_classes", num_classes)
@@ -154,9 +189,13 @@ def random_projection(num_features: int, num_classes: int, rng: np.random.Genera
 def random_readout(
     projection: Array, offset: Array, grid: Grid = None, lowest: float = 0.5, highest: float = 2.0
 ) -> Score:
-    """s = R^T u / T + b, equation (4), of parameters (alpha,).
+    """s = R^T u / T + b, equation (4), of parameters (alpha,): (batch, K).
 
     Raises ValueError unless offset is (K,) and 0 < lowest <= highest < infinity.
+
+    >>> score = random_readout(np.eye(2), np.zeros(2))
+    >>> np.round(score.value(np.array([[1.0, -2.0]]), (np.array(0.0),)), 6).tolist()  # 1 and 4 at a temperature of 1.25
+    [[0.8, 3.2]]
     """
     check_shape("offset", offset, projection.shape[1:])
     if not 0 < lowest <= highest < inf:
@@ -179,9 +218,12 @@ def random_readout(
 
 
 def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:
-    """s = W^T u + b, equation (5), W being the projection, without parameters.
+    """s = W^T u + b, equation (5), W being the projection, without parameters: (batch, K).
 
     Raises ValueError unless offset is (K,).
+
+    >>> patch_energy(np.eye(2), np.array([0.0, 1.0])).value(np.array([[1.0, -2.0]]), ()).tolist()
+    [[1.0, 5.0]]
     """
     check_shape("offset", offset, projection.shape[1:])
 

@@ -1,12 +1,21 @@
-"""Docstrings of the reference: what functions refuse is said, and what they cite stands in the head of their module."""
+"""Docstrings of the reference: shapes and refusals are stated, examples run, and what is cited stands in the head.
+
+An example runs on the twin, too, with tensors in the place of arrays.
+"""
 
 import inspect
 import re
-from types import ModuleType
+from collections.abc import Callable
+from doctest import DocTest, DocTestParser, DocTestRunner, OutputChecker
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from prograde import reference
+from prograde import accelerated, reference
 from prograde.equivalence_tests.test_arguments import ROWS
 
 CITED = re.compile(r"[Ee]quations? ((?:\(\w+\)(?:, | and | to | or )?)+)")
@@ -43,3 +52,123 @@ def test_what_is_refused_is_said(name: str) -> None:
     module, function = name.split(".")
     said = getattr(getattr(reference, module), function).__doc__
     assert re.search(r"[Rr]aises?\b|errors as for", said), said
+
+
+class TensorsForArrays:
+    """NumPy's functions on tensors, so that the reference's examples run on the twins; generators are PyTorch's."""
+
+    random = SimpleNamespace(default_rng=lambda seed: torch.Generator().manual_seed(seed))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            found = getattr(np, name)(*(a.numpy() if isinstance(a, torch.Tensor) else a for a in args))
+            return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+
+        return call
+
+
+SIDES = {"reference": (reference, np), "accelerated": (accelerated, TensorsForArrays())}
+
+
+def scope(side: str, module: str) -> dict[str, Any]:
+    """What an example may name: `np`, the modules, the public names of layers and activations, and the module's own."""
+    package, arrays = SIDES[side]
+    modules = {name: getattr(package, name) for name in reference.__all__}
+    lent = {name: getattr(of, name) for of in (package.layers, package.activations) for name in of.__all__}
+    return {**lent, **modules, **vars(modules[module]), "np": arrays}
+
+
+def examples(module: str) -> dict[str, DocTest]:
+    """Every docstring's with its name, that of the module's head first; those without an example are left out."""
+    of = getattr(reference, module)
+    texts = {module: of.__doc__}
+    for name in of.__all__:
+        item = getattr(of, name)
+        if inspect.isfunction(item) or inspect.isclass(item):
+            texts[f"{module}.{name}"] = item.__doc__
+        if inspect.isclass(item):
+            methods = {part: value for part, value in vars(item).items() if inspect.isfunction(value)}
+            texts |= {f"{module}.{name}.{part}": value.__doc__ for part, value in methods.items()}
+    parser = DocTestParser()
+    found = {name: parser.get_doctest(text or "", {}, name, None, None) for name, text in texts.items()}
+    return {name: example for name, example in found.items() if example.examples}
+
+
+class SignlessZero(OutputChecker):
+    """Takes -0.0 for 0.0: which of both a sum of products is depends on its order."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return super().check_output(want, re.sub(r"-0\.0(?!\d)", "0.0", got), optionflags)
+
+
+def failures(example: DocTest, names: dict[str, Any]) -> str:
+    """What doctest has to say of an example, and nothing where it passes."""
+    said: list[str] = []
+    example.globs = dict(names)
+    DocTestRunner(SignlessZero(), verbose=False).run(example, out=said.append)
+    return "".join(said)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("module", reference.__all__)
+def test_examples(module: str, side: str) -> None:
+    names = scope(side, module)
+    said = "".join(failures(example, names) for example in examples(module).values())
+    assert not said, said
+
+
+def test_a_wrong_example_is_seen() -> None:
+    text = ">>> maxmin.value(np.array([[1.0, 2.0]])).tolist()\n[[1.0, 2.0]]\n"
+    wrong = DocTestParser().get_doctest(text, {}, "wrong", None, None)
+    assert all("[[2.0, 1.0]]" in failures(wrong, scope(side, "activations")) for side in SIDES)
+
+
+def public_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    return {name: item for name in module.__all__ if inspect.isfunction(item := getattr(module, name))}
+
+
+@pytest.mark.parametrize("name", reference.__all__)
+def test_every_function_has_an_example(name: str) -> None:
+    found = examples(name)
+    assert [
+        function for function in public_functions(getattr(reference, name)) if f"{name}.{function}" not in found
+    ] == []
+
+
+SHAPE = re.compile(
+    r"\(\w[^()=.;:]*,[^()=;:]*\)|\b[Ss]hape[ds]?\b|\bscalar\b|[:,] as (the )?\w+|\bintegers?\b|\b[Nn]umbers\b"
+)
+"""How docstrings say what shape something has: (batch, K), shaped as h, a scalar array, two integers."""
+
+
+def without_shapes(module: ModuleType) -> list[str]:
+    """Functions that state no shape, and arrays that neither the function nor a table of the module's head names.
+
+    A head that names another module lends its table.
+    """
+    head = module.__doc__ or ""
+    lent = [getattr(reference, name).__doc__ for name in re.findall(r"`(\w+)`", head) if name in reference.__all__]
+    rows = " ".join(line for text in (head, *lent) for line in text.splitlines() if line.startswith("|"))
+    found = []
+    for name, function in public_functions(module).items():
+        text, *_ = (function.__doc__ or "").split(">>>")
+        kinds = {p: str(kind) for p, kind in function.__annotations__.items() if p != "return"}
+        arrays = [p for p, kind in kinds.items() if "ndarray" in kind and "Callable" not in kind]
+        found += [] if SHAPE.search(text) else [name]
+        found += [f"{name}({p})" for p in arrays if not re.search(rf"\b{p}\b", rows + text)]
+    return found
+
+
+@pytest.mark.parametrize("name", reference.__all__)
+def test_every_function_states_shapes(name: str) -> None:
+    assert without_shapes(getattr(reference, name)) == []
+
+
+def test_a_missing_shape_is_seen() -> None:
+    def doubled(h: NDArray[Any]) -> NDArray[Any]:
+        """Twice the activities, equation (1). Raises ValueError for none."""
+        return 2 * h
+
+    module = ModuleType("made")
+    vars(module).update(doubled=doubled, __all__=["doubled"])
+    assert without_shapes(module) == ["doubled", "doubled(h)"]
