@@ -1,24 +1,29 @@
 """Mutates the code mechanically, one place at a time, and sees that the tests notice.
 
-    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S] [NAME ...]
+    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S]
+        [--report FILE] [--seconds-in-all T] [NAME ...]
 
 Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
-reference, and those of the twins and the rules. The tests run once, to learn which functions each of them calls and how
-long it takes. Each mutant then meets, in a fork, the tests that call its function: first those of its module's own
-file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and the
-command fails, unless `equivalent_mutants` argues that nothing can tell it from the original.
+reference, and those of the twins and the rules. The tests run once, with few examples, to learn which functions each of
+them calls and how long it takes. Each mutant then meets, in a fork, the tests that call its function: first those of
+its module's own file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and
+the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original.
 """
 
 import argparse
 import ast
+import gc
 import itertools
+import json
+import math
 import os
 import random
 import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -43,11 +48,11 @@ ROOT_FOLDER = Path(__file__).parent.parent
 SIDES = {"reference": ("reference",), "accelerated": ("accelerated", "accelerated/rules", "accelerated/rules/local")}
 """Folders, whose files may be mutated."""
 
-SECONDS = 60.0
+SECONDS = 15.0
 """How long the tests of a mutant may take in all, as they did without one."""
 
-PATIENCE = 20.0
-"""A test that takes so much longer than without a mutant, and some seconds, has noticed it."""
+PATIENCE = 10.0
+"""A test that takes so many times as long as without a mutant, and so many seconds more, has noticed it."""
 
 MEMORY = 8 * 2**30
 """What a mutant's process may allocate, in bytes."""
@@ -279,22 +284,31 @@ Key = tuple[str, Any]
 
 
 class Observed(NamedTuple):
-    """A test without a mutant: its processor time in seconds, what failed, and the functions that it called."""
+    """A test without a mutant: its processor time in seconds, whether it passed, and the functions that it called."""
 
     seconds: float
-    messages: list[str]
+    passed: bool
     called: set[Key]
 
 
 class Mutator:
     """Plugin of pytest that runs, in place of all tests, those of each mutant in a fork with the mutant in it."""
 
-    def __init__(self, mutants: Sequence[Mutant], ran: dict[int, Any], jobs: int, report: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        mutants: Sequence[Mutant],
+        until: float,
+        ran: dict[int, Any],
+        jobs: int,
+        report: Callable[[Mutant, str], None],
+    ) -> None:
         self.mutants = mutants
+        self.until = until
         self.ran = ran
         self.jobs = jobs
         self.report = report
-        self.anew: list[tuple[Mutant, list[str]]] = []
+        self.items: list[Any] = []
+        self.observed: dict[int, Observed] = {}
 
     def pytest_runtestloop(self, session: Any) -> bool:
         for made in self.mutants:
@@ -302,18 +316,14 @@ class Mutator:
         sys.setprofile(None)
         self.items = session.items
         self.loaded = Loaded(self.ran.values())
-        self.observed: dict[int, Observed] = {}
-        shares = [range(first, len(self.items), self.jobs) for first in range(self.jobs)]
-        for _, answer in in_forks(self.observe, shares, self.jobs):
-            self.observed |= answer
-        for index in sorted(self.observed):
-            if self.observed[index].messages:
-                self.report(f"fails without a mutant, left out: {self.items[index].nodeid}")
-        for made, answer in in_forks(self.verdict, self.mutants, self.jobs):
-            if isinstance(answer, list):
-                self.anew.append((made, answer))
-            else:
-                self.report(made, answer)
+        gc.freeze()  # forks share what is not touched
+        parts = 8 * self.jobs
+        shares = [range(first, len(self.items), parts) for first in range(min(parts, len(self.items)))]
+        for _, found in in_forks(self.observe, shares, self.jobs):
+            self.observed |= found
+        in_time = itertools.takewhile(lambda _: time.perf_counter() < self.until, self.mutants)
+        for made, noticed in in_forks(self.noticed, in_time, self.jobs):
+            self.report(made, noticed)
         return True
 
     def observe(self, share: Sequence[int]) -> dict[int, Observed]:
@@ -321,11 +331,11 @@ class Mutator:
         ours = {source_of(made.module)[0] for made in self.mutants}
         found = {}
         for index in share:
-            started = time.process_time()
+            started = sum(os.times()[:4])
             with recorded() as ran:
-                messages = failures_of([self.items[index]])
+                passed = not failures_of([self.items[index]])
             called = {(code.co_filename, key(code)) for code in ran.values() if code.co_filename in ours}
-            found[index] = Observed(time.process_time() - started, messages, called)
+            found[index] = Observed(sum(os.times()[:4]) - started, passed, called)
         return found
 
     def tests_of(self, module: str, functions: set[Key]) -> list[int]:
@@ -334,34 +344,32 @@ class Mutator:
         found = []
         for index, test in self.observed.items():
             concerned = functions & test.called if functions else any(of == file for of, _ in test.called)
-            if concerned and not test.messages:
+            if concerned and test.passed:
                 found.append((self.items[index].path.name != own, test.seconds, index))
         spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
         return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]
 
-    def verdict(self, made: Mutant) -> str | list[str]:
-        """What noticed the mutant, "" if nothing did; the tests to run where code can't be exchanged."""
+    def noticed(self, made: Mutant) -> str:
+        """What noticed the mutant, "" if nothing did."""
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         file, source = source_of(made.module)
         tree = mutated(made)
         changes = changed_functions(compile(source, file, "exec"), compile(tree, file, "exec"))
         chosen = self.tests_of(made.module, {(file, key(old)) for old, _ in changes or []})
+        names = [f"{item.path.name}::{item.nodeid.partition('::')[2]}" for item in (self.items[k] for k in chosen)]
         if not self.loaded.exchange(file, source, tree):
-            return [str(self.items[index].nodeid) for index in chosen]
-        for index in chosen:
-            signal.setitimer(signal.ITIMER_PROF, 10 + PATIENCE * self.observed[index].seconds)  # its signal kills
+            signal.setitimer(signal.ITIMER_PROF, PATIENCE * (1 + SECONDS))  # its signal kills
+            messages = failures_anew(made.module, ast.unparse(tree), names, OPTIONS) if names else []
+            return "\n".join(messages).strip().rpartition("\n")[2]
+        for index, name in zip(chosen, names, strict=True):
+            signal.setitimer(signal.ITIMER_PROF, PATIENCE * (1 + self.observed[index].seconds))
             if failures_of([self.items[index]]):
-                return str(self.items[index].nodeid)
+                return name
         return ""
 
 
-def noticed_anew(pair: tuple[Mutant, list[str]]) -> str:
-    """What noticed a mutant of what is evaluated at import, "" if nothing did."""
-    made, tests = pair
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    signal.setitimer(signal.ITIMER_PROF, PATIENCE * SECONDS)
-    names = [test.rpartition("/")[2] for test in tests]
-    return "its package, imported anew" if failures_anew(made.module, ast.unparse(mutated(made)), names) else ""
+OPTIONS = ("--profile", "mutation", "-k", "not compil", "-W", "error::RuntimeWarning")
+"""Of pytest. Tests of compilation take seconds each, and see what others see."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -375,8 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes at once (default: %(default)s)"
     )
-    parser.add_argument("--profile", default="smoke", help="of examples for each property (default: %(default)s)")
     parser.add_argument("--tests", nargs="*", metavar="FILE", help="test files, such as test_foton.py (default: all)")
+    parser.add_argument("--report", metavar="FILE", help="a line of JSON for each mutant, as it is judged")
+    parser.add_argument("--seconds-in-all", type=float, default=math.inf, help="no mutant is begun after these")
     options = parser.parse_args(arguments)
     sides = [options.side] if options.side else list(SIDES)
     chosen = [[name for name in modules(side) if name.endswith(tuple(options.names) or "")] for side in sides]
@@ -387,36 +396,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {options.seed}, {len(mutants)} mutants", flush=True)
 
     start, screen = time.perf_counter(), sys.stdout
-    survived: list[Mutant] = []
-    equivalent: list[Mutant] = []
+    counts: Counter[tuple[str, str]] = Counter()
 
-    def report(what: Mutant | str, noticed: str | None = None) -> None:
-        if isinstance(what, str):
-            print(what, file=screen, flush=True)
-        elif noticed:
-            print(f"noticed by {noticed}: {what.key}", file=screen, flush=True)
-        elif what.key in EQUIVALENT:
-            equivalent.append(what)
-        else:
-            survived.append(what)
-            print(f"SURVIVED {what}", file=screen, flush=True)
+    def report(made: Mutant, noticed: str) -> None:
+        argument = EQUIVALENT.get(made.key, "")
+        verdict = "noticed" if noticed else "equivalent" if argument else "survived"
+        counts[made.module.partition(".")[0], verdict] += 1
+        file.write(json.dumps({"verdict": verdict, "by": noticed or argument} | made._asdict()) + "\n")
+        file.flush()
+        if verdict == "survived":
+            print(f"SURVIVED {made}", file=screen, flush=True)
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # no threads, which a fork would lose
-    for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch"):
-        import_module(library)  # before the profile, which slows imports down
+    for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch", "torch._dynamo"):
+        import_module(library)  # before the profile, which slows imports down, and for all forks
     tests = options.tests or [path.name for path in sorted(Path(__file__).parent.glob("test_*.py"))]
-    with recorded() as ran:
-        mutator = Mutator(mutants, ran, options.jobs, report)
-        run_tests(tests, mutator, options=["--profile", options.profile, "-W", "error::RuntimeWarning"])
-    for (made, _), noticed in in_forks(noticed_anew, mutator.anew, options.jobs):
-        report(made, noticed)
-    seconds = time.perf_counter() - start
-    caught = len(mutants) - len(survived) - len(equivalent)
-    print(
-        f"{caught} of {len(mutants)} mutants noticed, {len(equivalent)} equivalent, {len(survived)} survived,", end=" "
-    )
-    print(f"in {seconds:.0f} s; seed {options.seed}")
-    return 1 if survived else 0
+    with Path(options.report or os.devnull).open("w") as file, recorded() as ran:
+        mutator = Mutator(mutants, start + options.seconds_in_all, ran, options.jobs, report)
+        output = run_tests(tests, mutator, options=OPTIONS)
+    if not mutator.observed:
+        print(output)
+    for index, test in sorted(mutator.observed.items()):
+        if not test.passed:
+            print(f"fails without a mutant, left out: {mutator.items[index].nodeid}")
+    for side in sides:
+        found = {verdict: counts[side, verdict] for verdict in ("noticed", "equivalent", "survived")}
+        print(f"{side}: {sum(found.values())} mutants,", ", ".join(f"{n} {verdict}" for verdict, n in found.items()))
+    print(f"in {time.perf_counter() - start:.0f} s; seed {options.seed}")
+    return 0 if counts and not any(verdict == "survived" for _, verdict in counts) else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import importlib.abc
 import importlib.machinery
 import inspect
 import io
+import itertools
 import multiprocessing
 import os
 import sys
@@ -88,15 +89,17 @@ def in_forks(call: Callable[[Any], Any], items: Iterable[Any], jobs: int | None 
     What a call raised is its answer as text, and so is that its process died.
     """
     context = multiprocessing.get_context("fork")
-    waiting = list(items)[::-1]
+    waiting = iter(items)
     running: dict[Connection, tuple[Any, Any]] = {}
-    while waiting or running:
-        while waiting and len(running) < (jobs or os.cpu_count() or 1):
+    while True:
+        for item in itertools.islice(waiting, (jobs or os.cpu_count() or 1) - len(running)):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(call, waiting[-1], theirs))
+            process = context.Process(target=_child, args=(call, item, theirs))
             process.start()
             theirs.close()
-            running[ours] = waiting.pop(), process
+            running[ours] = item, process
+        if not running:
+            return
         for pipe in wait(list(running)):
             item, process = running.pop(pipe)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from .placement import Placement
 from .results import Results
@@ -22,6 +22,7 @@ OF_ANOTHER = re.compile(rf"^def test_\w+\([^)]*\b({'|'.join(OF_A_PRECISION)})\b"
 OF_OURS = re.compile(r'^pytestmark = .*"ours_only"', re.MULTILINE)
 settings.register_profile("default", FIXED)
 settings.register_profile("smoke", settings.get_profile("default"), max_examples=3)
+settings.register_profile("mutation", settings.get_profile("smoke"), phases=[Phase.explicit, Phase.generate])
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=300, derandomize=False)
 
 
@@ -42,8 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--profile",
         default="default",
-        choices=["smoke", "default", "nightly"],
-        help="examples per property: 3, 12, or 300 drawn at random, these with the tests marked nightly; "
+        choices=["smoke", "mutation", "default", "nightly"],
+        help="examples per property: 3, the same not shrunk, 12, or 300 drawn at random with the tests marked nightly; "
         "--hypothesis-seed draws the others anew, too (default: %(default)s)",
     )
     group.addoption(

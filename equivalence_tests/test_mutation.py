@@ -1,11 +1,15 @@
 """Mutants are what is said of them, a seed draws them again, and what is argued of one is argued of one that exists."""
 
 import ast
+from itertools import count, islice
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from prograde.equivalence_tests import mutation
 from prograde.equivalence_tests.equivalent_mutants import EQUIVALENT
+from prograde.equivalence_tests.planting import in_forks, source_of
 
 MUTATIONS = {
     "a + b": {"a - b", "a", "b"},
@@ -61,6 +65,34 @@ def test_a_seed_draws_the_same_mutants_again():
     made = once[0]
     original = ast.unparse(mutation.parsed(made.module)[0])
     assert made.after not in original.splitlines() or made.before == made.after, "the module is as it was"
+
+
+def test_a_mutant_meets_the_tests_of_its_function():
+    """Of its own file first, then the quickest; none that fails without it, and none beyond the time allowed."""
+    file = source_of("reference.foton")[0]
+    mutator = mutation.Mutator([], 0.0, {}, 1, lambda *_: None)
+    called = {(file, "f")}
+    for name, seconds, passed, functions in (
+        ("test_rules.py", 2.0, True, called),
+        ("test_rules.py", 1.0, True, called),
+        ("test_foton.py", 3.0, True, called),
+        ("test_foton.py", 0.5, False, called),
+        ("test_foton.py", 0.1, True, {(file, "g")}),
+        ("test_rules.py", 0.1, True, {("another", "f")}),
+        ("test_rules.py", mutation.SECONDS, True, called),
+    ):
+        mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions)
+        mutator.items.append(SimpleNamespace(path=Path(name)))
+    assert mutator.tests_of("reference.foton", called) == [2, 1, 0]
+    assert mutator.tests_of("reference.foton", set()) == [4, 2, 1, 0], "at import: every test of the module"
+
+
+def test_forks_take_items_as_they_are_free():
+    drawn: list[int] = []
+    answers = in_forks(lambda n: n * n, (drawn.append(n) or n for n in count()), jobs=2)
+    assert all(answer == n * n for n, answer in islice(answers, 2))
+    assert drawn[-1] <= 3, "endless items are not listed"
+    answers.close()
 
 
 def test_arguments_of_equivalence_are_of_mutants_that_exist():
