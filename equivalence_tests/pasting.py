@@ -1,15 +1,18 @@
-"""A failed comparison as code that runs when it is pasted, arrays included."""
+"""A failed comparison, or a failed test of a property, as code that runs when it is pasted, arrays included."""
 
 import ast
 import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+
+from .sides import DTYPES, EPS, ReferenceSide, TwinSide
+from .tolerance import Comparison
 
 
 class UnwritableError(Exception):
@@ -19,30 +22,48 @@ class UnwritableError(Exception):
 def as_code(side: Any, call: Callable[..., Any], expected: Callable[..., Any] | None, operands: Any) -> str:
     """A program that prints what the reference gives and what the side gives. Raises UnwritableError."""
     program = _Program()
-    program.imports.setdefault("prograde.equivalence_tests.sides", set()).update(("ReferenceSide", "TwinSide"))
+    program.value(ReferenceSide)
     given, tested = program.value(operands), program.value(call)
     truth = "computed" if expected is None else program.value(expected)
-    dtype = next(name for name, dtype in _names().items() if dtype == (side.dtype, side.eps))
-    twin = f'TwinSide("{side.package}", "{side.device}", "{dtype}")'
-    lines = [
-        *(f"import {name}" for name in sorted(program.modules)),
-        *(f"from {name} import {', '.join(sorted(names))}" for name, names in sorted(program.imports.items())),
-        "",
-        *(f"{name} = {value}" if value else name for name, value in program.made.items()),
+    return program.text(
         f"operands = {given}",
         f"computed = {tested}",
         f"expected = {truth}",
-        f"reference, twin = ReferenceSide(), {twin}",
+        f"reference, twin = ReferenceSide(), {program.twin(side)}",
         "print(reference.results(expected(reference, *reference.operands(operands))))",
         "print(twin.results(computed(twin, *twin.operands(operands))))",
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
-def _names() -> dict[str, tuple[Any, float]]:
-    from .sides import DTYPES, EPS
+def as_call(test: FunctionType, arguments: Mapping[str, Any]) -> str:
+    """A program that calls a test with the arguments that it fails for. Raises UnwritableError."""
+    program = _Program()
+    program.imports[test.__module__] = {test.__name__}
+    given = [f"    {name}={program.argument(item)}," for name, item in arguments.items()]
+    inner = ".hypothesis.inner_test" if hasattr(test, "hypothesis") else ""
+    return program.text(f"{test.__name__}{inner}(", *given, ")")
 
-    return {name: (DTYPES[name], EPS[name]) for name in DTYPES}
+
+class Recorded:
+    """Hypothesis's `data` of a test: notes what is drawn of it."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.values: list[Any] = []
+
+    def draw(self, strategy: Any, label: Any = None) -> Any:
+        self.values.append(self.data.draw(strategy, label))
+        return self.values[-1]
+
+
+class Replayed:
+    """What was drawn, in place of `data`."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def draw(self, strategy: Any, label: Any = None) -> Any:
+        return self.values.pop(0)
 
 
 class _Program:
@@ -52,6 +73,33 @@ class _Program:
         self.modules: set[str] = set()
         self.imports: dict[str, set[str]] = {}
         self.made: dict[str, str] = {}
+
+    def text(self, *lines: str) -> str:
+        """The lines, behind what they need."""
+        before = [
+            *(f"import {name}" for name in sorted(self.modules)),
+            *(f"from {name} import {', '.join(sorted(names))}" for name, names in sorted(self.imports.items())),
+            "",
+            *(f"{name} = {value}" if value else name for name, value in self.made.items()),
+        ]
+        return "\n".join([*before, *lines]) + "\n"
+
+    def twin(self, side: TwinSide) -> str:
+        dtype = next(name for name in DTYPES if (DTYPES[name], EPS[name]) == (side.dtype, side.eps))
+        return f'{self._from(TwinSide.__module__, "TwinSide")}("{side.package}", "{side.device}", "{dtype}")'
+
+    def argument(self, item: Any) -> str:
+        """An expression for an argument of a test, which may be a side, or a generator that it alone draws from."""
+        if isinstance(item, TwinSide):
+            return self.twin(item)
+        if isinstance(item, Comparison):
+            return f"{self.value(Comparison)}()"
+        if isinstance(item, Recorded):
+            return f"{self.value(Replayed)}([{', '.join(map(self.argument, item.values))}])"
+        if isinstance(item, np.random.Generator):
+            seed = getattr(item.bit_generator.seed_seq, "entropy", None)
+            return f"{self._from('numpy.random', 'default_rng')}({self.value(seed)})"
+        return self.value(item)
 
     def value(self, item: Any) -> str:
         """An expression for it."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis.strategies import DataObject
 
 from prograde import reference
 
-from .pasting import UnwritableError, as_code
+from .pasting import Recorded, UnwritableError, as_call, as_code
 from .sides import MODULES, TwinSide
 from .tolerance import Compared, Comparison
 
@@ -31,16 +32,17 @@ class Results:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
         """Has every comparison of a test made, not those up to the first that fails."""
-        given = pyfuncitem.funcargs
+        given, example = dict(pyfuncitem.funcargs), None
         sides = [side for side in given.values() if isinstance(side, TwinSide)]
         comparison = next((c for c in given.values() if isinstance(c, Comparison)), Comparison())
         comparison.seen = []
         handle = getattr(pyfuncitem.obj, "hypothesis", None)
         inner = handle and handle.inner_test
 
-        def settled(*arguments: Any, **options: Any) -> None:
+        def settled(**arguments: Any) -> None:
+            given.update({n: Recorded(a) if isinstance(a, DataObject) else a for n, a in arguments.items()})
             try:
-                inner(*arguments, **options)
+                inner(**{name: given[name] for name in arguments})
             finally:
                 comparison.settle()
 
@@ -52,16 +54,20 @@ class Results:
             result = yield
             comparison.settle()
             return result
-        except (TypeError, AttributeError) as error:
-            if all(side.has_arithmetic for side in sides) or not _of_a_test(error):
-                raise
-            pytest.skip("the test reckons with arrays, which these can't")
+        except Exception as error:
+            reckons = isinstance(error, TypeError | AttributeError) and _of_a_test(error)
+            if reckons and not all(side.has_arithmetic for side in sides):
+                pytest.skip("the test reckons with arrays, which these can't")
+            with contextlib.suppress(UnwritableError):
+                names = inspect.signature(inner or pyfuncitem.obj).parameters
+                example = as_call(pyfuncitem.obj, {name: given[name] for name in names})
+            raise
         finally:
             if handle:
                 handle.inner_test = inner
             used = list(dict.fromkeys(path for side in sides for path in side.used))
             seen = [] if not sides else [_written(sides[0], outcome) for outcome in _gathered(comparison.seen)]
-            pyfuncitem.user_properties.append((KEY, json.dumps({"used": used, "compared": seen})))
+            pyfuncitem.user_properties.append((KEY, json.dumps({"used": used, "compared": seen, "example": example})))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._count(len(session.items))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prograde import reference
 from prograde.accelerated import activations, hardware
 from prograde.equivalence_tests import test_activations, test_backprop, test_foton, test_hardware, test_orthogonality
-from prograde.equivalence_tests.pasting import UnwritableError, as_code
+from prograde.equivalence_tests.pasting import Recorded, UnwritableError, as_call, as_code
 from prograde.equivalence_tests.sides import Dense, Side, TwinSide
+from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
 pytestmark = pytest.mark.smoke
@@ -140,3 +144,23 @@ def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSid
     assert printed.getvalue() == f"[ 3. inf]\n{found}\n", code
     with pytest.raises(UnwritableError):
         as_code(side, scaled, None, (np.random.default_rng(0),))
+
+
+@given(data=st.data(), rng=seeds(), sign=st.sampled_from([-1.0]))
+def fails(side: Side, compare: Comparison, data: st.DataObject, rng: np.random.Generator, sign: float):
+    drawn = data.draw(seeds()).integers(9), rng.integers(9), compare.seen, side.eps
+    raise AssertionError(f"{drawn}, {sign}, {data.draw(st.just(3))}")
+
+
+def test_a_property_as_code_fails_as_the_test_did(package: Callable[..., TwinSide]):
+    """Drawn anew: what the test has drawn of `data`, and what it draws from generators."""
+    data = Recorded(SimpleNamespace(draw=lambda strategy, label: 3 if len(data.values) else np.random.default_rng(5)))
+    arguments = {"side": package(np.asarray, losses=reference.losses), "compare": Comparison(), "data": data}
+    arguments |= {"rng": np.random.default_rng(4), "sign": -1.0}
+    with pytest.raises(AssertionError) as found:
+        fails.hypothesis.inner_test(**arguments)
+    code = as_call(fails, arguments)
+    with pytest.raises(AssertionError, match=re.escape(str(found.value))):
+        exec(code, {})
+    with pytest.raises(UnwritableError):
+        as_call(fails, {"side": reference})

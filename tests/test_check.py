@@ -23,9 +23,19 @@ def compared(name: str, *functions: str, error: float = 1e-8, wrong: str = "", e
     return {**found, "wrong": wrong, "example": example, "count": 3}
 
 
-def noted(test: str, *comparisons: Any, used: tuple[str, ...] = (), outcome: str = "passed", said: str = "") -> Any:
+def noted(
+    test: str, *comparisons: Any, used: tuple[str, ...] = (), outcome: str = "passed", said: str = "", **more: Any
+) -> Any:
     used = used or tuple(dict.fromkeys(name for comparison in comparisons for name in comparison["functions"]))
-    return {"test": test, "when": "call", "outcome": outcome, "said": said, "used": used, "compared": comparisons}
+    return {
+        "test": test,
+        "when": "call",
+        "outcome": outcome,
+        "said": said,
+        "used": used,
+        "compared": comparisons,
+        **more,
+    }
 
 
 RECORDS = [
@@ -77,6 +87,13 @@ def test_records_become_a_table() -> None:
 def test_who_is_named(failing: Any, named: set[str]) -> None:
     found = read("mine", [START, noted("test", failing, outcome="failed")])
     assert {v.name.partition(".")[2] for v in found.functions if v.outcome == "refused"} == named
+
+
+def test_a_property_has_its_example_where_no_comparison_has() -> None:
+    joint = noted("test_sum", used=("foton.updates", "foton.idle"), outcome="failed", said="no sum", example="sum")
+    own = compared("updates", "foton.updates", error=9.0, wrong="off", example="longer code")
+    assert [v.example for v in read("mine", [START, joint]).of("refused")] == ["sum", "sum"]
+    assert [v.example for v in read("mine", [START, joint, noted("test", own)]).of("refused")] == ["longer code"]
 
 
 def test_exit_codes() -> None:

@@ -730,7 +730,9 @@ def checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tu
     return checked
 
 
-def test_check_names_what_is_wrong(checked: Callable[..., tuple[int, str, str]]) -> None:
+def test_check_names_what_is_wrong(
+    checked: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each wrong function, not the first alone, of a package that has little, where pytest-benchmark is left out.
 
     Its warning beside pytest-xdist would be an error in a checkout.
@@ -738,20 +740,26 @@ def test_check_names_what_is_wrong(checked: Callable[..., tuple[int, str, str]])
     Path("mine").mkdir()
     Path("mine/__init__.py").write_text("")
     Path("mine/activations.py").write_text(
-        "from prograde.accelerated.activations import relu, tanh\n"
+        "from prograde.accelerated.activations import relu, silu, tanh\n"
         "relu = relu._replace(jvp=lambda a, u: 2 * relu.vjp(a, u), difference=lambda a, u: 1 / 0)\n"
-        "ACTIVATIONS = {'relu': relu, 'tanh': tanh}\n"
+        "silu = silu._replace(jvp=lambda a, u: silu.vjp(a, u) * (1 + (a == 0)))\n"
+        "ACTIVATIONS = {'relu': relu, 'silu': silu, 'tanh': tanh}\n"
     )
     one_file = itertools.chain(*(("--ignore-glob", f"/*/test_{other}*") for other in ("[!a]", "a[!c]")))
-    chosen = "(test_value_and_derivatives or test_difference) and (relu or tanh or gelu)"
+    chosen = "(value_and_derivatives or test_difference or at_zero) and (relu or silu or tanh or gelu)"
     code, out, err = checked("--twin", "mine", "-n", "0", "-k", chosen, *one_file, "--report", "found.html")
     assert code == 1, err
-    assert re.search(r"activations.relu +refused +2 ", out), out
-    assert re.search(r"activations.tanh +agreed +2 +\d\.\de-\d+ +\d\.\de-\d+ +tanh\.", out), out
+    assert re.search(r"activations.relu +refused +4 ", out), out
+    assert re.search(r"activations.tanh +agreed +4 +\d\.\de-\d+ +\d\.\de-\d+ +tanh\.", out), out
     assert re.search(r"activations.gelu +not there", out), out
     assert "relu.jvp: off by" in out
     assert "relu.difference: ZeroDivisionError('division by zero'), test_difference" in out
     assert "operands = (array([[" in out
+    at_zero = re.search(r"activations.silu: refused.*?\n\n(from .*?\n\))\n", out, flags=re.DOTALL)
+    assert at_zero is not None, out
+    monkeypatch.syspath_prepend(Path.cwd())
+    with pytest.raises(AssertionError):
+        exec(at_zero[1], {})
     assert "modules that are not there: losses, goodness" in out
     assert "<title>mine in float32 on cpu" in Path("found.html").read_text()
     code, _, err = checked("--twin", "mine", "--report", "found.html")

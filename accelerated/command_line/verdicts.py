@@ -160,13 +160,14 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
     """What the records of tests say.
 
     A comparison is evidence for the function that it is named after, or calls alone. What several functions took part
-    in counts against those of them that are refused by themselves, and against all where none is.
+    in counts against those of them that are refused by themselves, and against all where none is. The example is a
+    comparison's where there is one.
     """
     start, tests = records[0], [record for record in records if "test" in record]
     order = {module: index for index, module in enumerate(start["modules"])}
     found = {name: Verdict(name, UNTESTED if there else ABSENT) for name, there in start["functions"].items()}
     whole = Verdicts(subject, [], [module for module in order if module not in start["present"]], 0, 0, [])
-    joint: list[tuple[list[Verdict], str, str | None]] = []
+    joint: list[tuple[list[Verdict], str, str | None, bool]] = []
     for record in tests:
         test, said = record["test"], f"{record['said']}, {record['test']}"
         used = [found.setdefault(name, Verdict(name)) for name in foremost(record["used"], order)]
@@ -184,12 +185,12 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
             if len(own) == 1:
                 own[0].see(compared, test)
             elif compared["wrong"]:
-                joint.append((own or used, f"{compared['wrong']}, {test}", compared["example"]))
+                joint.append((own or used, f"{compared['wrong']}, {test}", compared["example"], False))
         if record["outcome"] == "failed" and not any(compared["wrong"] for compared in record["compared"]):
-            joint.append((used, said, None))
-    for several, said, example in joint:
+            joint.append((used, said, record.get("example"), True))
+    for several, said, example, is_property in sorted(joint, key=lambda one: one[3]):
         for verdict in [v for v in several if v.outcome == REFUSED] or several:
-            verdict.refuse(said, example)
+            verdict.refuse(said, None if is_property and verdict.example else example)
     for verdict in found.values():
         if verdict.outcome == UNTESTED and verdict.tests:
             verdict.outcome = AGREED

@@ -12,4 +12,7 @@ FAULTS = [
     Fault("the tested computation stands for the expected one", "equivalence_tests.pasting",
           '"computed" if expected is None else program.value(expected)', '"computed"',
           "test_a_comparison_as_code_prints_both_results", "operands = "),
+    Fault("what a test draws from a generator is drawn anew", "equivalence_tests.pasting",
+          "({self.value(seed)})", "()",
+          "test_a_property_as_code_fails_as_the_test_did", "Regex pattern did not match"),
 ]  # fmt: skip
