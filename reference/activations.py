@@ -15,8 +15,9 @@ Shapes: a, u and d are (batch, n, ...); axis 1 counts units or channels.
 At a kink the derivative is that of the left side: 0 for relu at 0, the negative slope for leaky_relu; maxmin leaves a
 pair of equal units in its order.
 
->>> relu.vjp(np.array([[-1.0, 0.0, 1.0]]), np.ones((1, 3))).tolist()
-[[0.0, 0.0, 1.0]]
+>>> zero, one = np.zeros((1, 1)), np.ones((1, 1))
+>>> [activation.vjp(zero, one).item() for activation in (identity, relu, tanh, gelu, silu)]
+[1.0, 0.0, 1.0, 0.5, 0.5]
 >>> maxmin.value(np.array([[1.0, 3.0, 2.0, 2.0]])).tolist()
 [[3.0, 1.0, 2.0, 2.0]]
 """

@@ -63,7 +63,7 @@ class Attention(NamedTuple):
         return a if self.out_bias is None else a + self.out_bias
 
     def difference(self, z: Array, u: Array) -> Array:
-        """A(z) - A(z - u), equation (8)."""
+        """A(z) - A(z - u), equation (8): (batch, T, n)."""
         queries, keys, values = self._projected(z)
         _, _, value_change = self._heads(u @ self.in_weight.T)
         shares = self._shares(queries, keys)
@@ -76,7 +76,7 @@ class Attention(NamedTuple):
         return self._gradients(z, d)[0] @ self.in_weight
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Equation (7). Raises ValueError unless delta is shaped as z."""
+        """Equation (7), shaped as the parameters. Raises ValueError unless delta is shaped as z."""
         check_shape("delta", delta, z.shape)
         projected, read = self._gradients(z, delta)
         found = []

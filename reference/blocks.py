@@ -89,19 +89,19 @@ class Block(NamedTuple):
     outlet: tuple[Step, ...] = ()
 
     def value(self, z: Array) -> Array:
-        """C(z). Raises ValueError, with the index of the layer inside, where sizes do not fit."""
+        """C(z): (batch, ...). Raises ValueError, with the index of the layer inside, where sizes do not fit."""
         return _value(self.layers, z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """C(z) - C(z - u), equation (3)."""
+        """C(z) - C(z - u), equation (3): shaped as C(z)."""
         return _difference(self.layers, z, u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """C'(z)^T d, equation (4)."""
+        """C'(z)^T d, equation (4): shaped as z."""
         return _adjoint(self.layers, z, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Equation (5)."""
+        """Equation (5), shaped as the parameters."""
         return _update(self.layers, z, delta)
 
 
@@ -118,19 +118,19 @@ class Residual(NamedTuple):
     outlet: tuple[Step, ...] = ()
 
     def value(self, z: Array) -> Array:
-        """S(z) + C(z). Raises ValueError unless both have one shape, and as `Block`."""
+        """S(z) + C(z): (batch, ...). Raises ValueError unless both have one shape, and as `Block`."""
         a, past = _value(self.layers, z), _value(self.shortcut, z)
         check_shape("what passes by the shortcut", past, a.shape)
         return past + a
 
     def difference(self, z: Array, u: Array) -> Array:
-        """The sum of both differences, equation (3)."""
+        """The sum of both differences, equation (3): shaped as the value."""
         return _difference(self.shortcut, z, u) + _difference(self.layers, z, u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """S'(z)^T d + C'(z)^T d, equation (4)."""
+        """S'(z)^T d + C'(z)^T d, equation (4): shaped as z."""
         return _adjoint(self.shortcut, z, d) + _adjoint(self.layers, z, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Equation (5)."""
+        """Equation (5), shaped as the parameters."""
         return (*_update(self.layers, z, delta), *_update(self.shortcut, z, delta))

@@ -55,15 +55,15 @@ class Embedding(NamedTuple):
         return self.table[z] + self.positions[: z.shape[1]]
 
     def difference(self, z: Labels, u: Array) -> Array:
-        """Raises ValueError."""
+        """Raises ValueError, whatever u, shaped as z, is."""
         raise ValueError("Embedding: z are integers, which no u is taken from; begin behind the embedding")
 
     def adjoint(self, z: Labels, d: Array) -> Array:
-        """Raises ValueError."""
+        """Raises ValueError, whatever d, shaped as the value, is."""
         raise ValueError("Embedding: z are integers, which have no gradient; end behind the embedding")
 
     def update(self, z: Labels, delta: Array) -> Update:
-        """Equation (2). Raises ValueError where delta does not fit."""
+        """Equation (2), shaped as the parameters. Raises ValueError where delta does not fit."""
         check_shape("delta", delta, (*z.shape, self.table.shape[1]))
         is_token = np.arange(len(self.table))[:, None] == z.reshape(-1)  # (V, batch T)
         table = is_token.astype(delta.dtype) @ delta.reshape(-1, delta.shape[2]) / len(z)

@@ -78,19 +78,22 @@ Update: TypeAlias = tuple[Array, ...]
 
 
 class Step(Protocol):
-    """A map s of activities, as an activation is one; `Linear` maps have the first and the third alone to say."""
+    """A map s of activities, as an activation is one; a linear map defines the first and the third alone.
+
+    a is (batch, ...) and u shaped as a, d shaped as s(a).
+    """
 
     def value(self, a: Array, /) -> Array:
-        """s(a)."""
+        """s(a): (batch, ...)."""
 
     def jvp(self, a: Array, u: Array, /) -> Array:
-        """s'(a) u."""
+        """s'(a) u: as s(a)."""
 
     def vjp(self, a: Array, d: Array, /) -> Array:
-        """s'(a)^T d."""
+        """s'(a)^T d: as a."""
 
     def difference(self, a: Array, u: Array, /) -> Array:
-        """s(a) - s(a - u)."""
+        """s(a) - s(a - u): as s(a)."""
 
 
 class _Linear:
@@ -108,7 +111,13 @@ class _Linear:
 
 @dataclass(frozen=True, eq=False)
 class Mask(_Linear):
-    """The product with a mask, dropout's for one. `value` raises ValueError unless it is shaped as the activities."""
+    """The product with a mask, dropout's for one: shaped as the activities, (batch, ...).
+
+    `value` raises ValueError unless the mask is shaped as they are.
+
+    >>> Mask(np.array([[2.0, 0.0]])).value(np.array([[3.0, 5.0]])).tolist()
+    [[6.0, 0.0]]
+    """
 
     mask: Array
 
@@ -122,7 +131,7 @@ class Mask(_Linear):
 
 @dataclass(frozen=True)
 class Flatten(_Linear):
-    """A sample as one row.
+    """A sample as one row: (batch, ...) becomes (batch, n).
 
     >>> np.shape(Flatten().value(np.zeros((2, 3, 4, 5))))
     (2, 60)
@@ -137,7 +146,11 @@ class Flatten(_Linear):
 
 @dataclass(frozen=True)
 class Unshuffle(_Linear):
-    """Squares of pixels that become channels, `pooling.unshuffle`."""
+    """Squares of pixels that become channels: `pooling.unshuffle`, which gives the shape.
+
+    >>> np.shape(Unshuffle(2).value(np.zeros((1, 3, 4, 6))))
+    (1, 12, 2, 3)
+    """
 
     factor: int
 
@@ -150,7 +163,11 @@ class Unshuffle(_Linear):
 
 @dataclass(frozen=True)
 class AveragePool(_Linear):
-    """Averages of squares, `pooling.average_pool`; side by side unless a stride is given."""
+    """Averages of squares, `pooling.average_pool`, (batch, c, rows, columns); side by side unless a stride is given.
+
+    >>> AveragePool(2, stride=1).value(np.array([[[[1.0, 3.0, 5.0], [1.0, 3.0, 5.0]]]])).tolist()
+    [[[[2.0, 4.0]]]]
+    """
 
     size: int
     stride: int | None = None
@@ -165,7 +182,12 @@ class AveragePool(_Linear):
 
 @dataclass(frozen=True)
 class ScaledAveragePool(_Linear):
-    """Averages of squares, scaled so that A A^T = I: `pooling.scaled_average_pool`."""
+    """Averages of squares, scaled so that A A^T = I: `pooling.scaled_average_pool`, which gives the shape.
+
+    >>> pool, d = ScaledAveragePool(2), np.array([[[[7.0]]]])
+    >>> pool.value(pool.vjp(np.zeros((1, 1, 2, 2)), d)).tolist()  # A A^T d = d
+    [[[[7.0]]]]
+    """
 
     size: int
 
@@ -180,7 +202,7 @@ class ScaledAveragePool(_Linear):
 class MaxPool:
     """Maxima of squares, `pooling.max_pool`; the derivative is that of the largest, the first of equal ones.
 
-    They lie side by side unless a stride is given.
+    (batch, c, rows, columns), as many as squares, which lie side by side unless a stride is given.
 
     >>> image = np.array([[[[5.0, 5.0], [0.0, 1.0]]]])
     >>> MaxPool(2).vjp(image, np.array([[[[7.0]]]])).tolist()  # all of it to the first of equal ones
@@ -232,7 +254,7 @@ class Maxima:
 
 @dataclass(frozen=True)
 class LPPool:
-    """Norms of squares, `pooling.lp_pool`; the derivative of a square of zeros is 0.
+    """Norms of squares, (batch, c, rows, columns), `pooling.lp_pool`; the derivative of a square of zeros is 0.
 
     >>> LPPool(2.0, 2).value(np.array([[[[3.0, 4.0], [0.0, 0.0]]]])).tolist()
     [[[[5.0]]]]
@@ -256,7 +278,11 @@ class LPPool:
 
 @dataclass(frozen=True)
 class AdaptiveAveragePool(_Linear):
-    """Means of a grid's cells, `adaptive_pooling.grid_pool`."""
+    """Means of a grid's cells, `adaptive_pooling.grid_pool`: (batch, c, *grid).
+
+    >>> AdaptiveAveragePool().value(np.array([[[[1.0, 3.0], [5.0, 7.0]]]])).tolist()  # one cell: the mean of the map
+    [[[[4.0]]]]
+    """
 
     grid: tuple[int, int] = (1, 1)
 
@@ -296,10 +322,10 @@ class Layer(Protocol):
         """p, first step first."""
 
     def value(self, z: Array) -> Array:
-        """A(z). Raises ValueError where z does not fit."""
+        """A(z): (batch, ...). Raises ValueError where z does not fit."""
 
     def difference(self, z: Array, u: Array) -> Array:
-        """A(z) - A(z - u)."""
+        """A(z) - A(z - u): as A(z)."""
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """A'(z)^T d, a sample shaped as z's."""
@@ -360,7 +386,12 @@ def _of_channels(delta: Array) -> Array:
 
 
 class Convolution(NamedTuple):
-    """A convolution padded with zeros, torch.nn.Conv2d: kernel (c_out, c_in / groups, rows, columns)."""
+    """A convolution padded with zeros, torch.nn.Conv2d: kernel (c_out, c_in / groups, rows, columns).
+
+    >>> layer = Convolution(np.array([[[[1.0, 10.0]]]]), np.array([100.0]), padding=(0, 1))
+    >>> layer.value(np.array([[[[1.0, 2.0]]]])).tolist()  # of 0, 1, 2, 0
+    [[[[110.0, 121.0, 102.0]]]]
+    """
 
     kernel: Array
     bias: Array | None
@@ -379,7 +410,7 @@ class Convolution(NamedTuple):
         return a + self.bias[:, None, None]
 
     def difference(self, z: Array, u: Array) -> Array:
-        """k * u."""
+        """k * u: (batch, c_out, height, width)."""
         return convolution.convolve(self.kernel, u, self.stride, self.padding, self.groups)
 
     def adjoint(self, z: Array, d: Array) -> Array:
@@ -394,7 +425,12 @@ class Convolution(NamedTuple):
 
 
 class CircularConvolution(NamedTuple):
-    """A convolution with circular padding, whose kernel can be orthogonal: (c_out, c_in, size, size)."""
+    """A convolution with circular padding, whose kernel can be orthogonal: (c_out, c_in, size, size).
+
+    >>> layer = CircularConvolution(np.array([[[[0.0, 0.0], [1.0, 0.0]]]]), None)  # each pixel's left neighbour
+    >>> layer.value(np.array([[[[1.0, 2.0, 3.0]]]])).tolist()
+    [[[[3.0, 1.0, 2.0]]]]
+    """
 
     kernel: Array
     bias: Array | None
@@ -410,7 +446,7 @@ class CircularConvolution(NamedTuple):
         return a + self.bias[:, None, None]
 
     def difference(self, z: Array, u: Array) -> Array:
-        """k * u."""
+        """k * u: (batch, c_out, height, width)."""
         return convolution.circular_convolve(self.kernel, u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
@@ -447,17 +483,17 @@ class Rotation:
         return cos(self.angle) * z + sin(self.angle) * activity(self.branch.steps, a)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """The sum of both parts' differences."""
+        """The sum of both parts' differences: shaped as z."""
         of_branch = changed(self.branch.steps, self.branch.value(z), self.branch.difference(z, u))
         return cos(self.angle) * u + sin(self.angle) * of_branch
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """A row of d for each sample of z, but in a branch without steps."""
+        """A row of d for each sample of z, but in a branch without steps: shaped as d."""
         of_branch = self.branch.adjoint(z, pulled_back(self.branch.steps, self.branch.value(z), d))
         return cos(self.angle) * d + sin(self.angle) * of_branch
 
     def update(self, z: Array, delta: Array) -> Update:
-        """The branch's, for the cotangent of its output."""
+        """The branch's, for the cotangent of its output: shaped as its parameters."""
         of_branch = pulled_back(self.branch.steps, self.branch.value(z), sin(self.angle) * delta)
         return self.branch.update(z, of_branch)
 

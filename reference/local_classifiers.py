@@ -82,7 +82,7 @@ class Shortcut(NamedTuple):
 
 
 class LayerPass(NamedTuple):
-    """What a layer computes: z_l, a_l and h_l."""
+    """What a layer computes: z_l, a_l and h_l, (batch, ...) each."""
 
     z: Array
     a: Array

@@ -36,7 +36,7 @@ class NormalisationStep(Step, Protocol):
     """A normalisation without parameters."""
 
     def shared(self, h: Array) -> tuple[int, ...]:
-        """The axes along which gain and bias are the same."""
+        """The axes of h along which gain and bias are the same: integers."""
 
 
 class _Nonlinear:
@@ -57,7 +57,13 @@ class _Nonlinear:
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(_Nonlinear):
-    """`batch_norm`, with statistics (C,) that are given or with the batch's own."""
+    """`batch_norm`, with statistics (C,) that are given or with the batch's own; h and u are (batch, C, ...).
+
+    >>> BatchNorm(eps=0.0).difference(np.array([[0.0], [2.0]]), np.array([[5.0], [5.0]])).tolist()  # no change
+    [[0.0], [0.0]]
+    >>> BatchNorm(np.zeros(1), np.ones(1), 0.0).difference(np.zeros((2, 1)), np.array([[5.0], [5.0]])).tolist()
+    [[5.0], [5.0]]
+    """
 
     mean: Array | None = None
     variance: Array | None = None
@@ -78,7 +84,11 @@ class BatchNorm(_Nonlinear):
 
 @dataclass(frozen=True)
 class GroupNorm(_Nonlinear):
-    """`group_norm`."""
+    """`group_norm`: as h, (batch, C, ...).
+
+    >>> GroupNorm(2, eps=0.0).value(np.array([[0.0, 2.0, 10.0, 30.0]])).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
 
     groups: int
     eps: float = 1e-5
@@ -102,7 +112,11 @@ def _rows(h: Array, axes: int) -> Array:
 
 @dataclass(frozen=True)
 class LayerNorm(_Nonlinear):
-    """`layer_norm` of the last axes."""
+    """`layer_norm` of the last axes: as h, (batch, ..., n).
+
+    >>> LayerNorm(eps=0.0).value(np.array([[[0.0, 2.0], [10.0, 30.0]]])).tolist()  # each position for itself
+    [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
 
     axes: int = 1
     eps: float = 1e-5
@@ -120,7 +134,7 @@ class LayerNorm(_Nonlinear):
 
 @dataclass(frozen=True)
 class RMSNorm(_Nonlinear):
-    """The last axes over their root mean square, equation (3).
+    """The last axes over their root mean square, equation (3): as h, (batch, ..., n).
 
     >>> np.round(RMSNorm().value(np.array([[2.0, 2.0]])), 6).tolist()  # the mean stays
     [[1.0, 1.0]]
@@ -172,15 +186,18 @@ class NormalisationLayer(NamedTuple):
         return a if self.bias is None else a + self._aligned("bias", self.bias, z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """g (n(z) - n(z - u))."""
+        """g (n(z) - n(z - u)): as z."""
         return self._scaled(z, self.normalisation.difference(z, u))
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """n'(z)^T (g d)."""
+        """n'(z)^T (g d): as z."""
         return self.normalisation.vjp(z, self._scaled(z, d))
 
     def update(self, z: Array, delta: Array) -> Update:
-        """1/B sum delta n(z) and 1/B sum delta over the axes that share them. Raises ValueError unless these fit."""
+        """1/B sum delta n(z) and 1/B sum delta over the axes that share them: as gain and bias.
+
+        Raises ValueError unless these fit.
+        """
         check_shape("delta", delta, z.shape)
         shared = self.normalisation.shared(z)
         gain = np.sum(delta * self.normalisation.value(z), axis=shared) / len(z)

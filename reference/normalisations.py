@@ -59,17 +59,22 @@ __all__ = [
 
 
 class Normalisation(NamedTuple):
-    """A step of `layers`, for one: Normalisation(layer_norm, layer_norm_vjp)."""
+    """A step of `layers`, for one: Normalisation(layer_norm, layer_norm_vjp). What it gives is shaped as h.
+
+    >>> norm = Normalisation(layer_norm, layer_norm_vjp)
+    >>> np.round(norm.difference(np.array([[0.0, 2.0]]), np.array([[5.0, 5.0]])), 6).tolist()  # a shift changes nothing
+    [[0.0, 0.0]]
+    """
 
     value: Callable[[Array], Array]
     vjp: Callable[[Array, Array], Array]
 
     def jvp(self, h: Array, u: Array) -> Array:
-        """As `vjp`, since the derivative is symmetric."""
+        """As `vjp`, since the derivative is symmetric: as h."""
         return self.vjp(h, u)
 
     def difference(self, h: Array, u: Array) -> Array:
-        """The difference of two values."""
+        """The difference of the values at h and at h - u: as h."""
         return self.value(h) - self.value(h - u)
 
 

@@ -52,6 +52,11 @@ is each sample's own.
 Names, shapes and the order of the gates are those of torch.nn.RNN, GRU and LSTM, whose parameters these are. The GRU
 is PyTorch's: r multiplies W_h h + b_h after the product, where Cho et al. multiply h before it, and z keeps the old
 state. p_t and q_t have biases of their own since r comes between them.
+
+>>> gru.value(np.zeros((1, 3)), np.zeros((1, 3)), np.array([[4.0]])).tolist()  # gates of 1/2: half is kept, n is 0
+[[2.0]]
+>>> np.round(lstm.value(np.zeros((1, 4)), np.zeros((1, 4)), np.array([[9.0, 2.0]])), 3).tolist()  # 1/2 tanh(1), 1
+[[0.381, 1.0]]
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -217,14 +222,20 @@ def state_size(stack: Stack) -> int:
 
 
 class Part(NamedTuple):
-    """The columns from `start` to `stop` of a state that has `width`: a step of the kind of outlets."""
+    """The columns from `start` to `stop` of a state h, (batch, width), or of a change u of one: a step as outlets are.
+
+    >>> Part(1, 3, 4).value(np.array([[5.0, 6.0, 7.0, 8.0]])).tolist()
+    [[6.0, 7.0]]
+    >>> Part(1, 3, 4).vjp(np.zeros((1, 4)), np.array([[6.0, 7.0]])).tolist()
+    [[0.0, 6.0, 7.0, 0.0]]
+    """
 
     start: int
     stop: int
     width: int
 
     def value(self, h: Array) -> Array:
-        """These columns: h itself where they are all. Raises ValueError where h has another width."""
+        """These columns, (batch, stop - start), h itself where they are all. Raises ValueError for another width."""
         check_shape("state", h, (len(h), self.width))
         return h if self.stop - self.start == self.width else h[:, self.start : self.stop]
 
@@ -238,7 +249,7 @@ class Part(NamedTuple):
         return self.value(u)
 
     def placed(self, h: Array, part: Array) -> Array:
-        """h with other numbers in these columns."""
+        """h with other numbers in these columns: as h, part as the value."""
         return np.concatenate([h[:, : self.start], part, h[:, self.stop :]], axis=1)
 
 
@@ -252,6 +263,12 @@ class CellStep(NamedTuple):
 
     `own` is the cell's part of the state. x is x_t, with p = W_x x_t + b_x, or the part of the state that x_t is, with
     None. `running`, (batch, 1), says which samples have this step; None: all.
+
+    >>> layer = RecurrentLayer(elman(identity), Dense(np.array([[10.0]]), None), Dense(np.array([[1.0]]), None))
+    >>> (step,) = unrolled([layer], np.array([[[2.0]]]))
+    >>> z = np.array([[5.0]])
+    >>> step.value(z).tolist(), step.adjoint(z, np.array([[3.0]])).tolist()  # 10 * 2 + 5
+    ([[25.0]], [[3.0]])
     """
 
     layer: RecurrentLayer
@@ -275,14 +292,14 @@ class CellStep(NamedTuple):
         return self.x, self.p
 
     def value(self, z: Array) -> Array:
-        """The state with h_t in the cell's part. Raises ValueError where z is no state of as many samples as x."""
+        """The state with h_t in the cell's part: as z. Raises ValueError unless z is a state of x's samples."""
         x, p = self._x_and_p(z)
         check_shape("z", z, (len(x), self.own.width))
         h_t = self.layer.cell.value(p, self.layer.of_state.value(self.h.value(z)), self.own.value(z))
         return _if_running(self.running, self.own.placed(z, h_t), z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """The value less what it is at z - u."""
+        """The value less what it is at z - u: as z."""
         x, p = self._x_and_p(z)
         h, lost = self.h.value(z), self.h.value(u)
         s = self.layer.of_input.difference(x, self.x.value(u)) if isinstance(self.x, Part) else np.zeros_like(p)
@@ -291,7 +308,7 @@ class CellStep(NamedTuple):
         return _if_running(self.running, self.own.placed(u, found), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """The derivative's transpose: to the state, through W_h and past it, and to the cell below, through W_x."""
+        """The transposed derivative, as z: to the state through W_h and past it, to the cell below through W_x."""
         x, p = self._x_and_p(z)
         h = self.h.value(z)
         q = self.layer.of_state.value(h)
@@ -302,7 +319,7 @@ class CellStep(NamedTuple):
         return _if_running(self.running, found, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Of W_x, W_h, b_x and b_h, but for a bias that is None, from the cotangent delta of the value."""
+        """Of W_x, W_h, b_x and b_h, shaped as they are, but for a bias that is None, from a cotangent of the value."""
         check_shape("delta", delta, z.shape)
         x, p = self._x_and_p(z)
         h = self.h.value(z)
@@ -314,7 +331,12 @@ class CellStep(NamedTuple):
 
 
 class TokenStep(NamedTuple):
-    """A step of an embedding as a layer of the state: its part becomes p = E[x], of the tokens x, (batch,)."""
+    """A step of an embedding as a layer of the state: its part becomes p = E[x], of the tokens x, (batch,).
+
+    >>> step = TokenStep(Embedding(np.array([[4.0], [7.0]])), np.array([1]), np.array([[7.0]]), Part(0, 1, 2))
+    >>> step.value(np.array([[1.0, 2.0]])).tolist(), step.difference(np.zeros((1, 2)), np.array([[1.0, 2.0]])).tolist()
+    ([[7.0, 2.0]], [[0.0, 2.0]])
+    """
 
     layer: Embedding
     x: Labels
@@ -330,20 +352,20 @@ class TokenStep(NamedTuple):
         return self.own
 
     def value(self, z: Array) -> Array:
-        """The state with what x is embedded as. Raises ValueError where z is no state of as many samples as x."""
+        """The state with what x is embedded as: as z. Raises ValueError unless z is a state of x's samples."""
         check_shape("z", z, (len(self.x), self.own.width))
         return _if_running(self.running, self.own.placed(z, self.p), z)
 
     def difference(self, z: Array, u: Array) -> Array:
-        """u but for its part, which no state moves."""
+        """u but for its part, which no state moves: as z."""
         return _if_running(self.running, self.own.placed(u, np.zeros_like(self.p)), u)
 
     def adjoint(self, z: Array, d: Array) -> Array:
-        """d but for its part, where it ends."""
+        """d but for its part, where it ends: as z."""
         return self.difference(z, d)
 
     def update(self, z: Array, delta: Array) -> Update:
-        """Of E, from the cotangent delta of the value."""
+        """Of E, (V, n), from a cotangent of the value."""
         check_shape("delta", delta, z.shape)
         d = self.own.value(delta)
         return self.layer.update(self.x[:, None], _if_running(self.running, d, np.zeros_like(d))[:, None])

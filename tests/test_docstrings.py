@@ -123,16 +123,31 @@ def test_a_wrong_example_is_seen() -> None:
     assert all("[[2.0, 1.0]]" in failures(wrong, scope(side, "activations")) for side in SIDES)
 
 
-def public_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    return {name: item for name in module.__all__ if inspect.isfunction(item := getattr(module, name))}
+def prose(item: object) -> str:
+    """The docstring before its example."""
+    return (item.__doc__ or "").split(">>>")[0]
+
+
+def public_functions(module: ModuleType) -> dict[str, tuple[Callable[..., Any], str]]:
+    """Functions and methods with what is said of them, of a method by its class as well."""
+    items = {name: getattr(module, name) for name in module.__all__}
+    found = {name: (item, prose(item)) for name, item in items.items() if inspect.isfunction(item)}
+    for name, item in items.items():
+        for part, method in vars(item).items() if inspect.isclass(item) else ():
+            if inspect.isfunction(method) and not part.startswith("_"):
+                found[f"{name}.{part}"] = method, prose(method) + prose(item)
+    return found
+
+
+PROTOCOLS = {"layers.Layer", "layers.Step", "normalisation_layers.NormalisationStep"}
+"""What has no value of its own."""
 
 
 @pytest.mark.parametrize("name", reference.__all__)
-def test_every_function_has_an_example(name: str) -> None:
-    found = examples(name)
-    assert [
-        function for function in public_functions(getattr(reference, name)) if f"{name}.{function}" not in found
-    ] == []
+def test_everything_that_runs_has_an_example(name: str) -> None:
+    """A class has one for all of its methods."""
+    of = {f"{name}.{function.split('.')[0]}" for function in public_functions(getattr(reference, name))}
+    assert of - PROTOCOLS - examples(name).keys() == set()
 
 
 SHAPE = re.compile(
@@ -142,7 +157,7 @@ SHAPE = re.compile(
 
 
 def without_shapes(module: ModuleType) -> list[str]:
-    """Functions that state no shape, and arrays that neither the function nor a table of the module's head names.
+    """Functions that state no shape, and arrays that neither their docstring nor a table of the head names.
 
     A head that names another module lends its table.
     """
@@ -150,8 +165,7 @@ def without_shapes(module: ModuleType) -> list[str]:
     lent = [getattr(reference, name).__doc__ for name in re.findall(r"`(\w+)`", head) if name in reference.__all__]
     rows = " ".join(line for text in (head, *lent) for line in text.splitlines() if line.startswith("|"))
     found = []
-    for name, function in public_functions(module).items():
-        text, *_ = (function.__doc__ or "").split(">>>")
+    for name, (function, text) in public_functions(module).items():
         kinds = {p: str(kind) for p, kind in function.__annotations__.items() if p != "return"}
         arrays = [p for p, kind in kinds.items() if "ndarray" in kind and "Callable" not in kind]
         found += [] if SHAPE.search(text) else [name]
@@ -160,7 +174,7 @@ def without_shapes(module: ModuleType) -> list[str]:
 
 
 @pytest.mark.parametrize("name", reference.__all__)
-def test_every_function_states_shapes(name: str) -> None:
+def test_shapes_are_stated(name: str) -> None:
     assert without_shapes(getattr(reference, name)) == []
 
 
