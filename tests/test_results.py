@@ -24,14 +24,14 @@ def test_pages_have_what_the_stored_runs_say(pages: ModuleType) -> None:
 def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(pages, "PAGES", [page])
-    table = pages.TABLES["symba"]()
+    table = pages.TABLES["rotations"]()
     picture = "![Curves](curves.png)\n"
-    good = f"# Page\n\n<!-- runs: symba -->\n{table}\n\n| option | default |\n| --- | --- |\n| `gamma` | 0.7 |\n"
+    good = f"# Page\n\n<!-- runs: rotations -->\n{table}\n\n| option | default |\n| --- | --- |\n| `gamma` | 0.7 |\n"
     faults = {
         "": f"{good}\n<!-- no figures -->\n{picture}",
-        "without a comment": good.replace("<!-- runs: symba -->\n", ""),
-        "that names their runs: runs: none": good.replace("runs: symba", "runs: none"),
-        "not the table symba": good.replace(" ± 0.08", " ± 0.07"),
+        "without a comment": good.replace("<!-- runs: rotations -->\n", ""),
+        "that names their runs: runs: none": good.replace("runs: rotations", "runs: none"),
+        "not the table rotations": good.replace(" 71.6 ± 0.5", " 71.6 ± 0.4"),
         "2: figures": f"# Page\n{picture}",
         "names their runs: runs: local_classifiers.png": f"<!-- runs: local_classifiers.png -->\n{picture}",
     }
@@ -46,11 +46,34 @@ def test_claims_have_runs_or_what_it_would_take(pages: ModuleType) -> None:
     claims = pages.claims
     assert len(claims.CLAIMS) > 25
     for claim in claims.CLAIMS:
-        verdict = claim.verdict.removesuffix(", as reconstructed")
+        said, _, runs = claims.judged(claim)
+        verdict = said.removesuffix(claim.but)
         assert verdict in claims.VERDICTS, claim
         assert claim.source, claim
-        assert bool(claim.runs) == (verdict not in ("not run", "out of reach")), claim
-        assert (ROOT / claim.runs).exists(), claim
+        assert bool(runs) == (verdict not in ("not run", "out of reach")), claim
+        assert (ROOT / runs).exists(), claim
+
+
+def test_verdicts_follow_their_intervals(pages: ModuleType) -> None:
+    """Of 0, 1 and 2 the mean is 1, and half of its interval 4.303 / sqrt 3 = 2.484."""
+    claims = pages.claims
+    gaps = [0.0, 1.0, 2.0]
+    least = {-2.0: "confirmed", -1.0: "not decided", 3.0: "not decided", 4.0: "refuted"}
+    assert {limit: claims.above(gaps, limit) for limit in least} == least
+    assert [claims.above(few, -9.0) for few in ([], [1.0], [1.0, 1.0])] == ["not run", "not decided", "not decided"]
+    near = {4.0: "confirmed", 3.0: "not decided"}
+    assert {limit: claims.within(gaps, limit) for limit in near} == near
+    assert [claims.within([sign * (9 + gap) for gap in gaps], 5.0) for sign in (-1, 1)] == ["refuted", "refuted"]
+    cases = {
+        "confirmed": ["confirmed", "confirmed", "not run"],
+        "mixed": ["refuted", "confirmed", "not decided"],
+        "refuted": ["refuted", "not decided"],
+        "not decided": ["not decided", "not run"],
+        "not run": ["not run"],
+    }
+    assert {verdict: claims.every(seen) for verdict, seen in cases.items()} == {verdict: verdict for verdict in cases}
+    published = [{"accuracy": 98.0 + gap} for gap in (0.1, 0.2, 0.3)]
+    assert [claims.reached(published, most, "").verdict for most in (97.0, 99.0)] == ["confirmed", "not decided"]
 
 
 BEFORE_VERSIONS = {"any-model": 85, "cifar10-jpeg": 5, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}

@@ -19,7 +19,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all
+from resumable import Result, Run, arguments_of, cell, chosen, interval, markdown, paired, run_all
 from torch import Tensor, nn
 
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
@@ -81,6 +81,10 @@ RULES = {
 }
 
 
+YARDSTICKS = ("backprop-orthogonal", "backprop-orthogonal, maxima", "backprop, 5 x 5")
+"""By backpropagation, one of each network."""
+
+
 def accuracy(rule: Rule, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         guesses = torch.cat([rule(x).argmax(dim=1) for x in images.split(500)])
@@ -120,14 +124,17 @@ def train(run: Run, dataset: Dataset, device: str) -> Result:
 
 
 def summary(results: list[Result]) -> str:
-    rows = [["rule", "test accuracy, %", "cosine with backprop, layer by layer"]]
-    for rule in RULES:
+    """Accuracies, what they are less those of backpropagation in the same network, and cosines."""
+    rows = [["rule", "test accuracy, %", "less backpropagation", "cosine with backprop, layer by layer"]]
+    for rule, setting in RULES.items():
         found = chosen(results, rule=rule)
+        (first,) = (chosen(results, rule=name) for name in YARDSTICKS if RULES[name].network is setting.network)
         whole = [result for result in found if result["accuracy"] is not None]
         if whole:
             layers = zip(*(result["cosines"] for result in whole), strict=True)
             cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
-            rows.append([rule, cell(found, digits=2), cosines])
+            gaps = interval(paired(found, first)) if found != first else ""
+            rows.append([rule, cell(found, 2, 3), gaps, cosines])
     return markdown(rows)
 
 

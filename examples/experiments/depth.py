@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, accuracies, arguments_of, cell, chosen, interval, markdown, paired, run_all, show
 from torch import nn
 
 from prograde.accelerated.rules import Rule
@@ -51,6 +51,7 @@ RATES = {
         "foton-linear": {10: 0.01},
     },
 }
+RENEWED = {"orthogonality": "orthogonality_every", "projection": "projection_every"}
 VARIED_DEPTH = 10  # of the networks in which the intervals and the gain are varied
 PLAIN = {"activation": "tanh", "orthogonality_every": 1, "projection_every": 1, "activation_gain": 1.0}
 RELU_GAIN = 0.7
@@ -68,12 +69,7 @@ def wanted(data: str, depths: Iterable[int], seeds: Iterable[int], epochs: int) 
             if depth == VARIED_DEPTH:
                 varied = {**plain, "rule": "foton", "depth": depth}
                 runs.append({**varied, "activation": "relu", "activation_gain": RELU_GAIN})
-                runs += [
-                    {**varied, option: n}
-                    for option in ("orthogonality_every", "projection_every")
-                    for n in INTERVALS
-                    if n > 1
-                ]
+                runs += [{**varied, option: n} for option in RENEWED.values() for n in INTERVALS if n > 1]
     return runs
 
 
@@ -129,17 +125,17 @@ def of(results: list[Result], **wanted: Any) -> list[Result]:
 
 def draw(results: list[Result], path: Path) -> None:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    depth, interval, layer, epoch = figure.subplots(2, 2).flatten()
+    depth, renewed, layer, epoch = figure.subplots(2, 2).flatten()
     depths = sorted({r["run"]["depth"] for r in results})
     for rule in RULES:
         points(depth, {d: accuracies(of(results, rule=rule, depth=d)) for d in depths}, rule)
     depth.set(title="Test accuracy against depth", xscale="log", xlabel="layers", ylabel="%")
     depth.set_xticks(depths, [str(d) for d in depths])
-    for option, name in (("orthogonality_every", "orthogonality"), ("projection_every", "projection")):
+    for name, option in RENEWED.items():
         varied = {n: of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS}
-        points(interval, {n: accuracies(found) for n, found in varied.items()}, name)
-    interval.set(title=f"FOTON, {VARIED_DEPTH} layers, renewed every so many steps", xscale="log", xlabel="steps")
-    interval.set_xticks(INTERVALS, [str(n) for n in INTERVALS])
+        points(renewed, {n: accuracies(found) for n, found in varied.items()}, name)
+    renewed.set(title=f"FOTON, {VARIED_DEPTH} layers, renewed every so many steps", xscale="log", xlabel="steps")
+    renewed.set_xticks(INTERVALS, [str(n) for n in INTERVALS])
     for rule, style in (("foton", "-"), ("foton-linear", "--")):
         for number, d in enumerate(depths):
             found = [r["cosines"] for r in of(results, rule=rule, depth=d) if "cosines" in r]
@@ -153,10 +149,10 @@ def draw(results: list[Result], path: Path) -> None:
     layer.set(title="Cosine with backpropagation, last epoch", xlabel="layer / layers")
     epoch.set(title="The same over training, mean over layers", xlabel="epoch")
     epoch.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (depth, interval, layer, epoch):
+    for axes in (depth, renewed, layer, epoch):
         axes.grid(alpha=0.3)
         axes.minorticks_off()
-    for axes in (depth, interval):
+    for axes in (depth, renewed):
         axes.legend(frameon=False, fontsize="small")
     handles, labels = layer.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
@@ -177,23 +173,37 @@ def summary(results: list[Result]) -> str:
     return f"{by_depth(results)}\n\n{by_interval(results)}"
 
 
-def by_depth(results: list[Result]) -> str:
+def by_depth(results: list[Result], activations: Iterable[str] = RATES) -> str:
     """Rows and depths with a run."""
     depths = sorted({r["run"]["depth"] for r in results})
-    kinds = {f"{a}, {rule}": {"activation": a, "rule": rule} for a, rates in RATES.items() for rule in rates}
-    gain = {"activation": "relu", "rule": "foton", "activation_gain": RELU_GAIN}
-    kinds[f"relu, foton with gain {RELU_GAIN}"] = gain
-    rows = [[name, *(cell(of(results, depth=d, **kind)) for d in depths)] for name, kind in kinds.items()]
+    kinds = {f"{a}, {rule}": {"activation": a, "rule": rule} for a in activations for rule in RATES[a]}
+    if "relu" in activations:
+        gain = {"activation": "relu", "rule": "foton", "activation_gain": RELU_GAIN}
+        kinds[f"relu, foton with gain {RELU_GAIN}"] = gain
+    rows = [[name, *(cell(of(results, depth=d, **kind), seeds=3) for d in depths)] for name, kind in kinds.items()]
     return markdown([["activation, rule", *(f"{d} layers" for d in depths)], *(row for row in rows if any(row[1:]))])
 
 
+def less(results: list[Result], other: str) -> str:
+    """Of networks with tanh, what each rule's accuracy is less the other's, in points."""
+    depths = sorted({r["run"]["depth"] for r in of(results, rule=other)})
+    rows = [
+        [rule, *(interval(paired(of(results, rule=rule, depth=d), of(results, rule=other, depth=d))) for d in depths)]
+        for rule in RULES
+        if rule != other
+    ]
+    return markdown([[f"less {other}", *(f"{d} layers" for d in depths)], *rows])
+
+
 def by_interval(results: list[Result]) -> str:
-    """Intervals with a run."""
-    varied = {"orthogonality": "orthogonality_every", "projection": "projection_every"}
-    found = {n: [of(results, rule="foton", depth=VARIED_DEPTH, **{o: n}) for o in varied.values()] for n in INTERVALS}
-    used = [n for n in INTERVALS if any(found[n])]
-    rows = [[name, *(cell(found[n][place]) for n in used)] for place, name in enumerate(varied)]
-    return markdown([["renewed every", *map(str, used)], *rows])
+    """Intervals with a run: accuracies, and those less the ones of every step."""
+    rows = [["renewed every", *map(str, INTERVALS)]]
+    for name, option in RENEWED.items():
+        found = [of(results, rule="foton", depth=VARIED_DEPTH, **{option: n}) for n in INTERVALS]
+        rows.append([name, *(cell(each, seeds=3) for each in found)])
+        rows.append([f"{name}, less every step", *(interval(paired(each, found[0])) for each in found)])
+        rows[-1][1] = ""
+    return markdown(rows)
 
 
 if __name__ == "__main__":

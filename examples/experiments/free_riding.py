@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all, show
+from resumable import Result, Run, arguments_of, cell, chosen, interval, markdown, paired, run_all, show
 from torch import Tensor
 
 from prograde.accelerated.cumulative_goodness import coverage, free_riding_fraction, per_block, starved_fraction
@@ -102,20 +102,22 @@ def by_layer(results: list[Result], name: str) -> list[float]:
     return [mean(values) for values in zip(*seen, strict=True)]
 
 
+def table(results: list[Result], depth: int, columns: Iterable[str]) -> str:
+    """A row for each loss: accuracy, what it is less that of the first row, and layers first to last in a cell."""
+    heads = ["test accuracy, %", "less the first row", *(name.replace("_", " ") for name in columns)]
+    rows = [[f"{depth} layers", *heads]]
+    first, *_ = (chosen(results, depth=depth, loss=loss) for loss in LOSSES)
+    for loss in LOSSES:
+        found = chosen(results, depth=depth, loss=loss)
+        cells = [", ".join(f"{value:.2f}" for value in by_layer(found, name)) for name in columns]
+        rows.append([loss, cell(found, 2, 3), interval(paired(found, first)) if found != first else "", *cells])
+    return markdown(rows)
+
+
 def summary(results: list[Result], depths: Iterable[int]) -> str:
-    """For every depth a table: a row for each loss, with layers first to last in a cell."""
-    columns = {"separation": 2, "free_riding": 2, "starved": 2, "coverage": 2}
-    tables = []
-    for depth in depths:
-        rows = [[f"{depth} layers", "test accuracy, %", *(name.replace("_", " ") for name in columns)]]
-        for loss in LOSSES:
-            found = chosen(results, depth=depth, loss=loss)
-            cells = [
-                ", ".join(f"{value:.{digits}f}" for value in by_layer(found, name)) for name, digits in columns.items()
-            ]
-            rows.append([loss, cell(found, 2), *cells])
-        tables.append(markdown(rows))
-    return "\n\n".join(tables)
+    """For every depth a table."""
+    columns = ["separation", "free_riding", "starved", "coverage"]
+    return "\n\n".join(table(results, depth, columns) for depth in depths)
 
 
 def draw(results: list[Result], depths: list[int], path: Path) -> None:

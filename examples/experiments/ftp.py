@@ -73,20 +73,35 @@ def train(run: Run, data: str, device: str) -> Result:
     }
 
 
+def of_depth(results: list[Result], hidden_layers: int, rule: str) -> list[Result]:
+    return chosen(results, table="depth", hidden=[256] * hidden_layers, rule=rule)
+
+
+def by_depth(results: list[Result]) -> str:
+    rows = [["rule", *(f"{n} hidden" for n in HIDDEN_LAYERS)]]
+    rows += [[rule, *(cell(of_depth(results, n, rule), seeds=3) for n in HIDDEN_LAYERS)] for rule in RATES]
+    return markdown(rows)
+
+
+def cosines(results: list[Result]) -> str:
+    rows = [["hidden layers", "cosine of FTP with backpropagation, first hidden layer to last"]]
+    for n in HIDDEN_LAYERS:
+        found = [result["cosines"] for result in of_depth(results, n, "ftp") if "cosines" in result]
+        layers = [f"{mean(layer):.2f}" for layer in zip(*found, strict=True)][:-1]
+        rows.append([str(n), ", ".join(layers)])
+    return markdown(rows)
+
+
+def by_law(results: list[Result]) -> str:
+    of_laws = chosen(results, table="laws")
+    rows = [["law of G", *(f"scale {gain}" for gain in GAINS)]]
+    rows += [[law, *(cell(chosen(of_laws, law=law, scale=gain), seeds=3) for gain in GAINS)] for law in LAWS]
+    return markdown(rows)
+
+
 def summary(results: list[Result]) -> str:
     """Test accuracy against depth, FTP's cosines with backpropagation there, and accuracy by law and scale."""
-    by_depth = {n: chosen(results, table="depth", hidden=[256] * n) for n in HIDDEN_LAYERS}
-    depth = [["rule", *(f"{n} hidden" for n in HIDDEN_LAYERS)]]
-    depth += [[rule, *(cell(chosen(found, rule=rule)) for found in by_depth.values())] for rule in RATES]
-    alignment = [["hidden layers", "cosine of FTP with backpropagation, first hidden layer to last"]]
-    for n, found in by_depth.items():
-        cosines = [result["cosines"] for result in chosen(found, rule="ftp") if "cosines" in result]
-        layers = [f"{mean(layer):.2f}" for layer in zip(*cosines, strict=True)][:-1]
-        alignment.append([str(n), ", ".join(layers)])
-    of_laws = chosen(results, table="laws")
-    laws = [["law of G", *(f"scale {gain}" for gain in GAINS)]]
-    laws += [[law, *(cell(chosen(of_laws, law=law, scale=gain)) for gain in GAINS)] for law in LAWS]
-    return "\n\n".join(map(markdown, (depth, alignment, laws)))
+    return "\n\n".join(table(results) for table in (by_depth, cosines, by_law))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,32 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from resumable import Result, Run, arguments_of, cell, chosen, markdown, run_all, show
+import torch
+from resumable import Result, Run, arguments_of, cell, chosen, interval, markdown, paired, run_all, show
 
-from prograde.accelerated.training import PRESETS, Dataset, UserError, build, default_recipe, fit, load
+from prograde.accelerated.command_line.options import Job
+from prograde.accelerated.command_line.pictures import alignment_curves, curves
+from prograde.accelerated.command_line.runs import Run as Trained
+from prograde.accelerated.training import (
+    PRESETS,
+    Dataset,
+    Epoch,
+    History,
+    Recipe,
+    Split,
+    UserError,
+    build,
+    default_recipe,
+    fit,
+    load,
+)
 
 VARIED = ("data", "rule", "seed")
 
 
 def train(run: Run, dataset: Dataset, device: str) -> Result:
     """Accuracies in percent (None where training breaks down), and those and each layer's alignment at each epoch."""
-    changes = {name: tuple(value) if name == "hidden" else value for name, value in run.items() if name not in VARIED}
-    recipe = default_recipe(run["rule"], run["data"], **changes)
+    recipe = recipe_of(run)
     try:
         rule = build(run["rule"], dataset, recipe, seed=run["seed"], device=device)
         history = fit(rule, dataset, recipe=recipe, seed=run["seed"], on_epoch=show)
@@ -38,14 +53,51 @@ def of_settings(results: list[Result], settings: Run) -> list[Result]:
     return [r for r in results if {name: value for name, value in r["run"].items() if name not in VARIED} == settings]
 
 
+def recipe_of(run: Run) -> Recipe:
+    changes = {name: tuple(value) if name == "hidden" else value for name, value in run.items() if name not in VARIED}
+    return default_recipe(run["rule"], run["data"], **changes)
+
+
 def summary(results: list[Result]) -> str:
-    rows = [["rule", "test accuracy, %", "validation, %"]]
+    """Rules with a run: accuracies, and what they are less backpropagation's."""
+    rows = [["rule", "hidden layers", "epochs", "test accuracy, %", "less backprop", "validation, %"]]
+    first = chosen(results, rule="backprop")
     for rule in PRESETS:
-        found = chosen(results, rule=rule)
-        held = [{"accuracy": result.get("validation")} for result in found]
-        if found:
-            rows.append([f"`{rule}`", cell(found, 2), cell(held, 2)])
+        if found := chosen(results, rule=rule):
+            recipe = recipe_of(found[0]["run"])
+            held = [{"accuracy": result.get("validation")} for result in found]
+            gaps = interval(paired(found, first)) if rule != "backprop" else ""
+            sizes = ["-".join(map(str, recipe.hidden)), str(recipe.epochs)]
+            rows.append([f"`{rule}`", *sizes, cell(found, 2, 3), gaps, cell(held, 2)])
     return markdown(rows)
+
+
+def trained(results: list[Result]) -> list[Trained]:
+    """The runs that ended, as `prograde compare` has them for its pictures."""
+    found = []
+    for result in results:
+        if result["accuracy"] is not None:
+            units = [{str(n): {"alignment": each} for n, each in enumerate(cosines)} for cosines in result["cosines"]]
+            epochs = [
+                Epoch(number, 0.0, accuracy / 100, 0.0, {}, {"units": of_epoch})
+                for number, (accuracy, of_epoch) in enumerate(zip(result["curve"], units, strict=True), 1)
+            ]
+            job = Job(result["run"]["rule"], recipe_of(result["run"]))
+            found.append(Trained(job, result["run"]["seed"], History(epochs, result["accuracy"] / 100)))
+    return found
+
+
+def draw(results: list[Result], samples: int, path: Path) -> None:
+    """Errors over training on so many validation samples."""
+    part = Split(torch.empty(samples, 0), torch.empty(samples))
+    path.write_bytes(curves(trained(results), Dataset(results[0]["run"]["data"], part, part, part, (), 0, 0.0, 1.0)))
+
+
+def draw_cosines(results: list[Result], path: Path) -> None:
+    """Of each layer's update with the gradient, over training."""
+    drawn = alignment_curves(trained(results))
+    assert drawn is not None
+    path.write_bytes(drawn)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,26 @@ comment; `<!-- no figures -->` is that of one without.
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import any_model
 import claims
+import convolutions
+import depth
+import free_riding
+import ftp
+import hardware
 import local_classifiers
+import mnist
+import recurrent
 import rotations
 import scaling
 import step_times
 import synthetic_teacher
+import two_streams
 import which_rule
 from resumable import Result, cell, chosen, markdown, stored
 
@@ -97,11 +105,62 @@ def layers(data: str) -> str:
     return markdown([["rule", *rows[0][1:]], *rows[1:]])
 
 
-def symba() -> str:
-    results = stored("two-streams/two_streams", data="mnist", shift=1)
-    rows = [["784-1000-1000-1000-1000, 30 epochs, images moved by a pixel", "seeds", "test error, %", "validation, %"]]
-    errors, held = ([{"accuracy": 100 - r[name]} for r in results] for name in ("accuracy", "validation"))
-    return markdown([*rows, ["SymBa", str(len(results)), cell(errors, 2), cell(held, 2)]])
+FTP = {"hidden": [1024, 128], "activation": "tanh", "epochs": 8}
+
+
+def compared(data: str, **settings: object) -> list[Result]:
+    """Runs of `prograde compare` with those settings, and no others."""
+    return mnist.of_settings(stored("mnist/mnist", data=data), settings)
+
+
+def digits() -> str:
+    """Three rules a row."""
+    results = compared("digits")
+    cells = [[f"`{rule}`", cell(chosen(results, rule=rule), seeds=3)] for rule in mnist.PRESETS]
+    rows = [[text for pair in cells[row :: len(cells) // 3] for text in pair] for row in range(len(cells) // 3)]
+    return markdown([["rule", "accuracy, %"] * 3, *rows])
+
+
+def on_mnist() -> str:
+    """Each rule on its own network: no comparison."""
+    of_ftp, depths = compared("mnist", **FTP), stored("ftp/ftp", data="mnist")
+    streams, images = stored("two-streams/two_streams", data="mnist"), stored("convolutions/convolutions", data="mnist")
+    streams = [result for result in streams if "shift" not in result["run"]]
+    riding = stored("free-riding/free_riding", data="mnist", depth=4)
+    rows = stored("recurrent/recurrent", problem="mnist", cell="elman")
+    found = {
+        "`Backprop`": (chosen(compared("mnist"), rule="backprop"), "mnist"),
+        "`Foton`": (chosen(compared("mnist"), rule="foton"), "mnist"),
+        "`Foton`, orthogonal convolutions": (chosen(images, rule="foton"), "convolutions"),
+        "`Pepita`": (chosen(compared("mnist"), rule="pepita"), "mnist"),
+        "`Ftp`": (chosen(of_ftp, rule="ftp"), "ftp"),
+        "`Ftp`, a convolution": (chosen(images, rule="ftp"), "convolutions"),
+        "`DirectFeedbackAlignment`": (chosen(of_ftp, rule="dfa"), "ftp"),
+        "`FeedbackAlignment`": (ftp.of_depth(depths, 2, "fa"), "ftp"),
+        "`DirectRandomTargetProjection`": (ftp.of_depth(depths, 2, "drtp"), "ftp"),
+        "`DifferenceTargetPropagation`": (ftp.of_depth(depths, 2, "dtp"), "ftp"),
+        "`ForwardForward`": (chosen(streams, rule="forward-forward"), "two_streams"),
+        "`SymBa`": (chosen(streams, rule="symba"), "two_streams"),
+        "`LayerCollaboration`": (chosen(streams, rule="layer-collaboration"), "two_streams"),
+        "`CumulativeForwardForward`": (chosen(riding, loss="cumulative, gamma 1"), "free_riding"),
+        "`BackpropThroughTime`, row by row": (chosen(rows, rule="bptt"), "recurrent"),
+        "`RecurrentFtp`, row by row": (chosen(rows, rule="ftp-every"), "recurrent"),
+    }
+    cells = [
+        [rule, cell(results, seeds=3), f"[{page}.md](examples/experiments/{page}.md)"]
+        for rule, (results, page) in found.items()
+        if results
+    ]
+    return markdown([["rule", "test accuracy on MNIST, %", "settings"], *cells])
+
+
+def turned(name: str, table: Callable[[list[Result], Iterable[int]], str]) -> str:
+    angles = rotations.ANGLES if name == "rotations" else rotations.CONVOLUTIONAL_ANGLES
+    return table(stored(f"rotations/{name}", data="mnist"), angles)
+
+
+def riding(data: str, layers: int, columns: list[str]) -> str:
+    return free_riding.table(stored("free-riding/free_riding", data=data), layers, columns)
 
 
 def which_rules(networks: list[str]) -> str:
@@ -121,18 +180,46 @@ def without_runs() -> str:
 SHORT = ["MLP, ReLU", "20 layers, Tanh", "CNN", "CNN, BatchNorm", "residual block", "transformer", "RecurrentNetwork"]
 """Of the networks of `which_rule`, those on README.md."""
 
+RIDING = {4: ["separation", "free_riding", "starved"], 8: ["separation"]}
+"""Columns by the number of layers."""
+
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims.table,
     "which-rule": partial(which_rules, list(which_rule.NETWORKS)),
     "which-rule-short": partial(which_rules, SHORT),
     "any-model": lambda: any_model.summary(stored("any-model/any_model", data="mnist", epochs=2)),
-    "convolutional-rotations": lambda: rotations.summary(
-        stored("rotations/convolutional_rotations", data="mnist", steps=300), rotations.CONVOLUTIONAL_ANGLES
-    ),
+    "convolutional-rotations": partial(turned, "convolutional_rotations", rotations.summary),
+    "convolutional-rotations-less": partial(turned, "convolutional_rotations", rotations.differences),
     "local-classifiers": local_rules,
     "layers-mnist": partial(layers, "mnist"),
+    "layers-fashion-mnist": partial(layers, "fashion-mnist"),
     "layers-cifar10": partial(layers, "cifar10-jpeg"),
-    "symba": symba,
+    "digits": digits,
+    "on-mnist": on_mnist,
+    "mnist": lambda: mnist.summary(compared("mnist")),
+    "fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", epochs=10)),
+    "ftp-mnist": lambda: mnist.summary(compared("mnist", **FTP)),
+    "ftp-fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", **FTP)),
+    "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist")),
+    "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist")),
+    "ftp-laws": lambda: ftp.by_law(stored("ftp/ftp", data="mnist")),
+    "depth": lambda: depth.by_depth(stored("depth/depth", data="mnist")),
+    "depth-tanh": lambda: depth.by_depth(stored("depth/depth", data="mnist"), ["tanh"]),
+    "depth-less-frozen": lambda: depth.less(stored("depth/depth", data="mnist"), "frozen"),
+    "depth-less-backprop": lambda: depth.less(stored("depth/depth", data="mnist"), "backprop-orthogonal"),
+    "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist")),
+    "convolutions": lambda: convolutions.summary(stored("convolutions/convolutions", data="mnist")),
+    "pooling": lambda: convolutions.summary(stored("convolutions/convolutions", data="digits")),
+    "hardware-bits": lambda: hardware.table(stored("hardware/hardware"), "bits"),
+    "hardware-read-noise": lambda: hardware.table(stored("hardware/hardware"), "read_noise"),
+    "hardware-programming-noise": lambda: hardware.table(stored("hardware/hardware"), "programming_noise"),
+    "hardware-cosines": lambda: hardware.table(stored("hardware/hardware"), "bits", hardware.cosines),
+    "rotations": partial(turned, "rotations", rotations.summary),
+    "rotations-less": partial(turned, "rotations", rotations.differences),
+    "recurrent-order": lambda: recurrent.table(stored("recurrent/recurrent"), "order"),
+    "recurrent-adding": lambda: recurrent.table(stored("recurrent/recurrent"), "adding"),
+    "recurrent-rows": lambda: recurrent.table(stored("recurrent/recurrent"), "mnist"),
+    "two-streams": lambda: two_streams.summary(stored("two-streams/two_streams", data="mnist")),
     "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", normalise="dtg")),
     "synthetic-normalisation": lambda: synthetic_teacher.by_normalisation(stored("synthetic/synthetic_teacher")),
     "scaling": lambda: scaling.exponents(scaling.of(*scaling.VALUES)),
@@ -141,14 +228,23 @@ TABLES: dict[str, Callable[[], str]] = {
     "step-times": lambda: step_times.table(step_times.kept()),
     "without-runs": without_runs,
 }
+for data in ("mnist", "fashion-mnist"):
+    for layers_of, columns in RIDING.items():
+        TABLES[f"free-riding-{data}-{layers_of}"] = partial(riding, data, layers_of, columns)
 
 PICTURES: dict[str, Callable[[Path], None]] = {
     "synthetic_teacher.png": lambda path: synthetic_teacher.draw(
         stored("synthetic/synthetic_teacher", normalise="dtg"), path
     ),
     "local_classifiers.png": lambda path: local_classifiers.draw(of_local_classifiers("mnist"), path),
+    "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist"), path),
+    "docs/digits.png": lambda path: mnist.draw(compared("digits"), 288, path),
 }
-"""By the name of the file, which lies beside this one."""
+"""By the name of the file: beside this one, or its path from the root."""
+
+
+def place(picture: str) -> Path:
+    return ROOT / picture if "/" in picture else Path(__file__).with_name(picture)
 
 
 def write() -> None:
@@ -162,7 +258,7 @@ def write() -> None:
                 text = f"{before}{marker}{table()}\n" + re.sub(r"^([|].*\n)*", "", after)
         page.write_text(text)
     for name, draw in PICTURES.items():
-        draw(Path(__file__).with_name(name))
+        draw(place(name))
 
 
 if __name__ == "__main__":
@@ -176,5 +272,6 @@ if __name__ == "__main__":
         folder = Path("runs") / "pages"
         folder.mkdir(parents=True, exist_ok=True)
         for name, draw in PICTURES.items():
-            draw(folder / name)
-            print(folder / name)
+            drawn = folder / Path(name).name
+            draw(drawn)
+            print(drawn)

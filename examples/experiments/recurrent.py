@@ -193,21 +193,24 @@ def wanted(
 
 
 def summary(results: list[Result], cells: Iterable[str]) -> str:
-    """Test accuracy by problem, rule and length; of sums the squared error, too."""
-    tables = []
-    for problem in dict.fromkeys(result["run"]["problem"] for result in results):
-        found = chosen(results, problem=problem)
-        lengths = sorted({result["run"]["length"] for result in found})
-        titles = [f"{length} steps" if length else "row by row" for length in lengths]
-        rows = [[f"{problem}, % right", *titles]]
-        for kind in cells:
-            for rule in RULES:
-                ours = [chosen(found, cell=kind, rule=rule, length=length) for length in lengths]
-                shown = [cell(each) + solved(each) for each in ours]
-                if any(shown):
-                    rows.append([f"{kind}, {rule}", *shown])
-        tables.append(markdown(rows))
-    return "\n\n".join(tables)
+    """A table a problem."""
+    problems = dict.fromkeys(result["run"]["problem"] for result in results)
+    return "\n\n".join(table(results, problem, cells) for problem in problems)
+
+
+def table(results: list[Result], problem: str, cells: Iterable[str] = CELLS) -> str:
+    """Test accuracy on a problem by rule and length; of sums the squared error, too."""
+    found = chosen(results, problem=problem)
+    lengths = sorted({result["run"]["length"] for result in found})
+    titles = [f"{length} steps" if length else "row by row" for length in lengths]
+    rows = [[f"{problem}, % right", *titles]]
+    for kind in cells:
+        for rule in RULES:
+            ours = [chosen(found, cell=kind, rule=rule, length=length) for length in lengths]
+            shown = [cell(each) + solved(each) for each in ours]
+            if any(shown):
+                rows.append([f"{kind}, {rule}", *shown])
+    return markdown(rows)
 
 
 def solved(results: list[Result]) -> str:

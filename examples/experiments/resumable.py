@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -97,14 +98,17 @@ def accuracies(results: Iterable[Result]) -> list[float]:
     return [10.0 if result["accuracy"] is None else result["accuracy"] for result in results]
 
 
-def cell(results: list[Result], digits: int = 1) -> str:
-    """Mean and standard deviation of the accuracies, for a table."""
+def cell(results: list[Result], digits: int = 1, seeds: int | None = None) -> str:
+    """Mean and standard deviation of the accuracies, for a table; and of how many, where there are not `seeds`."""
     if not results:
         return ""
     seen = accuracies(results)
     broken = sum(result["accuracy"] is None for result in results)
     spread = f" ± {stdev(seen):.{digits}f}" if len(seen) > 1 else ""
-    return f"{mean(seen):.{digits}f}{spread}" + (f" ({broken} of {len(seen)} broke down)" if broken else "")
+    notes = [f"{broken} of {len(seen)} broke down"] if broken else []
+    if seeds not in (None, len(seen)):
+        notes.append(f"{len(seen)} seed{'s' * (len(seen) > 1)}")
+    return f"{mean(seen):.{digits}f}{spread}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -113,12 +117,18 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "| --- |" + " --- |" * (len(rows[0]) - 1), *lines[1:]])
 
 
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean by Student's t; of one value everything."""
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 1 else inf
+    return mean(values) - half, mean(values) + half
+
+
 def interval(values: Sequence[float], digits: int = 2) -> str:
-    """The mean and its 95 % interval by Student's t, in points; of one value that it is one."""
+    """The mean and its 95 % interval, in points; of one value that it is one."""
     if len(values) < 2:
         return f"{values[0]:+.{digits}f} (one seed)" if values else ""
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):+.{digits}f} [{mean(values) - half:.{digits}f}, {mean(values) + half:.{digits}f}]"
+    low, high = bounds(values)
+    return f"{mean(values):+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def paired(results: Iterable[Result], others: Iterable[Result]) -> list[float]:

@@ -18,7 +18,7 @@ from math import cos, pi
 from pathlib import Path
 
 import torch
-from resumable import Result, Run, cell, chosen, markdown, run_all
+from resumable import Result, Run, cell, chosen, interval, markdown, paired, run_all
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, pixel_unshuffle
 
@@ -98,8 +98,24 @@ def train(run: Run, dataset: Dataset) -> Result:
 def summary(results: list[Result], depths: Iterable[int]) -> str:
     """Test accuracy as mean and standard deviation over seeds, rule by rule."""
     depths = list(depths)
-    cells = [[cell(chosen(results, rule=rule, depth=depth)) for depth in depths] for rule in RULES]
+    cells = [[cell(chosen(results, rule=rule, depth=depth), seeds=3) for depth in depths] for rule in RULES]
     return markdown([["rotations", *map(str, depths)], *([rule, *row] for rule, row in zip(RULES, cells, strict=True))])
+
+
+def differences(results: list[Result], depths: Iterable[int]) -> str:
+    """Less the frozen rotations, and of the most rotations less the fewest; means with intervals, in points."""
+    depths = list(depths)
+    few, many = depths[0], depths[-1]
+
+    def less(rule: str, depth: int, other: str, at: int) -> str:
+        runs, others = chosen(results, rule=rule, depth=depth), chosen(results, rule=other, depth=at)
+        return interval(paired(runs, others)) if runs != others else ""
+
+    heads = [f"{depth}, less frozen" for depth in depths]
+    rows = [
+        [rule, *(less(rule, depth, "frozen", depth) for depth in depths), less(rule, many, rule, few)] for rule in RULES
+    ]
+    return markdown([["rotations", *heads, f"{many} less {few}"], *rows])
 
 
 if __name__ == "__main__":

@@ -219,31 +219,43 @@ def is_normalised(run: Run) -> bool:
     return run["normalise"] == "all" or (run["normalise"] == "dtg" and run["method"] == "dtg")
 
 
-def by_normalisation(results: list[Result]) -> str:
-    """dtg less deep supervision with and without normalisation in both, in points with intervals over the seeds.
+NORMALISED = {"both normalised": (True, True), "neither": (False, False), "dtg normalised alone": (True, False)}
+"""Whether dtg is, and deep supervision."""
+
+
+def gaps_by_normalisation(results: list[Result]) -> dict[str, dict[int, dict[int, float]]]:
+    """dtg less deep supervision by normalisation, K and seed, where both are stored.
 
     After as many steps as the shortest runs have: a longer run goes through the same.
     """
     steps = min(result["run"]["steps"] for result in results)
-    both = {"both normalised": (True, True), "neither": (False, False), "dtg normalised alone": (True, False)}
-    used = [k for k in CLASSES if any(r["run"]["normalise"] != "dtg" for r in chosen(results, classes=k))]
 
     def by_seed(k: int, method: str, normalised: bool) -> dict[int, float]:
         runs = [r for r in chosen(results, method=method, classes=k) if is_normalised(r["run"]) == normalised]
         return {r["run"]["seed"]: test for r in runs for step, _, test in r["curve"] if step == steps}
 
-    rows = [[f"K, {steps} steps", *both]]
-    gaps: dict[tuple[int, str], dict[int, float]] = {}
-    for k in used:
-        for name, (first, second) in both.items():
+    found: dict[str, dict[int, dict[int, float]]] = {name: {} for name in NORMALISED}
+    for name, (first, second) in NORMALISED.items():
+        for k in CLASSES:
             own, other = by_seed(k, "dtg", first), by_seed(k, "deep supervision", second)
-            gaps[k, name] = {seed: own[seed] - other[seed] for seed in own if seed in other}
-        rows.append([str(k), *(interval(list(gaps[k, name].values())) for name in both)])
-    if len(used) > 1:
-        few, many = used[0], used[-1]
-        pairs = [(gaps[few, name], gaps[many, name]) for name in both]
-        cells = [interval([high[seed] - low[seed] for seed in low if seed in high]) for low, high in pairs]
-        rows.append([f"{many} less {few}", *cells])
+            found[name][k] = {seed: own[seed] - other[seed] for seed in own if seed in other}
+    return found
+
+
+def contrasts(results: list[Result]) -> dict[str, list[float]]:
+    """By normalisation and seed: that difference at the most classes less the one at the fewest."""
+    gaps = gaps_by_normalisation(results)
+    ends = {name: (by_class[CLASSES[0]], by_class[CLASSES[-1]]) for name, by_class in gaps.items()}
+    return {name: [many[seed] - few[seed] for seed in few if seed in many] for name, (few, many) in ends.items()}
+
+
+def by_normalisation(results: list[Result]) -> str:
+    """In points with intervals over the seeds, of the K that were run in more than one way."""
+    gaps = gaps_by_normalisation(results)
+    rows = [[f"K, {min(result['run']['steps'] for result in results)} steps", *NORMALISED]]
+    used = [k for k in CLASSES if gaps["both normalised"][k] or gaps["neither"][k]]
+    rows += [[str(k), *(interval(list(by_class[k].values())) for by_class in gaps.values())] for k in used]
+    rows.append([f"{CLASSES[-1]} less {CLASSES[0]}", *map(interval, contrasts(results).values())])
     return markdown(rows)
 
 
