@@ -57,10 +57,11 @@ def tests(device: torch.device, folder: Path) -> Iterator[str]:
     command += ["--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark", "--device", str(device)]
     if find_spec("xdist") is not None:
         command += ["-n", str(max(1, (os.cpu_count() or 1) // len(PRECISIONS))), "--dist", "worksteal"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_LAUNCH_BLOCKING": "1"}  # errors come where they are made
     running = []
     for dtype in PRECISIONS:
         with (folder / f"tests-{dtype}.log").open("w") as log:
-            options = {"stdout": log, "stderr": log, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+            options = {"stdout": log, "stderr": log, "env": environment}
             running.append(subprocess.Popen([*command, "--dtype", dtype], **options))
     end = time.monotonic() + PATIENCE
     for dtype, process in zip(PRECISIONS, running, strict=True):

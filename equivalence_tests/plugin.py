@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         if device == "cpu" or not found:
             raise
         pytest.skip(f"{operation} has no deterministic form on {device}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Ends a worker whose device no longer works, so that no later test fails for it; xdist starts another."""
+    report: Any = yield
+    if report.failed and "device-side assert" in report.longreprtext and hasattr(item.config, "workerinput"):
+        os._exit(1)
+    return report
 
 
 @pytest.fixture(scope="session")
