@@ -196,7 +196,7 @@ ANNOTATIONS = {"annotation", "returns", "decorator_list"}
 
 
 def places(tree: ast.AST, function: str = "", statement: ast.stmt | None = None) -> Iterator[Place]:
-    """Every expression below, but for those in messages of errors, in annotations and in decorators."""
+    """Every expression below, but for those in messages of errors, assertions, annotations and decorators."""
     for field, found in ast.iter_fields(tree):
         if field in ANNOTATIONS:
             continue
@@ -204,6 +204,8 @@ def places(tree: ast.AST, function: str = "", statement: ast.stmt | None = None)
             if not isinstance(node, ast.AST) or isinstance(node, UNTOUCHED):
                 continue
             if isinstance(node, ast.AnnAssign) and "TypeAlias" in ast.unparse(node.annotation):
+                continue
+            if isinstance(node, ast.keyword) and node.arg == "strict":
                 continue
             inside, around = function, node if isinstance(node, ast.stmt) else statement
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -356,7 +358,7 @@ class Mutator:
         tree = mutated(made)
         changes = changed_functions(compile(source, file, "exec"), compile(tree, file, "exec"))
         chosen = self.tests_of(made.module, {(file, key(old)) for old, _ in changes or []})
-        names = [f"{item.path.name}::{item.nodeid.partition('::')[2]}" for item in (self.items[k] for k in chosen)]
+        names = [self.items[index].nodeid.rpartition("equivalence_tests/")[2] for index in chosen]
         if not self.loaded.exchange(file, source, tree):
             signal.setitimer(signal.ITIMER_PROF, PATIENCE * (1 + SECONDS))  # its signal kills
             messages = failures_anew(made.module, ast.unparse(tree), names, OPTIONS) if names else []
@@ -411,6 +413,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch", "torch._dynamo"):
         import_module(library)  # before the profile, which slows imports down, and for all forks
     tests = options.tests or [path.name for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    examples = Path(__file__).resolve().parent.parent / "tests" / "test_docstrings.py"
+    if examples.exists() and not options.tests:  # of a checkout
+        tests.append(f"{examples}::test_examples")
     with Path(options.report or os.devnull).open("w") as file, recorded() as ran:
         mutator = Mutator(mutants, start + options.seconds_in_all, ran, options.jobs, report)
         output = run_tests(tests, mutator, options=OPTIONS)

@@ -256,13 +256,19 @@ class Planter(importlib.abc.MetaPathFinder):
 
 
 def run_tests(tests: Iterable[str], *plugins: Any, options: Sequence[str] = ()) -> str:
-    """Runs tests, such as test_foton.py::test_updates, in this process; returns what pytest printed."""
+    """Runs tests in this process; returns what pytest printed.
+
+    They are of this folder, such as test_foton.py::test_updates, or have a path.
+    """
     import pytest
 
     options = [*options, "-q", "-x", "-s", "-p", "no:cacheprovider", "-p", f"{ROOT}.equivalence_tests.plugin"]
     options += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
     options += ["-c", os.devnull, "--rootdir", os.getcwd()]
-    nodes = [f"{ROOT}.equivalence_tests.{test.replace('.py', '', 1)}" for test in tests]
+    nodes = [
+        test if "/" in test.partition("::")[0] else f"{ROOT}.equivalence_tests.{test.replace('.py', '', 1)}"
+        for test in tests
+    ]
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
         pytest.main([*options, "--pyargs", *nodes], plugins=plugins)
     return output.getvalue()

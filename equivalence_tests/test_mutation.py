@@ -41,7 +41,7 @@ def test_mutations_of_an_expression(text: str):
     assert {ast.unparse(ast.fix_missing_locations(node)) for node in found} == MUTATIONS[text]
 
 
-def test_messages_annotations_and_decorators_are_left_alone():
+def test_messages_assertions_annotations_and_decorators_are_left_alone():
     tree = ast.parse(
         """
 @cache(1)
@@ -49,6 +49,7 @@ def f(x: Literal[1], y=2) -> Array[3]:
     if x > 4:
         raise ValueError(5)
     assert x, 6
+    zip(x, y, strict=True)
     print(f"{7}")
     return x
 """
