@@ -230,6 +230,7 @@ def _update(source: Input, layer: Layer, a: Array, gradient: Array) -> Update:
 def layer_passes(layers: Sequence[Layer], first: Input) -> Iterator[LayerPass]:
     """Of every layer in turn, each run when it is asked for."""
     source = first
+    del first  # not held with later layers
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         a = source.value(layer)
         h = activity(layer.steps, a)
@@ -262,10 +263,14 @@ def credit(
     layers: Sequence[Layer], first: Input, goodness: Goodness, loss: LayerLoss, prior: Prior
 ) -> Iterator[tuple[Update, Array]]:
     """Each layer's update and batch-mean loss. The sum over both streams is twice the mean over their 2B samples."""
-    for layer, found in credited(layer_passes(layers, first), len(layers), goodness, prior):
+    passes = credited(layer_passes(layers, first), len(layers), goodness, prior)
+    del first
+    for layer, found in passes:
         credit = loss(found)
         slope = per_sample(2 * torch.cat([credit.positive, credit.negative]), layer.h).to(layer.h.dtype)
-        yield layer.update(goodness.gradient(layer.h) * slope), credit.loss.mean()
+        update = layer.update(goodness.gradient(layer.h) * slope)
+        del layer  # not held with the next one
+        yield update, credit.loss.mean()
 
 
 def stream_goodness(

@@ -52,11 +52,12 @@ def _first(layer: Layer, z: Array, error: Array, projection: Array) -> Array:
 def differences(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
     """h_l - h~_l of the hidden layers l = 1..L-1 in turn: each shaped as a_l."""
     u = projection
-    for index, (layer, z, a, h) in enumerate(zip(layers[:-1], *clean, strict=False)):
+    for index in range(len(layers) - 1):
+        layer, z = layers[index], clean.inputs[index]
         u = layer.difference(z, u) if index > 0 else _first(layer, z, error, projection)
-        u = changed(layer.steps, a, u)
+        u = changed(layer.steps, clean.preactivations[index], u)
         yield u
-        u = changed(layer.outlet, h, u)
+        u = changed(layer.outlet, clean.activities[index], u)
 
 
 def linear_errors(layers: Sequence[Layer], clean: Pass, error: Array, projection: Array) -> Iterator[Array]:
@@ -120,12 +121,13 @@ def recomputed_factors(
         through = linear_part(layer) if linear else layer
         u = through.difference(z, u) if index > 0 else _first(through, z, error, projection)
         delta = pulled_back(layer.steps, a, u) if linear else changed(layer.steps, a, u)
-        h = activity(layer.steps, a)
-        if not linear:
-            u = delta
+        u = u if linear else delta
         yield (delta if factor == 1 else factor * delta), z
+        h = activity(layer.steps, a)
+        del a, delta  # not held with the next layer's
         u = changed(layer.outlet, h, u)
         z = activity(layer.outlet, h)
+        del h
 
 
 def updates(

@@ -164,23 +164,27 @@ def differences(
     `later` are the corrections of the layers behind the j-th, in turn: None, or h_l less what they make of it.
     Raises ValueError where `inject` is no layer before the output, and for a correction of another shape than h_l.
     """
-    h = _first_reached(layers, clean, inject)
-    check_shape("first", first, h.shape)
-    steps, outlet = (layers[inject - 1].steps, layers[inject - 1].outlet) if inject > 0 else ((), ())
-    difference = without_dropped(steps, first)
+    check_shape("first", first, _first_reached(layers, clean, inject).shape)
+    difference = without_dropped(layers[inject - 1].steps if inject > 0 else (), first)
     del first  # not held with later ones
     yield difference
     corrections = iter(later)
     for index in range(inject, len(layers) - 1):
+        if index > 0:
+            difference = pushed(layers[index - 1].outlet, clean.activities[index - 1], difference)
         layer = layers[index]
-        difference = layer.difference(clean.inputs[index], pushed(outlet, h, difference))
+        difference = layer.difference(clean.inputs[index], difference)
         difference = changed(layer.steps, clean.preactivations[index], difference)
         correction = next(corrections, None)
         if correction is not None:
             check_shape("later", correction, difference.shape)
             difference = difference + without_dropped(layer.steps, correction)
-        h, outlet = clean.activities[index], layer.outlet
         yield difference
+
+
+def _at_layer(layers: Sequence[Layer], clean: Pass, difference: Array, index: int) -> Array:
+    """delta_l of h_l - tau_l."""
+    return pulled_back(layers[index].steps, clean.preactivations[index], difference)
 
 
 def local_factors(
@@ -189,9 +193,9 @@ def local_factors(
     """delta_l, as a_l, and z_l of every layer, first layer first; 0 before the j-th. `found` are the `differences`."""
     if inject == 0:
         next(found)
-    for index, layer in enumerate(layers[:-1]):  # no name for what is given: it would be held for a layer more
+    for index in range(len(layers) - 1):  # no name for what is given: it would be held for a layer more
         if index + 1 >= inject:
-            yield pulled_back(layer.steps, clean.preactivations[index], next(found)), clean.inputs[index]
+            yield _at_layer(layers, clean, next(found), index), clean.inputs[index]
         else:
             yield torch.zeros_like(clean.preactivations[index]), clean.inputs[index]
     yield error, clean.inputs[-1]

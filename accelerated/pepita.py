@@ -62,11 +62,11 @@ def update_factors(
     check_shape("error", error, clean.scores.shape)
     check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
     z = clean.inputs[0] + torch.tensordot(error, projection, dims=1)
-    found = differences(layers, clean, -error, projection)
-    for index, layer in enumerate(layers[:-1]):
+    found = differences(layers, clean, error, -projection)
+    for index in range(len(layers) - 1):
         difference = next(found)
         yield difference, z if presynaptic == "modulated" else clean.inputs[index]
-        z = activity(layer.outlet, clean.activities[index] - difference)
+        z = activity(layers[index].outlet, clean.activities[index] - difference)
         del difference  # not held while the next one is computed
     if output_gradient is not None:
         error = output_gradient(activity(layers[-1].steps, layers[-1].value(z)))

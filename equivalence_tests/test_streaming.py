@@ -182,6 +182,9 @@ STREAMED: dict[str, Streamed] = {
     "foton": Streamed(recomputing(Foton), "dropped"),
     "ftp": Streamed(recomputing(Ftp), "dropped"),
     "pepita": Streamed(recomputing(Pepita), "dropped"),
+    "foton, bare": Streamed(recomputing(Foton), "plain"),
+    "ftp, bare": Streamed(recomputing(Ftp), "plain"),
+    "pepita, bare": Streamed(recomputing(Pepita), "plain", 0.11),  # with the inputs of both passes
     "mono-forward": Streamed(MonoForward, "plain"),
     "hyperspherical": Streamed(Hyperspherical, "normalised"),
     "dynamic-temperature": Streamed(DynamicTemperature, "normalised"),
@@ -190,9 +193,9 @@ STREAMED: dict[str, Streamed] = {
     "channel-class-assignment": Streamed(ChannelClassAssignment, "images"),
     "channel-competition": Streamed(ChannelCompetition, "images, over the batch"),
     # Two streams, each with its normalised activities: of the barest network, eight arrays to backpropagation's one.
-    "forward-forward": Streamed(ForwardForward, "plain", 0.3),
-    "symba": Streamed(SymBa, "plain", 0.3),
-    "cumulative": Streamed(CumulativeForwardForward, "plain", 0.3),
+    "forward-forward": Streamed(ForwardForward, "plain", 0.22),
+    "symba": Streamed(SymBa, "plain", 0.22),
+    "cumulative": Streamed(CumulativeForwardForward, "plain", 0.22),
 }
 
 

@@ -127,9 +127,12 @@ class Foton(OutputErrorRule):
         masked = self.each_layer(self.draw_masks(x, replay))
         factors = recomputed_factors(masked, len(bare), start, error, projection, self.activation_gain, self.linear)
         count = self.loss.count(output, y)
-        for unit, layer, (delta, z) in zip(self.units, bare, factors, strict=True):
-            loss = self.output_loss(output, y) if unit is self.units[-1] else None
-            yield UnitUpdate(unit, unit.gradients(per_label(factored(layer).update(z, delta), len(x), count)), loss)
+        for unit, layer in zip(self.units, bare, strict=True):
+            delta, z = next(factors)
+            gradients = unit.gradients(per_label(factored(layer).update(z, delta), len(x), count))
+            del delta, z  # not held while the next layer's are computed
+            yield UnitUpdate(unit, gradients, self.output_loss(output, y) if unit is self.units[-1] else None)
+            del gradients
 
     def _projection(self, layers: Sequence[Layer], clean: Pass) -> Tensor:
         """F^T, of the present weights or those of up to `projection_every` - 1 training steps ago."""

@@ -168,8 +168,8 @@ class Ftp(RecomputingRule):
         yield from factors
 
     def _reached(self, clean: Pass) -> Tensor:
-        """h_j, x for j = 0."""
-        return clean.activities[self.inject - 1] if self.inject else clean.inputs[0]
+        """a_j, shaped as h_j, which need not be there yet; x for j = 0."""
+        return clean.preactivations[self.inject - 1] if self.inject else clean.inputs[0]
 
     def _first_difference(self, h: Tensor, error: Tensor, targets: Tensor) -> Tensor:
         """h_j - tau_j, shaped as h_j, and strided as it where that costs no copy."""

@@ -15,7 +15,7 @@ FAULTS = [
           "tau = tau + without_dropped(layer.steps, correction)",
           "test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights", "every: True"),
     Fault("target not carried", "accelerated.ftp",
-          "pushed(outlet, h, difference)", "pushed(outlet, h, 0 * difference)",
+          "clean.activities[index - 1], difference)", "clean.activities[index - 1], 0 * difference)",
           "test_differences", "differences[1]"),
     Fault("target not carried in the reference", "reference.ftp",
           "pushed(outlet, h, tau)", "pushed(outlet, h, clean.activities[inject - 1] - first)",
