@@ -179,8 +179,9 @@ def test_rotations_experiment_takes_convolutions(monkeypatch: pytest.MonkeyPatch
 
 
 def test_attention_experiment_prints_accuracies_and_cosines(tmp_path: Path) -> None:
-    found = run("experiments/attention.py", tmp_path, "digits", "--steps", "3", "--seeds", "0", "1")
-    assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \|$", found, re.MULTILINE)) == 4, found
+    options = ["digits", "results", "--steps", "3", "--seeds", "0", "1"]
+    found = run("experiments/attention.py", tmp_path, *options)
+    assert len(re.findall(r"^\| [a-z-]+ \| [\d.]+ ± [\d.]+ \(2 seeds\) \|", found, re.MULTILINE)) == 4, found
     assert len(re.findall(r"^\| foton.*, .* \| .* ± .* \| .* ± .* \|$", found, re.MULTILINE)) == 6, found
 
 

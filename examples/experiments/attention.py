@@ -8,20 +8,24 @@ those of queries, keys and scores are held orthogonal. No rate was chosen.
 "foton" takes the difference of two passes, softmax included; "foton-linear" leaves out tanh and softmax, so that
 attention is the mean over tokens; either way each layer has its own derivative. "frozen" trains the first layer and
 the scores by backpropagation.
+
+Every run is added to FOLDER/attention.jsonl as it ends. One that stands there already is not repeated, so that the
+command goes on where it was stopped. Last it prints the tables of `attention.md`.
 """
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from math import cos, pi
-from statistics import mean, stdev
+from pathlib import Path
+from statistics import mean
 
 import torch
+from resumable import Result, Run, cell, chosen, interval, markdown, paired, run_all
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from prograde.accelerated.orthogonality import bjorck, orthogonal
-from prograde.accelerated.training import load
+from prograde.accelerated.training import Dataset, load
 
 WIDTH, HEADS, TOKENS, BLOCKS = 32, 4, 16, 2
 TRAIN, TEST, BATCH, STEPS, RATE = 10_000, 2_000, 64, 300, 0.05
@@ -130,8 +134,8 @@ def train(rule: str, seed: int, x: Tensor, y: Tensor, steps: int) -> Network:
     optimizer = torch.optim.SGD([p for p in network.parameters() if id(p) not in fixed], RATE, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * step / steps)) / 2)
     for _ in range(steps):
-        chosen = torch.randint(len(x), (BATCH,))
-        gradients = updates(rule, network, x[chosen], y[chosen])
+        batch = torch.randint(len(x), (BATCH,))
+        gradients = updates(rule, network, x[batch], y[batch])
         for name, p in network.named_parameters():
             p.grad = gradients[name]
         optimizer.step()
@@ -142,17 +146,17 @@ def train(rule: str, seed: int, x: Tensor, y: Tensor, steps: int) -> Network:
     return network
 
 
-def cosines(network: Network, x: Tensor, y: Tensor) -> dict[str, Sequence[float]]:
-    """Of both passes' updates with the gradient, by the kind of weight."""
+def cosines(network: Network, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Of both passes' updates with the gradient, means by the kind of weight."""
     exact, found = backprop(network, x, y), {}
     for rule in ("foton", "foton-linear"):
         by_kind = defaultdict(list)
         for name, g in updates(rule, network, x, y).items():
-            kind = {"q": "queries, keys", "k": "queries, keys", "v": "values, outputs", "o": "values, outputs"}
+            kind = dict.fromkeys("qk", "queries and keys") | dict.fromkeys("vo", "values and outputs")
             by_kind[kind.get(name[-1], "dense" if name.endswith(".w") else "scores")].append(
                 torch.cosine_similarity(g.flatten(), exact[name].flatten(), dim=0).item()
             )
-        found |= {f"{rule}, {kind}": values for kind, values in by_kind.items() if kind != "scores"}
+        found |= {f"{rule}, {kind}": mean(values) for kind, values in by_kind.items() if kind != "scores"}
     return found
 
 
@@ -162,33 +166,51 @@ def patches(x: Tensor, image_shape: tuple[int, ...]) -> Tensor:
     return x.unflatten(1, image_shape).unfold(1, side, side).unfold(2, side, side).reshape(len(x), TOKENS, -1)
 
 
-def shown(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+def run_of(run: Run, dataset: Dataset) -> Result:
+    """Accuracy in percent, and mean cosines by pass and kind of weight at the start and at the end."""
+    x, y = patches(dataset.train.images[:TRAIN], dataset.image_shape), dataset.train.labels[:TRAIN]
+    x_test, y_test = patches(dataset.test.images[:TEST], dataset.image_shape), dataset.test.labels[:TEST]
+    start = cosines(Network(x.shape[2], run["seed"]), x[:256], y[:256])
+    network = train(run["rule"], run["seed"], x, y, run["steps"])
+    right = network(x_test).argmax(dim=1) == y_test
+    return {
+        "accuracy": 100 * right.double().mean().item(),
+        "start": start,
+        "end": cosines(network, x[:256], y[:256]),
+    }
+
+
+def accuracies(results: list[Result]) -> str:
+    """And what they are less those with the hidden layers frozen."""
+    rows = [["rule", "test accuracy, %", "less frozen"]]
+    frozen = chosen(results, rule="frozen")
+    for rule in RULES:
+        found = chosen(results, rule=rule)
+        rows.append([rule, cell(found, seeds=3), interval(paired(found, frozen), 1) if rule != "frozen" else ""])
+    return markdown(rows)
+
+
+def alignment(results: list[Result]) -> str:
+    """Of the networks that foton-linear trained."""
+    found = chosen(results, rule="foton-linear")
+    rows = [["pass, weights", "at the start", "after training by foton-linear"]]
+    for name in found[0]["start"] if found else ():
+        cells = [[{"accuracy": result[when][name]} for result in found] for when in ("start", "end")]
+        rows.append([name, *(cell(each, 2) for each in cells)])
+    return markdown(rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="folder of MNIST as IDX files, or 'digits'")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST as IDX files, or 'digits'")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
-    x, y = patches(dataset.train.images[:TRAIN], dataset.image_shape), dataset.train.labels[:TRAIN]
-    x_test, y_test = patches(dataset.test.images[:TEST], dataset.image_shape), dataset.test.labels[:TEST]
-    accuracies, starts, ends = defaultdict(list), defaultdict(list), defaultdict(list)
-    for seed in arguments.seeds:
-        for name, values in cosines(Network(x.shape[2], seed), x[:256], y[:256]).items():
-            starts[name].append(mean(values))
-        for rule in RULES:
-            network = train(rule, seed, x, y, arguments.steps)
-            right = network(x_test).argmax(dim=1) == y_test
-            accuracies[rule].append(100 * right.double().mean().item())
-            print(f"seed {seed}, {rule}: {accuracies[rule][-1]:.1f} %", flush=True)
-            if rule == "foton-linear":
-                for name, values in cosines(network, x[:256], y[:256]).items():
-                    ends[name].append(mean(values))
-    for rule, values in accuracies.items():
-        print(f"| {rule} | {shown(values, 1)} |")
-    for name in starts:
-        print(f"| {name} | {shown(starts[name], 2)} | {shown(ends[name], 2)} |")
+    plain = {"data": Path(arguments.data).name, "steps": arguments.steps}
+    runs = [{**plain, "seed": seed, "rule": rule} for seed in arguments.seeds for rule in RULES]
+    every = run_all(runs, lambda run: run_of(run, dataset), arguments.folder / "attention.jsonl")
+    results = chosen(every, **plain)
+    print(f"{accuracies(results)}\n\n{alignment(results)}")

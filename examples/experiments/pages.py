@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import any_model
+import attention
 import claims
 import convolutions
 import depth
@@ -209,6 +210,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "depth-less-backprop": lambda: depth.less(stored("depth/depth", data="mnist"), "backprop-orthogonal"),
     "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist")),
     "convolutions": lambda: convolutions.summary(stored("convolutions/convolutions", data="mnist")),
+    "attention": lambda: attention.accuracies(stored("attention/attention", data="mnist")),
+    "attention-cosines": lambda: attention.alignment(stored("attention/attention", data="mnist")),
     "pooling": lambda: convolutions.summary(stored("convolutions/convolutions", data="digits")),
     "hardware-bits": lambda: hardware.table(stored("hardware/hardware"), "bits"),
     "hardware-read-noise": lambda: hardware.table(stored("hardware/hardware"), "read_noise"),
