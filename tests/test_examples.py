@@ -306,6 +306,20 @@ def test_published_training_ends_in_time(published: Any, monkeypatch: pytest.Mon
     assert cut["epochs"] < 5
 
 
+def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(system: str, seed: int, epochs: int, accuracy: float, **more: Any) -> dict[str, Any]:
+        run = {"system": system, "seed": seed, **more}
+        return {"run": run, "accuracy": accuracy, "epochs": epochs, "all": accuracy + seed}
+
+    runs = [result("caw", 0, 8, 70.0), result("caw", 1, 6, 60.0), result("caw", 0, 8, 10.0, width=0.1)]
+    runs += [result("caw, static", 0, 8, 68.0), result("caw, static", 1, 8, 50.0)]
+    monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
+    assert published.less("caw", "caw, static") == [2.0]
+    assert [found["accuracy"] for found in published.of("caw", "all")] == [70.0, 61.0]
+    assert published.length(published.of("caw")) == "6 to 8 epochs"
+    assert published.length(published.of("caw, static")) == "8 epochs"
+
+
 def test_published_gradients_are_limited_by_layer(published: Any) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU())
     rule = published.LocalClassifiers(model, num_classes=3)

@@ -26,6 +26,7 @@ import ftp
 import hardware
 import local_classifiers
 import mnist
+import published
 import recurrent
 import rotations
 import scaling
@@ -229,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
     "wires": scaling.wires,
     "step-times": lambda: step_times.table(step_times.kept()),
+    "published": lambda: published.summary(stored("published/published")),
     "without-runs": without_runs,
 }
 for data in ("mnist", "fashion-mnist"):

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import torch
 from convolutions import orthogonal
-from resumable import Result, Run, arguments_of, cell, markdown, run_all, show
+from resumable import Result, Run, arguments_of, cell, markdown, paired, run_all, show, stored
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -302,6 +302,28 @@ def accuracies(scores: Callable[[Tensor], Tensor], test: Split) -> list[float]:
     pairs = zip(test.images.split(1000), test.labels.split(1000), strict=True)
     hits: Any = sum((scores(x).argmax(dim=2) == y).sum(dim=1) for x, y in pairs)
     return [100 * count / len(test.labels) for count in hits.tolist()]
+
+
+def of(system: str, part: str = "accuracy") -> list[Result]:
+    """Stored runs at the published widths, with another of their accuracies in the place of the first."""
+    found = [result for result in stored("published/published", system=system) if "width" not in result["run"]]
+    return [result | {"accuracy": result.get(part)} for result in found]
+
+
+def less(system: str, other: str, part: str = "accuracy") -> list[float]:
+    """Stored runs of one system less another's, of the same seed and as many epochs."""
+    own, others = of(system, part), of(other, part)
+    return [
+        gap
+        for epochs in sorted({result.get("epochs", 0) for result in own})
+        for gap in paired(*([r for r in found if r.get("epochs", 0) == epochs] for found in (own, others)))
+    ]
+
+
+def length(results: Iterable[Result]) -> str:
+    """How many epochs they were trained for."""
+    epochs = sorted({result["epochs"] for result in results if "epochs" in result})
+    return f"{' to '.join(map(str, dict.fromkeys([epochs[0], epochs[-1]])))} epochs" if epochs else ""
 
 
 def alike(results: Iterable[Result]) -> list[list[Result]]:
