@@ -23,7 +23,7 @@ OF_ANOTHER = re.compile(rf"^def test_\w+\([^)]*\b({'|'.join(OF_A_PRECISION)})\b"
 OF_OURS = re.compile(r'^pytestmark = .*"ours_only"', re.MULTILINE)
 settings.register_profile("default", FIXED)
 settings.register_profile("smoke", settings.get_profile("default"), max_examples=3)
-settings.register_profile("mutation", settings.get_profile("smoke"), phases=[Phase.explicit, Phase.generate])
+settings.register_profile("mutation", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate])
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=300, derandomize=False)
 
 
@@ -44,8 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--profile",
         default="default",
-        choices=["smoke", "mutation", "default", "nightly"],
-        help="examples per property: 3, the same not shrunk, 12, or 300 drawn at random with the tests marked nightly; "
+        choices=["smoke", "default", "mutation", "nightly"],
+        help="examples per property: 3, 12, 12 not shrunk, or 300 drawn at random with the tests marked nightly; "
         "--hypothesis-seed draws the others anew, too (default: %(default)s)",
     )
     group.addoption(

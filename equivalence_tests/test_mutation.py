@@ -28,7 +28,7 @@ MUTATIONS = {
     "a.mT": {"a"},
     "x.mean(dim=1)": {"x.sum(dim=1)", "x"},
     "np.maximum(a, b)": {"np.minimum(a, b)", "a"},
-    "np.clip(a, b, c)": {"np.clip(b, a, c)", "a"},
+    "np.clip(a, b, c)": {"a"},
     "f(a, b, c)": {"f(b, a, c)"},
     "isinstance(a, b)": set(),
     "'text'": set(),
