@@ -49,7 +49,7 @@ def region_on(device: torch.device) -> Region | None:
 
 def outside(device: torch.device) -> AbstractContextManager[Any]:
     """Outside of any autocast region of that device: a constraint on weights has their own precision."""
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else _NO_CONTEXT
 
 
 @contextmanager

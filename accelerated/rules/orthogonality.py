@@ -2,7 +2,6 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from math import isfinite, log
 from typing import Any, NamedTuple, NoReturn
 
@@ -158,7 +157,7 @@ class Orthogonality(nn.Module):
         self.directions: dict[str, Tensor] = {}
         self._copies: deque[_Copy] = deque()
         self._worst: dict[str, Tensor] = {}  # largest defects of the steps that a graph repeats
-        self._check_precision()
+        self._check_precision(self.weights())
 
     def weights(self, *, frozen: bool = False) -> dict[str, Tensor]:
         """The matrices that are held, by their names in the model; with frozen ones, which stay as they are."""
@@ -175,9 +174,9 @@ class Orthogonality(nn.Module):
         is_wide = min(weight.shape) >= LOOKED_AT and not is_captured(weight.device)
         return not self.asynchronous and (_is_of_host(weight) or is_wide)
 
-    def _check_precision(self) -> None:
+    def _check_precision(self, weights: Mapping[str, Tensor]) -> None:
         """Raises ValueError for a tolerance that a weight cannot keep: it may have been converted since."""
-        for name, weight in self.weights().items():
+        for name, weight in weights.items():
             least = resolution(weight)
             if self.tolerance < least:
                 where = f"{weight.dtype} with TF32 products" if _is_multiplied_in_tf32(weight) else f"{weight.dtype}"
@@ -206,8 +205,8 @@ class Orthogonality(nn.Module):
     def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
         """To be called after every change of the weights, with the factors of those that took a plain step."""
         self.steps += 1
-        self._check_precision()
         weights = self.weights()
+        self._check_precision(weights)
         if any(is_captured(weight.device) for weight in weights.values()):
             if self.every > 1:
                 raise ValueError(f"every: {self.every}, expected 1 while a CUDA graph is captured: it counts no steps")
@@ -221,7 +220,7 @@ class Orthogonality(nn.Module):
         if self.steps % self.every:
             return
         self._restore_unseen({name: weight for name, weight in weights.items() if not self._looks_at(weight)})
-        signs = cache(self._signs)
+        drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         left = {}
         for index, (name, weight) in enumerate(weights.items()):
             if not self._looks_at(weight):
@@ -229,9 +228,11 @@ class Orthogonality(nn.Module):
             plain = (plain_steps or {}).get(name)
             if plain is not None and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
-            n = min(weight.shape)
+            n, kind = min(weight.shape), (weight.device, weight.dtype)
             whole = n < NARROW or (self.steps + index) % WHOLE == 0
-            if whole or not self._is_kept(name, weight, signs(weight.device, weight.dtype)[:, :n]):
+            if not whole and kind not in drawn:
+                drawn[kind] = self._signs(*kind)
+            if whole or not self._is_kept(name, weight, drawn[kind][:, :n]):
                 left[name] = weight
         for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
             self._restore(alike)
@@ -440,8 +441,8 @@ def _largest_of_diagonal(weight: Tensor) -> Tensor:
 
 def _of_columns(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Of each matrix, (k, n, n), the largest Euclidean norm of a column, and the norm of all: (k,) both."""
-    columns = torch.linalg.vector_norm(symmetric, dim=1)
-    return columns.amax(dim=1), torch.linalg.vector_norm(columns, dim=1)
+    rows = torch.linalg.vector_norm(symmetric, dim=2)  # a hundred times as fast as columns, which are the same
+    return rows.amax(dim=1), torch.linalg.vector_norm(rows, dim=1)
 
 
 def _alike(weights: Mapping[str, Tensor], kind: Callable[[str, Tensor], Any]) -> Iterable[dict[str, Tensor]]:

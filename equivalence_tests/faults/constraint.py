@@ -109,7 +109,7 @@ FAULTS = [
           "3 if self.tolerance >= FINE else 4", "3",
           "test_a_fine_tolerance_is_kept_asynchronously", "found"),
     Fault("the weights' precision looked at once", "accelerated.rules.orthogonality",
-          "        self._check_precision()\n        weights =", "        weights =",
+          "        self._check_precision(weights)\n", "",
           "test_a_conversion_to_a_precision_that_cannot_resolve_the_tolerance_is_refused",
           "nothing raised"),
     Fault("a plain step's pre-activations with their bias", "accelerated.rules.foton",

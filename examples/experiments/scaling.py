@@ -180,6 +180,7 @@ if __name__ == "__main__":
     parser.add_argument("--values", help="of a sweep, in place of its own")
     parser.add_argument("--shrink", type=int, default=1, help="divides the channels of the audit's networks")
     options = parser.parse_args()
+    torch.set_flush_denormal(True)
     wanted, threads = [], torch.get_num_threads()
     for part in options.parts:
         values = {"values": options.values or VALUES[part]} if part in VALUES else {"shrink": options.shrink}
