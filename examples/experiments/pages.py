@@ -242,6 +242,8 @@ PICTURES: dict[str, Callable[[Path], None]] = {
         stored("synthetic/synthetic_teacher", normalise="dtg"), path
     ),
     "local_classifiers.png": lambda path: local_classifiers.draw(of_local_classifiers("mnist"), path),
+    "mnist.png": lambda path: mnist.draw(compared("mnist"), 5000, path),
+    "mnist_cosines.png": lambda path: mnist.draw_cosines(compared("mnist"), path),
     "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist"), path),
     "docs/digits.png": lambda path: mnist.draw(compared("digits"), 288, path),
 }
