@@ -132,7 +132,7 @@ def steps(device: torch.device, folder: Path) -> Iterator[str]:
                 generator = torch.Generator(device).manual_seed(0)
                 step = plain_step(model, x, y) if name not in RULES else rule_step(RULES[name], model, x, y, generator)
                 with precision.region(device):
-                    eager, held = milliseconds(step, device), gigabytes(step, device)
+                    eager, held = milliseconds(step, device), gigabytes(step, model, device)
                     replayed, why = captured(step, generator, device)
                 share = macs / (1e-3 * min(eager, replayed or eager) * rate)
                 replays = f"{replayed:8.3f}" if replayed else why
@@ -170,10 +170,11 @@ def milliseconds(step: Callable[[], Any], device: torch.device) -> float:
     return float(np.median(found[1:]))
 
 
-def gigabytes(step: Callable[[], Any], device: torch.device) -> str:
-    """What a step allocates at most."""
+def gigabytes(step: Callable[[], Any], model: nn.Module, device: torch.device) -> str:
+    """What a step allocates at most, gradients included."""
     if device.type != "cuda":
         return "- GB"
+    model.zero_grad(set_to_none=True)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     step()

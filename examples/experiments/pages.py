@@ -26,6 +26,7 @@ import ftp
 import hardware
 import local_classifiers
 import mnist
+import on_gpu
 import published
 import recurrent
 import rotations
@@ -231,6 +232,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "wires": scaling.wires,
     "step-times": lambda: step_times.table(step_times.kept()),
     "published": lambda: published.summary(stored("published/published")),
+    "gpu-steps": on_gpu.in_float32,
+    "gpu-largest": on_gpu.of_the_largest,
+    "gpu-constraint": on_gpu.constraint,
     "without-runs": without_runs,
 }
 for data in ("mnist", "fashion-mnist"):
