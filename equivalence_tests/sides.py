@@ -6,8 +6,10 @@ the harness runs it on the reference and on the twin.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import isfunction, signature
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
@@ -238,7 +240,27 @@ class Used:
         side.used[path] = None
         if not hasattr(module, name):
             side.lack(path)
-        return getattr(module, name)
+        found = getattr(module, name)
+        return found if side.is_ours else _with_its_options(found, original, lambda n: side.lack(f"{path}({n}=)"))
+
+
+def _with_its_options(function: Any, original: Any, lack: Callable[[str], NoReturn]) -> Any:
+    """The function; where it has fewer options than the original, one that calls `lack` for those it is given."""
+    try:
+        given, expected = signature(function).parameters, signature(original)
+    except (TypeError, ValueError):  # no function, or one that does not say what it takes
+        return function
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in given.values()):
+        return function
+    missing = {name for name, p in expected.parameters.items() if p.default is not p.empty} - given.keys()
+
+    @wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        for name in missing.intersection(expected.bind(*arguments, **options).arguments):
+            lack(name)
+        return function(*arguments, **options)
+
+    return called if missing and isfunction(original) else function
 
 
 class Table(dict[str, Any]):

@@ -94,6 +94,11 @@ def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[
         with pytest.raises(pytest.skip.Exception, match=f"not there: {name}$"):
             call()
     assert list(side.used) == ["activations.relu", "activations.gelu", "foton.updates"], "noted"
+    side = package(foton=SimpleNamespace(updates=lambda layers, x, labels: "made"))
+    assert side.foton.updates(None, None, labels=None) == "made"
+    with pytest.raises(pytest.skip.Exception) as found:
+        side.foton.updates(None, None, None, linear=True)
+    assert str(found.value) == "not there: foton.updates(linear=)", "an option"
     assert side.layers.Dense is not None, "lent to torch functions"
     with pytest.raises(AssertionError, match=r"prograde\.accelerated\.nothing is missing"):
         TwinSide("prograde.accelerated", "cpu", "float32").lack("nothing")

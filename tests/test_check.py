@@ -3,12 +3,16 @@
 import json
 from contextlib import nullcontext
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prograde.accelerated.command_line.verdicts import checked, read
+from prograde.equivalence_tests import test_foton
+from prograde.equivalence_tests.sides import TwinSide
+from prograde.equivalence_tests.tolerance import Comparison
 
 START = {
     "modules": ["activations", "losses", "foton"],
@@ -40,7 +44,7 @@ def noted(
 
 RECORDS = [
     START,
-    {"tests": 9},
+    {"tests": 10},
     noted("test_relu", compared("relu.jvp", "activations.relu", error=2.0, wrong="jvp: off", example="long code"),
            compared("relu.vjp", "activations.relu", error=1.0, wrong="vjp: off", example="code"), outcome="failed"),
     noted("test_updates", compared("updates", "activations.relu", "foton.updates", error=5e-8)),
@@ -50,6 +54,7 @@ RECORDS = [
     noted("test_theorem[reference]"),
     noted("test_sizes", used=("foton.idle",), outcome="skipped", said="accepts what is refused: x: shape"),
     noted("test_gelu", used=("activations.gelu",), outcome="skipped", said="not there: activations.gelu"),
+    noted("test_chain", used=("activations.silu", "foton.updates")),
     noted("test_rules", outcome="failed", said="broken"),
 ]  # fmt: skip
 
@@ -60,19 +65,22 @@ def test_records_become_a_table() -> None:
     assert {verdict.name: verdict.outcome for verdict in found.functions} == {
         "activations.relu": "refused",
         "activations.gelu": "not there",
+        "activations.silu": "not tested",
         "foton.updates": "agreed",
         "foton.differences": "refused",
         "foton.idle": "not tested",
         "foton.missing": "not there",
     }
-    relu, _, updates, differences, *_ = found.functions
+    relu, updates, differences = (verdict for verdict in found.functions if verdict.where)
     assert relu.cells == ("activations.relu", "refused", "1", "2.0e+00", "1.0e-07", "relu.jvp[0], test_relu")
     assert relu.wrong == ["jvp: off, test_relu", "vjp: off, test_relu"]
     assert relu.example == "code", "the shortest"
-    assert updates.cells[2:] == ("3", "5.0e-08", "1.0e-07", "updates[0], test_updates"), "the nearest to its bound"
+    silu = next(verdict for verdict in found.functions if verdict.name == "activations.silu")
+    assert silu.cells == ("activations.silu", "not tested", "", "", "", "within foton.updates")
+    assert updates.cells[2:] == ("4", "5.0e-08", "1.0e-07", "updates[0], test_updates"), "the nearest to its bound"
     assert differences.wrong == ["off, test_part", "no ascent, test_joint"]
-    assert (found.tests, found.others, found.exit_code, found.absent) == (5, 1, 1, ["losses"])
-    assert found.summary == ("mine in float32 on cpu: 1 agreed, 2 refused, 2 not there, 1 not tested, in 5 tests of it")
+    assert (found.tests, found.others, found.exit_code, found.absent) == (6, 1, 1, ["losses"])
+    assert found.summary == ("mine in float32 on cpu: 1 agreed, 2 refused, 2 not there, 2 not tested, in 6 tests of it")
     remarks = "\n".join(found.remarks)
     assert "not there: losses" in remarks
     assert "foton.idle accepts what is refused: x: shape" in remarks
@@ -94,6 +102,13 @@ def test_a_property_has_its_example_where_no_comparison_has() -> None:
     own = compared("updates", "foton.updates", error=9.0, wrong="off", example="longer code")
     assert [v.example for v in read("mine", [START, joint]).of("refused")] == ["sum", "sum"]
     assert [v.example for v in read("mine", [START, joint, noted("test", own)]).of("refused")] == ["longer code"]
+
+
+def test_what_is_there_under_one_of_two_names_is_tested() -> None:
+    """As an entry of a table, and not as an attribute of the module."""
+    lacking = noted("test_a", used=("activations.relu",), outcome="skipped", said="not there: activations.relu")
+    (relu,) = read("mine", [{**START, "functions": {}}, lacking, noted("test_b", used=("activations.relu",))]).functions
+    assert relu.cells == ("activations.relu", "agreed", "1", "", "", "")
 
 
 def test_exit_codes() -> None:
@@ -153,3 +168,16 @@ def test_reports_are_whole() -> None:
     assert "mine &lt;in&gt; float32" in found.page()
     assert "<pre>code</pre>" in found.page()
     assert not {"script", "link", "img"} & set(tags), "needs no other file"
+
+
+def test_a_twin_in_jax_agrees_and_a_mistake_in_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax")
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    twin = TwinSide("jax_twin", "cpu", "float32")
+    linear = test_foton.linear_case([7, 6, 5, 4])
+    case = linear._replace(dense=linear.dense._replace(activations=("tanh", "tanh", "identity")))
+    Comparison()(twin, "foton.updates", test_foton.foton_updates, *case)
+    right = twin.found("foton").updates
+    monkeypatch.setattr(twin.found("foton"), "updates", lambda layers, x, labels: right(layers, -x, labels))
+    with pytest.raises(AssertionError, match=r"foton\.updates\[0\]\[0\]: off by"):
+        Comparison()(twin, "foton.updates", test_foton.foton_updates, *case)

@@ -27,6 +27,8 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     example: str = ""
     skipped: str = ""
+    within: str = ""
+    """A function that was tested, and used it."""
 
     @property
     def share(self) -> float:
@@ -52,7 +54,9 @@ class Verdict:
     @property
     def cells(self) -> tuple[str, ...]:
         error, bound = ("" if v is None else f"{v:.1e}" if v else "exact" for v in (self.error, self.bound))
-        return self.name, self.outcome, str(self.tests or ""), error, bound, self.where or self.skipped
+        why = f"within {self.within}" if self.within and self.outcome == UNTESTED else self.skipped
+        where = self.where or ("" if self.outcome == AGREED else why)
+        return self.name, self.outcome, str(self.tests or ""), error, bound, where
 
 
 HEADS = "name", "outcome", "tests", "worst error", "its bound", "where"
@@ -105,7 +109,7 @@ class Verdicts:
         table = Table(box=box.SIMPLE_HEAD)
         for head in HEADS:
             table.add_column(head, justify="right" if head in HEADS[2:5] else "left", no_wrap=head != HEADS[-1])
-        for verdict in (v for v in self.functions if v.outcome != UNTESTED or v.skipped):
+        for verdict in (v for v in self.functions if v.outcome != UNTESTED or v.within or v.skipped):
             table.add_row(*verdict.cells, style={REFUSED: "bold red", AGREED: ""}.get(verdict.outcome, "dim"))
         return table
 
@@ -177,6 +181,8 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
             _skip(used, record["said"])
             continue
         whole.tests += 1
+        for name in record["used"]:
+            found.setdefault(name, Verdict(name)).within = used[0].name
         for verdict in used:
             verdict.tests += 1
         for compared in record["compared"]:
@@ -192,7 +198,7 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
         for verdict in [v for v in several if v.outcome == REFUSED] or several:
             verdict.refuse(said, None if is_property and verdict.example else example)
     for verdict in found.values():
-        if verdict.outcome == UNTESTED and verdict.tests:
+        if verdict.outcome != REFUSED and verdict.tests:
             verdict.outcome = AGREED
     whole.functions = sorted(found.values(), key=lambda verdict: order[verdict.name.partition(".")[0]])
     return whole

@@ -15,4 +15,7 @@ FAULTS = [
     Fault("what a test draws from a generator is drawn anew", "equivalence_tests.pasting",
           "({self.value(seed)})", "()",
           "test_a_property_as_code_fails_as_the_test_did", "Regex pattern did not match"),
+    Fault("a function that lacks an option is not there", "equivalence_tests.sides",
+          'side.lack(f"{path}({n}=)")', "side.lack(path)",
+          "test_what_is_missing_is_skipped_and_ours_may_lack_nothing", "an option"),
 ]  # fmt: skip
