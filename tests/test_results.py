@@ -74,6 +74,23 @@ def test_verdicts_follow_their_intervals(pages: ModuleType) -> None:
     assert {verdict: claims.every(seen) for verdict, seen in cases.items()} == {verdict: verdict for verdict in cases}
     published = [{"accuracy": 98.0 + gap} for gap in (0.1, 0.2, 0.3)]
     assert [claims.reached(published, most, "").verdict for most in (97.0, 99.0)] == ["confirmed", "not decided"]
+    assert claims.told({"a": [1.0], "b": [1.0, 1.0], "c": gaps, "d": []}) == (
+        "a +1.00 (one seed); b +1.00 [1.00, 1.00] (two seeds); c +1.00 [-1.48, 3.48]"
+    )
+
+
+def test_remedies_are_compared_where_both_have_run(pages: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = pages.claims
+    runs = {"per-block": {}, "cumulative, gamma 1": {}}
+    monkeypatch.setattr(claims, "separations", runs.__getitem__)
+    assert claims.remedies_separate().verdict == "not run"
+    runs["per-block"] = {seed: [1.0, 8.0, 8.0, 8.0 + seed] for seed in range(4)}
+    assert claims.remedies_separate().verdict == "not run"
+    runs["cumulative, gamma 1"] = {seed: [1.0, 1.0, 1.0, 0.0] for seed in range(3)}
+    found = claims.remedies_separate()
+    assert (found.verdict, found.figure[-28:]) == ("confirmed", "layer 2, layer 3: 8, 8 times")
+    runs["per-block"][0][1] = -1.0
+    assert "layer 2" not in claims.remedies_separate().figure
 
 
 BEFORE_VERSIONS = {"any-model": 85, "cifar10-jpeg": 5, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}
