@@ -107,8 +107,8 @@ class Orthogonality(nn.Module):
     the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
     larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
     and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
-    ones in other rows; every 64th step, and always in narrow weights, all entries are looked at. Where one exceeds
-    six tenths of the tolerance, the cheapest that helps comes next:
+    ones in other rows; every 64th step, and always in narrow weights, those with Gram matrices of one size together,
+    all entries are looked at. Where one exceeds six tenths of the tolerance, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
