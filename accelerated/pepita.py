@@ -62,7 +62,7 @@ def update_factors(
     check_shape("error", error, clean.scores.shape)
     check_shape("projection", projection, (error.shape[1], *clean.inputs[0].shape[1:]))
     z = clean.inputs[0] + torch.tensordot(error, projection, dims=1)
-    found = differences(layers, clean, error, -projection)
+    found = differences(layers, clean, -error, projection)
     for index in range(len(layers) - 1):
         difference = next(found)
         yield difference, z if presynaptic == "modulated" else clean.inputs[index]

@@ -309,12 +309,19 @@ def test_published_training_ends_in_time(published: Any, monkeypatch: pytest.Mon
 def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def result(system: str, seed: int, epochs: int, accuracy: float, **more: Any) -> dict[str, Any]:
         run = {"system": system, "seed": seed, **more}
-        return {"run": run, "accuracy": accuracy, "epochs": epochs, "all": accuracy + seed}
+        return {"run": run, "accuracy": accuracy, "epochs": epochs, "all": accuracy + seed, "made": {}}
 
     runs = [result("caw", 0, 8, 70.0), result("caw", 1, 6, 60.0), result("caw", 0, 8, 10.0, width=0.1)]
     runs += [result("caw, static", 0, 8, 68.0), result("caw, static", 1, 8, 50.0)]
     monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
     assert published.less("caw", "caw, static") == [2.0]
+    again = [result(system, 0, 9, 71.0, precision="tf32") for system in ("caw", "caw, static")]
+    again.append(result("caw", 1, 8, 60.0, precision="tf32"))
+    monkeypatch.setattr(
+        published, "stored", lambda name, system: [r for r in runs + again if r["run"]["system"] == system]
+    )
+    assert published.less("caw", "caw, static") == [2.0], "a seed counts once, and in one precision"
+    monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
     assert [found["accuracy"] for found in published.of("caw", "all")] == [70.0, 61.0]
     assert published.length(published.of("caw")) == "6 to 8 epochs"
     assert published.length(published.of("caw, static")) == "8 epochs"

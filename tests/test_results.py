@@ -79,6 +79,12 @@ def test_verdicts_follow_their_intervals(pages: ModuleType) -> None:
     )
 
 
+def test_runs_by_the_settings_of_a_rule_are_as_long_as_these(pages: ModuleType) -> None:
+    """A run names the settings alone that are not the rule's own: other presets want other runs."""
+    for result in pages.stored("mnist/mnist"):
+        assert len(result["curve"]) == pages.mnist.recipe_of(result["run"]).epochs, result["run"]
+
+
 def test_remedies_are_compared_where_both_have_run(pages: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     claims = pages.claims
     runs = {"per-block": {}, "cumulative, gamma 1": {}}

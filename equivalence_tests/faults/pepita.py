@@ -4,7 +4,7 @@ from . import Fault
 
 FAULTS = [
     Fault("difference of the wrong sign", "accelerated.pepita",
-          "differences(layers, clean, error, -projection)", "differences(layers, clean, error, projection)",
+          "differences(layers, clean, -error, projection)", "differences(layers, clean, error, projection)",
           "test_updates", "pepita.updates[0]"),
     Fault("clean for modulated presynaptic factor", "accelerated.pepita",
           "yield difference, z if presynaptic == \"modulated\" else clean", "yield difference, clean",

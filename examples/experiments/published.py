@@ -311,13 +311,20 @@ def of(system: str, part: str = "accuracy") -> list[Result]:
 
 
 def less(system: str, other: str, part: str = "accuracy") -> list[float]:
-    """Stored runs of one system less another's, of the same seed and as many epochs."""
+    """Stored runs of one system less another's, of the same seed and as many epochs, in one precision, on one device.
+
+    Of several such lengths, precisions and devices, those of most seeds: no seed counts twice.
+    """
+
+    def conditions(result: Result) -> tuple[Any, ...]:
+        return result.get("epochs", 0), result["run"].get("precision"), result["made"].get("device")
+
     own, others = of(system, part), of(other, part)
-    return [
-        gap
-        for epochs in sorted({result.get("epochs", 0) for result in own})
-        for gap in paired(*([r for r in found if r.get("epochs", 0) == epochs] for found in (own, others)))
+    gaps = [
+        paired(*([result for result in found if conditions(result) == alike] for found in (own, others)))
+        for alike in dict.fromkeys(map(conditions, own))
     ]
+    return max(gaps, key=len, default=[])
 
 
 def length(results: Iterable[Result]) -> str:
