@@ -1,6 +1,6 @@
 """Docstrings of the reference: shapes and refusals are stated, examples run, and what is cited stands in the head.
 
-An example runs on the twin, too, with tensors in the place of arrays.
+An example runs on the twin, too, with tensors in the place of arrays. What PyTorch's side alone has, has examples too.
 """
 
 import inspect
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from prograde import accelerated, reference
+from prograde.accelerated import modules, rules
 from prograde.equivalence_tests.test_arguments import ROWS
 
 CITED = re.compile(r"[Ee]quations? ((?:\(\w+\)(?:, | and | to | or )?)+)")
@@ -78,9 +79,9 @@ def scope(side: str, module: str) -> dict[str, Any]:
     return {**lent, **modules, **vars(modules[module]), "np": arrays}
 
 
-def examples(module: str) -> dict[str, DocTest]:
+def examples(of: ModuleType) -> dict[str, DocTest]:
     """Every docstring's with its name, that of the module's head first; those without an example are left out."""
-    of = getattr(reference, module)
+    module = of.__name__.rpartition(".")[2]
     texts = {module: of.__doc__}
     for name in of.__all__:
         item = getattr(of, name)
@@ -113,7 +114,7 @@ def failures(example: DocTest, names: dict[str, Any]) -> str:
 @pytest.mark.parametrize("module", reference.__all__)
 def test_examples(module: str, side: str) -> None:
     names = scope(side, module)
-    said = "".join(failures(example, names) for example in examples(module).values())
+    said = "".join(failures(example, names) for example in examples(getattr(reference, module)).values())
     assert not said, said
 
 
@@ -146,8 +147,25 @@ PROTOCOLS = {"layers.Layer", "layers.Step", "normalisation_layers.NormalisationS
 @pytest.mark.parametrize("name", reference.__all__)
 def test_everything_that_runs_has_an_example(name: str) -> None:
     """A class has one for all of its methods."""
-    of = {f"{name}.{function.split('.')[0]}" for function in public_functions(getattr(reference, name))}
-    assert of - PROTOCOLS - examples(name).keys() == set()
+    module = getattr(reference, name)
+    of = {f"{name}.{function.split('.')[0]}" for function in public_functions(module)}
+    assert of - PROTOCOLS - examples(module).keys() == set()
+
+
+PACKAGES = {package.__name__.rpartition(".")[2]: package for package in (modules, rules)}
+"""What has no twin of its name in the reference."""
+
+
+@pytest.mark.parametrize("name", ["rules"])
+def test_examples_of_packages(name: str) -> None:
+    """In their scope are `torch`, `nn`, the packages, and the public names of their own."""
+    package = PACKAGES[name]
+    public = {public: getattr(package, public) for public in package.__all__}
+    names, found = {**PACKAGES, **public, "torch": torch, "nn": torch.nn}, examples(package)
+    said = "".join(failures(example, names) for example in found.values())
+    assert not said, said
+    documented = {f"{name}.{key}" for key, item in public.items() if inspect.isclass(item) or inspect.isfunction(item)}
+    assert documented - found.keys() == set()
 
 
 SHAPE = re.compile(

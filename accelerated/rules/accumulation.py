@@ -20,6 +20,15 @@ def accumulate(rule: CreditAssignment, x: Tensor, y: Any, share: float = 1.0) ->
 
     Beside the gradients nothing is held but what `stream` holds, and one unit's update. Weights of batches of several
     sizes are their shares of all samples. x, y and errors as for `stream`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> rule, x, y = Backprop(model), torch.eye(2), torch.tensor([0, 2])
+    >>> for i in range(2):
+    ...     loss = accumulate(rule, x[i : i + 1], y[i : i + 1], share=1 / 2)
+    >>> halves = model[0].weight.grad
+    >>> loss = rule.assign_credit(x, y)
+    >>> torch.allclose(halves, model[0].weight.grad, atol=1e-6)
+    True
     """
     loss = torch.zeros((), device=next(rule.parameters()).device)
     for update in rule.stream(x, y):

@@ -22,6 +22,13 @@ class Backprop(OutputLoss, ModuleRule):
     of the hidden layers orthogonal as `Foton` does. This control separates the cost of the constraint from that of the
     rule. `stream` frees no memory: updates come after the whole backward pass. Dropout draws from PyTorch's global
     generator, as nn.Dropout does, and ignores `generator`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> x, y = torch.eye(2), torch.tensor([0, 2])
+    >>> loss = Backprop(model).assign_credit(x, y)
+    >>> [expected] = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), model[0].weight)
+    >>> torch.allclose(model[0].weight.grad, expected, atol=1e-6)
+    True
     """
 
     whole = True

@@ -18,6 +18,11 @@ class DifferenceTargetPropagation(OutputErrorRule):
     `noise` is the standard deviation of the noise on the activations that the inverses learn to recover. `step` is the
     length of the gradient step to the last hidden layer's target. Each inverse has the
     activation of the layer whose activations it recovers. The model has no Dropout.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    >>> rule = DifferenceTargetPropagation(model)
+    >>> [tuple(weight.shape) for weight in rule.inverse_weights]  # from the second hidden layer to the first
+    [(4, 5)]
     """
 
     takes_dropout = False

@@ -43,6 +43,13 @@ class FeedbackAlignment(_FeedbackRule):
     """Feedback alignment (Lillicrap et al., 2016): a backward pass through random arrays shaped like the weights.
 
     Models for images may begin with Conv2d and pooling; their kernels have random kernels as feedback.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> rule, x, y = FeedbackAlignment(model), torch.eye(2), torch.tensor([0, 2])
+    >>> rule.feedback[0].data[:] = model[2].weight.data  # with the weight itself it is backpropagation
+    >>> loss, weight = rule.assign_credit(x, y), model[0].weight
+    >>> torch.allclose(weight.grad, torch.autograd.grad(rule.objective(x, y), weight)[0], atol=1e-6)
+    True
     """
 
     needs = "layers with a weight that a random one can stand in for"
@@ -73,6 +80,10 @@ class DirectFeedbackAlignment(_FeedbackRule):
     of their feature maps. `by_channel=True` gives all positions of a channel one row of the matrix (ours, as positions
     share a kernel). The matrices of maps are drawn at `scale` / sqrt(positions), or / positions with `by_channel`:
     the update of a kernel is a sum over positions.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    >>> [tuple(matrix.shape) for matrix in DirectFeedbackAlignment(model).feedback]
+    [(4, 3), (5, 3)]
     """
 
     def __init__(
@@ -117,6 +128,13 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment, sets=("signs",)):
     are refused. Use Tanh. The label does not shrink as the error does, and with ReLU activations grow without bound.
     `centred` (ours) takes the mean of its K entries off each label, 1/K of a class, which moves all samples alike:
     transformers and recurrent layers need it. Images and `by_channel` are as for `DirectFeedbackAlignment`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> rule, x, y = DirectRandomTargetProjection(model), torch.eye(2), torch.tensor([0, 2])
+    >>> first, _ = rule.stream(x, y)
+    >>> model[2].weight.data *= 10  # whatever the scores, the hidden layer learns the same
+    >>> torch.equal(first.gradients[0], next(rule.stream(x, y)).gradients[0])
+    True
     """
 
     def __init__(

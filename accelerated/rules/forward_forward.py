@@ -76,6 +76,11 @@ class ForwardForward(LayeredRule):
     Tokens need an `example`, and a first unit that makes numbers of them, (batch, T, n). It stays as it is, and with
     `labels="tokens"`, the default there, the label overwrites the first K of the n at every position. Each sequence has
     one label: candidates are scored one by one, for which the labels of other positions would have to be known.
+
+    >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> rule = ForwardForward(model)  # puts the label into the first 3 of the 5 inputs
+    >>> rule(torch.ones(2, 5)).shape, sorted(rule.left_out)
+    (torch.Size([2, 3]), ['model.4.bias', 'model.4.weight'])
     """
 
     convolution_kinds = (nn.Conv2d,)

@@ -43,6 +43,14 @@ class Foton(OutputErrorRule):
     `orthogonality_tolerance` then applies to the 2 kernel_size - 1 orthogonal parts of a kernel, whose defects add up.
     MaxPool2d may follow a convolution and its activation, best with `linear=True`. For depth, take `Rotation`: a
     shortcut that stays orthogonal; the tolerance applies to its Q. See docs/foton.md.
+
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))  # linear: the update is backpropagation's
+    >>> rule, x, y = Foton(model), torch.eye(4)[:2], torch.tensor([0, 2])
+    >>> loss, weight = rule.assign_credit(x, y), model[0].weight
+    >>> torch.allclose(weight.grad, torch.autograd.grad(rule.objective(x, y), weight)[0], atol=1e-5)
+    True
+    >>> torch.allclose(weight @ weight.T, torch.eye(4), atol=1e-5)
+    True
     """
 
     convolution_kinds = (OrthogonalConv2d,)

@@ -47,6 +47,11 @@ class Ftp(RecomputingRule):
     / sqrt(positions) without `by_channel`; see `prograde.reference.ftp`. Where G is too large to be held, `rank` makes
     it a product of two factors, and `seeded` keeps a seed in its place, from which it is drawn anew at each step, on
     the CPU, the same on every device and in every precision.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    >>> rule = Ftp(model, inject=2)
+    >>> tuple(rule.feedback.shape), sorted(rule.left_out)  # the first target is the second layer's
+    ((5, 3), ['model.0.bias', 'model.0.weight'])
     """
 
     convolution_kinds = (nn.Conv2d,)

@@ -47,6 +47,11 @@ class Hardware(Rule):
     from parts, Conv2d with groups or dilation, a `seeded` G, which nothing holds, and read noise for a Foton with both
     `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of the rule, such as its
     `loss`, are those of `rule.rule`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> x, bare = torch.eye(2), Foton(model)
+    >>> torch.equal(Hardware(bare)(x), bare(x)), torch.equal(Hardware(bare, bits=2)(x), bare(x))
+    (True, False)
     """
 
     def __init__(

@@ -48,6 +48,12 @@ def orthogonal(
     Raises ValueError, by its name, for what can't be held: a weight that is computed, complex, not initialised, a
     vector, held already, or frozen far from orthogonal; for an optimizer that does not have it; and for a tolerance
     that its precision does not resolve. FloatingPointError as in `Orthogonality`, where it cannot be restored.
+
+    >>> attention = nn.MultiheadAttention(4, 2)
+    >>> held = orthogonal(attention, "in_proj_weight", blocks=3)
+    >>> query = attention.in_proj_weight[:4]
+    >>> torch.allclose(query @ query.T, torch.eye(4), atol=1e-5)
+    True
     """
     several = not isinstance(module, nn.Module)
     modules = [module] if isinstance(module, nn.Module) else list(module)
@@ -80,6 +86,12 @@ class HeldOrthogonal(Orthogonality):
     """Weights that `orthogonal` holds. `step()` restores them at once, `remove()` sets them free.
 
     `state_dict()` has what an exact continuation needs. Load it after the model's.
+
+    >>> layer = nn.Linear(4, 4)
+    >>> held = orthogonal(layer, "weight")
+    >>> isinstance(held, HeldOrthogonal), list(held.parameters_held())
+    (True, ['weight'])
+    >>> held.remove()
     """
 
     def __init__(

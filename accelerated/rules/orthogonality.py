@@ -133,6 +133,12 @@ class Orthogonality(nn.Module):
 
     Raises FloatingPointError, naming the layer and the step, where a weight is no longer finite or cannot be restored,
     on an accelerator up to 16 steps late; ValueError where the tolerance is below what the weights' precision resolves.
+
+    >>> layer = nn.Linear(4, 3)
+    >>> held = Orthogonality({"layer": (layer, "weight")})
+    >>> held.initialise()
+    >>> torch.allclose(layer.weight @ layer.weight.T, torch.eye(3), atol=1e-5)
+    True
     """
 
     def __init__(

@@ -209,6 +209,12 @@ class RecurrentRule(OutputLoss):
     lengths are x, padded, and lengths: `rule.assign_credit((x, lengths), y)` calls `model(x, lengths)`; or a
     PackedSequence, for a model that takes one. `loss` and y are those of `OutputLoss`, y (batch, steps) or (batch,
     steps, K) where every step has a label; labels behind a sample's end do not count.
+
+    >>> rule, x = RecurrentFtp(modules.RecurrentNetwork(2, 4, 3)), torch.ones(2, 5, 2)
+    >>> isinstance(rule, RecurrentRule), rule((x, torch.tensor([5, 1]))).shape
+    (True, torch.Size([2, 3]))
+    >>> torch.allclose(rule((x, torch.tensor([5, 1])))[1], rule(x[1:, :1])[0], atol=1e-6)
+    True
     """
 
     wants_sequences = True
@@ -397,6 +403,10 @@ class RecurrentFtp(RecurrentRule):
     with rows of G for each. Of tokens "first" corrects what is embedded, at all steps. Where every step has a label,
     its correction of the lowest layer, or of all, is of that label, and no target goes on in time. `reduction` is "sum"
     or "mean", of the updates of all steps, of a sample's own.
+
+    >>> rule = RecurrentFtp(modules.RecurrentNetwork(2, 4, 3), inject="every")
+    >>> rule.feedback.shape
+    torch.Size([4, 3])
     """
 
     feedback: Tensor
@@ -472,7 +482,15 @@ class RecurrentFtp(RecurrentRule):
 
 
 class BackpropThroughTime(RecurrentRule):
-    """Backpropagation through time by PyTorch's autograd, through the last `truncation` steps; None is all of them."""
+    """Backpropagation through time by PyTorch's autograd, through the last `truncation` steps; None is all of them.
+
+    >>> model = modules.RecurrentNetwork(2, 4, 3)
+    >>> rule, x, y = BackpropThroughTime(model), torch.ones(1, 5, 2), torch.tensor([0])
+    >>> loss = rule.assign_credit(x, y)
+    >>> weight = model.recurrent.weight_hh_l0
+    >>> torch.allclose(weight.grad, torch.autograd.grad(rule.objective(x, y), weight)[0], atol=1e-6)
+    True
+    """
 
     differentiates = True
 

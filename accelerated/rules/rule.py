@@ -34,6 +34,11 @@ class UnitUpdate(NamedTuple):
 
     `gradients` are in the order of `unit.parameters`; None for a unit that the rule leaves as it is. `own` pairs
     further parameters with their updates: the rule's own, as those of a score, or of modules between units.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> first, last = Foton(model).stream(torch.eye(2), torch.tensor([0, 2]))
+    >>> [tuple(gradient.shape) for gradient in first.gradients], first.loss is None, last.loss.shape
+    ([(4, 2), (4,)], True, torch.Size([]))
     """
 
     unit: Unit
@@ -223,6 +228,13 @@ class CreditAssignment(nn.Module):
 
     A parameter with `requires_grad=False` stays as it is, whenever it was frozen. A hook on the model's modules is
     called as in any pass, or refused by name. A layer that is replaced after the rule was built is refused by name.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
+    >>> model[0].bias.requires_grad = False
+    >>> rule = Foton(model)
+    >>> loss = rule.assign_credit(torch.eye(2), torch.tensor([0, 2]))
+    >>> [name for name, parameter in rule.named_parameters() if parameter.grad is None]
+    ['model.0.bias']
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -413,6 +425,10 @@ class Rule(CreditAssignment):
 
     Attributes: `model`; `units`, what it trains, in forward order; `num_classes`, K; `generator`, which random draws
     come from (None: PyTorch's own).
+
+    >>> rule = Pepita(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)))
+    >>> isinstance(rule, Rule), rule.num_classes, [unit.name for unit in rule.units], rule.least_batch
+    (True, 3, ['0', '2'], 1)
     """
 
     units: Sequence[Any]

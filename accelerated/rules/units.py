@@ -109,7 +109,12 @@ OUTLETS = (
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """What a local step trains: a layer with parameters of its own. `name` is its path in the model."""
+    """What a local step trains: a layer with parameters of its own. `name` is its path in the model.
+
+    >>> units = Pepita(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))).units
+    >>> [(unit.name, unit.width, [tuple(p.shape) for p in unit.parameters]) for unit in units]
+    [('0', 4, [(4, 2), (4,)]), ('2', 3, [(3, 4), (3,)])]
+    """
 
     name: str
     module: Trainable
@@ -168,6 +173,12 @@ class ChainUnit(Unit):
 
     `parts` are all of its modules in the order in which they run; of these, `inside` make its preactivations where
     that takes more than `module`, or has no closed form. They are differentiated by autograd, the unit by itself.
+
+    >>> first, last = Pepita(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))).units
+    >>> isinstance(first, ChainUnit), first.name, first.parts
+    (True, '0', (Linear(in_features=2, out_features=4, bias=True), ReLU()))
+    >>> last.parts
+    (Linear(in_features=4, out_features=3, bias=True),)
     """
 
     parts: tuple[nn.Module, ...] = ()

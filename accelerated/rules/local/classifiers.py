@@ -53,6 +53,12 @@ class LocalClassifiers(ModuleRule):
 
     `calibrate` takes the held-out data. `detach=False` is the control: backpropagation of the sum of all losses through
     all layers. `generator` draws this package's heads. Dropout and PyTorch's own modules use its global generator.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    >>> heads = [nn.Linear(4, 3), nn.Linear(5, 3)]
+    >>> rule, x = LocalClassifiers(model, score=lambda units, classes: heads), torch.eye(2)
+    >>> torch.allclose(rule(x), heads[0](model[:2](x)) + heads[1](model[:4](x)), atol=1e-6)
+    True
     """
 
     scores_are: ClassVar[str] = ""

@@ -32,6 +32,11 @@ class BackpropDeepSupervision(LocalClassifiers):
     with `detach=False`, or this one with the same `score`, `loss` and `aggregation`.
     `detach=True` cuts the layers apart: each learns from its own classifier alone. `options` are those of
     `LocalClassifiers`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    >>> rule = BackpropDeepSupervision(model)  # in the last Linear's place there is a classifier behind each layer
+    >>> [unit.name for unit in rule.units], sorted(rule.left_out)
+    (['0', '2'], ['model.4.bias', 'model.4.weight'])
     """
 
     def __init__(
@@ -44,6 +49,11 @@ class BackpropEnsemble(Rule):
     """Control: several networks, each trained by backpropagation alone; scores are the log of their mean probability.
 
     All see the same batches. Give them weights of their own.
+
+    >>> one, other = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
+    >>> probabilities = BackpropEnsemble([one, other])(torch.eye(2)).exp()
+    >>> torch.allclose(probabilities.sum(dim=1), torch.ones(2), atol=1e-6)
+    True
     """
 
     differentiates = True

@@ -27,6 +27,10 @@ class HybridDynamicTemperature(LayeredRule):
     a linear map of BN_l(W_l z_l) of all layers but the last, of one stream without a label, and is not detached.
     Scores are that map's. How layers are normalised, and what stands in the label's place where there is none, the text
     does not say: here over all units, and a little of every label. The local dense form is `DynamicTemperature`.
+
+    >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> HybridDynamicTemperature(model)(torch.eye(5)).shape
+    torch.Size([5, 3])
     """
 
     warm: Tensor

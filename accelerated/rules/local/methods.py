@@ -32,6 +32,12 @@ class MonoForward(LocalClassifiers, sets=("score",)):
 
     This is the simplest of these rules. The paper's head maps all units of a convolution; here they are averaged over
     `grid` x `grid` cells first. The paper scores by the sum of all layers or by the last.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    >>> x, y, rule = torch.eye(2), torch.tensor([0, 2]), MonoForward(model)
+    >>> updates = list(rule.stream(x, y))
+    >>> torch.allclose(rule.assign_credit(x, y), sum(update.loss for update in updates), atol=1e-6)
+    True
     """
 
     def __init__(self, model: nn.Module, *, grid: GridSize = 4, **options: Any) -> None:
@@ -44,6 +50,10 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
     Each class has `per_class` prototypes; a soft maximum of `sharpness` joins their cosines. The loss is the
     cross-entropy of `scale` times the cosines, the label's reduced by `margin`; `loss` replaces it. Layers should pass
     on their direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
+
+    >>> rule, x = Hyperspherical(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))), torch.eye(2)
+    >>> bool((rule(x).abs() <= 1).all())  # the cosines of one layer
+    True
     """
 
     scores_are = "cosines to prototypes of classes"
@@ -78,6 +88,12 @@ class DynamicTemperature(LocalClassifiers, sets=("score",)):
     `lowest` and `highest`: 0.5 and 2 are published for convolutions, 0.1 and 2 for dense networks. Put `ChannelNorm`
     behind each layer. The paper's other classifier is `aggregation="readout"`, `first_layer=1`, `readout_dropout=0.2`,
     `readout_smoothing=0.1`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> rule = DynamicTemperature(model)
+    >>> loss = rule.assign_credit(torch.eye(2), torch.tensor([0, 2]))
+    >>> [tuple(p.shape) for p in rule.no_weight_decay()]  # the temperature of each layer
+    [()]
     """
 
     def __init__(
@@ -94,6 +110,10 @@ class PatchEnergy(LocalClassifiers, sets=("score",)):
     `grid` is the number of patches a side, for all layers or for each; None, the paper's, as in `DynamicTemperature`.
     A published layer is Conv2d, ReLU, nn.LPPool2d(2, 2) and `ChannelNorm`. LPPool2d of norm 2 takes roots of sums; the
     paper takes those of means, half as large. The normalisation leaves no difference, but for its eps.
+
+    >>> layer = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.LPPool2d(2, 2), modules.ChannelNorm()
+    >>> PatchEnergy(nn.Sequential(*layer), num_classes=3)(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, model: nn.Module, *, grid: GridSize = None, **options: Any) -> None:
@@ -105,6 +125,11 @@ class DeeperForward(LocalClassifiers, sets=("score",)):
 
     Put nn.GroupNorm(num_classes, channels, affine=False), the same groups, behind each layer. `calibrate` chooses the
     range of layers. `fit` calls it after every epoch; call it in a loop of your own.
+
+    >>> model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    >>> rule, x = DeeperForward(model), torch.eye(2)
+    >>> torch.allclose(rule(x), model[:4](x).view(2, 3, 2).mean(dim=2), atol=1e-6)
+    True
     """
 
     scores_are = "mean activities of the channels of a class"
@@ -118,6 +143,10 @@ class ChannelCompetition(LocalClassifiers, sets=("score",)):
 
     Normalisation, and pooling before it, are part of the layer that learns. Scores are the last layer's, unless
     `aggregation` says otherwise.
+
+    >>> ChannelCompetition(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 3)))
+    Traceback (most recent call last):
+    ValueError: layer '0': 4 channels, expected a multiple of the 3 classes
     """
 
     scores_are = "mean squares of the channels of a class"
@@ -147,6 +176,11 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     after every epoch; call it in a loop of your own. `settings` are those of `ChannelHead`, by name. The loss is a
     cross-entropy with `label_smoothing`, 0.1 unless given, or the `loss` that is given. The paper puts
     nn.InstanceNorm2d behind each layer and clips the gradient of each layer at a norm of 1.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.InstanceNorm2d(6), nn.Conv2d(6, 6, 3), nn.ReLU())
+    >>> rule = ChannelClassAssignment(model, num_classes=3)
+    >>> rule(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
 
     scores_are = "channels assigned to classes"

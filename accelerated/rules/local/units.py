@@ -42,6 +42,10 @@ class LocalUnit(Unit):
     Its loss trains `module`, of any kind, and the modules inside. Parameters of the modules outside stay as they are.
     `rectifier` is the module inside where that is a ReLU or LeakyReLU alone: the derivative follows from the value, and
     a step needs no graph. `shape` is that of a sample's activities, where an example has told it.
+
+    >>> [unit] = MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))).units
+    >>> unit.name, unit.width, unit.inside, unit.outside
+    ('0', 4, (ReLU(),), (Flatten(start_dim=1, end_dim=-1),))
     """
 
     module: nn.Module  # type: ignore[assignment]
