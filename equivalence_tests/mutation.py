@@ -341,13 +341,14 @@ class Mutator:
         return found
 
     def tests_of(self, module: str, functions: set[Key]) -> list[int]:
-        """Tests that pass without the mutant and call one of the functions; any of the module if there are none."""
-        file, own = source_of(module)[0], f"test_{module.rpartition('.')[2]}.py"
+        """Tests that pass without the mutant and call one of the functions; of none, that call or name the module."""
+        file, name = source_of(module)[0], module.rpartition(".")[2]
         found = []
         for index, test in self.observed.items():
-            concerned = functions & test.called if functions else any(of == file for of, _ in test.called)
+            item, of_module = self.items[index], any(of == file for of, _ in test.called)
+            concerned = functions & test.called if functions else of_module or name in item.name
             if concerned and test.passed:
-                found.append((self.items[index].path.name != own, test.seconds, index))
+                found.append((item.path.name != f"test_{name}.py", test.seconds, index))
         spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
         return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]
 

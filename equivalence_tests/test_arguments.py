@@ -758,6 +758,7 @@ ROWS: list[Row] = [
         groups=2,
     ),
     row("pooling.max_pool", "size: 5, expected 1..4", IMAGES, 5),
+    row("pooling.max_pool", "size: 7, expected 1..6", IMAGES, 7, 1, 1),
     row("pooling.max_pool", "stride: 0, expected 1 or more", IMAGES, 2, 0),
     row("pooling.max_pool", "padding: 2, expected 0..1, a whole number", IMAGES, 2, 1, 2),
     row("pooling.average_pool", "padding: 1, expected 0..0, a whole number", IMAGES, 1, 1, 1),

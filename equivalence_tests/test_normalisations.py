@@ -169,6 +169,14 @@ def test_steps(twin: Side, compare: Comparison, name: str, data: st.DataObject):
     compare(twin, f"derivatives of {name}", derivatives, h, u)
 
 
+@pytest.mark.parametrize("name", [name for name in NORMALISATIONS if not name.startswith("batch")])
+def test_a_sample_alone_is_normalised_as_among_others(side: Side, name: str):
+    step, h = step_of(side.normalisations, name), np.random.default_rng(0).standard_normal((3, 12, 2, 2))
+    for of in (step.value, lambda h: step.vjp(h, h**2)):
+        alone, among = (side.results(of(side.operands(part))) for part in (h[:1], h))
+        assert np.abs(alone - among[:1]).max() <= 64 * side.eps * np.abs(among).max(), name
+
+
 @names
 @given(data=st.data())
 def test_derivatives_are_those_of_the_value(name: str, data: st.DataObject):

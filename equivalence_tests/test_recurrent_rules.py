@@ -539,7 +539,7 @@ def test_options_that_make_no_sense_are_refused():
 
 
 def test_models_that_are_not_trained_are_refused():
-    broken, narrow, computed, tied, mixed, both, projected, dropped, more = (example()[0] for _ in range(9))
+    broken, narrow, computed, tied, mixed, both, projected, dropped, more, other = (example()[0] for _ in range(10))
     float64 = {"dtype": torch.float64, "batch_first": True}
     narrow.output = torch.nn.Linear(5, 2, dtype=torch.float64)
     torch.nn.utils.parametrizations.orthogonal(computed.recurrent, "weight_hh_l0")
@@ -548,6 +548,7 @@ def test_models_that_are_not_trained_are_refused():
     both.recurrent = torch.nn.GRU(4, 6, bidirectional=True, **float64)
     projected.recurrent = torch.nn.LSTM(4, 6, proj_size=2, **float64)
     dropped.recurrent = torch.nn.GRU(4, 6, num_layers=2, dropout=0.5, **float64)
+    other.__class__ = type("Other", (type(other),), {"forward": lambda self, x: x})
     more.extra = torch.nn.Parameter(torch.ones(2).double())
     torch.nn.init.constant_(broken.output.bias, float("nan"))
     for model, message in (
@@ -555,6 +556,7 @@ def test_models_that_are_not_trained_are_refused():
             torch.nn.Linear(3, 2),
             "model: Linear; BackpropThroughTime trains a RecurrentNetwork .*or a model of your own",
         ),
+        (other, "model: Other; BackpropThroughTime trains a RecurrentNetwork"),
         (torch.nn.Sequential(torch.nn.GRU(3, 2)), "model: Sequential; .*with units=.*an nn.Sequential passes no tuple"),
         (both, r"layer 'recurrent': GRU\(4, 6.*trains none with bidirectional=True"),
         (projected, r"layer 'recurrent': LSTM\(4, 6.*trains none with proj_size"),
