@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from operator import index
-from typing import Any, TypeAlias, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ Array: TypeAlias = Tensor
 
 Labels: TypeAlias = Tensor
 """Integers 0..K-1, shape (batch,), dtype int64."""
+
+
+class Map(Protocol):
+    """A function of an array. A field of this type stands for a method, as one of `Callable` does not for pyright."""
+
+    def __call__(self, a: Array, /) -> Array: ...
+
+
+class Derivative(Protocol):
+    """A function of an array and a direction, likewise."""
+
+    def __call__(self, a: Array, direction: Array, /) -> Array: ...
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

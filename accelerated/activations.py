@@ -4,7 +4,6 @@
 small u in low precision.
 """
 
-from collections.abc import Callable
 from functools import cache, partial
 from math import pi, sqrt
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_finite, widened
+from ._arrays import Array, Derivative, Map, check_finite, widened
 
 __all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmin", "relu", "silu", "tanh"]
 
@@ -20,10 +19,10 @@ __all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmi
 class Activation(NamedTuple):
     """An activation function with its derivatives; see the reference's table."""
 
-    value: Callable[[Array], Array]
-    jvp: Callable[[Array, Array], Array]
-    vjp: Callable[[Array, Array], Array]
-    difference: Callable[[Array, Array], Array]
+    value: Map
+    jvp: Derivative
+    vjp: Derivative
+    difference: Derivative
 
 
 def _relu_multiply(a: Array, direction: Array) -> Array:

@@ -3,14 +3,13 @@
 Statistics of half precision are those of float32, as the kernels have them.
 """
 
-from collections.abc import Callable
 from math import prod, sqrt
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape, wide, widened
+from ._arrays import Array, Derivative, Map, check_count, check_not_negative, check_positive, check_shape, wide, widened
 from .adaptive_pooling import channels_last
 
 __all__ = [
@@ -37,8 +36,8 @@ __all__ = [
 class Normalisation(NamedTuple):
     """A step of `layers`, for one: Normalisation(layer_norm, layer_norm_vjp)."""
 
-    value: Callable[[Array], Array]
-    vjp: Callable[[Array, Array], Array]
+    value: Map
+    vjp: Derivative
 
     def jvp(self, h: Array, u: Array) -> Array:
         """As `vjp`, since the derivative is symmetric."""

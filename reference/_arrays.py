@@ -6,7 +6,7 @@ it into a number (the largest of scores), it is refused.
 
 from math import inf
 from operator import index
-from typing import Any, TypeAlias, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,18 @@ Array: TypeAlias = NDArray[Any]
 
 Labels: TypeAlias = NDArray[Any]
 """Integers 0..K-1, shape (batch,)."""
+
+
+class Map(Protocol):
+    """A function of an array. A field of this type stands for a method, as one of `Callable` does not for pyright."""
+
+    def __call__(self, a: Array, /) -> Array: ...
+
+
+class Derivative(Protocol):
+    """A function of an array and a direction, likewise."""
+
+    def __call__(self, a: Array, direction: Array, /) -> Array: ...
 
 
 def _is_whole(value: Any) -> bool:

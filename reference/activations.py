@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erf, expit
 
-from ._arrays import Array, check_finite
+from ._arrays import Array, Derivative, Map, check_finite
 
 __all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmin", "relu", "silu", "tanh"]
 
@@ -37,10 +37,10 @@ __all__ = ["ACTIVATIONS", "Activation", "gelu", "identity", "leaky_relu", "maxmi
 class Activation(NamedTuple):
     """An activation function with its derivatives; see the module's table."""
 
-    value: Callable[[Array], Array]
-    jvp: Callable[[Array, Array], Array]
-    vjp: Callable[[Array, Array], Array]
-    difference: Callable[[Array, Array], Array]
+    value: Map
+    jvp: Derivative
+    vjp: Derivative
+    difference: Derivative
 
 
 def _elementwise(value: Callable[[Array], Array], derivative: Callable[[Array], Array]) -> Activation:

@@ -30,12 +30,11 @@ for it and for its derivative, which would be 1 / eps.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, check_count, check_not_negative, check_positive, check_shape
+from ._arrays import Array, Derivative, Map, check_count, check_not_negative, check_positive, check_shape
 
 __all__ = [
     "Normalisation",
@@ -66,8 +65,8 @@ class Normalisation(NamedTuple):
     [[0.0, 0.0]]
     """
 
-    value: Callable[[Array], Array]
-    vjp: Callable[[Array, Array], Array]
+    value: Map
+    vjp: Derivative
 
     def jvp(self, h: Array, u: Array) -> Array:
         """As `vjp`, since the derivative is symmetric: as h."""
