@@ -309,7 +309,10 @@ def test_published_training_ends_in_time(published: Any, monkeypatch: pytest.Mon
 def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def result(system: str, seed: int, epochs: int, accuracy: float, **more: Any) -> dict[str, Any]:
         run = {"system": system, "seed": seed, **more}
-        return {"run": run, "accuracy": accuracy, "epochs": epochs, "all": accuracy + seed, "made": {}}
+        settings = {"widths": [2000 if system == "forward-forward" else 1000]}
+        return {
+            "run": run, "accuracy": accuracy, "epochs": epochs, "all": accuracy + seed, "settings": settings
+        }  # fmt: skip
 
     runs = [result("caw", 0, 8, 70.0), result("caw", 1, 6, 60.0), result("caw", 0, 8, 10.0, width=0.1)]
     runs += [result("caw, static", 0, 8, 68.0), result("caw, static", 1, 8, 50.0)]
@@ -321,6 +324,8 @@ def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeyp
         published, "stored", lambda name, system: [r for r in runs + again if r["run"]["system"] == system]
     )
     assert published.less("caw", "caw, static") == [2.0], "a seed counts once, and in one precision"
+    again = [result("symba", 0, 9, 71.0), result("forward-forward", 0, 9, 70.0)]
+    assert published.less("symba", "forward-forward") == [], "another network"
     monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
     assert [found["accuracy"] for found in published.of("caw", "all")] == [70.0, 61.0]
     assert published.length(published.of("caw")) == "6 to 8 epochs"

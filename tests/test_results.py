@@ -128,6 +128,8 @@ def test_intervals_are_of_paired_runs(pages: ModuleType) -> None:
 
     gaps = resumable.paired(runs({0: 91.0, 2: 93.0, 1: 50.0}), runs({2: 90.0, 0: 90.0, 3: None}))
     assert gaps == [1.0, 3.0]
+    of_gpu = [result | {"made": {"device": "NVIDIA H200"}} for result in runs({0: 90.0})]
+    assert resumable.paired(runs({0: 91.0, 1: 92.0}), of_gpu + runs({1: 90.0})) == [2.0], "not across devices"
     assert resumable.interval(gaps) == "+2.00 [-10.71, 14.71]"
     assert resumable.interval([-0.5], 1) == "-0.5 (one seed)"
     assert resumable.interval([]) == ""

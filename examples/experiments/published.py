@@ -311,13 +311,13 @@ def of(system: str, part: str = "accuracy") -> list[Result]:
 
 
 def less(system: str, other: str, part: str = "accuracy") -> list[float]:
-    """Stored runs of one system less another's, of the same seed and as many epochs, in one precision, on one device.
+    """Stored runs of one system less another's, of the same widths, epochs and precision, `paired`.
 
-    Of several such lengths, precisions and devices, those of most seeds: no seed counts twice.
+    Of several such conditions, those of most seeds: no seed counts twice.
     """
 
     def conditions(result: Result) -> tuple[Any, ...]:
-        return result.get("epochs", 0), result["run"].get("precision"), result["made"].get("device")
+        return tuple(result["settings"]["widths"]), result.get("epochs", 0), result["run"].get("precision")
 
     own, others = of(system, part), of(other, part)
     gaps = [

@@ -132,7 +132,11 @@ def interval(values: Sequence[float], digits: int = 2) -> str:
 
 
 def paired(results: Iterable[Result], others: Iterable[Result]) -> list[float]:
-    """In accuracy, of the runs of the same seed."""
-    theirs = {other["run"]["seed"]: other for other in others}
-    pairs = [(result, theirs[result["run"]["seed"]]) for result in results if result["run"]["seed"] in theirs]
+    """In accuracy, of the runs of the same seed on the same device."""
+
+    def place(result: Result) -> tuple[int, str | None]:
+        return result["run"]["seed"], result.get("made", {}).get("device")
+
+    theirs = {place(other): other for other in others}
+    pairs = [(result, theirs[place(result)]) for result in results if place(result) in theirs]
     return [own - other for own, other in (accuracies(pair) for pair in pairs)]
