@@ -590,6 +590,12 @@ class Wandering(nn.Module):
         return given
 
 
+def test_pepita_moves_what_tokens_are_embedded_in():
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(12, K))
+    rule = Pepita(model, example=torch.randint(7, (2, 3)))
+    assert rule.projection.shape == (K, 3, 5)
+
+
 def test_units_that_cannot_be_trained_are_named():
     x, y = torch.randn(6, 6), torch.arange(6) % K
     rule = DirectFeedbackAlignment(nn.Sequential(Detached(), nn.Tanh(), nn.Linear(6, K)), example=x)

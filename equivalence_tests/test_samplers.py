@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from prograde import accelerated
 from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side
 from prograde.reference import orthogonality
@@ -103,6 +104,12 @@ def test_dropout_masks(side: Side):
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
 def test_orthogonal_is_orthogonal(side: Side, shape: tuple[int, int]):
     assert orthogonality.defect(drawn(side, side.orthogonality.orthogonal, shape)) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.usefixtures("ours_only")
+def test_orthogonal_has_the_dtype_asked_for(dtype: torch.dtype):
+    assert accelerated.orthogonality.orthogonal((4, 3), dtype=dtype).dtype == dtype
 
 
 def test_orthogonal_is_uniform(side: Side):
