@@ -183,7 +183,7 @@ def near_backprop() -> Found:
     gaps = {}
     for data in ("mnist", "fashion-mnist"):
         runs = mnist.of_settings(stored("mnist/mnist", data=data), FTP_SETTINGS)
-        gaps[data] = paired(chosen(runs, rule="ftp"), chosen(runs, rule="backprop"))
+        gaps[NAMES[data]] = paired(chosen(runs, rule="ftp"), chosen(runs, rule="backprop"))
     return Found(every(within(each, 1.0) for each in gaps.values() if each), told(gaps))
 
 
