@@ -57,6 +57,8 @@ def _typical() -> dict[str, Any]:
         "readout": normal(4, 6), "features": normal(5, 6), "omega": normal(4, 2), "tau": np.array(0.3),
         "inverse": normal(6, 5), "disturbance": normal(5, 6) / 10,
         "gates": normal(3, 24), "recurrent_gates": normal(3, 24), "two_states": normal(3, 12),
+        "of_two_states": normal(3, 12), "sequence": normal(3, 4, 2), "of_input": normal(6, 2), "of_bias": normal(6),
+        "of_state": normal(6, 6) / 3, "of_output": normal(4, 6), "start": normal(3, 6), "per_step": normal(3, 4, 4),
     }  # fmt: skip
 
 
@@ -88,6 +90,8 @@ OPERANDS = {"typical": _typical, "kinks": _kinks, "extremes": _extremes}
 NETWORK = "layers.dense_chain(weights, biases, (activations.tanh, activations.tanh, activations.identity))"
 HIDDEN = "layers.dense_chain(weights[:2], biases[:2], (activations.tanh, activations.tanh))"
 TWO_STREAMS = "pair_losses.LayerGoodness(1, 3, 6.0, positive, negative, before[0], before[1])"
+CELL = "recurrent.RecurrentLayer(recurrent.elman(), layers.Dense(of_input, of_bias), layers.Dense(of_state, None))"
+STEPS = f"(*recurrent.unrolled([{CELL}], sequence), layers.Dense(of_output, None))"
 ALL = ("typical", "kinks", "extremes")
 KINKS = ("typical", "kinks")
 
@@ -178,9 +182,14 @@ def _calls() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield f"local_classifiers.updates({local})", ("typical",)
     inverse = "(layers.Dense(inverse, None, (activations.tanh,)),), (disturbance,)"
     yield f"difference_target_propagation.updates({NETWORK}, {inverse}, x, labels)", ("typical",)
-    for cell, n in (("gru", 3), ("lstm", 4)):
-        state = "a" if cell == "gru" else "two_states"
-        yield f"recurrent.{cell}.value(gates[:, :{6 * n}], recurrent_gates[:, :{6 * n}], {state})", ("typical",)
+    for cell, n in (("gru", 3), ("lstm", 4), ("elman()", 1)):
+        state, d = ("two_states", "of_two_states") if cell == "lstm" else ("a", "d")
+        operands = f"gates[:, :{6 * n}], recurrent_gates[:, :{6 * n}], {state}"
+        yield f"recurrent.{cell}.value({operands})", ("typical",)
+        yield f"recurrent.{cell}.vjp({operands}, {d})", ("typical",)
+    of_steps = f"{STEPS}, recurrent.forward_per_step({STEPS}, start)"
+    yield f"recurrent.forward_per_step({STEPS}, start).scores", ("typical",)
+    yield f"recurrent.updates({STEPS}, recurrent.factors_per_step({of_steps}, per_step))", ("typical",)
     yield "forward_forward.overlay(x, labels, 4)", ("typical",)
     yield "forward_forward.readout_update(readout, features, labels)", ("typical",)
 

@@ -140,10 +140,7 @@ PARTS = {
     ],
     "pepita": ["update_factors"],
     "pooling": ["lp_pool_jvp", "lp_pool_vjp"],
-    "recurrent": [
-        "CellStep", "Part", "TokenStep", "at_steps", "differences_per_step", "elman", "factors_per_step",
-        "forward_per_step", "state_size", "unrolled", "updates",
-    ],
+    "recurrent": ["CellStep", "Part", "TokenStep", "at_steps", "differences_per_step", "state_size"],
     "scores": ["features_adjoint", "no_penalty", "patch_energy", "random_readout"],
 }  # fmt: skip
 """Functions without vectors of their own; most are parts of those that have them."""
