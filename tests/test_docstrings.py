@@ -156,7 +156,7 @@ PACKAGES = {package.__name__.rpartition(".")[2]: package for package in (modules
 """What has no twin of its name in the reference."""
 
 
-@pytest.mark.parametrize("name", ["rules"])
+@pytest.mark.parametrize("name", PACKAGES)
 def test_examples_of_packages(name: str) -> None:
     """In their scope are `torch`, `nn`, the packages, and the public names of their own."""
     package = PACKAGES[name]

@@ -6,7 +6,11 @@ from ..activations import ACTIVATIONS, Activation, leaky_relu, maxmin
 
 
 class MaxMin(nn.Module):
-    """Replaces units 2i and 2i+1 of axis 1 by their maximum and minimum; shape unchanged, an even number of units."""
+    """Replaces units 2i and 2i+1 of axis 1 by their maximum and minimum; shape unchanged, an even number of units.
+
+    >>> MaxMin()(torch.tensor([[1.0, 2.0, 4.0, 3.0]])).tolist()
+    [[2.0, 1.0, 4.0, 3.0]]
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return maxmin.value(x)

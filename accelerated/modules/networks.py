@@ -53,6 +53,9 @@ def small_cnn(
 
     The last convolution has no normalisation, which would fix the averages that plain backpropagation reads.
     `normalise_last` adds it, for rules whose scores come after it. `kernel_size` is odd, or ValueError is raised.
+
+    >>> small_cnn((4, 4, 4, 4), num_classes=3)(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size: {kernel_size!r}, expected an odd number, which keeps the size of maps")
@@ -77,6 +80,9 @@ def lenet(
 
     Images are square. Those of 32 x 32 need no padding; smaller ones get two pixels on each side, as MNIST's do there.
     Raises ValueError for a size that does not fit.
+
+    >>> sum(parameter.numel() for parameter in lenet().parameters())
+    61706
     """
     padding = 0 if image_size >= 32 else 2
     side, odd = divmod(image_size + 2 * padding - 4, 4)
@@ -99,6 +105,9 @@ class ResidualBlock(nn.Module):
 
     (batch, n_in, height, width) to (batch, n_out, height / stride, width / stride). Where the shapes differ, what comes
     in goes through a convolution of 1 x 1.
+
+    >>> ResidualBlock(2, 4, stride=2)(torch.ones(1, 2, 8, 8)).shape
+    torch.Size([1, 4, 4, 4])
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
@@ -121,6 +130,9 @@ class ResNet(nn.Module):
 
     One convolution, a stage of residual blocks for each of `widths`, each after the first with half the image's side,
     and the scores of the average over positions. `depths` has the number of blocks of each stage.
+
+    >>> ResNet(3, 1, widths=(4, 8), depths=(1, 1))(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, num_classes: int, image_channels: int, widths: Sequence[int], depths: Sequence[int]) -> None:
@@ -146,7 +158,11 @@ class ResNet(nn.Module):
 
 
 def resnet18(num_classes: int = 10, image_channels: int = 3, widths: Sequence[int] = (64, 128, 256, 512)) -> ResNet:
-    """ResNet-18 in the form for CIFAR: 11,173,962 parameters. Under a rule, give it `units=model.units()`."""
+    """ResNet-18 in the form for CIFAR: 11,173,962 parameters. Under a rule, give it `units=model.units()`.
+
+    >>> resnet18(3, widths=(2, 4, 6, 8))(torch.ones(1, 3, 16, 16)).shape
+    torch.Size([1, 3])
+    """
     return ResNet(num_classes, image_channels, widths, [2] * len(widths))
 
 
@@ -180,6 +196,9 @@ def vgg8(
 
     Dropout acts on what is passed on; where it stands beside the pooling the text does not say. With
     normalisation=nn.BatchNorm2d it is a VGG as users have it, but for the order: normalisation follows ReLU here.
+
+    >>> sum(p.numel() for p in vgg8().parameters() if p.dim() == 4)
+    9145728
     """
     return _vgg(channels, (1, 3, 4, 5), num_classes, image_channels, dropout, normalisation)
 
@@ -194,6 +213,9 @@ def vgg11(
     """The VGG11 of DTG-FF, whose text gives only eight convolutions from 64 channels on and an early pooling.
 
     The widths and the pooling are those of VGG11 elsewhere: 9.22 million weights.
+
+    >>> sum(p.numel() for p in vgg11().parameters() if p.dim() == 4)
+    9217728
     """
     return _vgg(channels, (0, 1, 3, 5, 7), num_classes, image_channels, dropout, normalisation)
 
@@ -205,6 +227,9 @@ def cfse(
 
     The latter are pooled; batch normalisation stands last, and the score after it. The channels are those for ten
     classes. Channels are multiples of the classes.
+
+    >>> cfse((2, 4, 6, 8), num_classes=2)(torch.ones(1, 3, 32, 32)).shape
+    torch.Size([1, 2])
     """
     layers: list[nn.Module] = []
     for index, (n_in, n_out) in enumerate(zip((image_channels, *channels), channels, strict=False)):
@@ -233,6 +258,9 @@ def tiny_cnn(
     """The smallest of DeeperForward (Sun et al., ICLR 2025): 2.67 million weights in four convolutions.
 
     Images are normalised as a whole; so are the channels of each class, unless another normalisation is given.
+
+    >>> sum(p.numel() for p in tiny_cnn().parameters() if p.dim() == 4)
+    2667500
     """
     norm = _deeper(normalisation, num_classes)
     layers: list[nn.Module] = [nn.GroupNorm(1, image_channels, affine=False)]
@@ -255,6 +283,9 @@ def resnet17(
     A shortcut after every second layer adds, or at the end of a stage of four concatenates, which doubles the channels;
     the stages after the first halve the image. `planes` are the channels of the stages, each twice those before it, or
     ValueError is raised.
+
+    >>> resnet17(2, planes=(4, 8, 16, 32))(torch.ones(1, 3, 32, 32)).shape
+    torch.Size([1, 2])
     """
     if list(planes) != [planes[0] << stage for stage in range(len(planes))]:
         raise ValueError(f"planes: {tuple(planes)}, expected each twice those before it, which shortcuts concatenate")

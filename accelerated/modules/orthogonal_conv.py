@@ -17,6 +17,11 @@ class OrthogonalConv2d(nn.Module):
     as random orthogonal matrices; the kernel is orthogonal as long as they are. In a linear
     network, FOTON gives a layer backpropagation's update where out_channels <= in_channels and nothing before it widens
     either. There is no padding and no stride to choose.
+
+    >>> x = torch.eye(4)[None, None].expand(1, 2, 4, 4)
+    >>> y = OrthogonalConv2d(2, 3, 3, bias=False)(x)
+    >>> y.shape, torch.allclose(y.norm(), x.norm(), atol=1e-4)
+    (torch.Size([1, 3, 4, 4]), True)
     """
 
     def __init__(
@@ -58,6 +63,9 @@ class ScaledAvgPool2d(nn.Module):
     """Average pooling times kernel_size, which keeps the norms of what it averages; its stride is kernel_size.
 
     (batch, channels, height, width) to (batch, channels, height / kernel_size, width / kernel_size).
+
+    >>> ScaledAvgPool2d(2)(torch.ones(1, 1, 2, 4)).tolist()
+    [[[[2.0, 2.0]]]]
     """
 
     def __init__(self, kernel_size: int) -> None:

@@ -21,6 +21,10 @@ class RecurrentNetwork(nn.Module):
     which nn.Embedding makes input_size numbers of. `per_step` gives the outputs of every step. `cell` is "elman",
     nn.RNN with tanh, "relu", the same with ReLU, "gru" or "lstm". Initial weights are PyTorch's, except Elman's state
     matrices, which are orthogonal: activations and gradients first keep their norms.
+
+    >>> x = torch.ones(2, 5, 3)
+    >>> RecurrentNetwork(3, 4, 2)(x).shape, RecurrentNetwork(3, 4, 2, "gru", per_step=True)(x).shape
+    (torch.Size([2, 2]), torch.Size([2, 5, 2]))
     """
 
     def __init__(

@@ -18,6 +18,10 @@ class Rotation(nn.Module):
     and images (batch, features, height, width) go to the same; W then sees 2 kernel_size - 1 pixels a side. An even
     number of features. Without an activation the layer keeps all norms, as long as Q is orthogonal, which
     `Foton.constrain` sees to. W is skew for any Q. Many layers want small angles: 0.15 for 50, say.
+
+    >>> x = torch.tensor([[3.0, 4.0]])
+    >>> torch.allclose(Rotation(2, 0.5, bias=False)(x).norm(), torch.tensor(5.0))
+    True
     """
 
     def __init__(

@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 
 class GRUStates(nn.Module):
-    """One layer of nn.GRU, and the states of all its steps: (batch, tokens, n_in) to (batch, tokens, n_out)."""
+    """One layer of nn.GRU, and the states of all its steps: (batch, tokens, n_in) to (batch, tokens, n_out).
+
+    >>> GRUStates(2, 3)(torch.ones(1, 4, 2)).shape
+    torch.Size([1, 4, 3])
+    """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -18,7 +22,11 @@ class GRUStates(nn.Module):
 
 
 class LastToken(nn.Module):
-    """What the last token has: (batch, tokens, width) to (batch, width)."""
+    """What the last token has: (batch, tokens, width) to (batch, width).
+
+    >>> LastToken()(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+    [[3.0, 4.0]]
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1]
@@ -31,6 +39,9 @@ def gru_classifier(
 
     A rule credits a layer of GRU as a whole; inside, it goes back through the steps of that layer alone. For rules
     through time see `RecurrentNetwork`.
+
+    >>> gru_classifier(10, num_classes=3, width=4, hidden=5)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3])
     """
     layers = [GRUStates(hidden if index else width, hidden) for index in range(depth)]
     return nn.Sequential(

@@ -20,6 +20,10 @@ class TransformerBlock(nn.Module):
     """x + attention(norm(x)), and to this the same of two linear layers with GELU between: (batch, tokens, width).
 
     `causal` lets a token attend to itself and those before it. `heads` divides `width`, or ValueError is raised.
+
+    >>> block, x = TransformerBlock(4, 2, causal=True), torch.ones(1, 3, 4)
+    >>> torch.allclose(block(x)[:, :2], block(x[:, :2]), atol=1e-6)  # the third token has no effect on the first two
+    True
     """
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
@@ -52,6 +56,9 @@ class PatchEmbedding(nn.Module):
 
     A linear map of each patch, plus what is learned of its position. `patch` divides `image_size`, or ValueError is
     raised.
+
+    >>> PatchEmbedding(1, 8, 4, 6)(torch.ones(2, 1, 8, 8)).shape  # four patches
+    torch.Size([2, 4, 6])
     """
 
     def __init__(self, image_channels: int, image_size: int, patch: int, width: int) -> None:
@@ -70,6 +77,9 @@ class TokenEmbedding(nn.Module):
     """int64 tokens (batch, tokens) to (batch, tokens, width): what is learned of each, and of its position.
 
     There are at most `context` tokens.
+
+    >>> TokenEmbedding(10, 5, 4)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 4])
     """
 
     def __init__(self, vocabulary: int, context: int, width: int) -> None:
@@ -86,7 +96,11 @@ class TokenEmbedding(nn.Module):
 
 
 class MeanToken(nn.Module):
-    """The mean over tokens: (batch, tokens, width) to (batch, width)."""
+    """The mean over tokens: (batch, tokens, width) to (batch, width).
+
+    >>> MeanToken()(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+    [[2.0, 3.0]]
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=1)
@@ -104,6 +118,10 @@ def vit(
     """A vision transformer (Dosovitskiy et al., ICLR 2021) that classifies the mean of its tokens: (batch, K).
 
     That of ViT-B/16, but for its class token: 86,566,120 parameters.
+
+    >>> model = vit(3, image_channels=1, image_size=8, patch=4, width=6, depth=1, heads=2)
+    >>> model(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
     blocks = [TransformerBlock(width, heads) for _ in range(depth)]
     return _chain(
@@ -121,6 +139,9 @@ def char_transformer(
     """A causal transformer for characters or other tokens: int64 (batch, tokens) to scores (batch, tokens, vocabulary).
 
     The scores of a token are those of the token after it. GPT-2's form, with an output layer of its own weights.
+
+    >>> char_transformer(10, context=5, width=4, depth=1, heads=2)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 10])
     """
     blocks = [TransformerBlock(width, heads, causal=True) for _ in range(depth)]
     return _chain(
