@@ -19,6 +19,8 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_pages_have_what_the_stored_runs_say(pages: ModuleType) -> None:
     assert pages.defects() == []
+    markers = {figure.marker.removeprefix("runs: ") for figure in pages.shown()}
+    assert pages.TABLES.keys() | pages.PICTURES.keys() <= markers, "made for no page"
 
 
 def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ import convolutions
 import depth
 import free_riding
 import ftp
-import hardware
 import local_classifiers
 import mnist
 import on_gpu
@@ -162,10 +161,6 @@ def turned(name: str, table: Callable[[list[Result], Iterable[int]], str]) -> st
     return table(stored(f"rotations/{name}", data="mnist"), angles)
 
 
-def riding(data: str, layers: int, columns: list[str]) -> str:
-    return free_riding.table(stored("free-riding/free_riding", data=data), layers, columns)
-
-
 def which_rules(networks: list[str]) -> str:
     return which_rule.summary(stored("which-rule/which_rule"), list(which_rule.RULES), networks)
 
@@ -183,9 +178,6 @@ def without_runs() -> str:
 SHORT = ["MLP, ReLU", "20 layers, Tanh", "CNN", "CNN, BatchNorm", "residual block", "transformer", "RecurrentNetwork"]
 """Of the networks of `which_rule`, those on README.md."""
 
-RIDING = {4: ["separation", "free_riding", "starved"], 8: ["separation"]}
-"""Columns by the number of layers."""
-
 TABLES: dict[str, Callable[[], str]] = {
     "claims": claims.table,
     "which-rule": partial(which_rules, list(which_rule.NETWORKS)),
@@ -195,30 +187,24 @@ TABLES: dict[str, Callable[[], str]] = {
     "convolutional-rotations-less": partial(turned, "convolutional_rotations", rotations.differences),
     "local-classifiers": local_rules,
     "layers-mnist": partial(layers, "mnist"),
-    "layers-fashion-mnist": partial(layers, "fashion-mnist"),
     "layers-cifar10": partial(layers, "cifar10-jpeg"),
     "digits": digits,
     "on-mnist": on_mnist,
     "mnist": lambda: mnist.summary(compared("mnist")),
-    "fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", epochs=10)),
     "ftp-mnist": lambda: mnist.summary(compared("mnist", **FTP)),
-    "ftp-fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", **FTP)),
     "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist")),
     "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist")),
-    "ftp-laws": lambda: ftp.by_law(stored("ftp/ftp", data="mnist")),
+    "free-riding-mnist-4": lambda: free_riding.table(
+        stored("free-riding/free_riding", data="mnist"), 4, ["separation", "free_riding", "starved"]
+    ),
     "depth": lambda: depth.by_depth(stored("depth/depth", data="mnist")),
     "depth-tanh": lambda: depth.by_depth(stored("depth/depth", data="mnist"), ["tanh"]),
     "depth-less-frozen": lambda: depth.less(stored("depth/depth", data="mnist"), "frozen"),
     "depth-less-backprop": lambda: depth.less(stored("depth/depth", data="mnist"), "backprop-orthogonal"),
     "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist")),
-    "convolutions": lambda: convolutions.summary(stored("convolutions/convolutions", data="mnist")),
     "attention": lambda: attention.accuracies(stored("attention/attention", data="mnist")),
     "attention-cosines": lambda: attention.alignment(stored("attention/attention", data="mnist")),
     "pooling": lambda: convolutions.summary(stored("convolutions/convolutions", data="digits")),
-    "hardware-bits": lambda: hardware.table(stored("hardware/hardware"), "bits"),
-    "hardware-read-noise": lambda: hardware.table(stored("hardware/hardware"), "read_noise"),
-    "hardware-programming-noise": lambda: hardware.table(stored("hardware/hardware"), "programming_noise"),
-    "hardware-cosines": lambda: hardware.table(stored("hardware/hardware"), "bits", hardware.cosines),
     "rotations": partial(turned, "rotations", rotations.summary),
     "rotations-less": partial(turned, "rotations", rotations.differences),
     "recurrent-order": lambda: recurrent.table(stored("recurrent/recurrent"), "order"),
@@ -237,10 +223,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-constraint": on_gpu.constraint,
     "without-runs": without_runs,
 }
-for data in ("mnist", "fashion-mnist"):
-    for layers_of, columns in RIDING.items():
-        TABLES[f"free-riding-{data}-{layers_of}"] = partial(riding, data, layers_of, columns)
-
 PICTURES: dict[str, Callable[[Path], None]] = {
     "synthetic_teacher.png": lambda path: synthetic_teacher.draw(
         stored("synthetic/synthetic_teacher", normalise="dtg"), path
@@ -248,6 +230,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "local_classifiers.png": lambda path: local_classifiers.draw(of_local_classifiers("mnist"), path),
     "mnist.png": lambda path: mnist.draw(compared("mnist"), 5000, path),
     "mnist_cosines.png": lambda path: mnist.draw_cosines(compared("mnist"), path),
+    "free_riding.png": lambda path: free_riding.draw(stored("free-riding/free_riding", data="mnist"), [4], path),
     "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist"), path),
     "docs/digits.png": lambda path: mnist.draw(compared("digits"), 288, path),
 }
