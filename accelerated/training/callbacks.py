@@ -13,6 +13,15 @@ class Callback:
 
     What is read of `run` may be copied, not changed; `run.stop(reason)` ends training after the step in hand, whose
     epoch is still measured.
+
+    >>> class Count(Callback):
+    ...     steps = 0
+    ...     def on_step(self, run):
+    ...         self.steps = run.step
+    >>> count, rule = Count(), rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2).repeat(4, 1), torch.tensor([0, 1] * 4)), epochs=3, batch=4, callbacks=[count])
+    >>> count.steps
+    6
     """
 
     def on_start(self, run: "Run") -> None:

@@ -104,7 +104,13 @@ def evaluate(
 
 
 def accuracy(rule: Rule, split: Split) -> float:
-    """The share of samples whose highest score is their label's. Raises UserError for targets that are no labels."""
+    """The share of samples whose highest score is their label's. Raises UserError for targets that are no labels.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> x = torch.eye(2)
+    >>> accuracy(rule, Split(x, rule(x).argmax(dim=1)))
+    1.0
+    """
     batches = zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True)
     share = evaluate(rule, batches).accuracy
     if share is None:

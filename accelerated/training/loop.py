@@ -103,6 +103,11 @@ def fit(
 
     Raises TypeError for what is no rule, TrainingError for a loss that is not finite, CheckpointError for a checkpoint
     of another training or a file that is not to be replaced, UserError for options and data that do not fit, by name.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2), torch.tensor([0, 1])), epochs=3, batch=2)
+    >>> [(epoch.epoch, epoch.samples) for epoch in history.epochs]
+    [(1, 2), (2, 2), (3, 2)]
     """
     check_rule(rule, "fit")
     _check_callbacks(callbacks)

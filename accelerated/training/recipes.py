@@ -65,6 +65,9 @@ class Recipe:
     activations, dropout and normalisation of its own. "mlp:512-256" stands for "mlp" and `hidden`.
     Training images are moved by up to `shift` pixels, with `flip` half of them mirrored, a square of `cutout` pixels
     filled with the mean, and colours changed by factors from 1 - jitter to 1 + jitter, anew in every epoch.
+
+    >>> Recipe(model="mlp:8-4").hidden
+    (8, 4)
     """
 
     hidden: tuple[int, ...] = (512, 256)
@@ -291,6 +294,9 @@ def default_recipe(method: str, data: str, **changes: Any) -> Recipe:
     """The recipe of a method for that data set, with changes. Another optimizer brings its own usual learning rate.
 
     Raises UserError for an unknown method and an impossible recipe.
+
+    >>> default_recipe("foton", "digits", epochs=3).epochs
+    3
     """
     recipe = preset_named(method).recipe
     for name in changes:
@@ -321,6 +327,9 @@ def mlp(
     """Linear, activation, Dropout where its rate is not 0, and a normalisation if any; then a Linear to the scores.
 
     He's initial weights, zero biases: PEPITA and Forward-Forward learn much worse from PyTorch's smaller weights.
+
+    >>> [type(module).__name__ for module in mlp(2, (4,), 3, "relu", dropout=0.1)]
+    ['Linear', 'ReLU', 'Dropout', 'Linear']
     """
     layers: list[nn.Module] = []
     for n_in, n_out in zip((features, *hidden), hidden, strict=False):
@@ -353,6 +362,11 @@ def build(
     """The network and its rule; the same seed gives the same initial weights on every device.
 
     Raises UserError where the rule can't train such a network.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> rule = build("foton", data, Recipe(hidden=(4,)), seed=0)
+    >>> type(rule).__name__, [tuple(unit.weights[0].shape) for unit in rule.units]
+    ('Foton', [(4, 2), (2, 4)])
     """
     rule_class = preset_named(method).rule
     with torch.random.fork_rng(devices=[]):

@@ -33,7 +33,12 @@ QMNIST_COLUMNS = 8  # of a label: the class, then where the digit comes from
 
 
 class Split(NamedTuple):
-    """Images, flat (n, features) unless asked for otherwise, and labels (n,) int64, 0..K-1."""
+    """Images, flat (n, features) unless asked for otherwise, and labels (n,) int64, 0..K-1.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> data.test.images.shape, data.test.labels.shape
+    (torch.Size([2, 2]), torch.Size([2]))
+    """
 
     images: Tensor
     labels: Tensor
@@ -45,6 +50,12 @@ class Dataset(NamedTuple):
     `classes` are the names of labels. `feature_means` and `feature_stds` are there for tables, (n, features), whose
     features have units of their own: the mean and deviation of each, 1 for a constant one. `columns` are the names of
     features, where a file has them.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> data.num_classes, data.image_shape
+    (2, (2,))
+    >>> [len(part.labels) for part in (data.train, data.validation, data.test)]
+    [8, 2, 2]
     """
 
     name: str
@@ -151,6 +162,10 @@ def load(
     Raises DataError, with the file or array, for anything missing, damaged, not finite or out of range, and for samples
     that are all alike; UserError for the digits without scikit-learn, image files without Pillow and Parquet without
     pyarrow.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> len(data.train.labels), len(data.validation.labels), len(data.test.labels)  # at least one of each class
+    (8, 2, 2)
     """
     if isinstance(source, str | Path):
         if test is not None:

@@ -18,6 +18,10 @@ def alignment(rule: Rule, x: Any, y: Any) -> dict[str, float]:
     Without dropout, at the same weights, batch and random draws. `.grad`, generators and modes stay as they were.
     Units with a frozen weight are left out. Shapes and errors as for `rule.assign_credit`; TypeError for what is no
     rule.
+
+    >>> rule = rules.Backprop(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)))
+    >>> {name: round(cosine, 4) for name, cosine in alignment(rule, torch.eye(2), torch.tensor([0, 2])).items()}
+    {'0': 1.0, '2': 1.0}
     """
     check_rule(rule, "alignment")
     return cosines(rule, x, y, updates_by_unit(rule, x, y))

@@ -14,6 +14,10 @@ def first_filters(rule: Rule, channels: int, height: int, width: int) -> Tensor 
     """The first layer's weights as images, (n, c, h, w): of a dense layer as large as the samples, else kernels.
 
     The samples are images of that size, of 1 or 3 channels. None where the weights are no such images.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> first_filters(rule, 1, 2, 3).shape
+    torch.Size([4, 1, 2, 3])
     """
     module = rule.units[0].module
     match module:

@@ -22,6 +22,9 @@ class LayerMargins(NamedTuple):
     """A layer's goodness for positive and for negative data, and the margin of the layers before: (batch,) each.
 
     A margin is the goodness for positive data less that for negative data; those of several layers add up.
+
+    >>> LayerMargins(positive=torch.ones(2), negative=torch.zeros(2), prior=torch.zeros(2)).margin.tolist()
+    [1.0, 1.0]
     """
 
     positive: Tensor
@@ -39,6 +42,10 @@ def margins(rule: Rule, x: Tensor, y: Tensor) -> dict[str, LayerMargins]:
 
     Generators and modes stay as they were. Shapes and errors as for `rule.assign_credit`; UserError for a rule whose
     layers have no goodness.
+
+    >>> rule = rules.ForwardForward(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+    >>> [(name, of.margin.shape) for name, of in margins(rule, torch.eye(4), torch.tensor([0, 1, 0, 1])).items()]
+    [('0', torch.Size([4]))]
     """
     if not isinstance(rule, ForwardForward):
         raise UserError(f"rule: a {type(rule).__name__}, whose layers have no goodness; expected ForwardForward or kin")
@@ -58,6 +65,10 @@ def margin_summary(
     That is the median `log_attenuation` of its gradient, the `free_riding` and `starved` fractions, and the `coverage`
     of the decay bound; see `cumulative_goodness`. beta = 4 is for margins of about 1, as the mean square has. Errors as
     for `margins`, and ValueError for a batch of one sample.
+
+    >>> rule = rules.ForwardForward(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+    >>> list(margin_summary(rule, torch.eye(4), torch.tensor([0, 1, 0, 1]))["0"])
+    ['separation', 'log_attenuation', 'free_riding', 'starved', 'coverage']
     """
     found: dict[str, dict[str, float]] = {}
     for name, layer in margins(rule, x, y).items():

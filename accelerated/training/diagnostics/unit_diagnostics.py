@@ -36,6 +36,10 @@ def unit_diagnostics(rule: Rule, x: Any, y: Any) -> dict[str, dict[str, float]]:
 
     Without dropout. `.grad`, generators and modes stay as they were. Shapes and errors as for `rule.assign_credit`;
     TypeError for what is no rule.
+
+    >>> rule = rules.Backprop(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)))
+    >>> round(unit_diagnostics(rule, torch.eye(2), torch.tensor([0, 2]))["0"]["alignment"], 4)
+    1.0
     """
     check_rule(rule, "unit_diagnostics")
     updates = updates_by_unit(rule, x, y)
