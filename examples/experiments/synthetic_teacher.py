@@ -255,7 +255,9 @@ def by_normalisation(results: list[Result]) -> str:
     rows = [[f"K, {min(result['run']['steps'] for result in results)} steps", *NORMALISED]]
     used = [k for k in CLASSES if gaps["both normalised"][k] or gaps["neither"][k]]
     rows += [[str(k), *(interval(list(by_class[k].values())) for by_class in gaps.values())] for k in used]
-    rows.append([f"{CLASSES[-1]} less {CLASSES[0]}", *map(interval, contrasts(results).values())])
+    ends = contrasts(results)
+    if any(ends.values()):
+        rows.append([f"{CLASSES[-1]} less {CLASSES[0]}", *map(interval, ends.values())])
     return markdown(rows)
 
 
