@@ -189,7 +189,7 @@ def test_convolutions_experiment_has_a_row_for_every_rule(tmp_path: Path) -> Non
     table = run("experiments/convolutions.py", tmp_path, "digits", "results", "--epochs", "1", "--seeds", "0", "1")
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 11
-    assert all(float(row.split("|")[2].split("±")[0]) > 15 for row in rows), table
+    assert all(float(row.split("|")[3].split("±")[0]) > 15 for row in rows), table
 
 
 def test_recurrent_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -124,17 +124,18 @@ def train(run: Run, dataset: Dataset, device: str) -> Result:
 
 
 def summary(results: list[Result]) -> str:
-    """Accuracies, what they are less those of backpropagation in the same network, and cosines."""
-    rows = [["rule", "test accuracy, %", "less backpropagation", "cosine with backprop, layer by layer"]]
-    for rule, setting in RULES.items():
-        found = chosen(results, rule=rule)
-        (first,) = (chosen(results, rule=name) for name in YARDSTICKS if RULES[name].network is setting.network)
-        whole = [result for result in found if result["accuracy"] is not None]
-        if whole:
-            layers = zip(*(result["cosines"] for result in whole), strict=True)
-            cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
-            gaps = interval(paired(found, first)) if found != first else ""
-            rows.append([rule, cell(found, 2, 3), gaps, cosines])
+    """By the number of epochs: accuracies, what they are less backpropagation's in the same network, and cosines."""
+    rows = [["rule", "epochs", "test accuracy, %", "less backpropagation", "cosine with backprop, layer by layer"]]
+    for epochs in sorted({result["run"]["epochs"] for result in results}):
+        alike = chosen(results, epochs=epochs)
+        for rule, setting in RULES.items():
+            found = chosen(alike, rule=rule)
+            (first,) = (chosen(alike, rule=name) for name in YARDSTICKS if RULES[name].network is setting.network)
+            if found:
+                layers = zip(*(result["cosines"] for result in found if "cosines" in result), strict=True)
+                cosines = ", ".join(f"{mean(layer):.2f}" for layer in layers)
+                gaps = interval(paired(found, first)) if found != first else ""
+                rows.append([rule, str(epochs), cell(found, 2, 3), gaps, cosines])
     return markdown(rows)
 
 

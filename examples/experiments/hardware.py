@@ -20,7 +20,20 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from resumable import Result, Run, accuracies, arguments_of, cell, chosen, markdown, run_all, show
+from resumable import (
+    Result,
+    Run,
+    accuracies,
+    arguments_of,
+    cell,
+    chosen,
+    interval,
+    markdown,
+    paired,
+    run_all,
+    show,
+    stored,
+)
 
 from prograde.accelerated.rules import Hardware
 from prograde.accelerated.training import Dataset, UserError, build, default_recipe, fit, load
@@ -51,6 +64,14 @@ NAMES = {
 def settings() -> list[dict[str, Any]]:
     """The hardware of every run: the exact one, then one thing varied at a time."""
     return [EXACT, *({**EXACT, name: value} for name, values in VARIED.items() for value in values)]
+
+
+SETTINGS = {"data": "mnist", "hidden": [1024, 128], "epochs": 2}
+"""Of the stored runs."""
+
+
+def kept() -> list[Result]:
+    return stored("hardware/hardware", **SETTINGS)
 
 
 def wanted(data: str, seeds: Iterable[int], hidden: list[int], epochs: int) -> list[Run]:
@@ -90,28 +111,58 @@ def train(run: Run, dataset: Dataset, device: str) -> Result:
     }
 
 
-def three_seeds(results: list[Result]) -> str:
-    return cell(results, seeds=3)
+def table(results: list[Result], varied: str, fill: Callable[[str, list[Result]], str]) -> str:
+    """A row a rule, a column a value of what is varied, the exact hardware last, as far as there are runs.
+
+    `fill` has the rule and the runs of the column.
+    """
+    by_value = {value: chosen(results, **{**EXACT, varied: value}) for value in (*VARIED[varied], EXACT[varied])}
+    columns = {value: found for value, found in by_value.items() if found}
+    heads = ["exact" if value == EXACT[varied] else f"{value:g}" for value in columns]
+    rows = [[rule, *(fill(rule, found) for found in columns.values())] for rule in RULES]
+    return markdown([[NAMES[varied], *heads], *(row for row in rows if any(row[1:]))])
 
 
-def table(results: list[Result], varied: str, fill: Callable[[list[Result]], str] = three_seeds) -> str:
-    """A row a rule, a column a value of what is varied, the exact hardware last."""
-    values = (*VARIED[varied], EXACT[varied])
-    heads = ["exact" if value == EXACT[varied] else f"{value:g}" for value in values]
-    wanted = [{**EXACT, varied: value} for value in values]
-    rows = [[rule, *(fill(chosen(results, rule=rule, **each)) for each in wanted)] for rule in RULES]
-    return markdown([[NAMES[varied], *heads], *rows])
+def accuracy(results: list[Result], varied: str) -> str:
+    return table(results, varied, lambda rule, found: cell(chosen(found, rule=rule), seeds=3))
 
 
-def cosines(results: list[Result]) -> str:
+def less_backprop(results: list[Result], varied: str) -> str:
+    """Accuracies less those of backpropagation on the same hardware."""
+
+    def gaps(rule: str, found: list[Result]) -> str:
+        return (
+            "" if rule == "backprop" else interval(paired(*(chosen(found, rule=name) for name in (rule, "backprop"))))
+        )
+
+    return table(results, varied, gaps)
+
+
+def lost(results: list[Result], varied: str) -> str:
+    """What each rule loses beside its own accuracy on exact hardware."""
+    exact = chosen(results, **EXACT)
+
+    def gaps(rule: str, found: list[Result]) -> str:
+        return interval(paired(chosen(exact, rule=rule), chosen(found, rule=rule)))
+
+    return table([result for result in results if result not in exact], varied, gaps)
+
+
+def cosines(results: list[Result], varied: str) -> str:
     """Of the hidden layers' updates with the exact network's gradient at the last epoch, first hidden layer to last."""
-    found = [result["cosines"][:-1] for result in results if "cosines" in result]
-    return ", ".join(f"{mean(layer):.2f}" for layer in zip(*found, strict=True))
+
+    def means(rule: str, found: list[Result]) -> str:
+        layers = zip(
+            *(result["cosines"][:-1] for result in chosen(found, rule=rule) if "cosines" in result), strict=True
+        )
+        return ", ".join(f"{mean(layer):.2f}" for layer in layers)
+
+    return table(results, varied, means)
 
 
 def summary(results: list[Result]) -> str:
     """Test accuracy against all that is varied, and the cosines against bits."""
-    return "\n\n".join([*(table(results, varied) for varied in VARIED), table(results, "bits", cosines)])
+    return "\n\n".join([*(accuracy(results, varied) for varied in VARIED), cosines(results, "bits")])
 
 
 def draw(results: list[Result], path: Path) -> None:

@@ -23,6 +23,7 @@ import convolutions
 import depth
 import free_riding
 import ftp
+import hardware
 import local_classifiers
 import mnist
 import on_gpu
@@ -34,7 +35,7 @@ import step_times
 import synthetic_teacher
 import two_streams
 import which_rule
-from resumable import Result, cell, chosen, markdown, stored
+from resumable import Result, cell, chosen, longest, markdown, stored
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,7 +128,7 @@ def on_mnist() -> str:
     """Each rule on its own network: no comparison."""
     of_ftp, depths = compared("mnist", **FTP), stored("ftp/ftp", data="mnist")
     streams, images = stored("two-streams/two_streams", data="mnist"), stored("convolutions/convolutions", data="mnist")
-    streams = [result for result in streams if "shift" not in result["run"]]
+    streams, images = longest(result for result in streams if "shift" not in result["run"]), longest(images)
     riding = stored("free-riding/free_riding", data="mnist", depth=4)
     rows = stored("recurrent/recurrent", problem="mnist", cell="elman")
     found = {
@@ -197,6 +198,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "free-riding-mnist-4": lambda: free_riding.table(
         stored("free-riding/free_riding", data="mnist"), 4, ["separation", "free_riding", "starved"]
     ),
+    "hardware": lambda: hardware.accuracy(hardware.kept(), "bits"),
+    "hardware-less": lambda: hardware.less_backprop(hardware.kept(), "bits"),
+    "hardware-lost": lambda: hardware.lost(hardware.kept(), "bits"),
+    "hardware-cosines": lambda: hardware.cosines(hardware.kept(), "bits"),
     "depth": lambda: depth.by_depth(stored("depth/depth", data="mnist")),
     "depth-tanh": lambda: depth.by_depth(stored("depth/depth", data="mnist"), ["tanh"]),
     "depth-less-frozen": lambda: depth.less(stored("depth/depth", data="mnist"), "frozen"),
@@ -204,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist")),
     "attention": lambda: attention.accuracies(stored("attention/attention", data="mnist")),
     "attention-cosines": lambda: attention.alignment(stored("attention/attention", data="mnist")),
+    "convolutions": lambda: convolutions.summary(stored("convolutions/convolutions", data="mnist")),
     "pooling": lambda: convolutions.summary(stored("convolutions/convolutions", data="digits")),
     "rotations": partial(turned, "rotations", rotations.summary),
     "rotations-less": partial(turned, "rotations", rotations.differences),

@@ -37,6 +37,7 @@ from prograde.accelerated.training import load
 
 UNITS = 64
 BATCH = 32
+STEPS = 3000  # batches a run, unless another number is given
 LOOK = 250  # batches between two looks at held-out data
 SOLVED = 99.0
 CLOSE = 0.04  # a sum is right within this, Hochreiter and Schmidhuber's criterion
@@ -231,7 +232,7 @@ if __name__ == "__main__":
     parser.add_argument("--adding-lengths", type=int, nargs="*", default=[10, 30, 50], help="of `adding`")
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
-    parser.add_argument("--steps", type=int, default=3000, help="batches a run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="batches a run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
     arguments = parser.parse_args()

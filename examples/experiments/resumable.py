@@ -93,6 +93,13 @@ def stored(name: str, **wanted: Any) -> list[Result]:
     return chosen(finished(RESULTS / f"{name}.jsonl"), **wanted)
 
 
+def longest(results: Iterable[Result]) -> list[Result]:
+    """Those of the most epochs."""
+    found = list(results)
+    most = max((result["run"]["epochs"] for result in found), default=0)
+    return chosen(found, epochs=most)
+
+
 def accuracies(results: Iterable[Result]) -> list[float]:
     """A run that broke down counts as chance, 10 %."""
     return [10.0 if result["accuracy"] is None else result["accuracy"] for result in results]

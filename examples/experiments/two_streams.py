@@ -54,15 +54,15 @@ def errors(results: list[Result], part: str = "accuracy") -> list[Result]:
 
 
 def summary(results: list[Result]) -> str:
-    """Errors by rule and by how far images were moved."""
+    """Errors by how far images were moved, by the number of epochs, and by rule."""
     heads = ["epochs", "images", "seeds", "test error, %", "validation error, %", "test error less Forward-Forward's"]
     rows = [["rule", *heads, "published, %"]]
-    for shift in sorted({result["run"].get("shift", 0) for result in results}):
-        moved = [result for result in results if result["run"].get("shift", 0) == shift]
+    for shift, epochs in sorted({(result["run"].get("shift", 0), result["run"]["epochs"]) for result in results}):
+        alike = [result for result in chosen(results, epochs=epochs) if result["run"].get("shift", 0) == shift]
+        images = f"moved by up to {shift}" if shift else "as they are"
         for rule in RULES:
-            if found := chosen(moved, rule=rule):
-                epochs, images = found[0]["run"]["epochs"], f"moved by up to {shift}" if shift else "as they are"
-                gaps = paired(chosen(moved, rule="forward-forward"), found) if rule != "forward-forward" else []
+            if found := chosen(alike, rule=rule):
+                gaps = paired(chosen(alike, rule="forward-forward"), found) if rule != "forward-forward" else []
                 told = [cell(errors(found), 2), cell(errors(found, "validation"), 2), interval(gaps)]
                 rows.append([rule, str(epochs), images, str(len(found)), *told, PUBLISHED.get((rule, shift), "")])
     return markdown(rows)
