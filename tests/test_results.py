@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,6 +120,45 @@ def test_stored_runs_say_what_made_them(pages: ModuleType) -> None:
             else:
                 assert {"day", "seconds", "prograde", "torch", "python"} <= run["made"].keys()
     assert without == BEFORE_VERSIONS
+
+
+def test_no_run_is_stored_twice(pages: ModuleType) -> None:
+    for log in importlib.import_module("resumable").RESULTS.glob("*/*.jsonl"):
+        runs = [json.dumps(json.loads(line)["run"], sort_keys=True) for line in log.read_text().splitlines()]
+        assert len(runs) == len(set(runs)), log
+
+
+def test_processes_that_share_a_file_lose_no_run(pages: ModuleType, tmp_path: Path) -> None:
+    """Another one adds a run while this one trains, and leaves a line that was cut off."""
+    resumable: Any = importlib.import_module("resumable")
+    log = tmp_path / "runs" / "log.jsonl"
+    runs = [{"seed": seed} for seed in range(4)]
+    trained = []
+
+    def train(run: dict[str, int]) -> dict[str, float]:
+        trained.append(run["seed"])
+        if run["seed"] == 0:
+            resumable.add({"run": runs[1], "accuracy": 1.0}, log)
+        if run["seed"] == 2:
+            resumable.add({"run": runs[2], "accuracy": 2.0}, log)
+            with log.open("a") as file:
+                file.write('{"run": {"se')
+        return {"accuracy": 9.0}
+
+    results = resumable.run_all(runs, train, log)
+    assert trained == [0, 2, 3]
+    assert [(r["run"]["seed"], r["accuracy"]) for r in results] == [(1, 1.0), (0, 9.0), (2, 2.0), (3, 9.0)]
+    assert resumable.finished(log) == results
+    assert log.read_text().count("\n") == 4
+
+
+def test_processes_add_at_the_same_time(pages: ModuleType, tmp_path: Path) -> None:
+    resumable: Any = importlib.import_module("resumable")
+    log = tmp_path / "log.jsonl"
+    long = "x" * 20_000  # more than a buffer
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: resumable.add({"run": {"seed": seed}, "long": long}, log), range(32)))
+    assert sorted(result["run"]["seed"] for result in resumable.finished(log)) == list(range(32))
 
 
 def test_intervals_are_of_paired_runs(pages: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """Runs that are noted as they end, so that an experiment goes on where it was stopped; and what they come to."""
 
 import argparse
+import fcntl
 import json
 import platform
 import sys
@@ -38,18 +39,18 @@ def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path, device: str = "cpu") -> list[Result]:
     """Every run that is not in the file yet, added to it as it ends with what made it; then all there is.
 
-    That is the day, seconds, versions, and the device where it is not the CPU.
+    That is the day, seconds, versions, and the device where it is not the CPU. Several processes may share the file: it
+    is read before each run, and a run that another one has added meanwhile is not added again.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    results = finished(log)
     for run in runs:
-        if any(result["run"] == run for result in results):
+        if any(result["run"] == run for result in finished(log)):
             continue
         about = " ".join(f"{name} {value}" for name, value in run.items())
         print(f"{about} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        results.append({"run": run, **train(run)})
-        results[-1]["made"] = {
+        result = {"run": run, **train(run)}
+        result["made"] = {
             "day": date.today().isoformat(),
             "seconds": round(time.perf_counter() - start, 1),
             "prograde": version(),
@@ -57,12 +58,26 @@ def run_all(runs: Iterable[Run], train: Callable[[Run], Result], log: Path, devi
             "python": platform.python_version(),
         }
         if device != "cpu":
-            results[-1]["made"]["device"] = torch.cuda.get_device_name(device) if "cuda" in device else device
-        with log.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        accuracy = results[-1]["accuracy"]
+            result["made"]["device"] = torch.cuda.get_device_name(device) if "cuda" in device else device
+        add(result, log)
+        accuracy = result["accuracy"]
         print(about, "accuracy", accuracy if accuracy is None else f"{accuracy:.6g}", flush=True)
-    return results
+    return finished(log)
+
+
+def add(result: Result, log: Path) -> None:
+    """As a line of the file, unless its run stands there; a last line that was cut off is taken out.
+
+    The file is locked meanwhile, and written by one call that appends.
+    """
+    with log.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        whole, newline, cut = file.read().rpartition(b"\n")
+        if cut:
+            file.truncate(len(whole) + len(newline))
+        if not any(json.loads(line)["run"] == result["run"] for line in whole.splitlines()):
+            file.write(f"{json.dumps(result)}\n".encode())
 
 
 def show(epoch: Epoch) -> None:
@@ -72,14 +87,8 @@ def show(epoch: Epoch) -> None:
 
 
 def finished(log: Path) -> list[Result]:
-    """The results in the file; a last line that was cut off is taken out of it."""
-    if not log.exists():
-        return []
-    whole, newline, cut = log.read_text().rpartition("\n")
-    if cut:
-        mended = log.with_suffix(".partial")
-        mended.write_text(whole + newline)
-        mended.replace(log)
+    """The results in the file, but for a last line that was cut off."""
+    whole, _, _ = log.read_text().rpartition("\n") if log.exists() else ("", "", "")
     return [json.loads(line) for line in whole.splitlines()]
 
 
