@@ -1,5 +1,10 @@
 """What layers that are classifiers cost: a step beside backpropagation's, and scores of many classes.
 
+    python examples/experiments/local_costs.py FOLDER
+
+Each network's steps, and the scores of each number of classes, are added to FOLDER/local_costs.jsonl as they end; what
+stands there already is not repeated. Last it prints the tables. It takes two minutes; run it with nothing beside it.
+
 Steps: each rule and backpropagation on the same network and batch, SGD, in turns within one run; printed are the least
 time of each, and the median and quartiles of its ratio to backpropagation's time in the same round. "dense" is
 784-2000-2000-2000-2000-10 with batches of 128; "small" and "vgg8" are `small_cnn` and `vgg8` of
@@ -13,14 +18,17 @@ candidates share the first layer's product.
 """
 
 import argparse
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from resumable import Result, finished, markdown, run_all, stored
 from torch import Tensor, nn
 
 from prograde.accelerated.forward_forward import overlay
@@ -94,7 +102,8 @@ def step_of(rule: Rule, x: Tensor, y: Tensor) -> Callable[[], None]:
     return step
 
 
-def steps(network: str, rounds: int) -> list[str]:
+def steps(network: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step of each rule, backpropagation's first."""
     make, shape, rules = NETWORKS[network]
     x, y = torch.randn(shape), torch.randint(10, shape[:1])
 
@@ -102,12 +111,7 @@ def steps(network: str, rounds: int) -> list[str]:
         torch.manual_seed(0)
         return step_of(rule(make().to(memory_format=torch.channels_last)), x, y)
 
-    found = in_turns({name: of(rule) for name, rule in {"backprop": Backprop, **rules}.items()}, rounds)
-    lines = []
-    for name, seconds in found.items():
-        low, median, high = np.percentile(np.divide(seconds, found["backprop"]), [25, 50, 75])
-        lines.append(f"| {network} | {name} | {1e3 * min(seconds):.1f} | {median:.2f} | {low:.2f} to {high:.2f} |")
-    return lines
+    return in_turns({name: of(rule) for name, rule in {"backprop": Backprop, **rules}.items()}, rounds)
 
 
 @torch.no_grad()
@@ -125,7 +129,7 @@ def one_by_one(rule: ForwardForward, x: Tensor) -> Tensor:
     return torch.stack(scores, dim=1)
 
 
-def scores(classes: int, rounds: int) -> str:
+def scores(classes: int, rounds: int) -> dict[str, list[float]]:
     torch.manual_seed(0)
     x = torch.rand(128, 784)
     local = Hyperspherical(dense(784, 1000, 1000, 1000, classes))
@@ -133,31 +137,61 @@ def scores(classes: int, rounds: int) -> str:
     assert torch.allclose(one_by_one(streams, x), streams(x), rtol=1e-4)
     with torch.no_grad():
         tasks = {"local": lambda: local(x), "batch": lambda: streams(x), "each": lambda: one_by_one(streams, x)}
-        seconds = {name: min(found) for name, found in in_turns(tasks, rounds).items()}
-    local_time, batch, each = (1e3 * seconds[name] for name in ("local", "batch", "each"))
-    return (
-        f"| {classes} | {local_time:.1f} | {batch:.0f} | {each:.0f} | {batch / local_time:.0f} | "
-        f"{each / local_time:.0f} |"
-    )
+        return in_turns(tasks, rounds)
+
+
+def measure(run: dict[str, Any]) -> Result:
+    torch.set_num_threads(run["threads"])
+    rounds = run["rounds"]
+    found = scores(run["classes"], rounds) if "classes" in run else steps(run["network"], rounds)
+    return {"accuracy": None, "machine": platform.machine(), "seconds": found}
+
+
+def step_table(results: Sequence[Result]) -> str:
+    rows = [["network", "rule", "least, ms", "of backpropagation's, median", "quartiles"]]
+    for result in results:
+        if network := result["run"].get("network"):
+            first = result["seconds"]["backprop"]
+            for name, seconds in result["seconds"].items():
+                low, median, high = np.percentile(np.divide(seconds, first), [25, 50, 75])
+                cells = [f"{1e3 * min(seconds):.1f}", f"{median:.2f}", f"{low:.2f} to {high:.2f}"]
+                rows.append([network, name, *cells])
+    return markdown(rows)
+
+
+def ratios(result: Result, way: str) -> list[float]:
+    """By round, Forward-Forward's time to score to that of cosines to prototypes."""
+    return [own / local for own, local in zip(*(result["seconds"][name] for name in (way, "local")), strict=True)]
+
+
+def score_table(results: Sequence[Result]) -> str:
+    ways = {"batch": "Forward-Forward, candidates in a batch", "each": "one by one"}
+    rows = [["K", "hyperspherical, ms", *(f"{head}, ms" for head in ways.values())]]
+    rows[0] += ["ratio to the batch, median (least to greatest)", "ratio to one by one"]
+    for result in results:
+        if classes := result["run"].get("classes"):
+            row = [str(classes), *(f"{1e3 * min(result['seconds'][name]):.1f}" for name in ("local", *ways))]
+            seen = [ratios(result, way) for way in ways]
+            row += [f"{np.median(each):.1f} ({min(each):.1f} to {max(each):.1f})" for each in seen]
+            rows.append(row)
+    return markdown(rows)
+
+
+def kept() -> list[Result]:
+    return stored("local-costs/local_costs")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--classes", type=int, nargs="*", default=[10, 50, 100], metavar="K")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    if arguments.networks:
-        print("| network | rule | least, ms | of backpropagation's, median | quartiles |")
-        print("| --- | --- | --- | --- | --- |")
-        for network in arguments.networks:
-            print("\n".join(steps(network, arguments.rounds)), flush=True)
-        print()
-    if arguments.classes:
-        heads = ["K", "hyperspherical, ms", "forward-forward in a batch, ms", "one by one, ms", "ratio", "ratio"]
-        print(f"| {' | '.join(heads)} |\n|" + " --- |" * len(heads))
-        for classes in arguments.classes:
-            print(scores(classes, max(3, arguments.rounds // 4)), flush=True)
+    plain = {"rounds": arguments.rounds, "threads": arguments.threads, "seed": 0}
+    runs: list[dict[str, Any]] = [{"network": network, **plain} for network in arguments.networks]
+    runs += [{"classes": classes, **plain} for classes in arguments.classes]
+    log = arguments.folder / "local_costs.jsonl"
+    run_all(runs, measure, log)
+    print(f"\n{step_table(finished(log))}\n\n{score_table(finished(log))}")

@@ -1,5 +1,10 @@
 """Samples a second of two processes against one, in rounds that alternate: data- and layer-parallel, and a pipeline.
 
+    python examples/experiments/processes.py FOLDER
+
+The run is added to FOLDER/processes.jsonl as it ends, and not repeated where it stands there already. Last it prints
+the table. It takes under two minutes; run it with nothing beside it.
+
 The network is a multilayer perceptron of ReLU. Mono-Forward trains it in one process, in two with a batch each, and in
 two with layers of their own; backpropagation in one, and in two by `torch.distributed.pipelining`, whose microbatches
 leave a bubble of (P - 1) / (M + P - 1) of the time, for P processes and M microbatches. One thread a process. Ratios
@@ -10,15 +15,18 @@ time: what waiting for each other adds is left out, and so is what else the mach
 import argparse
 import itertools
 import os
+import platform
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
+from resumable import Result, finished, markdown, run_all, stored
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
@@ -62,7 +70,8 @@ def pipeline(model: nn.Sequential, x: Tensor, y: Tensor, microbatches: int, rank
     return step
 
 
-def measure(rank: int, options: Any) -> None:
+def measure(rank: int, options: argparse.Namespace, answer: Any) -> None:
+    """In each process; the first puts samples a second, by time and by processors' time, of every round."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*each of which trains alone")  # what two are compared with
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
@@ -94,20 +103,51 @@ def measure(rank: int, options: Any) -> None:
             samples = options.batch * options.steps * (2 if name == "data-parallel" else 1)
             seen.append((samples / (time.perf_counter() - began), samples / used.item()))
     if rank == 0:
-        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, PyTorch {torch.__version__}\n")
-        print("| training | samples a second | against one | by processors' time |\n| --- | --- | --- | --- |")
-        for name, (_, *rounds) in found.items():
-            _, *base = found["backpropagation" if name.startswith(("back", "pipe")) else "Mono-Forward"]
-            ratios = [median(own[i] / other[i] for own, other in zip(rounds, base, strict=True)) for i in (0, 1)]
-            print(f"| {name} | {median(rate for rate, _ in rounds):.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        answer.put({name: rounds for name, (_, *rounds) in found.items()})
     dist.destroy_process_group()
+
+
+def both(run: dict[str, Any], port: int) -> Result:
+    answer = processes.get_context("spawn").SimpleQueue()
+    load = os.getloadavg()[0]
+    processes.spawn(measure, (argparse.Namespace(**run, port=port), answer), nprocs=2)
+    about = {"machine": platform.machine(), "load": load, "cores": os.cpu_count()}
+    return {"accuracy": None, **about, "rates": answer.get()}
+
+
+LABELS = {
+    "Mono-Forward": "Mono-Forward, one process",
+    "backpropagation": "backpropagation, one process",
+    **{f"pipeline of {m}": f"`torch.distributed.pipelining`, 1F1B, {m} microbatches" for m in MICROBATCHES},
+}
+
+
+def table(results: Sequence[Result]) -> str:
+    """Medians of samples a second, and of their ratios to one process in the same round."""
+    rows = [["training", "samples a second", "against one", "by processors' time"]]
+    for result in results:
+        for name, rounds in result["rates"].items():
+            base = result["rates"]["backpropagation" if name.startswith(("back", "pipe")) else "Mono-Forward"]
+            ratios = [median(own[i] / other[i] for own, other in zip(rounds, base, strict=True)) for i in (0, 1)]
+            rate = f"{median(rate for rate, _ in rounds):.0f}"
+            rows.append([LABELS.get(name, name), rate, *(f"{ratio:.2f}" for ratio in ratios)])
+    return markdown(rows)
+
+
+def kept() -> list[Result]:
+    return stored("processes/processes")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where results go")
     parser.add_argument("--widths", type=int, nargs="+", default=[784, 2048, 2048, 2048, 2048, 10])
     parser.add_argument("--batch", type=int, default=256, help="of each process")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--port", type=int, default=29517)
-    processes.spawn(measure, (parser.parse_args(),), nprocs=2)
+    options = parser.parse_args()
+    run = {name: getattr(options, name) for name in ("widths", "batch", "steps", "rounds")} | {"seed": 0}
+    log = options.folder / "processes.jsonl"
+    run_all([run], lambda run: both(run, options.port), log)
+    print(f"\n{table(finished(log))}")
