@@ -34,6 +34,8 @@ def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytes
         "": f"{good}\n<!-- no figures -->\n{picture}",
         "without a comment": good.replace("<!-- runs: rotations -->\n", ""),
         "that names their runs: runs: none": good.replace("runs: rotations", "runs: none"),
+        "comment that names their runs: no stored run": good.replace("runs: rotations", "no stored run: an hour"),
+        "that names their runs: | seed": f"{good}\n| seed | right |\n| --- | --- |\n| 0 | 97 |\n",
         "not the table rotations": good.replace(" 71.6 ± 0.5", " 71.6 ± 0.4"),
         "2: figures": f"# Page\n{picture}",
         "names their runs: runs: local_classifiers.png": f"<!-- runs: local_classifiers.png -->\n{picture}",
@@ -43,6 +45,21 @@ def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytes
         found = pages.defects()
         assert len(found) == bool(expected), expected
         assert expected in "".join(found)
+
+
+def test_what_is_not_run_has_what_it_would_take(pages: ModuleType) -> None:
+    """Two runs of two epochs are left; those that are there took 30 and 90 seconds, and one on a GPU does not count."""
+    not_run = pages.not_run
+    runs = [{"seed": seed, "epochs": 2} for seed in range(5)]
+    took = [({"seconds": 60.0}, 0), ({"seconds": 180.0}, 1), ({"seconds": 2.0, "device": "NVIDIA H200"}, 2)]
+    there = [{"run": runs[seed], "accuracy": 1.0, "made": made} for made, seed in took]
+    wanted = not_run.Wanted("", "", runs, there)
+    assert not_run.takes(wanted) == "2 runs, 4 minutes"
+    assert not_run.takes(wanted._replace(share=lambda run: 30.0)) == "2 runs, 2.0 hours"
+    assert not_run.takes(wanted._replace(results=there[2:])) == "4 runs, no time known"
+    assert not_run.takes(wanted._replace(runs=runs[:3])) == ""
+    rows = [line.split("|")[1:-1] for line in not_run.table().splitlines()]
+    assert all(cell.strip() for row in rows for cell in row)
 
 
 def test_claims_have_runs_or_what_it_would_take(pages: ModuleType) -> None:

@@ -102,15 +102,30 @@ def by_layer(results: list[Result], name: str) -> list[float]:
     return [mean(values) for values in zip(*seen, strict=True)]
 
 
-def table(results: list[Result], depth: int, columns: Iterable[str]) -> str:
-    """A row for each loss: accuracy, what it is less that of the first row, and layers first to last in a cell."""
-    heads = ["test accuracy, %", "less the first row", *(name.replace("_", " ") for name in columns)]
-    rows = [[f"{depth} layers", *heads]]
-    first, *_ = (chosen(results, depth=depth, loss=loss) for loss in LOSSES)
+def rows_of(results: list[Result], columns: Iterable[str]) -> list[list[str]]:
+    """Of each loss that was run: accuracy, what it is less the first loss's, and layers first to last in a cell."""
+    rows = []
+    first, *_ = (chosen(results, loss=loss) for loss in LOSSES)
     for loss in LOSSES:
-        found = chosen(results, depth=depth, loss=loss)
-        cells = [", ".join(f"{value:.2f}" for value in by_layer(found, name)) for name in columns]
-        rows.append([loss, cell(found, 2, 3), interval(paired(found, first)) if found != first else "", *cells])
+        if found := chosen(results, loss=loss):
+            cells = [", ".join(f"{value:.2f}" for value in by_layer(found, name)) for name in columns]
+            rows.append([loss, cell(found, 2, 3), interval(paired(found, first)) if found != first else "", *cells])
+    return rows
+
+
+def table(results: list[Result], depth: int, columns: Iterable[str]) -> str:
+    heads = ["test accuracy, %", "less the first row", *(name.replace("_", " ") for name in columns)]
+    return markdown([[f"{depth} layers", *heads], *rows_of(chosen(results, depth=depth), columns)])
+
+
+def table_of_all(results: list[Result], columns: Iterable[str]) -> str:
+    """By data set and depth, as far as there are runs."""
+    heads = ["test accuracy, %", "less gamma 1", *(name.replace("_", " ") for name in columns)]
+    rows = [["data, layers", "loss", *heads]]
+    for data in sorted({result["run"]["data"] for result in results}, reverse=True):
+        for depth in sorted({result["run"]["depth"] for result in chosen(results, data=data)}):
+            of_depth = rows_of(chosen(results, data=data, depth=depth), columns)
+            rows += [[f"{data}, {depth}", *row] for row in of_depth]
     return markdown(rows)
 
 

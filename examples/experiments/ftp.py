@@ -93,9 +93,13 @@ def cosines(results: list[Result]) -> str:
 
 
 def by_law(results: list[Result]) -> str:
+    """Laws with a run, by the number of epochs."""
     of_laws = chosen(results, table="laws")
-    rows = [["law of G", *(f"scale {gain}" for gain in GAINS)]]
-    rows += [[law, *(cell(chosen(of_laws, law=law, scale=gain), seeds=3) for gain in GAINS)] for law in LAWS]
+    rows = [["law of G", "epochs", *(f"scale {gain}" for gain in GAINS)]]
+    for epochs in sorted({result["run"]["epochs"] for result in of_laws}):
+        for law in LAWS:
+            found = chosen(of_laws, law=law, epochs=epochs)
+            rows += [[law, str(epochs), *(cell(chosen(found, scale=gain), seeds=3) for gain in GAINS)]] if found else []
     return markdown(rows)
 
 

@@ -4,9 +4,8 @@
     python examples/experiments/pages.py --write    puts both into the pages
 
 A table of figures, or a picture of them, stands below a comment. `<!-- runs: NAME -->` is an entry of TABLES or
-PICTURES, made from files in `results`. `<!-- no stored run: WHAT IT TAKES -->` says that there is none; RESULTS.md
-lists these. A figure is a cell that begins with a decimal number, but for the defaults of options. Any picture wants a
-comment; `<!-- no figures -->` is that of one without.
+PICTURES, made from files in `results`. A figure is a cell that begins with a number, but for the defaults of options.
+Any picture wants a comment; `<!-- no figures -->` is that of one without, and of a table of other numbers.
 """
 
 import argparse
@@ -19,14 +18,18 @@ from typing import NamedTuple
 import any_model
 import attention
 import claims
+import controls
 import convolutions
 import depth
 import free_riding
 import ftp
 import hardware
 import local_classifiers
+import local_costs
 import mnist
+import not_run
 import on_gpu
+import processes
 import published
 import recurrent
 import rotations
@@ -41,8 +44,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "examples" / "experiments").glob("*.md"))
 SHOWN = re.compile(r"(?:^<!-- (?P<marker>.*) -->\n)?(?P<shown>(?:^\|.*\n)+|^!\[.*\n(?:.+\n)*)", flags=re.MULTILINE)
-FIGURE = re.compile(r"^!\[|\| *[+-]?\d+\.\d+\b(?! million)")
-NO_RUN = "no stored run: "
+FIGURE = re.compile(r"^!\[|\| *[+-]?\d+(?:\.\d+)?\b(?! million)")
 
 
 class Shown(NamedTuple):
@@ -71,7 +73,7 @@ def defects() -> list[str]:
     for page, line, marker, text in shown():
         name = marker.removeprefix("runs: ")
         known = name in TABLES or (name in PICTURES and f"({name})" in text)
-        if not (marker.startswith(NO_RUN) or (marker.startswith("runs: ") and known)):
+        if not (marker.startswith("runs: ") and known):
             found.append(f"{page.name}:{line}: figures without a comment that names their runs: {marker or text[:60]}")
         elif name in TABLES and text.rstrip("\n") != TABLES[name]():
             found.append(f"{page.name}:{line}: not the table {name} that the stored runs give")
@@ -126,7 +128,7 @@ def digits() -> str:
 
 def on_mnist() -> str:
     """Each rule on its own network: no comparison."""
-    of_ftp, depths = compared("mnist", **FTP), stored("ftp/ftp", data="mnist")
+    of_ftp, depths = compared("mnist", **FTP), stored("ftp/ftp", data="mnist", epochs=5)
     streams, images = stored("two-streams/two_streams", data="mnist"), stored("convolutions/convolutions", data="mnist")
     streams, images = longest(result for result in streams if "shift" not in result["run"]), longest(images)
     riding = stored("free-riding/free_riding", data="mnist", depth=4)
@@ -166,16 +168,6 @@ def which_rules(networks: list[str]) -> str:
     return which_rule.summary(stored("which-rule/which_rule"), list(which_rule.RULES), networks)
 
 
-def without_runs() -> str:
-    """Tables and pictures of figures that have no stored run: their pages, and what each would take."""
-    rows = [["page", "what it takes"]]
-    for figure in shown():
-        if figure.marker.startswith(NO_RUN):
-            page = figure.page.relative_to(ROOT)
-            rows.append([f"[{page}]({page})", figure.marker.removeprefix(NO_RUN)])
-    return markdown(list(dict.fromkeys(map(tuple, rows))))
-
-
 SHORT = ["MLP, ReLU", "20 layers, Tanh", "CNN", "CNN, BatchNorm", "residual block", "transformer", "RecurrentNetwork"]
 """Of the networks of `which_rule`, those on README.md."""
 
@@ -193,10 +185,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "on-mnist": on_mnist,
     "mnist": lambda: mnist.summary(compared("mnist")),
     "ftp-mnist": lambda: mnist.summary(compared("mnist", **FTP)),
-    "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist")),
-    "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist")),
-    "free-riding-mnist-4": lambda: free_riding.table(
-        stored("free-riding/free_riding", data="mnist"), 4, ["separation", "free_riding", "starved"]
+    "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist", epochs=5)),
+    "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist", epochs=5)),
+    "ftp-laws": lambda: ftp.by_law(stored("ftp/ftp", data="mnist")),
+    "free-riding": lambda: free_riding.table_of_all(
+        stored("free-riding/free_riding"), ["separation", "free_riding", "starved"]
     ),
     "hardware": lambda: hardware.accuracy(hardware.kept(), "bits"),
     "hardware-less": lambda: hardware.less_backprop(hardware.kept(), "bits"),
@@ -223,11 +216,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
     "wires": scaling.wires,
     "step-times": lambda: step_times.table(step_times.kept()),
+    "local-costs": lambda: local_costs.step_table(local_costs.kept()),
+    "local-scores": lambda: local_costs.score_table(local_costs.kept()),
+    "processes": lambda: processes.table(processes.kept()),
+    "initial-weights": lambda: controls.weights_table(controls.kept()),
+    "kernels": lambda: controls.kernels_table(controls.kept()),
+    "pretrained": lambda: controls.pretrained_table(controls.kept()),
     "published": lambda: published.summary(stored("published/published")),
     "gpu-steps": on_gpu.in_float32,
     "gpu-largest": on_gpu.of_the_largest,
     "gpu-constraint": on_gpu.constraint,
-    "without-runs": without_runs,
+    "not-run": not_run.table,
 }
 PICTURES: dict[str, Callable[[Path], None]] = {
     "synthetic_teacher.png": lambda path: synthetic_teacher.draw(
