@@ -319,6 +319,12 @@ def parametrize_with_rules(
     `rules` are classes of rules, or `Example`s with models of their own, or either under names. `checks` are names of
     `CHECKS`, by default all. `expected_failed_checks` has the reasons for those that are known to fail. Raises
     ValueError for an unknown name.
+
+    >>> @parametrize_with_rules([rules.MonoForward], checks=["leaves no graph"])
+    ... def test_my_rule(rule, check):
+    ...     check(rule)
+    >>> [case.id for case in test_my_rule.pytestmark[0].args[1]]  # pytest runs these
+    ['MonoForward-leaves no graph']
     """
     named = rules if isinstance(rules, Mapping) else {getattr(rule, "__name__", str(rule)): rule for rule in rules}
     labels = list(CHECKS) if checks is None else list(checks)
@@ -339,6 +345,12 @@ def parametrize_with_twins(
 
     Checks are the tests of the `modules`, "foton: test_updates", on the package, with 12 examples for each property.
     What the package lacks is skipped. Raises ValueError for an unknown name.
+
+    >>> @parametrize_with_twins(["prograde.accelerated"], modules=["losses"])
+    ... def test_my_package(twin, check):
+    ...     check(twin)
+    >>> test_my_package.pytestmark[0].args[1][0].id  # pytest runs this, and the others
+    'prograde.accelerated-losses: test_cross_entropy'
     """
     known = [name for name in MODULES if find_spec(f"{__package__}.test_{name}") is not None]
     if set(modules) - set(known):

@@ -3,10 +3,13 @@
 An example runs on the twin, too, with tensors in the place of arrays. What PyTorch's side alone has, has examples too.
 """
 
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable
 from doctest import DocTest, DocTestParser, DocTestRunner, OutputChecker
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,8 +18,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from prograde import accelerated, reference
-from prograde.accelerated import modules, rules, training
+from prograde import accelerated, equivalence_tests, reference
+from prograde.accelerated import command_line, modules, parallel, rules, training
 from prograde.equivalence_tests.test_arguments import ROWS
 
 CITED = re.compile(r"[Ee]quations? ((?:\(\w+\)(?:, | and | to | or )?)+)")
@@ -152,28 +155,50 @@ def test_everything_that_runs_has_an_example(name: str) -> None:
     assert of - PROTOCOLS - examples(module).keys() == set()
 
 
-PACKAGES = {package.__name__.rpartition(".")[2]: package for package in (modules, rules, training)}
+PACKAGES = {
+    package.__name__.rpartition(".")[2]: package
+    for package in (modules, rules, training, parallel, command_line, equivalence_tests)
+}
 """What has no twin of its name in the reference."""
 
 WITHOUT_EXAMPLE = {
-    "training.CheckpointError", "training.CsvTable", "training.DataError", "training.ForwardOnlyClassifier",
-    "training.ForwardOnlyRegressor", "training.Progress", "training.Restored", "training.Run", "training.TensorBoard",
-    "training.TrainingError", "training.UserError", "training.layer_study", "training.layer_summary",
-    "training.restore",
-}  # fmt: skip
-"""Errors, what writes or reads files, what needs another library or takes long; their pages show them."""
+    "command_line.main": "it reads the arguments of its process and ends it",
+}
+"""Names that no example of milliseconds can show, with the reason."""
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_examples_of_packages(name: str) -> None:
-    """In their scope are `torch`, `nn`, the packages, and the public names of their own."""
+def test_examples_of_packages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their scope are `torch`, `nn`, `dist`, `Path`, the packages, and the public names of their own.
+
+    Each writes into an empty folder of its own.
+    """
     package = PACKAGES[name]
     public = {public: getattr(package, public) for public in package.__all__}
-    names, found = {**PACKAGES, **public, "torch": torch, "nn": torch.nn}, examples(package)
-    said = "".join(failures(example, names) for example in found.values())
-    assert not said, said
+    lent = {"torch": torch, "nn": torch.nn, "dist": torch.distributed, "Path": Path}
+    found = examples(package)
+    for example in found.values():
+        folder = tmp_path / example.name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        said = failures(example, {**PACKAGES, **public, **lent})
+        assert not said, said
     documented = {f"{name}.{key}" for key, item in public.items() if inspect.isclass(item) or inspect.isfunction(item)}
-    assert documented - found.keys() == documented & WITHOUT_EXAMPLE
+    assert documented - found.keys() == documented & WITHOUT_EXAMPLE.keys()
+
+
+def test_every_package_is_looked_at() -> None:
+    """What a folder makes public stands in one of `PACKAGES`; the twins have the reference's examples."""
+    looked_at = {id(getattr(package, name)) for package in PACKAGES.values() for name in package.__all__}
+    found = [
+        importlib.import_module(module.name)
+        for root in (accelerated, equivalence_tests)
+        for module in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")
+        if module.ispkg
+    ]
+    assert set(PACKAGES.values()) - {equivalence_tests} <= set(found)
+    public = [(package, name) for package in found for name in getattr(package, "__all__", ())]
+    assert [(package.__name__, name) for package, name in public if id(getattr(package, name)) not in looked_at] == []
 
 
 SHAPE = re.compile(

@@ -59,6 +59,15 @@ class DataParallel(Rule):
     others, and those that get no such memory, send them by all-reduce. The sum is the same in all.
 
     The rule itself is `rule.rule`: save its `state_dict()`, which one process can go on with.
+
+    A group of one process shows how it is used:
+
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> model, x, y = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), torch.eye(2), torch.tensor([0, 1])
+    >>> rule = DataParallel(rules.Backprop(model))
+    >>> torch.equal(rule.assign_credit(x, y), rule.rule.assign_credit(x, y))
+    True
+    >>> dist.destroy_process_group()
     """
 
     connects_processes = True

@@ -52,6 +52,17 @@ class LayerParallel(Rule):
     Raises ValueError for rules other than `LocalClassifiers` and its kin, for `detach=False` and a read-out, which
     more than one unit trains, for shortcuts, and for fewer units than processes; and for a batch that a process before
     did not take, which none after it trains on. RuntimeError where a process is lost.
+
+    A group of one process shows how it is used:
+
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> rule = LayerParallel(rules.MonoForward(model), split=[2])
+    >>> loss, owned = rule.assign_credit(torch.eye(2), torch.tensor([0, 1])), rule.owned
+    >>> rule.synchronise()
+    >>> dist.destroy_process_group()
+    >>> loss.shape, owned
+    (torch.Size([]), [range(0, 2)])
     """
 
     connects_processes = True

@@ -27,7 +27,15 @@ HEADER, DIGEST = "prograde", "prograde_sha256"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that can't be resumed: which file and why."""
+    """A checkpoint that can't be resumed: which file and why.
+
+    >>> _ = Path("cut.safetensors").write_bytes(b"cut")
+    >>> try:
+    ...     restore("cut.safetensors")
+    ... except CheckpointError as error:
+    ...     print(error)
+    checkpoint: 'cut.safetensors' is truncated or no checkpoint of prograde
+    """
 
 
 class CheckpointExists(CheckpointError):

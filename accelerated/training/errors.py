@@ -5,11 +5,25 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Names what was given, what came and what was expected."""
+    """Names what was given, what came and what was expected.
+
+    >>> try:
+    ...     Recipe(epochs=0)
+    ... except UserError as error:
+    ...     print(error)
+    epochs: 0, expected an integer, 1 or more
+    """
 
 
 class DataError(UserError):
-    """Data that can't be trained on: which file or array, what was found and what was expected."""
+    """Data that can't be trained on: which file or array, what was found and what was expected.
+
+    >>> try:
+    ...     load((torch.eye(4), torch.tensor([0, 1, 0])))
+    ... except DataError as error:
+    ...     print(error)
+    train, labels: 3 labels, but train has 4 images
+    """
 
 
 def unknown(argument: str, name: object, known: Iterable[str]) -> UserError:

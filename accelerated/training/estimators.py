@@ -325,6 +325,10 @@ class ForwardOnlyClassifier(ClassifierMixin, _ForwardOnly):  # type: ignore[misc
 
     Attributes: `rule_`, the trained rule; `classes_`; `n_features_in_`; `n_iter_`, `loss_curve_` and
     `validation_scores_` of the epochs; `feature_mean_`, `feature_scale_`.
+
+    >>> x, y = [[0.0], [0.1], [0.9], [1.0]], ["low", "low", "high", "high"]
+    >>> ForwardOnlyClassifier("mono-forward", max_iter=40, random_state=0).fit(x, y).predict([[0.2], [0.8]]).tolist()
+    ['low', 'high']
     """
 
     def __init__(
@@ -437,6 +441,10 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, _ForwardOnly):  # t
     of `ForwardOnlyClassifier`, without classes, and with `target_mean_` and `target_scale_`. The learning rate of SGD
     is a tenth of the recipe's unless given, since a squared error has no bounded gradient. `options` may have another
     `loss`. `validation_scores_`, and the best epoch of `early_stopping`, are of the negative loss.
+
+    >>> x, y = [[0.0], [1.0], [2.0], [3.0]], [1.0, 3.0, 5.0, 7.0]
+    >>> ForwardOnlyRegressor("mono-forward", max_iter=40, random_state=0).fit(x, y).predict([[1.5]]).round().tolist()
+    [4.0]
     """
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:

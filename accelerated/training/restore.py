@@ -25,6 +25,14 @@ class Restored(NamedTuple):
     `image_shape` are the images' without the batch, `mean` and `std` of the training pixels (0 and 1 where they were
     left raw), of a table (features,), which `prepare` does. `classes` are the names of labels, `columns` those of a
     table's features.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> recipe = Recipe(hidden=(4,), epochs=1)
+    >>> rule = build("mono-forward", data, recipe, seed=0)
+    >>> history = fit(rule, data, recipe=recipe, checkpoint="toy.safetensors")
+    >>> restored = restore("toy.safetensors")
+    >>> restored.classes, restored.rule(restored.prepare(torch.ones(3, 2))).shape
+    (('0', '1'), torch.Size([3, 2]))
     """
 
     rule: Rule
@@ -93,6 +101,13 @@ def restore(path: str | Path, model: str | None = None) -> Restored:
     A model that a function of yours made, `package.module:factory`, is made only where `model` is that very name:
     nothing that a file alone names is imported.
     Raises CheckpointError for a damaged or foreign file, else OSError.
+
+    >>> data = load((torch.arange(24.0).view(12, 2) / 24, torch.arange(12) % 2))
+    >>> recipe = Recipe(hidden=(4,), epochs=1)
+    >>> rule = build("mono-forward", data, recipe, seed=0)
+    >>> history = fit(rule, data, recipe=recipe, checkpoint="toy.safetensors")
+    >>> torch.equal(restore("toy.safetensors").rule.model[0].weight, rule.model[0].weight)
+    True
     """
     state = checkpoint.load(path)
     recipe = recipe_of(state, path)

@@ -34,7 +34,15 @@ Measure: TypeAlias = Callable[[Rule, Tensor, Any], dict[str, Any]]
 
 
 class TrainingError(UserError):
-    """Training that broke down: which rule, in which epoch."""
+    """Training that broke down: which rule, in which epoch.
+
+    >>> rule = rules.Backprop(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), loss="squared_error")
+    >>> try:
+    ...     fit(rule, (torch.eye(2), 1e30 * torch.eye(2)), epochs=1)
+    ... except TrainingError as error:
+    ...     print(error)
+    Backprop, epoch 1: the loss is inf, expected a finite one; lower the learning rate
+    """
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,20 @@ class _Progress:
 
 
 class Run:
-    """A training as it stands, in each of the processes that it is in `together` with.
+    """A training as it stands, which callbacks see; `together` are the processes that it is in.
 
-    `step` counts the steps done, of `steps` if that is known; `epoch_number` is the present epoch's, from 1. `loss` and
-    `batch`, x and y, are the last step's. `train`, `validation` and `test` are where batches come from, `settings` what
-    the checkpoint says of the training.
+    `step` counts the steps done, of `steps` if that is known; `epoch_number` is the present epoch's, from 1. `loss`, a
+    scalar, and `batch`, x and y, are the last step's. `train`, `validation` and `test` are where batches come from,
+    `settings` what the checkpoint says of the training.
+
+    >>> class Enough(Callback):
+    ...     def on_epoch(self, run, epoch):
+    ...         if run.step == 2:
+    ...             run.stop("two steps")
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2), torch.tensor([0, 1])), epochs=9, callbacks=[Enough()])
+    >>> len(history.epochs), history.stopped
+    (2, 'two steps')
     """
 
     loss: Tensor

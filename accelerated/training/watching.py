@@ -86,6 +86,11 @@ class TensorBoard(Numbers):
 
     What is written is in `Numbers`. A training that is resumed goes on in the curves of its folder. Raises UserError
     where the package tensorboard is missing.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2), torch.tensor([0, 1])), epochs=1, callbacks=[TensorBoard("runs/toy")])
+    >>> len(list(Path("runs/toy").glob("events*")))
+    1
     """
 
     def __init__(self, folder: str | Path, *, every: int = 100, units_every: int = 0) -> None:
@@ -118,6 +123,11 @@ class CsvTable(Numbers):
     Its columns are `step`, `epoch`, and what is in `Numbers`. A table that is there already is refused, unless
     `overwrite` is True or the training is resumed: it then goes on in it, and rows behind the checkpoint are dropped.
     Raises UserError before the first step, and OSError where the file can't be written.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2), torch.tensor([0, 1])), epochs=2, callbacks=[CsvTable("toy.csv")])
+    >>> [row.split(",")[:2] for row in Path("toy.csv").read_text().splitlines()]
+    [['step', 'epoch'], ['1', '1'], ['2', '2']]
     """
 
     def __init__(self, path: str | Path, *, every: int = 0, units_every: int = 0, overwrite: bool = False) -> None:
@@ -164,6 +174,11 @@ class Progress(Callback):
 
     `label` stands before it. `bar` is a bar of `progress_bar` that several trainings share, one after another or at
     once. Otherwise the line is the training's own and stays where it ended. Raises UserError where rich is missing.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> history = fit(rule, (torch.eye(2), torch.tensor([0, 1])), epochs=2, callbacks=[Progress("toy")])
+    >>> len(history.epochs)  # the line is not printed here: this is no terminal
+    2
     """
 
     def __init__(self, label: str = "", *, bar: "Bar | None" = None) -> None:

@@ -97,6 +97,12 @@ def layer_summary(rule: Rule, x: Tensor, y: Tensor) -> dict[str, Any]:
     `information` is by nearest neighbours. `permuted` is the same estimate after a permutation of the labels, where the
     truth is 0. First layer to last. Generators and modes stay as they were. Shapes and errors as for
     `rule.assign_credit`; UserError for a rule that does not score by layer.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> x, y = torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 5)
+    >>> history = fit(rule, (x, y), epochs=1, measure=layer_summary)
+    >>> [len(history.epochs[0].measured[name]) for name in ("accuracies", "information")]  # one number a layer
+    [2, 2]
     """
     features, scores, aggregated = _outputs(rule, x)
     found = together(scores, aggregated, y)
@@ -120,7 +126,13 @@ def layer_study(rule: Rule, split: Split, *, seed: int = 0) -> dict[str, Any]:
     under `vector` and `features` the `linear_probe` of its goodness vector and of its
     activities, averaged over positions; its bound is on samples that it has not seen, and says itself how sure it is.
     A goodness vector has as many parts a side as the last layer has times the channels, so that all are about as long:
-    ASGE's patches, and DTG-FF's lengths. UserError for a rule that does not score by layer.
+    ASGE's patches, and DTG-FF's lengths. Raises UserError for a rule that does not score by layer, ValueError for fewer
+    than ten samples.
+
+    >>> rule = rules.MonoForward(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    >>> study = layer_study(rule, Split(torch.eye(2).repeat(5, 1), torch.tensor([0, 1] * 5)))
+    >>> list(study["layers"][0]), len(study["accuracies"])
+    (['goodness', 'vector', 'features'], 2)
     """
     scores, aggregated, seen = [], [], []
     for x in split.images.split(STUDY_BATCH):
