@@ -18,7 +18,7 @@ import recurrent
 import synthetic_teacher
 import two_streams
 from resumable import Result, accuracies, bounds, cell, chosen, interval, longest, markdown, paired, stored
-from which_rule import best_rate
+from which_rule import EPOCHS, best_rate
 
 VERDICTS = ("confirmed", "refuted", "mixed", "not decided", "not run", "out of reach")
 SEEDS = 3
@@ -107,7 +107,7 @@ def systems_audit() -> Found:
 
 
 def of_best_rate(rule: str, network: str) -> list[Result]:
-    results = stored("which-rule/which_rule")
+    results = stored("which-rule/which_rule", epochs=EPOCHS)
     return chosen(results, rule=rule, network=network, rate=best_rate(results, rule, network))
 
 
@@ -140,7 +140,7 @@ def fifty_layers() -> Found:
 
 
 def of_depth(rule: str, layers: int = depth.VARIED_DEPTH, **wanted: int) -> list[Result]:
-    return depth.of(stored("depth/depth", data="mnist"), rule=rule, depth=layers, **wanted)
+    return depth.of(stored("depth/depth", data="mnist", epochs=3), rule=rule, depth=layers, **wanted)
 
 
 def depth_less(rule: str, other: str, depths: Iterable[int], sign: int = 1) -> dict[str, list[float]]:
@@ -243,7 +243,7 @@ def fewer_errors(system: str) -> Found:
 
 
 def riding(loss: str, data: str = "mnist", layers: int = 4) -> list[Result]:
-    return stored("free-riding/free_riding", data=data, depth=layers, loss=loss)
+    return stored("free-riding/free_riding", data=data, width=200, epochs=5, depth=layers, loss=loss)
 
 
 def separations(loss: str) -> dict[int, list[float]]:
@@ -346,18 +346,19 @@ def information() -> Found:
 
 def synthetic_contrast() -> Found:
     """From 5 to 50 classes, in networks that are normalised alike."""
-    gaps = synthetic_teacher.contrasts(stored("synthetic/synthetic_teacher", teacher="he"))
+    gaps = synthetic_teacher.contrasts(stored("synthetic/synthetic_teacher", teacher="he", steps=8000))
     alike = {name: gaps[name] for name in ("both normalised", "neither")}
     return compared(alike, about="from 5 to 50 classes: ")
 
 
 def synthetic_ranks(other: str, classes: list[int], sign: int = 1) -> Found:
-    by_class = synthetic_teacher.differences(stored("synthetic/synthetic_teacher", normalise="dtg"), other)
+    by_class = synthetic_teacher.differences(stored("synthetic/synthetic_teacher", **TEACHER_SETTINGS), other)
     gaps = {f"K = {k}:": list(by_class[k].values()) for k in classes}
     figure = f"dtg's layers normalised alone: {told(gaps)}"
     return Found(every(above([sign * gap for gap in each]) for each in gaps.values()), figure)
 
 
+TEACHER_SETTINGS = {"teacher": "he", "normalise": "dtg", "steps": 8000}
 FTP_SETTINGS = {"hidden": [1024, 128], "activation": "tanh", "epochs": 8}
 NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
 DIGITS = ("MLP, ReLU", "CNN", "CNN, BatchNorm", "transformer")

@@ -5,6 +5,7 @@ list says so. They are of one core or two, most beside other work.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -127,16 +128,15 @@ def of_depth() -> Wanted:
     return Wanted(what, "`depth.py --depths 50 100`", runs, results, lambda run: run["depth"] / 50)
 
 
-def of_networks() -> Wanted:
+def of_network(network: str) -> Wanted:
     runs: list[Run] = [
         {"data": "mnist", "epochs": 2, "seed": seed, "network": network, "rule": rule, "rate": rate}
         for seed in SEEDS
-        for network in any_model.NETWORKS
         for rule in any_model.RULES
         for rate in any_model.RATES
     ]
-    what = "networks of today: ResNet by all rules, seeds 1 and 2"
-    return Wanted(what, "`any_model.py --seeds 0 1 2`", runs, stored("any-model/any_model", epochs=2))
+    results = stored("any-model/any_model", epochs=2, network=network)
+    return Wanted(f"networks of today: {network}", f"`any_model.py --networks {network} --seeds 0 1 2`", runs, results)
 
 
 def of_recurrent() -> Wanted:
@@ -175,7 +175,7 @@ WANTED = [
     lambda: of_local_classifiers("fashion-mnist", 7),
     lambda: of_local_classifiers("cifar10-jpeg", 8),
     of_depth,
-    of_networks,
+    *(partial(of_network, network) for network in any_model.NETWORKS),
     of_recurrent,
     of_teachers,
 ]

@@ -131,7 +131,7 @@ def on_mnist() -> str:
     of_ftp, depths = compared("mnist", **FTP), stored("ftp/ftp", data="mnist", epochs=5)
     streams, images = stored("two-streams/two_streams", data="mnist"), stored("convolutions/convolutions", data="mnist")
     streams, images = longest(result for result in streams if "shift" not in result["run"]), longest(images)
-    riding = stored("free-riding/free_riding", data="mnist", depth=4)
+    riding = stored("free-riding/free_riding", data="mnist", width=200, epochs=5, depth=4)
     rows = stored("recurrent/recurrent", problem="mnist", cell="elman")
     found = {
         "`Backprop`": (chosen(compared("mnist"), rule="backprop"), "mnist"),
@@ -165,7 +165,9 @@ def turned(name: str, table: Callable[[list[Result], Iterable[int]], str]) -> st
 
 
 def which_rules(networks: list[str]) -> str:
-    return which_rule.summary(stored("which-rule/which_rule"), list(which_rule.RULES), networks)
+    return which_rule.summary(
+        stored("which-rule/which_rule", epochs=which_rule.EPOCHS), list(which_rule.RULES), networks
+    )
 
 
 SHORT = ["MLP, ReLU", "20 layers, Tanh", "CNN", "CNN, BatchNorm", "residual block", "transformer", "RecurrentNetwork"]
@@ -189,17 +191,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist", epochs=5)),
     "ftp-laws": lambda: ftp.by_law(stored("ftp/ftp", data="mnist")),
     "free-riding": lambda: free_riding.table_of_all(
-        stored("free-riding/free_riding"), ["separation", "free_riding", "starved"]
+        stored("free-riding/free_riding", width=200, epochs=5), ["separation", "free_riding", "starved"]
     ),
     "hardware": lambda: hardware.accuracy(hardware.kept(), "bits"),
     "hardware-less": lambda: hardware.less_backprop(hardware.kept(), "bits"),
     "hardware-lost": lambda: hardware.lost(hardware.kept(), "bits"),
     "hardware-cosines": lambda: hardware.cosines(hardware.kept(), "bits"),
-    "depth": lambda: depth.by_depth(stored("depth/depth", data="mnist")),
-    "depth-tanh": lambda: depth.by_depth(stored("depth/depth", data="mnist"), ["tanh"]),
-    "depth-less-frozen": lambda: depth.less(stored("depth/depth", data="mnist"), "frozen"),
-    "depth-less-backprop": lambda: depth.less(stored("depth/depth", data="mnist"), "backprop-orthogonal"),
-    "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist")),
+    "depth": lambda: depth.by_depth(stored("depth/depth", data="mnist", epochs=3)),
+    "depth-tanh": lambda: depth.by_depth(stored("depth/depth", data="mnist", epochs=3), ["tanh"]),
+    "depth-less-frozen": lambda: depth.less(stored("depth/depth", data="mnist", epochs=3), "frozen"),
+    "depth-less-backprop": lambda: depth.less(stored("depth/depth", data="mnist", epochs=3), "backprop-orthogonal"),
+    "depth-renewed": lambda: depth.by_interval(stored("depth/depth", data="mnist", epochs=3)),
     "attention": lambda: attention.accuracies(stored("attention/attention", data="mnist")),
     "attention-cosines": lambda: attention.alignment(stored("attention/attention", data="mnist")),
     "convolutions": lambda: convolutions.summary(stored("convolutions/convolutions", data="mnist")),
@@ -210,8 +212,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "recurrent-adding": lambda: recurrent.table(stored("recurrent/recurrent"), "adding"),
     "recurrent-rows": lambda: recurrent.table(stored("recurrent/recurrent"), "mnist"),
     "two-streams": lambda: two_streams.summary(stored("two-streams/two_streams", data="mnist")),
-    "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", normalise="dtg")),
-    "synthetic-normalisation": lambda: synthetic_teacher.by_normalisation(stored("synthetic/synthetic_teacher")),
+    "synthetic": lambda: synthetic_teacher.compared(stored("synthetic/synthetic_teacher", **claims.TEACHER_SETTINGS)),
+    "synthetic-normalisation": lambda: synthetic_teacher.by_normalisation(
+        stored("synthetic/synthetic_teacher", teacher="he", steps=8000)
+    ),
     "scaling": lambda: scaling.exponents(scaling.of(*scaling.VALUES)),
     "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
     "wires": scaling.wires,
@@ -230,13 +234,15 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 PICTURES: dict[str, Callable[[Path], None]] = {
     "synthetic_teacher.png": lambda path: synthetic_teacher.draw(
-        stored("synthetic/synthetic_teacher", normalise="dtg"), path
+        stored("synthetic/synthetic_teacher", **claims.TEACHER_SETTINGS), path
     ),
     "local_classifiers.png": lambda path: local_classifiers.draw(of_local_classifiers("mnist"), path),
     "mnist.png": lambda path: mnist.draw(compared("mnist"), 5000, path),
     "mnist_cosines.png": lambda path: mnist.draw_cosines(compared("mnist"), path),
-    "free_riding.png": lambda path: free_riding.draw(stored("free-riding/free_riding", data="mnist"), [4], path),
-    "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist"), path),
+    "free_riding.png": lambda path: free_riding.draw(
+        stored("free-riding/free_riding", data="mnist", width=200, epochs=5), [4], path
+    ),
+    "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist", epochs=3), path),
     "docs/digits.png": lambda path: mnist.draw(compared("digits"), 288, path),
 }
 """By the name of the file: beside this one, or its path from the root."""
