@@ -106,6 +106,43 @@ def test_a_rule_is_compiled_in_place():
         rule.assign_credit(x, y).backward()
 
 
+def test_a_compiled_rule_sees_what_changes():
+    """A frozen parameter, a setting, another batch, a replaced layer: guards on these are kept."""
+    torch.manual_seed(0)
+    rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
+    graphs = CompileCounter()
+    rule.compile(backend=graphs)
+
+    def check(number: int, x: torch.Tensor = x, y: torch.Tensor = y) -> None:
+        eager = copy.deepcopy(rule)
+        found, expected = credited(rule.assign_credit, rule, x, y), credited(eager.assign_credit, eager, x, y)
+        assert len(found) == len(expected), "frozen parameters"
+        torch.testing.assert_close(found, expected)
+        assert graphs.frame_count == number, "graphs"
+
+    check(1)
+    check(1)
+    rule.units[0].module.bias.requires_grad = False
+    check(2)
+    rule.loss.label_smoothing = 0.5
+    check(3)
+    check(4, x[:5], y[:5])
+    rule.model[0] = copy.deepcopy(rule.model[0])
+    with pytest.raises(ValueError, match="layer '0'"):
+        rule.assign_credit(x, y)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
+def test_a_rule_is_compiled_in_place_where_graphs_break():
+    """At what PyTorch differentiates; what is left there is eager."""
+    rule, (x, y) = MonoForward(dense()), (torch.randn(6, 16), torch.arange(6) % 4)
+    eager = copy.deepcopy(rule)
+    rule.compile(backend="eager")
+    for _ in range(2):
+        found, expected = credited(rule.assign_credit, rule, x, y), credited(eager.assign_credit, eager, x, y)
+        assert all(map(torch.equal, found, expected)), "the step that is not compiled"
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
 def test_a_unit_is_one_graph_with_work_in_it_otherwise():
     """Of a local rule: up to the unit's derivative, which PyTorch takes outside; what is left has no product."""

@@ -217,7 +217,7 @@ class Foton(OutputErrorRule):
                 warnings.warn(
                     "Foton: the weights were changed twice without constrain(); "
                     "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
-                    stacklevel=5,  # of whom calls assign_credit, past the wrapper of no_grad
+                    stacklevel=6,  # of whom calls assign_credit, past the wrapper of no_grad
                 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, wraps
 from math import isfinite, prod
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
@@ -21,7 +22,7 @@ from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
-from .stepping import Factors, Memory, factored, in_factors, stepping
+from .stepping import Factors, Memory, PlainSGD, UnitSteps, factored, in_factors, step_together, stepping
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
 
@@ -171,6 +172,18 @@ def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     return steps
 
 
+CODE = FunctionType, BuiltinFunctionType, MethodDescriptorType, CodeType, ModuleType, type
+"""What a program is made of."""
+
+
+def kept_guards(guards: Sequence[Any]) -> list[bool]:
+    """Of the compiler's guards those that a step asks: about rules, models, settings and PyTorch's global state.
+
+    What functions and classes are does not change from step to step. Two fifths of a small step's guards ask for that.
+    """
+    return [not ("type(" in guard.name or (guard.is_global and isinstance(guard.value, CODE))) for guard in guards]
+
+
 def _is_inferring() -> bool:
     """Whether inference mode is on, in which no unit could have a graph; compiled code does not ask."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
@@ -308,9 +321,13 @@ class CreditAssignment(nn.Module):
         if _is_inferring():
             with torch.inference_mode(False):
                 return self.assign_credit(_lasting(x), _lasting(y))
-        if not torch.compiler.is_compiling() and self._compiled is not None:
-            return self._compiled(x, y).as_subclass(StepLoss)
         self._warn_if_apart()
+        if torch.compiler.is_compiling():
+            return self._credited(x, y)
+        return (self._compiled or self._credited)(x, y).as_subclass(StepLoss)
+
+    def _credited(self, x: Tensor, y: Any) -> Tensor:
+        """What `compile` compiles: `assign_credit` itself would call what it is compiled to where a graph breaks."""
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
         gradients: dict[Tensor, Tensor] = {}
@@ -324,8 +341,7 @@ class CreditAssignment(nn.Module):
                 own.append(update.loss)
         for held, gradient in gradients.items():  # after the last error that a step may raise
             held.grad = gradient
-        loss = sum(own, torch.zeros((), device=next(self.parameters()).device))
-        return loss if torch.compiler.is_compiling() else loss.as_subclass(StepLoss)
+        return sum(own, torch.zeros((), device=next(self.parameters()).device))
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Any, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -338,18 +354,17 @@ class CreditAssignment(nn.Module):
         parameters, and SGD with `nesterov` step once, at the end. x, y and errors as for `stream`.
         """
         self._warn_if_apart()
-        held = [p for module in self.modules() for p in module._parameters.values() if p is not None]
-        by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
-        own_credit = getattr(self.assign_credit, "__func__", None) is not CreditAssignment.assign_credit
-        are_tied = len(set(held)) < len(held)
-        apart = own_credit or are_tied or self._compiled is not None
-        stepper = stepping(optimizer, held, self._memory) if by_unit and not apart else None
+        stepper = None if self._compiled is not None else self._stepper(optimizer)
         if stepper is None:
             loss = self.assign_credit(x, y)
-            optimizer.step()
-            self.constrain(optimizer)
-            return loss
-        for parameter in held:
+            step_together(optimizer)
+        else:
+            loss = self._by_unit(x, y, stepper)
+        self.constrain(optimizer)
+        return loss
+
+    def _by_unit(self, x: Tensor, y: Any, stepper: PlainSGD | UnitSteps) -> Tensor:
+        for parameter in self._held():
             parameter.grad = None
         own: list[Tensor] = []
         with in_factors():
@@ -359,15 +374,29 @@ class CreditAssignment(nn.Module):
                     own.append(update.loss)
                 del update  # and its gradients
         stepper.done()
-        self.constrain(optimizer)
         return sum(own, torch.zeros((), device=next(self.parameters()).device)).as_subclass(StepLoss)
+
+    def _held(self) -> list[Tensor]:
+        """Its parameters; those of two modules twice."""
+        return [p for module in self.modules() for p in module._parameters.values() if p is not None]
+
+    def _stepper(self, optimizer: torch.optim.Optimizer) -> PlainSGD | UnitSteps | None:
+        """What steps a unit as soon as its update is known; None where all are stepped at the end."""
+        held = self._held()
+        by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
+        own_credit = getattr(self.assign_credit, "__func__", None) is not CreditAssignment.assign_credit
+        are_tied = len(set(held)) < len(held)
+        apart = own_credit or are_tied
+        return stepping(optimizer, held, self._memory) if by_unit and not apart else None
 
     def compile(self, **options: Any) -> None:
         """From now on `assign_credit` is compiled, in place, with `torch.compile`'s options; `step` takes it so.
 
         It pays where layers are small and time goes into Python. A copy of the rule is not compiled.
         """
-        self._compiled = torch.compile(self.assign_credit, **options)
+        if "mode" not in options:
+            options["options"] = {"guard_filter_fn": kept_guards, **(options.get("options") or {})}
+        self._compiled = torch.compile(self._credited, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, whose steps are its own."""

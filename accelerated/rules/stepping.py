@@ -107,6 +107,18 @@ def stepping(optimizer: Optimizer, held: Sequence[Tensor], memory: "Memory") -> 
     return PlainSGD(optimizer)
 
 
+def step_together(optimizer: Optimizer) -> None:
+    """`optimizer.step()`; SGD's to rounding, without what PyTorch asks in it at every step."""
+    if not torch.compiler.is_compiling():
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        stepper = stepping(optimizer, held, {})
+        if isinstance(stepper, PlainSGD):
+            stepper.step((p, p.grad) for p in held if p.grad is not None)
+            stepper.done()
+            return
+    optimizer.step()
+
+
 def _is_own(optimizer: Optimizer) -> bool:
     """Whether its step is PyTorch's own, and one that takes each parameter by itself."""
     kind = type(optimizer)
