@@ -539,6 +539,18 @@ def test_local_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+def test_controls(tmp_path: Path) -> None:
+    """Those that are trained anew, one epoch each: what the weights are, and that the tables have a row for each."""
+    found = run("experiments/controls.py", tmp_path, "results", "--epochs", "1", "--seeds", "0")
+    weights, kernels, pretrained = found.split("\n\n")
+    assert weights.count("(1 seed)") == 3
+    assert "| last layer alone | " in kernels
+    moved = [float(cell) for cell in re.findall(r"^\| [\d-]+, \w+ \| ([\d.]+) ", pretrained, re.MULTILINE)]
+    assert len(moved) == 4
+    assert all(20 < share < 100 for share in moved)
+
+
+@pytest.mark.nightly
 def test_step_times_of_every_rule(tmp_path: Path) -> None:
     found = run("experiments/step_times.py", tmp_path, "results", "--parts", "small", "--steps", "2")
     cells = {line.split("|")[1].strip(): line.split("|")[2] for line in found.splitlines() if line.startswith("| ")}

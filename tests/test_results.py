@@ -99,6 +99,21 @@ def test_verdicts_follow_their_intervals(pages: ModuleType) -> None:
     )
 
 
+def test_scores_are_timed_in_rounds(pages: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = pages.claims
+    runs = [{"run": {"classes": 100}, "seconds": {"local": [0.01, 0.01, 0.02], "batch": [0.5, 0.5, 1.0]}}]
+    monkeypatch.setattr(claims.local_costs, "kept", lambda: runs)
+    assert claims.speed_of_scores() == ("confirmed", "on a CPU 50 times [50, 50], over 3 rounds", "")
+    runs[0]["seconds"]["batch"][2] = 0.2
+    assert claims.speed_of_scores().verdict == "not decided"
+    runs[0]["run"]["classes"] = 50
+    assert claims.speed_of_scores().verdict == "not run"
+
+
+def test_a_table_without_runs_says_so(pages: ModuleType) -> None:
+    assert pages.local_costs.step_table([]).splitlines()[2:] == ["| not run |  |  |  |  |"]
+
+
 def test_runs_by_the_settings_of_a_rule_are_as_long_as_these(pages: ModuleType) -> None:
     """A run names the settings alone that are not the rule's own: other presets want other runs."""
     for result in pages.stored("mnist/mnist"):

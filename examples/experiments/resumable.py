@@ -128,8 +128,9 @@ def cell(results: list[Result], digits: int = 1, seeds: int | None = None) -> st
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    """A table whose first row is its head; without another it says that nothing was run."""
+    head, *others = rows
+    lines = [f"| {' | '.join(row)} |" for row in (head, *(others or [["not run", *[""] * (len(head) - 1)]]))]
     return "\n".join([lines[0], "| --- |" + " --- |" * (len(rows[0]) - 1), *lines[1:]])
 
 
