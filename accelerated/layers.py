@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from . import adaptive_pooling, convolution, pooling
-from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, wide, widened
+from ._arrays import Array, check_batch, check_count, check_rate, check_rows, check_shape, few_rows, wide, widened
 from ._autocast import product
 
 __all__ = [
@@ -329,11 +329,11 @@ class Dense(NamedTuple):
 
     def difference(self, z: Array, u: Array) -> Array:
         """W u: (batch, ..., n_out)."""
-        return product(torch.matmul, u, self.weight.T)
+        return product(few_rows, u, self.weight.T)
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """W^T d: (batch, ..., n_in)."""
-        return product(torch.matmul, d, self.weight)
+        return product(few_rows, d, self.weight)
 
     def update(self, z: Array, delta: Array) -> Update:
         """1/B delta z^T, (n_out, n_in), and 1/B delta where there is a bias: sums over samples and positions."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ._arrays import Array, widened
+from ._arrays import Array, few_rows, widened
 
 __all__ = [
     "PolarStep",
@@ -72,8 +72,8 @@ def defect(weight: Array) -> Array:
 def drift(weight: Array, rows: Array) -> Array:
     """(I - G) of every row, by two products with p rows: (p, n) for rows (p, n)."""
     wide = weight.shape[0] <= weight.shape[1]
-    image, back = (rows @ weight, weight.T) if wide else (rows @ weight.T, weight)
-    return torch.addmm(rows, image, back, alpha=-1)
+    there, back = (weight, weight.T) if wide else (weight.T, weight)
+    return few_rows(few_rows(rows, there), back, less=rows)
 
 
 def polar_factor(weight: Array) -> Array:
@@ -178,8 +178,9 @@ def polar_within(weight: Array, q: Array, *, out: Array | None = None) -> PolarS
     """
     dtype = _decomposable(q.dtype)
     wide = weight.shape[0] <= weight.shape[1]
-    image = q @ (weight if wide else weight.T)
-    found = torch.addmm(q, image, weight.T if wide else weight, alpha=-1)
+    there, back = (weight, weight.T) if wide else (weight.T, weight)
+    image = few_rows(q, there)
+    found = few_rows(image, back, less=q)
     eigenvalues, vectors = torch.linalg.eigh((image @ image.T).to(dtype))
     rank = eigenvalues > len(q) * torch.finfo(dtype).eps * eigenvalues[-1]
     factors = torch.where(rank, eigenvalues, 1).rsqrt() - 1

@@ -67,6 +67,15 @@ def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Gene
     compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows)
 
 
+@pytest.mark.parametrize("shape", [(512, 528), (528, 512)], ids=["wide", "tall"])
+def test_drift_of_a_large_weight(twin: Side, compare: Comparison, shape: tuple[int, int]):
+    """Large enough for few rows to be multiplied by parts of its columns."""
+    rng = np.random.default_rng(0)
+    weight = orthogonality.orthogonal(shape, rng) + rng.standard_normal(shape) / 100
+    rows = rng.standard_normal((3, 512))
+    compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows)
+
+
 spans = st.sampled_from([(1, 3), (2, 5), (4, 17), (20, 33)])
 """Rows and their width: fewer rows, so that their span is not the whole space."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .._arrays import check_positive, is_captured, wide, widened
+from .._arrays import check_positive, few_rows, is_captured, wide, widened
 from ..orthogonality import (
     basis,
     bjorck_factor,
@@ -431,7 +431,7 @@ def _is_multiplied_in_tf32(weight: Tensor) -> bool:
 def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
     """The largest absolute entry in these rows of I - G: a scalar tensor."""
     wide = weight.shape[0] <= weight.shape[1]
-    block = weight[rows] @ weight.T if wide else weight[:, rows].T @ weight  # (rows, n)
+    block = few_rows(weight[rows], weight.T) if wide else few_rows(weight[:, rows].T, weight)  # (rows, n)
     block[torch.arange(len(rows), device=rows.device), rows] -= 1
     return block.abs().amax()
 
