@@ -21,7 +21,7 @@ from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.orthogonality import defect, polar_factor
 from prograde.accelerated.rules import Backprop, Foton, Rule, orthogonality
 from prograde.accelerated.rules.foton import plain_rate
-from prograde.accelerated.rules.orthogonality import Orthogonality, _Copy, resolution
+from prograde.accelerated.rules.orthogonality import BoundedStep, Orthogonality, _Copy, change_bounds, resolution
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
@@ -272,6 +272,102 @@ def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(ra
                     "polar factor of the stepped weight"
                 )
                 assert defect(weight) <= TOLERANCE
+
+
+def changed_gram(weight: torch.Tensor, delta: torch.Tensor, z: torch.Tensor, s: float) -> float:
+    """The largest change of an entry of the Gram matrix by W <- W - s delta^T z."""
+    stepped = weight - s * delta.T @ z
+    if weight.shape[0] > weight.shape[1]:
+        weight, stepped = weight.T, stepped.T
+    return float((stepped @ stepped.T - weight @ weight.T).abs().max())
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)], ids=["wide", "tall"])
+@pytest.mark.parametrize("s", [1e-3, 0.3])
+def test_a_plain_step_changes_no_entry_by_more_than_its_bound(shape: tuple[int, int], s: float):
+    """And one of one sample, against the weight where z reaches farthest, by just that."""
+    generator = torch.Generator().manual_seed(0)
+    n_out, n_in = shape
+    weight = polar_factor(torch.randn(shape, generator=generator, dtype=torch.float64))
+
+    def bound(delta: torch.Tensor, z: torch.Tensor) -> float:
+        return BoundedStep(*change_bounds(delta, z, z @ weight.T if n_out <= n_in else None), s).bound
+
+    for batch in (1, 4, 20):
+        delta, z = (torch.randn(batch, n, generator=generator, dtype=torch.float64) for n in (n_out, n_in))
+        assert changed_gram(weight, delta, z, s) <= bound(delta, z), "bound"
+    z = torch.randn(1, n_in, generator=generator, dtype=torch.float64)
+    reach = (z @ weight.T if n_out <= n_in else z)[0]
+    at = int(reach.abs().argmax())
+    unit = torch.eye(n_out, dtype=torch.float64)[at] if n_out <= n_in else weight[:, at]
+    delta = -reach[at].sign() * unit[None]
+    assert math.isclose(changed_gram(weight, delta, z, s), bound(delta, z), rel_tol=1e-9), "bound that is reached"
+
+
+def large_batches(n: int, features: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of 64 samples, too many for the factors of a step to be of use."""
+    x, y = (torch.cat(parts) for parts in zip(*batches(4 * n, features), strict=True))
+    return list(zip(x.split(64), y.split(64), strict=True))
+
+
+def steps_taken(rule: Foton, optimizer: torch.optim.Optimizer, data: list[Any], fused: bool = False) -> float:
+    """The largest defect after any of the steps."""
+    worst = 0.0
+    for x, y in data:
+        if fused:
+            rule.step(x, y, optimizer)
+        else:
+            rule.assign_credit(x, y)
+            optimizer.step()
+            rule.constrain(optimizer)
+        worst = max(worst, *defects(rule))
+    return worst
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the weights that are looked at."""
+    found: list[str] = []
+    kept = Orthogonality._kept
+
+    def watched(self: Orthogonality, name: str, *how: Any) -> float | None:
+        found.append(name)
+        return kept(self, name, *how)
+
+    monkeypatch.setattr(Orthogonality, "_kept", watched)
+    return found
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["step", "apart"])
+def test_no_look_at_a_weight_that_no_step_can_have_brought_far(looks: list[str], fused: bool):
+    """Unless something else has changed it."""
+    torch.manual_seed(0)
+    rule, data = Foton(model(80, 80, 80, 4)), large_batches(12, 80)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=5e-4)
+    assert steps_taken(rule, optimizer, data, fused) <= TOLERANCE
+    assert len(looks) < 6, "looks in 12 steps of 2 weights"
+    before = len(looks)
+    with torch.no_grad():
+        rule.units[1].module.weight.mul_(1.1)
+    assert steps_taken(rule, optimizer, data[:1], fused) <= TOLERANCE, "changed by another"
+    assert len(looks) > before, "a look after a change by another"
+    optimizer.param_groups[0]["lr"] = 0.5
+    assert steps_taken(rule, optimizer, data, fused) <= TOLERANCE, "at a rate of 0.5"
+
+
+def test_what_is_known_of_weights_is_resumed_and_copied():
+    """So that the next look comes when it would have."""
+    torch.manual_seed(0)
+    rule, data = Foton(model(80, 80, 80, 4)), large_batches(12, 80)
+    steps_taken(rule, torch.optim.SGD(rule.parameters(), lr=1e-3), data[:6])
+    resumed, copied = Foton(model(80, 80, 80, 4)), copy.deepcopy(rule)
+    resumed.load_state_dict(rule.state_dict())
+    assert rule.orthogonality.within, "something is known"
+    for other in (rule, resumed, copied):
+        steps_taken(other, torch.optim.SGD(other.parameters(), lr=1e-3), data[6:])
+        assert other.orthogonality.within == rule.orthogonality.within, "what is known"
+        for a, b in zip(rule.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b), "weights"
 
 
 def test_a_clipped_gradient_is_no_plain_step():

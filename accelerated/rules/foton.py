@@ -12,7 +12,7 @@ from .._autocast import outside
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward, per_label
 from ..modules import OrthogonalConv2d
-from .orthogonality import Orthogonality, PlainStep, ScaledBjorck, hidden_weights
+from .orthogonality import BoundedStep, Orthogonality, PlainStep, ScaledBjorck, change_bounds, hidden_weights
 from .output_loss import CrossEntropy, Targets
 from .rule import OutputErrorRule, UnitUpdate, check_count
 from .stepping import Factors, factored
@@ -98,6 +98,7 @@ class Foton(OutputErrorRule):
         self._is_due, self._is_used = True, False  # all that a step asks: compiled code would be made anew for a count
         self._last_step: dict[str, _Credit] = {}
         self._versions = self._weight_versions()
+        self.register_load_state_dict_post_hook(_see_weights)  # type: ignore[no-untyped-call]
         self._unconstrained_changes = 0
 
     def stream(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
@@ -113,17 +114,27 @@ class Foton(OutputErrorRule):
         error = self.output_gradient(clean.scores, y)
         projection = self._projection(layers, clean)
         factors = update_factors(layers, clean, error, projection, self.activation_gain, self.linear)
-        last, knows_steps_of = self.units[-1], self.orthogonality.knows_steps_of
+        last = self.units[-1]
         count = self.loss.count(clean.scores, y)
         # Else a step is no product of this batch's delta and z alone, or compiled code holds these.
         is_whole = isinstance(count, int) and count == len(x) and self.shared is None
         is_whole = is_whole and not torch.compiler.is_compiling()
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = per_label(factored(layer).update(z, delta), len(x), count)
-            if is_whole and z.dim() == 2 and unit is not last and knows_steps_of(len(x), unit.weights[0]):
-                self._last_step[unit.name] = _Credit(unit, delta, z, a, update[0])
+            if is_whole and z.dim() == 2 and unit is not last:
+                self._remember(unit, delta, z, a, update[0])
             loss = self.output_loss(clean.scores, y) if unit is last else None
             yield UnitUpdate(unit, unit.gradients(update), loss)
+
+    def _remember(self, unit: ChainUnit, delta: Tensor, z: Tensor, a: Tensor, update: Tensor | Factors) -> None:
+        """What `constrain` can use of the unit's step, if there is something."""
+        weight = unit.weights[0]
+        if self.orthogonality.knows_steps_of(len(z), weight):
+            self._last_step[unit.name] = _Credit(unit, update, factors=(delta, z, _unbiased(unit, a)))
+        elif self.orthogonality.bounds_steps_of(unit.name, weight):
+            of_wide = _unbiased(unit, a) if weight.shape[0] <= weight.shape[1] else None
+            bounds = change_bounds(delta, z, of_wide, self.orthogonality.tolerance)
+            self._last_step[unit.name] = _Credit(unit, update, bounds=(*bounds, len(z)))
 
     def _recomputed(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         start = self.begin(x)
@@ -160,6 +171,7 @@ class Foton(OutputErrorRule):
         if self.projection_every > 1:
             found = state_dict.get(f"{prefix}projection")
             self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
+        self.orthogonality.within.clear()  # known of other weights
         super()._load_from_state_dict(state_dict, prefix, *options)
 
     def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
@@ -176,6 +188,11 @@ class Foton(OutputErrorRule):
         self._uses, self._is_used = state, False
         self._is_due = self._uses % self.projection_every == 0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, whose weights are its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _see_weights(self)
+
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""
         self.orthogonality.settle()
@@ -188,11 +205,11 @@ class Foton(OutputErrorRule):
         other case the weights are checked, and a drift within the tolerance may stay. Both lead to the same polar
         factor, to a few hundredths of the step; the weights themselves differ within the tolerance.
         """
-        plain = {}
+        plain: dict[str, PlainStep | BoundedStep] = {}
         for name, credit in self._last_step.items():
             rate = plain_rate(optimizer, credit.weight) if credit.was_applied() else None
             if rate is not None:
-                plain[name] = PlainStep(credit.delta, credit.z, credit.preactivation, rate)
+                plain[name] = credit.taken(rate)
         self._last_step.clear()
         if self._is_used:
             self.set_extra_state(self._uses + 1)
@@ -212,6 +229,7 @@ class Foton(OutputErrorRule):
         versions = self._weight_versions()
         if versions != self._versions:
             self._versions = versions
+            self.orthogonality.within.clear()
             self._unconstrained_changes += 1
             if self._unconstrained_changes == 2:
                 warnings.warn(
@@ -219,6 +237,11 @@ class Foton(OutputErrorRule):
                     "call rule.constrain(optimizer) after every optimizer.step(), or training diverges",
                     stacklevel=6,  # of whom calls assign_credit, past the wrapper of no_grad
                 )
+
+
+def _see_weights(rule: Foton, *loaded: Any) -> None:
+    """Takes the weights as `constrain` has left them, which is what a state is of."""
+    rule._versions = rule._weight_versions()
 
 
 def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
@@ -234,15 +257,34 @@ def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
     return h, Pass(inputs, activities, activities)
 
 
-class _Credit:
-    """What the last `assign_credit` gave to a unit, held until `constrain`."""
+def _unbiased(unit: ChainUnit, a: Tensor) -> Tensor:
+    """W z."""
+    return a if unit.bias is None else a - unit.bias
 
-    def __init__(self, unit: ChainUnit, delta: Tensor, z: Tensor, a: Tensor, gradient: Tensor | Factors) -> None:
+
+class _Credit:
+    """What the last `assign_credit` gave to a unit, held until `constrain`: its factors, or what bounds its effect."""
+
+    def __init__(
+        self,
+        unit: ChainUnit,
+        gradient: Tensor | Factors,
+        *,
+        factors: tuple[Tensor, Tensor, Tensor] | None = None,
+        bounds: tuple[float, float, int] | None = None,
+    ) -> None:
         (self.weight,) = unit.weights
-        self.delta, self.z = delta, z
-        self.preactivation = a if unit.bias is None else a - unit.bias
+        self.factors, self.bounds = factors, bounds
         self.gradient = gradient if isinstance(gradient, Tensor) else None
         self.versions = self._versions()
+
+    def taken(self, rate: float) -> PlainStep | BoundedStep:
+        """As a step at that rate."""
+        if self.factors is not None:
+            return PlainStep(*self.factors, rate)
+        assert self.bounds is not None
+        linear, square, batch = self.bounds
+        return BoundedStep(linear, square, rate / batch)
 
     def _versions(self) -> tuple[int, int]:
         return (0 if self.gradient is None else self.gradient._version), self.weight._version

@@ -72,6 +72,28 @@ def hidden_weights(rule: Rule) -> dict[str, Held]:
     return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
+def change_bounds(
+    delta: Tensor, z: Tensor, preactivation: Tensor | None, tolerance: float = 0.0
+) -> tuple[float, float]:
+    """b and c: by W <- W - s delta^T z no entry of the Gram matrix G changes by more than b s + c s^2, s >= 0.
+
+    With A = z W^T, `preactivation`, the change of a wide weight's G is -s (A^T delta + delta^T A) + s^2 delta^T z z^T
+    delta. By Cauchy and Schwarz an entry is at most the product of columns' norms. Of a tall weight (None) z and delta
+    change places, with delta W for A: a column is no longer than |delta|_F times one of W, whose square is 1 within the
+    tolerance.
+    """
+    if preactivation is not None:
+        of_a, of_delta, size = _longest(preactivation), _longest(delta), torch.linalg.vector_norm(z).item()
+        return 2 * of_a * of_delta, (of_delta * size) ** 2
+    of_z, size = _longest(z), torch.linalg.vector_norm(delta).item()
+    return 2 * of_z * size * (1 + tolerance) ** 0.5, (of_z * size) ** 2
+
+
+def _longest(array: Tensor) -> float:
+    """The largest Euclidean norm of a column."""
+    return float(array.square().sum(dim=0).amax().sqrt())
+
+
 def matrices(name: str, weight: Tensor, blocks: int = 1) -> list[tuple[str, Tensor]]:
     """The parameter as matrices that share its memory, each with its name: `blocks` groups of rows.
 
@@ -91,6 +113,19 @@ class PlainStep(NamedTuple):
     z: Tensor
     preactivation: Tensor
     rate: float
+
+
+class BoundedStep(NamedTuple):
+    """Of a weight's last change, W <- W - s delta^T z, s = rate/B, what `change_bounds` says, and s."""
+
+    linear: float
+    square: float
+    s: float
+
+    @property
+    def bound(self) -> float:
+        """Of the change of an entry of the Gram matrix."""
+        return self.linear * self.s + self.square * self.s**2
 
 
 class Bjorck(NamedTuple):
@@ -116,6 +151,9 @@ class Orthogonality(nn.Module):
        from step to step, whatever the optimizer is, so that it mostly will.
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the tolerance; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
+
+    After a plain gradient step on a large batch, a weight on a CPU is not looked at while that step, and those since it
+    last was, can't have brought an entry there: `change_bounds` of their factors are summed up.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
     restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
@@ -161,6 +199,8 @@ class Orthogonality(nn.Module):
         self.blocks = blocks
         self.steps = 0
         self.directions: dict[str, Tensor] = {}
+        self.within: dict[str, float] = {}
+        """What the largest entry may be by now, where that is known: at most the share of the tolerance."""
         self._copies: deque[_Copy] = deque()
         self._worst: dict[str, Tensor] = {}  # largest defects of the steps that a graph repeats
         self._check_precision(self.weights())
@@ -174,6 +214,22 @@ class Orthogonality(nn.Module):
     def knows_steps_of(self, batch: int, weight: Tensor) -> bool:
         """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
         return self.every == 1 and self._looks_at(weight) and 4 * batch <= min(128, *weight.shape)
+
+    def bounds_steps_of(self, name: str, weight: Tensor) -> bool:
+        """Whether bounds on what a plain step changes are of use: by a sum of them a weight need not be looked at."""
+        is_fine = torch.finfo(weight.dtype).eps < 1e-6  # in half precision a step is rounded too much
+        return self.every == 1 and name in self.within and is_fine and _is_of_host(weight) and self._looks_at(weight)
+
+    def _still_within(self, name: str, weight: Tensor, last: "PlainStep | BoundedStep | None") -> bool:
+        """Whether no entry can be beyond its share of the tolerance after the last step."""
+        known = self.within.pop(name, None)
+        if known is None or not isinstance(last, BoundedStep):
+            return False
+        known += last.bound + 2 * torch.finfo(weight.dtype).eps
+        if not known <= SHARE * self.tolerance:
+            return False
+        self.within[name] = known
+        return True
 
     def _looks_at(self, weight: Tensor) -> bool:
         """Whether what is done depends on the weight's values, which the host has at hand."""
@@ -208,8 +264,11 @@ class Orthogonality(nn.Module):
             weight.copy_(polar_factor(weight))
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
-        """To be called after every change of the weights, with the factors of those that took a plain step."""
+    def step(self, plain_steps: Mapping[str, PlainStep | BoundedStep] | None = None) -> None:
+        """To be called after every change of the weights, with what is known of those that took a plain step.
+
+        Of a `BoundedStep` it has to be the only change since the last call.
+        """
         self.steps += 1
         weights = self.weights()
         self._check_precision(weights)
@@ -232,14 +291,20 @@ class Orthogonality(nn.Module):
             if not self._looks_at(weight):
                 continue
             plain = (plain_steps or {}).get(name)
-            if plain is not None and self.knows_steps_of(len(plain.z), weight):
+            if isinstance(plain, PlainStep) and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
             n, kind = min(weight.shape), (weight.device, weight.dtype)
             whole = n < NARROW or (self.steps + index) % WHOLE == 0
+            if self._still_within(name, weight, plain) and not whole:
+                continue
             if not whole and kind not in drawn:
                 drawn[kind] = self._signs(*kind)
-            if whole or not self._is_kept(name, weight, drawn[kind][:, :n]):
+            found = None if whole else self._kept(name, weight, drawn[kind][:, :n])
+            if found is None:
                 left[name] = weight
+                self.within.pop(name, None)
+            else:
+                self.within[name] = found
         for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
             self._restore(alike)
 
@@ -250,8 +315,8 @@ class Orthogonality(nn.Module):
         signs = torch.empty(CHECKS + NEW, widest, device=device, dtype=dtype)
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
-    def _is_kept(self, name: str, weight: Tensor, signs: Tensor) -> bool:
-        """Whether the tolerance is kept, if need be after steps that cost thin products only."""
+    def _kept(self, name: str, weight: Tensor, signs: Tensor) -> float | None:
+        """What the largest entry may be, if need be after steps that cost thin products only; None if too large."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, seeking = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
@@ -261,17 +326,17 @@ class Orthogonality(nn.Module):
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
             if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
                 if largest <= (SHARE * self.tolerance) ** 2:
-                    return True
+                    return float(largest**0.5)
                 norms, indices = squares.topk(ROWS + 1)
                 evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
-                if (
-                    evenly <= PROBABLE * self.tolerance
-                    and _largest_of_diagonal(weight) <= SHARE * self.tolerance
-                    and _largest_entry(weight, indices[:-1]) <= SHARE * self.tolerance
-                ):
-                    return True
+                if evenly <= PROBABLE * self.tolerance:
+                    entry = max(SHARE / PROBABLE * evenly, _largest_of_diagonal(weight).item())
+                    if entry <= SHARE * self.tolerance:
+                        entry = max(entry, _largest_entry(weight, indices[:-1]).item())
+                    if entry <= SHARE * self.tolerance:
+                        return entry
             if not left or not total < MUCH:
-                return False
+                return None
             directions = drift(weight, seeking if directions is None else directions)
             q = basis(directions)
             step = polar_within(weight, q, out=weight)
@@ -279,7 +344,7 @@ class Orthogonality(nn.Module):
             directions = step.drift
             if left == rounds:
                 self.directions[name] = directions[:HELD]  # the new ones first: they have the most of the drift
-        return False
+        return None
 
     def _held_directions(self, name: str, weight: Tensor) -> Tensor:
         """Those that the drift was last found in: (HELD, n), or fewer in the first steps."""
@@ -400,7 +465,8 @@ class Orthogonality(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]
-        return {"steps": self.steps, "unread": unread, "directions": dict(self.directions)}
+        directions, within = dict(self.directions), dict(self.within)
+        return {"steps": self.steps, "unread": unread, "directions": directions, "within": within}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
@@ -408,6 +474,7 @@ class Orthogonality(nn.Module):
             _Copy(step, names, torch.tensor(defects, dtype=torch.float64)) for step, names, defects in state["unread"]
         )
         self.directions = dict(state["directions"])
+        self.within = dict(state.get("within", {}))  # of an earlier release there are none
 
 
 def resolution(weight: Tensor) -> float:
@@ -469,7 +536,7 @@ class ScaledBjorck(Orthogonality):
         return False
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | BoundedStep] | None = None) -> None:
         self.steps += 1
         due = self.steps % self.every == 0
         for name, weight in self.weights().items() if due else ():
