@@ -162,7 +162,9 @@ def orthogonal_convolutions() -> Found:
     """The longest of our own runs; else those of `published.py`, which shares network and settings."""
     own = longest(stored("convolutions/convolutions", data="mnist", rule="foton"))
     timed = published.of("foton, convolutional")
-    shown = {published.length(timed): timed} | {f"{found['run']['epochs']} epochs": own for found in own}
+    shown = {f"`published.py`, {published.length(timed)}": timed} | {
+        f"{found['run']['epochs']} epochs": own for found in own
+    }
     figure = "; ".join(f"{epochs}: {cell(found, 2, 3)}" for epochs, found in reversed(shown.items()) if found)
     return Found(reached(own or timed, 90.69, "").verdict, figure, "" if own else PUBLISHED)
 
@@ -239,7 +241,7 @@ def fewer_errors(system: str) -> Found:
     shown += [f"fewer than Forward-Forward's by: {told(gaps)}"] if told(gaps) else []
     verdict = every(map(above, gaps.values()))
     undecided = verdict == "not run" and (found or own)
-    return Found("not decided" if undecided else verdict, "; ".join(shown))
+    return Found("not decided" if undecided else verdict, "; ".join(shown), f"{EXPERIMENTS}/two-streams" if own else "")
 
 
 def riding(loss: str, data: str = "mnist", layers: int = 4) -> list[Result]:
