@@ -1,161 +1,294 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
-Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
-command goes on where it was stopped. Last it prints the table of `any_model.md`.
+    python examples/experiments/any_model.py data/mnist FOLDER          (half an hour on one core)
 
-Each rule has the same five learning rates of Adam, the rate falling to 0 as a cosine; the rate is chosen on the 5,000
-images that are held out. "last layer alone" trains the output on the hidden layers as they were drawn: what a rule must
-pass to have taught them anything.
+Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
+command goes on where it was stopped. Last it prints the tables of `any_model.md`.
+
+5,000 samples, two epochs of batches of 50, and the same three learning rates of Adam for each rule, the rate falling
+to 0 as a cosine. Seed 0 runs at all three; the others run at the one that is best by seed 0 on held-out samples. "last
+layer alone" trains the output on the hidden layers as they were drawn: what a rule must pass to have taught them
+anything. "deep supervision" is Mono-Forward whose losses go through all layers. Images are MNIST's, averaged to
+16 x 16; characters are those of Python's help topics, a text that comes with Python.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import mean
+from typing import NamedTuple
 
 import torch
-from resumable import Result, Run, cell, chosen, markdown, run_all
-from torch import nn
+from resumable import Result, Run, arguments_of, cell, chosen, interval, markdown, paired, run_all
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
-from prograde.accelerated.modules import ResNet, vit
+from prograde.accelerated.modules import ResNet, char_transformer, vit
 from prograde.accelerated.rules import (
     Backprop,
     DirectFeedbackAlignment,
     DirectRandomTargetProjection,
+    DynamicTemperature,
     Ftp,
+    Hyperspherical,
+    LocalClassifiers,
     MonoForward,
     Pepita,
     Rule,
 )
-from prograde.accelerated.training import load
+from prograde.accelerated.training import alignment, load
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2)
+SEEDS = (0, 1, 2)
+SAMPLES, BATCH, EPOCHS = 5_000, 50, 2
+HELD, TESTED = 1_000, 5_000
+SIZE = 16
+"""Pixels a side, from 28."""
+CONTEXT = 16
+"""Characters of a sample, each to be told from those before it."""
+PROBED = 200
+"""Held-out samples on whose gradient units are compared with backpropagation."""
 
 
-def mlp() -> nn.Sequential:
-    """784-256-256-10 with GELU and LayerNorm."""
+class Samples(NamedTuple):
+    """Of an image its label; of a row of characters that after each."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Parts(NamedTuple):
+    train: Samples
+    held: Samples
+    test: Samples
+
+
+def text() -> Tensor:
+    """Python's help topics as numbers of their characters."""
+    whole = "\n".join(topics[name] for name in sorted(topics))
+    numbers = {character: i for i, character in enumerate(sorted(set(whole)))}
+    return torch.tensor([numbers[character] for character in whole])
+
+
+def characters() -> Parts:
+    """The first samples of the text, those after them held out, and those after these to test."""
+    rows = text().unfold(0, CONTEXT + 1, CONTEXT)
+    parts = rows[: SAMPLES + HELD + TESTED].split([SAMPLES, HELD, TESTED])
+    return Parts(*(Samples(part[:, :-1], part[:, 1:]) for part in parts))
+
+
+def images(folder: str) -> Parts:
+    dataset = load(folder).to("cpu", torch.float32, standardise=True)
+    parts = (dataset.train, SAMPLES), (dataset.validation, HELD), (dataset.test, TESTED)
+    return Parts(
+        *(
+            Samples(adaptive_avg_pool2d(part.images[:count].view(-1, 1, 28, 28), SIZE), part.labels[:count])
+            for part, count in parts
+        )
+    )
+
+
+def mlp() -> nn.Module:
+    """256-256-256-10 with GELU and LayerNorm."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(784, 256), nn.GELU(), nn.LayerNorm(256),
+        nn.Linear(256, 256), nn.GELU(), nn.LayerNorm(256),
         nn.Linear(256, 256), nn.GELU(), nn.LayerNorm(256),
         nn.Linear(256, 10),
     )  # fmt: skip
 
 
 def resnet() -> nn.Module:
-    """Nine convolutions of 16, 32 and 64 channels, with batch normalisation."""
-    return ResNet(num_classes=10, image_channels=1, widths=(16, 32, 64), depths=(1, 1, 2))
+    """Nine convolutions of 8, 16 and 32 channels, with batch normalisation."""
+    return ResNet(num_classes=10, image_channels=1, widths=(8, 16, 32), depths=(1, 1, 2))
 
 
 def transformer() -> nn.Module:
-    """Sixteen patches of 7 x 7, three blocks of width 64."""
-    return vit(image_channels=1, image_size=28, patch=7, width=64, depth=3, heads=4)
+    """Sixteen patches of 4 x 4, three blocks of width 32."""
+    return vit(image_channels=1, image_size=SIZE, patch=4, width=32, depth=3, heads=4)
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "resnet": resnet, "vit": transformer}
+def speller() -> nn.Module:
+    """Three causal blocks of width 32."""
+    return char_transformer(int(text().max()) + 1, CONTEXT, width=32, depth=3, heads=4)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": mlp,
+    "resnet": resnet,
+    "vit": transformer,
+    "characters": speller,
+}
 
 RULES: dict[str, Callable[..., Rule]] = {
     "backprop": Backprop,
     "last layer alone": Backprop,
+    "deep supervision": partial(MonoForward, detach=False),
     "mono-forward": MonoForward,
-    "dfa": DirectFeedbackAlignment,
-    "drtp": DirectRandomTargetProjection,
-    "drtp, centred": partial(DirectRandomTargetProjection, centred=True),
+    "hyperspherical": Hyperspherical,
+    "dynamic-temperature": partial(DynamicTemperature, grid=4),
     "ftp": Ftp,
     "pepita": Pepita,
+    "dfa": DirectFeedbackAlignment,
+    "drtp, centred": partial(DirectRandomTargetProjection, centred=True),
 }
 
 
-def accuracy(rule: Rule, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """In percent."""
-    rule.eval()
+def accuracies(rule: Rule, samples: Samples) -> list[float]:
+    """In percent: of the rule, and of each layer's scores where it has those."""
+    hits = []
     with torch.no_grad():
-        guesses = torch.cat([rule(x).argmax(dim=1) for x in images.split(500)])
-    rule.train()
-    return 100 * (guesses == labels).float().mean().item()
+        for x, y in zip(samples.x.split(500), samples.y.split(500), strict=True):
+            if isinstance(rule, LocalClassifiers):
+                _, layers, own = rule.layer_outputs(x)
+            else:
+                layers, own = [], rule(x)
+            hits.append(
+                torch.stack([(scores.argmax(dim=-1).flatten() == y.flatten()).sum() for scores in (own, *layers)])
+            )
+    return (100 * torch.stack(hits).sum(dim=0) / samples.y.numel()).tolist()
 
 
-def train(run: Run, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Result:
-    """Accuracies on held-out and on test images, None where training breaks down; seconds an epoch."""
+def train(run: Run, parts: Parts) -> Result:
+    """Accuracies on held-out and on test samples, and of each layer; the cosine of each unit, none for backpropagation.
+
+    None where training breaks down, or where the rule refuses the network, and then why.
+    """
     (x, y), held, test = parts
     torch.manual_seed(run["seed"])
-    model = NETWORKS[run["network"]]()
-    kind, options = RULES[run["rule"]], {}
-    if kind is not Backprop:  # which takes the model as a whole
-        options = {"units": model.units() if hasattr(model, "units") else None, "example": x[:2]}
-    rule = kind(model, **options)
+    model, kind = NETWORKS[run["network"]](), RULES[run["rule"]]
+    whole = kind is Backprop or not hasattr(model, "units")
+    try:
+        rule = kind(model, units=None if whole else model.units(), example=x[:2])
+    except ValueError as error:
+        return {"accuracy": None, "validation": None, "refused": str(error)}
     if run["rule"] == "last layer alone":
         *hidden, _, _ = model.parameters()
         for parameter in hidden:
             parameter.requires_grad_(False)
     optimizer = torch.optim.Adam(rule.parameters(), run["rate"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run["epochs"] * -(-len(y) // 128))
-    start = time.perf_counter()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run["epochs"] * -(-len(y) // BATCH))
     for _ in range(run["epochs"]):
-        for batch in torch.randperm(len(y)).split(128):
+        for batch in torch.randperm(len(y)).split(BATCH):
             loss = rule.assign_credit(x[batch], y[batch])
             optimizer.step()
             rule.constrain(optimizer)
             schedule.step()
         if not loss.isfinite():
             return {"accuracy": None, "validation": None}
-    seconds = (time.perf_counter() - start) / run["epochs"]
-    return {"accuracy": accuracy(rule, *test), "validation": accuracy(rule, *held), "seconds": seconds}
+    rule.eval()
+    accuracy, *layers = accuracies(rule, test)
+    found = {"accuracy": accuracy, "validation": accuracies(rule, held)[0]}
+    if layers:
+        found["layers"] = layers
+    if kind is not Backprop:
+        found["cosines"] = alignment(rule, held.x[:PROBED], held.y[:PROBED])
+    return found
+
+
+def best_rate(results: Iterable[Result], **row: str) -> float | None:
+    """By seed 0 on held-out samples; None where no run of the row came through."""
+    ended = [result for result in chosen(results, seed=0, **row) if result["validation"] is not None]
+    return max(ended, key=lambda result: result["validation"])["run"]["rate"] if ended else None
+
+
+def of_best_rate(results: list[Result], network: str, rule: str) -> list[Result]:
+    rate = best_rate(results, network=network, rule=rule)
+    return [] if rate is None else chosen(results, network=network, rule=rule, rate=rate)
+
+
+def run_row(log: Path, network: str, rule: str, parts: Parts, seeds: Sequence[int], rates: Sequence[float]) -> None:
+    """The first seed at all rates, then the others at its best."""
+    row = {"network": network, "rule": rule}
+    plain = {"samples": SAMPLES, "epochs": EPOCHS, **row}
+    step = partial(train, parts=parts)
+    found = run_all([{**plain, "rate": rate, "seed": seeds[0]} for rate in rates], step, log)
+    best = best_rate(found, **row)
+    if best is not None:
+        run_all([{**plain, "rate": best, "seed": seed} for seed in seeds[1:]], step, log)
+
+
+def of_networks(results: list[Result], about: Callable[[str, str], str]) -> str:
+    """A row for each rule, a column for each network; those without a run are left out."""
+    networks = [network for network in NETWORKS if chosen(results, network=network)]
+    rules = [rule for rule in RULES if chosen(results, rule=rule)]
+    cells = [[rule, *(about(network, rule) for network in networks)] for rule in rules]
+    return markdown([["rule", *networks], *(row for row in cells if any(row[1:]))])
 
 
 def summary(results: list[Result]) -> str:
-    """Test accuracy in percent at each rule's best rate by validation, that rate, and how many were run if not all.
+    """Test accuracy in percent at each rule's best rate, and that rate; of how many rates, if not of all."""
 
-    A rate at which a run broke down is not taken. Rules and networks without a run are left out.
-    """
-    networks = [network for network in NETWORKS if chosen(results, network=network)]
-    rows = [["rule", *networks]]
-    for rule in (rule for rule in RULES if chosen(results, rule=rule)):
-        cells = []
-        for network in networks:
-            found = chosen(results, rule=rule, network=network)
-            by_rate = {rate: of_rate for rate in RATES if (of_rate := chosen(found, rate=rate))}
-            means = {
-                rate: sum(r["validation"] for r in of_rate) / len(of_rate)
-                for rate, of_rate in by_rate.items()
-                if all(r["accuracy"] is not None for r in of_rate)
-            }
-            tried = "" if len(by_rate) == len(RATES) else f"; {len(by_rate)} of {len(RATES)} rates"
-            best = max(means, key=lambda rate: means[rate], default=None)
-            if best is None:
-                cells.append(f"broke down{tried}" if by_rate else "")
-            else:
-                cells.append(f"{cell(by_rate[best], digits=1)} ({best:g}{tried})")
-        rows.append([rule, *cells])
-    return markdown(rows)
+    def about(network: str, rule: str) -> str:
+        found = chosen(results, network=network, rule=rule)
+        best = of_best_rate(results, network, rule)
+        rates = {result["run"]["rate"] for result in found}
+        tried = f"{len(rates)} of {len(RATES)} rates" if len(rates) < len(RATES) else ""
+        if not best:
+            refused = any("refused" in result for result in found)
+            return "no" if refused else "; ".join(filter(None, ["broke down", tried])) if found else ""
+        seeds = len(best)
+        few = f"{seeds} seed{'s' * (seeds > 1)}" if seeds < len(SEEDS) else ""
+        return f"{cell(best)} ({'; '.join(filter(None, [format(best[0]['run']['rate'], 'g'), few, tried]))})"
+
+    return of_networks(results, about)
+
+
+def differences(results: list[Result], other: str, rules: Sequence[str] = tuple(RULES)) -> str:
+    """Each rule less the other, seed by seed, in points with a 95 % interval."""
+
+    def about(network: str, rule: str) -> str:
+        if rule == other or rule not in rules:
+            return ""
+        return interval(less(results, network, rule, other), 1)
+
+    return of_networks(results, about)
+
+
+def less(results: list[Result], network: str, rule: str, other: str) -> list[float]:
+    """The rule less the other, by seed, each at its own best rate."""
+    return paired(of_best_rate(results, network, rule), of_best_rate(results, network, other))
+
+
+def cosines(results: list[Result]) -> str:
+    """Of the first, the middle and the last hidden unit with backpropagation's gradient, means over seeds."""
+
+    def about(network: str, rule: str) -> str:
+        found = [result["cosines"] for result in of_best_rate(results, network, rule) if "cosines" in result]
+        if not found:
+            return ""
+        names = hidden_units(results, network)
+        shown = names[0], names[len(names) // 2], names[-1]
+        return ", ".join(f"{mean(of_run[name] for of_run in found):.2f}" for name in shown)
+
+    return of_networks(results, about)
+
+
+def hidden_units(results: list[Result], network: str) -> list[str]:
+    """The units that all rules have: local classifiers have scores of their own in the output's place."""
+    units = [list(result["cosines"]) for result in chosen(results, network=network) if "cosines" in result]
+    return [name for name in units[0] if all(name in names for names in units)]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="DATA", help="folder of MNIST or Fashion-MNIST as IDX files")
+    parser.add_argument("data", metavar="DATA", help="folder of MNIST as IDX files")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="the first, at which the rate is chosen, is 0"
+    )
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    arguments = parser.parse_args()
-    plain = {"data": Path(arguments.data).name, "epochs": arguments.epochs}
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    dataset = load(arguments.data).to("cpu", torch.float32, standardise=True)
-    parts = [
-        (part.images.unflatten(1, (1, *dataset.image_shape)), part.labels)
-        for part in (dataset.train, dataset.validation, dataset.test)
-    ]
-    runs = [
-        {**plain, "seed": seed, "network": network, "rule": rule, "rate": rate}
-        for seed in arguments.seeds
-        for network in arguments.networks
-        for rule in arguments.rules
-        for rate in arguments.rates
-    ]
-    results = run_all(runs, lambda run: train(run, parts), arguments.folder / "any_model.jsonl")
-    print(summary(chosen(results, **plain)))
+    arguments = arguments_of(parser)
+    log = arguments.folder / "any_model.jsonl"
+    of_images, of_text = images(arguments.data), characters()
+    for network in arguments.networks:
+        for rule in arguments.rules:
+            parts = of_text if network == "characters" else of_images
+            run_row(log, network, rule, parts, arguments.seeds, arguments.rates)
+    results = run_all([], partial(train, parts=of_images), log)
+    for table in (summary(results), differences(results, "backprop"), cosines(results)):
+        print(f"\n{table}")
