@@ -145,18 +145,54 @@ def test_depth_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "depth.png").stat().st_size > 10_000
 
 
-def test_the_table_of_any_model_says_what_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of fewer rates, or of one at which training broke down."""
+def test_tables_of_any_model_say_what_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer rates or seeds, of a rate at which training broke down, and of a refusal."""
     monkeypatch.syspath_prepend(EXAMPLES / "experiments")
-    any_model, resumable = (importlib.import_module(name) for name in ("any_model", "resumable"))
-    runs = resumable.stored("any-model/any_model", network="mlp")
-    runs = [found for found in runs if found["run"]["rate"] > 3e-4]
-    for found in runs:
-        if found["run"]["rule"] == "pepita":
-            found |= {"accuracy": None, "validation": None}
+    any_model: Any = importlib.import_module("any_model")
+
+    def run(rule: str, rate: float, seed: int, accuracy: float | None, **more: object) -> dict[str, Any]:
+        about = {"network": "mlp", "rule": rule, "rate": rate, "seed": seed}
+        return {"run": about, "accuracy": accuracy, "validation": accuracy, **more}
+
+    cosines = {"in": 0.5, "out": 1.0}, {"in": 0.7, "out": 1.0, "more": 1.0}
+    runs = [
+        *(run("backprop", rate, 0, 90 + rate) for rate in (1e-3, 1e-2)),
+        *(run("backprop", 3e-3, seed, 91.0 + seed) for seed in (0, 1, 2)),
+        run("mono-forward", 1e-2, 0, 93.5, cosines=cosines[0]),
+        run("mono-forward", 1e-2, 1, 94.5, cosines=cosines[1]),
+        run("mono-forward", 3e-3, 0, None),
+        run("ftp", 1e-3, 0, None, refused="why"),
+        run("pepita", 1e-3, 0, None),
+    ]
     table = any_model.summary(runs)
-    assert "| backprop | 98.1 (0.001; 3 of 5 rates) |" in table
-    assert "| pepita | broke down; 3 of 5 rates |" in table
+    assert "| backprop | 92.0 ± 1.0 (0.003) |" in table
+    assert "| mono-forward | 94.0 ± 0.7 (0.01; 2 seeds; 2 of 3 rates) |" in table
+    assert "| ftp | no |" in table
+    assert "| pepita | broke down; 1 of 3 rates |" in table
+    assert any_model.differences(runs, "backprop").splitlines()[2:] == ["| mono-forward | +2.5 [2.5, 2.5] |"]
+    assert any_model.cosines(runs).splitlines()[2:] == ["| mono-forward | 0.60, 1.00, 1.00 |"]
+
+
+@pytest.mark.parametrize("network", ["mlp", "characters"])
+def test_any_model_trains_and_looks_at_its_units(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep supervision is backpropagation of what Mono-Forward sums up; the last layer alone moves nothing else."""
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
+    any_model: Any = importlib.import_module("any_model")
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 1, 16, 16, generator=draw), torch.randint(10, (8,), generator=draw)
+    if network == "characters":
+        x, y = torch.randint(60, (2, 8, any_model.CONTEXT), generator=draw)
+    parts = any_model.Parts(*[any_model.Samples(x, y)] * 3)
+    about = {"network": network, "rate": 1e-3, "seed": 0, "epochs": 1}
+    deep, local, last = (
+        any_model.train({**about, "rule": rule}, parts)
+        for rule in ("deep supervision", "mono-forward", "last layer alone")
+    )
+    assert all(0.999 < cosine < 1.001 for cosine in deep["cosines"].values())
+    *early, final = local["cosines"].values()
+    assert max(early) < 0.999 < final
+    assert "cosines" not in last
+    assert all(0 <= found["accuracy"] <= 100 for found in (deep, local, last))
 
 
 def test_rotations_experiment_has_a_row_for_every_rule(tmp_path: Path) -> None:

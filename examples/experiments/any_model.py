@@ -189,9 +189,9 @@ def train(run: Run, parts: Parts) -> Result:
 
 
 def best_rate(results: Iterable[Result], **row: str) -> float | None:
-    """By seed 0 on held-out samples; None where no run of the row came through."""
+    """By seed 0 on held-out samples, of equals the smallest; None where no run of the row came through."""
     ended = [result for result in chosen(results, seed=0, **row) if result["validation"] is not None]
-    return max(ended, key=lambda result: result["validation"])["run"]["rate"] if ended else None
+    return min((-result["validation"], result["run"]["rate"]) for result in ended)[1] if ended else None
 
 
 def of_best_rate(results: list[Result], network: str, rule: str) -> list[Result]:

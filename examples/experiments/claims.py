@@ -8,6 +8,7 @@ from math import exp, log
 from statistics import mean
 from typing import NamedTuple
 
+import any_model
 import depth
 import hardware
 import local_classifiers
@@ -111,10 +112,22 @@ def of_best_rate(rule: str, network: str) -> list[Result]:
     return chosen(results, rule=rule, network=network, rate=best_rate(results, rule, network))
 
 
-def on_digits(rule: str, other: str, least: float = 0.0) -> Found:
+def digits_less(rule: str, other: str) -> dict[str, list[float]]:
     """The rule less the other, seed by seed, each at its own rate of the grid."""
-    gaps = {network: paired(of_best_rate(rule, network), of_best_rate(other, network)) for network in DIGITS}
-    return compared(gaps, least, "digits: ", 1)
+    return {network: paired(of_best_rate(rule, network), of_best_rate(other, network)) for network in DIGITS}
+
+
+def on_digits(rule: str, other: str) -> Found:
+    return compared(digits_less(rule, other), about="digits: ", digits=1)
+
+
+def in_networks(rule: str, other: str, least: float = 0.0) -> Found:
+    """On the digits, and in the networks of `any_model`."""
+    runs, names = stored("any-model/any_model"), [ROWS[rule], ROWS[other]]
+    small = digits_less(rule, other)
+    more = {name: any_model.less(runs, network, *names) for network, name in MODERN.items()}
+    verdict = every(above(gaps, least) for gaps in (*small.values(), *more.values()))
+    return Found(verdict, f"digits: {told(small, 1)}; " + f"5,000 samples: {told(more, 1)}" * any(more.values()))
 
 
 def three_layers() -> Found:
@@ -363,6 +376,10 @@ def synthetic_ranks(other: str, classes: list[int], sign: int = 1) -> Found:
 TEACHER_SETTINGS = {"teacher": "he", "normalise": "dtg", "steps": 8000}
 FTP_SETTINGS = {"hidden": [1024, 128], "activation": "tanh", "epochs": 8}
 NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-jpeg": "CIFAR-10 (JPEG copy)"}
+MODERN = {"mlp": "MLP, GELU", "resnet": "ResNet", "vit": "ViT", "characters": "character transformer"}
+"""Networks of `any_model`, by what the table calls them."""
+ROWS = {"Backprop": "backprop", "MonoForward": "mono-forward", "Ftp": "ftp", "Pepita": "pepita"}
+"""Rules of `which_rule`, by their names in `any_model`."""
 DIGITS = ("MLP, ReLU", "CNN", "CNN, BatchNorm", "transformer")
 """Networks of `which_rule` on which rules are compared."""
 
@@ -404,7 +421,8 @@ CLAIMS = [
           lambda: reached(mnist.of_settings(stored("mnist/mnist", data="mnist", rule="pepita"), {}), 98.0, "30 epochs"),
           "`published.py --systems pepita`: 100 epochs with its dropout and decay", MNIST, HERE),
     Claim(FTP, "near backpropagation", near_backprop, "`mnist.py`, as in ftp.md", MNIST, RECONSTRUCTED),
-    Claim(FTP, "above PEPITA", lambda: on_digits("Ftp", "Pepita"), "`which_rule.py`", WHICH, RECONSTRUCTED),
+    Claim(FTP, "above PEPITA", lambda: in_networks("Ftp", "Pepita"), "`which_rule.py`, `any_model.py`", WHICH,
+          RECONSTRUCTED),
     Claim(FTP, "better than backpropagation when quantised", quantised, "`hardware.py`",
           f"{EXPERIMENTS}/hardware", RECONSTRUCTED),
     Claim(FTP, "its counts of multiplications (1.01 of backpropagation's)",
@@ -432,7 +450,7 @@ CLAIMS = [
     Claim(RIDING, "remedies cost less than a point of accuracy", remedies_cost, "`free_riding.py`",
           FREE_RIDING, HERE),
     Claim("Mono-Forward", "equals backpropagation or beats it",
-          lambda: on_digits("MonoForward", "Backprop", -1.0), "`which_rule.py`", WHICH, HERE),
+          lambda: in_networks("MonoForward", "Backprop", -1.0), "`which_rule.py`, `any_model.py`", WHICH, HERE),
     Claim(HFF, "beats Forward-Forward", lambda: on_digits("Hyperspherical", "ForwardForward"), "`which_rule.py`", WHICH,
           RECONSTRUCTED),
     Claim(HFF, "scores 100 classes 40 times as fast as Forward-Forward",
