@@ -1,6 +1,6 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
-    python examples/experiments/any_model.py data/mnist FOLDER          (half an hour on one core)
+    python examples/experiments/any_model.py data/mnist FOLDER          (an hour on one core)
 
 Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
 command goes on where it was stopped. Last it prints the tables of `any_model.md`.
@@ -199,15 +199,19 @@ def of_best_rate(results: list[Result], network: str, rule: str) -> list[Result]
     return [] if rate is None else chosen(results, network=network, rule=rule, rate=rate)
 
 
-def run_row(log: Path, network: str, rule: str, parts: Parts, seeds: Sequence[int], rates: Sequence[float]) -> None:
-    """The first seed at all rates, then the others at its best."""
-    row = {"network": network, "rule": rule}
-    plain = {"samples": SAMPLES, "epochs": EPOCHS, **row}
+def row_of(results: Iterable[Result], network: str, rule: str) -> list[Run]:
+    """Seed 0 at all rates, then the others at its best, or at the last of the rates where none is known."""
+    plain: Run = {"samples": SAMPLES, "epochs": EPOCHS, "network": network, "rule": rule}
+    best = best_rate(results, network=network, rule=rule) or RATES[-1]
+    first = [{**plain, "rate": rate, "seed": SEEDS[0]} for rate in RATES]
+    return first + [{**plain, "rate": best, "seed": seed} for seed in SEEDS[1:]]
+
+
+def run_row(log: Path, network: str, rule: str, parts: Parts) -> None:
     step = partial(train, parts=parts)
-    found = run_all([{**plain, "rate": rate, "seed": seeds[0]} for rate in rates], step, log)
-    best = best_rate(found, **row)
-    if best is not None:
-        run_all([{**plain, "rate": best, "seed": seed} for seed in seeds[1:]], step, log)
+    found = run_all(row_of([], network, rule)[: len(RATES)], step, log)
+    if best_rate(found, network=network, rule=rule) is not None:
+        run_all(row_of(found, network, rule), step, log)
 
 
 def of_networks(results: list[Result], about: Callable[[str, str], str]) -> str:
@@ -260,7 +264,7 @@ def cosines(results: list[Result]) -> str:
         if not found:
             return ""
         names = hidden_units(results, network)
-        shown = names[0], names[len(names) // 2], names[-1]
+        shown = dict.fromkeys((names[0], names[len(names) // 2], names[-1]))
         return ", ".join(f"{mean(of_run[name] for of_run in found):.2f}" for name in shown)
 
     return of_networks(results, about)
@@ -276,10 +280,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="folder of MNIST as IDX files")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, help="the first, at which the rate is chosen, is 0"
-    )
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
     arguments = arguments_of(parser)
@@ -288,7 +288,7 @@ if __name__ == "__main__":
     for network in arguments.networks:
         for rule in arguments.rules:
             parts = of_text if network == "characters" else of_images
-            run_row(log, network, rule, parts, arguments.seeds, arguments.rates)
+            run_row(log, network, rule, parts)
     results = run_all([], partial(train, parts=of_images), log)
     for table in (summary(results), differences(results, "backprop"), cosines(results)):
         print(f"\n{table}")

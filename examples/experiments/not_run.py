@@ -129,14 +129,9 @@ def of_depth() -> Wanted:
 
 
 def of_network(network: str) -> Wanted:
-    runs: list[Run] = [
-        {"data": "mnist", "epochs": 2, "seed": seed, "network": network, "rule": rule, "rate": rate}
-        for seed in SEEDS
-        for rule in any_model.RULES
-        for rate in any_model.RATES
-    ]
-    results = stored("any-model/any_model", epochs=2, network=network)
-    return Wanted(f"networks of today: {network}", f"`any_model.py --networks {network} --seeds 0 1 2`", runs, results)
+    results = stored("any-model/any_model", network=network)
+    runs = [run for rule in any_model.RULES for run in any_model.row_of(results, network, rule)]
+    return Wanted(f"networks of today: {network}", f"`any_model.py --networks {network}`", runs, results)
 
 
 def of_recurrent() -> Wanted:
