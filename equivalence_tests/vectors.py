@@ -59,6 +59,7 @@ def _typical() -> dict[str, Any]:
         "gates": normal(3, 24), "recurrent_gates": normal(3, 24), "two_states": normal(3, 12),
         "of_two_states": normal(3, 12), "sequence": normal(3, 4, 2), "of_input": normal(6, 2), "of_bias": normal(6),
         "of_state": normal(6, 6) / 3, "of_output": normal(4, 6), "start": normal(3, 6), "per_step": normal(3, 4, 4),
+        "corrections": normal(3, 4, 6), "projections": normal(18, 6) / 3, "of_tokens": normal(3, 4, 6),
     }  # fmt: skip
 
 
@@ -166,14 +167,20 @@ def _calls() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "hardware.quantise(v, 3)", ALL
     yield "hardware.clipped(v, 1.0)", KINKS
     yield "hardware.product(hardware.Crossbar(4, None, None), v, square[:, :v.shape[1]])", ("typical",)
+    clean = f"{NETWORK}, layers.forward({NETWORK}, x)"
     yield f"backprop.updates({NETWORK}, x, labels)", ("typical",)
+    yield f"backprop.update_factors({clean}, v)", ("typical",)
     yield f"feedback_alignment.updates({NETWORK}, mirrored, x, labels)", ("typical",)
+    yield f"feedback_alignment.update_factors({clean}, v, mirrored)", ("typical",)
     yield f"direct_feedback_alignment.updates({NETWORK}, direct, x, labels)", ("typical",)
+    yield f"direct_feedback_alignment.update_factors({clean}, v, direct)", ("typical",)
     yield f"direct_random_target_projection.updates({NETWORK}, direct, x, labels)", ("typical",)
     yield f"pepita.updates({NETWORK}, rows_of_x, x, labels)", ("typical",)
+    yield f"pepita.update_factors({clean}, v, rows_of_x)", ("typical",)
     yield f"foton.updates({NETWORK}, x, labels)", ("typical",)
     yield f"foton.updates({NETWORK}, x, labels, linear=True)", ("typical",)
     yield f"ftp.updates({NETWORK}, of_first, x, labels)", ("typical",)
+    yield f"ftp.update_factors({clean}, v, features)", ("typical",)
     streams = f"{HIDDEN}, x, labels, (labels + 1) % 4, 4"
     for loss in ("pair_losses.threshold()", "pair_losses.symba()"):
         yield f"forward_forward.updates({streams}, goodness.mean_square, {loss})", ("typical",)
@@ -189,6 +196,24 @@ def _calls() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield f"recurrent.{cell}.vjp({operands}, {d})", ("typical",)
     of_steps = f"{STEPS}, recurrent.forward_per_step({STEPS}, start)"
     yield f"recurrent.forward_per_step({STEPS}, start).scores", ("typical",)
+    yield f"recurrent.at_steps({STEPS}[:-1], [corrections])", ("typical",)
+    yield f"recurrent.differences_per_step({of_steps}, recurrent.at_steps({STEPS}[:-1], [corrections]))", ("typical",)
+    step = f"recurrent.CellStep({CELL}, sequence[:, 0], sequence[:, 0] @ of_input.T + of_bias, recurrent.Part(0, 6, 6))"
+    tokens = "partner, of_input[partner], recurrent.Part(2, 4, 6)"
+    for own in (step, f"recurrent.TokenStep(embedding.Embedding(of_input), {tokens})"):
+        yield f"{own}.value(a)", ("typical",)
+        yield f"{own}.difference(a, u)", ("typical",)
+        yield f"{own}.adjoint(a, d)", ("typical",)
+        yield f"{own}.update(a, d)", ("typical",)
+    for causal in (False, True):
+        layer = f"attention.Attention(projections, None, of_state, of_bias, heads=2, causal={causal})"
+        yield f"{layer}.value(corrections)", ("typical",)
+        for method in ("difference", "adjoint", "update"):
+            yield f"{layer}.{method}(corrections, of_tokens)", ("typical",)
+    yield "embedding.Embedding(of_input).value(partner[:, None])", ("typical",)
+    yield "embedding.Embedding(of_input).update(partner[:, None], sequence[:, :1])", ("typical",)
+    yield "recurrent.Part(1, 4, 6).value(a)", ("typical",)
+    yield "recurrent.Part(1, 4, 6).vjp(a, d[:, :3])", ("typical",)
     yield f"recurrent.updates({STEPS}, recurrent.factors_per_step({of_steps}, per_step))", ("typical",)
     yield "forward_forward.overlay(x, labels, 4)", ("typical",)
     yield "forward_forward.readout_update(readout, features, labels)", ("typical",)
@@ -205,9 +230,13 @@ class Vector(NamedTuple):
 
 
 def evaluated(call: str, side: Side, operands: Any) -> Any:
-    """The call on a side, whose modules the expression names; `operands` are that side's arrays by name."""
+    """The call on a side, whose modules the expression names; `operands` are that side's arrays by name.
+
+    What is given one after another becomes a tuple.
+    """
     names = {node.id for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)} - set(operands)
-    return eval(call, {"__builtins__": {}}, {name: getattr(side, name) for name in names} | operands)
+    found = eval(call, {"__builtins__": {}}, {name: getattr(side, name) for name in names} | operands)
+    return tuple(found) if isinstance(found, Iterator) else found
 
 
 def vectors(module: str) -> Iterator[Vector]:

@@ -686,6 +686,7 @@ def test_help_names_every_default() -> None:
     of_one = " ".join(run("rules", "cumulative").stdout.split())
     for words in ("Settings unless given: hidden 1000-1000-1000", "remedy: ", "learn_gate: True or False; "):
         assert words in of_one
+    assert ">>>" not in of_one
     for command in ("evaluate", "predict"):
         assert "package.module:factory, " in " ".join(run(command, "--help").stdout.replace("│", " ").split())
     assert run().exit_code == 0

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from doctest import DocTestParser
 from functools import partial
 from typing import Annotated, Any
 
@@ -81,6 +82,12 @@ def answer(found: Rule | str) -> str:
     return "yes" + "".join(f"; leaves out {', '.join(names)} ({why})" for why, names in layers.items())
 
 
+def description(rule: type[Rule]) -> str:
+    """Its docstring without the examples, which are for who calls it in Python."""
+    parts = DocTestParser().parse(inspect.getdoc(rule) or "")
+    return "".join(part for part in parts if isinstance(part, str)).strip()
+
+
 def rules(
     rule: Annotated[
         str | None,
@@ -108,7 +115,7 @@ def rules(
     preset = preset_named(rule)
     output = report.console()
     output.print(f"{rule}, in Python prograde.accelerated.rules.{preset.rule.__name__}\n", markup=False)
-    output.print(inspect.getdoc(preset.rule) or "", markup=False)
+    output.print(description(preset.rule), markup=False)
     output.print(f"\nSettings unless given: {options.own_settings(rule)}", markup=False)
     output.print("\nNetworks:", markup=False)
     for kind in MODELS:
