@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .placement import Placement
 from .rule_examples import Example, refusal
-from .sides import MODULES, TwinSide
+from .sides import MODULES, TwinSide, known_activations
 from .strategies import FIXED, KinkDistance
 from .tolerance import Comparison
 
@@ -385,8 +385,8 @@ def _values(names: str | Sequence[str], values: Iterable[Any]) -> list[dict[str,
 
 def _checked(test: Any, wanted: set[str], values: dict[str, Any], twin: TwinSide) -> None:
     given = {"twin": twin, "side": twin, "compare": Comparison()}
-    KinkDistance.set_for(twin.eps)
-    with pytest.MonkeyPatch.context() as patch:
+    KinkDistance.set_for(twin.eps, known_activations(twin.package))
+    with pytest.MonkeyPatch.context() as patch, twin.leaving_out(test):
         if hasattr(test, "hypothesis"):
             patch.setattr(test, "_hypothesis_internal_use_settings", FIXED)
         test(**{name: given[name] for name in wanted}, **values)

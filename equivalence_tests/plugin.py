@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 
 from .placement import Placement
 from .results import Results
-from .sides import DTYPES, EPS, OURS, ReferenceSide, Side, TwinSide
+from .sides import DTYPES, EPS, OURS, ReferenceSide, Side, TwinSide, known_activations
 from .strategies import FIXED, KinkDistance, take_few_shapes
 from .tolerance import Comparison
 
@@ -151,6 +151,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Of another package, leaves out the examples of a property that give an option which it lacks."""
+    twin = next((side for side in pyfuncitem.funcargs.values() if isinstance(side, TwinSide)), None)
+    with contextlib.nullcontext() if twin is None else twin.leaving_out(pyfuncitem.obj):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Ends a worker whose device no longer works, so that no later test fails for it; xdist starts another."""
     report: Any = yield
@@ -163,7 +171,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def precision(request: pytest.FixtureRequest) -> str:
     """The precision of the twin, by name; what is drawn keeps clear of kinks by as much as it needs."""
     name: str = getattr(request, "param", request.config.getoption("--dtype"))
-    KinkDistance.set_for(EPS[name], _activations(request.config.getoption("--twin")))
+    KinkDistance.set_for(EPS[name], known_activations(request.config.getoption("--twin")))
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = name == "tf32"  # which is on for convolutions, whatever is said of products
     return name
@@ -199,14 +207,6 @@ def ours_only(twin: TwinSide) -> None:
     """Skips a test of what another package has in its own way."""
     if not twin.is_ours:
         pytest.skip("a promise of prograde's own")
-
-
-def _activations(package: str) -> set[str] | None:
-    """The names of those that it has, None for all."""
-    if package == OURS:
-        return None
-    module = TwinSide(package, "cpu", "float64").found("activations")
-    return None if module is None else set(getattr(module, "ACTIVATIONS", ()))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import pytest
 import torch
+from hypothesis import reject
+from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
 
 from prograde import reference
 
@@ -59,6 +61,8 @@ MODULES = (
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "convolution", "pooling", "layers")
 """What algorithms are made of, ours where a package of torch functions lacks it."""
+MOST_LEFT_OUT = 60
+"""Examples of a property left out for want of an option before it is skipped, where no other was met."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "bfloat16": 2.0**-7}
@@ -155,9 +159,9 @@ class Side:
         """
         module, table = self.layers, self.activations.ACTIVATIONS
         convolutions, dense = ((), network) if isinstance(network, Dense) else network
-        masks = [None] * (len(convolutions) + len(dense.weights)) if masks is None else masks
         found = []
-        for index, (layer, mask) in enumerate(zip(convolutions, masks, strict=False)):
+        of_convolutions = [None] * len(convolutions) if masks is None else masks
+        for index, (layer, mask) in enumerate(zip(convolutions, of_convolutions, strict=False)):
             steps = (table[layer.activation],) if mask is None else (table[layer.activation], module.Mask(mask))
             pool = module.ScaledAveragePool if isinstance(layer, Convolution) else module.MaxPool
             outlet = (pool(layer.pool),) if layer.pool > 1 else ()
@@ -172,7 +176,8 @@ class Side:
                 place = (layer.stride, layer.padding, layer.groups)
                 found.append(module.Convolution(layer.kernel, layer.bias, steps, outlet, *place))
         activations = tuple(table[name] for name in dense.activations)
-        return (*found, *module.dense_chain(dense.weights, dense.biases, activations, masks[len(found) :]))
+        masks = None if masks is None else masks[len(found) :]
+        return (*found, *module.dense_chain(dense.weights, dense.biases, activations, masks))
 
     def unshuffled(self, network: Dense | Images, x: Any) -> Any:
         """x as the first layer takes it: unshuffled for a circular convolution."""
@@ -241,26 +246,38 @@ class Used:
         if not hasattr(module, name):
             side.lack(path)
         found = getattr(module, name)
-        return found if side.is_ours else _with_its_options(found, original, lambda n: side.lack(f"{path}({n}=)"))
+        return (
+            found if side.is_ours else _with_its_options(found, original, lambda n: side.lack_option(f"{path}({n}=)"))
+        )
 
 
 def _with_its_options(function: Any, original: Any, lack: Callable[[str], NoReturn]) -> Any:
-    """The function; where it has fewer options than the original, one that calls `lack` for those it is given."""
+    """The function; where it has fewer options than the original, one that calls `lack` for those it is given.
+
+    An option that is given its default is left out: without it the function does the same.
+    """
     try:
         given, expected = signature(function).parameters, signature(original)
     except (TypeError, ValueError):  # no function, or one that does not say what it takes
         return function
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in given.values()):
         return function
-    missing = {name for name, p in expected.parameters.items() if p.default is not p.empty} - given.keys()
+    defaults = {name: p.default for name, p in expected.parameters.items() if p.default is not p.empty}
+    missing = defaults.keys() - given.keys()
 
     @wraps(function)
     def called(*arguments: Any, **options: Any) -> Any:
-        for name in missing.intersection(expected.bind(*arguments, **options).arguments):
-            lack(name)
-        return function(*arguments, **options)
+        bound = expected.bind(*arguments, **options)
+        for name in [name for name in bound.arguments if name in missing]:
+            if not _is_default(bound.arguments.pop(name), defaults[name]):
+                lack(name)
+        return function(*bound.args, **bound.kwargs)
 
     return called if missing and isfunction(original) else function
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, bool | int | float | str) and value == default)
 
 
 class Table(dict[str, Any]):
@@ -291,6 +308,8 @@ class TwinSide(Side):
     def __init__(self, package: str, device: str, dtype: str) -> None:
         self.package = package
         self.used: dict[str, None] = {}
+        self._left_out: dict[str, int] | None = None
+        self._has_an_example = False
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.eps = EPS[dtype]
@@ -337,6 +356,44 @@ class TwinSide(Side):
         """Skips the test: what is missing is not wrong. In our own package it is."""
         assert not self.is_ours, f"{self.package}.{name} is missing"
         pytest.skip(f"not there: {name}")
+
+    def lack_option(self, name: str) -> NoReturn:
+        """Leaves out this example of a property, or skips the test: other examples may do without the option."""
+        if self._left_out is not None:
+            self._left_out[name] = self._left_out.get(name, 0) + 1
+            if self._has_an_example or sum(self._left_out.values()) < MOST_LEFT_OUT:
+                reject()
+            name = ", ".join(self._left_out)
+        self.lack(name)
+
+    @contextmanager
+    def leaving_out(self, test: Any) -> Iterator[None]:
+        """Leaves out the examples of a property that give an option which the package lacks, while the test runs."""
+        handle = None if self.is_ours else getattr(test, "hypothesis", None)
+        if handle is None:
+            yield
+            return
+        inner = handle.inner_test
+
+        def noted(*arguments: Any, **named: Any) -> None:
+            try:
+                inner(*arguments, **named)
+            except UnsatisfiedAssumption:
+                raise
+            except BaseException:
+                self._has_an_example = True
+                raise
+            self._has_an_example = True
+
+        handle.inner_test, self._left_out, self._has_an_example = noted, {}, False
+        try:
+            yield
+        except Unsatisfiable:
+            if not self._left_out:
+                raise
+            self.lack(", ".join(self._left_out))
+        finally:
+            handle.inner_test, self._left_out = inner, None
 
     def found(self, name: str) -> ModuleType | None:
         """The package's own module of that name, if it has one."""
@@ -389,6 +446,12 @@ class TwinSide(Side):
         expected = {kind, "float32"} if self.dtype.itemsize < 4 else {kind}
         assert isinstance(array, list) or _kind(array) in expected, f"result in {_kind(array)}, expected {kind}"
         return found.astype(np.float64)
+
+
+def known_activations(package: str) -> set[str] | None:
+    """The names of those that a package has, None for all."""
+    module = None if package == OURS else TwinSide(package, "cpu", "float64").found("activations")
+    return None if module is None else set(getattr(module, "ACTIVATIONS", ()))
 
 
 def _kind(array: Any) -> str:

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from hypothesis.errors import UnsatisfiedAssumption
 
 from .rounding import Rounding, rounded
 from .sides import EPS, ReferenceSide, RoundedSide, Side, is_of_numbers, map_arrays
@@ -125,6 +126,8 @@ class Comparison:
         with side.noting() as used:
             try:
                 yield see
+            except UnsatisfiedAssumption:
+                raise
             except Exception as error:
                 if self.seen is None:
                     raise

@@ -81,6 +81,10 @@ def test_records_become_a_table() -> None:
     assert differences.wrong == ["off, test_part", "no ascent, test_joint"]
     assert (found.tests, found.others, found.exit_code, found.absent) == (6, 1, 1, ["losses"])
     assert found.summary == ("mine in float32 on cpu: 1 agreed, 2 refused, 2 not there, 2 not tested, in 6 tests of it")
+    assert found.table().columns[0]._cells == [
+        "activations.relu", "activations.silu", "foton.updates", "foton.differences", "foton.idle",
+    ]  # fmt: skip
+    assert "not there in activations: gelu\nnot there in foton: missing\n" in found.text(), "each module in a line"
     remarks = "\n".join(found.remarks)
     assert "not there: losses" in remarks
     assert "foton.idle accepts what is refused: x: shape" in remarks
@@ -108,7 +112,8 @@ def test_what_is_there_under_one_of_two_names_is_tested() -> None:
     """As an entry of a table, and not as an attribute of the module."""
     lacking = noted("test_a", used=("activations.relu",), outcome="skipped", said="not there: activations.relu")
     (relu,) = read("mine", [{**START, "functions": {}}, lacking, noted("test_b", used=("activations.relu",))]).functions
-    assert relu.cells == ("activations.relu", "agreed", "1", "", "", "")
+    lacks = "properties alone; not there: activations.relu"
+    assert relu.cells == ("activations.relu", "agreed", "1", "", "", lacks), "and no comparison"
 
 
 def test_exit_codes() -> None:

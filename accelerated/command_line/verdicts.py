@@ -55,7 +55,7 @@ class Verdict:
     def cells(self) -> tuple[str, ...]:
         error, bound = ("" if v is None else f"{v:.1e}" if v else "exact" for v in (self.error, self.bound))
         why = f"within {self.within}" if self.within and self.outcome == UNTESTED else self.skipped
-        where = self.where or ("" if self.outcome == AGREED else why)
+        where = self.where or (f"properties alone; {why}" if self.outcome == AGREED and self.skipped else why)
         return self.name, self.outcome, str(self.tests or ""), error, bound, where
 
 
@@ -105,11 +105,12 @@ class Verdicts:
         return lines
 
     def table(self) -> Table:
-        """Without what was not chosen to be tested."""
+        """Without what is not there, and what was not chosen to be tested."""
         table = Table(box=box.SIMPLE_HEAD)
         for head in HEADS:
             table.add_column(head, justify="right" if head in HEADS[2:5] else "left", no_wrap=head != HEADS[-1])
-        for verdict in (v for v in self.functions if v.outcome != UNTESTED or v.within or v.skipped):
+        shown = [v for v in self.functions if v.outcome != ABSENT]
+        for verdict in (v for v in shown if v.outcome != UNTESTED or v.within or v.skipped):
             table.add_row(*verdict.cells, style={REFUSED: "bold red", AGREED: ""}.get(verdict.outcome, "dim"))
         return table
 
@@ -119,7 +120,12 @@ class Verdicts:
             "\n".join([f"{verdict.name}: refused", *(f"  {said}" for said in verdict.wrong), "", verdict.example])
             for verdict in self.of(REFUSED)
         ]
-        return "\n".join([*parts, *self.remarks, self.summary])
+        lacking: dict[str, list[str]] = {}
+        for verdict in self.of(ABSENT):
+            module, _, name = verdict.name.partition(".")
+            lacking.setdefault(module, []).append(name)
+        absent = [f"not there in {module}: {', '.join(names)}" for module, names in lacking.items()]
+        return "\n".join([*parts, *absent, *self.remarks, self.summary])
 
     def json(self) -> dict[str, Any]:
         finite = [

@@ -16,6 +16,9 @@ FAULTS = [
           "({self.value(seed)})", "()",
           "test_a_property_as_code_fails_as_the_test_did", "Regex pattern did not match"),
     Fault("a function that lacks an option is not there", "equivalence_tests.sides",
-          'side.lack(f"{path}({n}=)")', "side.lack(path)",
+          'side.lack_option(f"{path}({n}=)")', "side.lack(path)",
           "test_what_is_missing_is_skipped_and_ours_may_lack_nothing", "an option"),
+    Fault("an example with an option that is not there counts as wrong", "equivalence_tests.sides",
+          "reject()", 'raise AssertionError("option")',
+          "test_what_lacks_options_is_held_to_the_examples_without_them", "option"),
 ]  # fmt: skip
