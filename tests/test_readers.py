@@ -24,6 +24,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from prograde.accelerated.training import DataError, Dataset, UserError, load
 from prograde.accelerated.training.data import pickles, reading
+from prograde.accelerated.training.data.objects import read_objects
 from prograde.accelerated.training.data.pickles import unpickled
 from prograde.accelerated.training.data.tables import read_features
 
@@ -706,6 +707,18 @@ def test_names_that_numpy_holds_as_objects_are_text() -> None:
     rows = np.random.default_rng(0).normal(size=(24, 3))
     names = np.array(["cat", "dog"] * 12, dtype=object)
     assert load((rows, names)).classes == ("cat", "dog")
+
+
+def test_a_pair_of_lists_is_read_as_one_of_arrays() -> None:
+    """And two pairs of a sample and its label, of any kind, are two samples."""
+    rows = [[float(place), 1.0 / (place + 1)] for place in range(24)]
+    labels = [0, 1] * 12
+    data, same = load((rows, labels)), load((np.array(rows), np.array(labels)))
+    assert torch.equal(data.train.images, same.train.images)
+    assert data.train.labels.tolist() == same.train.labels.tolist()
+    assert load((rows, ["cat", "dog"] * 12)).classes == ("cat", "dog")
+    for pairs in ([([0.0, 1.0], 0), ([1.0, 3.0], 1)], ((np.zeros(2), 0), (np.ones(2), 1))):
+        assert len(read_objects(pairs, None, None).train.labels) == 2
 
 
 def test_one_data_set_gives_a_test_part_too() -> None:

@@ -146,7 +146,7 @@ def load(
     - an .npz of x_train, y_train, x_test and y_test, of images, samples of other shapes, or tables, (n, features);
     - a table, .csv, .tsv or .parquet, or a folder of `train` and `test` as such.
 
-    Or it is in memory, and so is `test`: a pair of arrays or tensors; a data set of torchvision, or any other of pairs;
+    Or it is in memory, and so is `test`: a pair of arrays, tensors or lists; a data set of torchvision, or of pairs;
     one of Hugging Face, whose dict of train and test needs no `test`. Their random transforms are drawn once.
 
     `label` names a table's column of labels; `FILE:COLUMN` does so too. Where there is no test part, one sample in five

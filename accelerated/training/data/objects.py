@@ -1,6 +1,6 @@
 """Data sets in memory or of other libraries, known by what they offer: nothing of these is imported.
 
-- a pair of arrays or tensors, x and y;
+- a pair of arrays, tensors or lists, x and y;
 - Hugging Face's: rows by column, `column_names` and `features`, of which a ClassLabel has `names`;
 - torchvision's, and any other whose `data[i]` is a sample and its label, with `len`; `classes` are names if there.
 
@@ -73,7 +73,7 @@ def _read(data: Any, name: str, label: str | None) -> Read:
         return _columns(data, name, label)
     if label is not None:
         raise DataError(f"{name}: label '{label}' of a {type(data).__name__}, which has no columns; expected none")
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
+    if isinstance(data, tuple | list) and len(data) == 2 and _is_x_and_y(*data):
         x, y = (_array(each, name) for each in data)
         return x, y.tolist() if y.dtype.kind == "U" else y, ()
     if hasattr(data, "__array__"):
@@ -81,6 +81,18 @@ def _read(data: Any, name: str, label: str | None) -> Read:
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise DataError(f"{name}: of type {type(data).__name__}, expected {KINDS}")
     return _items(data, name)
+
+
+def _is_x_and_y(x: Any, y: Any) -> bool:
+    """Whether they are arrays, or lists of samples and of their labels, not two pairs of a sample and its label."""
+    if hasattr(y, "shape") or not isinstance(y, list | tuple):
+        return hasattr(x, "shape") and hasattr(y, "shape")
+    samples = hasattr(x, "shape") or (isinstance(x, list | tuple) and not any(map(_is_label, x)))
+    return samples and all(map(_is_label, y))
+
+
+def _is_label(item: Any) -> bool:
+    return isinstance(item, int | float | str)
 
 
 def _items(data: Any, name: str) -> Read:
