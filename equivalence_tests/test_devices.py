@@ -299,6 +299,7 @@ def test_waiting_is_seen(kind: str) -> None:
 
 
 BRANCHES = {
+    "_arrays.few_rows": "test_drift",
     "_arrays.generators": "test_the_devices_own_generator_is_kept_too",
     "_arrays.is_captured": "test_a_graph_is_captured_on_cuda_alone",
     "_arrays.readable": "test_no_step_waits",
