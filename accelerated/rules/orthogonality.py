@@ -15,7 +15,6 @@ from ..orthogonality import (
     defect,
     drift,
     drift_after,
-    gram,
     polar_factor,
     polar_iteration,
     polar_within,
@@ -402,10 +401,11 @@ class Orthogonality(nn.Module):
 
         The weights' Gram matrices are of one size.
         """
-        grams = {name: gram(weight) for name, weight in weights.items()}
-        first = next(iter(grams.values()))
-        identity = torch.eye(len(first), device=first.device, dtype=first.dtype)
-        ways = self._sufficient(identity - torch.stack([*grams.values()]))
+        first = next(iter(weights.values()))
+        identity = torch.eye(min(first.shape), device=first.device, dtype=first.dtype)
+        pairs = [(w, w.T) if w.shape[0] <= w.shape[1] else (w.T, w) for w in weights.values()]
+        residuals = torch.stack([torch.addmm(identity, *pair, alpha=-1) for pair in pairs])  # I - G
+        ways = self._sufficient(residuals)
         for way in dict.fromkeys(ways):
             alike = {name: weight for found, (name, weight) in zip(ways, weights.items(), strict=True) if found == way}
             if way is None and not _is_of_host(first):
@@ -414,10 +414,14 @@ class Orthogonality(nn.Module):
                 for name, weight in alike.items():
                     self._decompose(name, weight)
             elif way.steps:
-                factors = bjorck_factor(torch.stack([grams[name] for name in alike]), *way, rescale=way.steps > 2)
-                factors -= identity  # only the change is multiplied: TF32 would cut the weight's digits
-                for weight, factor in zip(alike.values(), factors, strict=True):
-                    weight.add_(factor @ weight if weight.shape[0] <= weight.shape[1] else weight @ factor)
+                found = [residual for other, residual in zip(ways, residuals.unbind(), strict=True) if other == way]
+                # I + E/2, or another polynomial; only the change is multiplied: TF32 would cut the weight's digits
+                share = 0.5 if way == Bjorck(1, 1) else 1
+                if share == 1:
+                    found = list(bjorck_factor(identity - torch.stack(found), *way, rescale=False).sub_(identity))
+                for weight, change in zip(alike.values(), found, strict=True):
+                    product = change @ weight if weight.shape[0] <= weight.shape[1] else weight @ change
+                    weight.add_(product, alpha=share)
 
     def _decompose(self, name: str, weight: Tensor) -> None:
         """The polar factor itself, in place."""
