@@ -210,6 +210,20 @@ def test_skew_kernel(twin: Side, compare: Comparison, case: Parts, rng: np.rando
     assert np.isclose(np.sum(gradient * change) / 2, np.sum(of_kernel * xi)), "quadratic in the kernel"
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (3, 0), (2, 1)])
+def test_average_pooling_of_squares_that_overlap_or_leave_gaps(
+    twin: Side, compare: Comparison, stride: int, padding: int
+):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 6, 7))
+    d = rng.standard_normal(pooling.average_pool(x, 2, stride, padding).shape)
+    back = pooling.average_pool_adjoint(x, d, 2, stride, padding)
+    assert np.isclose(np.sum(pooling.average_pool(x, 2, stride, padding) * d), np.sum(x * back)), "adjoint"
+    compare(
+        twin, "average_pool_adjoint", lambda side, *on: side.pooling.average_pool_adjoint(*on, 2, stride, padding), x, d
+    )
+
+
 @pytest.mark.parametrize("function", ["unshuffle", "scaled_average_pool"])
 def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
     with pytest.raises(ValueError, match="x: 5 x 4 pixels, expected multiples of 2"):

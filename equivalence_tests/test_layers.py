@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prograde.equivalence_tests.sides import ReferenceSide, Side
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import SMOOTH, Case, PaddedCase, cases, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
 from prograde.reference import activations, convolution, layers, orthogonality, pooling
@@ -372,3 +373,14 @@ def test_the_layer_that_does_not_fit_is_named(side: Side):
 def test_average_pooling_is_scaled_average_pooling_but_for_the_size(rng: np.random.Generator):
     h = rng.standard_normal((2, 3, 6, 4))
     assert np.allclose(pooling.scaled_average_pool(h, 2), 2 * pooling.average_pool(h, 2))
+
+
+def test_an_update_by_the_labels_that_count(side: Side):
+    """1/N in place of 1/B, a number or a tensor: nothing is divided by 0 where N is."""
+    gradient = np.array([[3.0, -6.0]])
+    expected = {0: 4 * gradient, 1: 4 * gradient, 3: 4 / 3 * gradient, 4: gradient}
+    for count, wanted in expected.items():
+        numbers = (count, torch.tensor(count)) if isinstance(side, TwinSide) else (count,)
+        for number in numbers:
+            (found,) = side.results(side.layers.per_label((side.operands(gradient),), 4, number))
+            assert np.allclose(found, wanted, rtol=4 * side.eps), f"of {count} labels"

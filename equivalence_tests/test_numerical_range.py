@@ -3,12 +3,13 @@
 A row is a call as in `vectors`, its operands, and what must come: an array in closed form, or the words of an error.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prograde.equivalence_tests.sides import Side, TwinSide
+from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.tolerance import Comparison
 from prograde.equivalence_tests.vectors import evaluated
 
@@ -146,3 +147,17 @@ def test_networks_of_extreme_sizes(twin: Side, compare: Comparison, algorithm: s
         lambda side, *arrays: evaluated(call, side, dict(zip(names, arrays, strict=True))),
         *(operands[name] for name in names),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_reference_keeps_float32(algorithm: str):
+    operands = NETWORKS["2 classes, width 6, batch 3"]
+    single = {name: on_each(found, lambda array: array.astype(np.float32)) for name, found in operands.items()}
+    call = ALGORITHMS[algorithm].format(TANH)
+    found = evaluated(call, ReferenceSide(), single | {"labels": operands["labels"]})
+    assert {array.dtype for update in found for array in update} == {np.dtype(np.float32)}
+
+
+def on_each(found: Any, change: Callable[[Any], Any]) -> Any:
+    """Of an array, or of each of some."""
+    return change(found) if isinstance(found, np.ndarray) else tuple(on_each(part, change) for part in found)

@@ -50,6 +50,13 @@ def test_feedback_of_ftp(side: Side):
     assert orthogonality.defect(orthogonal / np.sqrt(300 * bound**2 / 3)) < 1e-12
 
 
+def test_feedback_straight_from_the_output(side: Side):
+    random_feedback = side.direct_feedback_alignment.random_feedback
+    (feedback,) = drawn(side, lambda g, **place: random_feedback((300,), 10, g, 0.5, **place))
+    bound = 0.5 * np.sqrt(6 / 10)
+    assert stats.kstest(feedback.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
+
+
 def test_feedback_of_low_rank(side: Side):
     """Its entries have the mean square of the full one's."""
     left, right = drawn(side, lambda g, **place: side.ftp.low_rank_feedback(400, 10, 3, g, 0.5, **place))
