@@ -52,4 +52,44 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.forward_forward.labelled",
         "whole = replaced and (positions >= 1 or num_classes == channels)",
     ): "an input formed whole has the numbers of one whose pixels are shared; it takes longer",
+    (
+        "accelerated.rules.local.layer_aggregation.LayerAggregation.forward",
+        "return weighted(torch.where(taken, scores, 1), self.weights)",
+    ): "what is not taken has a weight of 0, whatever finite number stands there",
+    (
+        "accelerated.rules.rule.LayeredRule.activity_shapes",
+        "x = torch.zeros(1, *sample, dtype=key[1], device=self.units[0].weights[0].device)",
+    ): "in evaluation mode the shape of a sample's activities does not depend on how many samples there are",
+    (
+        "accelerated.rules.cutting._alone",
+        "if node.target not in FUNCTIONS or x in node.args[2:] or x in node.kwargs.values():",
+    ): "none of these functions runs where a setting is a tensor of samples",
+    (
+        "accelerated.rules.ftp.Ftp._first_difference",
+        "is_channels_last = h.dim() != 4 and h.is_contiguous(memory_format=torch.channels_last)",
+    ): "the order in memory changes no number",
+    (
+        "accelerated.rules.ftp.Ftp._first_difference",
+        "rows = len(h) if h.device.type != 'cpu' else PART // flat.shape[1] + 2",
+    ): "rows are worked on in parts, whose size changes no row",
+    (
+        "accelerated.orthogonality.bjorck_factor",
+        "factor = q if factor is None else factor @ q",
+    ): "both are polynomials of the Gram matrix, which commute",
+    (
+        "accelerated.rules.orthogonality.Orthogonality._restore_unseen",
+        "restored = polar_iteration(torch.stack(rows), 3 if self.tolerance >= FINE else 5)",
+    ): "four steps have converged: a fifth changes no more than rounding does",
+    (
+        "accelerated.recurrent.differences_per_step",
+        "of_step = Pass(*((*part[begin:begin + count], part[-0]) for part in clean))",
+    ): "the differences end before the output, whose pass is not looked at",
+    (
+        "accelerated.rules.foton.Foton._load_from_state_dict",
+        "if self.projection_every > 0:",
+    ): "a projection that every step renews need not be kept",
+    (
+        "accelerated.forward_forward.label_scores",
+        "at_once = max(2, candidates // x.shape[0])",
+    ): "how many labels are scored at once changes no score",
 }

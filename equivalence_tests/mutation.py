@@ -108,7 +108,7 @@ DROPPED = {
 
 UNSWAPPED = {
     *("isinstance", "zip", "getattr", "hasattr", "range", "map"),
-    *("logaddexp", "max", "maximum", "min", "minimum", "clip", "transpose"),
+    *("addcmul", "addcmul_", "logaddexp", "max", "maximum", "min", "minimum", "clip", "transpose"),
 }
 """Functions whose arguments are not swapped: the first call would end in an error, or nothing would change."""
 
@@ -196,7 +196,7 @@ ANNOTATIONS = {"annotation", "returns", "decorator_list"}
 
 
 def places(tree: ast.AST, function: str = "", statement: ast.stmt | None = None) -> Iterator[Place]:
-    """Every expression below, but for those in messages of errors, assertions, annotations and decorators."""
+    """Every expression below, but for those in messages of errors, warnings, assertions, annotations and decorators."""
     for field, found in ast.iter_fields(tree):
         if field in ANNOTATIONS:
             continue
@@ -207,6 +207,10 @@ def places(tree: ast.AST, function: str = "", statement: ast.stmt | None = None)
                 continue
             if isinstance(node, ast.keyword) and node.arg == "strict":
                 continue
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+                continue
+            if isinstance(node, ast.UnaryOp) and getattr(getattr(tree, "func", None), "attr", "") == "reshape":
+                continue  # NumPy takes any negative size for the one that is not told
             inside, around = function, node if isinstance(node, ast.stmt) else statement
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 inside = f"{function}.{node.name}".strip(".")
@@ -341,14 +345,18 @@ class Mutator:
         return found
 
     def tests_of(self, module: str, functions: set[Key]) -> list[int]:
-        """Tests that pass without the mutant and call one of the functions; of none, that call or name the module."""
+        """Tests that pass without the mutant and call one of the functions; of none, that call or name the module.
+
+        In the order in which they run: those of the module's own file or with its name, then the quickest.
+        """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         found = []
         for index, test in self.observed.items():
             item, of_module = self.items[index], any(of == file for of, _ in test.called)
             concerned = functions & test.called if functions else of_module or name in item.name
             if concerned and test.passed:
-                found.append((item.path.name != f"test_{name}.py", test.seconds, index))
+                own = item.path.name == f"test_{name}.py" or f"[{name}]" in item.name
+                found.append((not own, test.seconds, index))
         spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
         return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]
 

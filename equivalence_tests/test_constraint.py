@@ -1007,3 +1007,22 @@ def test_a_published_step_that_diverges_is_named(twin: TwinSide):
         rule.units[-1].module.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="weight of layer '2': not finite at step 1"):
         rule.constrain()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int]):
+    weight, rows = torch.randn(shape, dtype=torch.float64), torch.tensor([0, 2])
+    gram = weight @ weight.T if shape[0] <= shape[1] else weight.T @ weight
+    expected = (gram - torch.eye(min(shape))).abs()
+    assert torch.isclose(orthogonality._largest_entry(weight, rows), expected[rows].max())
+    assert torch.isclose(orthogonality._largest_of_diagonal(weight), expected.diagonal().max())
+
+
+def test_a_small_residual_takes_one_step_of_the_lowest_order():
+    """|E| < 1 in the Frobenius norm, and the square of a column's within the tolerance: (1, 1) is proven."""
+    rule = Foton(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), orthogonality_tolerance=TOLERANCE)
+    constraint = rule.orthogonality
+    assert constraint is not None
+    assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
+    assert constraint._of_norms(0.05, 0.06, 1.1) is None
+    assert constraint._of_norms(0.05, 0.08, 0.9) is None

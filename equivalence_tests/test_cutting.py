@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prograde.accelerated.rules import Backprop
+from prograde.accelerated.rules import Backprop, Foton
 from prograde.accelerated.rules.cutting import Part, check_same, parts
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
@@ -526,3 +526,9 @@ def test_compiled_modules_are_units():
     model, x = Tied(), torch.randn(3, 8)
     model.b = torch.compile(model.b, backend="eager")
     assert refusal(lambda: parts(model, ["a", "b"], x)) == "accepted", "compiled"
+
+
+def test_a_lazy_layer_among_others_is_named_before_an_example_is_run():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="layer '2': its parameters are not there yet"):
+        Foton(model, example=torch.randn(2, 4))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from prograde.accelerated import hardware as hardware_twin
 from prograde.accelerated.activations import ACTIVATIONS
 from prograde.accelerated.modules import OrthogonalConv2d, RecurrentNetwork
 from prograde.accelerated.rules import (
@@ -374,6 +375,17 @@ def test_random_noise(side: Side):
 
 
 # Rules on crossbars
+
+
+def test_one_matrix_for_all_samples_is_driven_once():
+    """PyTorch multiplies rows of samples by a matrix in this way, too."""
+    rule = Hardware(Backprop(nn.Sequential(nn.Linear(3, 4))), bits=4)
+    weight = rule.rule.units[0].weights[0].detach()
+    x = torch.randn(2, 5, 3)
+    with rules_hardware._Crossbars(rule, [weight]):
+        found = torch.bmm(x, weight.T.expand(2, 3, 4))
+    expected = hardware_twin.product(rule.crossbar, x.flatten(0, 1), weight, None).unflatten(0, (2, 5))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.fixture

@@ -282,3 +282,10 @@ def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
     before = loaded.theta.detach().clone()
     loaded.assign_credit(3 * x, y)
     assert torch.equal(loaded.theta, before), "thresholds set twice"
+
+
+def test_a_threshold_begins_at_any_size(side: Side):
+    """Where softplus is its argument, and e^mean is no number."""
+    module, large = side.hybrid_dynamic_temperature, np.full((1, 3), 1e4)
+    with np.errstate(all="raise"):
+        assert side.results(module.warm_start(*side.operands((large, large)))).tolist() == [1e4]

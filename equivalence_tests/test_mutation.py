@@ -87,7 +87,7 @@ def test_a_mutant_meets_the_tests_of_its_function():
     mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set())
     mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[foton]"))
     assert mutator.tests_of("reference.foton", called) == [2, 1, 0]
-    assert mutator.tests_of("reference.foton", set()) == [4, 2, 1, 0, 7], "at import: every test of the module"
+    assert mutator.tests_of("reference.foton", set()) == [4, 2, 7, 1, 0], "at import: every test of the module"
 
 
 def test_forks_take_items_as_they_are_free():

@@ -457,3 +457,20 @@ def test_what_chooses_and_joins_layers_knows_which_labels_are_ignored(aggregatio
         expected = nn.functional.cross_entropy(rule(x), y, ignore_index=-1)
         *_, of_readout = rule.stream(x, y)
         torch.testing.assert_close(of_readout.loss, expected.detach())
+
+
+def test_losses_of_labels_are_shaped_as_labels():
+    """A mean over scores is over those of one label, of which a sample may have many; a function is of all of them."""
+    scores, numbers = torch.rand(2, 4, 5, 3, dtype=torch.float64)
+    found = read_loss(nn.MSELoss()).of_labels(scores, numbers)
+    torch.testing.assert_close(found, (scores - numbers).square().mean(dim=2))
+    own = read_loss(lambda given, targets: (given - targets).square().mean())
+    assert own.of_labels(scores[0], numbers[0]).shape == (5,)
+
+
+@pytest.mark.parametrize("rule", [Backprop, MonoForward, *DIRECT])
+def test_one_sample_of_tokens(rule: Any):
+    model, x, y = tokens()
+    built = rule(model, example=x, generator=seeded(1))
+    once = built.assign_credit(x[:1], y[:1].clamp(min=0))
+    torch.testing.assert_close(built.assign_credit(x[[0, 0]], y[[0, 0]].clamp(min=0)), once)

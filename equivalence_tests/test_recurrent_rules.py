@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -378,6 +379,21 @@ def test_units_that_are_not_the_model_are_refused():
             BackpropThroughTime(model, units=model.units).assign_credit(x, y)
         assert torch.equal(state, torch.get_rng_state())
         assert model.training
+    model = Own()
+    tripled = type("Tripled", (Own,), {"forward": lambda self, x, lengths=None: 3 * Own.forward(self, x, lengths)})()
+    with pytest.raises(ValueError, match="apart from theirs") as caught:
+        RecurrentFtp(tripled, units=tripled.units, example=x)
+    apart, size = map(
+        float, re.findall(r"scores (\S+) apart from theirs, where these are (\S+) at", str(caught.value))[0]
+    )
+    assert np.isclose(apart / size, 2 / 3, rtol=1e-2), "apart from the units', beside the model's"
+    with torch.no_grad():
+        model.head.weight *= 1e9
+        tripled.head.weight.zero_()
+        tripled.head.bias.fill_(1e-9)
+    RecurrentFtp(model, units=model.units, example=x)
+    with pytest.raises(ValueError, match="apart from theirs"):
+        RecurrentFtp(tripled, units=tripled.units, example=x)
     steps_first, own, both = Own(batch_first=False), Own(), Own(several=True)
     steps_first.forward = lambda x: steps_first.head(steps_first.rnns[0](x)[0][-1])  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, ...\)"):

@@ -289,3 +289,5 @@ def test_what_cannot_be_recomputed_is_refused_by_name():
             layers = nn.Linear(WIDTH, WIDTH), module, nn.ReLU(), nn.Linear(WIDTH, CLASSES)
             with pytest.raises(ValueError, match="recompute: True, but unit '0' has modules that a second clean pass"):
                 rule(nn.Sequential(*layers), recompute=True, example=torch.randn(2, WIDTH))
+        with pytest.raises(ValueError, match="recompute: True, but unit '0' has modules that a second clean pass"):
+            rule(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), *dense(1)), recompute=True)
