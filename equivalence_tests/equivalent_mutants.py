@@ -92,4 +92,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.forward_forward.label_scores",
         "at_once = max(2, candidates // x.shape[0])",
     ): "how many labels are scored at once changes no score",
+    (
+        "accelerated.rules.output_loss.Loss._in_share",
+        "return found if self.share == 2 else self.share * found",
+    ): "a share of 1 changes nothing, and none is 2",
+    (
+        "reference.orthogonality.convergence_limit",
+        "squares = [1 - root.real for root in map(complex, roots) if abs(root.imag) < 1e-09 and root.real <= -1e-09]",
+    ): "no root lies on the bound",
 }

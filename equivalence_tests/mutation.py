@@ -347,7 +347,7 @@ class Mutator:
     def tests_of(self, module: str, functions: set[Key]) -> list[int]:
         """Tests that pass without the mutant and call one of the functions; of none, that call or name the module.
 
-        In the order in which they run: those of the module's own file or with its name, then the quickest.
+        In the order in which they run: those of the module's own files or with its name, then the quickest.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         found = []
@@ -355,7 +355,7 @@ class Mutator:
             item, of_module = self.items[index], any(of == file for of, _ in test.called)
             concerned = functions & test.called if functions else of_module or name in item.name
             if concerned and test.passed:
-                own = item.path.name == f"test_{name}.py" or f"[{name}]" in item.name
+                own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name
                 found.append((not own, test.seconds, index))
         spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
         return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]

@@ -238,6 +238,7 @@ def test_what_of_tokens_is_refused():
         ),
     ):
         assert refusal(build).startswith(message), refusal(build)
+    SymBa(token_model(4), example=x)  # room for a label each
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
