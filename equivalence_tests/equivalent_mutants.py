@@ -100,4 +100,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "reference.orthogonality.convergence_limit",
         "squares = [1 - root.real for root in map(complex, roots) if abs(root.imag) < 1e-09 and root.real <= -1e-09]",
     ): "no root lies on the bound",
+    (
+        "accelerated.foton.error_projection",
+        "if index >= 0:",
+    ): "what is before the first layer is taken for the output's outlet, which is none",
 }

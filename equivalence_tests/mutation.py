@@ -108,7 +108,7 @@ DROPPED = {
 
 UNSWAPPED = {
     *("isinstance", "zip", "getattr", "hasattr", "range", "map"),
-    *("addcmul", "addcmul_", "logaddexp", "max", "maximum", "min", "minimum", "clip", "transpose"),
+    *("addcmul", "addcmul_", "logaddexp", "max", "maximum", "min", "minimum", "clip", "swapaxes", "transpose"),
 }
 """Functions whose arguments are not swapped: the first call would end in an error, or nothing would change."""
 
