@@ -104,4 +104,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.foton.error_projection",
         "if index >= 0:",
     ): "what is before the first layer is taken for the output's outlet, which is none",
+    (
+        "accelerated.normalisations.direction",
+        "return torch.where(length <= eps, 0, v / length).to(v.dtype)",
+    ): "what a length of eps or less gives is replaced",
+    (
+        "reference.orthogonality.orthogonal",
+        "q = q / np.sign(np.diag(r))",
+    ): "a sign is its own inverse",
 }

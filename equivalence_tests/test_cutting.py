@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prograde.accelerated.rules import Backprop, Foton
+from prograde.accelerated.rules import Backprop, Foton, MonoForward
 from prograde.accelerated.rules.cutting import Part, check_same, parts
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
@@ -481,6 +481,8 @@ def test_units_that_are_not_the_model():
     assert ", in evaluation mode; expected all that" in other, "dropout that is not of the model"
     found[2] = nn.Sequential(model.get_submodule("fc1"), nn.ReLU())
     assert ", in evaluation mode; expected all that" in refusal(lambda: parts(model, found, x)), "another activation"
+    rule, y = MonoForward(model, units=found), torch.zeros(len(x), dtype=torch.long)
+    assert ", in evaluation mode; expected all that" in refusal(lambda: rule.assign_credit(x, y)), "at the first batch"
     order = refusal(lambda: parts(model, found[::-1], x))
     assert order.startswith("units: 'fc2' does not take what comes before it (mat1 and mat2 shapes"), order
     shape = refusal(lambda: parts(model, [*found, nn.Unflatten(1, (1, 3))], x))

@@ -386,3 +386,10 @@ def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
     compiled = torch.compile(weights, fullgraph=True, backend="eager")
     for ours, eager in zip(compiled(case.x, case.labels), weights(case.x, case.labels), strict=True):
         assert torch.equal(ours, eager)
+
+
+def test_a_shortcut_of_other_channels_is_put_behind(side: Side):
+    module, (x, saved) = side.local_classifiers, side.operands((np.ones((2, 3, 4, 4)), np.zeros((2, 5, 4, 4))))
+    found = side.results(module.joined(x, saved, module.Shortcut(0, 1, "concatenate", 1)))
+    assert found.shape == (2, 8, 4, 4)
+    assert found.sum(axis=(0, 2, 3)).tolist() == [32] * 3 + [0] * 5

@@ -288,3 +288,9 @@ def test_the_twin_goes_through_functorch_and_make_fx(twin: TwinSide):
     assert torch.allclose(torch.func.vmap(cross_entropy)(scores, labels), each)
     traced = make_fx(lambda s, y: cross_entropy(s, y))(scores[0], labels[0])
     assert torch.allclose(traced(scores[0], labels[0]), each[0])
+
+
+@pytest.mark.parametrize("by", [{"label_smoothing": 0.1}, {"class_weight": np.array([1.0, 2.0])}])
+def test_the_reference_keeps_float32(by: dict[str, Any]):
+    scores, labels = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
+    assert losses.cross_entropy_gradient(scores, labels, **by).dtype == np.float32

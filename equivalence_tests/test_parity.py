@@ -60,6 +60,12 @@ def fields(kind: type) -> tuple[str, ...]:
     return tuple(name for name in found if not name.startswith("_"))
 
 
+def field_defaults(kind: type) -> dict[str, object]:
+    """Of a NamedTuple."""
+    given: dict[str, object] = kind._field_defaults  # type: ignore[attr-defined]
+    return {name: comparable(default, kind) for name, default in given.items()}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_same_parameters(module: str, twin: TwinSide):
     ours, theirs = getattr(reference, module), twin.found(module)
@@ -70,5 +76,7 @@ def test_same_parameters(module: str, twin: TwinSide):
             assert parameters(original) == parameters(copy), f"{module}.{name}"
         elif inspect.isclass(original):
             assert fields(original) == fields(copy), f"{module}.{name}"
+            if hasattr(original, "_field_defaults") and hasattr(copy, "_field_defaults"):
+                assert field_defaults(original) == field_defaults(copy), f"{module}.{name}"
         elif isinstance(original, dict):
             assert original.keys() == copy.keys(), f"{module}.{name}"

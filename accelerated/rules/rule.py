@@ -700,7 +700,7 @@ class LayeredRule(Rule):
             for name, norm in self.batch_norms():
                 raise one_sample(name, norm)
         if self._unchecked:
-            check_same(self.model, self._unchecked, x)
+            check_same(self.model, self._unchecked, x.contiguous())  # which a model may view
             self._unchecked = []
         if not self._is_tried and self._run and self.runs_twice:
             self._check_repeated(x)
