@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prograde.accelerated.rules import Backprop, Foton, MonoForward
+from prograde.accelerated.rules import Backprop, DirectFeedbackAlignment, Foton, MonoForward
 from prograde.accelerated.rules.cutting import Part, check_same, parts
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
@@ -490,6 +490,15 @@ def test_units_that_are_not_the_model():
         "units: one after another they give (5, 1, 3), not (5, 3), in evaluation mode; expected all that the model "
         "computes, in the order in which it does"
     )
+
+
+@pytest.mark.parametrize("rule", [Backprop, DirectFeedbackAlignment])
+def test_a_model_may_view_what_it_convolves(rule: Any):
+    """x.view(len(x), -1) refuses maps whose channels come last, as the layers alone are given them."""
+    model, x, names, _ = build("functions")
+    built, y = rule(model, units=names, example=x), torch.zeros(len(x), dtype=torch.long)
+    built.assign_credit(x, y)
+    torch.testing.assert_close(built.eval()(x), model(x))
 
 
 def test_zeros_hide_no_difference():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._autocast import lowered, outside
-from .cutting import Units, no_tensor
+from .cutting import Units, default_strides, no_tensor
 from .local.module_rule import ModuleRule
 from .orthogonality import Orthogonality, hidden_weights
 from .output_loss import LossLike, Targets, read_loss
@@ -67,7 +67,7 @@ class Backprop(OutputLoss, ModuleRule):
         """The units' updates; with the last one come those of parameters that belong to no unit, as normalisations'."""
         x = self.checked(x, y)
         with torch.enable_grad(), lowered():
-            scores = self.model(x)
+            scores = self.model(default_strides(self.model, x))
             if not isinstance(scores, Tensor):
                 raise no_tensor(scores)
             loss = self.output_loss(scores, y)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._arrays import generators, readable, wide
 from .._autocast import Region, in_full, region_on, step_in
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
-from .cutting import Units, check_same, parts, untouched
+from .cutting import Units, check_same, default_strides, parts, untouched
 from .export import Inference
 from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
@@ -700,7 +700,7 @@ class LayeredRule(Rule):
             for name, norm in self.batch_norms():
                 raise one_sample(name, norm)
         if self._unchecked:
-            check_same(self.model, self._unchecked, x.contiguous())  # which a model may view
+            check_same(self.model, self._unchecked, x)
             self._unchecked = []
         if not self._is_tried and self._run and self.runs_twice:
             self._check_repeated(x)
@@ -775,7 +775,7 @@ class OutputLoss(Rule):
         self.loss.for_scores(self.num_classes, next(self.model.parameters()))
 
     def scores(self, x: Tensor) -> Tensor:
-        found: Tensor = self.model(x)
+        found: Tensor = self.model(default_strides(self.model, x))
         return found
 
     def inference(self) -> nn.Module:
