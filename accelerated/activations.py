@@ -123,11 +123,11 @@ def _silu_difference(a: Array, u: Array) -> Array:
     return s.lerp_(t, of_a).mul_(u).addcmul_(b.lerp_(a, of_a), change)
 
 
-identity = Activation(_identity_value, _identity_multiply, _identity_multiply, _identity_multiply)
-relu = Activation(torch.relu, _relu_multiply, _relu_multiply, _relu_difference)
-tanh = Activation(torch.tanh, _tanh_multiply, _tanh_multiply, _tanh_difference)
-gelu = Activation(functional.gelu, _gelu_multiply, _gelu_multiply, _gelu_difference)
-silu = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)
+identity: Activation = Activation(_identity_value, _identity_multiply, _identity_multiply, _identity_multiply)
+relu: Activation = Activation(torch.relu, _relu_multiply, _relu_multiply, _relu_difference)
+tanh: Activation = Activation(torch.tanh, _tanh_multiply, _tanh_multiply, _tanh_difference)
+gelu: Activation = Activation(functional.gelu, _gelu_multiply, _gelu_multiply, _gelu_difference)
+silu: Activation = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)
 
 
 def _pairs(a: Array) -> tuple[Array, Array]:
@@ -160,7 +160,7 @@ def _maxmin_difference(a: Array, u: Array) -> Array:
     return _interleave(u_second + gap, u_first - gap)
 
 
-maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, _maxmin_difference)
+maxmin: Activation = Activation(_maxmin, _maxmin_permute, _maxmin_permute, _maxmin_difference)
 """GroupSort with groups of two: units 2i and 2i+1 become their maximum and minimum (Anil et al., 2019).
 
 Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.

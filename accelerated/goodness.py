@@ -76,9 +76,9 @@ def _one_by_width(h: Array) -> Array:
     return torch.full_like(h, 1 / math.prod(h.shape[1:]))
 
 
-sum_of_squares = Goodness(_sum_of_squares, _twice, float)
-mean_square = Goodness(_mean_square, _twice_by_width, _one)
-mean_activation = Goodness(_mean, _one_by_width, _one)
+sum_of_squares: Goodness = Goodness(_sum_of_squares, _twice, float)
+mean_square: Goodness = Goodness(_mean_square, _twice_by_width, _one)
+mean_activation: Goodness = Goodness(_mean, _one_by_width, _one)
 
 
 # Magnitudes are compared, which are exact in every precision: squares of half precision are equal, 0 or infinite for
@@ -117,7 +117,7 @@ def _first(n: int) -> int:
     return 1
 
 
-maximum = _largest(_first)
+maximum: Goodness = _largest(_first)
 """The largest square."""
 
 

@@ -129,7 +129,7 @@ def _gru_difference(p: Array, q: Array, h: Array, s: Array, u: Array, v: Array) 
     return n_difference + z_difference * (h - torch.tanh(a_n)) + (z - z_difference) * (v - n_difference)
 
 
-gru = Cell(3, _gru_value, _gru_vjp, _gru_difference)
+gru: Cell = Cell(3, _gru_value, _gru_vjp, _gru_difference)
 """The gated recurrent unit, as PyTorch has it."""
 
 
@@ -175,7 +175,7 @@ def _lstm_difference(p: Array, q: Array, h: Array, s: Array, u: Array, v: Array)
     return torch.cat([h_difference, c_difference], dim=1)
 
 
-lstm = Cell(4, _lstm_value, _lstm_vjp, _lstm_difference, parts=2)
+lstm: Cell = Cell(4, _lstm_value, _lstm_vjp, _lstm_difference, parts=2)
 """The long short-term memory, as PyTorch has it."""
 
 CELLS = {"elman": elman(), "relu": elman(relu), "gru": gru, "lstm": lstm}

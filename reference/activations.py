@@ -68,10 +68,10 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     return _elementwise(lambda a: a * derivative(a), derivative)
 
 
-identity = _elementwise(lambda a: a, np.ones_like)
-relu = leaky_relu(0.0)
+identity: Activation = _elementwise(lambda a: a, np.ones_like)
+relu: Activation = leaky_relu(0.0)
 # 1 - tanh(a)^2 = 4 s(2a) s(-2a), s(a) = 1 / (1 + exp(-a)): nothing is subtracted from 1, so that no a is too large.
-tanh = _elementwise(np.tanh, lambda a: 4 * expit(2 * a) * expit(-2 * a))
+tanh: Activation = _elementwise(np.tanh, lambda a: 4 * expit(2 * a) * expit(-2 * a))
 
 
 def _normal(a: Array) -> Array:
@@ -80,9 +80,11 @@ def _normal(a: Array) -> Array:
 
 
 # a P(a) (Hendrycks and Gimpel, 2016), and P(a) + a p(a) with the normal density p.
-gelu = _elementwise(lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
+gelu: Activation = _elementwise(
+    lambda a: a * _normal(a), lambda a: _normal(a) + a * np.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)
+)
 # a s(a), s(a) = 1 / (1 + exp(-a)), whose derivative is s(a) s(-a) (Elfwing, Uchibe and Doya, 2018).
-silu = _elementwise(lambda a: a * expit(a), lambda a: expit(a) * (1 + a * expit(-a)))
+silu: Activation = _elementwise(lambda a: a * expit(a), lambda a: expit(a) * (1 + a * expit(-a)))
 
 
 def _pairs(a: Array) -> tuple[Array, Array]:
@@ -110,7 +112,7 @@ def _maxmin_permute(a: Array, direction: Array) -> Array:
 
 
 # A swap of two units is its own transpose, so jvp and vjp are one function.
-maxmin = Activation(_maxmin, _maxmin_permute, _maxmin_permute, lambda a, u: _maxmin(a) - _maxmin(a - u))
+maxmin: Activation = Activation(_maxmin, _maxmin_permute, _maxmin_permute, lambda a, u: _maxmin(a) - _maxmin(a - u))
 """GroupSort with groups of two: units 2i and 2i+1 become their maximum and minimum (Anil et al., 2019).
 
 Piecewise a permutation, hence norm-preserving. Raises ValueError for an odd number of units.

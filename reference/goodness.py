@@ -75,17 +75,17 @@ def _rows(h: Array) -> Array:
     return h.reshape(len(h), -1)  # (batch, n)
 
 
-sum_of_squares = Goodness(
+sum_of_squares: Goodness = Goodness(
     value=lambda h: np.sum(_rows(h) ** 2, axis=1),
     gradient=lambda h: 2 * h,
     scale=lambda n: float(n),
 )
-mean_square = Goodness(
+mean_square: Goodness = Goodness(
     value=lambda h: np.mean(_rows(h) ** 2, axis=1),
     gradient=lambda h: 2 * h / _rows(h).shape[1],
     scale=lambda n: 1.0,
 )
-mean_activation = Goodness(
+mean_activation: Goodness = Goodness(
     value=lambda h: np.mean(_rows(h), axis=1),
     gradient=lambda h: np.full_like(h, 1 / _rows(h).shape[1]),
     scale=lambda n: 1.0,
@@ -124,7 +124,7 @@ def top_k(share: float = 0.02) -> Goodness:
     return _largest(lambda n: math.ceil(share * n * (1 - 1e-12)))  # 0.07 of 100 is 7, not 7.000000000000001
 
 
-maximum = _largest(lambda n: 1)
+maximum: Goodness = _largest(lambda n: 1)
 """The largest h_j^2, equation (b)."""
 
 

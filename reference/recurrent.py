@@ -158,7 +158,7 @@ def _gru_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Arra
     return np.concatenate([d_r, d_z, d_n], axis=1), np.concatenate([d_r, d_z, d_n * r], axis=1), d * z
 
 
-gru = Cell(3, _gru_value, _gru_vjp, _of_values(_gru_value))
+gru: Cell = Cell(3, _gru_value, _gru_vjp, _of_values(_gru_value))
 """The cell of equation (3)."""
 
 
@@ -183,7 +183,7 @@ def _lstm_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Arr
     return delta, delta, np.concatenate([np.zeros_like(old), d_c * f], axis=1)
 
 
-lstm = Cell(4, _lstm_value, _lstm_vjp, _of_values(_lstm_value), parts=2)
+lstm: Cell = Cell(4, _lstm_value, _lstm_vjp, _of_values(_lstm_value), parts=2)
 """The cell of equation (4)."""
 
 CELLS = {"elman": elman(), "relu": elman(relu), "gru": gru, "lstm": lstm}

@@ -32,7 +32,7 @@ FAULTS = [
           "leaky_relu_backward(direction, -a, negative_slope, False)",
           "test_value_and_derivatives", "leaky_relu.jvp"),
     Fault("gelu by its approximation with tanh", "accelerated.activations",
-          "gelu = Activation(functional.gelu,", 'gelu = Activation(partial(functional.gelu, approximate="tanh"),',
+          "gelu: Activation = Activation(functional.gelu,", 'gelu: Activation = Activation(partial(functional.gelu, approximate="tanh"),',
           "test_pytorchs_own_functions", "gelu.value"),
     Fault("gelu's derivative without its density", "reference.activations",
           "_normal(a) + a * np.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)", "_normal(a)",
@@ -44,8 +44,8 @@ FAULTS = [
           "b.lerp_(a, of_a), change)", "a.lerp(b, of_a), change)",
           "test_difference", "silu.difference"),
     Fault("silu's difference by two values", "accelerated.activations",
-          "silu = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)",
-          "silu = Activation(functional.silu, *(_silu_multiply,) * 2, "
+          "silu: Activation = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)",
+          "silu: Activation = Activation(functional.silu, *(_silu_multiply,) * 2, "
           "lambda a, u: functional.silu(a) - functional.silu(a - u))",
           "test_differences_do_not_cancel", "silu cancels"),
     Fault("GELU's approximation read as the exact one", "accelerated.modules.activations",
