@@ -3,10 +3,12 @@
 An example runs on the twin, too, with tensors in the place of arrays. What PyTorch's side alone has, has examples too.
 """
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 from collections.abc import Callable
 from doctest import DocTest, DocTestParser, DocTestRunner, OutputChecker
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from prograde import accelerated, equivalence_tests, reference
-from prograde.accelerated import command_line, modules, parallel, rules, training
+from prograde.accelerated import _arrays, command_line, modules, parallel, rules, training
 from prograde.equivalence_tests.test_arguments import ROWS
 
 CITED = re.compile(r"[Ee]quations? ((?:\(\w+\)(?:, | and | to | or )?)+)")
@@ -199,6 +201,36 @@ def test_every_package_is_looked_at() -> None:
     assert set(PACKAGES.values()) - {equivalence_tests} <= set(found)
     public = [(package, name) for package in found for name in getattr(package, "__all__", ())]
     assert [(package.__name__, name) for package, name in public if id(getattr(package, name)) not in looked_at] == []
+
+
+def silent(items: dict[str, Any]) -> list[str]:
+    """Functions, and classes by what makes them, that raise or check an argument and do not say so."""
+    found = []
+    for name, item in items.items():
+        makers = ("__post_init__", "__init__")
+        maker = next(filter(None, map(vars(item).get, makers)), None) if inspect.isclass(item) else item
+        if inspect.isfunction(maker) and not maker.__code__.co_filename.startswith("<"):  # a dataclass's own
+            nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(maker)))))
+            called = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+            refuses = any(isinstance(node, ast.Raise) for node in nodes) or any("check_" in name for name in called)
+            if refuses and not re.search(r"[Rr]aise|refuse|errors as for", f"{item.__doc__}{maker.__doc__}"):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["modules", "parallel", "rules", "training"])
+def test_what_a_package_refuses_is_said(name: str) -> None:
+    package = PACKAGES[name]
+    assert silent({public: getattr(package, public) for public in package.__all__}) == []
+
+
+def test_a_silent_refusal_is_seen() -> None:
+    def halved(n: int) -> int:
+        """Half of n."""
+        _arrays.check_count("n", n)
+        return n // 2
+
+    assert silent({"halved": halved}) == ["halved"]
 
 
 SHAPE = re.compile(

@@ -18,6 +18,9 @@ class OrthogonalConv2d(nn.Module):
     network, FOTON gives a layer backpropagation's update where out_channels <= in_channels and nothing before it widens
     either. There is no padding and no stride to choose.
 
+    Raises ValueError unless channels and kernel size are positive, and for a kernel that one channel in and out
+    cannot have.
+
     >>> x = torch.eye(4)[None, None].expand(1, 2, 4, 4)
     >>> y = OrthogonalConv2d(2, 3, 3, bias=False)(x)
     >>> y.shape, torch.allclose(y.norm(), x.norm(), atol=1e-4)
@@ -63,6 +66,8 @@ class ScaledAvgPool2d(nn.Module):
     """Average pooling times kernel_size, which keeps the norms of what it averages; its stride is kernel_size.
 
     (batch, channels, height, width) to (batch, channels, height / kernel_size, width / kernel_size).
+
+    Raises ValueError unless the kernel size is positive.
 
     >>> ScaledAvgPool2d(2)(torch.ones(1, 1, 2, 4)).tolist()
     [[[[2.0, 2.0]]]]

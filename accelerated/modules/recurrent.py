@@ -22,6 +22,8 @@ class RecurrentNetwork(nn.Module):
     nn.RNN with tanh, "relu", the same with ReLU, "gru" or "lstm". Initial weights are PyTorch's, except Elman's state
     matrices, which are orthogonal: activations and gradients first keep their norms.
 
+    Raises ValueError for an unknown cell and for sizes that are not positive.
+
     >>> x = torch.ones(2, 5, 3)
     >>> RecurrentNetwork(3, 4, 2)(x).shape, RecurrentNetwork(3, 4, 2, "gru", per_step=True)(x).shape
     (torch.Size([2, 2]), torch.Size([2, 5, 2]))

@@ -19,6 +19,8 @@ class Rotation(nn.Module):
     number of features. Without an activation the layer keeps all norms, as long as Q is orthogonal, which
     `Foton.constrain` sees to. W is skew for any Q. Many layers want small angles: 0.15 for 50, say.
 
+    Raises ValueError unless there is an even number of features.
+
     >>> x = torch.tensor([[3.0, 4.0]])
     >>> torch.allclose(Rotation(2, 0.5, bias=False)(x).norm(), torch.tensor(5.0))
     True

@@ -13,6 +13,8 @@ class ShortcutNetwork(nn.Module):
     `stem` comes before the blocks and `head` behind them. Under a local rule every block is one Conv2d or Linear with
     the layers that follow it. For shortcuts see `prograde.reference.local_classifiers`.
 
+    Raises ValueError for a shortcut that does not lead from one block to a later one.
+
     >>> model = resnet17(2, planes=(4, 8, 16, 32))
     >>> isinstance(model, ShortcutNetwork), model(torch.ones(1, 3, 32, 32)).shape
     (True, torch.Size([1, 2]))

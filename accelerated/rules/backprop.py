@@ -23,6 +23,9 @@ class Backprop(OutputLoss, ModuleRule):
     rule. `stream` frees no memory: updates come after the whole backward pass. Dropout draws from PyTorch's global
     generator, as nn.Dropout does, and ignores `generator`.
 
+    Raises ValueError for a model whose hidden weights cannot be held orthogonal where they are to be, and for
+    hooks.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
     >>> x, y = torch.eye(2), torch.tensor([0, 2])
     >>> loss = Backprop(model).assign_credit(x, y)

@@ -19,6 +19,8 @@ class DifferenceTargetPropagation(OutputErrorRule):
     length of the gradient step to the last hidden layer's target. Each inverse has the
     activation of the layer whose activations it recovers. The model has no Dropout.
 
+    Raises ValueError for a model without a hidden layer, and unless `step` and `noise` are positive.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     >>> rule = DifferenceTargetPropagation(model)
     >>> [tuple(weight.shape) for weight in rule.inverse_weights]  # from the second hidden layer to the first

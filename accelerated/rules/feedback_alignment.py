@@ -81,6 +81,8 @@ class DirectFeedbackAlignment(_FeedbackRule):
     share a kernel). The matrices of maps are drawn at `scale` / sqrt(positions), or / positions with `by_channel`:
     the update of a kernel is a sum over positions.
 
+    Raises ValueError unless `scale` is positive, and for `by_channel` without convolutions.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     >>> [tuple(matrix.shape) for matrix in DirectFeedbackAlignment(model).feedback]
     [(4, 3), (5, 3)]

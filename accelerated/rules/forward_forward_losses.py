@@ -24,6 +24,8 @@ class SymBa(ForwardForward, sets=("loss", "threshold")):
     The label overwrites pixels as in `ForwardForward`; the paper adds an image for each class. `options` are those of
     `ForwardForward`.
 
+    Raises ValueError unless `alpha` is positive.
+
     >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     >>> model[0].bias.data[:] = model[0].weight.data[:] = 0
     >>> loss = SymBa(model).assign_credit(torch.eye(5)[:2], torch.tensor([0, 2]))
@@ -44,6 +46,8 @@ class LayerCollaboration(ForwardForward, sets=("loss",)):
     The goodness of the others is detached. They are all other layers, or with `prior="before"` those before it. Theta
     is `threshold` for each unit of the layer, by default the number of layers in the sum. The paper trains layers in
     turn; here one pass updates all. `options` are those of `ForwardForward`.
+
+    Raises ValueError for a threshold that is not finite, and for the prior 'none'.
 
     >>> rule = LayerCollaboration(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
     >>> x, y = torch.eye(4), torch.tensor([0, 1, 0, 1])
@@ -76,6 +80,9 @@ class CumulativeForwardForward(ForwardForward, sets=("loss", "threshold")):
     "hardness-gated", every layer but the first learns its gate's tau, as `raw_tau` with tau = softplus(raw_tau), and
     `kappa`, neither of which weight decay should act on (`no_weight_decay`); in the published code tau is one for all
     layers. `options` are those of `ForwardForward`.
+
+    Raises ValueError for a negative `gamma`, a `beta` that is not positive, and settings that the remedy does not
+    have.
 
     >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     >>> rule = CumulativeForwardForward(model, remedy="hardness-gated", learn_gate=True)

@@ -44,6 +44,9 @@ class Foton(OutputErrorRule):
     MaxPool2d may follow a convolution and its activation, best with `linear=True`. For depth, take `Rotation`: a
     shortcut that stays orthogonal; the tolerance applies to its Q. See docs/foton.md.
 
+    Raises ValueError for a model with layers that cannot be held orthogonal, and unless tolerances, gains and
+    intervals are positive.
+
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))  # linear: the update is backpropagation's
     >>> rule, x, y = Foton(model), torch.eye(4)[:2], torch.tensor([0, 2])
     >>> loss, weight = rule.assign_credit(x, y), model[0].weight

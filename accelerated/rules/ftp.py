@@ -48,6 +48,9 @@ class Ftp(RecomputingRule):
     it a product of two factors, and `seeded` keeps a seed in its place, from which it is drawn anew at each step, on
     the CPU, the same on every device and in every precision.
 
+    Raises ValueError for options that are not known or do not go together, such as `law` beside `rank`, and unless
+    `gain` and `scale` are positive.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     >>> rule = Ftp(model, inject=2)
     >>> tuple(rule.feedback.shape), sorted(rule.left_out)  # the first target is the second layer's

@@ -48,6 +48,8 @@ class Hardware(Rule):
     `recompute` and Dropout, whose masks would differ between its two passes. Other attributes of the rule, such as its
     `loss`, are those of `rule.rule`.
 
+    Raises ValueError for fewer than two bits, negative noise, and layers that no crossbar can hold.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
     >>> x, bare = torch.eye(2), Foton(model)
     >>> torch.equal(Hardware(bare)(x), bare(x)), torch.equal(Hardware(bare, bits=2)(x), bare(x))

@@ -27,6 +27,8 @@ class Pepita(RecomputingRule):
     Models for images may begin with Conv2d and pooling; `image_size` is (height, width) of the images.
     The paper has one convolution; through two, training was at chance with ReLU and far behind with Tanh.
 
+    Raises ValueError unless `scale` is positive, and for options that are not known.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
     >>> rule = Pepita(model)
     >>> rule.projection.shape  # a row shaped as a sample for each class

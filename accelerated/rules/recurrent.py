@@ -210,6 +210,8 @@ class RecurrentRule(OutputLoss):
     PackedSequence, for a model that takes one. `loss` and y are those of `OutputLoss`, y (batch, steps) or (batch,
     steps, K) where every step has a label; labels behind a sample's end do not count.
 
+    Raises ValueError for units that are not the model.
+
     >>> rule, x = RecurrentFtp(modules.RecurrentNetwork(2, 4, 3)), torch.ones(2, 5, 2)
     >>> isinstance(rule, RecurrentRule), rule((x, torch.tensor([5, 1]))).shape
     (True, torch.Size([2, 3]))
@@ -404,6 +406,8 @@ class RecurrentFtp(RecurrentRule):
     its correction of the lowest layer, or of all, is of that label, and no target goes on in time. `reduction` is "sum"
     or "mean", of the updates of all steps, of a sample's own.
 
+    Raises ValueError for options that are not known, and unless `gain` and `scale` are positive.
+
     >>> rule = RecurrentFtp(modules.RecurrentNetwork(2, 4, 3), inject="every")
     >>> rule.feedback.shape
     torch.Size([4, 3])
@@ -483,6 +487,8 @@ class RecurrentFtp(RecurrentRule):
 
 class BackpropThroughTime(RecurrentRule):
     """Backpropagation through time by PyTorch's autograd, through the last `truncation` steps; None is all of them.
+
+    Raises ValueError for a truncation below one step.
 
     >>> model = modules.RecurrentNetwork(2, 4, 3)
     >>> rule, x, y = BackpropThroughTime(model), torch.ones(1, 5, 2), torch.tensor([0])

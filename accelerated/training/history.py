@@ -11,6 +11,7 @@ class Epoch:
 
     `validation_accuracy` is the share of labels that score highest, `validation_loss` the loss at the scores; None
     where there are no labels, or no such loss. `alignment` has a cosine by unit, `measured` what else was asked for.
+    Raises TypeError for a field that is not of its type.
 
     >>> Epoch(1, loss=0.5, validation_accuracy=None, seconds=0.1, alignment={}).samples
     0

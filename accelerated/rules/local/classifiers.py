@@ -54,6 +54,9 @@ class LocalClassifiers(ModuleRule):
     `calibrate` takes the held-out data. `detach=False` is the control: backpropagation of the sum of all losses through
     all layers. `generator` draws this package's heads. Dropout and PyTorch's own modules use its global generator.
 
+    Raises ValueError for scores that are no module for each layer, and for a loss or an aggregation that asks of
+    the targets what they do not have.
+
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     >>> heads = [nn.Linear(4, 3), nn.Linear(5, 3)]
     >>> rule, x = LocalClassifiers(model, score=lambda units, classes: heads), torch.eye(2)

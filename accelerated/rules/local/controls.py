@@ -50,6 +50,8 @@ class BackpropEnsemble(Rule):
 
     All see the same batches. Give them weights of their own.
 
+    Raises ValueError for no model, for models of other numbers of classes, and for shared parameters.
+
     >>> one, other = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
     >>> probabilities = BackpropEnsemble([one, other])(torch.eye(2)).exp()
     >>> torch.allclose(probabilities.sum(dim=1), torch.ones(2), atol=1e-6)

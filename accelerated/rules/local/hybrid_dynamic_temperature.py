@@ -28,6 +28,9 @@ class HybridDynamicTemperature(LayeredRule):
     Scores are that map's. How layers are normalised, and what stands in the label's place where there is none, the text
     does not say: here over all units, and a little of every label. The local dense form is `DynamicTemperature`.
 
+    Raises ValueError for a model of other than dense layers, or of less than two hidden ones, for a negative
+    `share`, and unless `amplitude` is positive.
+
     >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     >>> HybridDynamicTemperature(model)(torch.eye(5)).shape
     torch.Size([5, 3])

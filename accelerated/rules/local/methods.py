@@ -51,6 +51,8 @@ class Hyperspherical(LocalClassifiers, sets=("score",)):
     cross-entropy of `scale` times the cosines, the label's reduced by `margin`; `loss` replaces it. Layers should pass
     on their direction alone: put nn.RMSNorm(width, elementwise_affine=False) or `ChannelNorm` behind each.
 
+    Raises ValueError unless `scale` is positive, and for a negative `margin`.
+
     >>> rule, x = Hyperspherical(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))), torch.eye(2)
     >>> bool((rule(x).abs() <= 1).all())  # the cosines of one layer
     True
@@ -144,6 +146,8 @@ class ChannelCompetition(LocalClassifiers, sets=("score",)):
     Normalisation, and pooling before it, are part of the layer that learns. Scores are the last layer's, unless
     `aggregation` says otherwise.
 
+    Raises ValueError for an unknown loss.
+
     >>> ChannelCompetition(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 3)))
     Traceback (most recent call last):
     ValueError: layer '0': 4 channels, expected a multiple of the 3 classes
@@ -176,6 +180,8 @@ class ChannelClassAssignment(LocalClassifiers, sets=("score",)):
     after every epoch; call it in a loop of your own. `settings` are those of `ChannelHead`, by name. The loss is a
     cross-entropy with `label_smoothing`, 0.1 unless given, or the `loss` that is given. The paper puts
     nn.InstanceNorm2d behind each layer and clips the gradient of each layer at a norm of 1.
+
+    Raises ValueError for `label_smoothing` beside a loss.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.InstanceNorm2d(6), nn.Conv2d(6, 6, 3), nn.ReLU())
     >>> rule = ChannelClassAssignment(model, num_classes=3)
