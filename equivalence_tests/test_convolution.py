@@ -14,7 +14,8 @@ from scipy.signal import correlate2d
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prograde.accelerated.rules import Ftp, MonoForward
+from prograde.accelerated.modules import ResNet
+from prograde.accelerated.rules import Backprop, Ftp, MonoForward
 from prograde.equivalence_tests.sides import Padded, Side
 from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds
 from prograde.equivalence_tests.tolerance import Comparison, rms
@@ -306,15 +307,23 @@ def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str
 
 
 class StridesOfWeightGradients(TorchDispatchMode):
-    """Notes the strides of each gradient by a kernel of one pixel that PyTorch is asked for."""
+    """Notes the strides of each gradient by a kernel of one pixel that PyTorch is asked for, and the maps' order.
+
+    What it would compute with strides, of channels last in memory, are zeros: it would write beyond its memory.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[int, ...]] = []
+        self.dangerous = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution_backward.default and args[2].shape[2:] == (1, 1) and args[-1][1]:
             self.found.append(tuple(args[4]))
+            if max(args[4]) > 1 and any(t.stride(1) == 1 for t in args[:2]):
+                self.dangerous += 1
+                like = args[1], args[2], args[2][:, 0, 0, 0]
+                return tuple(torch.zeros_like(t) if asked else None for t, asked in zip(like, args[-1], strict=True))
         return func(*args, **(kwargs or {}))
 
 
@@ -326,3 +335,16 @@ def test_no_gradient_by_a_pixel_is_asked_for_with_strides(rule: Any):
     with StridesOfWeightGradients() as seen:
         rule(model, example=torch.zeros(2, 3, 8, 8)).assign_credit(torch.randn(5, 3, 8, 8), torch.zeros(5).long())
     assert seen.found == [(1, 1)] * 2, "strides of what PyTorch is asked for"
+
+
+@pytest.mark.parametrize("rule", [Backprop, MonoForward])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_strided_pixels_in_modules_of_ones_own_get_maps_in_the_default_order(rule: Any, order: torch.memory_format):
+    """As the shortcut of a ResNet's block: autograd differentiates it, and PyTorch's kernel crashes otherwise."""
+    model = ResNet(num_classes=4, image_channels=3, widths=(4, 8), depths=(1, 1))
+    x = torch.randn(8, 3, 8, 8).contiguous(memory_format=order)
+    with StridesOfWeightGradients() as seen:
+        built = rule(model) if rule is Backprop else rule(model, units=model.units(), example=x[:2])
+        built.assign_credit(x, torch.zeros(8).long())
+    assert (2, 2) in seen.found
+    assert seen.dangerous == 0, "maps whose channels come last"

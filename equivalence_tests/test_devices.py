@@ -306,6 +306,7 @@ BRANCHES = {
     "_autocast.product": "test_a_step_is_near_the_one_outside",
     "normalisations.instance_norm": "test_both_forms_of_an_instance_normalisation",
     "parallel.shared_memory.shared_slots": "elsewhere the process group averages",
+    "rules.cutting.channels_first": "maps have PyTorch's default order there",
     "rules.ftp._first_difference": "test_images_in_any_format",
     "rules.held._check_weight": "test_refusals",
     "rules.orthogonality.__init__": "test_defects_on_their_way_are_waited_for_by_an_event",

@@ -112,11 +112,16 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module).forward is kind.forward and type(module).__call__ is nn.Module.__call__
 
 
-def default_strides(model: nn.Module, x: Tensor) -> Tensor:
-    """x as a forward pass of the model's own expects it, which may `view` what it convolves: not channels last."""
-    if x.dim() != 4 or x.device.type != "cpu" or x.stride(1) != 1 or is_plain(model, nn.Sequential):
+def channels_first(x: Tensor) -> Tensor:
+    """Feature maps in PyTorch's default order where x is on a CPU and has them in another."""
+    if x.dim() != 4 or x.device.type != "cpu" or x.stride(1) != 1:
         return x
     return torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
+
+
+def default_strides(model: nn.Module, x: Tensor) -> Tensor:
+    """x as a forward pass of the model's own expects it, which may `view` what it convolves: not channels last."""
+    return x if is_plain(model, nn.Sequential) else channels_first(x)
 
 
 def _begins(module: nn.Module) -> bool:

@@ -150,7 +150,9 @@ class LocalUnit(Unit):
         given = h
         with lowered():
             for module in self.outside:
-                given = channels_last(_applied(module, given))  # which some normalisations do not keep to
+                given = _applied(module, given)
+                if h.dim() == 4 and h.stride(1) == 1:  # which some normalisations do not keep to
+                    given = channels_last(given)
         return raised(given, h, self.outside)
 
 
