@@ -13,12 +13,14 @@ def test_my_package(twin, check):
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -259,8 +261,7 @@ def names_a_replaced_layer(example: Example) -> None:
 
 def waits_for_no_device(example: Example) -> None:
     """A step on PyTorch's meta device, whose tensors have no numbers, after one on the CPU."""
-    from . import test_devices as devices
-
+    devices = tests_of("devices")
     rule, x, y = devices.built(example)
     if not hasattr(rule, "step"):
         pytest.skip("it has no step")
@@ -361,9 +362,19 @@ def parametrize_with_twins(
     return pytest.mark.parametrize(("twin", "check"), _marked(cases, expected_failed_checks or {}, set(found)))
 
 
+def tests_of(module: str) -> ModuleType:
+    """The file of its tests, in any suite: its marks are for the plugin, and its assertions say what they found."""
+    name = f"{__package__}.test_{module}"
+    if name not in sys.modules:
+        pytest.register_assert_rewrite(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pytest.mark, "_config", None, raising=False)  # by which pytest refuses marks that it wasn't told
+        return import_module(name)
+
+
 def checks_of(module: str) -> Iterator[tuple[str, Callable[[TwinSide], None]]]:
     """The tests of a module that need a package and no more, under their names, one for each of their parameters."""
-    for name, test in vars(import_module(f"{__package__}.test_{module}")).items():
+    for name, test in vars(tests_of(module)).items():
         marks = getattr(test, "pytestmark", []) if name.startswith("test_") else []
         if any(mark.name in ("usefixtures", "nightly") for mark in marks) or not name.startswith("test_"):
             continue

@@ -127,6 +127,38 @@ def test_a_seed_draws_new_examples_and_the_same_again(run: Callable[..., list[st
     assert once == again != other
 
 
+OWN_SUITE = """
+from prograde.equivalence_tests import parametrize_with_twins
+from prograde.equivalence_tests.common_checks import tests_of
+
+tests_of("devices")  # as the check "waits for no device" does
+
+@parametrize_with_twins(["mine"], ["aggregation"])
+def test_package(twin, check):
+    check(twin)
+"""
+MINE = """
+from prograde.reference.aggregation import last, loss_weights, range_hits, range_total, total, weighted
+
+def best_range(scores, labels):
+    return 1, 1
+"""
+
+
+def test_a_suite_of_ones_own_needs_no_plugin(tmp_path: Path) -> None:
+    """No mark of ours is unknown there, and what fails is explained as in a test of one's own."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("from numpy import asarray as from_numpy\n")
+    (tmp_path / "mine" / "aggregation.py").write_text(MINE)
+    (tmp_path / "test_own.py").write_text(OWN_SUITE)
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb", "line"]
+    command += ["-c", "/dev/null", "--rootdir", str(tmp_path), "--strict-markers", "-W", "error", "-k", "ties or case"]
+    command += ["-o", f"pythonpath={tmp_path}", "test_own.py"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "1 failed, 1 passed" in printed, printed
+    assert "assert (1, 1) == (0, 2)" in printed, printed
+
+
 SUITE = Path(str(plugin.__file__)).parent
 
 
