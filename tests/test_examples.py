@@ -72,6 +72,14 @@ def test_export(tmp_path: Path) -> None:
     assert all(float(line.split()[-2]) < 1e-4 for line in printed.splitlines())
 
 
+def test_own_step(tmp_path: Path) -> None:
+    """The two ways of direct feedback alignment, of other matrices, end far below the loss of guessing."""
+    printed = run("own_step.py", tmp_path)
+    losses = dict(re.findall(r"^ +(dfa|own_step:dfa) .* to ([\d.e-]+) +–", printed, re.MULTILINE))
+    assert set(losses) == {"dfa", "own_step:dfa"}
+    assert all(float(loss) < 0.1 * np.log(10) for loss in losses.values())
+
+
 def test_fine_tuning(tmp_path: Path) -> None:
     printed = run("fine_tuning.py", tmp_path)
     assert percents(printed)[:5] == pytest.approx([81, 88, 83, 80, 79], abs=6)

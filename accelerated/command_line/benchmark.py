@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ..training import UserError, files
-from . import options, report
+from . import options, own_steps, report
 from .contenders import (
     BESIDE,
     OPTIMIZERS,
@@ -47,7 +47,12 @@ def benchmark(
         str, typer.Option(help="Rules, joined by commas.", metavar="RULES")
     ] = "backprop,foton,ftp,pepita,dfa,forward-forward,mono-forward",
     beside: Annotated[
-        str, typer.Option(help=f"Further ways of backpropagation, of {', '.join(BESIDE)}.", metavar="NAMES")
+        str,
+        typer.Option(
+            help=f"Further ways of backpropagation, of {', '.join(BESIDE)}, and package.module:function, steps of your "
+            "own code.",
+            metavar="NAMES",
+        ),
     ] = "stepping",
     micro_batch: Annotated[
         int | None,
@@ -102,12 +107,16 @@ def benchmark(
     backward pass; compiled is torch.compile with the fused optimizer, minutes of it; checkpointed holds the inputs of
     segments and computes the rest again. The defect is the largest entry of |W W^T - I| (W^T W where W is tall) over
     FOTON's hidden weights after any step.
+
+    A function of yours, in a module that Python finds (PYTHONPATH=.), gives step(x, y), which takes one training step
+    of your own code or of somebody's, and returns the loss or None. It is given what it names: model, the network that
+    all train, a copy of its own; widths, sample_shape, num_classes, batch, device, dtype; learning_rate, and
+    make_optimizer, which makes the optimizer of parameters. Its own arguments stand behind a colon, as in
+    peers:pepita:dropout=0.1. "held" is what its tensors add in a step to those that are there between steps.
     """
     names = [options.method(name) for name in options.rule_names(rules)]
-    others = [name.strip() for name in beside.split(",") if name.strip()]
-    for name in others:
-        if name not in BESIDE:
-            raise UserError(f"--beside: '{name}', expected some of {', '.join(BESIDE)}")
+    others = own_steps.names(beside)
+    own = [own_steps.read(name) for name in others if name not in BESIDE]
     if optimizer not in OPTIMIZERS:
         raise UserError(f"--optimizer: '{optimizer}', expected one of {', '.join(OPTIMIZERS)}")
     if learning_rate is not None and not 0 < learning_rate < float("inf"):
@@ -121,7 +130,8 @@ def benchmark(
     described = {**setting.described(), "command": "benchmark", "data": data, "sweep": sweep, "steps": steps}
     records = [{**described, "rounds": min(rounds, steps)}]
     for value, each in swept:
-        found = measured(each, contenders_for(each, names, others), steps, rounds, data)
+        ways = contenders_for(each, names, [name for name in others if name in BESIDE])
+        found = measured(each, [*ways, *(step.contender(each) for step in own)], steps, rounds, data)
         records += [{**record, "sweep": sweep, "value": value} for record in found]
         if sweep is None:
             report.console().print(_table(found, f"{network}, batch {batch}, {optimizer}, {where}, {dtype}"))
@@ -194,13 +204,13 @@ def _table(records: list[dict[str, Any]], title: str) -> Table:
         is_plain, ratios = record["name"] == PLAIN, record["ratios"]
         table.add_row(
             record["name"],
-            f"{record['learning_rate']:g}",
+            "–" if record["learning_rate"] is None else f"{record['learning_rate']:g}",
             f"{record['median']:.3g}",
             "1" if is_plain else f"{record['ratio']:.2f}",
             "–" if is_plain else f"{min(ratios):.2f} to {max(ratios):.2f}",
             "–" if record["floor"] is None else f"{record['median'] / record['floor']:.2f}",
             "–" if record["held"] is None else f"{record['held'] / 1e6:.3g}",
-            f"{first:.3g} to {last:.3g}",
+            "–" if first is None else f"{first:.3g} to {last:.3g}",
             "–" if record["defect"] is None else f"{record['defect']:.1e}",
         )
     return table

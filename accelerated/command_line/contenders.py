@@ -20,7 +20,7 @@ from ..orthogonality import defect
 from ..rules import Foton, accumulate
 from ..training import Recipe, UserError, load
 from ..training.diagnostics.costs import costs
-from ..training.diagnostics.memory import live_bytes
+from ..training.diagnostics.memory import alive, live_bytes
 from ..training.networks import Made
 from ..training.networks import widths as widths_of
 from ..training.recipes import OPTIMIZER_RATES, made_by, preset_named
@@ -121,21 +121,26 @@ class Setting:
 
 @dataclass
 class Contender:
-    """A way to train: its step, and what was seen of it. `counted` is the rule that `costs` counts it by."""
+    """A way to train: its step, and what was seen of it. `counted` is the rule that `costs` counts it by.
+
+    A step of somebody's may give no loss, and has no module or learning rate that is known.
+    """
 
     name: str
-    step: Callable[[Tensor, Tensor], Tensor]
-    module: nn.Module
-    learning_rate: float
+    step: Callable[[Tensor, Tensor], Tensor | float | None]
+    module: nn.Module | None
+    learning_rate: float | None
     optimizers: list[Optimizer]
     counted: str = "backprop"
     is_traceable: bool = True
     rounds: list[float] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor | float | None] = field(default_factory=list)
     defect: float = 0.0
 
     def held(self) -> list[Tensor]:
-        """Parameters, buffers and the state of optimizers: what is there between steps."""
+        """Parameters, buffers and the state of optimizers: what is there between steps; of somebody's step all."""
+        if self.module is None:
+            return alive()
         states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         tensors = [t for state in states for t in state.values() if isinstance(t, Tensor)]
         return [*self.module.parameters(), *self.module.buffers(), *tensors]
@@ -379,10 +384,11 @@ def _wait(device: torch.device) -> None:
 def peak(contender: Contender, x: Tensor, y: Tensor) -> int | None:
     """Bytes of tensors alive at one time in a step, at most, but for what is there between steps.
 
-    Gradients count. By the allocator on CUDA, else by what is dispatched: None for compiled code, which is not.
+    Gradients count. By the allocator on CUDA, else by what is dispatched: None for code that is compiled or NumPy's,
+    which is not.
     """
     if x.device.type == "cuda":
-        for parameter in contender.module.parameters():
+        for parameter in [] if contender.module is None else contender.module.parameters():
             parameter.grad = None
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)
@@ -392,7 +398,7 @@ def peak(contender: Contender, x: Tensor, y: Tensor) -> int | None:
         return None
     with live_bytes([x, y, *contender.held()]) as live:
         contender.step(x, y)
-    return live.peak
+    return live.peak or None
 
 
 @dataclass(frozen=True)
@@ -486,7 +492,7 @@ def measured(
             "floor": None if alone is None else 1000 * alone,
             "rates": None if least is None else [least.macs_a_second, least.bytes_a_second],
             "held": peak(contender, *batches[0]),
-            "losses": [contender.losses[0].item(), contender.losses[-1].item()],
+            "losses": [None if loss is None else float(loss) for loss in (contender.losses[0], contender.losses[-1])],
             "defect": contender.defect if isinstance(contender.module, Foton) else None,
         })  # fmt: skip
     return found

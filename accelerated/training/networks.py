@@ -62,36 +62,43 @@ def named(model: Any) -> Named:
     if not isinstance(model, str):
         raise UserError(f"model: {model!r}, {expected}")
     first, _, rest = model.partition(":")
-    if first not in NETWORKS:
-        if not rest:
-            raise unknown("model", model, [MLP, *NETWORKS, "package.module:factory"])
-        function, _, rest = rest.partition(":")
-        if not function.isidentifier() or not all(part.isidentifier() for part in first.split(".")):
-            raise UserError(f"model: '{model}', {expected}")
-        first = f"{first}:{function}"
+    if first in NETWORKS:
+        return Named(first, _arguments(rest, model, "model", "vit:patch=7,depth=2"))
+    if not rest:
+        raise unknown("model", model, [MLP, *NETWORKS, "package.module:factory"])
+    return code(model, "model", "vit:patch=7,depth=2", expected)
+
+
+def code(text: str, argument: str, example: str, expected: str) -> Named:
+    """`package.module:function`, with `:name=value,...` behind it or not. Raises UserError, also for other names."""
+    module, _, rest = text.partition(":")
+    function, _, rest = rest.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f"{argument}: '{text}', {expected}")
+    return Named(f"{module}:{function}", _arguments(rest, text, argument, example))
+
+
+def _arguments(rest: str, text: str, argument: str, example: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"made({rest})", mode="eval").body
         assert isinstance(call, ast.Call)
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
-        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, AssertionError) as error:
-        raise UserError(f"model: '{model}', expected arguments as in vit:patch=7,depth=2") from error
-    return Named(first, arguments)
+        raise UserError(f"{argument}: '{text}', expected arguments as in {example}") from error
 
 
-def _factory(name: str) -> Callable[..., nn.Module]:
-    """Raises UserError for a function that can't be imported."""
-    if name in NETWORKS:
-        return NETWORKS[name]
+def imported(name: str, argument: str) -> Any:
+    """What `package.module:function` names. Raises UserError where it can't be imported."""
     module, _, function = name.partition(":")
     try:
-        found: Callable[..., nn.Module] | None = getattr(importlib.import_module(module), function, None)
+        found = getattr(importlib.import_module(module), function, None)
     except Exception as error:  # the module may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"model: '{name}' can't be imported ({reason}); is its folder in PYTHONPATH?") from error
+        raise UserError(f"{argument}: '{name}' can't be imported ({reason}); is its folder in PYTHONPATH?") from error
     if found is None:
-        raise UserError(f"model: module '{module}' has no '{function}'")
+        raise UserError(f"{argument}: module '{module}' has no '{function}'")
     return found
 
 
@@ -112,7 +119,7 @@ def made(model: str, sample: tuple[int, ...], num_classes: int, dtype: torch.dty
     attribute or a method. Raises UserError where the name, its arguments or the samples do not fit.
     """
     name, arguments = named(model)
-    factory = _factory(name)
+    factory: Callable[..., nn.Module] = NETWORKS[name] if name in NETWORKS else imported(name, "model")
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Bytes of tensors that are alive at one time."""
 
+import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -50,3 +51,12 @@ def live_bytes(known: Iterable[Tensor] = ()) -> Iterator[LiveBytes]:
     """Counts what is made inside, also what autograd saves; `known` are tensors that are not to be counted."""
     with LiveBytes(known) as live, torch.autograd.graph.saved_tensors_hooks(live.hold, lambda tensor: tensor):
         yield live
+
+
+def alive() -> list[Tensor]:
+    """The tensors that Python refers to, but for those that share memory with a gradient of another."""
+    kinds = (Tensor, torch.nn.Parameter)  # others may have no memory of their own
+    found = [tensor for tensor in gc.get_objects() if type(tensor) in kinds and tensor.layout is torch.strided]
+    gradients = [tensor.grad for tensor in found if tensor.is_leaf and tensor.grad is not None]
+    theirs = {gradient.untyped_storage().data_ptr() for gradient in gradients if gradient.layout is torch.strided}
+    return [tensor for tensor in found if tensor.untyped_storage().data_ptr() not in theirs]
