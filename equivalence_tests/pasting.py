@@ -14,6 +14,9 @@ import numpy as np
 from .sides import DTYPES, EPS, ReferenceSide, TwinSide
 from .tolerance import Comparison
 
+WIDTH = 100
+"""Columns of a program, where no single word is longer."""
+
 
 class UnwritableError(Exception):
     """What no code can be written for, such as a generator that has been drawn from."""
@@ -39,9 +42,9 @@ def as_call(test: FunctionType, arguments: Mapping[str, Any]) -> str:
     """A program that calls a test with the arguments that it fails for. Raises UnwritableError."""
     program = _Program()
     program.imports[test.__module__] = {test.__name__}
-    given = [f"    {name}={program.argument(item)}," for name, item in arguments.items()]
+    given = ", ".join(f"{name}={program.argument(item)}" for name, item in arguments.items())
     inner = ".hypothesis.inner_test" if hasattr(test, "hypothesis") else ""
-    return program.text(f"{test.__name__}{inner}(", *given, ")")
+    return program.text(f"{test.__name__}{inner}({given})")
 
 
 class Recorded:
@@ -66,6 +69,50 @@ class Replayed:
         return self.values.pop(0)
 
 
+def wrapped(line: str) -> str:
+    """The statement in lines of WIDTH columns, broken in its brackets; a row of an array in one, as far as it goes."""
+    statement: Any = ast.parse(line).body[0]
+    value, text = statement.value, line.encode()  # whose places the tree has
+    first, *others = _laid_out(value, text, WIDTH, value.col_offset)
+    return "\n".join([text[: value.col_offset].decode() + first, *others])
+
+
+def _laid_out(node: Any, text: bytes, room: int, taken: int) -> list[str]:
+    """An expression of the text in lines of that room, of whose first something is taken."""
+    parts, whole = _parts(node), text[node.col_offset : node.end_col_offset].decode()
+    if not parts or taken + len(whole) < room:
+        return [whole]
+    start, first = parts[0]
+    opening = text[node.col_offset : start].decode()
+    if isinstance(node, ast.Call) and isinstance(first, ast.List) and len(parts) <= 2:  # an array, with its dtype
+        rows = _laid_out(first, text, room, room)
+        return [opening + rows[0], *rows[1:-1], rows[-1] + text[first.end_col_offset : node.end_col_offset].decode()]
+    lines: list[str] = []
+    is_filled = False
+    for start, part in parts:
+        before = text[start : part.col_offset].decode()
+        inner = _laid_out(part, text, room - 4, len(before))
+        inner = [before + inner[0], *inner[1:]]
+        inner[-1] += ","
+        if is_filled and not _parts(part) and len(lines[-1]) + 1 + len(inner[0]) <= room - 4:
+            lines[-1] += f" {inner[0]}"
+        else:
+            lines += inner
+        is_filled = not _parts(part)
+    return [opening, *(f"    {line}" for line in lines), whole[-1]]
+
+
+def _parts(node: Any) -> list[tuple[int, Any]]:
+    """Where each of what stands between its commas begins, and its expression, which may follow a name or a key."""
+    if isinstance(node, ast.Tuple | ast.List):
+        return [(part.col_offset, part) for part in node.elts]
+    if isinstance(node, ast.Dict):
+        return [(key.col_offset, part) for key, part in zip(node.keys, node.values, strict=True) if key is not None]
+    if isinstance(node, ast.Call):
+        return [(p.col_offset, p.value if isinstance(p, ast.keyword) else p) for p in (*node.args, *node.keywords)]
+    return []
+
+
 class _Program:
     """What the written values need: imports, and what is made before them, in order."""
 
@@ -80,9 +127,9 @@ class _Program:
             *(f"import {name}" for name in sorted(self.modules)),
             *(f"from {name} import {', '.join(sorted(names))}" for name, names in sorted(self.imports.items())),
             "",
-            *(f"{name} = {value}" if value else name for name, value in self.made.items()),
+            *(wrapped(f"{name} = {value}") if value else name for name, value in self.made.items()),
         ]
-        return "\n".join([*before, *lines]) + "\n"
+        return "\n".join([*before, *map(wrapped, lines)]) + "\n"
 
     def twin(self, side: TwinSide) -> str:
         dtype = next(name for name in DTYPES if (DTYPES[name], EPS[name]) == (side.dtype, side.eps))

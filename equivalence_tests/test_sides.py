@@ -188,6 +188,27 @@ def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSid
         as_code(side, scaled, None, (np.random.default_rng(0),))
 
 
+def test_long_operands_are_wrapped(package: Callable[..., TwinSide]):
+    """A row of an array in a line, as far as it goes, and what a text has in it is left alone."""
+    rng, side = np.random.default_rng(3), package(np.asarray, losses=reference.losses)
+    rows, wide = rng.standard_normal((3, 4)).round(9), rng.standard_normal((2, 2, 30)).astype(np.float32)
+    rest: Any = {"a, (b": [wide, -1, None], "ü": (rng.integers(9, size=200),)}
+    code = as_code(side, lambda side, *operands: np.arange(1), None, (Dense((rows,), rest, ()), np.zeros((0, 3)), 0.5))
+    given: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code, given)
+    assert max(map(len, code.splitlines())) <= 100, f"wrapped\n{code}"
+    read, empty, number = given["operands"]
+    assert np.array_equal(read.weights[0], rows), "rows"
+    assert read.biases["a, (b"][0].dtype == np.float32
+    assert np.array_equal(read.biases["a, (b"][0], wide), "wide rows"
+    assert read.biases["a, (b"][1:] == [-1, None], "what is no array"
+    assert np.array_equal(read.biases["ü"][0], rest["ü"][0]), "whole numbers"
+    assert (empty.shape, number) == ((0, 3), 0.5)
+    assert f"[{', '.join(map(str, rows[1].tolist()))}],\n" in code, "a row in a line"
+    assert len(code.splitlines()) < 120, "filled lines"
+
+
 @given(data=st.data(), rng=seeds(), sign=st.sampled_from([-1.0]))
 def fails(side: Side, compare: Comparison, data: st.DataObject, rng: np.random.Generator, sign: float):
     drawn = data.draw(seeds()).integers(9), rng.integers(9), compare.seen, side.eps
