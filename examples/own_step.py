@@ -44,20 +44,5 @@ def dfa(
 
 
 if __name__ == "__main__":
-    app(
-        [
-            "benchmark",
-            "--network",
-            "64-128-64-10",
-            "--data",
-            "digits",
-            "--rules",
-            "dfa",
-            "--beside",
-            "own_step:dfa",
-            "--learning-rate",
-            "0.02",
-            "--steps",
-            "300",
-        ]
-    )
+    network = ["--network", "64-128-64-10", "--data", "digits", "--learning-rate", "0.02", "--steps", "300"]
+    app(["benchmark", *network, "--rules", "dfa", "--beside", "own_step:dfa"])
