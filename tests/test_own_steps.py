@@ -16,6 +16,8 @@ from prograde.accelerated.command_line.app import app
 from prograde.accelerated.rules import DirectFeedbackAlignment
 from prograde.accelerated.training.diagnostics.memory import alive, live_bytes
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
 MINE = '''
 import numpy as np
 import torch
@@ -250,9 +252,20 @@ def test_widths_are_those_of_dense_networks() -> None:
     assert "names widths, but --network is 'lenet'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "function", ["pepita", "foton", "forward_forward", "forward_forward_and_head", "feedback_alignment"]
+)
+def test_a_repository_that_is_not_there_is_named(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    result = run(f"peers:{function}")
+    assert result.exit_code == 2
+    assert "ModuleNotFoundError: No module named" in result.stderr
+    assert "peers.py:" in result.stderr
+
+
 def test_the_example_is_direct_feedback_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the rule's matrices it takes the rule's steps, whose weights are those of the reference."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    monkeypatch.syspath_prepend(EXAMPLES)
     from own_step import dfa
 
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import any_model
 import attention
+import beside_peers
 import claims
 import controls
 import convolutions
@@ -220,9 +221,11 @@ TABLES: dict[str, Callable[[], str]] = {
         stored("synthetic/synthetic_teacher", teacher="he", steps=8000)
     ),
     "scaling": lambda: scaling.exponents(scaling.of(*scaling.VALUES)),
+    "scaling-ends": lambda: scaling.ends(scaling.of(*scaling.VALUES)),
     "audit": lambda: scaling.audit(scaling.of(*scaling.AUDITED)),
     "wires": scaling.wires,
     "step-times": lambda: step_times.table(step_times.kept()),
+    "beside-peers": lambda: beside_peers.table(beside_peers.kept()),
     "local-costs": lambda: local_costs.step_table(local_costs.kept()),
     "local-scores": lambda: local_costs.score_table(local_costs.kept()),
     "processes": lambda: processes.table(processes.kept()),

@@ -129,6 +129,24 @@ def exponents(results: Sequence[Result]) -> str:
     return markdown(rows)
 
 
+def ends(results: Sequence[Result]) -> str:
+    """Of each rule the time of a step to plain backpropagation's at the ends of each sweep, and the bytes in depth."""
+    heads, columns = [], []
+    for result in results:
+        part, steps = result["run"]["part"], result["steps"]
+        for value in (min(step["value"] for step in steps), max(step["value"] for step in steps)):
+            heads.append(f"{part} {value:,}")
+            columns.append({step["name"]: f"{step['ratio']:.2f}" for step in steps if step["value"] == value})
+            if part == "depth":
+                held = {step["name"]: step["held"] for step in steps if step["value"] == value}
+                heads.append("held")
+                columns.append({name: f"{number / held[PLAIN]:.2f}" for name, number in held.items()})
+    rows = [["step", *heads]]
+    for name in columns[0] if columns else ():
+        rows.append([LABELS.get(name, f"`{name}`"), *(column.get(name, "") for column in columns)])
+    return markdown(rows)
+
+
 def audit(results: Sequence[Result]) -> str:
     """Time and memory of each way, beside plain backpropagation's."""
     heads = [head for result in results for head in (f"{result['run']['part']}, time", "from, to", "held")]
