@@ -1,6 +1,6 @@
 """Mutates the code mechanically, one place at a time, and sees that the tests notice.
 
-    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S]
+    python -m prograde.equivalence_tests.mutation [--side reference|accelerated] [--count N] [--seed S ...]
         [--report FILE] [--seconds-in-all T] [NAME ...]
 
 Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
@@ -8,7 +8,8 @@ clamps, roots and transpositions dropped, arguments swapped, conditions negated.
 reference, and those of the twins and the rules. The tests run once, to learn which functions each of them calls and how
 long it takes. Each mutant then meets, in a fork, the tests that call its function: first those of
 its module's own file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and
-the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original.
+the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original. Of several seeds, each
+draws mutants and is counted for itself.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -390,7 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only modules whose name ends so, such as foton")
     parser.add_argument("--side", choices=list(SIDES), help="default: both")
     parser.add_argument("--count", type=int, default=500, help="mutants of each side (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="default: a new one, printed")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[random.randrange(2**32)], help="default: a new one, printed"
+    )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes at once (default: %(default)s)"
     )
@@ -400,20 +403,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sides = [options.side] if options.side else list(SIDES)
     chosen = [[name for name in modules(side) if name.endswith(tuple(options.names) or "")] for side in sides]
-    mutants = [made for names in chosen for made in drawn(names, options.count, options.seed)]
-    if not mutants:
+    seeds: dict[Mutant, set[int]] = defaultdict(set)
+    for seed, names in itertools.product(options.seed, chosen):
+        for made in drawn(names, options.count, seed):
+            seeds[made].add(seed)
+    if not seeds:
         parser.error(f"no module named {' or '.join(options.names)}")
-    random.Random(options.seed).shuffle(mutants)
-    print(f"seed {options.seed}, {len(mutants)} mutants", flush=True)
+    mutants = random.Random(options.seed[0]).sample(list(seeds), len(seeds))
+    drawn_from = "seed " + ", ".join(map(str, options.seed))
+    print(f"{drawn_from}, {len(mutants)} mutants", flush=True)
 
     start, screen = time.perf_counter(), sys.stdout
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[int, str, str]] = Counter()
 
     def report(made: Mutant, noticed: str) -> None:
         argument = EQUIVALENT.get(made.key, "")
         verdict = "noticed" if noticed else "equivalent" if argument else "survived"
-        counts[made.module.partition(".")[0], verdict] += 1
-        file.write(json.dumps({"verdict": verdict, "by": noticed or argument} | made._asdict()) + "\n")
+        counts.update((seed, made.module.partition(".")[0], verdict) for seed in seeds[made])
+        line = {"verdict": verdict, "by": noticed or argument, "seeds": sorted(seeds[made])} | made._asdict()
+        file.write(json.dumps(line) + "\n")
         file.flush()
         if verdict == "survived":
             print(f"SURVIVED {made}", file=screen, flush=True)
@@ -433,11 +441,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for index, test in sorted(mutator.observed.items()):
         if not test.passed:
             print(f"fails without a mutant, left out: {mutator.items[index].nodeid}")
-    for side in sides:
-        found = {verdict: counts[side, verdict] for verdict in ("noticed", "equivalent", "survived")}
-        print(f"{side}: {sum(found.values())} mutants,", ", ".join(f"{n} {verdict}" for verdict, n in found.items()))
-    print(f"in {time.perf_counter() - start:.0f} s; seed {options.seed}")
-    return 0 if counts and not any(verdict == "survived" for _, verdict in counts) else 1
+    for seed, side in itertools.product(options.seed, sides):
+        found = {verdict: counts[seed, side, verdict] for verdict in ("noticed", "equivalent", "survived")}
+        verdicts = ", ".join(f"{n} {verdict}" for verdict, n in found.items())
+        print(f"seed {seed}, {side}: {sum(found.values())} mutants, {verdicts}")
+    print(f"in {time.perf_counter() - start:.0f} s; {drawn_from}")
+    return 0 if counts and not any(verdict == "survived" for *_, verdict in counts) else 1
 
 
 if __name__ == "__main__":
