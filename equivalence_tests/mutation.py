@@ -5,9 +5,9 @@
 
 Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
-reference, and those of the twins and the rules. The tests run once, to learn which functions each of them calls and how
-long it takes. Each mutant then meets, in a fork, the tests that call its function: first those of
-its module's own file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and
+reference, and those of the twins and the rules. The tests run once, to learn which lines each of them runs and how long
+it takes. Each mutant then meets, in a fork, the tests that run its lines, in lower precisions too: first those of its
+module's own file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and
 the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original. Of several seeds, each
 draws mutants and is counted for itself.
 """
@@ -40,6 +40,7 @@ from .planting import (
     failures_of,
     in_forks,
     key,
+    lines_of,
     recorded,
     run_tests,
     source_of,
@@ -232,8 +233,14 @@ class Mutant(NamedTuple):
     number: int
     function: str
     line: int
+    last_line: int
     before: str
     after: str
+
+    @property
+    def lines(self) -> range:
+        """Of the expression."""
+        return range(self.line, self.last_line + 1)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -267,7 +274,8 @@ def mutant(module: str, number: int) -> Mutant:
     place.put(other)
     after = text_of(place.statement)
     place.put(node)
-    return Mutant(module, number, place.function, node.lineno, before, after)  # type: ignore[attr-defined]
+    assert isinstance(node, ast.expr)
+    return Mutant(module, number, place.function, node.lineno, node.end_lineno or node.lineno, before, after)
 
 
 def mutated(made: Mutant) -> ast.Module:
@@ -291,11 +299,13 @@ Key = tuple[str, Any]
 
 
 class Observed(NamedTuple):
-    """A test without a mutant: its processor time in seconds, whether it passed, and the functions that it called."""
+    """A test without a mutant: its processor time in seconds, whether it passed, and what it called and ran of it."""
 
     seconds: float
     passed: bool
     called: set[Key]
+    lines: set[tuple[str, int]]
+    """Each a file and a line."""
 
 
 class Mutator:
@@ -339,22 +349,27 @@ class Mutator:
         found = {}
         for index in share:
             started = sum(os.times()[:4])
-            with recorded() as ran:
+            with recorded() as ran, lines_of(ours) as lines:
                 passed = not failures_of([self.items[index]])
             called = {(code.co_filename, key(code)) for code in ran.values() if code.co_filename in ours}
-            found[index] = Observed(sum(os.times()[:4]) - started, passed, called)
+            found[index] = Observed(sum(os.times()[:4]) - started, passed, called, lines)
         return found
 
-    def tests_of(self, module: str, functions: set[Key]) -> list[int]:
-        """Tests that pass without the mutant and call one of the functions; of none, that call or name the module.
+    def tests_of(self, module: str, functions: set[Key], lines: range = range(0)) -> list[int]:
+        """Tests that pass without the mutant and run one of these lines; of none, that call one of the functions.
+
+        Without functions those that call or name the module.
 
         In the order in which they run: those of the module's own files or with its name, then the quickest.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
+        places = {(file, line) for line in lines}
+        run = bool(functions) and any(test.passed and test.lines & places for test in self.observed.values())
         found = []
         for index, test in self.observed.items():
             item, of_module = self.items[index], any(of == file for of, _ in test.called)
-            concerned = functions & test.called if functions else of_module or name in item.name
+            called = functions & test.called if functions else of_module or name in item.name
+            concerned = test.lines & places if run else called
             if concerned and test.passed:
                 own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name
                 found.append((not own, test.seconds, index))
@@ -367,7 +382,7 @@ class Mutator:
         file, source = source_of(made.module)
         tree = mutated(made)
         changes = changed_functions(compile(source, file, "exec"), compile(tree, file, "exec"))
-        chosen = self.tests_of(made.module, {(file, key(old)) for old, _ in changes or []})
+        chosen = self.tests_of(made.module, {(file, key(old)) for old, _ in changes or []}, made.lines)
         names = [self.items[index].nodeid.rpartition("equivalence_tests/")[2] for index in chosen]
         if not self.loaded.exchange(file, source, tree):
             signal.setitimer(signal.ITIMER_PROF, PATIENCE * (1 + SECONDS))  # its signal kills
@@ -380,7 +395,16 @@ class Mutator:
         return ""
 
 
-OPTIONS = ("--profile", "mutation", "-k", "not compil", "-W", "error::RuntimeWarning")
+OPTIONS = (
+    "--profile",
+    "mutation",
+    "-k",
+    "not compil",
+    "-W",
+    "error::RuntimeWarning",
+    "--also=float32",
+    "--also=bfloat16",
+)
 """Of pytest. Tests of compilation take seconds each, and see what others see."""
 
 

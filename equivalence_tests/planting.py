@@ -22,18 +22,19 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec, spec_from_file_location
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any, TypeAlias
 
 from .faults import FAULTS, Fault
 
 ROOT = "prograde"
 DIED = "the process died"
+TraceFunction: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 
 def planted(source: str, fault: Fault) -> str:
@@ -157,6 +158,27 @@ def recorded() -> Iterator[dict[int, CodeType]]:
         yield ran
     finally:
         sys.setprofile(None)
+
+
+@contextlib.contextmanager
+def lines_of(files: Collection[str]) -> Iterator[set[tuple[str, int]]]:
+    """Collects the lines of these files that run meanwhile, each with its file; of other threads' none."""
+    lines: set[tuple[str, int]] = set()
+
+    def local(frame: FrameType, event: str, _: object) -> TraceFunction:
+        if event == "line":
+            lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return local
+
+    def begun(frame: FrameType, *_: object) -> TraceFunction | None:
+        return local if frame.f_code.co_filename in files else None
+
+    before = sys.gettrace()
+    sys.settrace(begun)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)
 
 
 class Loaded:

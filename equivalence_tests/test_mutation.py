@@ -9,7 +9,7 @@ import pytest
 
 from prograde.equivalence_tests import mutation
 from prograde.equivalence_tests.equivalent_mutants import EQUIVALENT
-from prograde.equivalence_tests.planting import in_forks, source_of
+from prograde.equivalence_tests.planting import in_forks, lines_of, source_of
 
 MUTATIONS = {
     "a + b": {"a - b", "a", "b"},
@@ -68,26 +68,44 @@ def test_a_seed_draws_the_same_mutants_again():
     assert made.after not in original.splitlines() or made.before == made.after, "the module is as it was"
 
 
-def test_a_mutant_meets_the_tests_of_its_function():
+def test_a_mutant_meets_the_tests_of_its_lines():
     """Of its own file first, then the quickest; none that fails without it, and none beyond the time allowed."""
     file = source_of("reference.foton")[0]
     mutator = mutation.Mutator([], 0.0, {}, 1, lambda *_: None)
     called = {(file, "f")}
-    for name, seconds, passed, functions in (
-        ("test_rules.py", 2.0, True, called),
-        ("test_rules.py", 1.0, True, called),
-        ("test_foton.py", 3.0, True, called),
-        ("test_foton.py", 0.5, False, called),
-        ("test_foton.py", 0.1, True, {(file, "g")}),
-        ("test_rules.py", 0.1, True, {("another", "f")}),
-        ("test_rules.py", mutation.SECONDS, True, called),
+    for name, seconds, passed, functions, line in (
+        ("test_rules.py", 2.0, True, called, 7),
+        ("test_rules.py", 1.0, True, called, 8),
+        ("test_foton.py", 3.0, True, called, 7),
+        ("test_foton.py", 0.5, False, called, 9),
+        ("test_foton.py", 0.1, True, {(file, "g")}, 20),
+        ("test_rules.py", 0.1, True, {("another", "f")}, 7),
+        ("test_rules.py", mutation.SECONDS, True, called, 7),
     ):
-        mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions)
+        lines = {(place, line) for place, _ in functions}
+        mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions, lines)
         mutator.items.append(SimpleNamespace(path=Path(name), name="test_updates"))
-    mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set())
+    mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set(), set())
     mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[foton]"))
-    assert mutator.tests_of("reference.foton", called) == [2, 1, 0]
+    assert mutator.tests_of("reference.foton", called, range(7, 9)) == [2, 1, 0]
+    assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1], "the line alone"
+    assert mutator.tests_of("reference.foton", called, range(9, 10)) == [2, 1, 0], "no test that passes runs it"
     assert mutator.tests_of("reference.foton", set()) == [4, 2, 7, 1, 0], "at import: every test of the module"
+
+
+def _branches(chosen: bool) -> int:
+    if chosen:
+        return 1
+    return 2
+
+
+def test_lines_that_run_are_seen():
+    """Of a branch the one that is taken."""
+    first = _branches.__code__.co_firstlineno
+    for chosen, last in ((True, 2), (False, 3)):
+        with lines_of({__file__}) as lines:
+            _branches(chosen)
+        assert lines == {(__file__, first + 1), (__file__, first + last)}
 
 
 def test_forks_take_items_as_they_are_free():
