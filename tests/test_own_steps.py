@@ -263,6 +263,18 @@ def test_a_repository_that_is_not_there_is_named(function: str, monkeypatch: pyt
     assert "peers.py:" in result.stderr
 
 
+def test_a_repository_that_changes_no_layer_trains_by_backpropagation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    (tmp_path / "code" / "biotorch" / "module").mkdir(parents=True)
+    text = "def BioModule(module, mode):\n    assert mode == 'usf'\n    return module"
+    (tmp_path / "code" / "biotorch" / "module" / "biomodule.py").write_text(text)
+    found = records("peers:feedback_alignment:mode='usf'")
+    plain, peer = found["PyTorch backprop"], found["peers:feedback_alignment:mode='usf'"]
+    assert (peer["losses"], peer["held"]) == (plain["losses"], plain["held"])
+
+
 def test_the_example_is_direct_feedback_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the rule's matrices it takes the rule's steps, whose weights are those of the reference."""
     monkeypatch.syspath_prepend(EXAMPLES)
