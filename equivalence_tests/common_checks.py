@@ -85,10 +85,12 @@ def fills_every_grad(example: Example) -> None:
     rule, x, y = built(example)
     found = credit(rule, x, y, 0)
     missing = {name for name, gradient in found.items() if gradient is None}
-    assert set(getattr(rule, "left_out", ())) == missing, "left out"
+    named = set(getattr(rule, "left_out", ()))
+    assert named == missing, f"no gradient: {sorted(missing)}, expected {sorted(named)}, which left_out names"
     for name, parameter in rule.named_parameters():
         if parameter.grad is not None:
-            assert parameter.grad.shape == parameter.shape, name
+            shapes = tuple(parameter.grad.shape), tuple(parameter.shape)
+            assert shapes[0] == shapes[1], f"gradient of {name}: shape {shapes[0]}, expected {shapes[1]}"
             assert bool(parameter.grad.isfinite().all()), f"{name}: not finite"
 
 
@@ -106,13 +108,15 @@ def leaves_no_graph(example: Example) -> None:
     rule, x, y = built(example)
     identities = [id(parameter) for parameter in rule.parameters()]
     loss = rule.assign_credit(x, y)
-    assert loss.shape == (), "loss"
-    assert not loss.requires_grad, "loss with a graph"
-    assert bool(torch.isfinite(loss)), "loss"
-    assert not any(p.grad.requires_grad for p in rule.parameters() if p.grad is not None), "gradient with a graph"
+    assert loss.shape == (), f"loss: shape {tuple(loss.shape)}, expected ()"
+    assert not loss.requires_grad, "loss: with a graph, expected a detached one"
+    assert bool(torch.isfinite(loss)), f"loss: {loss.item()}, expected a finite number"
+    graphs = [name for name, p in rule.named_parameters() if p.grad is not None and p.grad.requires_grad]
+    assert not graphs, f"gradients with a graph: {graphs}, expected none"
     if hasattr(rule, "constrain"):
         rule.constrain()
-    assert [id(parameter) for parameter in rule.parameters()] == identities, "other parameters"
+    kept = [id(parameter) for parameter in rule.parameters()]
+    assert kept == identities, "parameters: other tensors after a step, expected the same ones"
 
 
 def streams_as_at_once(example: Example) -> None:
@@ -139,15 +143,16 @@ def resumes_bitwise(example: Example) -> None:
     step(rule, x, y, optimizer, 0)
     loaded, _, _ = built(example)
     loaded.load_state_dict(copy.deepcopy(rule.state_dict()))
-    reference: list[Tensor] = []
-    for other in (rule, copy.deepcopy(rule), loaded):
+    reference: dict[str, Tensor | None] = {}
+    for label, other in {"it": rule, "a copy": copy.deepcopy(rule), "a rule with its state loaded": loaded}.items():
         theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
         theirs.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         for seed in (1, 2):
             step(other, x, y, theirs, seed)
-        parameters = [parameter.detach().clone() for parameter in other.parameters()]
-        reference = reference or parameters
-        assert all(map(torch.equal, parameters, reference)), "resumed, and learned otherwise"
+        parameters = {name: parameter.detach().clone() for name, parameter in other.named_parameters()}
+        reference = reference or dict(parameters)
+        differing = same(parameters, reference)
+        assert not differing, f"{differing}: {label} learned otherwise in two steps, expected bit for bit the same"
 
 
 def step(rule: Any, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, seed: int) -> None:
@@ -164,8 +169,9 @@ def follows_dtype_and_device(example: Example) -> None:
     credit(rule, x.float(), y, 0)
     for name, parameter in rule.named_parameters():
         place = parameter.dtype, parameter.device
-        assert place == (torch.float32, x.device), f"{name}: {place}"
-        assert parameter.grad is None or (parameter.grad.dtype, parameter.grad.device) == place, f"gradient of {name}"
+        assert place == (torch.float32, x.device), f"{name}: {place}, expected {(torch.float32, x.device)}"
+        found = place if parameter.grad is None else (parameter.grad.dtype, parameter.grad.device)
+        assert found == place, f"gradient of {name}: {found}, expected {place}"
 
 
 def models(rule: Any) -> list[nn.Module]:
@@ -195,9 +201,10 @@ def calls_hooks(example: Example) -> None:
             where = f"layer '{path}'" if path else "model"
             assert message.startswith(f"{where}: a forward hook, which"), message
             assert message.endswith("; register it for a pass `model(x)` outside training, then remove it"), message
-            assert not seen, "refused before anything was called"
+            assert not seen, f"{where}: a forward hook was called, and then refused; expected the refusal first"
         handle.remove()
-    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "without hooks"
+    message = refusal(lambda: rule.assign_credit(x, y))
+    assert message == "accepted", f"with all hooks removed: {message}, expected a step"
 
 
 def chosen(module: nn.Module) -> Iterator[list[str]]:
@@ -244,7 +251,8 @@ def honours_freezing(example: Example) -> None:
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(state[key])
-    assert all(close(g, free[key]) for key, g in credit(rule, x, y, 1).items()), "thawed, all learn again"
+    again = [key for key, gradient in credit(rule, x, y, 1).items() if not close(gradient, free[key])]
+    assert not again, f"{again}: another gradient after thawing, expected that of before"
 
 
 def names_a_replaced_layer(example: Example) -> None:
@@ -254,9 +262,12 @@ def names_a_replaced_layer(example: Example) -> None:
         for key, module in list(model._modules.items()):
             model._modules[key] = copy.deepcopy(module)
             for call in (lambda: rule.assign_credit(x, y), lambda: rule(x)):
-                assert refusal(call).startswith(f"layer '{key}': replaced, added or removed since the "), refusal(call)
+                message = refusal(call)
+                expected = f"layer '{key}': replaced, added or removed since the "
+                assert message.startswith(expected), f"{message}, expected '{expected}...'"
             model._modules[key] = module
-    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
+    message = refusal(lambda: rule.assign_credit(x, y))
+    assert message == "accepted", f"with all layers in their places: {message}, expected a step"
 
 
 def waits_for_no_device(example: Example) -> None:

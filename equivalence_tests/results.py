@@ -1,8 +1,10 @@
 """What came of each test of a package, as lines of JSON: `prograde check` makes its table of them."""
 
+import ast
 import contextlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from .sides import MODULES, TwinSide
 from .tolerance import Compared, Comparison
 
 KEY = "prograde"
+LONGEST = 200
+"""Of what came and what was expected, in a line: arrays may be of any size."""
 
 
 class Results:
@@ -89,7 +93,7 @@ class Results:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = crash.message if crash is not None else str(report.longrepr)
-        said = said.removeprefix("AssertionError: ").removeprefix("Skipped: ").split("\n")[0]
+        said = explained(said.removeprefix("AssertionError: ").removeprefix("Skipped: "))
         test = report.nodeid.rpartition("::")[2]
         self._write({"test": test, "when": report.when, "outcome": report.outcome, "said": said, **noted})
 
@@ -97,6 +101,35 @@ class Results:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def explained(message: str) -> str:
+    """A line of what a failed assertion says, with what came and what was expected, as pytest has found them.
+
+    >>> explained("hits\\nassert 3 == 2")
+    'hits: 3, expected 2'
+    """
+    first, *others = message.split("\n")
+    claim = next((line for line in (first, *others) if line.startswith("assert ")), "").removeprefix("assert ")
+    if not claim or (first != f"assert {claim}" and "expected" in first):
+        return first
+    label = "" if first == f"assert {claim}" else f"{first}: "
+    calls = (re.search(r"= <function (\w+) at \w+>(\(.*\))$", line) for line in others)
+    call = next((call for call in calls if call), None)
+    compared = re.fullmatch(r"(.+?) (==|!=|<=|>=|<|>|in|not in|is|is not) (.+)", claim)
+    if compared is not None:
+        found, operator, expected = compared.groups()
+        text = f"{found}, expected {expected if operator == '==' else f'{operator} {expected}'}"
+    elif call is not None:
+        text = ("" if claim.startswith("not ") else "not ") + call[1] + call[2]
+        if call[1] in ("array_equal", "allclose", "isclose") and not claim.startswith("not "):
+            with contextlib.suppress(SyntaxError):
+                (found, expected, *_) = ast.parse(call[1] + call[2], mode="eval").body.args  # type: ignore[attr-defined]
+                text = f"{ast.unparse(found)}, expected {ast.unparse(expected)}"
+    else:
+        text = claim
+    text = re.sub(r"np\.\w+?\d+\(([^()]*)\)", r"\1", re.sub(r"(\\n|\s)\s*", " ", text))
+    return label + (text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
 
 
 def _functions(twin: TwinSide) -> dict[str, bool]:

@@ -57,7 +57,7 @@ def samples(draw: st.DrawFn) -> Sample:
         positions = draw(st.sampled_from([(), (4,), (2, 3)]), label="positions")
         weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, *positions, n_in))
     elif kind == "Rotation":
-        settings = {"angle": draw(st.sampled_from([0.0, 0.3, -2.0]), label="angle")}
+        settings = {"angle": draw(st.sampled_from([0.3, -2.0, 1.0]), label="angle")}  # of 0 the update is 0
         shape = (n_in, n_in, *draw(st.sampled_from([(), (2, 2)]), label="kernel"))
         weight, z = rng.standard_normal(shape), rng.standard_normal((batch, n_in, *(3, 4)[: len(shape) - 2]))
     elif kind == "CircularConvolution":
@@ -96,6 +96,23 @@ def test_twin(twin: Side, compare: Comparison, sample: Sample):
         return layer.value(z), layer.difference(z, u), layer.adjoint(z, d), layer.update(z, delta)
 
     compare(twin, sample.kind, four, sample.parameters, sample.z, sample.u, sample.d, sample.delta)
+
+
+@pytest.mark.parametrize("kernel", [(), (2, 2)])
+def test_a_rotation_by_no_angle_is_the_identity(side: Side, kernel: tuple[int, ...]):
+    """Bit for bit, and its branch is not updated."""
+    rng = np.random.default_rng(7)
+    shape = (3, *(3, 4)[: len(kernel)])
+    weight, bias, z, d = (rng.standard_normal(s) for s in ((3, 3, *kernel), 3, (2, *shape), (5, *shape)))
+    weight, bias, z, d = side.operands((weight, bias, z, d))
+    layer = rotation(side, weight, bias, 0.0)
+    for name, found, expected in (
+        ("value", layer.value(z), z),
+        ("difference", layer.difference(z, 2 * z), 2 * z),
+        ("adjoint", layer.adjoint(z, d), d),
+    ):
+        assert np.array_equal(side.results(found), side.results(expected)), name
+    assert all(not np.any(part) for part in side.results(layer.update(z, z))), "update"
 
 
 @given(sample=samples())

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prograde.accelerated.command_line.verdicts import checked, read
 from prograde.equivalence_tests import test_foton
+from prograde.equivalence_tests.results import explained
 from prograde.equivalence_tests.sides import TwinSide
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -124,6 +126,50 @@ def test_exit_codes() -> None:
     assert own("mine", [START, right, noted("rules", outcome="failed")]).exit_code == 1
 
 
+def wrong(kind: int) -> None:
+    found, expected = np.array([1.0, 2.0]), np.array([1.0, 2.5])
+    if kind == 0:
+        assert (kind + 1, 1) == (0, kind)
+    elif kind == 1:
+        assert np.array_equal(found, expected), "hits of parts"
+    elif kind == 2:
+        assert np.allclose(found.sum(), 1, atol=4e-7)
+    elif kind == 3:
+        assert found.max() <= 1.5, "defect"
+    elif kind == 4:
+        assert not np.allclose(found, found), "moved"
+    elif kind == 5:
+        assert kind == 3, "kind: 5, expected 3"
+    elif kind == 6:
+        assert np.array_equal(np.zeros((90, 9)), expected), "long"
+    else:
+        raise ValueError("shapes\nand more")
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (0, "(1, 1), expected (0, 0)"),
+    (1, "hits of parts: array([1.0, 2.0]), expected array([1.0, 2.5])"),
+    (2, "3.0, expected 1"),
+    (3, "defect: 2.0, expected <= 1.5"),
+    (4, "moved: allclose(array([1., 2.]), array([1., 2.]))"),
+    (5, "kind: 5, expected 3"),
+    (7, "shapes"),
+])  # fmt: skip
+def test_a_failed_assertion_says_what_came_and_what_was_expected(kind: int, said: str) -> None:
+    with pytest.raises((AssertionError, ValueError)) as error:
+        wrong(kind)
+    assert explained(str(error.value)) == said
+
+
+def test_long_arrays_are_cut() -> None:
+    with pytest.raises(AssertionError) as error:
+        wrong(6)
+    said = explained(str(error.value))
+    assert said.startswith("long: not array_equal(array([[0., 0., 0.,")
+    assert len(said) < 210
+    assert "\n" not in said
+
+
 class Skipped(BaseException):
     pass
 
@@ -172,6 +218,7 @@ def test_reports_are_whole() -> None:
     assert tags.count("tr") == 1 + len(found.functions)
     assert "mine &lt;in&gt; float32" in found.page()
     assert "<pre>code</pre>" in found.page()
+    assert "td:last-child{white-space:normal" in found.page(), "a long name of a test goes on in the next line"
     assert not {"script", "link", "img"} & set(tags), "needs no other file"
 
 

@@ -158,7 +158,8 @@ class Verdicts:
 
 
 OWN_STYLE = "tr.refused td{color:var(--warm)}tr.there td,tr.tested td{color:var(--soft)}" + (
-    "pre{background:var(--ground);padding:12px;overflow-x:auto;font-size:.8rem}"
+    "pre{background:var(--ground);padding:12px;overflow-x:auto;font-size:.8rem}.lede{max-width:none}"
+    "td{vertical-align:baseline}td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:12rem}"
 )
 
 
