@@ -4,6 +4,7 @@ A test writes each computation once, `lambda side, network, x, y: side.foton.upd
 the harness runs it on the reference and on the twin.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -61,6 +62,8 @@ MODULES = (
 OURS = "prograde.accelerated"
 LENT = ("activations", "losses", "convolution", "pooling", "layers")
 """What algorithms are made of, ours where a package of torch functions lacks it."""
+REFUSALS = ValueError, ArithmeticError, LookupError, RuntimeError, TypeError
+"""By which a package may refuse an argument."""
 MOST_LEFT_OUT = 60
 """Examples of a property left out for want of an option before it is skipped, where no other was met."""
 
@@ -144,6 +147,12 @@ class Side:
         """Whether what is refused in these words can be seen without the numbers of a tensor on a device."""
         return True
 
+    @contextmanager
+    def refuses(self, words: str) -> Iterator[None]:
+        """What is done inside raises ValueError, with words that match the pattern."""
+        with pytest.raises(ValueError, match=words):
+            yield
+
     def module(self, name: str) -> Any:
         raise NotImplementedError
 
@@ -152,12 +161,13 @@ class Side:
             return self.module(name)
         raise AttributeError(name)
 
-    def chain(self, network: Dense | Images, masks: Any = None) -> Any:
+    def chain(self, network: Dense | Images, masks: Any = None, activations: Any = None) -> Any:
         """The layers of a network of this side, for its functions; `masks` has a dropout mask or None for each.
 
-        The first unshuffling of an `Images` is left to `unshuffled`.
+        `activations` has those of this side by name, where they are not `ACTIVATIONS`. The first unshuffling of an
+        `Images` is left to `unshuffled`. What `dense_chain` returns is passed on as it is: see `one_by_one`, `opened`.
         """
-        module, table = self.layers, self.activations.ACTIVATIONS
+        module, table = self.layers, activations or self.activations.ACTIVATIONS
         convolutions, dense = ((), network) if isinstance(network, Dense) else network
         found = []
         of_convolutions = [None] * len(convolutions) if masks is None else masks
@@ -175,9 +185,18 @@ class Side:
             else:
                 place = (layer.stride, layer.padding, layer.groups)
                 found.append(module.Convolution(layer.kernel, layer.bias, steps, outlet, *place))
-        activations = tuple(table[name] for name in dense.activations)
+        named = tuple(table[name] for name in dense.activations)
         masks = None if masks is None else masks[len(found) :]
-        return (*found, *module.dense_chain(dense.weights, dense.biases, activations, masks))
+        last = module.dense_chain(dense.weights, dense.biases, named, masks)
+        return (*found, *self.one_by_one(last)) if convolutions else last
+
+    def one_by_one(self, chain: Any) -> Any:
+        """What `dense_chain` returned as a sequence of layers, for a test that puts others beside them."""
+        return chain
+
+    def opened(self, layers: Any) -> Any:
+        """The layers with the reference's fields, for a test that reads or changes one."""
+        return layers
 
     def unshuffled(self, network: Dense | Images, x: Any) -> Any:
         """x as the first layer takes it: unshuffled for a circular convolution."""
@@ -335,6 +354,19 @@ class TwinSide(Side):
     def looks_for(self, refusal: str) -> bool:
         return self.device.type == "cpu" or not ("found" in refusal or "NaN" in refusal)
 
+    @contextmanager
+    def refuses(self, words: str) -> Iterator[None]:
+        """Likewise; of another package the words and the kind of error are its own, and what it accepts is skipped."""
+        if self.is_ours:
+            with super().refuses(words):
+                yield
+            return
+        try:
+            yield
+        except REFUSALS:
+            return
+        pytest.skip("accepts what is refused: " + re.sub(r"\\(.)", r"\1", words))
+
     @property
     def takes_tensors(self) -> bool:
         return self._from_numpy is None
@@ -351,6 +383,18 @@ class TwinSide(Side):
         if name in LENT and self.takes_tensors:
             return import_module(f"{OURS}.{name}")
         self.lack(name)
+
+    def one_by_one(self, chain: Any) -> Any:
+        """Likewise; skips the test where it is none, which is the package's own affair."""
+        return chain if isinstance(chain, tuple | list) else self.lack("layers.dense_chain as a tuple")
+
+    def opened(self, layers: Any) -> Any:
+        """Likewise; skips the test where a layer is another kind of object, which is the package's own affair."""
+        for layer in self.one_by_one(layers):
+            original = getattr(reference.layers, type(layer).__name__, None)
+            if original is None or getattr(layer, "_fields", None) != getattr(original, "_fields", ()):
+                self.lack("layers.dense_chain as a tuple of layers.Dense")
+        return layers
 
     def lack(self, name: str) -> NoReturn:
         """Skips the test: what is missing is not wrong. In our own package it is."""

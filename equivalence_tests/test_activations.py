@@ -165,7 +165,7 @@ def test_maxmin_sorts_pairs_and_keeps_norms(side: Side, a: np.ndarray):
 
 
 def test_maxmin_refuses_an_odd_number_of_units(side: Side):
-    with pytest.raises(ValueError, match="5 units, expected an even number"):
+    with side.refuses("5 units, expected an even number"):
         side.activations.maxmin.value(side.operands(np.ones((2, 5))))
 
 

@@ -130,5 +130,5 @@ def test_weights_prefer_small_losses(side: Side):
 @pytest.mark.parametrize(("first", "end"), [(-1, 1), (2, 1), (0, 3), (3, 3)])
 def test_no_such_range(side: Side, first: int, end: int):
     message = f"first, last: {first}, {end}, expected 0 <= first <= last < 3 layers"
-    with pytest.raises(ValueError, match=message):
+    with side.refuses(message):
         side.aggregation.range_total(side.operands(np.zeros((3, 2, 2))), first, end)

@@ -164,7 +164,7 @@ def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Ge
 def test_inverses_that_do_not_fit_are_refused(side: Side):
     case, inverses, noise = square(np.random.default_rng(0), orthogonal=True)
     operands = side.operands((*case[:3], inverses, noise[:1]))
-    with pytest.raises(ValueError, match="inverses, noise: 2 and 1, expected 2, one for every hidden layer"):
+    with side.refuses("inverses, noise: 2 and 1, expected 2, one for every hidden layer"):
         updates(side, *operands)
 
 

@@ -1,5 +1,6 @@
 """Feedback alignment, direct feedback alignment, direct random target projection: twins, and how they are related."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from prograde.accelerated.rules import DirectFeedbackAlignment, FeedbackAlignment
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import K, dense
-from prograde.equivalence_tests.sides import Side, TwinSide
+from prograde.equivalence_tests.sides import Images, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
 from prograde.equivalence_tests.test_backprop import ChainCase, chain_cases, chain_of, parameters
 from prograde.equivalence_tests.test_backprop import updates as backprop_updates
@@ -41,6 +42,14 @@ def updates(module: str, **options: Any) -> Any:
         return getattr(side, module).updates(layers, feedback, x, labels, **options)
 
     return run
+
+
+def with_output_layer(network: Any, change: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    """The network with another weight and bias of its last layer."""
+    if isinstance(network, Images):
+        return network._replace(dense=with_output_layer(network.dense, change))
+    weight, bias = change(network.weights[-1], network.biases[-1])
+    return network._replace(weights=(*network.weights[:-1], weight), biases=(*network.biases[:-1], bias))
 
 
 def backprop(side: Side, network: Any, x: Any, labels: Any, masks: Any, _: Any) -> Any:
@@ -139,10 +148,10 @@ def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCa
     found = []
     for scale in (1, 2):
         network, x, labels, masks, drawn = side.operands((*case, feedback))
-        layers, x = chain_of(side, network, x, masks)
-        last = layers[-1]._replace(weight=scale * layers[-1].weight + (scale - 1))
+        changed = with_output_layer(network, lambda weight, bias, by=scale: (by * weight + (by - 1), bias))
+        layers, x = chain_of(side, changed, x, masks)
         rule = side.direct_random_target_projection
-        found.append(side.results(rule.updates((*layers[:-1], last), drawn, x, labels)[:-1]))
+        found.append(side.results(rule.updates(layers, drawn, x, labels)[:-1]))
     flat = [[g for update in updates for g in update] for updates in found]
     assert all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)), "the output is looked at"
 
@@ -156,10 +165,10 @@ def test_a_centred_label_is_minus_the_error_of_equal_scores(
 
     def from_zeros(module: str, sign: int, **options: Any) -> Any:
         def run(side: Side, network: Any, x: Any, labels: Any, masks: Any, drawn: Any) -> Any:
-            layers, x = chain_of(side, network, x, masks)
-            last = layers[-1]._replace(weight=0 * layers[-1].weight, bias=None)
+            without = with_output_layer(network, lambda weight, bias: (0 * weight, None))
+            layers, x = chain_of(side, without, x, masks)
             matrices = tuple(sign * matrix for matrix in drawn)
-            return getattr(side, module).updates((*layers[:-1], last), matrices, x, labels, **options)
+            return getattr(side, module).updates(layers, matrices, x, labels, **options)
 
         return run
 

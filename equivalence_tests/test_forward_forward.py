@@ -214,7 +214,7 @@ def test_what_a_loss_is_told(side: Side, case: Labelled):
 @pytest.mark.parametrize("function", ["stream_goodness", "stream_updates"])
 def test_another_prior_is_refused(side: Side, function: str):
     dense, x = side.operands((Dense((np.ones((4, 6)),), (None,), ("relu",)), np.ones((2, 6))))
-    with pytest.raises(ValueError, match="prior: 'after', expected 'none', 'before' or 'others'"):
+    with side.refuses("prior: 'after', expected 'none', 'before' or 'others'"):
         list(getattr(side.forward_forward, function)(side.chain(dense), x, x, prior="after"))
 
 

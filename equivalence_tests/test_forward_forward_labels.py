@@ -203,5 +203,5 @@ def test_a_layer_that_is_not_there_is_refused(side: Side, first_layer: int):
         (Dense((np.ones((4, 6)), np.ones((4, 4))), (None, None), ("relu", "relu")), np.ones((2, 6)))
     )
     for function in (side.forward_forward.label_scores, side.forward_forward.neutral_features):
-        with pytest.raises(ValueError, match=rf"first_layer: {first_layer}, expected 0\.\.1"):
+        with side.refuses(rf"first_layer: {first_layer}, expected 0\.\.1"):
             function(side.chain(dense), x, 3, first_layer=first_layer)

@@ -283,7 +283,7 @@ def test_negated_turns_all_signs(side: Side):
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_a_share_of_no_units_is_refused(side: Side, share: float):
-    with pytest.raises(ValueError, match=f"share: {share}, expected more than 0 and at most 1"):
+    with side.refuses(f"share: {share}, expected more than 0 and at most 1"):
         side.goodness.top_k(share)
 
 

@@ -340,7 +340,7 @@ def test_halves_go_to_the_even_level(side: Side, bits: int, half: float, level: 
 
 def test_less_than_two_bits_are_refused(side: Side):
     v = side.operands(np.ones((2, 2)))
-    with pytest.raises(ValueError, match="bits: 1, expected 2 or more"):
+    with side.refuses("bits: 1, expected 2 or more"):
         side.hardware.quantise(v, 1)
 
 
@@ -435,7 +435,7 @@ class Chip:
         return self.side.hardware.product(self.crossbar, x, weight, noise)
 
     def layers(self, network: Dense | Images) -> tuple[Any, ...]:
-        return tuple(OnChip(layer, self) for layer in self.side.chain(network))
+        return tuple(OnChip(layer, self) for layer in self.side.one_by_one(self.side.chain(network)))
 
 
 class OnChip(NamedTuple):

@@ -333,9 +333,9 @@ def test_an_embedding_is_pytorchs(case: Tokens):
 def test_integers_have_neither_difference_nor_adjoint(side: Side):
     layer = side.embedding.Embedding(side.operands(np.ones((4, 3))))
     z, d = side.operands((np.array([[0, 1]]), np.ones((1, 2, 3))))
-    with pytest.raises(ValueError, match="Embedding: z are integers, which no u is taken from"):
+    with side.refuses("Embedding: z are integers, which no u is taken from"):
         layer.difference(z, z)
-    with pytest.raises(ValueError, match="Embedding: z are integers, which have no gradient"):
+    with side.refuses("Embedding: z are integers, which have no gradient"):
         layer.adjoint(z, d)
 
 

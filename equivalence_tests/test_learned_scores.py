@@ -321,5 +321,5 @@ def test_unscaled_cosines_cannot_be_sure(side: Side, num_classes: int, rounded: 
 
 @pytest.mark.parametrize("sharpness", [0.0, -1.0, math.nan])
 def test_a_sharpness_of_nothing_is_refused(side: Side, sharpness: float):
-    with pytest.raises(ValueError, match=f"sharpness: {sharpness}, expected a positive number"):
+    with side.refuses(f"sharpness: {sharpness}, expected a positive number"):
         side.learned_scores.prototype_cosine(sharpness)

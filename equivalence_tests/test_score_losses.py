@@ -198,7 +198,7 @@ def test_a_margin_raises_the_loss_of_what_is_barely_right(side: Side):
 
 @pytest.mark.parametrize("name", ["positive_versus_negative", "mixed", "cosine_margin", "smooth_margin"])
 def test_one_class_is_refused(side: Side, name: str):
-    with pytest.raises(ValueError, match="scores: 1 class, expected 2 or more"):
+    with side.refuses("scores: 1 class, expected 2 or more"):
         credit(side, name, np.ones((3, 1)), np.zeros(3, int))
 
 
@@ -208,7 +208,7 @@ def test_one_class_is_refused(side: Side, name: str):
      ("cross_entropy", "label_smoothing", -0.1), ("cosine_margin", "scale", -1.0), ("smooth_margin", "beta", 0.0)],
 )  # fmt: skip
 def test_settings_without_a_loss_are_refused(side: Side, name: str, setting: str, value: float):
-    with pytest.raises(ValueError, match=f"{setting}: {value}, expected"):
+    with side.refuses(f"{setting}: {value}, expected"):
         getattr(side.score_losses, name)(**{setting: value})
 
 

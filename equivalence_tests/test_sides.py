@@ -18,7 +18,7 @@ from prograde import reference
 from prograde.accelerated import activations, hardware
 from prograde.equivalence_tests import test_activations, test_backprop, test_foton, test_hardware, test_orthogonality
 from prograde.equivalence_tests.pasting import Recorded, UnwritableError, as_call, as_code
-from prograde.equivalence_tests.sides import Dense, Side, TwinSide
+from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -102,6 +102,30 @@ def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[
     assert side.layers.Dense is not None, "lent to torch functions"
     with pytest.raises(AssertionError, match=r"prograde\.accelerated\.nothing is missing"):
         TwinSide("prograde.accelerated", "cpu", "float32").lack("nothing")
+
+
+def test_the_words_of_a_refusal_are_the_packages_own(package: Callable[..., TwinSide]):
+    side = package(foton=SimpleNamespace())
+    with side.refuses(r"x\[0\]: ours"):
+        raise TypeError("theirs")
+    with pytest.raises(pytest.skip.Exception, match=r"accepts what is refused: x\[0\]: ours$"):  # noqa: SIM117
+        with side.refuses(r"x\[0\]: ours"):
+            pass
+    for ours in (ReferenceSide(), TwinSide("prograde.accelerated", "cpu", "float32")):
+        with pytest.raises(AssertionError, match="did not match"), ours.refuses("ours"):
+            raise ValueError("theirs")
+
+
+def test_what_dense_chain_returns_is_the_packages_own_affair(package: Callable[..., TwinSide]):
+    layers = SimpleNamespace(dense_chain=lambda weights, biases, activations: iter(weights))
+    side = package(np.asarray, layers=layers, activations=SimpleNamespace(ACTIVATIONS={"relu": "relu"}))
+    found = side.chain(Dense((np.eye(2),), (None,), ("relu",)))
+    assert len(list(found)) == 1, "as it is"
+    for look in (side.one_by_one, side.opened):
+        with pytest.raises(pytest.skip.Exception, match=r"not there: layers\.dense_chain as a tuple$"):
+            look(found)
+    with pytest.raises(pytest.skip.Exception, match=r"not there: layers\.dense_chain as a tuple of layers\.Dense$"):
+        side.opened([("weight", "bias")])
 
 
 def test_relu_with_another_derivative_at_0_is_refused(package: Callable[..., TwinSide]):

@@ -1,9 +1,14 @@
-"""Plausible mistakes of somebody's twin: the test of the property is the one that refuses it, and says where."""
+"""Plausible mistakes of somebody's twin: the test of the property is the one that refuses it, and says where.
 
+And a right twin that keeps what the pages promise and no more: no test refuses it.
+"""
+
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib import import_module
-from inspect import signature
+from inspect import isfunction, signature
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -225,3 +230,51 @@ def test_a_mistake_is_refused_by_its_property(mistake: str) -> None:
     with pytest.raises(AssertionError, match=message):
         hold(twin_with(module, functions), test, arguments, "default")
     hold(twin_with(module, {}), test, arguments, "smoke")
+
+
+class Chain:
+    """What `dense_chain` returns of a package whose networks are its own affair."""
+
+    def __init__(self, layers: Any) -> None:
+        self._layers = layers
+
+
+def of_its_own_make(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which takes a `Chain` where ours takes layers, and refuses in its own words."""
+
+    @wraps(function)
+    def called(*operands: Any, **options: Any) -> Any:
+        layers = [operand._layers if isinstance(operand, Chain) else operand for operand in operands]
+        try:
+            return function(*layers, **options)
+        except ValueError:
+            raise TypeError("these do not go together") from None
+
+    return called
+
+
+@pytest.mark.parametrize("test", [
+    "test_feedback_alignment.test_a_centred_label_is_minus_the_error_of_equal_scores",
+    "test_feedback_alignment.test_target_projection_does_not_look_at_the_output",
+    "test_foton.test_scaled_identity_scales_updates_by_depth",
+    "test_foton.test_recomputing_the_clean_pass_changes_nothing",
+    "test_foton.test_maxmin_needs_more_than_the_weights_in_the_projection",
+    "test_foton.test_an_activation_gain_gives_the_updates_of_a_scaled_network_their_size",
+    "test_foton.test_updates_with_maximum_pooling",
+    "test_ftp.test_the_layer_of_the_first_target_follows_direct_feedback",
+    "test_layers.test_steps_in_a_row",
+    "test_layers.test_the_layer_that_does_not_fit_is_named",
+    "test_recurrent.test_what_does_not_fit_is_refused",
+])  # fmt: skip
+def test_a_right_twin_of_its_own_make_is_not_refused(test: str) -> None:
+    """Its networks are opaque, and the words of its errors are its own."""
+    Placement.device = torch.device("cpu")
+    package: Any = ModuleType(PACKAGE)
+    for name in MODULES:
+        theirs = vars(getattr(ours, name)).items()
+        made = {key: of_its_own_make(value) if isfunction(value) else value for key, value in theirs}
+        setattr(package, name, SimpleNamespace(**made))
+    package.layers.dense_chain = lambda *operands, **options: Chain(ours.layers.dense_chain(*operands, **options))
+    sys.modules[PACKAGE] = package
+    with contextlib.suppress(pytest.skip.Exception):
+        hold(TwinSide(PACKAGE, "cpu", "float64"), test, {"linear": False, "activation": "tanh"}, "smoke")
