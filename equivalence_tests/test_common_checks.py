@@ -14,11 +14,10 @@ from prograde.equivalence_tests.rule_examples import Example
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = [pytest.mark.smoke, pytest.mark.places_itself, pytest.mark.usefixtures("ours_only")]
-KNOWN = {"names a replaced layer": "it looks at no layers"}
 
 
 class Plain(nn.Module):
-    """A rule of somebody's own: backpropagation, in the fewest lines."""
+    """A rule of somebody's own: backpropagation, which has a step where all is frozen, too."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -114,7 +113,55 @@ class Waits(Plain):
     def constrain(self, optimizer: torch.optim.Optimizer | None = None) -> None: ...
 
 
-@parametrize_with_rules([Plain], expected_failed_checks=KNOWN)
+class Shortest(nn.Module):
+    """That of docs/check.md."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network = model
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        self.zero_grad()
+        loss = nn.functional.cross_entropy(self(x), y)
+        loss.backward()
+        return loss.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores
+
+
+class Holds(Plain):
+    """The layers of the model as they were."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.layers = [*model]  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        self.zero_grad()
+        loss = nn.functional.cross_entropy(self(x), y)
+        loss.backward()
+        return loss.detach()
+
+
+class NeedsAll(Shortest):
+    """Gradients of all parameters, frozen or not."""
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(self(x), y)
+        parameters = list(self.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        return loss.detach()
+
+
+@parametrize_with_rules([Plain, Shortest])
 def test_a_rule_of_somebodys_own(rule: Example, check: Check):
     check(rule)
 
@@ -128,6 +175,8 @@ WRONG = {
     Keeps: ("follows dtype and device", ""),
     Thaws: ("honours freezing", "a gradient of a frozen parameter"),
     Waits: ("waits for no device", ""),
+    Holds: ("names a replaced layer", "layer '0' replaced by its copy: a step accepted, and another gradient of ['"),
+    NeedsAll: ("honours freezing", "with ['network.0.weight', 'network.0.bias'] frozen, expected a step"),
 }
 
 

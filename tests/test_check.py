@@ -1,6 +1,7 @@
 """`prograde check`: what it makes of the records of tests, and a wrong implementation from end to end."""
 
 import json
+import re
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from prograde.accelerated.command_line.verdicts import checked, read
-from prograde.equivalence_tests import test_foton
+from prograde.equivalence_tests import common_checks, test_foton
 from prograde.equivalence_tests.results import explained
 from prograde.equivalence_tests.sides import TwinSide
 from prograde.equivalence_tests.tolerance import Comparison
@@ -203,6 +204,16 @@ def test_the_common_checks_of_a_rule() -> None:
     assert [verdict.wrong for verdict in found.of("refused")] == [["another gradient"], ["ValueError('nothing')"]]
     assert (found.functions[1].skipped, found.exit_code, places) == ("it has no step", 1, ["cpu"])
     assert found.remarks == []
+
+
+def test_the_rule_of_the_page_is_accepted() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "check.md").read_text()
+    (program,) = re.findall(r"^```python\n(from torch import nn\n.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "rules"}
+    exec(program, names)
+    found = checked("rules:MyRule on cpu", common_checks, names["MyRule"], "cpu")
+    assert not found.of("refused"), found.text()
+    assert len(found.of("agreed")) == 8, found.text()
 
 
 def test_reports_are_whole() -> None:
