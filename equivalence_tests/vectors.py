@@ -73,6 +73,7 @@ def _kinks() -> dict[str, Any]:
         "numbers": equal - np.array([0.0, 1.0, -1.0, 0.0]), "all_logits": np.stack([equal, equal, equal[::-1]]),
         "squares": np.tile(np.array([[1.0, 1.0], [0.0, -0.0]]), (2, 3, 2, 3)), "positive": np.ones(5),
         "negative": np.ones(5), "before": np.zeros((2, 5)), "labels": np.array([0, 3, 1, 2, 3]),
+        "x": np.array([[0.0], [1.0], [1.0], [-0.0], [1.0]]) * _typical()["x"],
     }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ OPERANDS = {"typical": _typical, "kinks": _kinks, "extremes": _extremes}
 
 NETWORK = "layers.dense_chain(weights, biases, (activations.tanh, activations.tanh, activations.identity))"
 HIDDEN = "layers.dense_chain(weights[:2], biases[:2], (activations.tanh, activations.tanh))"
+WITHOUT_BIASES = "layers.dense_chain(weights, (None,) * 3, (activations.relu, activations.relu, activations.identity))"
 TWO_STREAMS = "pair_losses.LayerGoodness(1, 3, 6.0, positive, negative, before[0], before[1])"
 CELL = "recurrent.RecurrentLayer(recurrent.elman(), layers.Dense(of_input, of_bias), layers.Dense(of_state, None))"
 STEPS = f"(*recurrent.unrolled([{CELL}], sequence), layers.Dense(of_output, None))"
@@ -179,6 +181,10 @@ def _calls() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield f"pepita.update_factors({clean}, v, rows_of_x)", ("typical",)
     yield f"foton.updates({NETWORK}, x, labels)", ("typical",)
     yield f"foton.updates({NETWORK}, x, labels, linear=True)", ("typical",)
+    yield f"foton.updates({WITHOUT_BIASES}, x, labels)", KINKS
+    yield f"foton.updates({WITHOUT_BIASES}, x, labels, linear=True)", KINKS
+    yield f"foton.error_projection({clean})", ("typical",)
+    yield f"foton.differences({clean}, v, rows_of_x)", ("typical",)
     yield f"ftp.updates({NETWORK}, of_first, x, labels)", ("typical",)
     yield f"ftp.update_factors({clean}, v, features)", ("typical",)
     streams = f"{HIDDEN}, x, labels, (labels + 1) % 4, 4"
