@@ -122,7 +122,7 @@ PARTS = {
         "stream_updates",
     ],
     "foton": [
-        "credit_operators", "depth_correction", "differences", "error_projection", "linear_errors",
+        "credit_operators", "depth_correction", "linear_errors",
         "recomputed_factors", "update_factors",
     ],
     "ftp": [
