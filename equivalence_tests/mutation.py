@@ -408,6 +408,20 @@ OPTIONS = (
 """Of pytest. Tests of compilation take seconds each, and see what others see."""
 
 
+CHECKOUT = (
+    "test_docstrings.py::test_examples",
+    "test_costs.py",
+    "test_estimators.py",
+    "test_local_classifiers.py",
+    "test_loop.py",
+    "test_rules.py",
+    "test_training.py",
+    "test_unit_diagnostics.py",
+    "test_using.py",
+)
+"""Tests outside of this package that run rules and no other process."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code is 0 where every mutant is noticed or argued to be equivalent, else 1."""
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}.mutation", description=__doc__)
@@ -454,9 +468,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch", "torch._dynamo"):
         import_module(library)  # before the profile, which slows imports down, and for all forks
     tests = options.tests or [path.name for path in sorted(Path(__file__).parent.glob("test_*.py"))]
-    examples = Path(__file__).resolve().parent.parent / "tests" / "test_docstrings.py"
-    if examples.exists() and not options.tests:  # of a checkout
-        tests.append(f"{examples}::test_examples")
+    of_checkout = Path(__file__).resolve().parent.parent / "tests"
+    if of_checkout.exists() and not options.tests:
+        tests += [str(of_checkout / name) for name in CHECKOUT]
     with Path(options.report or os.devnull).open("w") as file, recorded() as ran:
         mutator = Mutator(mutants, start + options.seconds_in_all, ran, options.jobs, report)
         output = run_tests(tests, mutator, options=OPTIONS)
