@@ -30,8 +30,8 @@ CHECKS = 8
 NEW, HELD = 8, 16
 """Directions in which its largest drift is sought: random ones, and those found last."""
 
-SHARE = 0.9
-"""Up to which share of the tolerance an entry is let pass that was looked at, or that is bounded by one that was."""
+SHARE = 0.6
+"""Up to which share of the tolerance an entry is let pass: those that are not looked at may be larger."""
 
 PROBABLE = 0.8
 """The share of the tolerance that the largest entry outside of those rows may be expected to have from their norms."""
@@ -142,7 +142,7 @@ class Orthogonality(nn.Module):
     larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
     and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
     ones in other rows; every 64th step, and always in narrow weights, those with Gram matrices of one size together,
-    all entries are looked at. Where one exceeds nine tenths of the tolerance, the cheapest that helps comes next:
+    all entries are looked at. Where one exceeds six tenths of the tolerance, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
@@ -316,7 +316,7 @@ class Orthogonality(nn.Module):
 
     def _kept(self, name: str, weight: Tensor, signs: Tensor) -> float | None:
         """What the largest entry may be, if need be after steps that cost thin products only; None if too large."""
-        n, limit = min(weight.shape), SHARE * self.tolerance
+        n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, seeking = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
         drifts, directions = drift(weight, check), None
@@ -324,15 +324,15 @@ class Orthogonality(nn.Module):
             squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
             if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
-                if largest <= limit**2:
+                if largest <= (SHARE * self.tolerance) ** 2:
                     return float(largest**0.5)
                 norms, indices = squares.topk(ROWS + 1)
                 evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
                 if evenly <= PROBABLE * self.tolerance:
                     entry = max(SHARE / PROBABLE * evenly, _largest_of_diagonal(weight).item())
-                    if entry <= limit:
+                    if entry <= SHARE * self.tolerance:
                         entry = max(entry, _largest_entry(weight, indices[:-1]).item())
-                    if entry <= limit:
+                    if entry <= SHARE * self.tolerance:
                         return entry
             if not left or not total < MUCH:
                 return None
