@@ -6,10 +6,10 @@
 Places and mutations are drawn from the seed: operators, comparisons, constants and named functions exchanged, factors,
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
 reference, and those of the twins and the rules. The tests run once, to learn which lines each of them runs and how long
-it takes. Each mutant then meets, in a fork, the tests that run its lines, in lower precisions too: first those of its
-module's own file, then the quickest, until SECONDS of them have run. A mutant that all of them pass is printed, and
-the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original. Of several seeds, each
-draws mutants and is counted for itself.
+it takes. Each mutant then meets, in a fork, the tests that run its lines, in lower precisions too, until SECONDS of
+them have run: first those that run the fewest lines, since they are about little else. A mutant that all of them pass
+is printed, and the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original. Of
+several seeds, each draws mutants and is counted for itself.
 """
 
 import argparse
@@ -50,7 +50,7 @@ ROOT_FOLDER = Path(__file__).parent.parent
 SIDES = {"reference": ("reference",), "accelerated": ("accelerated", "accelerated/rules", "accelerated/rules/local")}
 """Folders, whose files may be mutated."""
 
-SECONDS = 20.0
+SECONDS = 40.0
 """How long the tests of a mutant may take in all, as they did without one."""
 
 PATIENCE = 10.0
@@ -360,7 +360,8 @@ class Mutator:
 
         Without functions those that call or name the module.
 
-        In the order in which they run: those of the module's own files or with its name, then the quickest.
+        In the order in which they run: those that run the fewest lines; without functions those of the module's own
+        files or with its name before. Tests that don't fit into what is left of SECONDS are passed over.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         places = {(file, line) for line in lines}
@@ -372,9 +373,13 @@ class Mutator:
             concerned = test.lines & places if run else called
             if concerned and test.passed:
                 own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name
-                found.append((not own, test.seconds, index))
-        spent = itertools.accumulate(seconds for _, seconds, _ in sorted(found))
-        return [index for (*_, index), total in zip(sorted(found), spent, strict=True) if total <= SECONDS]
+                found.append((not (own or functions), len(test.lines), test.seconds, index))
+        chosen, left = [], SECONDS
+        for *_, seconds, index in sorted(found):
+            if seconds <= left:
+                left -= seconds
+                chosen.append(index)
+        return chosen
 
     def noticed(self, made: Mutant) -> str:
         """What noticed the mutant, "" if nothing did."""

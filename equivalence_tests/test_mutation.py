@@ -69,28 +69,29 @@ def test_a_seed_draws_the_same_mutants_again():
 
 
 def test_a_mutant_meets_the_tests_of_its_lines():
-    """Of its own file first, then the quickest; none that fails without it, and none beyond the time allowed."""
+    """First those that run the fewest lines; none that fails without it, and none beyond the time allowed."""
     file = source_of("reference.foton")[0]
     mutator = mutation.Mutator([], 0.0, {}, 1, lambda *_: None)
     called = {(file, "f")}
-    for name, seconds, passed, functions, line in (
-        ("test_rules.py", 2.0, True, called, 7),
-        ("test_rules.py", 1.0, True, called, 8),
-        ("test_foton.py", 3.0, True, called, 7),
-        ("test_foton.py", 0.5, False, called, 9),
-        ("test_foton.py", 0.1, True, {(file, "g")}, 20),
-        ("test_rules.py", 0.1, True, {("another", "f")}, 7),
-        ("test_rules.py", mutation.SECONDS, True, called, 7),
+    for name, seconds, passed, functions, numbers in (
+        ("test_rules.py", 2.0, True, called, {7, 8, 9}),
+        ("test_rules.py", 1.0, True, called, {8, 9}),
+        ("test_foton.py", 3.0, True, called, {7}),
+        ("test_foton.py", 0.5, False, called, {10}),
+        ("test_foton.py", 0.1, True, {(file, "g")}, {20}),
+        ("test_rules.py", 0.1, True, {("another", "f")}, {7}),
+        ("test_rules.py", mutation.SECONDS, True, called, {7, 9}),
+        ("test_rules.py", 1.0, True, called, {7, 9, 11, 12}),
     ):
-        lines = {(place, line) for place, _ in functions}
+        lines = {(place, number) for place, _ in functions for number in numbers}
         mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions, lines)
         mutator.items.append(SimpleNamespace(path=Path(name), name="test_updates"))
     mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set(), set())
     mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[foton]"))
-    assert mutator.tests_of("reference.foton", called, range(7, 9)) == [2, 1, 0]
-    assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1], "the line alone"
-    assert mutator.tests_of("reference.foton", called, range(9, 10)) == [2, 1, 0], "no test that passes runs it"
-    assert mutator.tests_of("reference.foton", set()) == [4, 2, 7, 1, 0], "at import: every test of the module"
+    assert mutator.tests_of("reference.foton", called, range(7, 8)) == [2, 0, 7], "the longest does not fit"
+    assert mutator.tests_of("reference.foton", called, range(8, 9)) == [1, 0], "the line alone"
+    assert mutator.tests_of("reference.foton", called, range(10, 11)) == [2, 1, 0, 7], "no test that passes runs it"
+    assert mutator.tests_of("reference.foton", set()) == [8, 4, 2, 1, 0, 7], "at import: every test of the module"
 
 
 def _branches(chosen: bool) -> int:
