@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prograde.accelerated._arrays import few_rows
 from prograde.accelerated.foton import error_projection
 from prograde.accelerated.layers import forward
 from prograde.accelerated.modules import OrthogonalConv2d
@@ -1026,3 +1027,58 @@ def test_a_small_residual_takes_one_step_of_the_lowest_order():
     assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
     assert constraint._of_norms(0.05, 0.06, 1.1) is None
     assert constraint._of_norms(0.05, 0.08, 0.9) is None
+
+
+def held(*shapes: tuple[int, int], **options: Any) -> Orthogonality:
+    """Of orthogonal weights of these shapes, (n_out, n_in)."""
+    layers = {f"{i}": nn.Linear(n_in, n_out, dtype=torch.float64) for i, (n_out, n_in) in enumerate(shapes)}
+    constraint = Orthogonality({name: (layer, "weight") for name, layer in layers.items()}, **options)
+    constraint.initialise()
+    return constraint
+
+
+def test_a_check_is_by_signs():
+    """As many as the widest Gram matrix has rows."""
+    signs = held((3, 5), (9, 4))._signs(torch.device("cpu"), torch.float64)
+    assert signs.shape == (orthogonality.CHECKS + orthogonality.NEW, 4)
+    assert signs.unique().tolist() == [-1, 1]
+
+
+def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch):
+    """Of weights that stay as they are, one weight after another."""
+    constraint, seen = held((80, 80), (80, 80)), []
+    monkeypatch.setattr(constraint, "_restore", lambda weights: seen.append((constraint.steps, *weights)))
+    for _ in range(128):
+        constraint.step()
+    assert seen == [(63, "1"), (64, "0"), (127, "1"), (128, "0")]
+
+
+def test_an_accelerator_looks_at_weights_from_2048():
+    constraint = held((2, 2))
+    for width, expected in ((2047, False), (2048, True)):
+        assert constraint._looks_at(torch.empty(width, 4096, device="meta")) == expected, width
+
+
+@pytest.mark.parametrize(
+    ("size", "way"),
+    [(0.002, (1, 0)), (0.05, (1, 1)), (0.15, (2, 1)), (0.25, (3, 1)), (0.3, (4, 1)), (0.5, (4, 2)), (0.74, None)],
+)
+def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, int] | None):
+    """I - G = size I in four dimensions, by the bounds of `_sufficient`."""
+    residual = size * torch.eye(4, dtype=torch.float64)
+    (found,) = held((4, 4), tolerance=TOLERANCE)._sufficient(residual[None])
+    assert found == way
+    if found is not None:
+        weight = (torch.eye(4) - residual).sqrt()
+        factor = orthogonality.bjorck_factor(weight @ weight.T, *found, rescale=False)
+        assert defect(factor @ weight) <= TOLERANCE
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_few_rows_by_a_large_matrix(count: int):
+    """In parts, which is how a CPU is fast at it, or not."""
+    rows, matrix = torch.randn(count, 512, dtype=torch.float64), torch.randn(512, 640, dtype=torch.float64)
+    less = torch.randn(count, 640, dtype=torch.float64)
+    for w in (matrix, matrix.T.contiguous().T):
+        assert torch.allclose(few_rows(rows, w), rows @ w)
+        assert torch.allclose(few_rows(rows, w, less=less), less - rows @ w)

@@ -80,6 +80,13 @@ def test_feedback_of_the_relatives(side: Side):
         assert stats.kstest(weight.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > SIGNIFICANCE
 
 
+def test_noise_of_inverses(side: Side):
+    inverse_noise = side.difference_target_propagation.inverse_noise
+    noise = drawn(side, lambda g, **place: inverse_noise((300, 40, 10), 50, g, 0.2, **place))
+    assert [part.shape for part in noise] == [(50, 300), (50, 40)]
+    assert stats.kstest(noise[0].ravel(), stats.norm(0, 0.2).cdf).pvalue > SIGNIFICANCE
+
+
 def test_read_outs_of_scores(side: Side):
     """A variance of 1 / K, whatever the number of features is."""
     projection, offset = drawn(side, side.scores.random_projection, 400, 9)
