@@ -112,4 +112,24 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "reference.orthogonality.orthogonal",
         "q = q / np.sign(np.diag(r))",
     ): "a sign is its own inverse",
+    (
+        "accelerated.forward_forward.label_scores",
+        "at_once = max(1, candidates // x.shape[1])",
+    ): "labels have the same scores in other portions",
+    (
+        "accelerated.forward_forward.labelled",
+        "start, channels = (x.shape[1], x.shape[1] + num_classes) if replaced else (0, x.shape[1])",
+    ): "labels are then written into the input, which gives the same",
+    (
+        "accelerated.rules.orthogonality.Orthogonality._restore",
+        "share = 1.0 if way == Bjorck(1, 1) else 1",
+    ): "the other branch takes the same step",
+    (
+        "reference.forward_forward.wrong_labels",
+        "return (labels - rng.integers(1, num_classes, labels.shape)) % num_classes",
+    ): "as even over the other labels",
+    (
+        "reference.negatives.random_partners",
+        "partner[order] = np.roll(order, 1)",
+    ): "a random order is as random backwards",
 }
