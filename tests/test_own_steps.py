@@ -256,7 +256,7 @@ def test_widths_are_those_of_dense_networks() -> None:
     "function", ["pepita", "foton", "forward_forward", "forward_forward_and_head", "feedback_alignment"]
 )
 def test_a_repository_that_is_not_there_is_named(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
     result = run(f"peers:{function}")
     assert result.exit_code == 2
     assert "ModuleNotFoundError: No module named" in result.stderr
@@ -266,7 +266,7 @@ def test_a_repository_that_is_not_there_is_named(function: str, monkeypatch: pyt
 def test_a_repository_that_changes_no_layer_trains_by_backpropagation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "experiments")
     (tmp_path / "code" / "biotorch" / "module").mkdir(parents=True)
     text = "def BioModule(module, mode):\n    assert mode == 'usf'\n    return module"
     (tmp_path / "code" / "biotorch" / "module" / "biomodule.py").write_text(text)

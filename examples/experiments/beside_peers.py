@@ -2,14 +2,13 @@
 
     python examples/experiments/beside_peers.py FOLDER --parts pepita
 
-wants the repository of the part in PYTHONPATH, and what it imports; examples/peers.py has the steps. Each part is
+wants the repository of the part in PYTHONPATH, and what it imports; peers.py has the steps. Each part is
 `prograde benchmark --beside` of one network and is added to FOLDER/beside_peers.jsonl as it ends; one that stands there
 already is not repeated.
 """
 
 import argparse
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +85,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=24)
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    sys.path.append(str(Path(__file__).parent.parent))
     wanted = [
         {"part": part, "steps": options.steps, "threads": torch.get_num_threads(), "seed": 0} for part in options.parts
     ]

@@ -2,7 +2,7 @@
 
 With the repository's folder and this one in PYTHONPATH, in a folder with the folder `pepita` of ravifrancesco/PEPITA:
 
-    PYTHONPATH=.:examples prograde benchmark --network 784-1024-10 --batch 64 --rules pepita --beside peers:pepita
+    PYTHONPATH=.:examples/experiments prograde benchmark --network 784-1024-10 --rules pepita --beside peers:pepita
 
 Each trains a network of its own, of the benchmark's widths, by the authors' step; progress bars are left out.
 """
