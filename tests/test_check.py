@@ -119,6 +119,20 @@ def test_what_is_there_under_one_of_two_names_is_tested() -> None:
     assert relu.cells == ("activations.relu", "agreed", "1", "", "", lacks), "and no comparison"
 
 
+def test_what_is_not_there_is_folded() -> None:
+    """Modules of which nothing is there stand in one line, named by those that are there where these are fewer."""
+    functions = {"foton.updates": True, "foton.missing": False, "losses.one_hot": False, "losses.huber": False}
+    start = {"modules": ["losses", "foton", "ftp", "pepita"], "present": ["losses", "foton"], "functions": functions}
+    found = read("mine", [start, noted("test", compared("updates", "foton.updates"))])
+    lines = ["not there in foton: missing", "modules that are not there: all but foton"]
+    assert found.remarks == lines
+    assert found.page().count("not there") == 3, "the summary's too"
+    assert {f["name"] for f in found.json()["functions"]} == functions.keys(), "as data all are told"
+    assert (found.json()["absent"], found.json()["present"]) == (["ftp", "pepita"], ["losses", "foton"])
+    several = {**start, "present": ["losses", "foton", "ftp"], "functions": {"foton.updates": True}}
+    assert read("mine", [several]).remarks == ["modules that are not there: pepita"]
+
+
 def test_exit_codes() -> None:
     right, own = noted("test", compared("updates", "foton.updates", error=0.0)), read
     assert own("mine", [START, right]).exit_code == 0
@@ -226,7 +240,7 @@ def test_reports_are_whole() -> None:
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]
     parser.feed(found.page())
-    assert tags.count("tr") == 1 + len(found.functions)
+    assert tags.count("tr") == 1 + len(found.functions) - len(found.of("not there")), "these stand below the table"
     assert "mine &lt;in&gt; float32" in found.page()
     assert "<pre>code</pre>" in found.page()
     assert "td:last-child{white-space:normal" in found.page(), "a long name of a test goes on in the next line"

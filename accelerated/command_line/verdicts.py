@@ -76,6 +76,8 @@ class Verdicts:
     """Tests of something else, such as theorems about the reference."""
     broken: list[str]
     """Tests of something else that failed."""
+    present: list[str] = field(default_factory=list)
+    """Modules that are there."""
 
     def of(self, outcome: str) -> list[Verdict]:
         return [verdict for verdict in self.functions if verdict.outcome == outcome]
@@ -95,13 +97,28 @@ class Verdicts:
     @property
     def remarks(self) -> list[str]:
         """What else is to be said, in lines."""
-        lines = [f"modules that are not there: {', '.join(self.absent)}"] if self.absent else []
+        lines = self._absences()
         lines += [f"{v.name} {v.skipped}" for v in self.functions if v.skipped.startswith("accepts")]
         if self.others:
             lines.append(f"not counted: {self.others:,} tests of the reference itself, and of rules and models")
         lines += [f"failed, though nothing of the implementation is in it: {test}" for test in self.broken]
         if len(self.of(REFUSED)) > 1 and self.absent is not None:
             lines.append("what is refused first may be all that is wrong: functions of later modules call earlier ones")
+        return lines
+
+    def _absences(self) -> list[str]:
+        """What is not there: a line for each module that is there in part, and one for all that are not."""
+        lacking: dict[str, list[str]] = {}
+        for verdict in self.of(ABSENT):
+            module, _, name = verdict.name.partition(".")
+            lacking.setdefault(module, []).append(name)
+        found = {verdict.name.partition(".")[0] for verdict in self.functions if verdict.outcome != ABSENT}
+        empty = [module for module in lacking if module not in found]
+        lines = [f"not there in {module}: {', '.join(names)}" for module, names in lacking.items() if module in found]
+        absent, there = [*(self.absent or ()), *empty], [module for module in self.present if module not in empty]
+        if absent:
+            names = absent if len(absent) <= len(there) or not there else ["all but " + there[0], *there[1:]]
+            lines.append(f"modules that are not there: {', '.join(names)}")
         return lines
 
     def table(self) -> Table:
@@ -120,12 +137,7 @@ class Verdicts:
             "\n".join([f"{verdict.name}: refused", *(f"  {said}" for said in verdict.wrong), "", verdict.example])
             for verdict in self.of(REFUSED)
         ]
-        lacking: dict[str, list[str]] = {}
-        for verdict in self.of(ABSENT):
-            module, _, name = verdict.name.partition(".")
-            lacking.setdefault(module, []).append(name)
-        absent = [f"not there in {module}: {', '.join(names)}" for module, names in lacking.items()]
-        return "\n".join([*parts, *absent, *self.remarks, self.summary])
+        return "\n".join([*parts, *self.remarks, self.summary])
 
     def json(self) -> dict[str, Any]:
         finite = [
@@ -134,10 +146,11 @@ class Verdicts:
         return {**asdict(self), "functions": finite, "exit_code": self.exit_code}
 
     def page(self) -> str:
-        """One HTML file that needs no other."""
+        """One HTML file that needs no other; what is not there stands in a line below the table."""
         rows = "".join(
             f'<tr class="{verdict.outcome.split()[-1]}">{"".join(map(_cell, HEADS, verdict.cells))}</tr>'
             for verdict in self.functions
+            if verdict.outcome != ABSENT
         )
         wrong = "".join(
             f"<h3>{escape(v.name)}</h3><ul>{''.join(f'<li>{escape(said)}</li>' for said in v.wrong)}</ul>"
@@ -157,7 +170,7 @@ class Verdicts:
         )
 
 
-OWN_STYLE = "tr.refused td{color:var(--warm)}tr.there td,tr.tested td{color:var(--soft)}" + (
+OWN_STYLE = "tr.refused td{color:var(--warm)}tr.tested td{color:var(--soft)}" + (
     "pre{background:var(--ground);padding:12px;overflow-x:auto;font-size:.8rem}.lede{max-width:none}"
     "td{vertical-align:baseline}td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:12rem}"
 )
@@ -177,7 +190,8 @@ def read(subject: str, records: Sequence[dict[str, Any]]) -> Verdicts:
     start, tests = records[0], [record for record in records if "test" in record]
     order = {module: index for index, module in enumerate(start["modules"])}
     found = {name: Verdict(name, UNTESTED if there else ABSENT) for name, there in start["functions"].items()}
-    whole = Verdicts(subject, [], [module for module in order if module not in start["present"]], 0, 0, [])
+    absent = [module for module in order if module not in start["present"]]
+    whole = Verdicts(subject, [], absent, 0, 0, [], list(start["present"]))
     joint: list[tuple[list[Verdict], str, str | None, bool]] = []
     for record in tests:
         test, said = record["test"], f"{record['said']}, {record['test']}"
