@@ -132,6 +132,31 @@ def map_arrays(function: Callable[[Any], Any], tree: Any, is_one: Callable[[Any]
     return tree
 
 
+def _records() -> dict[str, list[type]]:
+    """The reference's NamedTuples of public names."""
+    found: dict[str, list[type]] = {}
+    for module in MODULES:
+        for name, item in vars(getattr(reference, module)).items():
+            if isinstance(item, type) and issubclass(item, tuple) and not name.startswith("_"):
+                found.setdefault(name, []).append(item)
+    return found
+
+
+RECORDS = _records()
+
+
+def as_records(tree: Any) -> Any:
+    """The tree with the reference's NamedTuple in place of an object of a class of that name and with its fields."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(as_records, tree))
+    if isinstance(tree, tuple | list):
+        return tree if is_of_numbers(tree) else type(tree)(map(as_records, tree))
+    for made in () if isinstance(tree, dict) else RECORDS.get(type(tree).__name__, ()):
+        if all(hasattr(tree, name) for name in made._fields):  # type: ignore[attr-defined]
+            return made(*(as_records(getattr(tree, name)) for name in made._fields))  # type: ignore[attr-defined]
+    return tree
+
+
 class Side:
     """An implementation: its modules as attributes (`side.foton`), its precision, and conversion of operands."""
 
@@ -258,6 +283,8 @@ class Used:
         side, of, module = self._of
         path, original = f"{of}.{name}", getattr(getattr(reference, of), name, None)
         if original is None or name.startswith("_"):
+            if original is not None and not name.startswith("__") and not hasattr(module, name):
+                side.lack(path)
             return getattr(module, name)
         if type(original) is dict and hasattr(module, name):
             return Table(side, of, getattr(module, name))
@@ -465,6 +492,7 @@ class TwinSide(Side):
 
     def results(self, tree: Any) -> Any:
         """As of any side; of half precision some results, such as sums over a layer, are given in float32."""
+        tree = tree if self.is_ours else as_records(tree)
         if self._from_numpy is not None:
             kind = _kind(self._made(np.zeros(1)))
             return map_arrays(

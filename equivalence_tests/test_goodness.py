@@ -137,10 +137,14 @@ def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str,
 
 @given(h=activities())
 def test_weights_of_the_entmax(side: Side, h: Any):
-    """A distribution on the largest units; the value lies between mean and maximum."""
-    operand = side.operands(h)
-    root = side.results(side.goodness._entmax_root(operand.reshape(len(h), -1) ** 2))
+    """A distribution on the largest units."""
+    root = side.results(side.goodness._entmax_root(side.operands(h.reshape(len(h), -1) ** 2)))
     assert np.allclose((root**2).sum(axis=1), 1, atol=64 * side.eps), "weights do not sum to 1"
+
+
+@given(h=activities())
+def test_the_entmax_lies_between_mean_and_maximum(side: Side, h: Any):
+    operand = side.operands(h)
     value = side.results(side.goodness.entmax_weighted().value(operand))
     largest = side.results(side.goodness.maximum.value(operand))
     mean = side.results(side.goodness.mean_square.value(operand))

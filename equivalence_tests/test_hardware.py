@@ -260,11 +260,12 @@ def test_each_operand_has_a_converter_of_its_own(side: Side, b: int, rng: np.ran
     """Bit for bit what quantising it beforehand gives, or the result afterwards."""
     x, weight = side.operands((rng.standard_normal((5, 6)), rng.standard_normal((7, 6))))
     run, quantise = side.hardware.product, side.hardware.quantise
-    exact = side.hardware.Crossbar()
+    made = side.hardware.Crossbar
+    exact = made()
     for crossbar, expected, name in (
-        (exact._replace(weight_bits=b), run(exact, x, quantise(weight, b)), "weights"),
-        (exact._replace(activation_bits=b), run(exact, quantise(x, b), weight), "what drives it"),
-        (exact._replace(product_bits=b), quantise(run(exact, x, weight), b), "its result"),
+        (made(weight_bits=b), run(exact, x, quantise(weight, b)), "weights"),
+        (made(activation_bits=b), run(exact, quantise(x, b), weight), "what drives it"),
+        (made(product_bits=b), quantise(run(exact, x, weight), b), "its result"),
     ):
         assert np.array_equal(side.results(run(crossbar, x, weight)), side.results(expected)), name
 

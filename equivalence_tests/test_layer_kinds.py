@@ -238,6 +238,7 @@ def test_pytorchs_own_modules(kind: str, data: st.DataObject):
         assert rms(found - expected) <= 1e-12 * steep, f"update[{number}]"
 
 
+@pytest.mark.usefixtures("ours_only")
 @kinds
 @given(data=st.data())
 def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.DataObject):

@@ -84,7 +84,8 @@ def mapped(side: Side, case: Local) -> Any:
         masks = (side.layers.Mask(case.mask),) if i == 0 else ()
         pooling = () if pool is None else (side.layers.MaxPool(pool),)
         steps = (*layer.steps, *masks, *pooling)
-        score = side.scores.linear_map(None if pool is None else GRID)._replace(penalty=halved_squares)
+        score = side.scores.linear_map(None if pool is None else GRID)
+        score = side.scores.Score(score.value, score.credit, halved_squares)
         layer = layer._replace(steps=steps, outlet=flattened(side, case, i))
         found.append(side.local_classifiers.LocalLayer(layer, score, (readout,)))
     return tuple(found)
@@ -235,10 +236,11 @@ def test_layers_are_local(side: Side, maker: str, case: Local):
         for layer, part in enumerate(weights(layers[:depth])):
             assert np.array_equal(whole[layer], part), f"layer {layer} below layer {depth}"
     for changed in range(len(layers)):
-        other = [
-            layer._replace(parameters=tuple(2 * p for p in layer.parameters)) if i == changed else layer
-            for i, layer in enumerate(layers)
-        ]
+        readouts, temper = (
+            tuple(2 * p if i == changed else p for i, p in enumerate(of_layers))
+            for of_layers in (operands.readouts, operands.temper)
+        )
+        other = MAKERS[maker](side, operands._replace(readouts=readouts, temper=temper))
         for layer, found in enumerate(weights(other)):
             assert np.array_equal(whole[layer], found) == (layer != changed), f"layer {layer}, score {changed}"
 
@@ -297,11 +299,10 @@ def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side):
     x, labels = rng.standard_normal((5, 2, 8, 8)), rng.integers(0, K, 5)
     kernel, bias, readout, x, labels = side.operands((kernel, bias, readout, x, labels))
     module, score, loss = side.local_classifiers, side.scores.linear_map(GRID), side.score_losses.cross_entropy()
-    layer = side.layers.Convolution(kernel, bias)
-    (inside,) = module.updates(
-        [module.LocalLayer(layer._replace(steps=(normalised(side, "batch_norm"),)), score, (readout,))], x, labels, loss
+    layers = (side.layers.Convolution(kernel, bias, steps) for steps in ((normalised(side, "batch_norm"),), ()))
+    (inside,), (after,) = (
+        module.updates([module.LocalLayer(layer, score, (readout,))], x, labels, loss) for layer in layers
     )
-    (after,) = module.updates([module.LocalLayer(layer, score, (readout,))], x, labels, loss)
     update, kernel, bias_update, free = side.results((inside.layer[0], kernel, inside.layer[1], after.layer[1]))
     along = np.sum(update * kernel, axis=(1, 2, 3)) / np.sqrt(np.sum(update**2, axis=(1, 2, 3)) * np.sum(kernel**2))
     assert np.abs(along).max() < max(1e3 * side.eps, 1e-4), "the kernel's scale"
@@ -348,7 +349,7 @@ def test_what_does_not_fit_is_named(side: Side):
             list(module.layer_passes(layers, case.x, [shortcut(0, 1, join, pool)]))
     dense = side.layers.Dense(side.operands(np.ones((3, 5))), None)
     with side.refuses(r"layers\[1\]: z: 6 units, but the weight has 5 columns"):
-        list(module.layer_passes([layers[0], layers[1]._replace(layer=dense)], case.x))
+        list(module.layer_passes([layers[0], module.LocalLayer(dense, side.scores.linear_map())], case.x))
 
 
 def test_what_is_passed_on_is_not_kept(twin: TwinSide):

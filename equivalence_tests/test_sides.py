@@ -5,6 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from prograde.equivalence_tests import test_activations, test_backprop, test_fot
 from prograde.equivalence_tests.pasting import Recorded, UnwritableError, as_call, as_code
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
-from prograde.equivalence_tests.tolerance import Comparison
+from prograde.equivalence_tests.tolerance import Comparison, leaves
 
 pytestmark = pytest.mark.smoke
 
@@ -84,11 +85,13 @@ def test_another_dtype_is_called_that(from_numpy: Any, package: Callable[..., Tw
 
 
 def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[..., TwinSide]):
-    side = package(activations=SimpleNamespace(ACTIVATIONS={"relu": activations.relu}), foton=SimpleNamespace())
+    lacking = {"foton": SimpleNamespace(), "goodness": SimpleNamespace()}
+    side = package(activations=SimpleNamespace(ACTIVATIONS={"relu": activations.relu}), **lacking)
     assert side.activations.ACTIVATIONS["relu"] is activations.relu
     for call, name in (
         (lambda: side.activations.ACTIVATIONS["gelu"], "activations.gelu"),
         (lambda: side.foton.updates, "foton.updates"),
+        (lambda: side.goodness._entmax_root, "goodness._entmax_root"),
         (lambda: side.ftp, "ftp"),
     ):
         with pytest.raises(pytest.skip.Exception, match=f"not there: {name}$"):
@@ -137,6 +140,25 @@ def test_what_dense_chain_returns_is_the_packages_own_affair(package: Callable[.
         assert said(lambda look=look: look(found)) == "not there: layers.dense_chain as a tuple"
     another = said(lambda: side.opened([("weight", "bias")]))
     assert another == "not there: layers.dense_chain as a tuple of layers.Dense", "layers of another kind"
+
+
+@dataclass
+class Pass:
+    """As the reference's, but no tuple."""
+
+    inputs: Any
+    preactivations: Any
+    activities: Any
+
+
+def test_a_result_of_a_class_of_ones_own_is_read_by_its_fields(package: Callable[..., TwinSide]):
+    twin = package(np.asarray, layers=SimpleNamespace())
+    x = np.ones(2, np.float32)
+    (found,) = twin.results([Pass((x,), [x], (x, 2 * x))])
+    assert isinstance(found, reference.layers.Pass), "its fields are not read"
+    assert dict(leaves("", found))[".activities[1]"].tolist() == [2.0, 2.0]
+    with pytest.raises(AssertionError, match="result in float64, expected float32"):
+        twin.results(Pass((), (), (np.ones(2),)))
 
 
 def test_relu_with_another_derivative_at_0_is_refused(package: Callable[..., TwinSide]):

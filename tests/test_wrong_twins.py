@@ -12,11 +12,13 @@ from inspect import isfunction, signature
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, settings
 
 from prograde import accelerated as ours
+from prograde import reference
 from prograde.equivalence_tests.placement import Placement
 from prograde.equivalence_tests.sides import MODULES, TwinSide
 from prograde.equivalence_tests.tolerance import Comparison
@@ -214,6 +216,8 @@ def hold(twin: TwinSide, test: str, arguments: dict[str, Any], profile: str) -> 
     """Runs a test of ours on the twin, with the examples of a profile, without shrinking what it finds."""
     module, _, name = test.partition(".")
     function = getattr(import_module(f"prograde.equivalence_tests.{module}"), name)
+    if any("ours_only" in mark.args for mark in getattr(function, "pytestmark", ())) and not twin.is_ours:
+        pytest.skip("a promise of prograde's own")
     given = {**arguments, "twin": twin, "side": twin, "twin64": twin, "compare": Comparison()}
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(function, "hypothesis"):
@@ -230,6 +234,25 @@ def test_a_mistake_is_refused_by_its_property(mistake: str) -> None:
     with pytest.raises(AssertionError, match=message):
         hold(twin_with(module, functions), test, arguments, "default")
     hold(twin_with(module, {}), test, arguments, "smoke")
+
+
+@pytest.mark.parametrize(("test", "kind"), [
+    ("test_goodness.test_weights_of_the_entmax", ""),
+    ("test_layer_kinds.test_difference_is_that_of_two_values", "causal attention"),
+    ("test_layer_kinds.test_tiny_differences_keep_their_precision", "layer norm"),
+    ("test_layer_kinds.test_tiny_differences_keep_their_precision", "attention"),
+])  # fmt: skip
+def test_what_the_reference_writes_is_not_refused_in_float32(test: str, kind: str) -> None:
+    """Its public functions on arrays of NumPy: differences of two values, which lose all digits of tiny ones."""
+    Placement.device = torch.device("cpu")
+    package: Any = ModuleType(PACKAGE)
+    package.from_numpy = np.asarray
+    for name in MODULES:
+        module = getattr(reference, name)
+        setattr(package, name, SimpleNamespace(**{public: getattr(module, public) for public in module.__all__}))
+    sys.modules[PACKAGE] = package
+    with contextlib.suppress(pytest.skip.Exception):
+        hold(TwinSide(PACKAGE, "cpu", "float32"), test, {"kind": kind}, "smoke")
 
 
 class Chain:

@@ -32,4 +32,7 @@ FAULTS = [
     Fault("layers of another kind are looked into", "equivalence_tests.sides",
           'if original is None or getattr(layer, "_fields", None) != ', 'if getattr(layer, "_fields", ()) != ',
           "test_what_dense_chain_returns_is_the_packages_own_affair", "layers of another kind"),
+    Fault("a result that is no tuple is not looked into", "equivalence_tests.sides",
+          "if all(hasattr(tree, name) for name in made._fields):", "if False:",
+          "test_a_result_of_a_class_of_ones_own_is_read_by_its_fields", "its fields are not read"),
 ]  # fmt: skip
