@@ -91,8 +91,8 @@ def defaults() -> dict[str, dict[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("module", sorted(DEFAULTS))
 def test_defaults(module: str):
-    assert defaults()[module] == DEFAULTS[module]
+    assert defaults()[module] == DEFAULTS[module], f"defaults of {module}"
 
 
 def test_every_rule_with_defaults_is_listed():
-    assert sorted(defaults()) == sorted(DEFAULTS)
+    assert sorted(defaults()) == sorted(DEFAULTS), "files of rules"

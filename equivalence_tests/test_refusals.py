@@ -708,7 +708,7 @@ def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide):
     rule = RecurrentFtp(rule.model, loss="squared_error")
     x, y = EXAMPLES["recurrent ftp"].batch(twin.device)
     loss = rule.assign_credit(x, y.to(x))
-    assert torch.equal(loss, rule.assign_credit(x, y.to(x)[:, None]))
+    assert torch.equal(loss, rule.assign_credit(x, y.to(x)[:, None])), "targets of a row"
 
 
 def read_out(model: nn.Module, **options: Any) -> MonoForward:
@@ -819,4 +819,4 @@ def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
         if y.device.type == "cpu":  # elsewhere looking would wait for the device
             check(lambda: rule.calibrate([(x, y + 9)]), "y: labels 9..12, expected 0..3")
         check(lambda: rule.calibrate((x, y)), "batches: a Tensor, expected pairs (x, y),")
-    assert rule.training
+    assert rule.training, "mode after an error"
