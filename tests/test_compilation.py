@@ -132,6 +132,27 @@ def test_a_compiled_rule_sees_what_changes():
         rule.assign_credit(x, y)
 
 
+def test_a_compiled_rule_calls_hooks_that_came_later():
+    """And refuses those that it would refuse; once they are removed it is compiled again."""
+    called: list[nn.Module] = []
+    rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
+    graphs = CompileCounter()
+    rule.compile(backend=graphs)
+    rule.assign_credit(x, y)
+    hook = rule.model[1].register_forward_hook(lambda module, *_: called.append(module))
+    rule.assign_credit(x, y)
+    assert called == [rule.model[1]], "called once a step"
+    hook.remove()
+    rule.assign_credit(x, y)
+    assert len(called) == 1
+    assert graphs.frame_count == 1, "graphs"
+    for register in (rule.model[0].register_full_backward_hook, rule.model[0].weight.register_hook):
+        hook = register(lambda *_: None)
+        with pytest.raises(ValueError, match="layer '0'"):
+            rule.assign_credit(x, y)
+        hook.remove()
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
 def test_a_rule_is_compiled_in_place_where_graphs_break():
     """At what PyTorch differentiates; what is left there is eager."""

@@ -24,7 +24,7 @@ from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
 from .stepping import Factors, Memory, PlainSGD, UnitSteps, factored, in_factors, step_together, stepping
 from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
-from .watch import Watched, check_hooks, check_unchanged, shared_out, watched
+from .watch import Watched, check_hooks, check_unchanged, hooks, shared_out, watched
 
 IN_NO_UNIT = "in no unit: the rule's scores do not depend on it"
 """Why a parameter is left out, a last Linear's for one where each layer has a loss of its own."""
@@ -262,6 +262,7 @@ class CreditAssignment(nn.Module):
     _watched: Sequence[Watched] = ()
     _is_told_apart = False
     _compiled: Callable[[Tensor, Any], Tensor] | None = None
+    _compiled_hooks: Sequence[int] = ()
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
         """Puts the parent's options into the signature, except those that the class itself `sets`.
@@ -324,7 +325,10 @@ class CreditAssignment(nn.Module):
         self._warn_if_apart()
         if torch.compiler.is_compiling():
             return self._credited(x, y)
-        return (self._compiled or self._credited)(x, y).as_subclass(StepLoss)
+        credited = self._compiled
+        if credited is None or hooks(self._watched) != self._compiled_hooks:
+            credited = self._credited
+        return credited(x, y).as_subclass(StepLoss)
 
     def _credited(self, x: Tensor, y: Any) -> Tensor:
         """What `compile` compiles: `assign_credit` itself would call what it is compiled to where a graph breaks."""
@@ -392,11 +396,13 @@ class CreditAssignment(nn.Module):
     def compile(self, **options: Any) -> None:
         """From now on `assign_credit` is compiled, in place, with `torch.compile`'s options; `step` takes it so.
 
-        It pays where layers are small and time goes into Python. A copy of the rule is not compiled.
+        It pays where layers are small and time goes into Python. A copy of the rule is not compiled. Nor is a step
+        while other hooks are registered than when this was called: compiled code would not see them.
         """
         if "mode" not in options:
             options["options"] = {"guard_filter_fn": kept_guards, **(options.get("options") or {})}
         self._compiled = torch.compile(self._credited, **options)
+        self._compiled_hooks = hooks(self._watched)
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, whose steps are its own."""

@@ -60,6 +60,20 @@ def has_backward_hooks(module: nn.Module) -> bool:
     return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
+def hooks(found: Sequence[Watched]) -> list[int]:
+    """The numbers, each given once, of all hooks on the modules and on their parameters."""
+    held = [
+        of
+        for _, module, _ in found
+        for of in (
+            *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
+            *(p._backward_hooks for p in module._parameters.values() if p is not None),
+            *(p._post_accumulate_grad_hooks for p in module._parameters.values() if p is not None),
+        )
+    ]
+    return [number for of in held if of for number in of]
+
+
 def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module], bool], differentiates: bool) -> None:
     """Raises ValueError, with the layer's name, for a hook that would not be called, and for DDP and FSDP.
 
