@@ -3,14 +3,14 @@
 Circular padding is laid out in memory, for PyTorch's own convolutions to run on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from ._arrays import Array, check_count, check_images, check_shape
+from ._arrays import Array, check_count, check_images, check_shape, readable, wide
 from ._autocast import product
 from .orthogonality import quarter_turns
 
@@ -26,6 +26,13 @@ __all__ = [
     "skew_kernel",
     "skew_kernel_vjp",
 ]
+
+MANY = 64
+"""From how many channels each way a kernel's gradient is a product of matrices: to copy a number costs little beside
+as many products with it."""
+
+PART = 2**20
+"""Of how many numbers the windows are at once, whose product it is: a CPU's cache has them."""
 
 
 def convolve(
@@ -106,7 +113,39 @@ def weight_gradient(
     if tuple(shape[2:]) == (1, 1) and padding == (0, 0):
         # PyTorch 2.13's own, with strides, few channels last in memory and two threads, is wrong or crashes
         z, stride = z[:, :, :: stride[0], :: stride[1]], (1, 1)
-    return product(lambda z, delta: conv2d_weight(z, shape, delta, stride, padding, dilation, groups), z, delta)
+
+    def gradient(z: Array, delta: Array) -> Array:
+        is_plain = min(shape[:2]) >= MANY and groups == 1 and set(dilation) == {1}
+        is_wide = z.stride(1) == 1 and z.dtype == wide(z.dtype) and readable(z)
+        if is_plain and is_wide and not isinstance(padding, str):
+            return _by_windows(z, shape, delta, stride, padding)
+        return conv2d_weight(z, shape, delta, stride, padding, dilation, groups)
+
+    return product(gradient, z, delta)
+
+
+def _by_windows(
+    z: Array, shape: Sequence[int], delta: Array, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> Array:
+    """`weight_gradient` of channels last, as delta^T times the windows that the kernel sees, a part of them at a time.
+
+    PyTorch's own takes 1.6 times as long, with channels last and AVX2.
+    """
+    c_out, c_in, height, width = shape
+    top, left = padding
+    around = functional.pad(z.movedim(1, -1), (0, 0, left, left, top, top)) if any(padding) else z.movedim(1, -1)
+    windows = around.unfold(1, height, stride[0]).unfold(2, width, stride[1]).movedim(3, -1)
+    found = z.new_zeros(c_out, height * width * c_in)
+    rows = PART // windows[0, 0].numel() + 1
+    for of_z, of_delta in zip(_parts(windows, rows), _parts(delta.movedim(1, -1), rows), strict=True):
+        found.addmm_(of_delta.reshape(-1, c_out).T, of_z.reshape(-1, found.shape[1]))
+    return found.view(c_out, height, width, c_in).movedim(-1, 1)
+
+
+def _parts(maps: Array, rows: int) -> Iterator[Array]:
+    """Maps (batch, height, ...) by so many rows at a time: of several samples, or of one."""
+    for samples in maps.split(max(1, rows // maps.shape[1])):
+        yield from samples.split(rows, dim=1)
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
@@ -152,7 +191,7 @@ def circular_kernel_update(delta: Array, z: Array, size: int) -> Array:
     check_shape("z", z, (len(delta), z.shape[1], *delta.shape[2:]))
     shape = (delta.shape[1], z.shape[1], size, size)
     padded = _padded(z, size // 2, size - 1 - size // 2)
-    return product(lambda z, delta: conv2d_weight(z, shape, delta), padded, delta / len(z))
+    return weight_gradient(padded, shape, delta / len(z))
 
 
 def _step(q: Array, s: Array) -> Array:

@@ -14,6 +14,7 @@ from scipy.signal import correlate2d
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prograde.accelerated import convolution as accelerated
 from prograde.accelerated.modules import ResNet
 from prograde.accelerated.rules import Backprop, Ftp, MonoForward
 from prograde.equivalence_tests.sides import Padded, Side
@@ -295,6 +296,35 @@ def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
         rows = slice(n * c_out, (n + 1) * c_out)
         block = theirs[rows, n * c_in : (n + 1) * c_in]
         assert rms(ours[rows] - block) <= 64 * side.eps * rms(block), "blocks of the update"
+
+
+@pytest.mark.parametrize("part", [1, 40, 2**20])
+@pytest.mark.parametrize(("size", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((2, 3), (2, 1), (0, 2))])
+@pytest.mark.parametrize("channels", [(64, 65), (3, 2)])
+def test_kernel_update_by_windows(
+    twin: Side,
+    compare: Comparison,
+    monkeypatch: pytest.MonkeyPatch,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    part: int,
+):
+    """Maps with many channels, last in memory, a row of a sample at a time, a few, or all of the batch."""
+    monkeypatch.setattr(accelerated, "PART", part)
+    if max(channels) < accelerated.MANY:
+        monkeypatch.setattr(accelerated, "MANY", 1)
+    rng, (c_in, c_out) = np.random.default_rng(0), channels
+    z = rng.standard_normal((3, c_in, 5, 4))
+    sides = zip(z.shape[2:], size, stride, padding, strict=True)
+    delta = rng.standard_normal((3, c_out, *((n + 2 * around - k) // step + 1 for n, k, step, around in sides)))
+
+    def ours(side: Side, delta: Any, z: Any) -> Any:
+        z = z.contiguous(memory_format=torch.channels_last) if isinstance(z, torch.Tensor) else z
+        return side.convolution.kernel_update(delta, z, size, stride, padding)
+
+    compare(twin, "kernel_update", ours, delta, z)
 
 
 @pytest.mark.parametrize(
