@@ -71,26 +71,14 @@ def hidden_weights(rule: Rule) -> dict[str, Held]:
     return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
-def change_bounds(
-    delta: Tensor, z: Tensor, preactivation: Tensor | None, tolerance: float = 0.0
-) -> tuple[float, float]:
-    """b and c: by W <- W - s delta^T z no entry of the Gram matrix G changes by more than b s + c s^2, s >= 0.
+def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> tuple[Tensor, Tensor]:
+    """L and Q, (p, n) each: by W <- W - s delta^T z of a wide weight s L - s^2 Q is added to I - G of the rows.
 
-    With A = z W^T, `preactivation`, the change of a wide weight's G is -s (A^T delta + delta^T A) + s^2 delta^T z z^T
-    delta. By Cauchy and Schwarz an entry is at most the product of columns' norms. Of a tall weight (None) z and delta
-    change places, with delta W for A: a column is no longer than |delta|_F times one of W, whose square is 1 within the
-    tolerance.
+    With A = z W^T, `preactivation`, I - G changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T delta. No product
+    reads W: 6 with p rows, of the batch's size each.
     """
-    if preactivation is not None:
-        of_a, of_delta, size = _longest(preactivation), _longest(delta), torch.linalg.vector_norm(z).item()
-        return 2 * of_a * of_delta, (of_delta * size) ** 2
-    of_z, size = _longest(z), torch.linalg.vector_norm(delta).item()
-    return 2 * of_z * size * (1 + tolerance) ** 0.5, (of_z * size) ** 2
-
-
-def _longest(array: Tensor) -> float:
-    """The largest Euclidean norm of a column."""
-    return float(array.square().sum(dim=0).amax().sqrt())
+    of_a, of_delta = rows @ preactivation.T, rows @ delta.T  # (p, batch)
+    return torch.addmm(of_a @ delta, of_delta, preactivation), of_delta @ z @ z.T @ delta
 
 
 def matrices(name: str, weight: Tensor, blocks: int = 1) -> list[tuple[str, Tensor]]:
@@ -114,17 +102,25 @@ class PlainStep(NamedTuple):
     rate: float
 
 
-class BoundedStep(NamedTuple):
-    """Of a weight's last change, W <- W - s delta^T z, s = rate/B, what `change_bounds` says, and s."""
+class FollowedStep(NamedTuple):
+    """Of a weight's last change, W <- W - s delta^T z, s = rate/B, `drift_change` of the rows followed, and s."""
 
-    linear: float
-    square: float
+    linear: Tensor
+    square: Tensor
     s: float
 
-    @property
-    def bound(self) -> float:
-        """Of the change of an entry of the Gram matrix."""
-        return self.linear * self.s + self.square * self.s**2
+
+class Followed(NamedTuple):
+    """Rows and (I - G) of each, (p, n) both: signs that seek, directions found last, and signs that check.
+
+    Of those that seek it may be what steps have added since they were drawn.
+    """
+
+    rows: Tensor
+    drifts: Tensor
+
+    def after(self, step: FollowedStep) -> "Followed":
+        return Followed(self.rows, self.drifts + step.s * step.linear - step.s**2 * step.square)
 
 
 class Bjorck(NamedTuple):
@@ -137,12 +133,12 @@ class Bjorck(NamedTuple):
 class Orthogonality(nn.Module):
     """Holds weights at orthonormal rows (wide) or columns (tall), within `tolerance` in each entry of the Gram matrix.
 
-    After every change (or every so many, `every`) a weight is checked by random sign vectors v, new ones each time:
-    the mean square of an entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is
-    larger than its two rows' norms. Where this leaves it open, the diagonal, on which the largest entry mostly lies,
-    and the rows with the largest norms are looked at entry by entry. So a single large entry may pass among many small
-    ones in other rows; every 64th step, and always in narrow weights, those with Gram matrices of one size together,
-    all entries are looked at. Where one exceeds six tenths of the tolerance, the cheapest that helps comes next:
+    After every change (or every so many, `every`) a weight is checked by random sign vectors v: the mean square of an
+    entry of (G - I) v estimates the square of the norm of that row of G - I, and no entry is larger than its two rows'
+    norms. Where this leaves it open, the diagonal, where the largest entry mostly lies, and the rows with the largest
+    norms are looked at entry by entry. So a single large entry may pass among many small ones in other rows; every 64th
+    step, and always in narrow weights, those with Gram matrices of one size together, all entries are looked at. Where
+    one exceeds six tenths of the tolerance, the cheapest that helps comes next:
 
     1. A plain gradient step on a small batch, its factors known, is taken back by products with 2B rows.
     2. The directions of the largest drift are found by products with few vectors, those found last and some random
@@ -151,8 +147,9 @@ class Orthogonality(nn.Module):
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the tolerance; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
-    After a plain gradient step on a large batch, a weight on a CPU is not looked at while that step, and those since it
-    last was, can't have brought an entry there: `change_bounds` of their factors are summed up.
+    After a plain gradient step on a large batch, a wide weight on a CPU is not read for its check, nor for the first
+    directions of 2.: `drift_change` carries on what was known of the vectors, by the step's factors. Those that check
+    are then drawn anew only where the weight is read for them, at the latest after the next look at all entries.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
     restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
@@ -198,8 +195,7 @@ class Orthogonality(nn.Module):
         self.blocks = blocks
         self.steps = 0
         self.directions: dict[str, Tensor] = {}
-        self.within: dict[str, float] = {}
-        """What the largest entry may be by now, where that is known: at most the share of the tolerance."""
+        self.followed: dict[str, Followed] = {}
         self._copies: deque[_Copy] = deque()
         self._worst: dict[str, Tensor] = {}  # largest defects of the steps that a graph repeats
         self._check_precision(self.weights())
@@ -214,21 +210,14 @@ class Orthogonality(nn.Module):
         """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
         return self.every == 1 and self._looks_at(weight) and 4 * batch <= min(128, *weight.shape)
 
-    def bounds_steps_of(self, name: str, weight: Tensor) -> bool:
-        """Whether bounds on what a plain step changes are of use: by a sum of them a weight need not be looked at."""
-        is_fine = torch.finfo(weight.dtype).eps < 1e-6  # in half precision a step is rounded too much
-        return self.every == 1 and name in self.within and is_fine and _is_of_host(weight) and self._looks_at(weight)
+    def rows_followed(self, name: str, weight: Tensor) -> Tensor | None:
+        """Those of which `drift_change` is of use, if there are: by it a weight need not be looked at."""
+        rows = self.followed[name].rows if name in self.followed else None
+        return rows if rows is not None and (rows.dtype, rows.device) == (weight.dtype, weight.device) else None
 
-    def _still_within(self, name: str, weight: Tensor, last: "PlainStep | BoundedStep | None") -> bool:
-        """Whether no entry can be beyond its share of the tolerance after the last step."""
-        known = self.within.pop(name, None)
-        if known is None or not isinstance(last, BoundedStep):
-            return False
-        known += last.bound + 2 * torch.finfo(weight.dtype).eps
-        if not known <= SHARE * self.tolerance:
-            return False
-        self.within[name] = known
-        return True
+    def _can_follow(self, weight: Tensor) -> bool:
+        is_fine = torch.finfo(weight.dtype).eps < 1e-6  # in half precision a step is rounded too much
+        return self.every == 1 and is_fine and _is_of_host(weight) and weight.shape[0] <= weight.shape[1]
 
     def _looks_at(self, weight: Tensor) -> bool:
         """Whether what is done depends on the weight's values, which the host has at hand."""
@@ -263,10 +252,10 @@ class Orthogonality(nn.Module):
             weight.copy_(polar_factor(weight))
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep | BoundedStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | FollowedStep] | None = None) -> None:
         """To be called after every change of the weights, with what is known of those that took a plain step.
 
-        Of a `BoundedStep` it has to be the only change since the last call.
+        Of a `FollowedStep` it has to be the only change since the last call.
         """
         self.steps += 1
         weights = self.weights()
@@ -294,16 +283,12 @@ class Orthogonality(nn.Module):
                 retract(weight, *plain, out=weight)
             n, kind = min(weight.shape), (weight.device, weight.dtype)
             whole = n < NARROW or (self.steps + index) % WHOLE == 0
-            if self._still_within(name, weight, plain) and not whole:
-                continue
+            known = self.followed.pop(name, None)
+            known = known.after(plain) if known is not None and isinstance(plain, FollowedStep) else None
             if not whole and kind not in drawn:
                 drawn[kind] = self._signs(*kind)
-            found = None if whole else self._kept(name, weight, drawn[kind][:, :n])
-            if found is None:
+            if whole or not self._kept(name, weight, drawn[kind][:, :n], known):
                 left[name] = weight
-                self.within.pop(name, None)
-            else:
-                self.within[name] = found
         for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
             self._restore(alike)
 
@@ -314,36 +299,45 @@ class Orthogonality(nn.Module):
         signs = torch.empty(CHECKS + NEW, widest, device=device, dtype=dtype)
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
-    def _kept(self, name: str, weight: Tensor, signs: Tensor) -> float | None:
-        """What the largest entry may be, if need be after steps that cost thin products only; None if too large."""
+    def _kept(self, name: str, weight: Tensor, signs: Tensor, known: Followed | None) -> bool:
+        """Whether all entries are within their share, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
-        check, seeking = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
-        drifts, directions = drift(weight, check), None
+        check, directions = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
+        rows, drifts = known or (torch.cat([directions, check]), _below(drift(weight, check), len(directions)))
         for left in reversed(range(rounds + 1)):
-            squares = drifts.square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
+            squares = drifts[-CHECKS:].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
-            if total <= 0.25:  # singular values are near 1, and Bjorck steps will be sure of their way
-                if largest <= (SHARE * self.tolerance) ** 2:
-                    return float(largest**0.5)
-                norms, indices = squares.topk(ROWS + 1)
-                evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
-                if evenly <= PROBABLE * self.tolerance:
-                    entry = max(SHARE / PROBABLE * evenly, _largest_of_diagonal(weight).item())
-                    if entry <= SHARE * self.tolerance:
-                        entry = max(entry, _largest_entry(weight, indices[:-1]).item())
-                    if entry <= SHARE * self.tolerance:
-                        return entry
+            # Singular values are near 1 up to there, and Bjorck steps will be sure of their way.
+            if total <= 0.25 and self._is_within(weight, squares, largest):
+                if self._can_follow(weight):
+                    self.followed[name] = Followed(rows, drifts)
+                return True
             if not left or not total < MUCH:
-                return None
-            directions = drift(weight, seeking if directions is None else directions)
-            q = basis(directions)
+                return False
+            is_first = left == rounds
+            q = basis(drifts[:-CHECKS] if is_first and known is not None else drift(weight, directions))
             step = polar_within(weight, q, out=weight)
-            drifts = drift_after(check, drifts, q, step) if total <= NEAR else drift(weight, check)
             directions = step.drift
-            if left == rounds:
+            if is_first:
                 self.directions[name] = directions[:HELD]  # the new ones first: they have the most of the drift
-        return None
+            others, before = torch.cat([q[:HELD], rows[-CHECKS:]]), torch.cat([directions[:HELD], drifts[-CHECKS:]])
+            after = drift_after(others, before, q, step) if total <= NEAR else drift(weight, others)
+            rows, drifts = torch.cat([signs[CHECKS:], others]), _below(after, NEW)
+        return False
+
+    def _is_within(self, weight: Tensor, squares: Tensor, largest: float) -> bool:
+        """Whether the largest entry is, by the squared norms of rows, the diagonal and some rows."""
+        share, n = SHARE * self.tolerance, len(squares)
+        if largest <= share**2:
+            return True
+        norms, indices = squares.topk(ROWS + 1)
+        evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
+        return (
+            evenly <= PROBABLE * self.tolerance
+            and _largest_of_diagonal(weight).item() <= share
+            and _largest_entry(weight, indices[:-1]).item() <= share
+        )
 
     def _held_directions(self, name: str, weight: Tensor) -> Tensor:
         """Those that the drift was last found in: (HELD, n), or fewer in the first steps."""
@@ -469,8 +463,8 @@ class Orthogonality(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]
-        directions, within = dict(self.directions), dict(self.within)
-        return {"steps": self.steps, "unread": unread, "directions": directions, "within": within}
+        directions, followed = dict(self.directions), {name: tuple(known) for name, known in self.followed.items()}
+        return {"steps": self.steps, "unread": unread, "directions": directions, "followed": followed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
@@ -478,7 +472,8 @@ class Orthogonality(nn.Module):
             _Copy(step, names, torch.tensor(defects, dtype=torch.float64)) for step, names, defects in state["unread"]
         )
         self.directions = dict(state["directions"])
-        self.within = dict(state.get("within", {}))  # of an earlier release there are none
+        known = state.get("followed", {})  # of an earlier release there are none
+        self.followed = {name: Followed(*of_weight) for name, of_weight in known.items()}
 
 
 def resolution(weight: Tensor) -> float:
@@ -497,6 +492,11 @@ def _is_of_host(weight: Tensor) -> bool:
 def _is_multiplied_in_tf32(weight: Tensor) -> bool:
     """Whether `torch.set_float32_matmul_precision` or its kin lets a GPU round factors to 11 digits."""
     return weight.is_cuda and weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def _below(rows: Tensor, count: int) -> Tensor:
+    """The rows below so many of zeros."""
+    return torch.nn.functional.pad(rows, (0, 0, count, 0))
 
 
 def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
@@ -540,7 +540,7 @@ class ScaledBjorck(Orthogonality):
         return False
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep | BoundedStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | FollowedStep] | None = None) -> None:
         self.steps += 1
         due = self.steps % self.every == 0
         for name, weight in self.weights().items() if due else ():
