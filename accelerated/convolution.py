@@ -115,13 +115,19 @@ def weight_gradient(
         z, stride = z[:, :, :: stride[0], :: stride[1]], (1, 1)
 
     def gradient(z: Array, delta: Array) -> Array:
-        is_plain = min(shape[:2]) >= MANY and groups == 1 and set(dilation) == {1}
-        is_wide = z.stride(1) == 1 and z.dtype == wide(z.dtype) and readable(z)
-        if is_plain and is_wide and not isinstance(padding, str):
+        if multiplies_windows(z, shape, padding, dilation, groups) and not isinstance(padding, str):
             return _by_windows(z, shape, delta, stride, padding)
         return conv2d_weight(z, shape, delta, stride, padding, dilation, groups)
 
     return product(gradient, z, delta)
+
+
+def multiplies_windows(
+    z: Array, shape: Sequence[int], padding: str | tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> bool:
+    """Whether `weight_gradient` is a product with the windows of z."""
+    is_plain = min(shape[:2]) >= MANY and groups == 1 and set(dilation) == {1} and not isinstance(padding, str)
+    return is_plain and z.dim() == 4 and z.stride(1) == 1 and z.dtype == wide(z.dtype) and readable(z)
 
 
 def _by_windows(

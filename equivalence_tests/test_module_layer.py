@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prograde.accelerated import convolution
 from prograde.accelerated.layers import Convolution, Dense, Layer, LPPool, MaxPool, Step
 from prograde.accelerated.rules import (
     CumulativeForwardForward,
@@ -17,9 +18,11 @@ from prograde.accelerated.rules import (
     ForwardForward,
     Ftp,
     LayerCollaboration,
+    MonoForward,
     Pepita,
     Rule,
     SymBa,
+    convolving,
 )
 from prograde.accelerated.rules.module_layer import ModuleLayer, ModuleStep
 from prograde.equivalence_tests.placement import seeded
@@ -90,6 +93,59 @@ def test_the_four_methods_are_those_of_the_closed_form(name: str):
     torch.testing.assert_close(layer.adjoint(z, d), closed.adjoint(z, d), msg="adjoint")
     torch.testing.assert_close(layer.update(z - u, d), closed.update(z - u, d), msg="update at another z")
     torch.testing.assert_close(layer.update(z, d), closed.update(z, d), msg="update")
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every convolution learns by a product with windows, as those with many channels; they are noted."""
+    noted: list[int] = []
+
+    def by_windows(z: Tensor, *place: Any) -> Tensor:
+        noted.append(z.shape[1])
+        return convolution.weight_gradient(z, *place)
+
+    monkeypatch.setattr(convolution, "MANY", 1)
+    monkeypatch.setattr(convolving, "weight_gradient", by_windows)
+    return noted
+
+
+def test_convolutions_of_modules_learn_by_windows(windows: list[int]):
+    """The gradients are those of plain autograd; by the input alone no weight's is computed."""
+    modules = (
+        nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(inplace=True),
+        nn.Conv2d(5, 4, (2, 3), padding=(0, 1)),
+    )  # fmt: skip
+    layer, alone = layer_of(*modules), copy.deepcopy(nn.Sequential(*modules))
+    z = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    leaf = z.clone().requires_grad_()
+    a = alone(leaf)
+    d = torch.randn_like(a)
+    of_input, *expected = torch.autograd.grad(a, (leaf, *alone.parameters()), d / len(d))
+    with torch.no_grad():
+        torch.testing.assert_close(layer.value(z), a.detach(), msg="value")
+        torch.testing.assert_close(layer.adjoint(z, d / len(d)), of_input, msg="adjoint")
+        assert windows == [], "weights of an adjoint"
+        torch.testing.assert_close(layer.update(z, d), tuple(expected), msg="update")
+    assert windows == [5, 3], "products with windows"
+
+
+@pytest.mark.parametrize("kind", [Ftp, MonoForward])
+def test_rules_of_modules_learn_by_windows(kind: type[Rule], windows: list[int], monkeypatch: pytest.MonkeyPatch):
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(),
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Softplus(), nn.Flatten(), nn.Linear(6 * 36, 3),
+    )  # fmt: skip
+    options: dict[str, Any] = {} if kind is MonoForward else {"image_size": (8, 8)}
+    rule = kind(model, generator=seeded(1), **options)
+    x = torch.randn(2, 2, 8, 8).contiguous(memory_format=torch.channels_last)
+    y = torch.tensor([0, 2])
+    rule.assign_credit(x, y)
+    found = [p.grad for p in rule.parameters()]
+    assert len(windows) == 2, "products with windows"
+    monkeypatch.setattr(convolution, "MANY", 64)
+    rule.assign_credit(x, y)
+    torch.testing.assert_close(found, [p.grad for p in rule.parameters()], msg="gradients")
+    assert len(windows) == 2, "products with windows of few channels"
 
 
 STEPS: dict[str, tuple[nn.Module, Step | None, tuple[int, ...]]] = {

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._arrays import draws_undone, generators, is_captured, widened
 from .._autocast import in_full, is_lowered, lowered, raised
 from ..layers import Step, Update
+from .convolving import applied, convolving
 
 
 class Evaluator:
@@ -62,7 +63,7 @@ class Evaluator:
         given = x
         with lowered():
             for module in self.modules:
-                given = module(given)
+                given = applied(module, given)
         return raised(given, x, self._parts)
 
     def _run_clean(self, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class ModuleLayer:
         for run in self._held:
             if run.z is z:
                 return run
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), convolving():
             leaf = (z.clone() if z.is_inference() else z.detach()).requires_grad_(z.is_floating_point())
             run = _Run(z, leaf, self._evaluate(leaf))
         self._held.append(run)

@@ -3,6 +3,12 @@
 from . import Fault
 
 FAULTS = [
+    Fault("bias of a convolution in a graph averaged over positions", "accelerated.rules.convolving",
+          "return delta.sum(dim=(0, 2, 3)), None", "return delta.mean(dim=(0, 2, 3)), None",
+          "test_convolutions_of_modules_learn_by_windows", "update"),
+    Fault("convolutions in graphs left to PyTorch", "accelerated.rules.convolving",
+          "if function is torch.conv2d:", "if False:",
+          "test_rules_of_modules_learn_by_windows", "products with windows"),
     Fault("the graph of another input", "accelerated.rules.module_layer",
           "if run.z is z:", "if run.z.shape == z.shape:",
           "test_the_four_methods_are_those_of_the_closed_form", "update at another z"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
+from ..convolving import convolving
 from ..cutting import Units
 from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
 from ..rule import IN_NO_UNIT, UnitUpdate, evaluating, gradients_by
@@ -271,7 +272,7 @@ class LocalClassifiers(ModuleRule):
         if closed:
             h = seen = unit.rectified(x)
         else:
-            with torch.enable_grad():
+            with torch.enable_grad(), convolving():
                 h = unit.activities(x)
                 seen = self._seen(h)
         found = head_credit(self.heads[index], seen.detach(), y, self.loss, unit.name, self.num_classes)

@@ -14,6 +14,7 @@ from ...convolution import weight_gradient
 from ...local_classifiers import Shortcut, wired
 from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
+from ..convolving import applied
 from ..cutting import NORMALISATIONS, Part, is_plain, line
 from ..stepping import weight_update
 from ..units import ELEMENTWISE, PARAMETERS, Trainable, Unit, channels_last, check_parameters, refusal
@@ -160,7 +161,7 @@ def _through(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     """What modules give that run one after another."""
     with lowered():
         for module in modules:
-            x = module(x)
+            x = applied(module, x)
     return x
 
 
