@@ -282,16 +282,23 @@ def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(ra
                 assert defect(weight) <= TOLERANCE
 
 
-def test_what_a_plain_step_changes_is_known_by_its_factors():
-    """Rows of I - G, of a weight that need not be orthogonal."""
+@pytest.mark.parametrize("s", [1e-6, 0.3])
+def test_what_a_plain_step_changes_is_known_by_its_factors(s: float):
+    """Of a weight that need not be orthogonal, I - G of rows and its largest entry; this just so for a short step."""
     generator = torch.Generator().manual_seed(0)
-    weight, delta, z, rows = (
-        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 9), (4, 6), (4, 9), (3, 6))
+    weight, delta, z = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((16, 20), (4, 16), (4, 20))
     )
-    before = Followed(rows, drift(weight, rows))
-    found = before.after(FollowedStep(*drift_change(rows, delta, z, z @ weight.T), 0.3))
-    gap = (found.drifts - drift(weight - 0.3 * delta.T @ z, rows)).numpy()
-    assert rms(gap) <= 1e-12, "drift of the rows"
+    delta[:, 3] *= 9
+    rows = torch.randn(24, 16, generator=generator, dtype=torch.float64).sign()
+    before = Followed(rows, drift(weight, rows), 0.0)
+    found = before.after(FollowedStep(*drift_change(rows, delta, z, z @ weight.T), s))
+    stepped = weight - s * delta.T @ z
+    gap = (found.drifts - drift(stepped, rows)).numpy()
+    assert rms(gap) <= 1e-11, "drift of the rows"
+    largest = (stepped @ stepped.T - weight @ weight.T).abs().max().item()
+    assert largest <= found.entry * (1 + 1e-9), "bound"
+    assert s > 1e-3 or found.entry <= 1.001 * largest, "bound that is reached"
 
 
 def large_batches(n: int, features: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -337,15 +344,25 @@ def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[t
         assert steps_taken(rule, optimizer, [batch], fused) <= TOLERANCE
         assert len(looks) == 2, "looks in 12 steps of 2 weights"
         for name, weight in rule.orthogonality.weights().items():
-            rows, drifts = rule.orthogonality.followed[name]
+            rows, drifts, entry = rule.orthogonality.followed[name]
             gap = (drifts - drift(weight.detach(), rows))[orthogonality.NEW :]
             assert rms(gap.numpy()) <= 1e-12, "what is known"
+            assert defect(weight.detach()) <= entry, "what is known of entries"
     with torch.no_grad():
         rule.units[1].module.weight.mul_(1.1)
     assert steps_taken(rule, optimizer, data[:1], fused) <= TOLERANCE, "changed by another"
     assert len(looks) > 2, "a look after a change by another"
     optimizer.param_groups[0]["lr"] = 0.5
     assert steps_taken(rule, optimizer, data, fused) <= TOLERANCE, "at a rate of 0.5"
+
+
+def test_no_entry_is_looked_at_that_no_step_can_have_brought_far(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    rule, data = Foton(model(80, 80, 80, 4)), large_batches(6, 80)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=1e-4)
+    steps_taken(rule, optimizer, data[:1])
+    monkeypatch.setattr(Orthogonality, "_entry", refuse)
+    assert steps_taken(rule, optimizer, data[1:]) <= TOLERANCE
 
 
 def test_what_is_known_of_weights_is_resumed_and_copied():
@@ -359,7 +376,9 @@ def test_what_is_known_of_weights_is_resumed_and_copied():
     for other in (rule, resumed, copied):
         steps_taken(other, torch.optim.SGD(other.parameters(), lr=1e-3), data[6:])
         for name, known in rule.orthogonality.followed.items():
-            assert torch.equal(other.orthogonality.followed[name].drifts, known.drifts), "what is known"
+            found = other.orthogonality.followed[name]
+            assert torch.equal(found.drifts, known.drifts), "what is known"
+            assert found.entry == known.entry, "what is known"
         for a, b in zip(rule.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b), "weights"
 

@@ -267,7 +267,7 @@ def _unbiased(unit: ChainUnit, a: Tensor) -> Tensor:
 
 
 class _Credit:
-    """What the last `assign_credit` gave to a unit, held until `constrain`: its factors, or what bounds its effect."""
+    """What the last `assign_credit` gave to a unit, until `constrain`: factors, or what they do to rows followed."""
 
     def __init__(
         self,
@@ -275,7 +275,7 @@ class _Credit:
         gradient: Tensor | Factors,
         *,
         factors: tuple[Tensor, Tensor, Tensor] | None = None,
-        change: tuple[Tensor, Tensor, int] | None = None,
+        change: tuple[Tensor, Tensor, float, float, int] | None = None,
     ) -> None:
         (self.weight,) = unit.weights
         self.factors, self.change = factors, change
@@ -287,8 +287,7 @@ class _Credit:
         if self.factors is not None:
             return PlainStep(*self.factors, rate)
         assert self.change is not None
-        linear, square, batch = self.change
-        return FollowedStep(linear, square, rate / batch)
+        return FollowedStep(*self.change[:-1], rate / self.change[-1])
 
     def _versions(self) -> tuple[int, int]:
         return (0 if self.gradient is None else self.gradient._version), self.weight._version

@@ -2,7 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from math import isfinite, log
+from math import inf, isfinite, log
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -71,14 +71,29 @@ def hidden_weights(rule: Rule) -> dict[str, Held]:
     return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
-def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> tuple[Tensor, Tensor]:
+def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> tuple[Tensor, Tensor, float, float]:
     """L and Q, (p, n) each: by W <- W - s delta^T z of a wide weight s L - s^2 Q is added to I - G of the rows.
 
     With A = z W^T, `preactivation`, I - G changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T delta. No product
-    reads W: 6 with p rows, of the batch's size each.
+    reads W: 6 with p rows, of the batch's size each. Then what the largest entries of both terms may be, of the first
+    by its diagonal, by the norms of its rows, of which the last rows are signs that tell, and by the rows with the
+    largest; of the second, whose largest entry is on its diagonal, by Cauchy and Schwarz.
     """
     of_a, of_delta = rows @ preactivation.T, rows @ delta.T  # (p, batch)
-    return torch.addmm(of_a @ delta, of_delta, preactivation), of_delta @ z @ z.T @ delta
+    linear = torch.addmm(of_a @ delta, of_delta, preactivation)
+    norms, indices = linear[-CHECKS:].square().mean(dim=0).topk(ROWS + 1)
+    at = indices[:-1]
+    entries = torch.addmm(preactivation[:, at].T @ delta, delta[:, at].T, preactivation)  # (ROWS, n)
+    diagonal = 2 * (preactivation * delta).sum(dim=0)
+    others = SHARE / PROBABLE * _evenly(norms[-1].item(), linear.shape[1])
+    largest = max(entries.abs().amax().item(), diagonal.abs().amax().item(), others)
+    square = delta.square().sum(dim=0).amax() * z.square().sum()
+    return linear, of_delta @ z @ z.T @ delta, largest, square.item()
+
+
+def _evenly(square: float, n: int) -> float:
+    """The largest of n^2 normal entries in rows of that squared norm, mostly."""
+    return (square * 4 * log(n) / n) ** 0.5
 
 
 def matrices(name: str, weight: Tensor, blocks: int = 1) -> list[tuple[str, Tensor]]:
@@ -107,20 +122,25 @@ class FollowedStep(NamedTuple):
 
     linear: Tensor
     square: Tensor
+    of_linear: float
+    of_square: float
     s: float
 
 
 class Followed(NamedTuple):
     """Rows and (I - G) of each, (p, n) both: signs that seek, directions found last, and signs that check.
 
-    Of those that seek it may be what steps have added since they were drawn.
+    Of those that seek it may be what steps have added since they were drawn. `entry` is what the largest entry of I - G
+    may be.
     """
 
     rows: Tensor
     drifts: Tensor
+    entry: float
 
     def after(self, step: FollowedStep) -> "Followed":
-        return Followed(self.rows, self.drifts + step.s * step.linear - step.s**2 * step.square)
+        drifts = self.drifts + step.s * step.linear - step.s**2 * step.square
+        return Followed(self.rows, drifts, self.entry + step.s * step.of_linear + step.s**2 * step.of_square)
 
 
 class Bjorck(NamedTuple):
@@ -149,7 +169,8 @@ class Orthogonality(nn.Module):
 
     After a plain gradient step on a large batch, a wide weight on a CPU is not read for its check, nor for the first
     directions of 2.: `drift_change` carries on what was known of the vectors, by the step's factors. Those that check
-    are then drawn anew only where the weight is read for them, at the latest after the next look at all entries.
+    are then drawn anew only where the weight is read for them, at the latest after the next look at all entries. No
+    entry is looked at while all steps since can't have made one too large.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
     restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
@@ -304,14 +325,21 @@ class Orthogonality(nn.Module):
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, directions = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
-        rows, drifts = known or (torch.cat([directions, check]), _below(drift(weight, check), len(directions)))
+        if known is None:
+            rows, drifts = torch.cat([directions, check]), _below(drift(weight, check), len(directions))
+        elif known.entry <= SHARE * self.tolerance:
+            self.followed[name] = known
+            return True
+        else:
+            rows, drifts, _ = known
         for left in reversed(range(rounds + 1)):
             squares = drifts[-CHECKS:].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
-            largest, total = torch.stack([squares.amax(), squares.sum()]).tolist()
+            total = squares.sum().item()
             # Singular values are near 1 up to there, and Bjorck steps will be sure of their way.
-            if total <= 0.25 and self._is_within(weight, squares, largest):
+            entry = self._entry(weight, squares) if total <= 0.25 else inf
+            if entry <= SHARE * self.tolerance:
                 if self._can_follow(weight):
-                    self.followed[name] = Followed(rows, drifts)
+                    self.followed[name] = Followed(rows, drifts, entry)
                 return True
             if not left or not total < MUCH:
                 return False
@@ -326,18 +354,17 @@ class Orthogonality(nn.Module):
             rows, drifts = torch.cat([signs[CHECKS:], others]), _below(after, NEW)
         return False
 
-    def _is_within(self, weight: Tensor, squares: Tensor, largest: float) -> bool:
-        """Whether the largest entry is, by the squared norms of rows, the diagonal and some rows."""
-        share, n = SHARE * self.tolerance, len(squares)
-        if largest <= share**2:
-            return True
-        norms, indices = squares.topk(ROWS + 1)
-        evenly = (norms[-1].item() * 4 * log(n) / n) ** 0.5  # the largest of n^2 normal entries in such rows
-        return (
-            evenly <= PROBABLE * self.tolerance
-            and _largest_of_diagonal(weight).item() <= share
-            and _largest_entry(weight, indices[:-1]).item() <= share
-        )
+    def _entry(self, weight: Tensor, squares: Tensor) -> float:
+        """What the largest entry may be by the squared norms of rows and, where these are too large, by entries."""
+        share, (norms, indices) = SHARE * self.tolerance, squares.topk(ROWS + 1)
+        if (largest := norms[0].item() ** 0.5) <= share:
+            return largest
+        found = SHARE / PROBABLE * _evenly(norms[-1].item(), len(squares))
+        if found <= share:
+            found = max(found, _largest_of_diagonal(weight).item())
+        if found <= share:
+            found = max(found, _largest_entry(weight, indices[:-1]).item())
+        return found
 
     def _held_directions(self, name: str, weight: Tensor) -> Tensor:
         """Those that the drift was last found in: (HELD, n), or fewer in the first steps."""
