@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from ._arrays import Array, check_count, check_finite, check_not_negative, check_positive, widened
+from ._arrays import Array, check_count, check_finite, check_not_negative, check_positive, few_columns, widened
 from .normalisations import direction, direction_vjp
 from .scores import Grid, Score, ScoreCredit, features, features_adjoint
 
@@ -191,7 +191,7 @@ def _cosines(grid: Grid, h: Array, prototypes: Array) -> _Cosines:
     z, v = widened(features(h, grid)), widened(prototypes.flatten(0, 1))
     rate, rate_of_p = _rate(z), _rate(v)
     p = rate_of_p * v
-    return _Cosines(functional.linear(z, p) * rate, z, p, rate, rate_of_p)
+    return _Cosines(few_columns(z, p.T) * rate, z, p, rate, rate_of_p)
 
 
 def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
@@ -212,7 +212,7 @@ def _prototype_cosine_credit(
         shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
         by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
     by_product, along = by_cosine * rate, by_cosine * c  # each derivative is orthogonal to what has the direction
-    by_features = torch.addmm(along.sum(dim=1, keepdim=True) * -rate.square() * z, by_product, p).to(h.dtype)
+    by_features = (along.sum(dim=1, keepdim=True) * -rate.square() * z).addmm_(by_product, p).to(h.dtype)
     by_prototypes = rate_of_p * torch.addcmul(by_product.T @ z, along.sum(dim=0)[:, None], p, value=-1)
     found = by_prototypes.view_as(prototypes).to(prototypes.dtype)
     return ScoreCredit(features_adjoint(by_features, h, grid), (found,))

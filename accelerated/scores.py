@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ._arrays import Array, check_count, check_shape, wide, widened
+from ._arrays import Array, check_count, check_shape, few_columns, wide, widened
 from .adaptive_pooling import Pooling, channels_last, grid_pool, spread
 
 __all__ = [
@@ -131,7 +131,7 @@ def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pool
 
 def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
     (matrix,) = parameters
-    return features(h, grid) @ matrix.T
+    return few_columns(features(h, grid), matrix.T)
 
 
 def _linear_map_credit(grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
@@ -173,8 +173,8 @@ class _Readout(NamedTuple):
         return self.lowest + (self.highest - self.lowest) * torch.sigmoid(widened(alpha))
 
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
-        """2 h times what the gradient by a cell, (batch, d), is to its pixels."""
-        return features_adjoint(2 * gradient, h, self.grid, pooling).mul_(h)
+        """h times what twice the gradient by a cell, (batch, d), is to its pixels."""
+        return features_adjoint(gradient, h, self.grid, pooling).mul_(h)
 
 
 def _inner(a: Array, b: Array) -> Array:
@@ -186,7 +186,7 @@ def _inner(a: Array, b: Array) -> Array:
 
 def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
     (alpha,) = parameters
-    product = features(h.square(), readout.grid) @ readout.projection
+    product = few_columns(features(h.square(), readout.grid), readout.projection)
     return (product / readout.temperature(alpha)).to(h.dtype) + readout.offset
 
 
@@ -194,7 +194,7 @@ def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array,
     (alpha,) = parameters
     temperature, alpha_wide = readout.temperature(alpha), widened(alpha)
     slope = (readout.highest - readout.lowest) * torch.sigmoid(alpha_wide) * torch.sigmoid(-alpha_wide)
-    cells = ((gradient / temperature).to(h.dtype)) @ readout.projection.T
+    cells = (2 * gradient / temperature).to(h.dtype) @ readout.projection.T
     activities = readout.of_squares(h, cells, "mean")
     # Of degree 2 in h and -1 in T: the gradient gives the sum of e times u R, without another product.
     of_temperature = widened(_inner(h, activities)) / (-2 * temperature)
@@ -217,7 +217,7 @@ def _patch_energy(readout: _Readout, h: Array, parameters: tuple[Array, ...]) ->
 
 
 def _patch_energy_credit(readout: _Readout, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-    return ScoreCredit(readout.of_squares(h, gradient @ readout.projection.T, "sum"), ())
+    return ScoreCredit(readout.of_squares(h, 2 * gradient @ readout.projection.T, "sum"), ())
 
 
 def patch_energy(projection: Array, offset: Array, grid: Grid = None) -> Score:

@@ -30,7 +30,7 @@ FAULTS = [
           "(gradient.T @ features(h, grid),)", "(gradient.T @ features(h, grid) / len(h),)",
           "test_samples_do_not_see_one_another", "parameter 0"),
     Fault("temperature of a read-out lost from the gradient", "accelerated.scores",
-          "((gradient / temperature).to(h.dtype))", "(gradient)",
+          "(2 * gradient / temperature).to(h.dtype)", "(2 * gradient)",
           "test_twin", "random_readout.credit.activities"),
     Fault("temperature of a read-out lost from the reference's gradient", "reference.scores",
           "gradient @ projection.T / temperature", "gradient @ projection.T",
