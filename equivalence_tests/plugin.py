@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
@@ -77,12 +78,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--few-shapes"):
         take_few_shapes()
     if config.getoption("--twin") != OURS:
-        try:
-            TwinSide(config.getoption("--twin"), "cpu", "float64")
-        except ImportError as error:
-            raise pytest.UsageError(f"--twin: {error}") from error
+        check_package(config.getoption("--twin"))
     if config.getoption("--results"):
         config.pluginmanager.register(Results(config))
+
+
+def check_package(name: str) -> None:
+    """Raises pytest.UsageError for a package without modules; where one raises at its import, with the place."""
+    try:
+        TwinSide(name, "cpu", "float64")
+    except ImportError as error:
+        raise pytest.UsageError(f"--twin: {error}") from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        raise pytest.UsageError(f"--twin: {said}") from error
 
 
 def is_of_a_precision(test: Callable[..., object]) -> bool:

@@ -15,13 +15,21 @@ from prograde.reference import orthogonality
 SIGNIFICANCE = 1e-4
 
 
-def drawn(side: Side, function: Any, *arguments: Any) -> Any:
-    """A draw of either side, from a fixed seed, in float64."""
+def generator_of(side: Side, seed: int) -> Any:
+    """Of NumPy, or of torch for a package that takes its tensors."""
     if isinstance(side, ReferenceSide):
-        return side.results(function(*arguments, np.random.default_rng(1)))
+        return np.random.default_rng(seed)
     if not side.takes_tensors:
         pytest.skip("its samplers have a generator of its own framework's")
-    out = function(*arguments, seeded(1), device=Placement.device, dtype=torch.float64)
+    return seeded(seed)
+
+
+def drawn(side: Side, function: Any, *arguments: Any) -> Any:
+    """A draw of either side, from a fixed seed, in float64."""
+    generator = generator_of(side, 1)
+    if isinstance(side, ReferenceSide):
+        return side.results(function(*arguments, generator))
+    out = function(*arguments, generator, device=Placement.device, dtype=torch.float64)
     return tuple(None if o is None else o.cpu().numpy() for o in out) if isinstance(out, tuple) else out.cpu().numpy()
 
 
@@ -135,19 +143,19 @@ def test_orthogonal_is_uniform(side: Side):
 
 
 def drawn_many(side: Side, count: int) -> list[Any]:
+    generator, place = generator_of(side, 2), {"device": Placement.device, "dtype": torch.float64}
     if isinstance(side, ReferenceSide):
-        rng = np.random.default_rng(2)
-        return [side.orthogonality.orthogonal((8, 8), rng) for _ in range(count)]
-    generator, place = seeded(2), {"device": Placement.device, "dtype": torch.float64}
+        return [side.orthogonality.orthogonal((8, 8), generator) for _ in range(count)]
     return [side.orthogonality.orthogonal((8, 8), generator, **place).cpu().numpy() for _ in range(count)]
 
 
 def test_wrong_labels_are_wrong_and_even(side: Side):
     labels = np.tile(np.arange(5), 2000)
+    generator = generator_of(side, 3)
     if isinstance(side, ReferenceSide):
-        wrong = side.forward_forward.wrong_labels(labels, 5, np.random.default_rng(3))
+        wrong = side.forward_forward.wrong_labels(labels, 5, generator)
     else:
-        wrong = side.forward_forward.wrong_labels(torch.tensor(labels), 5, seeded(3)).cpu().numpy()
+        wrong = side.forward_forward.wrong_labels(torch.tensor(labels), 5, generator).cpu().numpy()
     assert not np.any(wrong == labels)
     offsets = np.bincount((wrong - labels) % 5, minlength=5)
     assert offsets[0] == 0

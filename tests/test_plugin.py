@@ -168,6 +168,14 @@ def left(twin: str, names: str = "", marks: str = "") -> set[str]:
     return {path.stem for path in SUITE.glob("test_*.py") if not plugin.pytest_ignore_collect(path, config)}
 
 
+def test_a_package_that_raises_is_named_with_the_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a_broken_package.py").write_text("limit = 3\nlimit.value\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = r"--twin: AttributeError: 'int' object has no attribute 'value' \(.*a_broken_package\.py, line 2\)$"
+    with pytest.raises(pytest.UsageError, match=said):
+        plugin.check_package("a_broken_package")
+
+
 def test_files_without_a_test_that_is_asked_for_are_not_loaded() -> None:
     everything = {path.stem for path in SUITE.glob("test_*.py")}
     assert left("prograde.accelerated", "foton") == everything, "of ours"

@@ -241,6 +241,8 @@ def test_a_mistake_is_refused_by_its_property(mistake: str) -> None:
     ("test_layer_kinds.test_difference_is_that_of_two_values", "causal attention"),
     ("test_layer_kinds.test_tiny_differences_keep_their_precision", "layer norm"),
     ("test_layer_kinds.test_tiny_differences_keep_their_precision", "attention"),
+    ("test_samplers.test_orthogonal_is_uniform", ""),
+    ("test_samplers.test_wrong_labels_are_wrong_and_even", ""),
 ])  # fmt: skip
 def test_what_the_reference_writes_is_not_refused_in_float32(test: str, kind: str) -> None:
     """Its public functions on arrays of NumPy: differences of two values, which lose all digits of tiny ones."""
