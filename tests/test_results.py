@@ -24,6 +24,17 @@ def test_pages_have_what_the_stored_runs_say(pages: ModuleType) -> None:
     assert pages.TABLES.keys() | pages.PICTURES.keys() <= markers, "made for no page"
 
 
+def test_every_picture_is_drawn_from_stored_runs(pages: ModuleType, tmp_path: Path) -> None:
+    """By the command that draws them all; the report's table takes little room, and has a row for each function."""
+    folders = ROOT / "docs", ROOT / "examples" / "experiments"
+    there = {picture for folder in folders for kind in ("png", "svg", "jpg") for picture in folder.glob(f"*.{kind}")}
+    assert there == {pages.place(name) for name in pages.PICTURES}
+    pages.PICTURES["docs/check.png"](tmp_path / "check.png")
+    assert 10_000 < (tmp_path / "check.png").stat().st_size < 60_000
+    found = pages.check_report.read(pages.check_report.kept())
+    assert [v.name for v in found.of("refused")][:2] == ["foton.differences", "foton.error_projection"], "the mistakes"
+
+
 def test_a_figure_without_its_run_is_found(pages: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(pages, "PAGES", [page])

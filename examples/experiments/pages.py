@@ -18,6 +18,7 @@ from typing import NamedTuple
 import any_model
 import attention
 import beside_peers
+import check_report
 import claims
 import controls
 import convolutions
@@ -250,6 +251,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     ),
     "depth.png": lambda path: depth.draw(stored("depth/depth", data="mnist", epochs=3), path),
     "docs/digits.png": lambda path: mnist.draw(compared("digits"), 288, path),
+    "docs/check.png": lambda path: check_report.draw(check_report.kept(), path),
 }
 """By the name of the file: beside this one, or its path from the root."""
 
