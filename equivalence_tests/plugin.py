@@ -101,13 +101,17 @@ def is_of_a_precision(test: Callable[..., object]) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Of another package, leaves out before they are imported the files of ours without a test that is asked for.
+    """Leaves out before they are imported the files of ours without a test of the mark that -m asks for.
 
-    A name that -k and -m can choose stands in the file, if only as a parameter, whose number and end may be made.
+    Of another package, those without a test of it or a name that -k asks for, too. Such a name stands in the file, if
+    only as a parameter, whose number and end may be made.
     """
-    if config.getoption("--twin") == OURS or collection_path.parent != Path(__file__).parent:
+    if collection_path.parent != Path(__file__).parent or collection_path.suffix != ".py":
         return None
-    text = collection_path.read_text().lower() if collection_path.suffix == ".py" else ""
+    text = collection_path.read_text().lower()
+    if config.getoption("--twin") == OURS:
+        is_left = collection_path.name.startswith("test_") and not _may_choose(config.getoption("-m"), text)
+        return True if is_left else None
     concerned = OF_ANOTHER.search(text) and not OF_OURS.search(text)
     names = f"{__package__}.{collection_path.name} twin reference\n{text}"  # the last two name the sides
     asked = (_may_choose(config.getoption(option), names) for option in ("-k", "-m"))
@@ -235,7 +239,7 @@ def side(request: pytest.FixtureRequest, twin: TwinSide) -> Side:
 @pytest.fixture
 def compare(examples: int) -> Iterator[Comparison]:
     """Compares results by the one tolerance policy."""
-    comparison = Comparison()
+    comparison = Comparison(closes=examples >= 12)  # of fewer, all may by chance be zero or symmetric
     yield comparison
-    if examples >= 12:  # of fewer, all may by chance be zero or symmetric
+    if comparison.closes:
         comparison.close()

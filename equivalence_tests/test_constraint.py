@@ -130,9 +130,14 @@ def test_the_tolerance_is_kept_at_every_step(optimizer: str, widths: tuple[int, 
     assert worst <= TOLERANCE
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("widths", [(80, 64, 64, 4), (64, 96, 80, 4)], ids=["shrinking", "growing"])
+@pytest.mark.parametrize(
+    "widths",
+    [
+        pytest.param((80, 64, 64, 4), id="shrinking", marks=pytest.mark.smoke),
+        pytest.param((64, 96, 80, 4), id="growing"),
+    ],
+)
 def test_the_tolerance_is_kept_asynchronously_or_its_violation_raised(
     twin: TwinSide, optimizer: str, widths: tuple[int, ...]
 ):

@@ -10,9 +10,10 @@ from prograde.equivalence_tests.common_checks import Check, chosen, close, credi
 from prograde.equivalence_tests.rule_examples import EXAMPLES, Example, dense, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
-pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
+pytestmark = pytest.mark.usefixtures("ours_only")
 
 
+@pytest.mark.smoke
 @parametrize_with_rules(EXAMPLES, ["honours freezing"])
 def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(rule: Example, check: Check):
     check(rule)
@@ -54,6 +55,7 @@ def test_what_was_frozen_before_stays_as_it_is_and_others_learn_as_before(name: 
                 assert torch.equal(value, orthogonal[key]), f"{key}: frozen, and replaced when the rule was built"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", [Foton, lambda model: Backprop(model, orthogonal=True)])
 def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(kind, twin: TwinSide):
     model = dense().to(twin.device)
@@ -65,6 +67,7 @@ def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(ki
     assert torch.equal(model[0].weight, first), "nothing half done"
 
 
+@pytest.mark.smoke
 def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide):
     example = EXAMPLES["mono-forward"]
     rule = example.build(twin.device)
@@ -75,6 +78,7 @@ def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide):
     assert alignment(rule, *example.batch(twin.device)) == {}
 
 
+@pytest.mark.smoke
 def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
     example = EXAMPLES["hybrid-dynamic-temperature"]
     rule = example.build(twin.device)
@@ -84,6 +88,7 @@ def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
     assert torch.equal(rule.theta, torch.zeros_like(rule.theta)), "theta"
 
 
+@pytest.mark.smoke
 def test_thresholds_that_were_frozen_are_set_by_the_first_batch_they_learn_from(twin: TwinSide):
     example = EXAMPLES["hybrid-dynamic-temperature"]
     rule = example.build(twin.device)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import brentq
 
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import KinkDistance, seeds
@@ -82,6 +81,8 @@ def test_scales_agree(twin: Side, kind: str, n: int):
 
 def entmax_by_bisection(z: Any) -> Any:
     """1.5-entmax of a vector: the root of sum_j max(z_j / 2 - t, 0)^2 = 1."""
+    from scipy.optimize import brentq
+
     x = z / 2
 
     def excess(t: float) -> float:

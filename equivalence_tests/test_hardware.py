@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch import nn
 
 from prograde.accelerated import hardware as hardware_twin
@@ -370,6 +369,8 @@ def test_what_is_written_is_within_the_range(side: Side):
 
 
 def test_random_noise(side: Side):
+    from scipy import stats
+
     noise = drawn(side, side.hardware.random_noise, (300, 40))
     assert noise.shape == (300, 40)
     assert stats.kstest(noise.ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from prograde.equivalence_tests.placement import Placement, seeded
 from prograde.equivalence_tests.sides import ReferenceSide, Side
@@ -104,6 +103,8 @@ def sampled(side: Side, function: Any, seed: int = 3, **place: Any) -> Any:
 
 def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side):
     """Beside a label of the greatest goodness, which is never drawn."""
+    from scipy.stats import chisquare
+
     scores = side.operands(np.tile([[1.0, 100.0, 2.25, 0.25, 4.0]], (12_000, 1)))
     labels = side.operands(np.full(12_000, 1))
     for law, weights in (("root", np.array([1, 1.5, 0.5, 2])), ("softmax", np.exp([1, 2.25, 0.25, 4]))):
@@ -113,7 +114,7 @@ def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side):
 
         counts = np.bincount(sampled(side, draw), minlength=5)
         assert counts[1] == 0, "the right label was drawn"
-        assert stats.chisquare(counts[[0, 2, 3, 4]], 12_000 * weights / weights.sum()).pvalue > SIGNIFICANCE, law
+        assert chisquare(counts[[0, 2, 3, 4]], 12_000 * weights / weights.sum()).pvalue > SIGNIFICANCE, law
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,10 @@ def test_partners_are_others(side: Side, x: Any, seed: int):
 
 
 def test_partners_are_drawn_evenly(side: Side):
+    from scipy.stats import chisquare
+
     drawn = [sampled(side, lambda g: side.negatives.random_partners(6, g, **place(side)), seed) for seed in range(900)]
     counts = np.array([np.bincount(np.array(drawn)[:, i], minlength=6) for i in range(6)])
     for i in range(6):
         assert counts[i, i] == 0
-        assert stats.chisquare(np.delete(counts[i], i)).pvalue > SIGNIFICANCE
+        assert chisquare(np.delete(counts[i], i)).pvalue > SIGNIFICANCE

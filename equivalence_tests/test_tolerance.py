@@ -42,6 +42,22 @@ def test_an_error_of_the_precision_passes_and_one_well_beyond_fails():
         Comparison()(Rough(10 * EPS["float32"]), "double", double, x)
 
 
+def test_a_comparison_that_is_not_closed_has_no_wider_limit_than_it_needs():
+    """And refuses the same."""
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    limits = []
+    for closes in (True, False):
+        compare = Comparison(closes)
+        compare.seen = []
+        compare(Rough(0.5 * EPS["float32"]), "double", double, x)
+        limits.append(compare.seen[0].limit)
+        with pytest.raises(AssertionError, match="double: off by"):
+            Comparison(closes)(Rough(10 * EPS["float32"]), "double", double, x)
+    least = EPS["float32"] * rms(2 * x)
+    assert np.isclose(limits[1], least), "a wider limit"
+    assert limits[0] > 2 * least
+
+
 def test_ill_conditioned_results_get_room_for_it():
     """x - y of nearly equal operands: rounding them moves the truth by much, and that much is allowed."""
     rng = np.random.default_rng(0)

@@ -179,6 +179,10 @@ def test_a_package_that_raises_is_named_with_the_place(monkeypatch: pytest.Monke
 def test_files_without_a_test_that_is_asked_for_are_not_loaded() -> None:
     everything = {path.stem for path in SUITE.glob("test_*.py")}
     assert left("prograde.accelerated", "foton") == everything, "of ours"
+    quick = left("prograde.accelerated", marks="smoke")
+    assert {"test_foton", "test_refusals", "test_hooks"} <= quick
+    assert all("smoke" not in (SUITE / f"{name}.py").read_text() for name in everything - quick)
+    assert {"test_devices", "test_samplers", "test_score_compilation"} <= everything - quick, "none of the mark"
     others = left("mine")
     assert {"test_foton", "test_arguments", "test_layers"} <= others
     assert not {"test_faults", "test_refusals", "test_autocast", "test_devices"} & others, "nothing of another's"
