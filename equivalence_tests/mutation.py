@@ -356,19 +356,19 @@ class Mutator:
         return found
 
     def tests_of(self, module: str, functions: set[Key], lines: range = range(0)) -> list[int]:
-        """Tests that pass without the mutant and run its lines; of none, that call its functions; else, its module's.
+        """Tests that pass without the mutant and run its lines; of none, its module's.
 
-        In the order in which they run: those that run the fewest lines, of the module's those of its own files or with
-        its name before. Tests that don't fit into what is left of SECONDS are passed over.
+        In the order in which they run: those that run the fewest lines, of the module's those before that call the
+        function, are of its own files, or have its name. Tests that don't fit into what is left of SECONDS are passed
+        over.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         places = {(file, line) for line in lines}
         tests = [(index, self.items[index], test) for index, test in self.observed.items() if test.passed]
         found = [(0, test, index) for index, _, test in tests if test.lines & places]
-        found = found or [(0, test, index) for index, _, test in tests if test.called & functions]
-        for index, item, test in () if found else tests:  # it ran at import
-            own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name
-            if name in item.name or any(of == file for of, _ in test.called):
+        for index, item, test in () if found else tests:  # it ran at import, such as a default
+            own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name or test.called & functions
+            if own or name in item.name or any(of == file for of, _ in test.called):
                 found.append((int(not own), test, index))
         chosen, left = [], SECONDS
         for _, test, index in sorted(found, key=lambda of: (of[0], len(of[1].lines), of[1].seconds)):

@@ -628,7 +628,7 @@ class LayeredRule(Rule):
         """
         return tuple(self.each_layer(masks))
 
-    def each_layer(self, masks: Iterable[Tensor | None] | None = None) -> Iterator[Layer]:
+    def each_layer(self, masks: Iterable[Tensor | None] | None) -> Iterator[Layer]:
         """`layers` one at a time, each with its mask taken when its turn comes."""
         for unit, mask in zip(self.units, masks or [None] * len(self.units), strict=True):
             yield unit.layer(mask)

@@ -19,7 +19,7 @@ SecondPass: TypeAlias = Literal["difference", "full"]
 """How the second pass is run."""
 
 
-def check_second_pass(second_pass: str, recompute: bool = False) -> None:
+def check_second_pass(second_pass: str, recompute: bool) -> None:
     """Raises ValueError for any other, and for a full pass, which is held, where one layer at a time is to be."""
     if second_pass not in get_args(SecondPass):
         raise ValueError(f"second_pass: {second_pass!r}, expected 'difference' or 'full'")
@@ -33,7 +33,7 @@ def full_first_difference(feedback: Feedback, targets: Tensor, error: Tensor, ph
     return gain * (phi.value(project(feedback, outputs)) - phi.value(project(feedback, targets)))
 
 
-def full_differences(layers: Sequence[Layer], clean: Pass, first: Tensor, inject: int = 1) -> Iterator[Tensor]:
+def full_differences(layers: Sequence[Layer], clean: Pass, first: Tensor, inject: int) -> Iterator[Tensor]:
     """`ftp.differences` by carrying the targets themselves: each as h_l."""
     clean = _in_full(layers, clean)
     h = (clean.inputs[0], *clean.activities)[inject]
@@ -61,8 +61,8 @@ def carried_modulated_factors(
     clean: Pass,
     error: Tensor,
     projection: Tensor,
-    output_gradient: Callable[[Tensor], Tensor] | None = None,
-    presynaptic: str = "modulated",
+    output_gradient: Callable[[Tensor], Tensor] | None,
+    presynaptic: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`pepita.update_factors` by differences of samples, as modules take them, or of positions with labels."""
     u = -torch.tensordot(error, projection, dims=1)
@@ -81,8 +81,8 @@ def full_modulated_factors(
     clean: Pass,
     error: Tensor,
     projection: Tensor,
-    output_gradient: Callable[[Tensor], Tensor] | None = None,
-    presynaptic: str = "modulated",
+    output_gradient: Callable[[Tensor], Tensor] | None,
+    presynaptic: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """`pepita.update_factors` by a modulated pass."""
     clean = _in_full(layers, clean)

@@ -385,7 +385,7 @@ def check_forward(name: str, module: nn.Module, rule: str) -> None:
         )
 
 
-def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str, closed: bool = True) -> None:
+def check_parameters(name: str, module: nn.Module, before: Sequence[Unit], rule: str, closed: bool) -> None:
     """Raises ValueError for a layer that cannot be trained by setting the gradients of parameters of its own.
 
     They are those of its kind, where it has a closed form.

@@ -113,7 +113,7 @@ class LayerAggregation(nn.Module):
         """What the read-out sees of all layers' activities: (batch, sum of widths)."""
         return torch.cat([concatenated([h]) for h in islice(activities, self.first_layer, None)], dim=1)
 
-    def readout_updates(self, features: list[Tensor], y: Any, ignore_index: int | None = None) -> Iterator[UnitUpdate]:
+    def readout_updates(self, features: list[Tensor], y: Any, ignore_index: int | None) -> Iterator[UnitUpdate]:
         """The read-out's, if there is one, by its own loss, from what each layer gives to `features`."""
         if self.readout is None:
             return
