@@ -352,7 +352,7 @@ def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[t
             rows, drifts, entry = rule.orthogonality.followed[name]
             gap = (drifts - drift(weight.detach(), rows))[orthogonality.NEW :]
             assert rms(gap.numpy()) <= 1e-12, "what is known"
-            assert defect(weight.detach()) <= entry, "what is known of entries"
+            assert defect(weight.detach()) <= entry / orthogonality.SHARE, "what is known of entries"
     with torch.no_grad():
         rule.units[1].module.weight.mul_(1.1)
     assert steps_taken(rule, optimizer, data[:1], fused) <= TOLERANCE, "changed by another"
@@ -1064,10 +1064,31 @@ def test_a_check_is_by_signs():
 def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch):
     """Of weights that stay as they are, one weight after another."""
     constraint, seen = held((80, 80), (80, 80)), []
-    monkeypatch.setattr(constraint, "_restore", lambda weights: seen.append((constraint.steps, *weights)))
+    names = {id(weight): name for name, weight in constraint.weights().items()}
+    monkeypatch.setattr(constraint, "_is_within", lambda w: seen.append((constraint.steps, names[id(w)])) or True)
     for _ in range(128):
         constraint.step()
     assert seen == [(63, "1"), (64, "0"), (127, "1"), (128, "0")]
+
+
+@pytest.mark.parametrize("shape", [(150, 150), (150, 170), (170, 150)], ids=["square", "wide", "tall"])
+def test_all_entries_are_within_their_share_or_not(shape: tuple[int, int]):
+    """Whichever is the largest, on both sides of the diagonal; and many small ones are no small norm."""
+    generator = torch.Generator().manual_seed(0)
+    rows = polar_factor(torch.randn(150, max(shape), generator=generator, dtype=torch.float64))
+    constraint = held((4, 4), tolerance=TOLERANCE)
+
+    def is_within(change: torch.Tensor) -> bool:
+        weight = with_gram(torch.eye(150) + change) @ rows
+        return constraint._is_within(weight if shape[0] <= shape[1] else weight.T)
+
+    for i, j in ((0, 0), (149, 149), (0, 149), (63, 64), (64, 63), (70, 71), (100, 90)):
+        change = torch.zeros(150, 150, dtype=torch.float64)
+        for size, expected in ((2.9e-3, True), (3.1e-3, False)):
+            change[i, j] = change[j, i] = size
+            assert is_within(change) == expected, f"entry {i}, {j} of {size}"
+    assert is_within(torch.full((150, 150), 2e-3, dtype=torch.float64)), "norm of 0.3"
+    assert not is_within(torch.full((150, 150), -2.9e-3 * 2, dtype=torch.float64)), "norm of 0.9"
 
 
 def test_an_accelerator_looks_at_weights_from_2048():

@@ -303,12 +303,17 @@ class Orthogonality(nn.Module):
             if isinstance(plain, PlainStep) and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
             n, kind = min(weight.shape), (weight.device, weight.dtype)
-            whole = n < NARROW or (self.steps + index) % WHOLE == 0
             known = self.followed.pop(name, None)
             known = known.after(plain) if known is not None and isinstance(plain, FollowedStep) else None
-            if not whole and kind not in drawn:
-                drawn[kind] = self._signs(*kind)
-            if whole or not self._kept(name, weight, drawn[kind][:, :n], known):
+            if n < NARROW:
+                kept = False
+            elif (self.steps + index) % WHOLE == 0:
+                kept = self._is_within(weight)
+            else:
+                if kind not in drawn:
+                    drawn[kind] = self._signs(*kind)
+                kept = self._kept(name, weight, drawn[kind][:, :n], known)
+            if not kept:
                 left[name] = weight
         for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
             self._restore(alike)
@@ -326,7 +331,8 @@ class Orthogonality(nn.Module):
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, directions = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
         if known is None:
-            rows, drifts = torch.cat([directions, check]), _below(drift(weight, check), len(directions))
+            rows = torch.cat([directions, check])
+            drifts = drift(weight, rows)
         elif known.entry <= SHARE * self.tolerance:
             self.followed[name] = known
             return True
@@ -344,15 +350,26 @@ class Orthogonality(nn.Module):
             if not left or not total < MUCH:
                 return False
             is_first = left == rounds
-            q = basis(drifts[:-CHECKS] if is_first and known is not None else drift(weight, directions))
+            q = basis(drifts[:-CHECKS] if is_first else drift(weight, directions))
             step = polar_within(weight, q, out=weight)
             directions = step.drift
             if is_first:
                 self.directions[name] = directions[:HELD]  # the new ones first: they have the most of the drift
             others, before = torch.cat([q[:HELD], rows[-CHECKS:]]), torch.cat([directions[:HELD], drifts[-CHECKS:]])
             after = drift_after(others, before, q, step) if total <= NEAR else drift(weight, others)
-            rows, drifts = torch.cat([signs[CHECKS:], others]), _below(after, NEW)
+            rows, drifts = torch.cat([signs[CHECKS:], others]), nn.functional.pad(after, (0, 0, NEW, 0))
         return False
+
+    def _is_within(self, weight: Tensor) -> bool:
+        """Whether all entries are within their share, by the lower half of the Gram matrix."""
+        rows = weight if weight.shape[0] <= weight.shape[1] else weight.T
+        found = []
+        for start in range(0, len(rows), NARROW):
+            block = rows[start : start + NARROW] @ rows[: start + NARROW].T
+            block.diagonal(start).sub_(1)
+            found.append(torch.stack([block.abs().amax(), 2 * block.square().sum()]))
+        entry, square = torch.stack(found).unbind(dim=1)
+        return entry.amax().item() <= SHARE * self.tolerance and square.sum().item() <= 0.25
 
     def _entry(self, weight: Tensor, squares: Tensor) -> float:
         """What the largest entry may be by the squared norms of rows and, where these are too large, by entries."""
@@ -519,11 +536,6 @@ def _is_of_host(weight: Tensor) -> bool:
 def _is_multiplied_in_tf32(weight: Tensor) -> bool:
     """Whether `torch.set_float32_matmul_precision` or its kin lets a GPU round factors to 11 digits."""
     return weight.is_cuda and weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-
-
-def _below(rows: Tensor, count: int) -> Tensor:
-    """The rows below so many of zeros."""
-    return torch.nn.functional.pad(rows, (0, 0, count, 0))
 
 
 def _largest_entry(weight: Tensor, rows: Tensor) -> Tensor:
