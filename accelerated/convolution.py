@@ -5,6 +5,7 @@ Circular padding is laid out in memory, for PyTorch's own convolutions to run on
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import ceil
 
 import torch
 from torch.nn import functional
@@ -149,9 +150,10 @@ def _by_windows(
 
 
 def _parts(maps: Array, rows: int) -> Iterator[Array]:
-    """Maps (batch, height, ...) by so many rows at a time: of several samples, or of one."""
-    for samples in maps.split(max(1, rows // maps.shape[1])):
-        yield from samples.split(rows, dim=1)
+    """Maps (batch, height, ...) by up to so many rows at a time: of several samples, or as many of one each time."""
+    height = maps.shape[1]
+    for samples in maps.split(max(1, rows // height)):
+        yield from samples.split(ceil(height / ceil(height / rows)), dim=1)
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
