@@ -428,7 +428,7 @@ def _values(names: str | Sequence[str], values: Iterable[Any]) -> list[dict[str,
 
 
 def _checked(test: Any, wanted: set[str], values: dict[str, Any], twin: TwinSide) -> None:
-    given = {"twin": twin, "side": twin, "compare": Comparison()}
+    given = {"twin": twin, "side": twin, "compare": Comparison(closes=False)}
     KinkDistance.set_for(twin.eps, known_activations(twin.package))
     with pytest.MonkeyPatch.context() as patch, twin.leaving_out(test):
         if hasattr(test, "hypothesis"):
