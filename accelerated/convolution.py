@@ -28,12 +28,12 @@ __all__ = [
     "skew_kernel_vjp",
 ]
 
-MANY = 64
+MANY = 128
 """From how many channels each way a kernel's gradient is a product of matrices: to copy a number costs little beside
 as many products with it."""
 
-PART = 2**20
-"""Of how many numbers the windows are at once, whose product it is: a CPU's cache has them."""
+PART = 2**23
+"""Of how many numbers the windows are at once: a few parts, after each of which threads wait for one another."""
 
 
 def convolve(

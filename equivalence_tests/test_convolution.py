@@ -304,7 +304,7 @@ def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
 
 @pytest.mark.parametrize("part", [1, 40, 2**20])
 @pytest.mark.parametrize(("size", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((2, 3), (2, 1), (0, 2))])
-@pytest.mark.parametrize("channels", [(64, 65), (3, 2)])
+@pytest.mark.parametrize("channels", [(128, 129), (3, 2)])
 def test_kernel_update_by_windows(
     twin: Side,
     compare: Comparison,
