@@ -701,6 +701,7 @@ ROWS: list[Row] = [
     row("recurrent.unrolled", "stack: 0 of 0 are recurrent, expected all but an embedding at first", (), SEQUENCES),
     row("recurrent.unrolled", "lengths: shape (3,), expected (4,)", rnn(), SEQUENCES, LABELS[:3]),
     row("recurrent.unrolled", "lengths: found 0..", rnn(), SEQUENCES, LABELS),
+    row("recurrent.unrolled", "lengths: found 1..4, expected 1..3", rnn(), SEQUENCES, np.arange(1, 5)),
     row("recurrent.unrolled", "x: shape (4, 3, 4), expected (batch, steps, 2)", Lazy(wide_tokens), TOKENS),
     row("recurrent.unrolled", "z: found 0..2, expected 0..1", Lazy(of_tokens), TOKENS + TOKENS),
     row("recurrent.unrolled", "stack: 1 of 2 are recurrent", Lazy(lambda s: of_tokens(s)[::-1]), SEQUENCES),

@@ -233,6 +233,48 @@ def test_tokens_are_seen_by_their_mean_or_each():
     assert "expected int64 of shape (3, 6)" in refusal(lambda: rule.assign_credit(torch.zeros(3, 6).long(), y[:3]))
 
 
+class Doubling(nn.Module):
+    """Gives scores of two positions for each token, or of one for every two."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.embedding, self.output, self.factor = nn.Embedding(5, 8), nn.Linear(8, 5), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embedding(x)
+        h = h.repeat_interleave(2, dim=1) if self.factor == 2 else h[:, ::2]
+        return self.output(h)
+
+
+def test_labels_are_as_many_as_scores():
+    """As many as tokens, in longer sequences too, where the example has as many; else as many as the example has."""
+    y = torch.randint(5, (3, 6), generator=seeded(2))
+    rule = MonoForward(char_transformer(5, 8, 8, 2, 2), example=y)
+    rule.assign_credit(y[:, :4], y[:, :4])
+    assert "expected int64 of shape (3, 4)" in refusal(lambda: rule.assign_credit(y[:, :4], y))
+    for factor in (2, 0.5):
+        rule = Backprop(Doubling(factor), example=y)
+        rule.assign_credit(y, torch.zeros(3, int(6 * factor)).long())
+        assert f"expected int64 of shape (3, {int(6 * factor)})" in refusal(lambda: rule.assign_credit(y, y))
+
+
+def test_a_parameter_without_a_part_in_the_loss_has_the_gradient_0():
+    """In a unit that has others, whether its loss is its own or the sum's."""
+
+    class Spare(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(5, 6)
+            self.spare = nn.Parameter(torch.ones(2))
+
+    x, y = torch.randn(6, 5), torch.arange(6) % K
+    for detach in (True, False):
+        model = nn.Sequential(nn.Sequential(Spare(), nn.Tanh()), nn.Linear(6, K))
+        rule = MonoForward(model, units=["0", "1"], example=x, detach=detach)
+        rule.assign_credit(x, y)
+        assert model[0][0].spare.grad.tolist() == [0.0, 0.0]
+        assert model[0][0].weight.grad.abs().max() > 0
+
+
 def test_gradients_by_a_module_of_its_own_on_tokens():
     """A head of PyTorch's own gets the mean of tokens too."""
     x, y = images()

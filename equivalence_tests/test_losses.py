@@ -248,6 +248,19 @@ def test_targets_of_one_score_may_be_a_row(side: Side):
             assert np.array_equal(one, other)
 
 
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype):
+    """Gradients are as the scores, which may be of half precision."""
+    scores, targets, wide = torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype), torch.full((3,), 2.0)
+    gradient = twin.losses.binary_cross_entropy_gradient
+    for weights, expected in (((wide, None), 1), ((None, wide), 1), ((wide, wide), 2)):
+        found = gradient(scores, targets, *weights)
+        assert found.dtype == dtype
+        assert (found == -expected).all()
+    assert twin.losses.cross_entropy_gradient(scores, torch.tensor([0, 1]), class_weight=wide).dtype == dtype
+
+
 def test_errors_of_confident_scores_keep_their_digits(side: Side):
     """Relative ones: softmax - 1 and sigmoid - 1 would have none left."""
     if isinstance(side, TwinSide) and not side.is_ours:

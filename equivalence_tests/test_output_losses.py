@@ -347,6 +347,18 @@ def test_class_weights_move_with_the_rule():
     assert not any("class_weight" in name for name in rule.state_dict()), "settings, no state"
 
 
+def test_class_weights_are_finite_and_not_negative():
+    for weights, said in (
+        ([1, 1, 1, float("inf")], "negative or infinite"),
+        ([1, 1, 1, float("nan")], "negative or infinite"),
+        ([1, 1, 1, -1], "negative or infinite"),
+        ([1, 1, 1], r"shape \(3,\), expected \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=f"loss: its class_weight has .*{said}"):
+            Backprop(dense(), loss=nn.CrossEntropyLoss(torch.tensor(weights, dtype=torch.float32)))
+    Backprop(dense(), loss=nn.CrossEntropyLoss(torch.tensor([0.0, 1, 1, 1])))
+
+
 def test_one_score_takes_numbers_and_labels_of_yes_and_no():
     x, y = torch.randn(5, 6), torch.rand(5)
     for rule in (Backprop, Foton, Ftp, Pepita, FeedbackAlignment, DirectFeedbackAlignment):

@@ -267,6 +267,18 @@ def test_the_model_is_what_it_says():
     assert torch.equal(last[0], states[:, -1])
 
 
+def test_backward_hooks_are_called_through_time():
+    model, x, y = example()
+    rule, called = BackpropThroughTime(model), []
+    hook = model.output.weight.register_hook(called.append)
+    rule.assign_credit(x, y)
+    hook.remove()
+    assert len(called) == 1
+    model.output.weight.register_hook(called.append)
+    with pytest.raises(ValueError, match="a hook on its weight"):
+        RecurrentFtp(model).assign_credit(x, y)
+
+
 class Own(torch.nn.Module):
     """A user's model: PyTorch's layers, and a forward pass of its own."""
 

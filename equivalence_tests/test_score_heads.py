@@ -122,6 +122,21 @@ def test_cells_are_fewer_the_more_channels_a_convolution_has():
     assert [head.grid for head in PatchEnergy(model).heads] == [(2, 2), (1, 1), None], "cells of convolutions"
 
 
+def test_cells_are_those_of_the_last_convolutions_channels():
+    """Not of the widest."""
+    layers = [layer for m, n in ((2, 8), (8, 16), (16, 4)) for layer in (nn.Conv2d(m, n, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, K))
+    assert [head.grid for head in PatchEnergy(model).heads] == [(1, 1)] * 3
+
+
+def test_linear_maps_start_as_those_of_pytorch():
+    """Uniform, up to one by the root of their inputs, either way."""
+    (head, *_) = MonoForward(nn.Sequential(nn.Linear(5, 400), nn.ReLU(), nn.Linear(400, K)), generator=seeded(0)).heads
+    low, high = head.matrix.aminmax()
+    assert -1 / 20 <= low < -0.9 / 20
+    assert 0.9 / 20 < high <= 1 / 20
+
+
 def test_temperatures_are_not_decayed():
     learned = [DynamicTemperature(dense()), channels(), ChannelClassAssignment(dense(), assignment="frozen")]
     names = [

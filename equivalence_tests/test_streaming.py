@@ -277,6 +277,14 @@ def test_micro_batches_hold_less_than_those_of_backpropagation():
     assert held["mono-forward"] <= 0.5 * held["backprop"], f"live bytes: {held}"
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("make", [Foton, Ftp, Pepita])
+def test_the_loss_is_given_with_the_last_layer(make: Make, recompute: bool):
+    rule, x = make(dense(3), recompute=recompute), torch.randn(4, WIDTH)
+    losses = [update.loss for update in rule.stream(x, labels(4))]
+    assert [loss is None for loss in losses] == [True] * 3 + [False]
+
+
 def test_what_cannot_be_recomputed_is_refused_by_name():
     class Doubled(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
