@@ -132,4 +132,40 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "reference.negatives.random_partners",
         "partner[order] = np.roll(order, 1)",
     ): "a random order is as random backwards",
+    (
+        "accelerated.layers.changed",
+        "for number, step in enumerate(steps, 0):",
+    ): "what the last step gives is not used",
+    (
+        "accelerated.learned_scores._prototype_cosine_credit",
+        "if prototypes.shape[1] >= 1:",
+    ): "the only prototype of a class has all of its share",
+    (
+        "accelerated.losses.entropies",
+        "return found if v is None else times(found, v)",
+    ): "products of numbers commute",
+    (
+        "accelerated.orthogonality.retract",
+        "cube = t @ square",
+    ): "powers of a matrix commute",
+    (
+        "accelerated.orthogonality.scaled_bjorck",
+        "v = start * torch.linalg.vector_norm(start)",
+    ): "each iteration gives it the length 1",
+    (
+        "accelerated.rules.feedback_alignment.DirectFeedbackAlignment._drawn",
+        "weight = self.units[1].weights[0]",
+    ): "weights of two devices or dtypes are refused before",
+    (
+        "accelerated.rules.feedback_alignment._FeedbackRule.checked",
+        "check_place(name, self.get_buffer(name), self.units[1].weights[0])",
+    ): "weights of two devices or dtypes are refused before",
+    (
+        "accelerated.rules.forward_forward_losses.CumulativeForwardForward.__init__",
+        "self.raw_tau.append(nn.Parameter(torch.full_like(like.flatten()[1], math.log(math.expm1(1)))))",
+    ): "another number of the same weight has the same device and dtype",
+    (
+        "accelerated.rules.output_loss.OwnLoss.gradient",
+        "seen = scores.requires_grad_()",
+    ): "in a step scores have no graph, and nobody else has them",
 }

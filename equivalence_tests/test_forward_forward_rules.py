@@ -364,14 +364,12 @@ def test_flat_images_are_square_unless_told():
     """For masks of hybrid negatives."""
     (x, y), updates = batch((16,)), []
     for shape in (None, (1, 4, 4), (4, 2, 2), (16, 1, 1), (1, 1, 16)):
-        rule = ForwardForward(
-            dense_model(), negatives="hybrid", image_shape=shape, readout=True, generator=seeded(3)
-        )
+        rule = ForwardForward(dense_model(), negatives="hybrid", image_shape=shape, readout=True, generator=seeded(3))
         rule.assign_credit(x, y)
         updates.append(rule.units[0].weights[0].grad)
     assert torch.equal(updates[0], updates[1])
     for other in ((4, 2), (4, 4), (1, 4, 5), (1, 4.0, 4), (0, 4, 4), (-1, -4, 4)):
-        with pytest.raises(ValueError, match="image_shape: .*, expected channels, height and width of the 16 pixels"):
+        with pytest.raises(ValueError, match=r"image_shape: .*, expected channels, height and width of the 16 pixels"):
             ForwardForward(dense_model(), negatives="hybrid", image_shape=other, readout=True)  # type: ignore[arg-type]
 
 
