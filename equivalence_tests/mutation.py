@@ -7,9 +7,9 @@ Places and mutations are drawn from the seed: operators, comparisons, constants 
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
 reference, and those of the twins and the rules. The tests run once, to learn which lines each of them runs and how long
 it takes. Each mutant then meets, in a fork, the tests that run its lines, in lower precisions too, until SECONDS of
-them have run: first those that run the fewest lines, since they are about little else. A mutant that all of them pass
-is printed, and the command fails, unless `equivalent_mutants` argues that nothing can tell it from the original. Of
-several seeds, each draws mutants and is counted for itself.
+them have run: one of each test function before a second, those first that run the fewest lines, since they are about
+little else. A mutant that all of them pass is printed, and the command fails, unless `equivalent_mutants` argues that
+nothing can tell it from the original. Of several seeds, each draws mutants and is counted for itself.
 """
 
 import argparse
@@ -358,9 +358,9 @@ class Mutator:
     def tests_of(self, module: str, functions: set[Key], lines: range = range(0)) -> list[int]:
         """Tests that pass without the mutant and run its lines; of none, its module's.
 
-        In the order in which they run: those that run the fewest lines, of the module's those before that call the
-        function, are of its own files, or have its name. Tests that don't fit into what is left of SECONDS are passed
-        over.
+        In the order in which they run: one of each test function, then a second, those first that run the fewest lines;
+        of the module's before all others those that call the function, are of its own files, or have its name. Tests
+        that don't fit into what is left of SECONDS are passed over.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         places = {(file, line) for line in lines}
@@ -370,8 +370,15 @@ class Mutator:
             own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name or test.called & functions
             if own or name in item.name or any(of == file for of, _ in test.called):
                 found.append((int(not own), test, index))
+        found.sort(key=lambda of: (of[0], len(of[1].lines), of[1].seconds))
+        before: Counter[tuple[Path, str]] = Counter()
+        ranked = []
+        for own, test, index in found:
+            function = self.items[index].path, self.items[index].name.partition("[")[0]
+            ranked.append((own, before[function], test, index))
+            before[function] += 1
         chosen, left = [], SECONDS
-        for _, test, index in sorted(found, key=lambda of: (of[0], len(of[1].lines), of[1].seconds)):
+        for *_, test, index in sorted(ranked, key=lambda of: of[:2]):
             if test.seconds <= left:
                 left -= test.seconds
                 chosen.append(index)

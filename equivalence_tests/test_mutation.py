@@ -85,7 +85,7 @@ def test_a_mutant_meets_the_tests_of_its_lines():
     ):
         lines = {(place, number) for place, _ in functions for number in numbers}
         mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions, lines)
-        mutator.items.append(SimpleNamespace(path=Path(name), name="test_updates"))
+        mutator.items.append(SimpleNamespace(path=Path(name), name=f"test_{len(mutator.items)}"))
     mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set(), set())
     mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[foton]"))
     assert mutator.tests_of("reference.foton", called, range(7, 8)) == [2, 0, 7], "the longest does not fit"
@@ -94,6 +94,9 @@ def test_a_mutant_meets_the_tests_of_its_lines():
     assert mutator.tests_of("reference.foton", called, range(10, 11)) == own, "no test that passes runs it"
     assert mutator.tests_of("reference.foton", {(file, "h")}, range(30, 31)) == own, "a function that ran at import"
     assert mutator.tests_of("reference.foton", set()) == own, "at import: every test of the module"
+    for item in mutator.items[:2]:
+        item.name = "test_of_several[0]"
+    assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1, 7, 0], "one of each function first"
 
 
 def _branches(chosen: bool) -> int:
