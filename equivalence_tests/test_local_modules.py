@@ -233,6 +233,15 @@ def test_tokens_are_seen_by_their_mean_or_each():
     assert "expected int64 of shape (3, 6)" in refusal(lambda: rule.assign_credit(torch.zeros(3, 6).long(), y[:3]))
 
 
+def test_backward_hooks_are_called_where_layers_learn_of_each_other():
+    x, y, called = torch.randn(6, 5), torch.arange(6) % K, []
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, K))
+    model[0].weight.register_hook(called.append)
+    MonoForward(model, detach=False).assign_credit(x, y)
+    assert len(called) == 1
+    assert refusal(lambda: MonoForward(model)).startswith("layer '0': a hook on its weight")
+
+
 class Doubling(nn.Module):
     """Gives scores of two positions for each token, or of one for every two."""
 

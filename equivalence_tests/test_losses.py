@@ -248,6 +248,13 @@ def test_targets_of_one_score_may_be_a_row(side: Side):
             assert np.array_equal(one, other)
 
 
+def test_one_class_may_be_ignored(side: Side):
+    """Its loss is 0, with or without the label."""
+    scores, labels = side.operands((np.array([[0.5], [2.0]]), np.array([0, -100])))
+    for function in (side.losses.cross_entropy, side.losses.cross_entropy_gradient):
+        assert not np.any(side.results(function(scores, labels, ignore_index=-100)))
+
+
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype):
