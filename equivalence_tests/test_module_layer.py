@@ -129,6 +129,19 @@ def test_convolutions_of_modules_learn_by_windows(windows: list[int]):
     assert windows == [5, 3], "products with windows"
 
 
+@pytest.mark.usefixtures("windows")
+def test_graphs_of_ours_are_not_differentiated_twice():
+    """Rather than without the terms that the gradient's own graph would lack."""
+    module, z = nn.Conv2d(3, 5, 3), torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    for of in (module.weight, module.bias, z.requires_grad_()):
+        with convolving.convolving():
+            a = convolving.applied(module, z)
+        assert of is not None
+        (gradient,) = torch.autograd.grad(a.square().sum(), of, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
+
+
 @pytest.mark.parametrize("kind", [Ftp, MonoForward])
 def test_rules_of_modules_learn_by_windows(kind: type[Rule], windows: list[int], monkeypatch: pytest.MonkeyPatch):
     model = nn.Sequential(

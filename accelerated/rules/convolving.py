@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
@@ -26,6 +27,7 @@ class _OfInput(torch.autograd.Function):
         return z.new_zeros(()).expand(shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
         return conv2d_input(ctx.shape, weight, delta, *ctx.place), None, None, None
@@ -41,6 +43,7 @@ class _OfWeight(torch.autograd.Function):
         return z.new_zeros(()).expand(shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         (z,) = ctx.saved_tensors
         return weight_gradient(z, ctx.shape, delta, *ctx.place), None, None, None
@@ -54,6 +57,7 @@ class _OfBias(torch.autograd.Function):
         return bias.new_zeros(()).expand(shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         return delta.sum(dim=(0, 2, 3)), None
 
@@ -67,6 +71,7 @@ class _Convolved(torch.autograd.Function):
         return a
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         return None, *(delta if needed else None for needed in ctx.needs_input_grad[1:])
 
@@ -124,7 +129,7 @@ _MODE = _Mode()
 
 @contextmanager
 def convolving() -> Iterator[None]:
-    """Inside, in this thread, `applied` makes graphs of ours, which can't be differentiated twice."""
+    """Inside, in this thread, `applied` makes graphs of ours. To differentiate these twice is an error."""
     before, _MODE.on = _MODE.on, not (torch.compiler.is_compiling() or is_lowered())
     try:
         yield
