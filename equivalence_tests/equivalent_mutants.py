@@ -168,4 +168,16 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.output_loss.OwnLoss.gradient",
         "seen = scores.requires_grad_()",
     ): "in a step scores have no graph, and nobody else has them",
+    (
+        "accelerated.layers.forward",
+        "if 1 < len(layers):",
+    ): "what the last layer's outlet would give is not used",
+    (
+        "accelerated.blocks._deltas",
+        "for number, layer in enumerate(layers, 0):",
+    ): "what the last layer would give is not used",
+    (
+        "accelerated.goodness._entmax_root",
+        "x = ((z - z.amax(dim=1, keepdim=True)) / 2).clamp(min=-2)",
+    ): "t is at least -1: what is below has no part, wherever it is lifted to",
 }

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prograde.accelerated import convolution
-from prograde.accelerated.layers import Convolution, Dense, Layer, LPPool, MaxPool, Step
+from prograde.accelerated.layers import Convolution, Dense, Layer, LPPool, MaxPool, Step, forward
+from prograde.accelerated.pepita import update_factors
 from prograde.accelerated.rules import (
     CumulativeForwardForward,
     DirectFeedbackAlignment,
@@ -25,6 +26,7 @@ from prograde.accelerated.rules import (
     convolving,
 )
 from prograde.accelerated.rules.module_layer import ModuleLayer, ModuleStep
+from prograde.accelerated.rules.second_pass import carried_modulated_factors, full_modulated_factors
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import FLAT, IMAGES, K, dense, images
 
@@ -692,6 +694,21 @@ class Shifted(nn.Module):
             x = x + self.shift
         given: Tensor = self.linear(x)
         return given
+
+
+@pytest.mark.parametrize("output_gradient", [None, torch.tanh], ids=["clean error", "modulated error"])
+@pytest.mark.parametrize("presynaptic", ["modulated", "clean"])
+def test_second_passes_of_pepita_are_one(presynaptic: Any, output_gradient: Any):
+    """By closed forms, by differences as modules take them, and by a whole pass."""
+    model = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(6, 6), nn.Tanh())), nn.Linear(6, K))
+    rule, x = Pepita(model, generator=seeded(1)), torch.randn(5, 6)
+    with torch.no_grad():
+        layers = rule.layers()
+        clean = forward(layers, x)
+        settings = layers, clean, torch.randn(5, K), rule.projection, output_gradient, presynaptic
+        expected = list(update_factors(*settings))
+        for found in (carried_modulated_factors(*settings), full_modulated_factors(*settings)):
+            torch.testing.assert_close(list(found), expected)
 
 
 @pytest.mark.parametrize("name", ["dfa", "ftp", "pepita", "symba"])
