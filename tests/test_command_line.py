@@ -761,7 +761,7 @@ def test_check_names_what_is_wrong(
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(AssertionError):
         exec(at_zero[1], {})
-    assert "modules that are not there: losses, goodness" in out
+    assert "modules that are not there: all but activations" in out
     assert "<title>mine in float32 on cpu" in Path("found.html").read_text()
     code, _, err = checked("--twin", "mine", "--report", "found.html")
     assert code == 2
