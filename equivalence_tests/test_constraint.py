@@ -1,6 +1,7 @@
 """FOTON's constraint through training: the tolerance is kept at every step, whatever optimizer steps the weights."""
 
 import copy
+import itertools
 import math
 import pickle
 import re
@@ -23,11 +24,12 @@ from prograde.accelerated.orthogonality import defect, drift, polar_factor
 from prograde.accelerated.rules import Backprop, Foton, Rule, orthogonality
 from prograde.accelerated.rules.foton import plain_rate
 from prograde.accelerated.rules.orthogonality import (
-    Followed,
-    FollowedStep,
+    Known,
+    KnownStep,
     Orthogonality,
     _Copy,
     drift_change,
+    entry_bounds,
     resolution,
 )
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
@@ -296,14 +298,46 @@ def test_what_a_plain_step_changes_is_known_by_its_factors(s: float):
     )
     delta[:, 3] *= 9
     rows = torch.randn(24, 16, generator=generator, dtype=torch.float64).sign()
-    before = Followed(rows, drift(weight, rows), 0.0)
-    found = before.after(FollowedStep(*drift_change(rows, delta, z, z @ weight.T), s))
+    before = Known(rows, drift(weight, rows), 0.0)
+    found = before.after(KnownStep(drift_change(rows, delta, z, z @ weight.T), s))
     stepped = weight - s * delta.T @ z
     gap = (found.drifts - drift(stepped, rows)).numpy()
     assert rms(gap) <= 1e-11, "drift of the rows"
     largest = (stepped @ stepped.T - weight @ weight.T).abs().max().item()
     assert largest <= found.entry * (1 + 1e-9), "bound"
     assert s > 1e-3 or found.entry <= 1.001 * largest, "bound that is reached"
+
+
+EVERY_SIGN = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
+"""All sign vectors of 4 samples: they estimate a norm without an error."""
+
+
+@pytest.mark.parametrize("shape", [(16, 20), (20, 16)], ids=["wide", "tall"])
+@pytest.mark.parametrize("s", [1e-6, 0.3])
+def test_a_plain_step_changes_no_entry_by_more_than_its_bounds(shape: tuple[int, int], s: float):
+    """And one of one sample, against the weight where z reaches farthest, by just that."""
+    generator = torch.Generator().manual_seed(0)
+    n_out, n_in = shape
+    is_wide = n_out <= n_in
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def change(delta: torch.Tensor, z: torch.Tensor, s: float) -> tuple[float, float]:
+        bounds = entry_bounds(weight, delta, z, z @ weight.T, EVERY_SIGN[:, : len(z)])
+        bound = Known(delta[:0], delta[:0], 0.0).after(KnownStep(bounds, s)).entry
+        old, new = (w if is_wide else w.T for w in (weight, weight - s * delta.T @ z))
+        return float((new @ new.T - old @ old.T).abs().max()), bound
+
+    for batch in (1, 2, 4):
+        delta, z = (torch.randn(batch, n, generator=generator, dtype=torch.float64) for n in (n_out, n_in))
+        delta[:, 3] *= 9
+        largest, bound = change(delta, z, s)
+        assert largest <= bound, "bound"
+    z = torch.randn(1, n_in, generator=generator, dtype=torch.float64)
+    reach = (z @ weight.T if is_wide else z)[0]
+    at = int(reach.abs().argmax())
+    towards = torch.eye(n_out, dtype=torch.float64)[at] if is_wide else weight[:, at]
+    largest, bound = change(-reach[at].sign() * towards[None], z, s)
+    assert math.isclose(largest, bound, rel_tol=1e-9), "bound that is reached"
 
 
 def large_batches(n: int, features: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -344,12 +378,13 @@ def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[t
     """Unless something else has changed it. What is known is what a look finds, through steps and what undoes them."""
     torch.manual_seed(0)
     rule, data = Foton(model(80, 80, 80, 4).double()), [(x.double(), y) for x, y in large_batches(12, 80)]
-    optimizer = torch.optim.SGD(rule.parameters(), lr=5e-3)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=1e-2)
     for batch in data:
         assert steps_taken(rule, optimizer, [batch], fused) <= TOLERANCE
         assert len(looks) == 2, "looks in 12 steps of 2 weights"
         for name, weight in rule.orthogonality.weights().items():
-            rows, drifts, entry = rule.orthogonality.followed[name]
+            rows, drifts, entry, _ = rule.orthogonality.known[name]
+            assert len(rows), "rows that are followed"
             gap = (drifts - drift(weight.detach(), rows))[orthogonality.NEW :]
             assert rms(gap.numpy()) <= 1e-12, "what is known"
             assert defect(weight.detach()) <= entry / orthogonality.SHARE, "what is known of entries"
@@ -370,6 +405,27 @@ def test_no_entry_is_looked_at_that_no_step_can_have_brought_far(monkeypatch: py
     assert steps_taken(rule, optimizer, data[1:]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("widths", [(80, 80, 80, 4), (70, 90, 4)], ids=["wide", "tall"])
+@pytest.mark.parametrize(("rate", "is_read"), [(2e-4, False), (1e-2, True)], ids=["short", "long"])
+def test_weights_are_followed_where_bounds_do_not_do(
+    looks: list[torch.Tensor], widths: tuple[int, ...], rate: float, is_read: bool
+):
+    """After short steps rows are given up; tall weights have none, and are read where bounds say no more."""
+    torch.manual_seed(0)
+    rule, data = Foton(model(*widths).double()), [(x.double(), y) for x, y in large_batches(8, widths[0])]
+    optimizer = torch.optim.SGD(rule.parameters(), lr=rate)
+    steps_taken(rule, optimizer, data[:2])
+    before = len(looks)
+    for batch in data[2:]:
+        assert steps_taken(rule, optimizer, [batch]) <= TOLERANCE
+        for name, weight in rule.orthogonality.weights().items():
+            found = rule.orthogonality.known[name]
+            is_followed = is_read and weight.shape[0] <= weight.shape[1]
+            assert bool(len(found.rows)) == is_followed, "rows that are followed"
+            assert defect(weight.detach()) <= found.entry / orthogonality.SHARE, "what is known of entries"
+    assert (len(looks) > before) == (is_read and len(widths) == 3), "read"
+
+
 def test_what_is_known_of_weights_is_resumed_and_copied():
     """So that the next look comes when it would have."""
     torch.manual_seed(0)
@@ -377,13 +433,13 @@ def test_what_is_known_of_weights_is_resumed_and_copied():
     steps_taken(rule, torch.optim.SGD(rule.parameters(), lr=1e-3), data[:6])
     resumed, copied = Foton(model(80, 80, 80, 4)), copy.deepcopy(rule)
     resumed.load_state_dict(rule.state_dict())
-    assert rule.orthogonality.followed, "something is known"
+    assert rule.orthogonality.known, "something is known"
     for other in (rule, resumed, copied):
         steps_taken(other, torch.optim.SGD(other.parameters(), lr=1e-3), data[6:])
-        for name, known in rule.orthogonality.followed.items():
-            found = other.orthogonality.followed[name]
+        for name, known in rule.orthogonality.known.items():
+            found = other.orthogonality.known[name]
             assert torch.equal(found.drifts, known.drifts), "what is known"
-            assert found.entry == known.entry, "what is known"
+            assert found[2:] == known[2:], "what is known"
         for a, b in zip(rule.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b), "weights"
 
@@ -618,7 +674,9 @@ def test_no_drift_stays_unseen(width: int):
     q = polar_factor(torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     rule, held = holding(q)
     rule.constrain()
-    signs = rule.orthogonality._signs(torch.device("cpu"), torch.float64)[:, :width]
+    signs = rule.orthogonality._signs(
+        torch.device("cpu"), torch.float64, orthogonality.CHECKS + orthogonality.NEW, width
+    )
     null = torch.linalg.svd(signs)[2][min(len(signs), width - 1) :]
     rule, held = holding((torch.eye(width) + 0.1 * null.T @ null) @ q)
     for _ in range(2):
@@ -1055,9 +1113,8 @@ def held(*shapes: tuple[int, int], **options: Any) -> Orthogonality:
 
 
 def test_a_check_is_by_signs():
-    """As many as the widest Gram matrix has rows."""
-    signs = held((3, 5), (9, 4))._signs(torch.device("cpu"), torch.float64)
-    assert signs.shape == (orthogonality.CHECKS + orthogonality.NEW, 4)
+    signs = held((3, 5))._signs(torch.device("cpu"), torch.float64, 6, 5)
+    assert signs.shape == (6, 5)
     assert signs.unique().tolist() == [-1, 1]
 
 

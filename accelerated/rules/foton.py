@@ -12,7 +12,7 @@ from .._autocast import outside
 from ..foton import error_projection, recomputed_factors, update_factors
 from ..layers import Layer, Pass, activity, forward, per_label
 from ..modules import OrthogonalConv2d
-from .orthogonality import FollowedStep, Orthogonality, PlainStep, ScaledBjorck, drift_change, hidden_weights
+from .orthogonality import Change, KnownStep, Orthogonality, PlainStep, ScaledBjorck, hidden_weights
 from .output_loss import CrossEntropy, Targets
 from .rule import OutputErrorRule, UnitUpdate, check_count
 from .stepping import Factors, factored
@@ -135,10 +135,9 @@ class Foton(OutputErrorRule):
         if self.orthogonality.knows_steps_of(len(z), weight):
             self._last_step[unit.name] = _Credit(unit, update, factors=(delta, z, _unbiased(unit, a)))
             return
-        rows = self.orthogonality.rows_followed(unit.name, weight)
-        if rows is not None:
-            change = drift_change(rows, delta, z, _unbiased(unit, a))
-            self._last_step[unit.name] = _Credit(unit, update, change=(*change, len(z)))
+        change = self.orthogonality.change_of(unit.name, weight, delta, z, _unbiased(unit, a))
+        if change is not None:
+            self._last_step[unit.name] = _Credit(unit, update, change=(change, len(z)))
 
     def _recomputed(self, x: Tensor, y: Targets) -> Iterator[UnitUpdate]:
         start = self.begin(x)
@@ -175,7 +174,7 @@ class Foton(OutputErrorRule):
         if self.projection_every > 1:
             found = state_dict.get(f"{prefix}projection")
             self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
-        self.orthogonality.followed.clear()  # known of other weights
+        self.orthogonality.known.clear()  # known of other weights
         super()._load_from_state_dict(state_dict, prefix, *options)
 
     def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
@@ -209,7 +208,7 @@ class Foton(OutputErrorRule):
         other case the weights are checked, and a drift within the tolerance may stay. Both lead to the same polar
         factor, to a few hundredths of the step; the weights themselves differ within the tolerance.
         """
-        plain: dict[str, PlainStep | FollowedStep] = {}
+        plain: dict[str, PlainStep | KnownStep] = {}
         for name, credit in self._last_step.items():
             rate = plain_rate(optimizer, credit.weight) if credit.was_applied() else None
             if rate is not None:
@@ -233,7 +232,7 @@ class Foton(OutputErrorRule):
         versions = self._weight_versions()
         if versions != self._versions:
             self._versions = versions
-            self.orthogonality.followed.clear()
+            self.orthogonality.known.clear()
             self._unconstrained_changes += 1
             if self._unconstrained_changes == 2:
                 warnings.warn(
@@ -267,7 +266,7 @@ def _unbiased(unit: ChainUnit, a: Tensor) -> Tensor:
 
 
 class _Credit:
-    """What the last `assign_credit` gave to a unit, until `constrain`: factors, or what they do to rows followed."""
+    """What the last `assign_credit` gave to a unit, until `constrain`: factors, or what they do."""
 
     def __init__(
         self,
@@ -275,19 +274,20 @@ class _Credit:
         gradient: Tensor | Factors,
         *,
         factors: tuple[Tensor, Tensor, Tensor] | None = None,
-        change: tuple[Tensor, Tensor, float, float, int] | None = None,
+        change: tuple[Change, int] | None = None,
     ) -> None:
         (self.weight,) = unit.weights
         self.factors, self.change = factors, change
         self.gradient = gradient if isinstance(gradient, Tensor) else None
         self.versions = self._versions()
 
-    def taken(self, rate: float) -> PlainStep | FollowedStep:
+    def taken(self, rate: float) -> PlainStep | KnownStep:
         """As a step at that rate."""
         if self.factors is not None:
             return PlainStep(*self.factors, rate)
         assert self.change is not None
-        return FollowedStep(*self.change[:-1], rate / self.change[-1])
+        change, batch = self.change
+        return KnownStep(change, rate / batch)
 
     def _versions(self) -> tuple[int, int]:
         return (0 if self.gradient is None else self.gradient._version), self.weight._version

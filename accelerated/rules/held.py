@@ -13,7 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from .orthogonality import FollowedStep, Orthogonality, PlainStep
+from .orthogonality import KnownStep, Orthogonality, PlainStep
 from .rule import check_count
 from .units import Held
 
@@ -118,7 +118,7 @@ class HeldOrthogonal(Orthogonality):
         """By their names. Raises ValueError for one that something computes by now, or that is gone."""
         return {name: _parameter(name, *held) for name, held in self._held.items()}
 
-    def step(self, plain_steps: Mapping[str, PlainStep | FollowedStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | KnownStep] | None = None) -> None:
         """Restores the weights, whatever has changed them. No line of a training loop is needed for that."""
         with _as_outside(self.parameters_held().values()):
             super().step(plain_steps)

@@ -55,6 +55,9 @@ MUCH = 1e6
 NEAR = 0.5
 """A squared norm of I - G up to which rounding leaves what is computed of the next I - G without reading W."""
 
+FEW = 3
+"""Steps that a weight is followed through in the time in which it is read."""
+
 LATE = 16
 """Steps after which a defect that was copied to the host is waited for."""
 
@@ -71,13 +74,39 @@ def hidden_weights(rule: Rule) -> dict[str, Held]:
     return {name: held for unit in rule.units[:-1] for name, held in unit.held.items()}
 
 
-def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> tuple[Tensor, Tensor, float, float]:
-    """L and Q, (p, n) each: by W <- W - s delta^T z of a wide weight s L - s^2 Q is added to I - G of the rows.
+class Change(NamedTuple):
+    """What W <- W - s delta^T z does to I - G: to an entry s of_linear + s^2 of_square at most.
 
-    With A = z W^T, `preactivation`, I - G changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T delta. No product
-    reads W: 6 with p rows, of the batch's size each. Then what the largest entries of both terms may be, of the first
-    by its diagonal, by the norms of its rows, of which the last rows are signs that tell, and by the rows with the
-    largest; of the second, whose largest entry is on its diagonal, by Cauchy and Schwarz.
+    To the drift of the rows that are followed s times the first is added and s^2 times the second taken off, (p, n).
+    """
+
+    of_linear: float
+    of_square: float
+    of_rows: tuple[Tensor, Tensor] | None = None
+
+
+def entry_bounds(weight: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor, signs: Tensor) -> Change:
+    """How far W <- W - s delta^T z can bring an entry of I - G.
+
+    With A = z W^T, `preactivation`, I - G of a wide weight changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T
+    delta, and of a tall one by s (z^T D + D^T z) - s^2 z^T delta delta^T z, D = delta W. An entry of X^T Y is at most
+    the product of the largest column norms. Those of D are estimated by `signs` (p, batch), its products with sign
+    vectors: p rows that meet W, where D takes a product of the batch's size.
+    """
+    if weight.shape[0] <= weight.shape[1]:
+        of_a, of_delta = preactivation.square().sum(dim=0).amax(), delta.square().sum(dim=0).amax()
+        return Change(2 * (of_a * of_delta).sqrt().item(), (of_delta * z.square().sum()).item())
+    of_d = few_rows(signs @ delta, weight).square().mean(dim=0).amax()
+    of_z = z.square().sum(dim=0).amax()
+    return Change(2 * (of_d * of_z).sqrt().item(), (of_z * delta.square().sum()).item())
+
+
+def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> Change:
+    """By W <- W - s delta^T z of a wide weight s L - s^2 Q is added to I - G of the rows, (p, n) each.
+
+    No product reads W: 6 with p rows, of the batch's size each. The largest entry of the linear term is told by its
+    diagonal, by the norms of its rows, of which the last rows are signs that tell, and by the rows with the largest:
+    half of what `entry_bounds` says, or less.
     """
     of_a, of_delta = rows @ preactivation.T, rows @ delta.T  # (p, batch)
     linear = torch.addmm(of_a @ delta, of_delta, preactivation)
@@ -88,7 +117,7 @@ def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) 
     others = SHARE / PROBABLE * _evenly(norms[-1].item(), linear.shape[1])
     largest = max(entries.abs().amax().item(), diagonal.abs().amax().item(), others)
     square = delta.square().sum(dim=0).amax() * z.square().sum()
-    return linear, of_delta @ z @ z.T @ delta, largest, square.item()
+    return Change(largest, square.item(), (linear, of_delta @ z @ z.T @ delta))
 
 
 def _evenly(square: float, n: int) -> float:
@@ -117,30 +146,33 @@ class PlainStep(NamedTuple):
     rate: float
 
 
-class FollowedStep(NamedTuple):
-    """Of a weight's last change, W <- W - s delta^T z, s = rate/B, `drift_change` of the rows followed, and s."""
+class KnownStep(NamedTuple):
+    """A weight's last change, and s = rate/B."""
 
-    linear: Tensor
-    square: Tensor
-    of_linear: float
-    of_square: float
+    change: Change
     s: float
 
 
-class Followed(NamedTuple):
-    """Rows and (I - G) of each, (p, n) both: signs that seek, directions found last, and signs that check.
+class Known(NamedTuple):
+    """Of a weight what the largest entry of I - G may be, and what the last step may have changed one by.
 
-    Of those that seek it may be what steps have added since they were drawn. `entry` is what the largest entry of I - G
-    may be.
+    Of a wide one, while it is followed, rows and (I - G) of each, (p, n) both, none if it is not: signs that seek,
+    directions found last, and signs that check. Of those that seek it may be what steps have added since they were
+    drawn.
     """
 
     rows: Tensor
     drifts: Tensor
     entry: float
+    last: float = inf
 
-    def after(self, step: FollowedStep) -> "Followed":
-        drifts = self.drifts + step.s * step.linear - step.s**2 * step.square
-        return Followed(self.rows, drifts, self.entry + step.s * step.of_linear + step.s**2 * step.of_square)
+    def after(self, step: KnownStep) -> "Known":
+        change, s = step
+        last = s * change.of_linear + s**2 * change.of_square
+        if change.of_rows is None:
+            return Known(self.rows[:0], self.drifts[:0], self.entry + last, last)
+        linear, square = change.of_rows
+        return Known(self.rows, self.drifts + s * linear - s**2 * square, self.entry + last, last)
 
 
 class Bjorck(NamedTuple):
@@ -167,10 +199,11 @@ class Orthogonality(nn.Module):
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the tolerance; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
-    After a plain gradient step on a large batch, a wide weight on a CPU is not read for its check, nor for the first
-    directions of 2.: `drift_change` carries on what was known of the vectors, by the step's factors. Those that check
-    are then drawn anew only where the weight is read for them, at the latest after the next look at all entries. No
-    entry is looked at while all steps since can't have made one too large.
+    After a plain gradient step on a large batch, a weight on a CPU is not looked at while, by `entry_bounds` of their
+    factors, all steps since the last look have made no entry too large. Where steps are too large for that, a wide one
+    is still not read for its check, nor for the first directions of 2.: `drift_change` carries on what was known of the
+    vectors. Those that check are then drawn anew only where the weight is read for them, at the latest after the next
+    look at all entries.
 
     On an accelerator, where looking would wait for the device, the work is the same at every step: `polar_iteration`
     restores all weights of a shape at once. It keeps the tolerance where a step leaves singular values of at least
@@ -216,7 +249,7 @@ class Orthogonality(nn.Module):
         self.blocks = blocks
         self.steps = 0
         self.directions: dict[str, Tensor] = {}
-        self.followed: dict[str, Followed] = {}
+        self.known: dict[str, Known] = {}
         self._copies: deque[_Copy] = deque()
         self._worst: dict[str, Tensor] = {}  # largest defects of the steps that a graph repeats
         self._check_precision(self.weights())
@@ -231,14 +264,21 @@ class Orthogonality(nn.Module):
         """Whether the factors of a plain step are of use: few beside the directions that would be sought without."""
         return self.every == 1 and self._looks_at(weight) and 4 * batch <= min(128, *weight.shape)
 
-    def rows_followed(self, name: str, weight: Tensor) -> Tensor | None:
-        """Those of which `drift_change` is of use, if there are: by it a weight need not be looked at."""
-        rows = self.followed[name].rows if name in self.followed else None
-        return rows if rows is not None and (rows.dtype, rows.device) == (weight.dtype, weight.device) else None
+    def change_of(self, name: str, weight: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) -> Change | None:
+        """What `step` can use of W <- W - s delta^T z; None where nothing is known of the weight."""
+        known = self.known.get(name)
+        if known is None or (known.rows.dtype, known.rows.device) != (weight.dtype, weight.device):
+            return None
+        if len(known.rows) and known.entry + FEW * known.last > SHARE * self.tolerance:
+            return drift_change(known.rows, delta, z, preactivation)
+        return entry_bounds(weight, delta, z, preactivation, self._signs(weight.device, weight.dtype, CHECKS, len(z)))
 
-    def _can_follow(self, weight: Tensor) -> bool:
+    def _know(self, name: str, weight: Tensor, known: Known) -> None:
+        """For `change_of`, where it is of use."""
         is_fine = torch.finfo(weight.dtype).eps < 1e-6  # in half precision a step is rounded too much
-        return self.every == 1 and is_fine and _is_of_host(weight) and weight.shape[0] <= weight.shape[1]
+        if self.every == 1 and is_fine and _is_of_host(weight):
+            is_wide = weight.shape[0] <= weight.shape[1]
+            self.known[name] = known if is_wide else known._replace(rows=known.rows[:0], drifts=known.drifts[:0])
 
     def _looks_at(self, weight: Tensor) -> bool:
         """Whether what is done depends on the weight's values, which the host has at hand."""
@@ -273,10 +313,10 @@ class Orthogonality(nn.Module):
             weight.copy_(polar_factor(weight))
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep | FollowedStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | KnownStep] | None = None) -> None:
         """To be called after every change of the weights, with what is known of those that took a plain step.
 
-        Of a `FollowedStep` it has to be the only change since the last call.
+        Of a `KnownStep` it has to be the only change since the last call.
         """
         self.steps += 1
         weights = self.weights()
@@ -295,6 +335,7 @@ class Orthogonality(nn.Module):
             return
         self._restore_unseen({name: weight for name, weight in weights.items() if not self._looks_at(weight)})
         drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        widest = max((min(weight.shape) for weight in weights.values()), default=0)
         left = {}
         for index, (name, weight) in enumerate(weights.items()):
             if not self._looks_at(weight):
@@ -303,49 +344,47 @@ class Orthogonality(nn.Module):
             if isinstance(plain, PlainStep) and self.knows_steps_of(len(plain.z), weight):
                 retract(weight, *plain, out=weight)
             n, kind = min(weight.shape), (weight.device, weight.dtype)
-            known = self.followed.pop(name, None)
-            known = known.after(plain) if known is not None and isinstance(plain, FollowedStep) else None
+            known = self.known.pop(name, None)
+            known = known.after(plain) if known is not None and isinstance(plain, KnownStep) else None
             if n < NARROW:
                 kept = False
             elif (self.steps + index) % WHOLE == 0:
                 kept = self._is_within(weight)
             else:
                 if kind not in drawn:
-                    drawn[kind] = self._signs(*kind)
+                    drawn[kind] = self._signs(*kind, CHECKS + NEW, widest)
                 kept = self._kept(name, weight, drawn[kind][:, :n], known)
             if not kept:
                 left[name] = weight
         for alike in _alike(left, lambda name, weight: min(weight.shape) if min(weight.shape) < NARROW else name):
             self._restore(alike)
 
-    def _signs(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Sign vectors of this step, as wide as the widest weight needs: (CHECKS + NEW, n)."""
-        widest = max(min(weight.shape) for weight in self.weights().values())
+    def _signs(self, device: torch.device, dtype: torch.dtype, count: int, n: int) -> Tensor:
+        """Sign vectors of this step: (count, n)."""
         generator = torch.Generator(device).manual_seed(self.steps)
-        signs = torch.empty(CHECKS + NEW, widest, device=device, dtype=dtype)
+        signs = torch.empty(count, n, device=device, dtype=dtype)
         return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
 
-    def _kept(self, name: str, weight: Tensor, signs: Tensor, known: Followed | None) -> bool:
+    def _kept(self, name: str, weight: Tensor, signs: Tensor, known: Known | None) -> bool:
         """Whether all entries are within their share, if need be after steps that cost thin products only."""
         n = min(weight.shape)
         rounds = min(ROUNDS, max(1, n // ROUND_WIDTH)) if _is_of_host(weight) else 0
         check, directions = signs[:CHECKS], torch.cat([signs[CHECKS:], self._held_directions(name, weight)])
-        if known is None:
+        if known is not None and known.entry <= SHARE * self.tolerance:
+            self.known[name] = known
+            return True
+        if known is not None and len(known.rows):
+            rows, drifts = known.rows, known.drifts
+        else:
             rows = torch.cat([directions, check])
             drifts = drift(weight, rows)
-        elif known.entry <= SHARE * self.tolerance:
-            self.followed[name] = known
-            return True
-        else:
-            rows, drifts, _ = known
         for left in reversed(range(rounds + 1)):
             squares = drifts[-CHECKS:].square().mean(dim=0)  # (n,), squared norms of rows of I - G, estimated
             total = squares.sum().item()
             # Singular values are near 1 up to there, and Bjorck steps will be sure of their way.
             entry = self._entry(weight, squares) if total <= 0.25 else inf
             if entry <= SHARE * self.tolerance:
-                if self._can_follow(weight):
-                    self.followed[name] = Followed(rows, drifts, entry)
+                self._know(name, weight, Known(rows, drifts, entry, inf if known is None else known.last))
                 return True
             if not left or not total < MUCH:
                 return False
@@ -507,8 +546,8 @@ class Orthogonality(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]
-        directions, followed = dict(self.directions), {name: tuple(known) for name, known in self.followed.items()}
-        return {"steps": self.steps, "unread": unread, "directions": directions, "followed": followed}
+        directions, known = dict(self.directions), {name: tuple(of_weight) for name, of_weight in self.known.items()}
+        return {"steps": self.steps, "unread": unread, "directions": directions, "known": known}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
@@ -516,8 +555,8 @@ class Orthogonality(nn.Module):
             _Copy(step, names, torch.tensor(defects, dtype=torch.float64)) for step, names, defects in state["unread"]
         )
         self.directions = dict(state["directions"])
-        known = state.get("followed", {})  # of an earlier release there are none
-        self.followed = {name: Followed(*of_weight) for name, of_weight in known.items()}
+        known = state.get("known", {})  # of an earlier release there are none
+        self.known = {name: Known(*of_weight) for name, of_weight in known.items()}
 
 
 def resolution(weight: Tensor) -> float:
@@ -579,7 +618,7 @@ class ScaledBjorck(Orthogonality):
         return False
 
     @torch.no_grad()
-    def step(self, plain_steps: Mapping[str, PlainStep | FollowedStep] | None = None) -> None:
+    def step(self, plain_steps: Mapping[str, PlainStep | KnownStep] | None = None) -> None:
         self.steps += 1
         due = self.steps % self.every == 0
         for name, weight in self.weights().items() if due else ():
