@@ -75,7 +75,8 @@ def close(found: Tensor | None, expected: Tensor | None) -> bool:
 def same(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> str:
     """The first name whose tensors are not equal bit for bit, "" where all are."""
     for name, other in expected.items():
-        if found[name] is not other and (found[name] is None or other is None or not torch.equal(found[name], other)):
+        one = found[name]
+        if one is not other and (one is None or other is None or not torch.equal(one, other)):
             return name
     return ""
 

@@ -61,8 +61,7 @@ def tests(device: torch.device, folder: Path) -> Iterator[str]:
     running = []
     for dtype in PRECISIONS:
         with (folder / f"tests-{dtype}.log").open("w") as log:
-            options = {"stdout": log, "stderr": log, "env": environment}
-            running.append(subprocess.Popen([*command, "--dtype", dtype], **options))
+            running.append(subprocess.Popen([*command, "--dtype", dtype], stdout=log, stderr=log, env=environment))
     end = time.monotonic() + PATIENCE
     for dtype, process in zip(PRECISIONS, running, strict=True):
         try:
@@ -75,8 +74,12 @@ def tests(device: torch.device, folder: Path) -> Iterator[str]:
 
 def constraint(device: torch.device, folder: Path) -> Iterator[str]:
     """The largest defect of FOTON's hidden weights after any step, whose limit is its tolerance, 5e-3."""
-    settings = (torch.optim.SGD, {"lr": 0.1}), (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})
-    settings += (torch.optim.Adam, {"lr": 1e-3}), (torch.optim.Adam, {"lr": 1e-2})
+    settings: list[tuple[Callable[..., torch.optim.Optimizer], dict[str, float]]] = [
+        (torch.optim.SGD, {"lr": 0.1}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (torch.optim.Adam, {"lr": 1e-3}),
+        (torch.optim.Adam, {"lr": 1e-2}),
+    ]
     for width in (64, 512, 2048) if device.type == "cuda" else (64,):
         for kind, options in settings:
             torch.manual_seed(0)

@@ -154,14 +154,14 @@ def mutations(node: ast.AST) -> Iterator[ast.expr]:
 
 def _calls(function: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]) -> Iterator[ast.expr]:
     """The same for a call."""
-    method = isinstance(function, ast.Attribute)
+    owner = function.value if isinstance(function, ast.Attribute) else None
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name in NAMES:
-        other = ast.Attribute(function.value, NAMES[name], ast.Load()) if method else ast.Name(NAMES[name], ast.Load())
-        yield ast.Call(other, arguments, keywords)
+        other = NAMES[name], ast.Load()
+        yield ast.Call(ast.Name(*other) if owner is None else ast.Attribute(owner, *other), arguments, keywords)
     if name in DROPPED:
-        if method and getattr(function.value, "id", "") not in LIBRARIES:
-            yield function.value
+        if owner is not None and getattr(owner, "id", "") not in LIBRARIES:
+            yield owner
         elif arguments:
             yield arguments[0]
     if (
@@ -173,24 +173,24 @@ def _calls(function: ast.expr, arguments: list[ast.expr], keywords: list[ast.key
 
 
 class Place(NamedTuple):
-    """An expression, found at `field` of `parent`, `index` of it in a list, within a statement of a function."""
+    """An expression, found at `field` of `parent`, there `at` a place of a list, within a statement of a function."""
 
     parent: ast.AST
     field: str
-    index: int | None
+    at: int | None
     function: str
     statement: ast.stmt
 
     @property
     def node(self) -> ast.AST:
         found = getattr(self.parent, self.field)
-        return found if self.index is None else found[self.index]
+        return found if self.at is None else found[self.at]
 
     def put(self, node: ast.AST) -> None:
-        if self.index is None:
+        if self.at is None:
             setattr(self.parent, self.field, node)
         else:
-            getattr(self.parent, self.field)[self.index] = node
+            getattr(self.parent, self.field)[self.at] = node
 
 
 UNTOUCHED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.match_case)

@@ -109,7 +109,8 @@ def _parts(node: Any) -> list[tuple[int, Any]]:
     if isinstance(node, ast.Dict):
         return [(key.col_offset, part) for key, part in zip(node.keys, node.values, strict=True) if key is not None]
     if isinstance(node, ast.Call):
-        return [(p.col_offset, p.value if isinstance(p, ast.keyword) else p) for p in (*node.args, *node.keywords)]
+        named = [(part.col_offset, part.value) for part in node.keywords]
+        return [*((part.col_offset, part) for part in node.args), *named]
     return []
 
 
@@ -161,7 +162,7 @@ class _Program:
         if isinstance(item, functools.partial):
             arguments = [*map(self.value, item.args), *self._named(item.keywords)]
             return f"{self._from('functools', 'partial')}({', '.join([self.value(item.func), *arguments])})"
-        if isinstance(item, tuple) and hasattr(item, "_fields"):
+        if isinstance(item, tuple) and hasattr(item, "_asdict"):
             return f"{self.value(type(item))}({', '.join(self._named(item._asdict()))})"
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
             fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item) if field.init}

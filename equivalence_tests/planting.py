@@ -101,7 +101,8 @@ def in_forks(call: Callable[[Any], Any], items: Iterable[Any], jobs: int | None 
             running[ours] = item, process
         if not running:
             return
-        for pipe in wait(list(running)):
+        ready = wait(list(running))
+        for pipe in [pipe for pipe in running if pipe in ready]:
             item, process = running.pop(pipe)
             try:
                 answer = pipe.recv()

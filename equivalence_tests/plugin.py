@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Fills torch.empty and its kin with NaN, so that memory that was never written is seen.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, imports no compiler
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     if config.getoption("--few-shapes"):
         take_few_shapes()
     if config.getoption("--twin") != OURS:
@@ -140,7 +140,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     nightly = option("--profile") == "nightly" or "nightly" in option("-m")
     is_ours = option("--twin") == OURS
     every = is_ours and (option("--dtype") == "float64" or option("--device") != "cpu")
-    chosen, left_out = [], []
+    chosen: list[Any] = []
+    left_out: list[Any] = []
     for item in items:
         in_time = nightly or not item.get_closest_marker("nightly")
         concerned = every or is_of_a_precision(item.function)
@@ -194,9 +195,10 @@ def precision(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def examples(request: pytest.FixtureRequest, precision: str) -> Iterator[int]:
     """How many examples a property has: the profile's, in a precision of --also those of smoke."""
-    profile = settings.get_profile("smoke") if precision in request.config.getoption("--also") else settings.default
+    own: settings = settings.default  # type: ignore[assignment]
+    profile = settings.get_profile("smoke") if precision in request.config.getoption("--also") else own
     with pytest.MonkeyPatch.context() as patch:
-        if profile is not settings.default and hasattr(request.function, "hypothesis"):
+        if profile is not own and hasattr(request.function, "hypothesis"):
             patch.setattr(request.function, "_hypothesis_internal_use_settings", profile)
         yield profile.max_examples
 

@@ -41,7 +41,7 @@ class Results:
         comparison = next((c for c in given.values() if isinstance(c, Comparison)), Comparison())
         comparison.seen = []
         handle = getattr(pyfuncitem.obj, "hypothesis", None)
-        inner = handle and handle.inner_test
+        inner: Any = handle and handle.inner_test
 
         def settled(**arguments: Any) -> None:
             given.update({n: Recorded(a) if isinstance(a, DataObject) else a for n, a in arguments.items()})
@@ -88,7 +88,7 @@ class Results:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:
             return
-        noted = json.loads(dict(report.user_properties).get(KEY, '{"used": [], "compared": []}'))
+        noted = json.loads(dict[str, Any](report.user_properties).get(KEY, '{"used": [], "compared": []}'))
         said = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)

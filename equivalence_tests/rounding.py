@@ -253,7 +253,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         original = importlib.util.find_spec(reference.__name__ + fullname.removeprefix(NAME))
         if original is None or original.origin is None:
             return None
-        places = [] if fullname == NAME else None
+        places: list[str] | None = [] if fullname == NAME else None
         loader = _Loader(fullname, original.origin)
         return importlib.util.spec_from_file_location(
             fullname, original.origin, loader=loader, submodule_search_locations=places

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -43,6 +43,7 @@ from prograde.accelerated.rules.rule import LayeredRule
 
 K = 4
 BATCH = 6
+Made = TypeVar("Made", bound=CreditAssignment)
 
 
 def dense(activation: type[nn.Module] = nn.Tanh) -> nn.Module:
@@ -156,7 +157,7 @@ def asynchronous(model: nn.Module, generator: torch.Generator) -> Rule:
     return rule
 
 
-def options(rule: Callable[..., CreditAssignment], **given: Any) -> Callable[..., CreditAssignment]:
+def options(rule: Callable[..., Made], **given: Any) -> Callable[..., Made]:
     return lambda model, generator: rule(model, generator=generator, **given)
 
 
@@ -237,7 +238,7 @@ def _in_reference(part: Any) -> Any:
         return reference.activations.leaky_relu(part.value.args[0])  # type: ignore[attr-defined]
     if type(part) is tuple:
         return tuple(map(_in_reference, part))
-    names = [f.name for f in fields(part) if f.init] if is_dataclass(part) else getattr(part, "_fields", None)
-    if names is None:
+    parts = [f.name for f in fields(part) if f.init] if is_dataclass(part) else getattr(part, "_fields", None)
+    if parts is None:
         return part
-    return getattr(reference.layers, type(part).__name__)(*(_in_reference(getattr(part, name)) for name in names))
+    return getattr(reference.layers, type(part).__name__)(*(_in_reference(getattr(part, name)) for name in parts))

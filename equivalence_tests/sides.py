@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import reject
 from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
+from torch.utils.dlpack import from_dlpack
 
 from prograde import reference
 
@@ -359,7 +360,7 @@ class TwinSide(Side):
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.eps = EPS[dtype]
-        self._from_numpy = getattr(import_module(package), "from_numpy", None)
+        self._from_numpy: Any = getattr(import_module(package), "from_numpy", None)
         self.present = [name for name in MODULES if self.found(name) is not None]
         if not self.present:
             raise ImportError(f"'{package}' has none of the modules {', '.join(MODULES)}; nothing to test")
@@ -535,4 +536,4 @@ def as_numpy(array: Any) -> Any:
     """An array of any framework, wherever it lies, or nested lists of numbers."""
     if isinstance(array, list | np.ndarray) or (hasattr(array, "__array__") and not isinstance(array, torch.Tensor)):
         return np.asarray(array)
-    return torch.from_dlpack(array).detach().cpu().numpy()
+    return from_dlpack(array).detach().cpu().numpy()
