@@ -29,8 +29,9 @@ from prograde.accelerated.rules.orthogonality import (
     Orthogonality,
     _Copy,
     drift_change,
-    entry_bounds,
     resolution,
+    tall_bounds,
+    wide_bounds,
 )
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
@@ -322,7 +323,8 @@ def test_a_plain_step_changes_no_entry_by_more_than_its_bounds(shape: tuple[int,
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def change(delta: torch.Tensor, z: torch.Tensor, s: float) -> tuple[float, float]:
-        bounds = entry_bounds(weight, delta, z, z @ weight.T, EVERY_SIGN[:, : len(z)])
+        signs = EVERY_SIGN[:, : len(z)]
+        bounds = wide_bounds(delta, z, z @ weight.T) if is_wide else tall_bounds(weight, delta, z, signs)
         bound = Known(delta[:0], delta[:0], 0.0).after(KnownStep(bounds, s)).entry
         old, new = (w if is_wide else w.T for w in (weight, weight - s * delta.T @ z))
         return float((new @ new.T - old @ old.T).abs().max()), bound

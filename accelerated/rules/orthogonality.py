@@ -85,17 +85,22 @@ class Change(NamedTuple):
     of_rows: tuple[Tensor, Tensor] | None = None
 
 
-def entry_bounds(weight: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor, signs: Tensor) -> Change:
-    """How far W <- W - s delta^T z can bring an entry of I - G.
+def wide_bounds(delta: Tensor, z: Tensor, preactivation: Tensor) -> Change:
+    """How far W <- W - s delta^T z can bring an entry of I - G of a wide weight, by two passes over the batch.
 
-    With A = z W^T, `preactivation`, I - G of a wide weight changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T
-    delta, and of a tall one by s (z^T D + D^T z) - s^2 z^T delta delta^T z, D = delta W. An entry of X^T Y is at most
-    the product of the largest column norms. Those of D are estimated by `signs` (p, batch), its products with sign
-    vectors: p rows that meet W, where D takes a product of the batch's size.
+    With A = z W^T, `preactivation`, I - G changes by s (A^T delta + delta^T A) - s^2 delta^T z z^T delta. An entry of
+    X^T Y is at most the product of the largest column norms.
     """
-    if weight.shape[0] <= weight.shape[1]:
-        of_a, of_delta = preactivation.square().sum(dim=0).amax(), delta.square().sum(dim=0).amax()
-        return Change(2 * (of_a * of_delta).sqrt().item(), (of_delta * z.square().sum()).item())
+    of_a, of_delta = preactivation.square().sum(dim=0).amax(), delta.square().sum(dim=0).amax()
+    return Change(2 * (of_a * of_delta).sqrt().item(), (of_delta * z.square().sum()).item())
+
+
+def tall_bounds(weight: Tensor, delta: Tensor, z: Tensor, signs: Tensor) -> Change:
+    """The same of a tall weight, by one product with p rows: `signs` are (p, batch).
+
+    With D = delta W, I - G changes by s (z^T D + D^T z) - s^2 z^T delta delta^T z. The largest column norm of D is
+    estimated by its products with sign vectors, since D itself takes a product of the batch's size.
+    """
     of_d = few_rows(signs @ delta, weight).square().mean(dim=0).amax()
     of_z = z.square().sum(dim=0).amax()
     return Change(2 * (of_d * of_z).sqrt().item(), (of_z * delta.square().sum()).item())
@@ -106,7 +111,7 @@ def drift_change(rows: Tensor, delta: Tensor, z: Tensor, preactivation: Tensor) 
 
     No product reads W: 6 with p rows, of the batch's size each. The largest entry of the linear term is told by its
     diagonal, by the norms of its rows, of which the last rows are signs that tell, and by the rows with the largest:
-    half of what `entry_bounds` says, or less.
+    half of what `wide_bounds` says, or less.
     """
     of_a, of_delta = rows @ preactivation.T, rows @ delta.T  # (p, batch)
     linear = torch.addmm(of_a @ delta, of_delta, preactivation)
@@ -199,7 +204,7 @@ class Orthogonality(nn.Module):
     3. Bjorck steps from the Gram matrix, of the order and number that bring every entry below the tolerance; the polar
        factor itself where the weight is too far off, or short of rank, for that to be known beforehand.
 
-    After a plain gradient step on a large batch, a weight on a CPU is not looked at while, by `entry_bounds` of their
+    After a plain gradient step on a large batch, a weight on a CPU is not looked at while, by bounds from their
     factors, all steps since the last look have made no entry too large. Where steps are too large for that, a wide one
     is still not read for its check, nor for the first directions of 2.: `drift_change` carries on what was known of the
     vectors. Those that check are then drawn anew only where the weight is read for them, at the latest after the next
@@ -271,7 +276,9 @@ class Orthogonality(nn.Module):
             return None
         if len(known.rows) and known.entry + FEW * known.last > SHARE * self.tolerance:
             return drift_change(known.rows, delta, z, preactivation)
-        return entry_bounds(weight, delta, z, preactivation, self._signs(weight.device, weight.dtype, CHECKS, len(z)))
+        if weight.shape[0] <= weight.shape[1]:
+            return wide_bounds(delta, z, preactivation)
+        return tall_bounds(weight, delta, z, self._signs(weight.device, weight.dtype, CHECKS, len(z)))
 
     def _know(self, name: str, weight: Tensor, known: Known) -> None:
         """For `change_of`, where it is of use."""
