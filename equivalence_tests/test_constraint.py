@@ -1120,6 +1120,37 @@ def test_a_check_is_by_signs():
     assert signs.unique().tolist() == [-1, 1]
 
 
+def test_norms_of_rows_are_estimated_without_bias(monkeypatch: pytest.MonkeyPatch):
+    """Of a diagonal I - G each product with signs has the norm itself."""
+    rule, _ = holding(with_gram(torch.eye(80) - torch.diag(torch.linspace(0, 2e-3, 80, dtype=torch.float64))))
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(rule.orthogonality, "_entry", lambda weight, squares: seen.append(squares) or 0.0)
+    rule.constrain()
+    assert torch.allclose(seen[0].sqrt(), torch.linspace(0, 2e-3, 80, dtype=torch.float64), atol=1e-9)
+
+
+def test_many_small_entries_are_restored():
+    """All are within the tolerance, and I - G has a norm above 0.5: singular values are far from 1."""
+    drift_of_all = 5e-3 * (1 - torch.eye(128, dtype=torch.float64))
+    rule, weight = holding(with_gram(torch.eye(128) + drift_of_all), tolerance=0.2)
+    rule.constrain()
+    assert torch.linalg.matrix_norm(weight @ weight.T - torch.eye(128)) <= 0.5
+
+
+@pytest.mark.parametrize("change", ["every second step", "bfloat16"])
+def test_nothing_is_known_where_it_is_of_no_use(change: str):
+    """Where steps are rounded much, or not each is seen."""
+    rule, data = Foton(model(80, 80, 80, 4), orthogonality_tolerance=0.2), large_batches(4, 80)
+    if change == "bfloat16":
+        rule, data = rule.bfloat16(), [(x.bfloat16(), y) for x, y in data]
+    else:
+        rule.orthogonality.every = 2
+    optimizer = torch.optim.SGD(rule.parameters(), lr=1e-3)
+    for x, y in data:
+        rule.step(x, y, optimizer)
+        assert not rule.orthogonality.known
+
+
 def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch):
     """Of weights that stay as they are, one weight after another."""
     constraint, seen = held((80, 80), (80, 80)), []
