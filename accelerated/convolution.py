@@ -292,6 +292,8 @@ def skew_kernel(kernel: Array) -> Array:
 
 def skew_kernel_vjp(kernel: Array, gradient: Array) -> Array:
     """What an update of Q^T J Q, `gradient` in its shape, means for the kernel: shaped as the kernel."""
+    _check_kernel(kernel)
+    check_shape("kernel", kernel, (len(kernel), len(kernel), *kernel.shape[2:]))
     size, turned = kernel.shape[2], quarter_turns(kernel)
     check_shape("gradient", gradient, (*kernel.shape[:2], 2 * size - 1, 2 * size - 1))
     return functional.conv2d(turned, gradient - gradient.transpose(0, 1).flip(2, 3), padding=size - 1)

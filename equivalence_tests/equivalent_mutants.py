@@ -180,4 +180,28 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.goodness._entmax_root",
         "x = ((z - z.amax(dim=1, keepdim=True)) / 2).clamp(min=-2)",
     ): "t is at least -1: what is below has no part, wherever it is lifted to",
+    (
+        "accelerated.goodness._entmax_root",
+        "x = (z - z.amax(dim=1, keepdim=True)) / 2",
+    ): "t is at least -1: what is below has no part; what float32 loses of millions of units, it loses either way",
+    (
+        "accelerated.rules.local.units.LocalUnit.pass_on",
+        "if h.dim() == 5 and h.stride(1) == 1:",
+    ): "the order in memory changes no number",
+    (
+        "accelerated.rules.cutting._alone",
+        "if len(piece) > 2 or not node.args or node.args[0] is not x or (node.all_input_nodes != [x]):",
+    ): "where the last node takes x alone, x alone crosses before it, and it is cut off",
+    (
+        "accelerated.difference_target_propagation.differences",
+        "found = [step * layers[-1].adjoint(clean.inputs[1], error)]",
+    ): "the adjoint of a dense layer does not look at its input",
+    (
+        "accelerated.rules.rule.OutputErrorRule.sample_shapes",
+        "z = self.begin(torch.zeros(2, *sample, dtype=dtype, device=self.units[0].weights[0].device))",
+    ): "in evaluation mode a sample's shape does not depend on how many samples there are",
+    (
+        "accelerated.convolution.skew_kernel_vjp",
+        "size, turned = (kernel.shape[3], quarter_turns(kernel))",
+    ): "other kernels than square ones are refused before",
 }

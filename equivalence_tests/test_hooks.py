@@ -101,6 +101,17 @@ def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide):
     assert honoured == "accepted" if kind != "of a gradient" else honoured.startswith(expected), kind
 
 
+def test_a_parameter_that_processes_share_is_refused():
+    """By the name of its type, when the rule is built and in a step; FSDP puts it where the parameter was."""
+    shared = type("DTensor", (nn.Parameter,), {})
+    x, y = EXAMPLES["foton"].batch(torch.device("cpu"))
+    model = dense().double()
+    rule = Foton(model)
+    model[2].weight = shared(model[2].weight.detach())
+    assert refusal(lambda: rule.assign_credit(x, y)).startswith("layer '2': in FSDP"), "in a step"
+    assert refusal(lambda: Foton(model)).startswith("layer '2': in FSDP"), "when it is built"
+
+
 @parametrize_with_rules(EXAMPLES, ["names a replaced layer"])
 def test_a_layer_that_was_replaced_is_named(rule: Example, check: Check):
     check(rule)

@@ -345,12 +345,12 @@ def test_a_pass_through_dense_layers(twin: Side, compare: Comparison, case: Case
 
 @given(case=cases(SMOOTH), rng=seeds())
 def test_steps_in_a_row(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
-    """An activation, then a mask: value, difference, derivative and its transpose."""
+    """An activation, then a mask, then a tanh: value, difference, derivative and its transpose."""
     u = rng.standard_normal((len(case.x), len(case.dense.weights[0])))
 
     def ours(side: Side, dense: Any, x: Any, masks: Any, u: Any) -> Any:
         first, module = side.opened(side.chain(dense, masks))[0], side.layers
-        steps, a = first.steps, first.value(x)
+        steps, a = (*first.steps, side.activations.tanh), first.value(x)
         functions = (module.changed, module.pushed, module.pulled_back)
         return module.activity(steps, a), *(function(steps, a, u) for function in functions)
 

@@ -24,7 +24,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     Pepita,
 )
-from prograde.accelerated.rules.output_loss import read_loss
+from prograde.accelerated.rules.output_loss import BinaryCrossEntropy, read_loss
 from prograde.accelerated.rules.rule import OutputLoss
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import dense
@@ -340,11 +340,29 @@ def test_a_module_of_ones_own_keeps_its_buffers():
     assert rule.double().loss.function.powers.dtype == torch.float64
 
 
-def test_class_weights_move_with_the_rule():
-    rule = Backprop(dense().double(), loss=nn.CrossEntropyLoss(torch.ones(4)))
-    assert rule.loss.class_weight.dtype == torch.float64
-    assert rule.float().loss.class_weight.dtype == torch.float32
-    assert not any("class_weight" in name for name in rule.state_dict()), "settings, no state"
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(torch.ones(4)), nn.BCEWithLogitsLoss(torch.ones(4), pos_weight=torch.ones(4))]
+)
+def test_class_weights_move_with_the_rule(loss: nn.Module):
+    rule = Backprop(dense().double(), loss=loss)
+    weights = dict(rule.loss.named_buffers())
+    assert len(weights) == len(dict(loss.named_buffers()))
+    assert all(weight.dtype == torch.float64 for weight in weights.values())
+    assert all(weight.dtype == torch.float32 for weight in dict(rule.float().loss.named_buffers()).values())
+    assert not any(name.startswith("loss.") for name in rule.state_dict()), "settings, no state"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mean": True}, {"class_weight": WEIGHT.double()}, {"positive_weight": WEIGHT.double()}]
+)
+def test_several_labels_are_pursued_as_far_as_e_leads(options: dict[str, Any]):
+    """The outputs less e: without a weight or a mean the targets themselves, to the last digit."""
+    scores, y = torch.randn(2, 50, 3, dtype=torch.float64, generator=seeded(0))
+    loss, y = BinaryCrossEntropy(**options), y.sigmoid()
+    error = loss.gradient(scores, y)
+    found = loss.pursued(scores, y, error)
+    torch.testing.assert_close(found, torch.sigmoid(scores) - error)
+    assert torch.equal(found, y) == (not options), "the targets themselves"
 
 
 def test_class_weights_are_finite_and_not_negative():

@@ -1,5 +1,8 @@
 """Which rule trains which model: the table of docs/own-model.md, cell by cell; see `own_models`."""
 
+from collections import OrderedDict
+from typing import Any
+
 import pytest
 import torch
 
@@ -90,3 +93,19 @@ def test_hardware_reads_one_matrix_for_all_sequences():
         gradients.append({name: p.grad for name, p in parameters.items() if p.grad is not None})
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(gradient, gradients[0][name], msg=name)
+
+
+@pytest.mark.parametrize("rule", [rules.Ftp, rules.Pepita, rules.DirectFeedbackAlignment])
+def test_what_comes_before_the_units_is_at_rest_while_sizes_are_read(rule: Any):
+    """Batch normalisation that learns nothing: it asks for no second sample, and its statistics stay."""
+    norm = torch.nn.BatchNorm1d(6, affine=False)
+    model = torch.nn.Sequential(
+        OrderedDict(norm=norm, a=torch.nn.Linear(6, 5), tanh=torch.nn.Tanh(), b=torch.nn.Linear(5, 3))
+    )
+    norm.running_mean.fill_(2)
+    x = torch.randn(7, 6)
+    built = rule(model, units=["a", "b"], example=x)
+    assert norm.training
+    assert norm.running_mean.tolist() == [2.0] * 6, "zeros have been counted"
+    built.assign_credit(x, torch.arange(7) % 3)
+    assert norm.num_batches_tracked == 1, "one step"

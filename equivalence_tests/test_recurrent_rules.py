@@ -504,6 +504,20 @@ def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_labels_of_steps_have_weights(name: str):
+    """The loss is the weighted mean over the steps that samples have; labels behind them are not looked at."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(4, 6, 3, per_step=True, dtype=torch.float64)
+    x, weights = torch.randn(5, 8, 4, dtype=torch.float64), torch.rand(5, 8, dtype=torch.float64)
+    there = torch.arange(8) < LENGTHS[:, None]
+    y = torch.randint(0, 3, (5, 8)).masked_fill(~there, 10**6)
+    each = torch.nn.functional.cross_entropy(model(x)[there], y[there], reduction="none")
+    expected = (weights[there] * each).sum() / weights[there].sum()
+    found = RULES[name](model).assign_credit((x, LENGTHS), (y, weights))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_a_tagger_learns(name: str):
     """Of every token, whether the one before was its like: the loss falls below half, padding's row stays."""
     torch.manual_seed(0)

@@ -250,6 +250,9 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [*block(), ScaledAvgPool2d(2), *end()], "layer '2': ScaledAvgPool2d; ...(use AvgPool2d)"),
     ],
     Ftp: [(lambda: [nn.Linear(4, 2)], "model: no hidden layer; Ftp needs one to have a target")],
+    Pepita: [
+        (lambda: [nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.LayerNorm(2)], "example: None, ...by unit '2' are"),
+    ],
     DifferenceTargetPropagation: [
         (lambda: [nn.Linear(4, 2)], "model: no hidden layer; DifferenceTargetPropagation needs one"),
         (lambda: [nn.Linear(4, 2), nn.Dropout()], "layer '1': Dropout; ...(the rule has no dropout; remove it)"),
@@ -488,6 +491,10 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
         for option, value in {"readout_dropout": 1, "readout_smoothing": -1}.items()
     ),
     (DeeperForward, lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU()), {"num_classes": 1}, "num_classes: 1, expect"),
+    (
+        LocalClassifiers, lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU()),
+        {"num_classes": 1, "loss": cross_entropy()}, "num_classes: 1, expected an integer of 2 or more",
+    ),
     (DynamicTemperature, dense, {"lowest": 0}, "lowest, highest: 0, 2.0, expected 0 < lowest"),
     (
         ChannelClassAssignment, dense, {"label_smoothing": 0.5, "loss": cross_entropy()},
@@ -651,6 +658,13 @@ def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, .
         check(lambda: built.assign_credit(x, y), said)
         if len(x) > 1 and "image_size" not in said:  # that scores need not have
             check(lambda: built(x), said)
+
+
+def test_samples_that_passed_say_nothing_of_others():
+    """Of 8 x 8 pixels each: images have passed, maps without channels do not."""
+    rule, y = local()(normalised_images()), torch.zeros(5, dtype=torch.int64)
+    rule.assign_credit(torch.ones(5, 3, 8, 8), y)
+    check(lambda: rule.assign_credit(torch.ones(5, 8, 8), y), "x: samples of shape (8, 8) do not pass layer '0'")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

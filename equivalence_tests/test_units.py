@@ -8,7 +8,7 @@ from torch import nn
 
 from prograde.accelerated.layers import activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
-from prograde.accelerated.rules.units import Chain, read
+from prograde.accelerated.rules.units import Chain, channels_last, read
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
@@ -82,3 +82,15 @@ def test_gradients_are_those_of_the_parameters(name: str, twin: TwinSide):
         for parameter, ours, theirs in zip(unit.parameters, gradients, expected, strict=True):
             assert ours.shape == parameter.shape
             torch.testing.assert_close(ours, theirs, msg=f"gradient of {unit.name}")
+
+
+def test_channels_are_last_in_memory():
+    """Of images on a CPU, one channel and one that stands for all included; what is so already is not copied."""
+    for x in (torch.randn(3, 4, 5, 6), torch.randn(3, 1, 5, 6), torch.randn(3, 1, 5, 6).expand(3, 4, 5, 6)):
+        found = channels_last(x)
+        assert torch.equal(found, x)
+        assert found.stride() == (30 * x.shape[1], 1, 6 * x.shape[1], x.shape[1]), "their strides"
+        assert channels_last(found) is found, "a copy of what is right"
+    for shape in ((3, 4, 5), (3, 4, 5, 6, 7)):
+        volumes = torch.randn(shape)
+        assert channels_last(volumes) is volumes, "no images"

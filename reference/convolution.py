@@ -333,6 +333,8 @@ def skew_kernel_vjp(kernel: Array, gradient: Array) -> Array:
     >>> skew_kernel_vjp(np.eye(2).reshape(2, 2, 1, 1), gradient).reshape(2, 2).tolist()
     [[-2.0, 0.0], [0.0, -2.0]]
     """
+    _check_kernel(kernel)
+    check_shape("kernel", kernel, (len(kernel), len(kernel), *kernel.shape[2:]))
     size, turned = kernel.shape[2], quarter_turns(kernel)
     check_shape("gradient", gradient, (*kernel.shape[:2], 2 * size - 1, 2 * size - 1))
     skew_part = gradient.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1] - gradient

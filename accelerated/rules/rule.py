@@ -837,7 +837,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
             if image_size is not None:
                 raise ValueError(f"image_size: {image_size}, expected None with an example, which has a size")
             sample, dtype = self.example_of
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.model):
                 z = self.begin(torch.zeros(1, *sample, dtype=dtype, device=self.units[0].weights[0].device))
             self.starts_from_tokens = not z.is_floating_point()
             return [tuple(shape) for shape in (z.shape[1:], *self.activity_shapes(sample, dtype))]
