@@ -204,4 +204,28 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.convolution.skew_kernel_vjp",
         "size, turned = (kernel.shape[3], quarter_turns(kernel))",
     ): "other kernels than square ones are refused before",
+    (
+        "accelerated.rules.local.units.LocalUnit.pass_on",
+        "if h.dim() == 4 and h.stride(1) == 0:",
+    ): "the order in memory changes no number",
+    (
+        "accelerated.rules.convolving._convolved",
+        "z, kernel = (input.detach(), weight)",
+    ): "the functions that take it record no graph, and give no gradient by it",
+    (
+        "accelerated.losses.errors",
+        "e = torch.softmax(scores if temperature == 0 else scores / temperature, dim=-1)",
+    ): "to divide by 1 changes nothing, and no temperature is 0",
+    (
+        "accelerated._arrays",
+        "LARGE = 2 ** 19",
+    ): "a product in parts has the numbers of one; it takes longer or less long",
+    (
+        "accelerated.convolution._parts",
+        "yield from samples.split(ceil(height), dim=1)",
+    ): "a sum over rows is made in parts, of whatever size; larger ones take more memory",
+    (
+        "accelerated.activations._gelu_difference",
+        "small = (u.abs() <= 4 * torch.finfo(u.dtype).eps ** 0.25).to(u.dtype)",
+    ): "on the bound itself both forms have all digits",
 }

@@ -218,6 +218,9 @@ def test_a_hybrid_learns_by_its_definition():
     names = [name for name, p in rule.named_parameters() if not name.startswith("model.6")]
     held = [rule.get_parameter(name) for name in names]
     gradients = torch.autograd.grad(expected, held)
+    draws = rule.generator.get_state()
+    assert rule.objective(x, y).item() == pytest.approx(expected.item(), rel=1e-12), "objective of a hybrid"
+    rule.generator.set_state(draws)
     assert rule.assign_credit(x, y).item() == pytest.approx(expected.item(), rel=1e-12), "loss of a hybrid"
     for name, p, g in zip(names, held, gradients, strict=True):
         assert p.grad is not None, name

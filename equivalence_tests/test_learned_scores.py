@@ -284,6 +284,23 @@ def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: i
 
 
 @pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("name", ["channel_class", "prototype_cosine"])
+def test_credit_has_the_dtype_of_what_it_is_of(twin: TwinSide, name: str):
+    """Of float16 too, whose sums are of float32: an optimizer adds a gradient to its parameter."""
+    shapes = [(6, 3), ()] if name == "channel_class" else [(3, 2, 6)]
+    h, gradient, *parameters = (
+        torch.ones(s, dtype=torch.float16, device=twin.device) for s in [(4, 6), (4, 3), *shapes]
+    )
+    score = getattr(twin.learned_scores, name)()
+    found = score.credit(h, tuple(parameters), gradient)
+    cost, by_penalty = score.penalty(tuple(parameters))
+    for array in (score.value(h, tuple(parameters)), found.activities, *found.parameters, cost, *by_penalty):
+        assert array.dtype == torch.float16
+    for gradients in (found.parameters, by_penalty):
+        assert [g.shape for g in gradients] == [p.shape for p in parameters]
+
+
+@pytest.mark.usefixtures("ours_only")
 def test_entropy_of_a_nearly_certain_channel(twin: Side):
     """-sum M log M where 1 - M is below eps: log M of the likely class is -(1 - M), not 0."""
     eps = min(twin.eps, 2.0**-23)

@@ -51,6 +51,17 @@ def test_where_scores_are_taken():
     assert (kinds(unit.inside), kinds(unit.outside)) == ([], ["Flatten"])
 
 
+def test_the_first_layer_tells_whether_a_unit_gives_maps():
+    """The first module with parameters, wherever in the unit it stands."""
+    modules: dict[nn.Module, bool] = {
+        nn.Conv2d(1, 2, 3): True, nn.Linear(4, 2): False, nn.ReLU(): False,
+        nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))): True,
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 2, 3)): False,
+    }  # fmt: skip
+    for module, gives_maps in modules.items():
+        assert LocalUnit("unit", module).has_maps == gives_maps, module
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
 def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch):
     """All of them, and to the gradients of the graph."""

@@ -24,7 +24,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     Pepita,
 )
-from prograde.accelerated.rules.output_loss import BinaryCrossEntropy, read_loss
+from prograde.accelerated.rules.output_loss import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError, read_loss
 from prograde.accelerated.rules.rule import OutputLoss
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import dense
@@ -352,17 +352,25 @@ def test_class_weights_move_with_the_rule(loss: nn.Module):
     assert not any(name.startswith("loss.") for name in rule.state_dict()), "settings, no state"
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"mean": True}, {"class_weight": WEIGHT.double()}, {"positive_weight": WEIGHT.double()}]
-)
-def test_several_labels_are_pursued_as_far_as_e_leads(options: dict[str, Any]):
-    """The outputs less e: without a weight or a mean the targets themselves, to the last digit."""
+    ("loss", "plain"),
+    [
+        (BinaryCrossEntropy(), True), (BinaryCrossEntropy(mean=True), False),
+        (BinaryCrossEntropy(class_weight=WEIGHT.double()), False),
+        (BinaryCrossEntropy(positive_weight=WEIGHT.double()), False),
+        (CrossEntropy(), True), (CrossEntropy(class_weight=WEIGHT.double()), False), (SquaredError(), True),
+    ],
+)  # fmt: skip
+def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: bool):
+    """To the outputs less e: without a weight or a mean to the targets themselves, to the last digit."""
     scores, y = torch.randn(2, 50, 3, dtype=torch.float64, generator=seeded(0))
-    loss, y = BinaryCrossEntropy(**options), y.sigmoid()
-    error = loss.gradient(scores, y)
-    found = loss.pursued(scores, y, error)
-    torch.testing.assert_close(found, torch.sigmoid(scores) - error)
-    assert torch.equal(found, y) == (not options), "the targets themselves"
+    y = y.softmax(dim=1)
+    given = (y, torch.linspace(0.5, 2, 50, dtype=torch.float64)) if weighted else y
+    error = loss.gradient(scores, given)
+    found = loss.pursued(scores, given, error)
+    torch.testing.assert_close(found, loss.outputs(scores) - error)
+    assert torch.equal(found, y) == (plain and not weighted), "the targets themselves"
 
 
 def test_class_weights_are_finite_and_not_negative():

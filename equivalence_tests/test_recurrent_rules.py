@@ -503,6 +503,25 @@ def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any
     compare(twin, f"{algorithm}, a stack", ours, *case.operands)
 
 
+@pytest.mark.parametrize("vocabulary", [None, 5])
+def test_sequences_may_have_one_step(vocabulary: int | None):
+    """Of features or a token: backpropagation's gradients are autograd's, and FTP's sum over steps is their mean."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(4, 6, 3, vocabulary=vocabulary, dtype=torch.float64)
+    x = torch.randn(5, 1, 4, dtype=torch.float64) if vocabulary is None else torch.arange(5)[:, None]
+    y = torch.arange(5) % 3
+    BackpropThroughTime(model).assign_credit(x, y)
+    found = [p.grad for p in model.parameters()]
+    for a, b in zip(found, by_autograd(model, x, y=y), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+    of_reduction = []
+    for reduction in ("sum", "mean"):
+        RecurrentFtp(model, reduction=reduction, generator=seeded(0)).assign_credit(x, y)
+        of_reduction.append([p.grad for p in model.parameters()])
+    for a, b in zip(*of_reduction, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_labels_of_steps_have_weights(name: str):
     """The loss is the weighted mean over the steps that samples have; labels behind them are not looked at."""
