@@ -363,15 +363,17 @@ def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeyp
     runs = [result("caw", 0, 8, 70.0), result("caw", 1, 6, 60.0), result("caw", 0, 8, 10.0, width=0.1)]
     runs += [result("caw, static", 0, 8, 68.0), result("caw, static", 1, 8, 50.0)]
     monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
-    assert published.less("caw", "caw, static") == [2.0]
+    assert published.less("caw", "caw, static") == {"as published, 8 epochs": [2.0]}
     again = [result(system, 0, 9, 71.0, precision="tf32") for system in ("caw", "caw, static")]
     again.append(result("caw", 1, 8, 60.0, precision="tf32"))
     monkeypatch.setattr(
         published, "stored", lambda name, system: [r for r in runs + again if r["run"]["system"] == system]
     )
-    assert published.less("caw", "caw, static") == [2.0], "a seed counts once, and in one precision"
+    assert [*published.less("caw", "caw, static").values()] == [[2.0]], "a seed counts once, and in one precision"
+    again += [result(system, seed, 5, 9.0, width=0.1) for system in ("caw", "caw, static") for seed in (0, 1)]
+    assert published.less("caw", "caw, static", "all", "ours") == {"ours, width × 0.1, 5 epochs": [0.0, 0.0]}
     again = [result("symba", 0, 9, 71.0), result("forward-forward", 0, 9, 70.0)]
-    assert published.less("symba", "forward-forward") == [], "another network"
+    assert published.less("symba", "forward-forward") == {}, "another network"
     monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
     assert [found["accuracy"] for found in published.of("caw", "all")] == [70.0, 61.0]
     assert published.length(published.of("caw")) == "6 to 8 epochs"

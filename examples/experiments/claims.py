@@ -146,8 +146,7 @@ def fifty_layers() -> Found:
     """Less hidden layers frozen."""
     gaps = {
         "MNIST": depth_less("foton", "frozen", [50])["50 layers"],
-        NAMES["cifar10-jpeg"]: published.less("foton, 50 layers, slower", "foton, 50 layers, frozen"),
-    }
+    } | published.less("foton, 50 layers, slower", "foton, 50 layers, frozen", name=NAMES["cifar10-jpeg"])
     accuracy = cell(published.of("foton, 50 layers, slower"), 2, 3)
     return compared(gaps, about=f"{accuracy} on the JPEG copy; " * bool(accuracy) + "less hidden layers frozen: ")
 
@@ -245,8 +244,7 @@ def fewer_errors(system: str) -> Found:
     runs = [run for run in stored("two-streams/two_streams", data="mnist") if "shift" not in run["run"]]
     own = longest(chosen(runs, rule=system))
     epochs = own[0]["run"]["epochs"] if own else 0
-    gaps = {
-        "published network": published.less(system, "forward-forward", "all"),
+    gaps = published.less(system, "forward-forward", "all") | {
         f"784-1000x4, {epochs} epochs": paired(own, chosen(runs, rule="forward-forward", epochs=epochs)),
     }
     shown = [f"{published.length(found)}: {cell(two_streams.errors(found), 2, 3)}"] if found else []
@@ -321,7 +319,7 @@ def channels(other: str) -> Found:
         name: paired(local(data, rule="assignment"), local(data, rule=f"assignment, {other}"))
         for data, name in NAMES.items()
     }
-    return compared({**gaps, "ResNet-17": published.less("caw", f"caw, {other}")})
+    return compared(gaps | published.less("caw", f"caw, {other}", name="ResNet-17"))
 
 
 def channel_weights() -> Found:
@@ -339,8 +337,7 @@ def deep_supervision_on_cifar() -> Found:
     gaps = {
         "sum of layers": paired(own, other),
         "last layer": paired(last_layer(own), last_layer(other)),
-        "VGG8, sum of layers": published.less("dtg-ff", "dtg-ff, deep supervision", "all"),
-    }
+    } | published.less("dtg-ff", "dtg-ff, deep supervision", "all", "VGG8, sum of layers")
     verdict = every(above([-gap for gap in each]) for each in gaps.values())
     return Found(verdict, f"JPEG copy, small network, dtg less deep supervision: {told(gaps)}")
 
@@ -435,8 +432,8 @@ CLAIMS = [
     Claim("Layer collaboration", "fewer errors than Forward-Forward (2.1 and 3.3 % on MNIST)",
           lambda: fewer_errors("layer-collaboration"), SCALE, PUBLISHED, HERE),
     Claim("Goodness functions", "the largest units' energy is far above the sum of squares (98.2 on MNIST)",
-          lambda: compared({"scores of all layers but the first": published.less("top-k", "forward-forward"),
-                            "of all": published.less("top-k", "forward-forward", "all")}, 10.0),
+          lambda: compared(published.less("top-k", "forward-forward", name="without the first layer")
+                           | published.less("top-k", "forward-forward", "all", "all layers"), 10.0),
           SCALE, PUBLISHED, HERE),
     Claim("SymBa", "1.42 % error on MNIST, less than Forward-Forward", lambda: fewer_errors("symba"),
           SCALE, PUBLISHED, HERE),
@@ -473,8 +470,8 @@ CLAIMS = [
     Claim(DTG, "a vector of goodness says more of the label (1.1 to 2.5 bits) than the scalar (0.24)", information,
           "`local_classifiers.py`", CIFAR, HERE),
     Claim(DTG, "a learned temperature beats T = 1",
-          lambda: compared({name: published.less("dtg-ff", "dtg-ff, T = 1", part)
-                            for name, part in (("classifier", "accuracy"), ("sum of layers", "all"))}),
+          lambda: compared(published.less("dtg-ff", "dtg-ff, T = 1", name="classifier")
+                           | published.less("dtg-ff", "dtg-ff, T = 1", "all", "sum of layers")),
           SCALE, PUBLISHED, HERE),
     Claim(DTG, "accumulated backpropagation beats layers in memory and time (VGG11, 224 x 224)", systems_audit,
           "`scaling.py`; its like on a GPU of 8 GB", SCALING),

@@ -304,27 +304,36 @@ def accuracies(scores: Callable[[Tensor], Tensor], test: Split) -> list[float]:
     return [100 * count / len(test.labels) for count in hits.tolist()]
 
 
+def runs_of(system: str, part: str = "accuracy") -> list[Result]:
+    """Stored runs, with another of their accuracies in the place of the first."""
+    return [result | {"accuracy": result.get(part)} for result in stored("published/published", system=system)]
+
+
 def of(system: str, part: str = "accuracy") -> list[Result]:
-    """Stored runs at the published widths, with another of their accuracies in the place of the first."""
-    found = [result for result in stored("published/published", system=system) if "width" not in result["run"]]
-    return [result | {"accuracy": result.get(part)} for result in found]
+    """The same at the published widths."""
+    return [result for result in runs_of(system, part) if "width" not in result["run"]]
 
 
-def less(system: str, other: str, part: str = "accuracy") -> list[float]:
+def less(system: str, other: str, part: str = "accuracy", name: str = "as published") -> dict[str, list[float]]:
     """Stored runs of one system less another's, of the same widths, epochs and precision, `paired`.
 
-    Of several such conditions, those of most seeds: no seed counts twice.
+    Of several such conditions, those of most seeds: no seed counts twice. They are called by that name, with the share
+    of the widths where it is less than the whole, and epochs.
     """
 
     def conditions(result: Result) -> tuple[Any, ...]:
-        return tuple(result["settings"]["widths"]), result.get("epochs", 0), result["run"].get("precision")
+        run, epochs = result["run"], result.get("epochs", 0)
+        return tuple(result["settings"]["widths"]), epochs, run.get("width", 1.0), run.get("precision")
 
-    own, others = of(system, part), of(other, part)
-    gaps = [
-        paired(*([result for result in found if conditions(result) == alike] for found in (own, others)))
+    own, others = runs_of(system, part), runs_of(other, part)
+    gaps = {
+        alike: paired(*([result for result in found if conditions(result) == alike] for found in (own, others)))
         for alike in dict.fromkeys(map(conditions, own))
-    ]
-    return max(gaps, key=len, default=[])
+    }
+    if not any(gaps.values()):
+        return {}
+    (_, epochs, width, _), most = max(gaps.items(), key=lambda of_condition: len(of_condition[1]))
+    return {f"{name}{f', width × {width}' if width < 1 else ''}, {epochs} epochs": most}
 
 
 def length(results: Iterable[Result]) -> str:
