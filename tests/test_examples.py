@@ -363,7 +363,7 @@ def test_published_systems_are_compared_at_equal_lengths(published: Any, monkeyp
     runs = [result("caw", 0, 8, 70.0), result("caw", 1, 6, 60.0), result("caw", 0, 8, 10.0, width=0.1)]
     runs += [result("caw, static", 0, 8, 68.0), result("caw, static", 1, 8, 50.0)]
     monkeypatch.setattr(published, "stored", lambda name, system: [r for r in runs if r["run"]["system"] == system])
-    assert published.less("caw", "caw, static") == {"as published, 8 epochs": [2.0]}
+    assert published.less("caw", "caw, static") == {"published network, 8 epochs": [2.0]}
     again = [result(system, 0, 9, 71.0, precision="tf32") for system in ("caw", "caw, static")]
     again.append(result("caw", 1, 8, 60.0, precision="tf32"))
     monkeypatch.setattr(

@@ -314,7 +314,7 @@ def of(system: str, part: str = "accuracy") -> list[Result]:
     return [result for result in runs_of(system, part) if "width" not in result["run"]]
 
 
-def less(system: str, other: str, part: str = "accuracy", name: str = "as published") -> dict[str, list[float]]:
+def less(system: str, other: str, part: str = "accuracy", name: str = "published network") -> dict[str, list[float]]:
     """Stored runs of one system less another's, of the same widths, epochs and precision, `paired`.
 
     Of several such conditions, those of most seeds: no seed counts twice. They are called by that name, with the share
