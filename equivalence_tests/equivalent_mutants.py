@@ -228,4 +228,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.activations._gelu_difference",
         "small = (u.abs() <= 4 * torch.finfo(u.dtype).eps ** 0.25).to(u.dtype)",
     ): "on the bound itself both forms have all digits",
+    (
+        "accelerated.hardware.quantise",
+        "largest = torch.where(largest == 0, 2, largest)",
+    ): "where the largest is 0 all are 0, by whatever they are divided",
 }

@@ -131,6 +131,20 @@ def test_convolutions_of_modules_learn_by_windows(windows: list[int]):
     assert windows == [5, 3], "products with windows"
 
 
+def test_settings_of_one_number_are_of_rows_and_columns(windows: list[int]):
+    """As `functional.conv2d` reads them, in a module of one's own: a number, or as many numbers as one."""
+    z = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(5, 3, 3, 3, requires_grad=True)
+    expected = nn.functional.conv2d(z, weight, stride=2, padding=1)
+    d = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad(expected, weight, d)
+    for stride, padding, dilation in ((2, 1, 1), ((2,), (1,), (1,)), ((2, 2), (1, 1), (1, 1))):
+        found = convolving._convolved(z, weight, None, stride, padding, dilation)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, weight, d)[0], gradient)
+    assert len(windows) == 3, "products with windows"
+
+
 @pytest.mark.usefixtures("windows")
 def test_graphs_of_ours_are_not_differentiated_twice():
     """Rather than without the terms that the gradient's own graph would lack."""

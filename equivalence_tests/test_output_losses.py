@@ -352,6 +352,16 @@ def test_class_weights_move_with_the_rule(loss: nn.Module):
     assert not any(name.startswith("loss.") for name in rule.state_dict()), "settings, no state"
 
 
+@pytest.mark.parametrize("make", [CrossEntropy, BinaryCrossEntropy, SquaredError])
+def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]):
+    """By a factor on all weights: on the loss of each label, and on e."""
+    scores, y = torch.randn(2, 5, 3, dtype=torch.float64, generator=seeded(0))
+    whole, share, y = make(), make(), y.softmax(dim=1)
+    share.share = 0.75
+    torch.testing.assert_close(share.of_labels(scores, y), 0.75 * whole.of_labels(scores, y))
+    torch.testing.assert_close(share.gradient(scores, y), 0.75 * whole.gradient(scores, y))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     ("loss", "plain"),

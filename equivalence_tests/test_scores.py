@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import matrix_rank, norm, svd
 
-from prograde.equivalence_tests.sides import Side
+from prograde.equivalence_tests.sides import Side, TwinSide
 from prograde.equivalence_tests.strategies import KinkDistance, seeds
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -296,6 +296,16 @@ def test_who_has_a_penalty(side: Side, kind: str):
     for gradient, parameter in zip(gradients, parameters, strict=True):
         assert gradient.shape == parameter.shape
         assert bool((gradient != 0).any()) == kind.startswith("channel_class"), "gradient of the penalty"
+
+
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_mean_squares_of_float16_are_of_wider_squares(twin: TwinSide, memory: torch.memory_format):
+    """One unit of 300 among 16, whose square float16 does not have: 90000 / 16, in either order in memory."""
+    h = torch.zeros(2, 4, 2, 4, dtype=torch.float16, device=twin.device)
+    h[:, :, 0, 1] = torch.tensor([300.0, 0.0, 0.0, 300.0])
+    found = twin.scores.group_mean_square(2).value(h.contiguous(memory_format=memory), ())
+    assert ((found.double() - 5625).abs() <= 2**-11 * 5625).all(), "mean of squares"
 
 
 @pytest.mark.parametrize("name", ["group_mean", "group_mean_square"])
