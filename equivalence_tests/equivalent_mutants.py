@@ -232,4 +232,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.hardware.quantise",
         "largest = torch.where(largest == 0, 2, largest)",
     ): "where the largest is 0 all are 0, by whatever they are divided",
+    (
+        "accelerated.rules.local.score_heads.grids",
+        "last = min((unit.width for unit in [b for b in units if b.has_maps][-1:]), default=1)",
+    ): "the last unit with maps alone, or none: of one number the least is the largest",
+    (
+        "accelerated._arrays.few_rows",
+        "is_few = rows.dim() == 2 and len(rows) < FEW and (matrix.numel() >= LARGE) and (rows.device.type == 'cpu')",
+    ): "a product in parts has the numbers of one; it takes longer or less long",
 }

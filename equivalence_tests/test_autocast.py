@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from prograde.accelerated._autocast import Region, product, step_in
 from prograde.accelerated.rules import Backprop, DirectFeedbackAlignment, Foton, Ftp, MonoForward, Pepita, Rule
 from prograde.equivalence_tests.rule_examples import (
     EXAMPLES,
@@ -200,3 +201,12 @@ def test_what_underflows(name: str, twin: TwinSide):
         found = credited(rule, x, y)
     assert any(g.any() for p, g in found.items() if "weight" in p) == (name == "bfloat16"), "gradients of 1e-8"
     assert found["model.0.bias"].any(), "of biases, which are no product"
+
+
+def test_products_have_the_dtype_of_their_first_operand():
+    """Whatever the others', and the region's."""
+    a, b = torch.ones(2, 3), torch.ones(3, 4)
+    with step_in(Region("cpu", torch.bfloat16)):
+        assert product(torch.matmul, a, b.bfloat16()).dtype == torch.float32
+        assert product(torch.matmul, a.bfloat16(), b).dtype == torch.bfloat16
+        assert product(torch.matmul, a.double(), b.double()).dtype == torch.float64

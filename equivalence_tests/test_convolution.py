@@ -232,6 +232,14 @@ def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
         getattr(side.pooling, function)(side.operands(np.ones((1, 1, 5, 4))), 2)
 
 
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_map_of_one_pixel_meets_itself_at_every_tap(side: Side, size: int):
+    """Kernels larger than the map wrap around as often as they reach."""
+    kernel, x = side.operands((np.ones((1, 1, size, size)), np.full((1, 1, 1, 1), 2.0)))
+    for function in (side.convolution.circular_convolve, side.convolution.circular_convolve_adjoint):
+        assert side.results(function(kernel, x)).item() == 2 * size**2
+
+
 def test_another_number_of_channels_is_refused(side: Side):
     with side.refuses("x: 2 channels, but the kernel takes 3"):
         side.convolution.circular_convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))

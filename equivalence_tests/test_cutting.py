@@ -321,6 +321,22 @@ def test_units_that_the_model_runs_without_gradients_are_frozen():
     read(model, ["a", "b"], x)
 
 
+def test_a_unit_has_any_of_its_names():
+    """Of a module that stands in the model twice."""
+
+    class Model(Tied):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.a
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(x)))
+
+    for name in ("a", "first"):
+        model, x = Model(), torch.randn(5, 8)
+        assert torch.equal(run(read(model, [name, "b"], x), x), model(x)), name
+
+
 def test_a_constant_dropout_stays_one():
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -198,3 +199,18 @@ def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: Twin
     rule = FeedbackAlignment(dense().to(twin.device))
     kept = {name: tuple(value.shape) for name, value in rule.state_dict().items() if name.startswith("feedback")}
     assert kept == {"feedback_1": (8, 8), "feedback_2": (K, 8)}, "matrices"
+
+
+@pytest.mark.usefixtures("ours_only")
+def test_signs_of_errors_have_no_size(twin: TwinSide):
+    """With `signs`, twice the error teaches the hidden layer the same, and the output layer twice as much."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(twin.device, torch.float64)
+    rule = DirectFeedbackAlignment(model, loss="squared_error", signs=True)
+    x = torch.randn(6, 5, dtype=torch.float64, device=twin.device)
+    scores, error = rule(x).detach(), torch.randn(6, 3, dtype=torch.float64, device=twin.device)
+    (hidden, output), (hidden_of_two, output_of_two) = (
+        [update.gradients[0] for update in rule.stream(x, scores - size * error)] for size in (1, 2)
+    )
+    torch.testing.assert_close(hidden_of_two, hidden)
+    torch.testing.assert_close(output_of_two, 2 * output)

@@ -393,3 +393,25 @@ def test_a_small_step_lowers_each_layers_loss(case: Labelled):
         step = 1e-4 / (1 + np.square(update).sum())
         moved[index] = chain[index]._replace(weight=chain[index].weight - step * update)
         assert losses(moved)[index] < before[index], f"layer {index}"
+
+
+def test_inputs_are_normalised_unless_they_are_so_already(side: Side):
+    """The first layer takes directions: inputs of another length change neither goodness nor updates."""
+    rng = np.random.default_rng(0)
+    weight, positive, negative = side.operands(tuple(rng.standard_normal(shape) for shape in ((4, 6), (3, 6), (3, 6))))
+    layers, module = [side.layers.Dense(weight, None)], side.forward_forward
+    for function in (module.stream_goodness, module.stream_updates):
+        one, other, as_they_are = (
+            side.results(tuple(function(layers, size * positive, size * negative, **options)))
+            for size, options in ((1.0, {}), (8.0, {}), (8.0, {"normalised": True}))
+        )
+        a, b, c = (np.concatenate([np.ravel(array) for array in arrays(found)]) for found in (one, other, as_they_are))
+        assert np.allclose(a, b, rtol=1e-4), "a length counts"
+        assert not np.allclose(a, c, rtol=1e-4), "normalised twice"
+
+
+def arrays(found: Any) -> list[Any]:
+    """All arrays in nested tuples."""
+    if isinstance(found, tuple | list):
+        return [array for part in found for array in arrays(part)]
+    return [found]

@@ -20,6 +20,7 @@ from prograde.accelerated.rules import (
     MonoForward,
     PatchEnergy,
 )
+from prograde.accelerated.rules.local.score_heads import LinearHead
 from prograde.accelerated.rules.local.units import LocalUnit
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.local_examples import K, asge, batch, batch_norm, channel_norm, images, numpy
@@ -49,6 +50,25 @@ def test_where_scores_are_taken():
     plain = nn.Sequential(nn.Linear(3, 4), nn.Flatten())
     (unit,) = MonoForward(plain, num_classes=2, score_after="normalisation").units
     assert (kinds(unit.inside), kinds(unit.outside)) == ([], ["Flatten"])
+
+
+def test_modules_of_ones_own_are_not_run_without_numbers():
+    """Some look at them; samples that do not fit are theirs to refuse."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / (1 + x.abs().max().item())
+
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Scaled(), nn.Linear(5, K))
+    assert torch.isfinite(MonoForward(model).assign_credit(torch.randn(4, 6), torch.arange(4) % K))
+
+
+def test_grids_need_not_be_square():
+    """A head of one's own cells: 2 rows by 3 columns of each channel."""
+    unit = LocalUnit("unit", nn.Conv2d(1, 4, 3))
+    head = LinearHead(unit, K, grid=(2, 3))
+    assert head(torch.randn(5, 4, 6, 6)).shape == (5, K)
+    assert sum(p.numel() for p in head.parameters()) == 4 * 2 * 3 * K
 
 
 def test_the_first_layer_tells_whether_a_unit_gives_maps():

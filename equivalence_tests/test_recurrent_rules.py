@@ -523,6 +523,17 @@ def test_sequences_may_have_one_step(vocabulary: int | None):
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_the_loss_is_told_with_the_output_alone(name: str):
+    """Once, however many units stand below."""
+    rule = RULES[name](RecurrentNetwork(4, 6, 3, vocabulary=5))
+    told = {
+        update.unit.name: update.loss is not None
+        for update in rule.stream(torch.arange(5)[:, None], torch.zeros(5).long())
+    }
+    assert told == {unit.name: unit is rule.output for unit in rule.units}
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_labels_of_steps_have_weights(name: str):
     """The loss is the weighted mean over the steps that samples have; labels behind them are not looked at."""
     torch.manual_seed(0)

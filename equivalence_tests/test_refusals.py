@@ -660,6 +660,15 @@ def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, .
             check(lambda: built(x), said)
 
 
+def test_one_number_a_sample_is_no_row_of_targets():
+    """Of a loss that takes labels alone: what is wrong with the labels is said."""
+    rule = MonoForward(dense(), loss=cross_entropy())
+    check(
+        lambda: rule.assign_credit(torch.ones(6, 16), torch.zeros(6, 1)),
+        "y: torch.float32 of shape (6, 1), expected int64 of shape (6,); y.squeeze(1).long()",
+    )
+
+
 def test_samples_that_passed_say_nothing_of_others():
     """Of 8 x 8 pixels each: images have passed, maps without channels do not."""
     rule, y = local()(normalised_images()), torch.zeros(5, dtype=torch.int64)

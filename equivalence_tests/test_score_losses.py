@@ -220,3 +220,12 @@ def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
     operands = twin.operands((np.array([[0.3, 0.7, -1.0]]), np.array([1])))
     for a, b in zip(loss(*operands), pickle.loads(pickle.dumps(loss))(*operands), strict=True):
         assert np.array_equal(twin.results(a), twin.results(b))
+
+
+@pytest.mark.usefixtures("ours_only")
+@losses
+def test_losses_have_the_dtype_of_the_scores(twin: Side, name: str):
+    """Of float16 too, in which they are not computed."""
+    scores, y = torch.linspace(-1, 1, 6, dtype=torch.float16).view(2, 3), torch.tensor([0, 2])
+    found = LOSSES[name](twin.score_losses)(scores, y)
+    assert [array.dtype for array in found] == [torch.float16] * 2

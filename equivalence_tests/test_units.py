@@ -8,7 +8,7 @@ from torch import nn
 
 from prograde.accelerated.layers import activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
-from prograde.accelerated.rules.units import Chain, channels_last, read
+from prograde.accelerated.rules.units import Chain, channels_last, has_strided_pixels, read
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
@@ -94,3 +94,11 @@ def test_channels_are_last_in_memory():
     for shape in ((3, 4, 5), (3, 4, 5, 6, 7)):
         volumes = torch.randn(shape)
         assert channels_last(volumes) is volumes, "no images"
+
+
+def test_strided_kernels_of_one_pixel_are_seen():
+    """Wherever they stand, in rows or in columns."""
+    kernels = {(1, 2): True, (1, (1, 2)): True, (1, 1): False, (3, 2): False, ((1, 3), 2): False}
+    for (size, stride), seen in kernels.items():
+        model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Conv2d(2, 2, size, stride)))
+        assert has_strided_pixels(model) == seen, (size, stride)
