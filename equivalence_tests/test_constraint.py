@@ -309,6 +309,22 @@ def test_what_a_plain_step_changes_is_known_by_its_factors(s: float):
     assert s > 1e-3 or found.entry <= 1.001 * largest, "bound that is reached"
 
 
+@pytest.mark.parametrize("where", ["on the diagonal", "off it"])
+def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPatch, where: str):
+    """Not in the rows with the largest norms, which have many entries of 1; all signs tell norms without an error."""
+    monkeypatch.setattr(orthogonality, "CHECKS", 16)
+    plus = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    signs = torch.kron(torch.kron(torch.kron(plus, plus), plus), plus)  # orthogonal
+    preactivation, delta = torch.zeros(2, 16, dtype=torch.float64), torch.zeros(2, 16, dtype=torch.float64)
+    preactivation[0, 5] = 1.0
+    delta[0, 5 if where == "on the diagonal" else 4] = 1.0 if where == "on the diagonal" else 1.9
+    preactivation[1, 6:], delta[1, 6:] = 1.0, 0.5
+    change = preactivation.T @ delta + delta.T @ preactivation
+    assert change[:6].abs().max() == change.abs().max(), "in a row of a small norm"
+    found = drift_change(signs, delta, torch.ones(2, 20, dtype=torch.float64), preactivation)
+    assert change.abs().max() <= found.of_linear <= 2.1
+
+
 EVERY_SIGN = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
 """All sign vectors of 4 samples: they estimate a norm without an error."""
 
@@ -1021,6 +1037,17 @@ def test_projection_rebuilt_every_third_step(path: Path):
     assert not torch.equal(built[0], built[1])
 
 
+def test_every_second_step_has_the_projection_of_the_one_before():
+    """It is part of the state; and `constrain` alone, after a state is loaded, counts as no step."""
+    torch.manual_seed(0)
+    rule, (x, y) = Foton(model(8, 6, 6, 4), projection_every=2), batches(1, 8)[0]
+    rule.assign_credit(x, y)
+    assert "projection" in rule.state_dict()
+    rule.load_state_dict(rule.state_dict())
+    rule.constrain()
+    assert rule.get_extra_state() == 0
+
+
 def as_its_authors_run_it(weights: list[Any], x: Any, y: Any, temperature: float, rate: float) -> list[Any]:
     """One step of FOTON with ReLU: the output layer projected too, 20 Bjorck steps of order 1 after scaling."""
 
@@ -1101,6 +1128,7 @@ def test_a_small_residual_takes_one_step_of_the_lowest_order():
     rule = Foton(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), orthogonality_tolerance=TOLERANCE)
     constraint = rule.orthogonality
     assert constraint is not None
+    assert constraint._of_norms(orthogonality.SHARE * TOLERANCE, 0.06, 0.5) == (1, 0)
     assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
     assert constraint._of_norms(0.05, 0.06, 1.1) is None
     assert constraint._of_norms(0.05, 0.08, 0.9) is None
@@ -1127,6 +1155,20 @@ def test_norms_of_rows_are_estimated_without_bias(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rule.orthogonality, "_entry", lambda weight, squares: seen.append(squares) or 0.0)
     rule.constrain()
     assert torch.allclose(seen[0].sqrt(), torch.linspace(0, 2e-3, 80, dtype=torch.float64), atol=1e-9)
+
+
+def test_an_entry_is_looked_for_where_norms_are_beyond_the_tolerance():
+    """Rows of 128 entries of 4e-4 have norms of 4.5e-3, above the share of the tolerance; no entry is."""
+    g = torch.eye(128, dtype=torch.float64) + 4e-4
+    rule, weight = holding(with_gram(g))
+    found = rule.orthogonality._entry(weight, (g - torch.eye(128)).square().sum(dim=0))
+    assert 4e-4 - 1e-9 <= found <= orthogonality.SHARE * TOLERANCE
+
+
+def test_what_precision_resolves_is_of_the_longer_sums():
+    """Of 64 products, whichever axis they are of."""
+    least = 2 * torch.finfo(torch.float64).eps * 8
+    assert [resolution(torch.empty(shape, dtype=torch.float64)) for shape in ((4, 64), (64, 4))] == [least, least]
 
 
 def test_many_small_entries_are_restored():
@@ -1202,11 +1244,12 @@ def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, i
         assert defect(factor @ weight) <= TOLERANCE
 
 
+@pytest.mark.parametrize("columns", [640, 644], ids=["in parts of one size", "in fewer"])
 @pytest.mark.parametrize("count", [4, 40])
-def test_few_rows_by_a_large_matrix(count: int):
+def test_few_rows_by_a_large_matrix(count: int, columns: int):
     """In parts, which is how a CPU is fast at it, or not."""
-    rows, matrix = torch.randn(count, 512, dtype=torch.float64), torch.randn(512, 640, dtype=torch.float64)
-    less = torch.randn(count, 640, dtype=torch.float64)
+    rows, matrix = torch.randn(count, 512, dtype=torch.float64), torch.randn(512, columns, dtype=torch.float64)
+    less = torch.randn(count, columns, dtype=torch.float64)
     for w in (matrix, matrix.T.contiguous().T):
         assert torch.allclose(few_rows(rows, w), rows @ w)
         assert torch.allclose(few_rows(rows, w, less=less), less - rows @ w)
