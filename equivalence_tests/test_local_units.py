@@ -14,6 +14,7 @@ from prograde.accelerated.adaptive_pooling import _kept_weights
 from prograde.accelerated.local_classifiers import Shortcut
 from prograde.accelerated.modules import ShortcutNetwork
 from prograde.accelerated.rules import (
+    Backprop,
     ChannelClassAssignment,
     ChannelCompetition,
     Hyperspherical,
@@ -61,6 +62,19 @@ def test_modules_of_ones_own_are_not_run_without_numbers():
 
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Scaled(), nn.Linear(5, K))
     assert torch.isfinite(MonoForward(model).assign_credit(torch.randn(4, 6), torch.arange(4) % K))
+
+
+def test_images_pass_the_head_of_a_network_with_shortcuts():
+    """To its last Linear, before which it flattens them; samples that do not fit this are refused by its name."""
+    block = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.GroupNorm(1, 2))
+    model = ShortcutNetwork(nn.Identity(), [block], [], nn.Sequential(nn.Flatten(), nn.Linear(32, K)))
+    rule, x, y = Backprop(model), torch.randn(5, 1, 4, 4), torch.arange(5) % K
+    expected = nn.functional.cross_entropy(model(x), y)
+    torch.testing.assert_close(rule.assign_credit(x, y), expected.detach())
+    with pytest.raises(
+        ValueError, match=r"samples of shape \(1, 5, 5\) do not pass layer 'head.1' \(takes 32 features"
+    ):
+        rule.assign_credit(torch.randn(5, 1, 5, 5), y)
 
 
 def test_grids_need_not_be_square():
