@@ -240,4 +240,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated._arrays.few_rows",
         "is_few = rows.dim() == 2 and len(rows) < FEW and (matrix.numel() >= LARGE) and (rows.device.type == 'cpu')",
     ): "a product in parts has the numbers of one; it takes longer or less long",
+    (
+        "accelerated.orthogonality.convergence_limit",
+        "return float(np.sqrt(max(squares)))",
+    ): "for negative E the polynomials fall steadily, to one root each",
+    (
+        "reference.orthogonality.convergence_limit",
+        "return float(np.sqrt(max(squares)))",
+    ): "for negative E the polynomials fall steadily, to one root each",
 }

@@ -371,18 +371,6 @@ def test_steps_in_a_row_follow_the_chain_rule(rng: np.random.Generator):
     assert np.isclose(inner(d, layers.pushed(steps, a, u)), inner(layers.pulled_back(steps, a, d), u))
 
 
-@pytest.mark.parametrize("columns", [260, 261])  # of which 4 parts, or none, are alike
-def test_few_samples_by_a_large_matrix(twin: TwinSide, columns: int):
-    """Whatever its rows and columns are divided by."""
-    torch.manual_seed(0)
-    weight = torch.randn(1024, columns, dtype=torch.float64, device=twin.device)
-    layer, narrow = twin.layers.Dense(weight, None), twin.layers.Dense(weight.T, None)
-    d = torch.randn(3, 1024, dtype=torch.float64, device=twin.device)
-    expected = torch.einsum("bo,oi->bi", d, weight)
-    torch.testing.assert_close(layer.adjoint(d, d), expected)
-    torch.testing.assert_close(narrow.difference(d, d), expected)
-
-
 @pytest.mark.parametrize("kind", ["MaxPool", "Maxima"])
 def test_steps_are_equal_by_their_settings(side: Side, kind: str):
     """Not by the maps that they have seen."""

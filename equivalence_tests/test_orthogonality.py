@@ -386,16 +386,6 @@ def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: 
         assert abs(bound - (1 + size)) <= 32 * side.eps, "tight"
 
 
-@pytest.mark.usefixtures("ours_only")
-def test_matrices_of_a_stack_have_bounds_of_their_own(twin: TwinSide):
-    """Of as many as they have rows, too."""
-    weights = torch.randn(5, 5, 7, dtype=torch.float64, device=twin.device) / 4
-    weights[0] = 3 * torch.eye(5, 7)  # whose row sums, 9, are less than 1 + |8 I|_F
-    grams = weights @ weights.mT
-    bounds = [twin.orthogonality.spectral_bound(gram) for gram in grams]
-    torch.testing.assert_close(twin.orthogonality.spectral_bound(grams), torch.stack(bounds))
-
-
 @given(weight=near_orthogonal())
 def test_the_polar_factor_is_the_nearest(weight: Any):
     """W = (polar factor)(symmetric, positive semidefinite), and its rows or columns are orthonormal."""
