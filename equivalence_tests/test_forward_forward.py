@@ -396,18 +396,23 @@ def test_a_small_step_lowers_each_layers_loss(case: Labelled):
 
 
 def test_inputs_are_normalised_unless_they_are_so_already(side: Side):
-    """The first layer takes directions: inputs of another length change neither goodness nor updates."""
+    """The first layer takes them at one length: those who have it by themselves say so."""
     rng = np.random.default_rng(0)
-    weight, positive, negative = side.operands(tuple(rng.standard_normal(shape) for shape in ((4, 6), (3, 6), (3, 6))))
+    weight, *inputs = side.operands(tuple(rng.standard_normal(shape) for shape in ((4, 6), (3, 6), (3, 6))))
     layers, module = [side.layers.Dense(weight, None)], side.forward_forward
+    lengthened = [8 * x for x in inputs]
+    normalised = [side.normalisations.rms_norm(x) for x in lengthened]
     for function in (module.stream_goodness, module.stream_updates):
-        one, other, as_they_are = (
-            side.results(tuple(function(layers, size * positive, size * negative, **options)))
-            for size, options in ((1.0, {}), (8.0, {}), (8.0, {"normalised": True}))
+        found, expected, as_they_are = (
+            np.concatenate([np.ravel(array) for array in arrays(side.results(tuple(given)))])
+            for given in (
+                function(layers, *lengthened),
+                function(layers, *normalised, normalised=True),
+                function(layers, *lengthened, normalised=True),
+            )
         )
-        a, b, c = (np.concatenate([np.ravel(array) for array in arrays(found)]) for found in (one, other, as_they_are))
-        assert np.allclose(a, b, rtol=1e-4), "a length counts"
-        assert not np.allclose(a, c, rtol=1e-4), "normalised twice"
+        assert rms(found - expected) <= 16 * side.eps * rms(expected), "not normalised"
+        assert rms(found - as_they_are) > rms(found), "normalised, though said to be so already"
 
 
 def arrays(found: Any) -> list[Any]:
