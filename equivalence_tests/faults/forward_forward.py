@@ -105,4 +105,7 @@ FAULTS = [
           "by_label)[0].unflatten(0, (self.num_classes, -1))",
           "by_label)[0].unflatten(0, (-1, self.num_classes)).transpose(0, 1)",
           "test_updates", "updates[0][0]"),
+    Fault("inputs taken as they are", "accelerated.forward_forward",
+          "PlainInput(both if normalised else rms_norm(both))", "PlainInput(both)",
+          "test_inputs_are_normalised_unless_they_are_so_already", "not normalised"),
 ]  # fmt: skip

@@ -25,4 +25,7 @@ FAULTS = [
     Fault("hooks called on the meta device", "accelerated.rules.local.units",
           "self.module.forward(x)", "self.module(x)",
           "test_a_forward_hook_sees_the_module_once_or_is_refused", "called 2 times"),
+    Fault("parameters that processes share not looked at", "accelerated.rules.watch",
+          "            check_alone(name, parameter, rule)", "            check_alone(name, module, rule)",
+          "test_a_parameter_that_processes_share_is_refused", "in a step"),
 ]  # fmt: skip

@@ -38,4 +38,7 @@ FAULTS = [
           "        self._looked = False  # the state may be", "        pass  # the state may be",
           "test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm",
           "warmed up again"),
+    Fault("an objective without the classifier's loss", "accelerated.rules.local.hybrid_dynamic_temperature",
+          "return self.share * local.sum() + last", "return self.share * local.sum()",
+          "test_a_hybrid_learns_by_its_definition", "objective of a hybrid"),
 ]  # fmt: skip

@@ -45,4 +45,11 @@ FAULTS = [
           "CrossEntropy(self.smoothing, ignore_index=ignore_index).value(scores, y)",
           "CrossEntropy(self.smoothing).value(scores, y.clamp(min=0))",
           "test_what_chooses_and_joins_layers_knows_which_labels_are_ignored", "Scalars are not close"),
+    Fault("several labels pursued by outputs less e", "accelerated.rules.output_loss",
+          "            return super().pursued(scores, y, error)\n        return losses.shaped(scores, targets)",
+          "            pass\n        return super().pursued(scores, y, error)",
+          "test_outputs_are_drawn_as_far_as_e_leads", "the targets themselves"),
+    Fault("weights of several labels in the state", "accelerated.rules.output_loss",
+          "positive_weight, persistent=False", "positive_weight, persistent=True",
+          "test_class_weights_move_with_the_rule", "settings, no state"),
 ]  # fmt: skip
