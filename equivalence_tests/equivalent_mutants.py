@@ -181,10 +181,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "x = ((z - z.amax(dim=1, keepdim=True)) / 2).clamp(min=-2)",
     ): "t is at least -1: what is below has no part, wherever it is lifted to",
     (
-        "accelerated.goodness._entmax_root",
-        "x = (z - z.amax(dim=1, keepdim=True)) / 2",
-    ): "t is at least -1: what is below has no part; what float32 loses of millions of units, it loses either way",
-    (
         "accelerated.rules.local.units.LocalUnit.pass_on",
         "if h.dim() == 5 and h.stride(1) == 1:",
     ): "the order in memory changes no number",
