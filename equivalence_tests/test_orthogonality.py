@@ -369,12 +369,6 @@ def test_the_bound_bounds(side: Side, weight: Any):
     assert bound >= np.linalg.norm(weight, 2) ** 2 * (1 - 64 * side.eps)
 
 
-def test_the_bound_of_each_of_a_stack(twin: TwinSide):
-    """Of row sums of 4 and 3, and 1 + |E|_F of 1.5."""
-    grams = twin.operands(np.stack([np.ones((4, 4)), 0.75 * np.ones((4, 4)), np.diag([1.5, 1, 1, 1])]))
-    assert twin.results(twin.orthogonality.spectral_bound(grams)).tolist() == [4, 3, 1.5]
-
-
 @given(rng=seeds(), n=st.integers(4, 20), size=st.sampled_from([0.3, 2.0]))
 def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: float):
     """The row sum of a diagonal matrix, and 1 + |E|_F of an E of rank one: the largest eigenvalue itself."""
