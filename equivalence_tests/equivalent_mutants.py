@@ -244,4 +244,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "reference.orthogonality.convergence_limit",
         "return float(np.sqrt(max(squares)))",
     ): "for negative E the polynomials fall steadily, to one root each",
+    (
+        "accelerated.rules.foton._swept",
+        "shapes.append((number.expand(1, *z.shape[2:]), number.expand(1, *h.shape[1:])))",
+    ): "the layers that FOTON takes read no size of their input in their adjoint",
 }
