@@ -52,7 +52,8 @@ def samples(draw: st.DrawFn) -> Sample:
     kind = draw(st.sampled_from(["Dense", "Convolution", "CircularConvolution", "Rotation"]), label="kind")
     batch = draw(st.sampled_from([1, 3, 5]), label="batch")
     settings: dict[str, Any] = {}
-    n_in, n_out = draw(st.integers(1, 5), label="n_in"), draw(st.integers(1, 5), label="n_out")
+    least = 2 if batch == 1 else 1  # one unit of one sample is its own transpose
+    n_in, n_out = draw(st.integers(least, 5), label="n_in"), draw(st.integers(least, 5), label="n_out")
     if kind == "Dense":
         positions = draw(st.sampled_from([(), (4,), (2, 3)]), label="positions")
         weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, *positions, n_in))
