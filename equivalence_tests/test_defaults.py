@@ -90,9 +90,9 @@ def defaults() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("module", sorted(DEFAULTS))
-def test_defaults(module: str) -> None:
+def test_defaults(module: str):
     assert defaults()[module] == DEFAULTS[module], f"defaults of {module}"
 
 
-def test_every_rule_with_defaults_is_listed() -> None:
+def test_every_rule_with_defaults_is_listed():
     assert sorted(defaults()) == sorted(DEFAULTS), "files of rules"

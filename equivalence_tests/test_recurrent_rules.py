@@ -87,7 +87,7 @@ def test_recurrent_ftp(
     loss: str,
     inject: Any,
     reduction: Any,
-) -> None:
+):
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     feedback = ftp.random_feedback(case.weights.weight_hh.shape[1], len(case.weights.weight_out), rng)
     options: dict[str, Any] = {"gain": 0.7, "reduction": reduction}
@@ -111,7 +111,7 @@ def test_recurrent_ftp(
 @given(data=st.data(), loss=losses, truncation=st.sampled_from([None, 1, 2, 5, 9]))
 def test_backprop_through_time(
     twin: TwinSide, compare: Comparison, kind: str, data: st.DataObject, loss: str, truncation: int | None
-) -> None:
+):
     """Of small x: PyTorch's derivative of tanh, 1 - h^2, has lost its digits where h is near 1."""
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     case = case._replace(x=case.x / 4)
@@ -143,7 +143,7 @@ def example(cell: Any = "elman", loss: str = "cross_entropy") -> tuple[Recurrent
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_the_loss_is_the_objective(name: str, cell: Any, loss: str) -> None:
+def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
     """A scalar without a graph, the batch mean at the output."""
     model, x, y = example(cell, loss)
     rule = RULES[name](model, loss=loss)
@@ -158,7 +158,7 @@ def test_the_loss_is_the_objective(name: str, cell: Any, loss: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_stepping_while_streaming_changes_nothing(name: str) -> None:
+def test_stepping_while_streaming_changes_nothing(name: str):
     """Each part is overwritten before the next update is asked for."""
     model, x, y = example()
     rule = RULES[name](model, generator=seeded(1))
@@ -174,7 +174,7 @@ def test_stepping_while_streaming_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_assign_credit_forgets_the_last_step(name: str) -> None:
+def test_assign_credit_forgets_the_last_step(name: str):
     model, x, y = example()
     rule = RULES[name](model)
     rule.assign_credit(x, y)
@@ -187,7 +187,7 @@ def test_assign_credit_forgets_the_last_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
-def test_a_state_is_saved_whole(cell: Any) -> None:
+def test_a_state_is_saved_whole(cell: Any):
     """The feedback is in it; copies and pickles learn alike."""
     model, x, y = example(cell)
     rule = RecurrentFtp(model)
@@ -204,7 +204,7 @@ def test_a_state_is_saved_whole(cell: Any) -> None:
 @pytest.mark.places_itself
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide) -> None:
+def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide):
     model, x, y = (part.to(twin64.device) for part in example(cell))
     weights, kind = Weights(*model.parameters()), cell if cell in GATES else "tanh"
     names = ("activations", "layers", "losses", "ftp", "backprop", "recurrent")
@@ -229,7 +229,7 @@ def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinS
         assert torch.equal(a, b), parameter
 
 
-def test_units_are_the_recurrent_layer_and_the_output() -> None:
+def test_units_are_the_recurrent_layer_and_the_output():
     """Their parameters together are the model's, in its order, weights first in each."""
     for cell in ("elman", "gru", "lstm"):
         rule = RecurrentFtp(example(cell)[0])
@@ -244,7 +244,7 @@ def test_units_are_the_recurrent_layer_and_the_output() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_squared_error_takes_labels_for_their_targets(name: str) -> None:
+def test_squared_error_takes_labels_for_their_targets(name: str):
     model, x, y = example()
     rule = RULES[name](model, loss="squared_error")
     found = []
@@ -254,12 +254,12 @@ def test_squared_error_takes_labels_for_their_targets(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
-def test_elmans_state_matrix_starts_orthogonal() -> None:
+def test_elmans_state_matrix_starts_orthogonal():
     weight = RecurrentNetwork(3, 40, 2).recurrent.weight_hh_l0.double()
     assert torch.allclose(weight @ weight.T, torch.eye(40).double(), atol=1e-5)
 
 
-def test_the_model_is_what_it_says() -> None:
+def test_the_model_is_what_it_says():
     """Its output is the linear map of the last state."""
     model, x, _ = example("gru")
     states, last = model.recurrent(x)
@@ -267,7 +267,7 @@ def test_the_model_is_what_it_says() -> None:
     assert torch.equal(last[0], states[:, -1])
 
 
-def test_backward_hooks_are_called_through_time() -> None:
+def test_backward_hooks_are_called_through_time():
     model, x, y = example()
     rule, called = BackpropThroughTime(model), []
     hook = model.output.weight.register_hook(called.append)
@@ -318,7 +318,7 @@ def by_autograd(model: torch.nn.Module, *x: Any, y: torch.Tensor) -> list[torch.
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("form", ["whole", "steps first", "lengths", "packed"])
 @pytest.mark.parametrize("name", RULES)
-def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, several: bool) -> None:
+def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, several: bool):
     """Backpropagation's gradients are autograd's; FTP's the mean of those of the samples alone, in another model."""
     _, x, y = example()
     torch.manual_seed(1)
@@ -351,7 +351,7 @@ def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, sever
 
 @pytest.mark.parametrize("cell", ["elman", "relu", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_stacked_networks_learn(name: str, cell: Any) -> None:
+def test_stacked_networks_learn(name: str, cell: Any):
     """Which step has the label's number: the loss falls below a tenth, and every parameter moves."""
     torch.manual_seed(0)
     model = RecurrentNetwork(3, 12, 3, cell, num_layers=2)
@@ -368,7 +368,7 @@ def test_stacked_networks_learn(name: str, cell: Any) -> None:
     assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
-def test_units_that_are_not_the_model_are_refused() -> None:
+def test_units_that_are_not_the_model_are_refused():
     """By the difference, at construction with an example, else at the first batch; and by their names."""
     _, x, y = example()
 
@@ -425,7 +425,7 @@ def test_units_that_are_not_the_model_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_lengths_that_do_not_fit_are_refused(name: str) -> None:
+def test_lengths_that_do_not_fit_are_refused(name: str):
     model, x, y = example()
     rule = RULES[name](model)
     for lengths, message in (
@@ -476,7 +476,7 @@ class Reader(torch.nn.Module):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(case=stacks(), reduction=st.sampled_from(["sum", "mean"]))
-def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any) -> None:
+def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any):
     """Tokens or features, of several lengths or one, with a label of each sample or of each step."""
     reduction = "sum" if algorithm == "backprop" else reduction
 
@@ -504,7 +504,7 @@ def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any
 
 
 @pytest.mark.parametrize("vocabulary", [None, 5])
-def test_sequences_may_have_one_step(vocabulary: int | None) -> None:
+def test_sequences_may_have_one_step(vocabulary: int | None):
     """Of features or a token: backpropagation's gradients are autograd's, and FTP's sum over steps is their mean."""
     torch.manual_seed(0)
     model = RecurrentNetwork(4, 6, 3, vocabulary=vocabulary, dtype=torch.float64)
@@ -523,7 +523,7 @@ def test_sequences_may_have_one_step(vocabulary: int | None) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_loss_is_told_with_the_output_alone(name: str) -> None:
+def test_the_loss_is_told_with_the_output_alone(name: str):
     """Once, however many units stand below."""
     rule = RULES[name](RecurrentNetwork(4, 6, 3, vocabulary=5))
     told = {
@@ -534,7 +534,7 @@ def test_the_loss_is_told_with_the_output_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_labels_of_steps_have_weights(name: str) -> None:
+def test_labels_of_steps_have_weights(name: str):
     """The loss is the weighted mean over the steps that samples have; labels behind them are not looked at."""
     torch.manual_seed(0)
     model = RecurrentNetwork(4, 6, 3, per_step=True, dtype=torch.float64)
@@ -548,7 +548,7 @@ def test_labels_of_steps_have_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_tagger_learns(name: str) -> None:
+def test_a_tagger_learns(name: str):
     """Of every token, whether the one before was its like: the loss falls below half, padding's row stays."""
     torch.manual_seed(0)
     model = RecurrentNetwork(6, 24, 2, "gru", vocabulary=4, per_step=True)
@@ -571,7 +571,7 @@ def test_a_tagger_learns(name: str) -> None:
     assert rule((x, lengths)).shape == (40, 7, 2)
 
 
-def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused() -> None:
+def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused():
     model = RecurrentNetwork(6, 8, 3, "gru", vocabulary=4, per_step=True)
     x, y = torch.randint(0, 4, (5, 7)), torch.randint(0, 3, (5, 7))
     rule = BackpropThroughTime(model)
@@ -591,7 +591,7 @@ def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused() -> None:
         RecurrentFtp(model)
 
 
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_options_that_make_no_sense_are_refused():
     for options, message in (
         ({"phi": "sine"}, "phi: 'sine', expected one of identity"),
         ({"gain": 0.0}, "gain: 0.0, expected a positive number"),
@@ -610,7 +610,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
         RecurrentNetwork(3, 0, 2)
 
 
-def test_models_that_are_not_trained_are_refused() -> None:
+def test_models_that_are_not_trained_are_refused():
     broken, narrow, computed, tied, mixed, both, projected, dropped, more, other = (example()[0] for _ in range(10))
     float64 = {"dtype": torch.float64, "batch_first": True}
     narrow.output = torch.nn.Linear(5, 2, dtype=torch.float64)
@@ -645,7 +645,7 @@ def test_models_that_are_not_trained_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_data_that_does_not_fit_is_refused(name: str) -> None:
+def test_data_that_does_not_fit_is_refused(name: str):
     model, x, y = example()
     rule = RULES[name](model)
     cases: list[tuple[Any, Any, str]] = [

@@ -79,7 +79,7 @@ def credited(rule: Rule, x: Any, labels: Any) -> Any:
 
 
 @given(case=cases(dropout=False))
-def test_backprop(twin: Side, compare: Comparison, case: Case) -> None:
+def test_backprop(twin: Side, compare: Comparison, case: Case):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.backprop.updates(side.chain(dense), x, labels)
@@ -90,7 +90,7 @@ def test_backprop(twin: Side, compare: Comparison, case: Case) -> None:
 
 
 @given(case=cases(orthogonal=True, dropout=False), loss=st.sampled_from(["cross_entropy", "squared_error"]))
-def test_foton(twin: Side, compare: Comparison, case: Case, loss: str) -> None:
+def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
     """Orthogonal weights are their own polar factors, so the rule's construction moves them by rounding only."""
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -108,7 +108,7 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str) -> None:
     options=st.fixed_dictionaries({"activation_gain": st.sampled_from([0.7, 1.0]), "linear": st.booleans()}),
     recompute=st.booleans(),
 )
-def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool) -> None:
+def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool):
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.foton.updates(side.chain(dense), x, labels, **options)
@@ -123,7 +123,7 @@ def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options
     rng=seeds(),
     forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2),
 )
-def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, forms: Any) -> None:
+def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, forms: Any):
     options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
     projection = 0.5 * rng.standard_normal((case.num_classes, *case.x.shape[1:]))
     size = case.x.shape[2:] or None
@@ -151,7 +151,7 @@ def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random
     ),
     phi=st.sampled_from(["identity", "tanh"]),
 )
-def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str) -> None:
+def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str):
     n = len(case.dense.weights[0]) if options["inject"] else case.x.shape[1]
     feedback = 0.5 * rng.standard_normal((n, case.num_classes))
 
@@ -183,7 +183,7 @@ def test_relatives(
     rng: np.random.Generator,
     by_channel: bool,
     centred: bool,
-) -> None:
+):
     """The rules of feedback alignment, with matrices of the test's own."""
     is_direct, has_maps = kind is not FeedbackAlignment, case.x.ndim == 4
     shapes = [weight.shape for weight, *_ in parameters(case.network)[1:]]
@@ -209,7 +209,7 @@ def test_relatives(
 
 
 @given(case=streams())
-def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams) -> None:
+def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
     """The rule draws the wrong labels itself; the reference is given the same draw."""
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -224,7 +224,7 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams) -> 
 
 
 @given(case=streams())
-def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams) -> None:
+def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
     def scores(side: Side, dense: Any, x: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.forward_forward.label_scores(side.chain(dense), x, 5, amplitude=4.0)
@@ -234,7 +234,7 @@ def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams) 
 
 
 @given(case=streams())
-def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Streams) -> None:
+def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Streams):
     """The read-out's update, from zero weights, and the scores that they then give."""
 
     def readout(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -269,7 +269,7 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
 @parametrize_with_rules(
     EXAMPLES, ["streams as at once", "leaves no graph", "resumes bitwise", "follows dtype and device"]
 )
-def test_what_is_promised_of_all(rule: Example, check: Check) -> None:
+def test_what_is_promised_of_all(rule: Example, check: Check):
     check(rule)
 
 
@@ -286,7 +286,7 @@ COMPILED = [
 
 @pytest.mark.places_itself
 @pytest.mark.parametrize("module", [*COMPILED, "feedback_alignment", "forward_forward"])
-def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide) -> None:
+def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
     rng = np.random.default_rng(0)
     dense = Dense(
         tuple(rng.standard_normal(shape) / 4 for shape in ((12, 16), (8, 12), (4, 8))),
@@ -318,7 +318,7 @@ MODULE_OF = {"fa": "feedback_alignment", "dfa": "direct_feedback_alignment", "dr
 
 
 @pytest.mark.parametrize("name", ["foton", "pepita", "ftp", "fa", "dfa", "drtp"])
-def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide) -> None:
+def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
     """The rule's update is the twin's with one draw of masks, the one that its generator gives."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -342,5 +342,5 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide) ->
 
 
 @parametrize_with_rules(EXAMPLES, ["replaces gradients"])
-def test_assign_credit_forgets_the_last_step(rule: Example, check: Check) -> None:
+def test_assign_credit_forgets_the_last_step(rule: Example, check: Check):
     check(rule)
