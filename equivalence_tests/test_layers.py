@@ -293,6 +293,21 @@ def test_equal_maxima_count_the_first(side: Side):
     assert found.tolist() == [[[[1, 0], [0, 0]]]], "the first"
 
 
+def test_maxima_by_hand(side: Side):
+    """Those of h and of h - u are elsewhere; the derivative is u at those of h, not the largest u."""
+    h, u = side.operands((np.array([[[[5.0, 0.0], [0.0, 1.0]]]]), np.array([[[[4.0, 9.0], [0.0, -1.0]]]])))
+    maxima, pool = side.layers.Maxima(2), side.layers.MaxPool(2)
+    assert side.results(maxima.difference(h, u)).tolist() == [[[[10, 0], [0, -4]]]], "two passes"
+    assert side.results(maxima.jvp(h, u)).tolist() == [[[[8, 0], [0, 0]]]], "derivative"
+    assert side.results(pool.jvp(h, u)).tolist() == [[[[4]]]], "derivative"
+
+
+def test_strides_are_of_rows_then_columns(side: Side):
+    image, kernel = side.operands((np.arange(12.0).reshape(1, 1, 3, 4), np.ones((1, 1, 1, 1))))
+    layer = side.layers.Convolution(kernel, None, stride=(2, 3))
+    assert side.results(layer.value(image)).tolist() == [[[[0, 3], [8, 11]]]], "stride"
+
+
 def test_pooling_by_hand(side: Side):
     """Of 5 x 4 pixels the last row is lost."""
     h, d = side.operands((np.arange(20.0).reshape(1, 1, 5, 4), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])))
