@@ -1,11 +1,12 @@
 """Layers: twin against reference, and each kind against what its value says of difference, adjoint and update."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
@@ -52,7 +53,8 @@ def samples(draw: st.DrawFn) -> Sample:
     kind = draw(st.sampled_from(["Dense", "Convolution", "CircularConvolution", "Rotation"]), label="kind")
     batch = draw(st.sampled_from([1, 3, 5]), label="batch")
     settings: dict[str, Any] = {}
-    n_in, n_out = draw(st.integers(1, 5), label="n_in"), draw(st.integers(1, 5), label="n_out")
+    least = 2 if batch == 1 else 1  # one unit of one sample is its own transpose
+    n_in, n_out = draw(st.integers(least, 5), label="n_in"), draw(st.integers(least, 5), label="n_out")
     if kind == "Dense":
         positions = draw(st.sampled_from([(), (4,), (2, 3)]), label="positions")
         weight, z = rng.standard_normal((n_out, n_in)), rng.standard_normal((batch, *positions, n_in))
@@ -76,19 +78,39 @@ def samples(draw: st.DrawFn) -> Sample:
         # Two columns come out at least: of one, in strides, PyTorch's bfloat16 convolution on AMX gives anything.
         z = rng.standard_normal((batch, groups * n_in, draw(st.integers(3, 6)), draw(st.integers(5, 6))))
     parameters = (weight, rng.standard_normal(len(weight))) if draw(st.booleans(), label="bias") else (weight,)
+    return sample_of(kind, parameters, z, settings, rng)
+
+
+def sample_of(kind: str, parameters: Any, z: Any, settings: dict[str, Any], rng: np.random.Generator) -> Sample:
+    """With u, d and delta of the shapes that go with z."""
     sample = Sample(kind, parameters, z, z, z, z, settings)
     shape = made(ReferenceSide(), sample).value(z).shape
     return sample._replace(
         u=rng.standard_normal(z.shape),
-        d=rng.standard_normal((batch + 1, *shape[1:])),
+        d=rng.standard_normal((len(z) + 1, *shape[1:])),
         delta=rng.standard_normal(shape),
     )
+
+
+def of_every_kind(test: Callable[..., None]) -> Any:
+    """Has the test run on a layer of each kind, whatever else is drawn."""
+    for kind, weight, image, settings in (
+        ("Dense", (3, 4), (2, 5, 4), {}),
+        ("Rotation", (3, 3), (2, 3), {"angle": 0.7}),
+        ("CircularConvolution", (2, 3, 2, 2), (2, 3, 4, 3), {}),
+        ("Convolution", (4, 3, 2, 3), (2, 6, 6, 5), {"stride": (2, 1), "padding": (1, 0), "groups": 2}),
+    ):
+        rng = np.random.default_rng(7)
+        parameters = rng.standard_normal(weight), rng.standard_normal(weight[0])
+        test = example(sample=sample_of(kind, parameters, rng.standard_normal(image), settings, rng))(test)
+    return test
 
 
 def inner(a: Any, b: Any) -> float:
     return float(np.sum(a * b))
 
 
+@of_every_kind
 @given(sample=samples())
 def test_twin(twin: Side, compare: Comparison, sample: Sample):
     def four(side: Side, parameters: Any, z: Any, u: Any, d: Any, delta: Any) -> Any:
@@ -115,6 +137,7 @@ def test_a_rotation_by_no_angle_is_the_identity(side: Side, kernel: tuple[int, .
     assert all(not np.any(part) for part in side.results(layer.update(z, z))), "update"
 
 
+@of_every_kind
 @given(sample=samples())
 def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sample: Sample):
     def difference(side: Side, parameters: Any, z: Any, u: Any) -> Any:
@@ -127,6 +150,7 @@ def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sampl
     compare(side, sample.kind, difference, sample.parameters, sample.z, sample.u, expected=of_values)
 
 
+@of_every_kind
 @given(sample=samples())
 def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample):
     """<d, A u> = <A^T d, u> for every pair of rows, the layers here being affine."""
@@ -141,9 +165,11 @@ def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample):
     assert np.abs(one - other).max() <= 64 * side.eps * size, "adjoint"
 
 
-@given(sample=samples(), rng=seeds())
-def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample, rng: np.random.Generator):
+@of_every_kind
+@given(sample=samples())
+def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample):
     """A is affine in its parameters: 1/B <delta, A_(theta + xi)(z) - A_theta(z)> = <G, xi>, for any xi."""
+    rng = np.random.default_rng(8)
     directions = [rng.standard_normal(p.shape) for p in sample.parameters]
     layer = made(side, sample._replace(parameters=side.operands(sample.parameters)))
     update = side.results(layer.update(*side.operands((sample.z, sample.delta))))

@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,14 @@ from prograde.equivalence_tests.test_recurrent import (
 )
 from prograde.equivalence_tests.test_recurrent import updates as backpropagated
 from prograde.equivalence_tests.test_recurrent_ftp import updates as target_propagated
-from prograde.equivalence_tests.test_recurrent_stacks import ALGORITHMS, IGNORED, Stack, stacks
+from prograde.equivalence_tests.test_recurrent_stacks import (
+    ALGORITHMS,
+    IGNORED,
+    Stack,
+    stack_of_lengths,
+    stack_of_tokens,
+    stacks,
+)
 from prograde.equivalence_tests.test_recurrent_stacks import LIBRARY as MODULES
 from prograde.equivalence_tests.test_recurrent_stacks import updates as stack_updates
 from prograde.equivalence_tests.tolerance import Comparison
@@ -475,6 +483,8 @@ class Reader(torch.nn.Module):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@hypothesis.example(case=stack_of_tokens(), reduction="sum")
+@hypothesis.example(case=stack_of_lengths(), reduction="mean")
 @given(case=stacks(), reduction=st.sampled_from(["sum", "mean"]))
 def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any):
     """Tokens or features, of several lengths or one, with a label of each sample or of each step."""

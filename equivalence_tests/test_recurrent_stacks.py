@@ -98,6 +98,25 @@ def stacks(
     return Stack(cells, (*layers, output), table, x, labels, lengths, feedback)
 
 
+def stack_of_tokens() -> Stack:
+    """One layer, three steps of four samples, each with one label."""
+    rng = np.random.default_rng(3)
+    layer = rng.standard_normal((5, 2)) / 2, rng.standard_normal((5, 5)) / 2, None, None
+    output, table = (rng.standard_normal((3, 5)), None), rng.standard_normal((4, 2))
+    x, labels = rng.permutation(12).reshape(4, 3) % 4, np.array([0, 1, 2, 0])
+    feedback = rng.standard_normal((2, 3)), rng.standard_normal((5, 3))
+    return Stack(("tanh",), (layer, output), table, x, labels, None, feedback)
+
+
+def stack_of_lengths() -> Stack:
+    """One layer, samples of one, three and two steps; the third's first step has no label."""
+    rng = np.random.default_rng(4)
+    layer = rng.standard_normal((5, 2)) / 2, rng.standard_normal((5, 5)) / 2, None, None
+    labels = np.array([[0, IGNORED, IGNORED], [2, 1, 0], [IGNORED, 2, IGNORED]])
+    output, x = (rng.standard_normal((3, 5)), None), rng.standard_normal((3, 3, 2))
+    return Stack(("tanh",), (layer, output), None, x, labels, np.array([1, 3, 2]), (rng.standard_normal((5, 3)),))
+
+
 def chain(side: Side, cells: tuple[str, ...], weights: Any, table: Any, x: Any, lengths: Any) -> tuple[Any, Any]:
     """The layers of a network of this side on x, and the state that they begin with."""
     module, dense = side.recurrent, side.layers.Dense
