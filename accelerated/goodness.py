@@ -125,15 +125,14 @@ def _entmax_root(z: Array) -> Array:
     """The square root of the 1.5-entmax of every row: (batch, n); the reference says how."""
     x = ((z - z.amax(dim=1, keepdim=True)) / 2).clamp(min=-1)
     descending = x.sort(dim=1, descending=True).values
-    k = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
-    mean = descending.cumsum(dim=1) / k
-    deviation = descending.square().cumsum(dim=1) - k * mean.square()
-    t = mean - ((1 - deviation).clamp(min=0) / k).sqrt()
-    support = (t < descending).sum(dim=1, keepdim=True).clamp(min=1)  # none where activities are not finite
-    s = (x - t.gather(1, support - 1)).clamp(min=0)
-    # One Newton step towards sum s^2 = 1 gives back the digits that the sums of squares, subtracted, have lost.
-    excess = (s.square().sum(dim=1, keepdim=True) - 1) / (2 * s.sum(dim=1, keepdim=True))
-    return torch.where(s == 0, 0, s - excess)
+    above = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
+    gap = -descending.diff(dim=1, prepend=descending[:, :1])
+    sums = (above * gap).cumsum(dim=1)
+    squares = (gap * (2 * sums - above * gap)).cumsum(dim=1)
+    support = (squares < 1).sum(dim=1, keepdim=True).clamp(min=1)  # none where activities are not finite
+    least, total, missing = (a.gather(1, support - 1) for a in (descending, sums, 1 - squares))
+    root = missing / (total + (total.square() + support * missing).sqrt())
+    return (x - least + root).clamp(min=0)
 
 
 def _entmax_value(stop_gradient: bool, h: Array) -> Array:

@@ -166,6 +166,30 @@ def test_entmax_by_hand(side: Side):
     assert np.allclose(side.results(entmax.value(h)), expected, rtol=16 * side.eps), "entmax by hand"
 
 
+def test_entmax_of_many_units(side: Side):
+    """One unit, and a million that are almost without a part: s of theirs is u, of the one 0.99 + u, by hand."""
+    n, low = 10**6, 0.99
+    z = np.full((1, n), 2 - 2 * low)
+    z[0, 0] = 2
+    z = side.operands(z)
+    low = float(np.subtract(*side.results(z)[0, :2]) / 2)
+    u = (math.sqrt(low**2 + n * (1 - low**2)) - low) / n
+    root = side.results(side.goodness._entmax_root(z))
+    assert np.allclose(root[0, :2], [low + u, u], rtol=64 * side.eps * low / u, atol=0), "entmax of many units"
+    assert abs(np.square(root, dtype=np.float64).sum() - 1) <= 64 * side.eps, "weights do not sum to 1"
+
+
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("h", [[2, 2, 0, 0], [1, 1, 1, 1], [3, 0, 0, 0], [0, 0, 0, 0], [1.2, 1, 0.5, 0.1]])
+def test_autograd_of_the_entmax_is_its_gradient(twin: TwinSide, h: list[float]):
+    """At ties too, where a threshold by deviations from a mean has no derivative."""
+    entmax = twin.goodness.entmax_weighted(stop_gradient=False)
+    activities = torch.tensor([h], dtype=twin.dtype, device=twin.device, requires_grad=True)
+    entmax.value(activities).sum().backward()
+    error = (activities.grad - entmax.gradient(activities.detach())).abs().max()
+    assert float(error) <= 64 * twin.eps, "autograd of the entmax"
+
+
 @pytest.mark.parametrize(
     ("share", "n", "k"), [(0.02, 2000, 40), (0.07, 100, 7), (0.1, 30, 3), (0.02, 5, 1), (1.0, 9, 9), (0.3, 11, 4)]
 )

@@ -132,17 +132,20 @@ def _entmax_root(z: Array) -> Array:
     """s of equation (c), the square root of the 1.5-entmax of every row: (batch, n).
 
     Units more than 1 below the largest z / 2 have no part in it, whatever they are: they are lifted to there, so that
-    their squares stay finite. With the k largest alone, t is their mean - sqrt((1 - sum of their squared deviations)
-    / k); the largest k for which the k-th is above its t is the right one.
+    their squares stay finite. With t at the k-th largest, only those above it have a part: where their squares sum to
+    less than 1, the k-th has one too, and t is lower. Both sums are of gaps, none of them negative: nothing cancels.
     """
     x = np.maximum((z - np.max(z, axis=1, keepdims=True)) / 2, -1)
     descending = -np.sort(-x, axis=1)
-    k = np.arange(1, x.shape[1] + 1, dtype=x.dtype)
-    mean = np.cumsum(descending, axis=1) / k
-    deviation = np.cumsum(descending**2, axis=1) - k * mean**2
-    t = mean - np.sqrt(np.maximum(1 - deviation, 0) / k)  # (batch, n), one for every k
-    support = np.sum(t < descending, axis=1, keepdims=True)
-    return np.maximum(x - np.take_along_axis(t, support - 1, axis=1), 0)
+    above = np.arange(x.shape[1])  # how many units are above the one of this place
+    gap = -np.diff(descending, axis=1, prepend=descending[:, :1])
+    sums = np.cumsum(above * gap, axis=1)  # (batch, n), of s_j, with t at the unit of each place
+    squares = np.cumsum(gap * (2 * sums - above * gap), axis=1)  # of s_j^2
+    support = np.sum(squares < 1, axis=1, keepdims=True)
+    least, total, missing = (np.take_along_axis(a, support - 1, axis=1) for a in (descending, sums, 1 - squares))
+    # t is lower than the least by the root of: support u^2 + 2 total u = missing.
+    root = missing / (total + np.sqrt(total**2 + support * missing))
+    return np.maximum(x - least + root, 0)
 
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:
