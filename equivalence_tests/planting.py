@@ -286,7 +286,7 @@ def run_tests(tests: Iterable[str], *plugins: Any, options: Sequence[str] = ()) 
     import pytest
 
     options = [*options, "-q", "-x", "-s", "-p", "no:cacheprovider", "-p", f"{ROOT}.equivalence_tests.plugin"]
-    options += ["--import-mode=importlib", "-o", "consider_namespace_packages=true"]
+    options += ["--import-mode=importlib", "-o", "consider_namespace_packages=true", "-p", "no:logging"]
     options += ["-c", os.devnull, "--rootdir", os.getcwd()]
     nodes = [
         test if "/" in test.partition("::")[0] else f"{ROOT}.equivalence_tests.{test.replace('.py', '', 1)}"

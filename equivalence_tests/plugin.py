@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: the tier that runs within a minute")
+    config.addinivalue_line("markers", "slow: no part of that tier, in a file that is; --profile smoke leaves it out")
     config.addinivalue_line("markers", "nightly: long; runs with --profile nightly alone, or if -m names it")
     config.option.reportchars += "s"  # what was skipped, and why, is listed at the end
     config.addinivalue_line("markers", "places_itself: names the device of what it makes, as compiled code has to")
@@ -124,9 +125,10 @@ def _may_choose(expression: str, text: str) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Has the tests marked smoke run in the precisions of --also, too."""
+    """Has the tests of the smoke tier run in the precisions of --also, too."""
     option = metafunc.config.getoption
-    if option("--also") and metafunc.definition.get_closest_marker("smoke") and is_of_a_precision(metafunc.function):
+    smoke = metafunc.definition.get_closest_marker("smoke") and not metafunc.definition.get_closest_marker("slow")
+    if option("--also") and smoke and is_of_a_precision(metafunc.function):
         metafunc.parametrize("precision", [option("--dtype"), *option("--also")], indirect=True, scope="session")
 
 
@@ -144,6 +146,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     left_out: list[Any] = []
     for item in items:
         in_time = nightly or not item.get_closest_marker("nightly")
+        in_time &= option("--profile") != "smoke" or not item.get_closest_marker("slow")
         concerned = every or is_of_a_precision(item.function)
         drawn = item.callspec.params if hasattr(item, "callspec") else {}
         again = drawn.get("side") == "reference" and (drawn.get("precision") in option("--also") or not is_ours)

@@ -45,6 +45,11 @@ def test_quick(twin, found, number):
 def test_theorem(side):
     pass
 
+@pytest.mark.smoke
+@pytest.mark.slow
+def test_slow(twin):
+    pass
+
 @pytest.mark.nightly
 def test_long(twin):
     pass
@@ -95,7 +100,7 @@ def named(printed: str, outcome: str) -> set[str]:
 
 def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callable[..., list[str]]) -> None:
     (printed,) = run("--device meta --profile nightly")
-    assert named(printed, "PASSED") == {"draws", "prints_them", "of_a_precision", "long", "quick", *THEOREM}
+    assert named(printed, "PASSED") == {"draws", "prints_them", "of_a_precision", "long", "quick", "slow", *THEOREM}
     assert named(printed, "FAILED") == {"wrong"}
     assert "SKIPPED [1]" in printed
     assert "median has no deterministic form on meta" in printed
@@ -103,18 +108,20 @@ def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callab
 
 def test_lower_precisions_run_what_depends_on_them_alone_or_also(run: Callable[..., list[str]]) -> None:
     """And of another package, what depends on it."""
-    lower, also, another = run(
-        "--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference --few-shapes"
-    )
+    lower, also, another, quickest = run(
+        "--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference --few-shapes",
+        "-m smoke --profile smoke",
+    )  # fmt: skip
     assert re.findall("shapes (.*)", lower + another) == ["54", "2"]
-    assert named(another, "PASSED") == {"of_a_precision", "quick", "theorem[twin]"}
-    assert named(lower, "PASSED") == {"of_a_precision", "quick", *THEOREM}
+    assert named(another, "PASSED") == {"of_a_precision", "quick", "slow", "theorem[twin]"}
+    assert named(lower, "PASSED") == {"of_a_precision", "quick", "slow", *THEOREM}
+    assert named(quickest, "PASSED") == {"quick", *THEOREM}
     assert named(lower, "FAILED") == {"undetermined", "wrong"}
     assert "3 deselected" in lower
     assert re.findall("found (.*)", lower) == ["torch.bfloat16 12 0.0625 False"]
     of_each = {f"quick[{dtype}]" for dtype in ("float64", "float32", "bfloat16")}
     of_each |= {f"theorem[{ids}]" for ids in ("reference-float64", "twin-float64", "twin-float32", "twin-bfloat16")}
-    assert named(also, "PASSED") == {"draws", "prints_them", "of_a_precision", *of_each}
+    assert named(also, "PASSED") == {"draws", "prints_them", "of_a_precision", "slow", *of_each}
     assert named(also, "FAILED") == {"undetermined", "wrong"}
     assert sorted(re.findall("found torch.(.*)", also)) == [
         "bfloat16 3 0.0625 False", "float32 3 0.001 True", "float64 12 0.001 True",

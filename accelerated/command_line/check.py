@@ -78,6 +78,7 @@ def check(
     command = [sys.executable, "-P", "-m", "pytest", "--pyargs", SUITE, "-p", f"{SUITE}.plugin"]
     command += ["-o", "consider_namespace_packages=true", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command += ["-p", "no:benchmark"]  # it warns beside pytest-xdist, and a checkout makes errors of warnings
+    command += ["-p", "no:logging"]  # it hangs its handlers on each logger of PyTorch three times a test
     command += ["--twin", twin, "--device", device, "--dtype", dtype]
     command += ["-m", "smoke", "--profile", "smoke"] if tier == "smoke" else []
     command += ["--few-shapes"] if few_shapes else []
