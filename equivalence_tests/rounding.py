@@ -55,7 +55,7 @@ SUMS = {"sum", "mean", "matmul", "einsum", "tensordot", "cumsum", "norm"}
 
 ROUNDED = {
     *("exp", "expm1", "log", "log1p", "logaddexp", "sqrt", "square", "tanh", "expit", "log_expit", "softmax", "var"),
-    *("erf", "std", "trace", "matrix_power"),
+    *("erf", "std", "trace", "matrix_power", "diff"),
 }  # fmt: skip
 """Other functions of NumPy and SciPy that compute; what is in no list moves, selects or makes data."""
 
