@@ -589,6 +589,7 @@ def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused():
         (x.float(), r"x: torch.float32 of shape \(5, 7\), expected int64 of shape \(batch, steps\), tokens"),
         (x[:, :, None], r"x: torch.int64 of shape \(5, 7, 1\), expected int64"),
         (x + 4, r"x: tokens .*, expected 0\.\.3, padding too"),
+        (x.index_fill(1, torch.tensor([2]), 4), r"x: tokens 0\.\.4, expected 0\.\.3, padding too"),
     ):
         with pytest.raises(ValueError, match=message):
             rule.assign_credit(wrong, y)

@@ -57,6 +57,7 @@ from prograde.accelerated.score_losses import cross_entropy
 from prograde.equivalence_tests.rule_examples import (
     EXAMPLES,
     K,
+    blocks,
     dense,
     elman,
     gru,
@@ -574,6 +575,7 @@ DATA: list[tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], str]] = [
     (lambda x, y: (x, y.tolist()), "y: a list, expected a torch.Tensor"),
     (lambda x, y: (x.tolist(), y), "x: a list, expected a torch.Tensor"),
     (lambda x, y: (x[:0], y[:0]), "x: shape (0, ...at least one"),
+    (lambda x, y: (x.flatten(1)[:, 0], y), "x: shape (6,), expected (batch, "),
     (lambda x, y: (x.to("meta"), y), "x: on meta, expected "),
     (lambda x, y: (x, y.to("meta")), "y: on meta, expected "),
     (lambda x, y: (x.float(), y), "x: dtype torch.float32, expected torch.float64 as ...; x.to(torch.float64)"),
@@ -609,6 +611,14 @@ def one_pixel() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, K))
 
 
+def embedded() -> nn.Module:
+    """Of one token the embedding would be a sample as any other."""
+    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, K))
+
+
+of_tokens = partial(DirectFeedbackAlignment, example=torch.zeros(2, 3, dtype=torch.int64))
+
+
 def unshuffled() -> nn.Module:
     """For images of 8 x 8 pixels."""
     return nn.Sequential(
@@ -640,6 +650,8 @@ SHAPES: list[tuple[Build, Callable[[], nn.Module], tuple[int, ...], str]] = [
     (ForwardForward, images, (5, 3, 12, 8), "x: samples of shape (3, 12, 8) do not pass layer '6' (takes 32 features"),
     (partial(ForwardForward, labels="planes"), planes(4), (5, 7, 8, 8), "x: shape (5, 7, 8, 8), expected (batch, 3"),
     (ForwardForward, narrow, (5, 1, 1, 1), "x: 1 pixels, expected at least 4, one for each label"),
+    (Ftp, blocks, (6, 5), "x: samples of shape (5,) do not pass unit '0' ("),
+    (of_tokens, embedded, (6,), "x: shape (6,), expected (batch, ...) with at least one sample"),
     (RecurrentFtp, elman, (5, 7, 3), "x: shape (5, 7, 3), expected (batch, steps, 5)"),
     (local(), normalised_images, (5, 192), "x: samples of shape (192,) do not pass layer '0' (takes (channels, heig"),
     (local(), normalised_images, (5, 8, 8), "x: samples of shape (8, 8) do not pass layer '0' (takes (channels, heig"),
@@ -654,6 +666,7 @@ SHAPES: list[tuple[Build, Callable[[], nn.Module], tuple[int, ...], str]] = [
 def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, ...], said: str):
     built = rule(model())
     x, y = torch.ones(shape), torch.zeros(shape[0], dtype=torch.int64)
+    x = x.long() if model is embedded else x
     with unchanged(built):
         check(lambda: built.assign_credit(x, y), said)
         if len(x) > 1 and "image_size" not in said:  # that scores need not have

@@ -22,6 +22,7 @@ from prograde.accelerated.rules import (
     Pepita,
     Rule,
 )
+from prograde.accelerated.rules.rule import OutputLoss
 from prograde.equivalence_tests.common_checks import Check, parametrize_with_rules
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import EXAMPLES, Example
@@ -271,6 +272,19 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
 )
 def test_what_is_promised_of_all(rule: Example, check: Check):
     check(rule)
+
+
+def test_the_loss_is_that_of_the_scores_and_comes_last() -> None:
+    """Of every rule with one loss at the output: the others' units have their own."""
+    for name, case in EXAMPLES.items():
+        rule, (x, y) = case.build("cpu"), case.batch("cpu")
+        if isinstance(rule, OutputLoss):
+            rule.eval()
+            expected = nn.functional.cross_entropy(rule(x), y).detach()
+            torch.testing.assert_close(rule.assign_credit(x, y).as_subclass(torch.Tensor), expected, msg=name)
+            *hidden, last = rule.stream(x, y)
+            assert all(update.loss is None for update in hidden), f"{name}: before the last update"
+            torch.testing.assert_close(last.loss, expected, msg=f"{name}: with the last update")
 
 
 COMPILED = [

@@ -1,8 +1,10 @@
 """`rule.step(x, y, optimizer)` is `assign_credit`, the optimizer's step and `constrain`, to rounding."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from prograde.accelerated.rules import (
 from prograde.accelerated.rules.orthogonality import Orthogonality
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import refusal
 from prograde.equivalence_tests.test_rules import make
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
@@ -104,6 +107,36 @@ class Together(torch.optim.Adam):
 def test_every_rule(name: str) -> None:
     torch.manual_seed(3)
     check_same(make(name, dense().double(), seeded(1)), OPTIMIZERS["momentum, damped and decayed"])
+
+
+SMALLEST = {
+    "one layer": lambda: nn.Sequential(nn.Linear(20, 4)),
+    "one hidden layer": lambda: nn.Sequential(nn.Linear(20, 6), nn.Tanh(), nn.Linear(6, 4)),
+}
+
+
+@pytest.mark.parametrize("model", SMALLEST)
+@pytest.mark.parametrize("name", [*RULES, "backprop, orthogonal"])
+def test_the_smallest_networks(name: str, model: str) -> None:
+    """Are trained, on one sample too; or one without a hidden layer is refused."""
+    torch.manual_seed(3)
+    options = {"orthogonal": True} if "orthogonal" in name else {}
+    kind = partial(RULES[name.removesuffix(", orthogonal")], SMALLEST[model]().double(), **options)
+    said = refusal(kind)
+    if said != "accepted":
+        assert model == "one layer"
+        assert re.match("model: no hidden layer|inject: 1, ", said)
+        return
+    rule = kind(generator=seeded(1))
+    x, y = torch.randn(1, 20, dtype=torch.float64), torch.tensor([2])
+    before, optimizer = copy.deepcopy(rule.model), torch.optim.SGD(rule.parameters(), lr=0.1)
+    assert rule(x).shape == (1, 4)
+    for _ in range(2):
+        assert rule.step(x, y, optimizer).isfinite()
+    assert rule.assign_credit(x, y).isfinite()
+    trained = {id(p) for p in rule.parameters() if p.grad is not None}
+    for (key, p), old in zip(rule.model.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(p, old) == (id(p) not in trained), key
 
 
 @pytest.mark.parametrize("kind", [HybridDynamicTemperature, DeeperForward])

@@ -156,7 +156,7 @@ def _checked(model: nn.Module, units: Units, rule: str) -> dict[str, nn.Module]:
         if isinstance(unit, str):
             name = unit
             if name not in known or not name:
-                near = get_close_matches(name, filter(None, known), n=3)
+                near = get_close_matches(name, filter(None, known))
                 hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ", expected names of its modules"
                 raise ValueError(f"units: '{name}' is no module of the model{hint}")
             module = known[name]

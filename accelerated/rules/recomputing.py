@@ -88,8 +88,8 @@ def recomputed(layers: Iterator[Layer], depth: int, x: Tensor, scores: Tensor) -
 class RecomputingRule(OutputErrorRule):
     """A rule with a second pass, of which one layer at a time may be held.
 
-    `recompute=True` makes the clean pass twice, for one product more of each layer. With `stream`, and with `step`
-    where it steps unit by unit, the memory for activations then does not grow with depth.
+    `recompute=True` makes the clean pass twice, for one product more of each hidden layer. With `stream`, and
+    with `step` where it steps unit by unit, the memory for activations then does not grow with depth.
     """
 
     def __init__(self, model: nn.Module, *, recompute: bool = False, **options: Any) -> None:

@@ -701,8 +701,8 @@ def _check_fit(name: str, module: nn.Module, before: ChainUnit | None, outlet: t
         raise ValueError(
             f"layer '{name}': takes {module.in_channels} channels, expected a multiple of {factor**2} after unshuffling"
         )
-    if before is not None and before.width * factor**2 != module.in_channels:
-        given = before.width * factor**2
+    given = module.in_channels if before is None else before.width * factor**2
+    if given != module.in_channels:
         raise ValueError(f"layer '{name}': takes {module.in_channels} channels, but gets {given}")
 
 

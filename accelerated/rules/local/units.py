@@ -115,7 +115,7 @@ class LocalUnit(Unit):
 
     def activities(self, x: Tensor) -> Tensor:
         """What the score is made from."""
-        if not self.is_layer and any(getattr(part, "inplace", False) for part in self.module.modules()):
+        if any(getattr(part, "inplace", False) for part in self.module.modules()):
             x = x.clone()  # which may be written over: the activities of the unit before
         modules = (self.module, *self.inside)
         return raised(_through(modules, x), x, modules)
