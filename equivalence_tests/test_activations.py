@@ -28,7 +28,9 @@ def clear(name: str, a: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ALL)
 @given(a=arrays(even=True), rng=seeds())
-def test_value_and_derivatives(name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator):
+def test_value_and_derivatives(
+    name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator
+) -> None:
     a = clear(name, a)
     direction = rng.standard_normal(a.shape)
     compare(twin, f"{name}.value", lambda side, a: side.activations.ACTIVATIONS[name].value(a), a)
@@ -38,7 +40,9 @@ def test_value_and_derivatives(name: str, twin: Side, compare: Comparison, a: np
 
 @pytest.mark.parametrize("name", ALL)
 @given(a=arrays(even=True), rng=seeds(), size=st.sampled_from([0.05, 1.0, 30.0]))
-def test_difference(name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator, size: float):
+def test_difference(
+    name: str, twin: Side, compare: Comparison, a: np.ndarray, rng: np.random.Generator, size: float
+) -> None:
     u = size * rng.standard_normal(a.shape)
     compare(twin, f"{name}.difference", lambda side, a, u: side.activations.ACTIVATIONS[name].difference(a, u), a, u)
 
@@ -46,7 +50,7 @@ def test_difference(name: str, twin: Side, compare: Comparison, a: np.ndarray, r
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("name", ALL)
 @given(a=arrays(even=True), rng=seeds())
-def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarray, rng: np.random.Generator):
+def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarray, rng: np.random.Generator) -> None:
     """sigma(a) - sigma(a - u) is J(a) u to first order; the twin does not lose it to cancellation."""
     a = clear(name, a)
     u = 1e-3 * KinkDistance.size * rng.standard_normal(a.shape)
@@ -58,7 +62,7 @@ def test_tiny_difference_keeps_its_precision(name: str, twin: Side, a: np.ndarra
 
 @pytest.mark.parametrize("name", ALL)
 @given(a=arrays(even=True), rng=seeds())
-def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray, rng: np.random.Generator):
+def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray, rng: np.random.Generator) -> None:
     """jvp is the central difference of value; vjp is its transpose: <v, J u> = <J^T v, u>."""
     a = clear(name, a)
     u, v = rng.standard_normal((2, *a.shape))
@@ -73,7 +77,7 @@ def test_derivatives_are_those_of_the_value(name: str, side: Side, a: np.ndarray
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 @given(a=arrays(), rng=seeds())
-def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.random.Generator):
+def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.random.Generator) -> None:
     """Value and gradient of PyTorch's function of that name, in float64."""
     operands = side.operands((2 * a, rng.standard_normal(a.shape)))
     a, d = side.results(operands)
@@ -90,7 +94,7 @@ def test_pytorchs_own_functions(name: str, side: Side, a: np.ndarray, rng: np.ra
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 @pytest.mark.parametrize("size", [1e-6, 4e-4, 1e-3, 0.05, 0.1, 1.0])
-def test_differences_do_not_cancel(name: str, twin: Side, size: float):
+def test_differences_do_not_cancel(name: str, twin: Side, size: float) -> None:
     """What is lost are a few units of rounding of u, and of a by gelu's two values, taken beyond |u| = 4 eps^(1/4)."""
     rng = np.random.default_rng(3)
     a, u = 3 * rng.standard_normal((40, 50)), size * rng.uniform(-1, 1, (40, 50))
@@ -104,7 +108,7 @@ def test_differences_do_not_cancel(name: str, twin: Side, size: float):
     assert np.all(np.abs(found - truth) <= twin.eps * lost), f"{name} cancels"
 
 
-def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side):
+def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side) -> None:
     """1 - tanh(a)^2 is 1 / cosh(a)^2: no a is so large that it is lost in what is subtracted from 1."""
     a = side.operands(np.linspace(0.1, 40, 400)[None])
     ones = side.operands(np.ones((1, 400)))
@@ -122,7 +126,7 @@ def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side):
         )
 
 
-def test_tanhs_derivative_in_float16(twin: Side):
+def test_tanhs_derivative_in_float16(twin: Side) -> None:
     if not isinstance(twin, TwinSide) or not twin.is_ours:
         pytest.skip("a promise of ours")
     a = torch.linspace(0.1, 5.4, 200, dtype=torch.float16, device=twin.device)
@@ -137,7 +141,7 @@ ZERO = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01, "tanh": 1.0, "gelu": 0
 
 @pytest.mark.parametrize("name", ZERO)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_derivative_at_zero(side: Side, name: str, sign: float):
+def test_derivative_at_zero(side: Side, name: str, sign: float) -> None:
     """Specified, at both zeros: that of the left side at a kink."""
     a, direction = side.operands((np.full((2, 2), sign * 0.0), np.array([[3.0, -5.0], [0.5, 7.0]])))
     activation = side.activations.ACTIVATIONS[name]
@@ -149,7 +153,7 @@ def test_derivative_at_zero(side: Side, name: str, sign: float):
     assert not found[2].any(), f"{name}(0)"
 
 
-def test_equal_units_stay_in_their_order(side: Side):
+def test_equal_units_stay_in_their_order(side: Side) -> None:
     """Specified: maxmin's derivative keeps a pair of equal units as it is."""
     a, direction = side.operands((np.array([[2.0, 2.0, -1.0, -1.0, 1.0, 3.0]]), np.array([[1, 2, 3, 4, 5, 6.0]])))
     for derivative in (side.activations.maxmin.jvp, side.activations.maxmin.vjp):
@@ -157,19 +161,19 @@ def test_equal_units_stay_in_their_order(side: Side):
 
 
 @given(a=arrays(even=True))
-def test_maxmin_sorts_pairs_and_keeps_norms(side: Side, a: np.ndarray):
+def test_maxmin_sorts_pairs_and_keeps_norms(side: Side, a: np.ndarray) -> None:
     out = side.results(side.activations.maxmin.value(side.operands(a)))
     a = side.results(side.operands(a))
     assert np.array_equal(np.sort(out.reshape(len(a), -1, 2)), np.sort(a.reshape(len(a), -1, 2)))
     assert np.all(out[:, 0::2] >= out[:, 1::2])
 
 
-def test_maxmin_refuses_an_odd_number_of_units(side: Side):
+def test_maxmin_refuses_an_odd_number_of_units(side: Side) -> None:
     with side.refuses("5 units, expected an even number"):
         side.activations.maxmin.value(side.operands(np.ones((2, 5))))
 
 
-def test_modules_and_the_activations_that_they_are(twin: Side):
+def test_modules_and_the_activations_that_they_are(twin: Side) -> None:
     """Each is that of its value; GELU's approximation by tanh is another function than GELU."""
     if not isinstance(twin, TwinSide) or not twin.is_ours:
         pytest.skip("modules are ours")

@@ -30,7 +30,7 @@ def maps(draw: st.DrawFn) -> tuple[Any, tuple[int, int], Any]:
 
 @poolings
 @given(case=maps())
-def test_twin(twin: Side, compare: Comparison, pooling: str, case: Any):
+def test_twin(twin: Side, compare: Comparison, pooling: str, case: Any) -> None:
     h, grid, y = case
     compare(twin, "grid_pool", lambda side, h: side.adaptive_pooling.grid_pool(h, grid, pooling), h)
     compare(
@@ -39,7 +39,7 @@ def test_twin(twin: Side, compare: Comparison, pooling: str, case: Any):
 
 
 @given(case=maps())
-def test_cells_are_those_of_pytorch(side: Side, case: Any):
+def test_cells_are_those_of_pytorch(side: Side, case: Any) -> None:
     """And a sum is the mean times the number of a cell's pixels, which the sum of ones counts."""
     h, grid, _ = case
     h = side.results(side.operands(h))
@@ -53,7 +53,7 @@ def test_cells_are_those_of_pytorch(side: Side, case: Any):
     assert np.all(np.abs(sums - expected * count) <= limit * count), "sums of the cells"
 
 
-def test_cells_by_hand(side: Side):
+def test_cells_by_hand(side: Side) -> None:
     """Five rows in two: 0 to 2 and 2 to 4, the middle one in both; one row in two: twice."""
     h = side.operands(np.arange(5.0)[None, None, :, None])
     near = pytest.approx  # a third is no number of the binary system
@@ -73,7 +73,7 @@ def test_cells_by_hand(side: Side):
 
 @poolings
 @given(case=maps())
-def test_the_adjoint_is_the_adjoint(side: Side, pooling: str, case: Any):
+def test_the_adjoint_is_the_adjoint(side: Side, pooling: str, case: Any) -> None:
     """<A h, y> = <h, A* y>."""
     h, grid, y = side.results(side.operands(case[0])), case[1], side.results(side.operands(case[2]))
     pooled = side.results(side.adaptive_pooling.grid_pool(side.operands(h), grid, pooling))
@@ -82,6 +82,6 @@ def test_the_adjoint_is_the_adjoint(side: Side, pooling: str, case: Any):
     assert abs((pooled * y).sum() - (h * spread).sum()) <= 8 * side.eps * size, "adjoint"
 
 
-def test_a_grid_of_dense_activities_is_refused(side: Side):
+def test_a_grid_of_dense_activities_is_refused(side: Side) -> None:
     with side.refuses(r"h: shape \(2, 6\), expected \(batch, channels, height, width\)"):
         side.adaptive_pooling.grid_pool(side.operands(np.zeros((2, 6))), (1, 1))

@@ -27,7 +27,7 @@ def all_scores(draw: st.DrawFn, whole: bool = False) -> tuple[Any, Any]:
 
 
 @given(case=all_scores(), rng=seeds())
-def test_twin(twin: Side, compare: Comparison, case: Any, rng: np.random.Generator):
+def test_twin(twin: Side, compare: Comparison, case: Any, rng: np.random.Generator) -> None:
     scores, losses = case[0], rng.uniform(0, 3, len(case[0]))
     first, end = sorted(rng.integers(0, len(scores), 2))
     compare(twin, "last", lambda side, s: side.aggregation.last(s), scores)
@@ -51,7 +51,7 @@ def hits_by_double_loop(scores: Any, labels: Any) -> dict[tuple[int, int], int]:
 
 
 @given(case=all_scores(whole=True))
-def test_best_range_is_that_of_a_double_loop(side: Side, case: Any):
+def test_best_range_is_that_of_a_double_loop(side: Side, case: Any) -> None:
     """Ties: the first found, first by the first layer and then by the last."""
     expected = hits_by_double_loop(*case)
     hits = side.results(side.aggregation.range_hits(*side.operands(case)))
@@ -62,7 +62,7 @@ def test_best_range_is_that_of_a_double_loop(side: Side, case: Any):
 
 
 @given(case=all_scores())
-def test_hits_of_any_scores(side: Side, case: Any):
+def test_hits_of_any_scores(side: Side, case: Any) -> None:
     """Where no two scores of a range are so near that rounding decides."""
     scores, labels = side.results(side.operands(case))
     scores = 64 * scores.round(1)  # sums of small whole multiples of 0.1, exact in no precision
@@ -80,7 +80,7 @@ def test_hits_of_any_scores(side: Side, case: Any):
 
 
 @given(case=all_scores(whole=True))
-def test_hits_of_parts_add_up(side: Side, case: Any):
+def test_hits_of_parts_add_up(side: Side, case: Any) -> None:
     """Held-out data need not fit into memory at once."""
     scores, labels = side.operands(case)
     whole = side.results(side.aggregation.range_hits(scores, labels))
@@ -90,7 +90,7 @@ def test_hits_of_parts_add_up(side: Side, case: Any):
     assert np.array_equal(whole, parts[0] + parts[1]), "hits of parts"
 
 
-def test_ties_by_hand(side: Side):
+def test_ties_by_hand(side: Side) -> None:
     """Layers 1 and 2 are right by themselves, 0 is wrong: of 1..1, 1..2, 2..2 and 0..2, all right, 0..2 comes first."""
     right, wrong = [[0.0, 1.0]], [[1.0, 0.0]]
     labels = side.operands(np.array([1]))
@@ -103,7 +103,7 @@ def test_ties_by_hand(side: Side):
 
 
 @given(case=all_scores())
-def test_special_cases(side: Side, case: Any):
+def test_special_cases(side: Side, case: Any) -> None:
     scores, _ = side.operands(case)
     module, depth = side.aggregation, len(scores)
     total = side.results(module.total(scores))
@@ -119,7 +119,7 @@ def test_special_cases(side: Side, case: Any):
     assert np.array_equal(side.results(module.weighted(scores, only)), side.results(scores)[0]), "one layer"
 
 
-def test_weights_prefer_small_losses(side: Side):
+def test_weights_prefer_small_losses(side: Side) -> None:
     """By e to the difference; a large common part changes nothing."""
     for shift in (0.0, 100.0):
         weights = side.results(side.aggregation.loss_weights(side.operands(np.array([2.0, 1.0, 4.0]) + shift)))
@@ -128,7 +128,7 @@ def test_weights_prefer_small_losses(side: Side):
 
 
 @pytest.mark.parametrize(("first", "end"), [(-1, 1), (2, 1), (0, 3), (3, 3)])
-def test_no_such_range(side: Side, first: int, end: int):
+def test_no_such_range(side: Side, first: int, end: int) -> None:
     message = f"first, last: {first}, {end}, expected 0 <= first <= last < 3 layers"
     with side.refuses(message):
         side.aggregation.range_total(side.operands(np.zeros((3, 2, 2))), first, end)

@@ -934,7 +934,7 @@ def refusal(side: Side, wrong: Row) -> str:
 
 
 @pytest.mark.parametrize("wrong", ROWS, ids=[f"{i}-{wrong.name}-{wrong.said[:40]}" for i, wrong in enumerate(ROWS)])
-def test_refused(side: Side, wrong: Row):
+def test_refused(side: Side, wrong: Row) -> None:
     if not side.looks_for(wrong.said):
         pytest.skip("numbers of a tensor are looked at on a CPU alone")
     said = refusal(side, wrong)
@@ -945,7 +945,7 @@ def test_refused(side: Side, wrong: Row):
     assert said.startswith(wrong.said), f"{wrong.name}: {said}"
 
 
-def test_nan_is_passed_on(side: Side):
+def test_nan_is_passed_on(side: Side) -> None:
     """A comparison that chooses 0 would hide it: of a sample's norm, of a unit's share."""
     h = X.copy()
     h[1, 2] = NAN
@@ -963,7 +963,7 @@ def test_nan_is_passed_on(side: Side):
         assert np.isnan(side.results(found)).any(), f"{name}: NaN hidden"
 
 
-def test_every_public_function_has_a_row():
+def test_every_public_function_has_a_row() -> None:
     """A function that is added says what it refuses, or here why it refuses nothing."""
     rows = {wrong.name for wrong in ROWS}
     public = {

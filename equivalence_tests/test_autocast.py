@@ -53,7 +53,7 @@ def example(name: str, device: Any) -> tuple[Rule, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ON_HARDWARE])
-def test_a_step_is_near_the_one_outside(name: str, region: Any, twin: TwinSide):
+def test_a_step_is_near_the_one_outside(name: str, region: Any, twin: TwinSide) -> None:
     """Within a few roundings, and not the same: products were lowered."""
     rule, x, y = example(name, twin.device)
     expected = credited(*example(name, twin.device))
@@ -72,7 +72,7 @@ def test_a_step_is_near_the_one_outside(name: str, region: Any, twin: TwinSide):
 
 
 @pytest.mark.parametrize("name", ON_HARDWARE)
-def test_crossbars_are_refused(name: str, twin: TwinSide):
+def test_crossbars_are_refused(name: str, twin: TwinSide) -> None:
     rule, x, y = example(name, twin.device)
     kind = x.device.type
     said = f"autocast is on for {kind}: Hardware computes in the precision of its crossbars; leave the autocast region"
@@ -107,7 +107,7 @@ def modules(seen: nn.Module) -> nn.Module:
         Ftp: [torch.bfloat16, torch.float32, torch.float32],
     }.items(),
 )
-def test_differences_of_modules_are_taken_outside(rule: Any, dtypes: list[torch.dtype], twin: TwinSide):
+def test_differences_of_modules_are_taken_outside(rule: Any, dtypes: list[torch.dtype], twin: TwinSide) -> None:
     """A module runs in the region; where two of its values are subtracted, both are computed without it."""
     torch.manual_seed(0)
     seen = Seen()
@@ -123,7 +123,9 @@ def test_differences_of_modules_are_taken_outside(rule: Any, dtypes: list[torch.
 @pytest.mark.parametrize("options", [{}, {"second_pass": "full"}], ids=["difference", "full"])
 @pytest.mark.parametrize("rule", [Ftp, Pepita])
 @pytest.mark.parametrize("inner", [nn.Tanh, partial(Block, 8)], ids=["closed form", "module"])
-def test_small_differences_do_not_cancel(rule: Any, options: dict[str, str], inner: Any, region: Any, twin: TwinSide):
+def test_small_differences_do_not_cancel(
+    rule: Any, options: dict[str, str], inner: Any, region: Any, twin: TwinSide
+) -> None:
     """An update of a correction that is a few roundings of the activities keeps the digits of the region's dtype."""
     found, eps = [], torch.finfo(region().fast_dtype).eps
     for inside in (torch.no_grad, region):
@@ -137,7 +139,7 @@ def test_small_differences_do_not_cancel(rule: Any, options: dict[str, str], inn
     assert (lowered - exact).norm() < 8 * eps * exact.norm(), "digits of a small difference"
 
 
-def test_a_unit_that_is_stepped_in_the_region_counts_at_once(twin: TwinSide):
+def test_a_unit_that_is_stepped_in_the_region_counts_at_once(twin: TwinSide) -> None:
     """The casts of a step before are not used again."""
     found = []
     for whole in (True, False):
@@ -157,7 +159,7 @@ def test_a_unit_that_is_stepped_in_the_region_counts_at_once(twin: TwinSide):
     assert all(map(torch.equal, *found)), "a region around three steps, and one around each"
 
 
-def test_scores_in_a_region_are_of_the_weights_as_they_are(twin: TwinSide):
+def test_scores_in_a_region_are_of_the_weights_as_they_are(twin: TwinSide) -> None:
     """Those after a step are not made from casts that scores before it have left."""
     torch.manual_seed(0)
     x, y = torch.randn(6, 16, device=twin.device), torch.arange(6, device=twin.device) % 4
@@ -172,7 +174,7 @@ def test_scores_in_a_region_are_of_the_weights_as_they_are(twin: TwinSide):
         assert torch.equal(found, rule(x)), "scores of the weights before the step"
 
 
-def test_the_constraint_keeps_the_weights_own_precision(twin: TwinSide):
+def test_the_constraint_keeps_the_weights_own_precision(twin: TwinSide) -> None:
     found = []
     for enabled in (True, False):
         torch.manual_seed(0)
@@ -191,7 +193,7 @@ def test_the_constraint_keeps_the_weights_own_precision(twin: TwinSide):
 
 
 @pytest.mark.parametrize("name", LOWER)
-def test_what_underflows(name: str, twin: TwinSide):
+def test_what_underflows(name: str, twin: TwinSide) -> None:
     """Credit divided by the batch is below the numbers of float16 from 2^-25 on: no gradient of a hidden weight."""
     torch.manual_seed(0)
     tiny = 2.0**-20
@@ -203,7 +205,7 @@ def test_what_underflows(name: str, twin: TwinSide):
     assert found["model.0.bias"].any(), "of biases, which are no product"
 
 
-def test_products_have_the_dtype_of_their_first_operand():
+def test_products_have_the_dtype_of_their_first_operand() -> None:
     """Whatever the others', and the region's."""
     a, b = torch.ones(2, 3), torch.ones(3, 4)
     with step_in(Region("cpu", torch.bfloat16)):

@@ -63,14 +63,14 @@ def updates(side: Side, network: Any, x: Any, labels: Any, masks: Any) -> Any:
 
 
 @given(case=chain_cases())
-def test_updates(twin: Side, compare: Comparison, case: ChainCase):
+def test_updates(twin: Side, compare: Comparison, case: ChainCase) -> None:
     compare(twin, "backprop.updates", updates, *case)
 
 
 @given(case=cases(dropout=False), rng=seeds())
 def test_labels_that_are_ignored_count_as_if_they_were_not_there(
     side: Side, compare: Comparison, case: Case, rng: np.random.Generator
-):
+) -> None:
     """Nor are their samples: the mean is over the N labels that are known, in updates as in torch's loss."""
     known = rng.random(len(case.labels)) < 0.6
     known[0] = True
@@ -90,7 +90,7 @@ def test_labels_that_are_ignored_count_as_if_they_were_not_there(
 
 
 @given(case=chain_cases())
-def test_activity_gradients(twin: Side, compare: Comparison, case: ChainCase):
+def test_activity_gradients(twin: Side, compare: Comparison, case: ChainCase) -> None:
     def gradients(side: Side, network: Any, x: Any, labels: Any, masks: Any) -> Any:
         chain, x = chain_of(side, network, x, masks)
         clean = side.layers.forward(chain, x)
@@ -101,7 +101,7 @@ def test_activity_gradients(twin: Side, compare: Comparison, case: ChainCase):
 
 
 @given(case=cases())
-def test_squared_error_updates(twin: Side, compare: Comparison, case: Case):
+def test_squared_error_updates(twin: Side, compare: Comparison, case: Case) -> None:
     def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         return side.backprop.updates(side.chain(dense, masks), x, labels, side.losses.squared_error_gradient)
 
@@ -161,7 +161,7 @@ def parameters(network: Dense | Images) -> list[tuple[Any, ...]]:
 
 
 @given(case=chain_cases())
-def test_the_reference_is_autograd(case: ChainCase):
+def test_the_reference_is_autograd(case: ChainCase) -> None:
     network, x, labels, masks = map_arrays(torch.tensor, tuple(case))
     network = map_arrays(lambda p: p.requires_grad_(), network)
     torch.nn.functional.cross_entropy(torch_scores(network, x, masks), labels).backward()
@@ -174,7 +174,7 @@ def test_the_reference_is_autograd(case: ChainCase):
 
 
 @given(case=cases(biases=True), rng=seeds())
-def test_the_reference_is_the_slope_of_the_loss(case: Case, rng: np.random.Generator):
+def test_the_reference_is_the_slope_of_the_loss(case: Case, rng: np.random.Generator) -> None:
     """The change of the batch-mean loss along a random direction in parameter space, by central differences."""
     chain = ReferenceSide().chain(case.dense, case.masks)
     directions = [tuple(rng.standard_normal(p.shape) for p in pair) for pair in parameters(case.dense)]

@@ -162,7 +162,7 @@ class NeedsAll(Shortest):
 
 
 @parametrize_with_rules([Plain, Shortest])
-def test_a_rule_of_somebodys_own(rule: Example, check: Check):
+def test_a_rule_of_somebodys_own(rule: Example, check: Check) -> None:
     check(rule)
 
 
@@ -181,7 +181,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("rule", WRONG)
-def test_wrong_rules_are_refused(rule: Any):
+def test_wrong_rules_are_refused(rule: Any) -> None:
     check, said = WRONG[rule]
     found = {}
     for name in CHECKS:
@@ -195,7 +195,7 @@ def test_wrong_rules_are_refused(rule: Any):
     assert said in found[check], found[check]
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"checks: \['flies'\], expected some of \['fills every"):
         parametrize_with_rules([Plain], ["flies"])
     with pytest.raises(ValueError, match=r"expected_failed_checks: \['flies'\], expected some of"):
@@ -205,5 +205,5 @@ def test_unknown_names_are_refused():
 
 
 @parametrize_with_twins(["prograde.accelerated"], ["pepita", "aggregation"])
-def test_a_package_in_a_suite_of_ones_own(twin: TwinSide, check: Any):
+def test_a_package_in_a_suite_of_ones_own(twin: TwinSide, check: Any) -> None:
     check(twin)

@@ -119,7 +119,7 @@ def defects(rule: Foton | Backprop) -> list[float]:
 @pytest.mark.parametrize("tell", [True, False], ids=["told the optimizer", "not told"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("widths", [(80, 64, 64, 4), (64, 96, 80, 4)], ids=["shrinking", "growing"])
-def test_the_tolerance_is_kept_at_every_step(optimizer: str, widths: tuple[int, ...], tell: bool):
+def test_the_tolerance_is_kept_at_every_step(optimizer: str, widths: tuple[int, ...], tell: bool) -> None:
     torch.manual_seed(0)
     rule = Foton(model(*widths))
     assert max(defects(rule)) <= 1e-5, "orthogonal from the start"
@@ -143,7 +143,7 @@ def test_the_tolerance_is_kept_at_every_step(optimizer: str, widths: tuple[int, 
 )
 def test_the_tolerance_is_kept_asynchronously_or_its_violation_raised(
     twin: TwinSide, optimizer: str, widths: tuple[int, ...]
-):
+) -> None:
     """With a rate of 1 and no decay a weight is left with singular values 65 times as large as others: too much."""
     path = Path(twin.device, True)
     torch.manual_seed(0)
@@ -168,7 +168,7 @@ def test_the_tolerance_is_kept_asynchronously_or_its_violation_raised(
 
 
 @pytest.mark.parametrize("rate", [1e-2, 3e-2])
-def test_adam_at_high_rates(path: Path, rate: float):
+def test_adam_at_high_rates(path: Path, rate: float) -> None:
     """At 1e-2 a step of order 3 from a weight rescaled by its bound exceeded the tolerance, 16 times in 300 steps."""
     torch.manual_seed(0)
     rule = path.foton(model(64, 128, 128, 4))
@@ -183,7 +183,7 @@ def test_adam_at_high_rates(path: Path, rate: float):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_the_tolerance_is_kept_in_a_wide_network(path: Path, optimizer: str):
+def test_the_tolerance_is_kept_in_a_wide_network(path: Path, optimizer: str) -> None:
     """Wide enough for drifts to be undone in few directions, and seldom by the Gram matrix."""
     torch.manual_seed(0)
     rule = path.foton(model(300, 280, 320, 4))
@@ -198,7 +198,7 @@ def test_the_tolerance_is_kept_in_a_wide_network(path: Path, optimizer: str):
 
 
 @pytest.mark.parametrize("width", [64, 512])
-def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
+def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int) -> None:
     """Of wide and tall weights with singular values from 0.5 to 2, which Adam's first step at 1e-3 leaves in 2,048."""
     path = Path(twin.device, True)
     torch.manual_seed(0)
@@ -221,7 +221,7 @@ def test_the_polar_factor_is_reached_asynchronously(twin: TwinSide, width: int):
         assert torch.linalg.matrix_norm(gap, 2) <= 3.4e-4 + rounding, "polar factor"
 
 
-def test_the_parts_of_a_kernel(path: Path):
+def test_the_parts_of_a_kernel(path: Path) -> None:
     """Of one shape each: those of tall bases, and the mixing."""
     torch.manual_seed(0)
     network = nn.Sequential(OrthogonalConv2d(4, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(96, 4))
@@ -235,7 +235,7 @@ def test_the_parts_of_a_kernel(path: Path):
         assert worst <= TOLERANCE
 
 
-def test_backprop_under_the_same_constraint(path: Path):
+def test_backprop_under_the_same_constraint(path: Path) -> None:
     torch.manual_seed(0)
     rule = Backprop(model(80, 64, 64, 4).to(path.device), orthogonal=True)
     path.take(rule)
@@ -248,7 +248,7 @@ def test_backprop_under_the_same_constraint(path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:Foton. the weights were changed twice")  # the other's are set right by hand
-def test_telling_the_optimizer_gives_the_same_weights():
+def test_telling_the_optimizer_gives_the_same_weights() -> None:
     """Plain SGD, float64: thin products and the Gram matrix both lead to the polar factor."""
     torch.manual_seed(0)
     rule = Foton(model(80, 64, 64, 4).double())
@@ -268,7 +268,7 @@ def test_telling_the_optimizer_gives_the_same_weights():
 
 
 @pytest.mark.parametrize("rate", [0.003, 0.05, 0.5])
-def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(rate: float):
+def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(rate: float) -> None:
     """Without it a drift within the tolerance is left; the polar factor is that of the step either way."""
     torch.manual_seed(0)
     rule = Foton(model(80, 64, 64, 4).double())
@@ -291,7 +291,7 @@ def test_with_and_without_the_optimizer_weights_differ_in_their_stretch_alone(ra
 
 
 @pytest.mark.parametrize("s", [1e-6, 0.3])
-def test_what_a_plain_step_changes_is_known_by_its_factors(s: float):
+def test_what_a_plain_step_changes_is_known_by_its_factors(s: float) -> None:
     """Of a weight that need not be orthogonal, I - G of rows and its largest entry; this just so for a short step."""
     generator = torch.Generator().manual_seed(0)
     weight, delta, z = (
@@ -310,7 +310,7 @@ def test_what_a_plain_step_changes_is_known_by_its_factors(s: float):
 
 
 @pytest.mark.parametrize("where", ["on the diagonal", "off it"])
-def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPatch, where: str):
+def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Not in the rows with the largest norms, which have many entries of 1; all signs tell norms without an error."""
     monkeypatch.setattr(orthogonality, "CHECKS", 16)
     plus = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
@@ -331,7 +331,7 @@ EVERY_SIGN = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=
 
 @pytest.mark.parametrize("shape", [(16, 20), (20, 16)], ids=["wide", "tall"])
 @pytest.mark.parametrize("s", [1e-6, 0.3])
-def test_a_plain_step_changes_no_entry_by_more_than_its_bounds(shape: tuple[int, int], s: float):
+def test_a_plain_step_changes_no_entry_by_more_than_its_bounds(shape: tuple[int, int], s: float) -> None:
     """And one of one sample, against the weight where z reaches farthest, by just that."""
     generator = torch.Generator().manual_seed(0)
     n_out, n_in = shape
@@ -392,7 +392,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["step", "apart"])
-def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[torch.Tensor], fused: bool):
+def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[torch.Tensor], fused: bool) -> None:
     """Unless something else has changed it. What is known is what a look finds, through steps and what undoes them."""
     torch.manual_seed(0)
     rule, data = Foton(model(80, 80, 80, 4).double()), [(x.double(), y) for x, y in large_batches(12, 80)]
@@ -414,7 +414,7 @@ def test_a_weight_that_takes_plain_steps_is_not_read_for_its_check(looks: list[t
     assert steps_taken(rule, optimizer, data, fused) <= TOLERANCE, "at a rate of 0.5"
 
 
-def test_no_entry_is_looked_at_that_no_step_can_have_brought_far(monkeypatch: pytest.MonkeyPatch):
+def test_no_entry_is_looked_at_that_no_step_can_have_brought_far(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     rule, data = Foton(model(80, 80, 80, 4)), large_batches(6, 80)
     optimizer = torch.optim.SGD(rule.parameters(), lr=1e-4)
@@ -427,7 +427,7 @@ def test_no_entry_is_looked_at_that_no_step_can_have_brought_far(monkeypatch: py
 @pytest.mark.parametrize(("rate", "is_read"), [(2e-4, False), (1e-2, True)], ids=["short", "long"])
 def test_weights_are_followed_where_bounds_do_not_do(
     looks: list[torch.Tensor], widths: tuple[int, ...], rate: float, is_read: bool
-):
+) -> None:
     """After short steps rows are given up; tall weights have none, and are read where bounds say no more."""
     torch.manual_seed(0)
     rule, data = Foton(model(*widths).double()), [(x.double(), y) for x, y in large_batches(8, widths[0])]
@@ -444,7 +444,7 @@ def test_weights_are_followed_where_bounds_do_not_do(
     assert (len(looks) > before) == (is_read and len(widths) == 3), "read"
 
 
-def test_what_is_known_of_weights_is_resumed_and_copied():
+def test_what_is_known_of_weights_is_resumed_and_copied() -> None:
     """So that the next look comes when it would have."""
     torch.manual_seed(0)
     rule, data = Foton(model(80, 80, 80, 4)), large_batches(12, 80)
@@ -462,7 +462,7 @@ def test_what_is_known_of_weights_is_resumed_and_copied():
             assert torch.equal(a, b), "weights"
 
 
-def test_a_clipped_gradient_is_no_plain_step():
+def test_a_clipped_gradient_is_no_plain_step() -> None:
     """The gradient was changed after the rule wrote it, so the factors no longer tell what was applied."""
     torch.manual_seed(0)
     rule = Foton(model(80, 64, 64, 4))
@@ -480,7 +480,7 @@ def test_a_clipped_gradient_is_no_plain_step():
             assert rms(gap) <= TOLERANCE * rms(weight.cpu().numpy()), "not the nearest orthogonal matrix"
 
 
-def test_which_optimizers_take_plain_steps():
+def test_which_optimizers_take_plain_steps() -> None:
     parameter = nn.Parameter(torch.ones(2, 2))
     assert plain_rate(torch.optim.SGD([parameter], lr=0.25), parameter) == 0.25, "plain rate"
     assert plain_rate(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.25), parameter) is None, "plain rate"
@@ -491,7 +491,7 @@ def test_which_optimizers_take_plain_steps():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
-def test_resuming_from_a_state_dict_is_exact(path: Path, optimizer: str):
+def test_resuming_from_a_state_dict_is_exact(path: Path, optimizer: str) -> None:
     """Bit for bit, the schedule of measurements included."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4))
@@ -519,7 +519,7 @@ def test_resuming_from_a_state_dict_is_exact(path: Path, optimizer: str):
     assert all(torch.equal(found, theirs["directions"][name]) for name, found in ours["directions"].items())
 
 
-def test_the_tolerance_is_kept_when_the_drift_speeds_up(path: Path):
+def test_the_tolerance_is_kept_when_the_drift_speeds_up(path: Path) -> None:
     """A rate that was harmless for 60 steps grows ten-thousandfold."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4))
@@ -536,7 +536,7 @@ def test_the_tolerance_is_kept_when_the_drift_speeds_up(path: Path):
 @pytest.mark.parametrize("largest", [0.02, 0.3, 0.6, 0.89, 0.97, 1.7, 30.0])
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (6, 6), (20, 64), (64, 20)])
 @pytest.mark.parametrize("tolerance", [5e-3, 1e-4])
-def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[int, int], tolerance: float):
+def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[int, int], tolerance: float) -> None:
     """One call of `constrain` from defects of any size, in all directions and in one alone; no direction is turned."""
     generator = torch.Generator().manual_seed(1)
     for spread in (0, 2):  # one large singular value, or many
@@ -552,7 +552,7 @@ def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[
         assert torch.linalg.matrix_norm(weight.detach() - u @ vt, 2) < 0.1, "not the nearest orthogonal matrix"
 
 
-def test_narrow_weights_are_restored_together(monkeypatch: pytest.MonkeyPatch):
+def test_narrow_weights_are_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide and tall ones, whatever their drifts are: as each would be by itself, by a few dispatches for each."""
     torch.manual_seed(0)
     monkeypatch.setattr(orthogonality, "NARROW", 24)
@@ -611,7 +611,7 @@ FOREIGN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("width", [48, 128])
 @pytest.mark.parametrize("name", FOREIGN)
-def test_weights_put_there_by_others_are_within_the_tolerance_after_one_step(name: str, width: int):
+def test_weights_put_there_by_others_are_within_the_tolerance_after_one_step(name: str, width: int) -> None:
     """However far off, and of whatever rank: what a checkpoint, an initialiser or a wild step may leave."""
     generator = torch.Generator().manual_seed(0)
     q = polar_factor(torch.randn(width, width, generator=generator))
@@ -623,7 +623,7 @@ def test_weights_put_there_by_others_are_within_the_tolerance_after_one_step(nam
 
 
 @pytest.mark.parametrize("width", [48, 96])
-def test_the_tolerance_is_kept_under_a_slow_even_drift(width: int):
+def test_the_tolerance_is_kept_under_a_slow_even_drift(width: int) -> None:
     """All singular values shrink by 1e-4 a step, as under weight decay: no direction stands out."""
     rule, held = holding(polar_factor(torch.randn(width, width, generator=torch.Generator().manual_seed(0))))
     worst = 0.0
@@ -640,7 +640,7 @@ def with_gram(g: torch.Tensor) -> torch.Tensor:
     return (vectors * eigenvalues.sqrt()) @ vectors.T
 
 
-def test_one_pair_of_rows_is_found():
+def test_one_pair_of_rows_is_found() -> None:
     """One entry of G - I among zeros."""
     g = torch.eye(512, dtype=torch.float64)
     g[100, 200] = g[200, 100] = 9e-3
@@ -651,7 +651,7 @@ def test_one_pair_of_rows_is_found():
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_one_pair_of_rows_is_found_among_many_that_are_within_the_tolerance(seed: int):
+def test_one_pair_of_rows_is_found_among_many_that_are_within_the_tolerance(seed: int) -> None:
     """80 rows whose small entries add up to larger norms than that of the pair with the one large entry.
 
     Not at once, but when all entries are looked at next.
@@ -671,7 +671,7 @@ def test_one_pair_of_rows_is_found_among_many_that_are_within_the_tolerance(seed
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 300), (300, 256)], ids=["square", "wide", "tall"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_large_entry_of_the_diagonal_is_found_at_once(shape: tuple[int, int], dtype: torch.dtype):
+def test_a_large_entry_of_the_diagonal_is_found_at_once(shape: tuple[int, int], dtype: torch.dtype) -> None:
     """Among rows whose small entries add up to larger norms."""
     generator = torch.Generator().manual_seed(0)
     g = torch.eye(256, dtype=torch.float64)
@@ -687,7 +687,7 @@ def test_a_large_entry_of_the_diagonal_is_found_at_once(shape: tuple[int, int], 
 
 
 @pytest.mark.parametrize("width", [16, 63, 64, 200])
-def test_no_drift_stays_unseen(width: int):
+def test_no_drift_stays_unseen(width: int) -> None:
     """E in the null space of the first step's sign vectors: seen at once or, in wide weights, a step later."""
     q = polar_factor(torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     rule, held = holding(q)
@@ -703,7 +703,7 @@ def test_no_drift_stays_unseen(width: int):
     assert found <= TOLERANCE, f"found {found}"
 
 
-def test_an_even_drift_of_many_small_entries_is_seen():
+def test_an_even_drift_of_many_small_entries_is_seen() -> None:
     """Every entry of G - I within the tolerance, yet a singular value far from 1: no Bjorck step may turn it over."""
     n = 512
     ones = torch.ones(n, 1, dtype=torch.float64) / n**0.5
@@ -716,7 +716,7 @@ def test_an_even_drift_of_many_small_entries_is_seen():
     assert torch.linalg.eigvals(weight.detach()).real.min() > 0.9
 
 
-def test_replaced_parameters_are_the_ones_constrained(path: Path):
+def test_replaced_parameters_are_the_ones_constrained(path: Path) -> None:
     """load_state_dict(assign=True) puts other tensors into the model."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4))
@@ -729,7 +729,7 @@ def test_replaced_parameters_are_the_ones_constrained(path: Path):
         assert max(defects(rule)) <= TOLERANCE
 
 
-def test_products_in_tf32_resolve_less():
+def test_products_in_tf32_resolve_less() -> None:
     """On a GPU alone, for which a fake tensor stands here."""
     rule = Foton(model(4, 3, 2), orthogonality_tolerance=9e-4)
     before = torch.get_float32_matmul_precision()
@@ -749,7 +749,7 @@ def test_products_in_tf32_resolve_less():
 )
 def test_a_conversion_to_a_precision_that_cannot_resolve_the_tolerance_is_refused(
     path: Path, convert: Callable[[Foton], object]
-):
+) -> None:
     """At the first step, since a module isn't asked before it is converted."""
     rule = path.foton(model(80, 64, 64, 4))
     convert(rule)
@@ -768,7 +768,7 @@ BROKEN: dict[str, tuple[Callable[[torch.Tensor], object], str]] = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_weight_that_cannot_be_restored_asynchronously_is_named(
     twin: TwinSide, kind: str, late: bool, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """With the step, and at most 16 steps late, where the device is that much behind."""
     path = Path(twin.device, True)
     if late:
@@ -791,7 +791,7 @@ def test_a_weight_that_cannot_be_restored_asynchronously_is_named(
 @pytest.mark.parametrize("build", [Foton, lambda model: Backprop(model, orthogonal=True)])
 def test_a_violation_in_the_last_step_is_raised_at_the_epochs_end(
     build: Callable[[nn.Module], Rule], twin: TwinSide, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(_Copy, "has_arrived", lambda copy: False)
     rule = build(model(80, 64, 64, 4).to(twin.device))
     rule.orthogonality.asynchronous = True
@@ -803,7 +803,7 @@ def test_a_violation_in_the_last_step_is_raised_at_the_epochs_end(
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule)), None])
-def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[Foton], Foton] | None):
+def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[Foton], Foton] | None) -> None:
     """Those of the rule, and one that has taken its state."""
     path = Path(twin.device, True)
     torch.manual_seed(0)
@@ -820,7 +820,7 @@ def test_a_violation_is_raised_by_copies_too(twin: TwinSide, copied: Callable[[F
     assert re.match(r"weight of layer '2': .* at step 1;", found), found
 
 
-def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else of a step is read by the host."""
     path = Path(twin.device, True)
     rule = path.foton(model(*[8] * 25, *[6] * 25, 4))
@@ -839,7 +839,7 @@ def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.Mon
     assert read == [49], "one copy for all weights"
 
 
-def test_a_step_that_a_graph_repeats_is_read_by_settle_alone(twin: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_a_graph_repeats_is_read_by_settle_alone(twin: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, told that a graph is captured: the largest defect of each weight is gathered where it is."""
     path = Path(twin.device, True)
     rule = path.foton(model(80, 64, 64, 4))
@@ -872,7 +872,7 @@ def refuse(*args: Any, **options: Any) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw hot"])
 def test_the_tolerance_is_kept_by_looks_at_an_accelerators_wide_weights(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """On the CPU, told that it is none: what it would take from LAPACK is left to products."""
     torch.manual_seed(0)
     rule = Foton(model(80, 72, 64, 4))
@@ -898,7 +898,7 @@ def test_the_tolerance_is_kept_by_looks_at_an_accelerators_wide_weights(
 
 @pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("kind", ["half", "one large", "one small", "even", "large"])
-def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str):
+def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str) -> None:
     """Singular values from 1/20 to 1, or to 20, however they lie between."""
     values = {
         "half": [1.0, 0.05] * (width // 2),
@@ -918,7 +918,7 @@ def test_what_the_polar_iteration_takes(twin: TwinSide, width: int, kind: str):
 
 
 @pytest.mark.parametrize("tolerance", [5e-3, 1e-4])
-def test_a_fine_tolerance_is_kept_asynchronously(twin: TwinSide, tolerance: float):
+def test_a_fine_tolerance_is_kept_asynchronously(twin: TwinSide, tolerance: float) -> None:
     """From singular values 50 times as large as others, in one step."""
     if tolerance < resolution(torch.ones(1, 1, device=twin.device)):
         pytest.skip("refused where products are in TF32")
@@ -934,7 +934,7 @@ def test_a_fine_tolerance_is_kept_asynchronously(twin: TwinSide, tolerance: floa
     assert found <= tolerance, f"found {found}"
 
 
-def test_steps_do_where_no_singular_value_is_far_off(monkeypatch: pytest.MonkeyPatch):
+def test_steps_do_where_no_singular_value_is_far_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of G - I's are 0.25 or -0.25: its norm as a vector is 2.5, but that of its fourth power says enough."""
 
     def decompose(weight: torch.Tensor) -> torch.Tensor:
@@ -950,7 +950,7 @@ def test_steps_do_where_no_singular_value_is_far_off(monkeypatch: pytest.MonkeyP
     assert defect(held) <= TOLERANCE
 
 
-def test_a_weight_that_is_not_finite_is_named():
+def test_a_weight_that_is_not_finite_is_named() -> None:
     rule = Foton(model(80, 64, 64, 4))
     with torch.no_grad():
         rule.units[1].module.weight[0, 0] = float("nan")
@@ -958,7 +958,7 @@ def test_a_weight_that_is_not_finite_is_named():
         rule.constrain()
 
 
-def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was seen once training had diverged."""
 
     def fails(*args: object, **options: object) -> None:
@@ -973,7 +973,7 @@ def test_a_weight_whose_decomposition_fails_is_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.smoke
-def test_updates_follow_the_weights(twin64: TwinSide, path: Path):
+def test_updates_follow_the_weights(twin64: TwinSide, path: Path) -> None:
     """F is built from the weights as they are: after steps, .grad still equals the reference's update."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4).double())
@@ -994,7 +994,7 @@ def test_updates_follow_the_weights(twin64: TwinSide, path: Path):
         rule.constrain(steps)
 
 
-def test_constraint_at_every_third_step(path: Path):
+def test_constraint_at_every_third_step(path: Path) -> None:
     """In between the weights are left as the optimizer left them."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4), orthogonality_every=3)
@@ -1009,7 +1009,7 @@ def test_constraint_at_every_third_step(path: Path):
         assert number % 3 != 0 or max(defects(rule)) <= TOLERANCE
 
 
-def test_projection_rebuilt_every_third_step(path: Path):
+def test_projection_rebuilt_every_third_step(path: Path) -> None:
     """In between F is as last rebuilt; evaluation and state_dict do not move the clock."""
     torch.manual_seed(0)
     rule = path.foton(model(80, 64, 64, 4), projection_every=3)
@@ -1037,7 +1037,7 @@ def test_projection_rebuilt_every_third_step(path: Path):
     assert not torch.equal(built[0], built[1])
 
 
-def test_every_second_step_has_the_projection_of_the_one_before():
+def test_every_second_step_has_the_projection_of_the_one_before() -> None:
     """It is part of the state; and `constrain` alone, after a state is loaded, counts as no step."""
     torch.manual_seed(0)
     rule, (x, y) = Foton(model(8, 6, 6, 4), projection_every=2), batches(1, 8)[0]
@@ -1076,7 +1076,7 @@ def as_its_authors_run_it(weights: list[Any], x: Any, y: Any, temperature: float
 
 
 @pytest.mark.smoke
-def test_as_published(path: Path):
+def test_as_published(path: Path) -> None:
     """Weights over some steps equal those of the authors' loop, the output layer's too."""
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -1096,7 +1096,7 @@ def test_as_published(path: Path):
             assert gap <= 1e-10, f"as published: weights[{layer}] off by {gap}"
 
 
-def test_a_temperature_is_the_losses(path: Path):
+def test_a_temperature_is_the_losses(path: Path) -> None:
     """The loss is that of the scores times the temperature; squared errors have none."""
     torch.manual_seed(0)
     rule = path.foton(model(8, 6, 4), temperature=2.0)
@@ -1106,7 +1106,7 @@ def test_a_temperature_is_the_losses(path: Path):
     assert torch.allclose(rule.assign_credit(x, y), expected), "loss"
 
 
-def test_a_published_step_that_diverges_is_named(twin: TwinSide):
+def test_a_published_step_that_diverges_is_named(twin: TwinSide) -> None:
     rule = Foton(model(8, 6, 4), as_published=True)
     with torch.no_grad():
         rule.units[-1].module.weight.fill_(float("nan"))
@@ -1115,7 +1115,7 @@ def test_a_published_step_that_diverges_is_named(twin: TwinSide):
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
-def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int]):
+def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int]) -> None:
     weight, rows = torch.randn(shape, dtype=torch.float64), torch.tensor([0, 2])
     gram = weight @ weight.T if shape[0] <= shape[1] else weight.T @ weight
     expected = (gram - torch.eye(min(shape))).abs()
@@ -1123,7 +1123,7 @@ def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int])
     assert torch.isclose(orthogonality._largest_of_diagonal(weight), expected.diagonal().max())
 
 
-def test_a_small_residual_takes_one_step_of_the_lowest_order():
+def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
     """|E| < 1 in the Frobenius norm, and the square of a column's within the tolerance: (1, 1) is proven."""
     rule = Foton(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), orthogonality_tolerance=TOLERANCE)
     constraint = rule.orthogonality
@@ -1142,13 +1142,13 @@ def held(*shapes: tuple[int, int], **options: Any) -> Orthogonality:
     return constraint
 
 
-def test_a_check_is_by_signs():
+def test_a_check_is_by_signs() -> None:
     signs = held((3, 5))._signs(torch.device("cpu"), torch.float64, 6, 5)
     assert signs.shape == (6, 5)
     assert signs.unique().tolist() == [-1, 1]
 
 
-def test_norms_of_rows_are_estimated_without_bias(monkeypatch: pytest.MonkeyPatch):
+def test_norms_of_rows_are_estimated_without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a diagonal I - G each product with signs has the norm itself."""
     rule, _ = holding(with_gram(torch.eye(80) - torch.diag(torch.linspace(0, 2e-3, 80, dtype=torch.float64))))
     seen: list[torch.Tensor] = []
@@ -1157,7 +1157,7 @@ def test_norms_of_rows_are_estimated_without_bias(monkeypatch: pytest.MonkeyPatc
     assert torch.allclose(seen[0].sqrt(), torch.linspace(0, 2e-3, 80, dtype=torch.float64), atol=1e-9)
 
 
-def test_an_entry_is_looked_for_where_norms_are_beyond_the_tolerance():
+def test_an_entry_is_looked_for_where_norms_are_beyond_the_tolerance() -> None:
     """Rows of 128 entries of 4e-4 have norms of 4.5e-3, above the share of the tolerance; no entry is."""
     g = torch.eye(128, dtype=torch.float64) + 4e-4
     rule, weight = holding(with_gram(g))
@@ -1165,13 +1165,13 @@ def test_an_entry_is_looked_for_where_norms_are_beyond_the_tolerance():
     assert 4e-4 - 1e-9 <= found <= orthogonality.SHARE * TOLERANCE
 
 
-def test_what_precision_resolves_is_of_the_longer_sums():
+def test_what_precision_resolves_is_of_the_longer_sums() -> None:
     """Of 64 products, whichever axis they are of."""
     least = 2 * torch.finfo(torch.float64).eps * 8
     assert [resolution(torch.empty(shape, dtype=torch.float64)) for shape in ((4, 64), (64, 4))] == [least, least]
 
 
-def test_many_small_entries_are_restored():
+def test_many_small_entries_are_restored() -> None:
     """All are within the tolerance, and I - G has a norm above 0.5: singular values are far from 1."""
     drift_of_all = 5e-3 * (1 - torch.eye(128, dtype=torch.float64))
     rule, weight = holding(with_gram(torch.eye(128) + drift_of_all), tolerance=0.2)
@@ -1180,7 +1180,7 @@ def test_many_small_entries_are_restored():
 
 
 @pytest.mark.parametrize("change", ["every second step", "bfloat16"])
-def test_nothing_is_known_where_it_is_of_no_use(change: str):
+def test_nothing_is_known_where_it_is_of_no_use(change: str) -> None:
     """Where steps are rounded much, or not each is seen."""
     rule, data = Foton(model(80, 80, 80, 4), orthogonality_tolerance=0.2), large_batches(4, 80)
     if change == "bfloat16":
@@ -1193,7 +1193,7 @@ def test_nothing_is_known_where_it_is_of_no_use(change: str):
         assert not rule.orthogonality.known
 
 
-def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch):
+def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of weights that stay as they are, one weight after another."""
     constraint, seen = held((80, 80), (80, 80)), []
     names = {id(weight): name for name, weight in constraint.weights().items()}
@@ -1204,7 +1204,7 @@ def test_every_64th_step_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("shape", [(150, 150), (150, 170), (170, 150)], ids=["square", "wide", "tall"])
-def test_all_entries_are_within_their_share_or_not(shape: tuple[int, int]):
+def test_all_entries_are_within_their_share_or_not(shape: tuple[int, int]) -> None:
     """Whichever is the largest, on both sides of the diagonal; and many small ones are no small norm."""
     generator = torch.Generator().manual_seed(0)
     rows = polar_factor(torch.randn(150, max(shape), generator=generator, dtype=torch.float64))
@@ -1223,7 +1223,7 @@ def test_all_entries_are_within_their_share_or_not(shape: tuple[int, int]):
     assert not is_within(torch.full((150, 150), -2.9e-3 * 2, dtype=torch.float64)), "norm of 0.9"
 
 
-def test_an_accelerator_looks_at_weights_from_2048():
+def test_an_accelerator_looks_at_weights_from_2048() -> None:
     constraint = held((2, 2))
     for width, expected in ((2047, False), (2048, True)):
         assert constraint._looks_at(torch.empty(width, 4096, device="meta")) == expected, width
@@ -1233,7 +1233,7 @@ def test_an_accelerator_looks_at_weights_from_2048():
     ("size", "way"),
     [(0.002, (1, 0)), (0.05, (1, 1)), (0.15, (2, 1)), (0.25, (3, 1)), (0.3, (4, 1)), (0.5, (4, 2)), (0.74, None)],
 )
-def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, int] | None):
+def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, int] | None) -> None:
     """I - G = size I in four dimensions, by the bounds of `_sufficient`."""
     residual = size * torch.eye(4, dtype=torch.float64)
     (found,) = held((4, 4), tolerance=TOLERANCE)._sufficient(residual[None])
@@ -1246,7 +1246,7 @@ def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, i
 
 @pytest.mark.parametrize("columns", [640, 644], ids=["in parts of one size", "in fewer"])
 @pytest.mark.parametrize("count", [4, 40])
-def test_few_rows_by_a_large_matrix(count: int, columns: int):
+def test_few_rows_by_a_large_matrix(count: int, columns: int) -> None:
     """In parts, which is how a CPU is fast at it, or not."""
     rows, matrix = torch.randn(count, 512, dtype=torch.float64), torch.randn(512, columns, dtype=torch.float64)
     less = torch.randn(count, columns, dtype=torch.float64)

@@ -64,7 +64,7 @@ def operator(kernel: Any, height: int, width: int) -> Any:
 
 
 @given(case=parts())
-def test_convolve(twin: Side, compare: Comparison, case: Parts):
+def test_convolve(twin: Side, compare: Comparison, case: Parts) -> None:
     compare(twin, "circular_convolve", lambda side, *o: side.convolution.circular_convolve(*o), case.kernel, case.x)
     compare(
         twin,
@@ -76,7 +76,7 @@ def test_convolve(twin: Side, compare: Comparison, case: Parts):
 
 
 @given(case=parts())
-def test_kernel_update(twin: Side, compare: Comparison, case: Parts):
+def test_kernel_update(twin: Side, compare: Comparison, case: Parts) -> None:
     size = case.gradient.shape[2]
     compare(
         twin,
@@ -88,7 +88,7 @@ def test_kernel_update(twin: Side, compare: Comparison, case: Parts):
 
 
 @given(case=parts())
-def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts):
+def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts) -> None:
     """<A x, y> = <x, A^T y> = B <k, update(y, x)>."""
     module = side.convolution
     kernel, x, y = side.operands((case.gradient, case.x, case.y))
@@ -105,7 +105,7 @@ def test_adjoint_and_update_are_those_of_the_convolution(side: Side, case: Parts
 
 
 @given(rng=seeds(), factor=st.sampled_from([1, 2, 3]), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)))
-def test_rearrangements(twin: Side, compare: Comparison, rng: np.random.Generator, factor: int, blocks: Any):
+def test_rearrangements(twin: Side, compare: Comparison, rng: np.random.Generator, factor: int, blocks: Any) -> None:
     """Bit for bit, and there and back again."""
     x = rng.standard_normal((2, 3, factor * blocks[0], factor * blocks[1]))
     compare.exactly(twin, "unshuffle", lambda side, x: side.pooling.unshuffle(x, factor), side_rounded(twin, x))
@@ -120,14 +120,14 @@ def side_rounded(side: Side, array: Any) -> Any:
 
 
 @given(rng=seeds(), size=st.sampled_from([1, 2, 3]), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)))
-def test_average_pool(twin: Side, compare: Comparison, rng: np.random.Generator, size: int, blocks: Any):
+def test_average_pool(twin: Side, compare: Comparison, rng: np.random.Generator, size: int, blocks: Any) -> None:
     x, y = (rng.standard_normal((2, 3, n * blocks[0], n * blocks[1])) for n in (size, 1))
     compare(twin, "scaled_average_pool", lambda side, x: side.pooling.scaled_average_pool(x, size), x)
     compare(twin, "scaled_average_pool_adjoint", lambda side, y: side.pooling.scaled_average_pool_adjoint(y, size), y)
 
 
 @given(rng=seeds(), size=st.sampled_from([2, 3]))
-def test_pooling_keeps_the_norm_of_what_it_keeps(side: Side, rng: np.random.Generator, size: int):
+def test_pooling_keeps_the_norm_of_what_it_keeps(side: Side, rng: np.random.Generator, size: int) -> None:
     """A A^T = I, and A^T is A's adjoint."""
     x, y = side.operands((rng.standard_normal((2, 3, 2 * size, size)), rng.standard_normal((2, 3, 2, 1))))
     module = side.pooling
@@ -139,7 +139,7 @@ def test_pooling_keeps_the_norm_of_what_it_keeps(side: Side, rng: np.random.Gene
 
 
 @given(case=parts())
-def test_orthogonal_kernel(twin: Side, compare: Comparison, case: Parts):
+def test_orthogonal_kernel(twin: Side, compare: Comparison, case: Parts) -> None:
     compare(
         twin,
         "orthogonal_kernel",
@@ -158,14 +158,14 @@ def test_orthogonal_kernel(twin: Side, compare: Comparison, case: Parts):
 
 
 @given(case=parts())
-def test_the_kernel_is_orthogonal_on_a_torus_of_any_size(side: Side, case: Parts):
+def test_the_kernel_is_orthogonal_on_a_torus_of_any_size(side: Side, case: Parts) -> None:
     """Every singular value of the convolution is 1: it keeps the norm of what it maps, and its adjoint too."""
     ours = side.results(side.convolution.orthogonal_kernel(*side.operands((case.mixing, case.bases))))
     values = np.linalg.svd(operator(ours, *case.x.shape[2:]), compute_uv=False)
     assert np.abs(values - 1).max() <= 64 * case.gradient.shape[2] * side.eps, "singular values"
 
 
-def test_zero_padding_loses_norm_at_the_border():
+def test_zero_padding_loses_norm_at_the_border() -> None:
     """The same kernel, the same image, no torus: singular values fall far below 1."""
     rng = np.random.default_rng(0)
     bases = [orthogonality.orthogonal((4, 2), rng) for _ in range(4)]
@@ -177,7 +177,7 @@ def test_zero_padding_loses_norm_at_the_border():
 
 
 @given(case=parts((2, 3, 4)), rng=seeds())
-def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Parts, rng: np.random.Generator):
+def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Parts, rng: np.random.Generator) -> None:
     """<gradient, dk> = <vjp, d(parts)>, dk by central differences; step 1e-5, whose error is of its square."""
     step = 1e-5
     mixing = rng.standard_normal(case.mixing.shape)
@@ -194,7 +194,7 @@ def test_the_update_of_the_parts_is_the_kernels_derivative_transposed(case: Part
 
 
 @given(case=parts((1, 2, 3)), rng=seeds())
-def test_skew_kernel(twin: Side, compare: Comparison, case: Parts, rng: np.random.Generator):
+def test_skew_kernel(twin: Side, compare: Comparison, case: Parts, rng: np.random.Generator) -> None:
     """The twin; and Q^T J Q as a matrix, skew, orthogonal, its pull-back the transposed derivative."""
     channels, size = 2 * len(case.mixing), case.gradient.shape[2]
     bases = [orthogonality.orthogonal((channels, channels // 2), rng) for _ in range(2 * (size - 1))]
@@ -215,7 +215,7 @@ def test_skew_kernel(twin: Side, compare: Comparison, case: Parts, rng: np.rando
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (3, 0), (2, 1)])
 def test_average_pooling_of_squares_that_overlap_or_leave_gaps(
     twin: Side, compare: Comparison, stride: int, padding: int
-):
+) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, 6, 7))
     d = rng.standard_normal(pooling.average_pool(x, 2, stride, padding).shape)
@@ -227,20 +227,20 @@ def test_average_pooling_of_squares_that_overlap_or_leave_gaps(
 
 
 @pytest.mark.parametrize("function", ["unshuffle", "scaled_average_pool"])
-def test_sizes_that_do_not_divide_are_refused(side: Side, function: str):
+def test_sizes_that_do_not_divide_are_refused(side: Side, function: str) -> None:
     with side.refuses("x: 5 x 4 pixels, expected multiples of 2"):
         getattr(side.pooling, function)(side.operands(np.ones((1, 1, 5, 4))), 2)
 
 
 @pytest.mark.parametrize("size", [4, 5])
-def test_a_map_of_one_pixel_meets_itself_at_every_tap(side: Side, size: int):
+def test_a_map_of_one_pixel_meets_itself_at_every_tap(side: Side, size: int) -> None:
     """Kernels larger than the map wrap around as often as they reach."""
     kernel, x = side.operands((np.ones((1, 1, size, size)), np.full((1, 1, 1, 1), 2.0)))
     for function in (side.convolution.circular_convolve, side.convolution.circular_convolve_adjoint):
         assert side.results(function(kernel, x)).item() == 2 * size**2
 
 
-def test_another_number_of_channels_is_refused(side: Side):
+def test_another_number_of_channels_is_refused(side: Side) -> None:
     with side.refuses("x: 2 channels, but the kernel takes 3"):
         side.convolution.circular_convolve(*side.operands((np.ones((4, 3, 1, 1)), np.ones((1, 2, 5, 4)))))
 
@@ -249,7 +249,7 @@ def test_another_number_of_channels_is_refused(side: Side):
 
 
 @given(case=padded_cases(max_convolutions=1))
-def test_the_reference_convolves_as_scipy_does(case: PaddedCase):
+def test_the_reference_convolves_as_scipy_does(case: PaddedCase) -> None:
     layer = case.images.layers[0]
     assert isinstance(layer, Padded)
     around = [(0, 0), (0, 0), *((q, q) for q in layer.padding)]
@@ -290,7 +290,7 @@ def grouped(draw: st.DrawFn) -> Grouped:
 
 
 @given(case=grouped())
-def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped):
+def test_groups_are_a_kernel_of_blocks(side: Side, case: Grouped) -> None:
     """A kernel without groups whose blocks off the diagonal are 0; of its update, the blocks on it."""
     *place, groups = case.place
     c_out, c_in = (n // (groups if i == 0 else 1) for i, n in enumerate(case.kernel.shape[:2]))
@@ -322,7 +322,7 @@ def test_kernel_update_by_windows(
     stride: tuple[int, int],
     padding: tuple[int, int],
     part: int,
-):
+) -> None:
     """Maps with many channels, last in memory, a row of a sample at a time, a few, or all of the batch."""
     monkeypatch.setattr(accelerated, "PART", part)
     if max(channels) < accelerated.MANY:
@@ -342,7 +342,7 @@ def test_kernel_update_by_windows(
 @pytest.mark.parametrize(
     ("shape", "message"), [((2, 3, 8, 8), "z: 3 channels"), ((2, 2, 1, 8), "z: 1 pixels a side, with 0 around")]
 )
-def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str):
+def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str) -> None:
     kernel, z = side.operands((np.ones((4, 2, 3, 3)), np.ones(shape)))
     with side.refuses(message):
         side.convolution.convolve(kernel, z)
@@ -370,7 +370,7 @@ class StridesOfWeightGradients(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rule", [Ftp, MonoForward])
-def test_no_gradient_by_a_pixel_is_asked_for_with_strides(rule: Any):
+def test_no_gradient_by_a_pixel_is_asked_for_with_strides(rule: Any) -> None:
     """PyTorch 2.13's is wrong, or crashes, for few channels last in memory with two threads."""
     pixel, following = nn.Conv2d(3, 2, 1, stride=(2, 1)), nn.Conv2d(2, 4, 1, stride=2, bias=False)
     model = nn.Sequential(pixel, nn.ReLU(), following, nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
@@ -381,7 +381,9 @@ def test_no_gradient_by_a_pixel_is_asked_for_with_strides(rule: Any):
 
 @pytest.mark.parametrize("rule", [Backprop, MonoForward])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_strided_pixels_in_modules_of_ones_own_get_maps_in_the_default_order(rule: Any, order: torch.memory_format):
+def test_strided_pixels_in_modules_of_ones_own_get_maps_in_the_default_order(
+    rule: Any, order: torch.memory_format
+) -> None:
     """As the shortcut of a ResNet's block: autograd differentiates it, and PyTorch's kernel crashes otherwise."""
     model = ResNet(num_classes=4, image_channels=3, widths=(4, 8), depths=(1, 1))
     x = torch.randn(8, 3, 8, 8).contiguous(memory_format=order)

@@ -93,7 +93,7 @@ def check_gradients(rule: Foton, x: torch.Tensor, y: torch.Tensor, masks: Any = 
     ids=["plain", "linear", "recomputed"],
 )
 @pytest.mark.parametrize("channels", [8, 14], ids=["narrowing", "widening"])
-def test_gradients_are_the_references_through_the_parts(channels: int, options: Any):
+def test_gradients_are_the_references_through_the_parts(channels: int, options: Any) -> None:
     rule = Foton(model(channels), **options)
     x, y = batch()
     rule.assign_credit(x, y)
@@ -101,7 +101,7 @@ def test_gradients_are_the_references_through_the_parts(channels: int, options: 
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_dropout_drops_pixels_of_maps(recompute: bool):
+def test_dropout_drops_pixels_of_maps(recompute: bool) -> None:
     """Both passes have the masks that the rule draws, whose shapes are those of the activities."""
     rule = Foton(model(dropout=0.3), recompute=recompute, generator=seeded(3))
     x, y = batch()
@@ -116,7 +116,7 @@ def test_dropout_drops_pixels_of_maps(recompute: bool):
     check_gradients(rule, x, y)
 
 
-def test_a_projection_of_images_is_held_for_some_steps():
+def test_a_projection_of_images_is_held_for_some_steps() -> None:
     """F^T is built at the first step and every third one, and is part of the state."""
     rule = Foton(model(), projection_every=3)
     steps = torch.optim.SGD(rule.parameters(), lr=0.1)
@@ -140,7 +140,7 @@ def test_a_projection_of_images_is_held_for_some_steps():
     assert rms(built[0] - built[1]) > 1e-3 * rms(built[0])
 
 
-def test_backprop_on_images_is_autograd():
+def test_backprop_on_images_is_autograd() -> None:
     rule = Backprop(model())
     x, y = batch()
     rule.assign_credit(x, y)
@@ -152,7 +152,7 @@ def test_backprop_on_images_is_autograd():
         assert torch.allclose(ours[name], parameter.grad, rtol=1e-12, atol=1e-14), name
 
 
-def test_linear_network_is_backprop_in_every_part():
+def test_linear_network_is_backprop_in_every_part() -> None:
     """Through the derivative of the kernel as well: cosines of 1 for every layer's parts."""
     rule = Foton(model(activation=nn.Identity))
     cosines = alignment(rule, *batch())
@@ -162,7 +162,7 @@ def test_linear_network_is_backprop_in_every_part():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("kind", ["foton", "backprop"])
-def test_training_keeps_every_part_orthogonal(optimizer: str, kind: str):
+def test_training_keeps_every_part_orthogonal(optimizer: str, kind: str) -> None:
     rule = (
         Foton(model(dtype=torch.float32)) if kind == "foton" else Backprop(model(dtype=torch.float32), orthogonal=True)
     )
@@ -184,7 +184,7 @@ def test_training_keeps_every_part_orthogonal(optimizer: str, kind: str):
         assert np.abs(np.linalg.svd(matrix, compute_uv=False) - 1).max() < 0.02, "orthogonal kernel"
 
 
-def test_saved_and_loaded_rules_go_on_alike():
+def test_saved_and_loaded_rules_go_on_alike() -> None:
     rule = Foton(model(dtype=torch.float32))
     other = Foton(model(dtype=torch.float32))
     x, y = batch(16, torch.float32)
@@ -194,7 +194,7 @@ def test_saved_and_loaded_rules_go_on_alike():
     assert torch.equal(rule.assign_credit(x, y), other.assign_credit(x, y))
 
 
-def test_the_scores_that_are_trained_are_the_models():
+def test_the_scores_that_are_trained_are_the_models() -> None:
     """Unshuffled twice and between convolutions, pooled twice."""
     torch.manual_seed(0)
     layers = [
@@ -230,7 +230,7 @@ def padded_model(activation: type[nn.Module]) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.Identity])
-def test_backprop_through_padded_convolutions_is_autograd(activation: type[nn.Module]):
+def test_backprop_through_padded_convolutions_is_autograd(activation: type[nn.Module]) -> None:
     rule = Backprop(padded_model(activation))
     x, y = torch.randn(16, 2, 11, 9, dtype=torch.float64), torch.randint(0, 3, (16,))
     loss = rule.assign_credit(x, y)

@@ -95,7 +95,7 @@ def s(u: Any, beta: float = 4.0) -> Any:
 
 @losses
 @given(layer=layer_goodness())
-def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
+def test_twin(twin: Side, compare: Comparison, name: str, layer: Any) -> None:
     def credit(side: Side, layer: Any) -> Any:
         return LOSSES[name](side.cumulative_goodness)(side.pair_losses.LayerGoodness(*layer))
 
@@ -104,7 +104,7 @@ def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
 
 @losses
 @given(layer=layer_goodness())
-def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
+def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any) -> None:
     layer = side.results(side.operands(layer))
     if "compensated" in name:  # whose equation, by its letter, is 0 / 0 for large margins
         layer = layer._replace(**{field: getattr(layer, field) / size_of(layer) for field in layer._fields[3:]})
@@ -127,7 +127,7 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
 
 @losses
 @pytest.mark.parametrize("size", [200.0, 1e4, 1e15, 1e30])
-def test_finite_for_any_goodness(side: Side, name: str, size: float):
+def test_finite_for_any_goodness(side: Side, name: str, size: float) -> None:
     """The square of a hinge excepted, which leaves the range of single precision."""
     if "hinge" in name and size > 1e15:
         size = 1e15
@@ -156,7 +156,7 @@ betas, gammas = st.sampled_from([1.0, 4.0]), st.sampled_from([0.7, 1.0])
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
-def test_log_attenuation(twin: Side, compare: Comparison, case: Any, beta: float, gamma: float):
+def test_log_attenuation(twin: Side, compare: Comparison, case: Any, beta: float, gamma: float) -> None:
     def call(side: Side, m: Any, p: Any) -> Any:
         return side.cumulative_goodness.log_attenuation(m, p, beta, gamma)
 
@@ -164,7 +164,7 @@ def test_log_attenuation(twin: Side, compare: Comparison, case: Any, beta: float
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
-def test_attenuation_and_its_bounds(twin: Side, compare: Comparison, case: Any, beta: float, gamma: float):
+def test_attenuation_and_its_bounds(twin: Side, compare: Comparison, case: Any, beta: float, gamma: float) -> None:
     margin, prior = np.minimum(np.abs(case[0]), 2), np.maximum(case[1], -0.5)  # where R is neither 0 nor immense
 
     def call(side: Side, m: Any, p: Any) -> Any:
@@ -180,7 +180,7 @@ def test_attenuation_and_its_bounds(twin: Side, compare: Comparison, case: Any, 
 
 
 @given(rng=seeds())
-def test_metrics(twin: Side, compare: Comparison, rng: np.random.Generator):
+def test_metrics(twin: Side, compare: Comparison, rng: np.random.Generator) -> None:
     """Of seven batches at once, since one number can be near by chance.
 
     R is away from the limit and margins are away from 0: which side they are on is no chance.
@@ -209,7 +209,7 @@ def test_metrics(twin: Side, compare: Comparison, rng: np.random.Generator):
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
-def test_attenuation_is_a_ratio_of_slopes(side: Side, case: Any, beta: float, gamma: float):
+def test_attenuation_is_a_ratio_of_slopes(side: Side, case: Any, beta: float, gamma: float) -> None:
     """log R from the slopes of the cumulative and of the local loss, where both are within the range of numbers."""
     margin, prior = (np.clip(side.results(side.operands(x)), -4, 4) for x in case)
     module = side.cumulative_goodness
@@ -220,7 +220,7 @@ def test_attenuation_is_a_ratio_of_slopes(side: Side, case: Any, beta: float, ga
 
 
 @given(case=margins(), beta=betas, gamma=gammas)
-def test_bounds_of_the_attenuation(side: Side, case: Any, beta: float, gamma: float):
+def test_bounds_of_the_attenuation(side: Side, case: Any, beta: float, gamma: float) -> None:
     """For all signs, over numbers that overflow and underflow; the slack is what rounding the exponents gives."""
     margin, prior = side.results(side.operands(case))
     module, operands = side.cumulative_goodness, side.operands(case)
@@ -244,7 +244,7 @@ def test_bounds_of_the_attenuation(side: Side, case: Any, beta: float, gamma: fl
     assert np.all(gradient <= bound * np.exp(2 * slack) + smallest), "gradient above its bound"
 
 
-def test_limits_of_the_attenuation(side: Side):
+def test_limits_of_the_attenuation(side: Side) -> None:
     """Monotone in the margin from 1 to e^(-beta gamma P): falling for a prior above 0, rising for one below."""
     margin = np.linspace(-12, 12, 241)
     for prior in (2.0, 0.1, -0.1, -2.0):
@@ -259,7 +259,7 @@ def test_limits_of_the_attenuation(side: Side):
 @pytest.mark.parametrize(
     ("margin", "prior", "log_r"), [(30.0, 50.0, -200.0), (30.0, 0.5, -2.0), (1e30, 1e30, -4e30), (1e30, -1.0, 4.0)]
 )
-def test_attenuation_of_large_margins(side: Side, margin: float, prior: float, log_r: float):
+def test_attenuation_of_large_margins(side: Side, margin: float, prior: float, log_r: float) -> None:
     """For m > 0 it is e^(-beta gamma P), though both exponentials are infinite; the twin keeps digits at any margin."""
     operands = side.operands((np.array([margin]), np.array([prior])))
     ours = side.results(side.cumulative_goodness.log_attenuation(*operands, 4.0, 1.0))[0]
@@ -271,7 +271,7 @@ def test_attenuation_of_large_margins(side: Side, margin: float, prior: float, l
     assert not math.isnan(r)
 
 
-def test_the_worked_example(side: Side):
+def test_the_worked_example(side: Side) -> None:
     """gamma = 1, beta = 4, P = 2, m = 0: R = 2 / (1 + e^8) = 6.7e-4; gradients 2 and 1.3e-3."""
     module, layer = side.cumulative_goodness, layer_at(0.0, 2.0)
     r = side.results(module.attenuation(*side.operands((np.zeros(1), np.full(1, 2.0))), 4.0, 1.0))[0]
@@ -283,7 +283,7 @@ def test_the_worked_example(side: Side):
     assert f"{4 / (1 + math.exp(8)):.1e}" == "1.3e-03"
 
 
-def test_metrics_by_hand(side: Side):
+def test_metrics_by_hand(side: Side) -> None:
     module = side.cumulative_goodness
     r = side.operands(np.array([0.0, 0.5, 1.0, 2.0, np.inf]))
     fraction, half_width = side.results(module.free_riding_fraction(r))
@@ -298,7 +298,7 @@ def test_metrics_by_hand(side: Side):
     assert side.results(module.layer_separation(margin, prior)) == -0.25, "separation"
 
 
-def test_an_interval_of_two_samples(side: Side):
+def test_an_interval_of_two_samples(side: Side) -> None:
     """The fewest that have a deviation: lost are 1 and 1/2, whose squared deviations, 1/8 in all, have 1 degree."""
     fraction, half_width = side.results(
         side.cumulative_goodness.free_riding_fraction(side.operands(np.array([0, 0.5])))
@@ -307,7 +307,7 @@ def test_an_interval_of_two_samples(side: Side):
     assert math.isclose(half_width, 1.96 * math.sqrt(0.125 / 2), rel_tol=8 * side.eps), "half-width"
 
 
-def test_no_interval_of_one_sample(side: Side):
+def test_no_interval_of_one_sample(side: Side) -> None:
     with side.refuses("attenuation: 1 samples, expected 2 or more"):
         side.cumulative_goodness.free_riding_fraction(side.operands(np.ones(1)))
 
@@ -316,7 +316,7 @@ def test_no_interval_of_one_sample(side: Side):
 
 
 @given(layer=layer_goodness(), beta=betas)
-def test_without_gamma_all_is_local(side: Side, layer: Any, beta: float):
+def test_without_gamma_all_is_local(side: Side, layer: Any, beta: float) -> None:
     """gamma = 0 is the loss per block, SymBa's; gated or not."""
     module = side.cumulative_goodness
     local = on(side, module.per_block(beta), layer)
@@ -331,7 +331,7 @@ def test_without_gamma_all_is_local(side: Side, layer: Any, beta: float):
 
 
 @given(layer=layer_goodness())
-def test_the_prior_is_that_of_the_other_layers(side: Side, layer: Any):
+def test_the_prior_is_that_of_the_other_layers(side: Side, layer: Any) -> None:
     """Twice the prior is twice gamma, for any margin of the layer's own."""
     module = side.cumulative_goodness
     doubled = layer._replace(prior_positive=2 * layer.prior_positive, prior_negative=2 * layer.prior_negative)
@@ -340,7 +340,7 @@ def test_the_prior_is_that_of_the_other_layers(side: Side, layer: Any):
         assert np.allclose(a, b, rtol=0, atol=64 * side.eps * size_of(layer)), name
 
 
-def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side):
+def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side) -> None:
     """Each stream has a gate of its own: by its own earlier goodness, closed above kappa and open below."""
     module = side.cumulative_goodness
     loss = module.hardness_gated(0.5, 4.0, 1.0, 1.0)
@@ -361,7 +361,7 @@ def test_easy_samples_lose_the_cumulative_term_and_hard_ones_keep_it(side: Side)
 
 
 @given(layer=layer_goodness(), raw_tau=st.sampled_from([-1.0, 0.5, 3.0]), kappa=st.sampled_from([-0.5, 0.3]))
-def test_gate_gradient(twin: Side, compare: Comparison, layer: Any, raw_tau: float, kappa: float):
+def test_gate_gradient(twin: Side, compare: Comparison, layer: Any, raw_tau: float, kappa: float) -> None:
     def gradient(side: Side, layer: Any, raw_tau: Any, kappa: Any) -> Any:
         layer = side.pair_losses.LayerGoodness(*layer)
         return side.cumulative_goodness.gate_gradient(layer, raw_tau, kappa, 0.5, 1.0)
@@ -370,7 +370,7 @@ def test_gate_gradient(twin: Side, compare: Comparison, layer: Any, raw_tau: flo
 
 
 @given(layer=layer_goodness(), raw_tau=st.sampled_from([-1.0, 0.5, 3.0]), kappa=st.sampled_from([-0.5, 0.3]))
-def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: float, kappa: float):
+def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: float, kappa: float) -> None:
     """Autograd through tau = softplus(raw_tau), sample by sample."""
     layer = side.results(side.operands(layer))
     layer = layer._replace(**{field: 2 * getattr(layer, field) / size_of(layer) for field in layer._fields[3:]})
@@ -389,7 +389,7 @@ def test_gate_gradient_is_that_of_the_loss(side: Side, layer: Any, raw_tau: floa
 
 
 @pytest.mark.parametrize(("layer", "weight"), [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0)])
-def test_weights_of_the_auxiliary_by_depth(side: Side, layer: int, weight: float):
+def test_weights_of_the_auxiliary_by_depth(side: Side, layer: int, weight: float) -> None:
     """0.25, 0.5, 0.75, 1 in four layers, where all samples are alike; 0.25 in a single one."""
     loss = side.cumulative_goodness.depth_scaled_auxiliary()
     for index, depth, expected in ((layer, 4, weight), (0, 1, 0.25)):
@@ -399,7 +399,7 @@ def test_weights_of_the_auxiliary_by_depth(side: Side, layer: int, weight: float
 
 
 @pytest.mark.parametrize("level", [-50.0, 0.0, 5.0, 50.0, 1e30])
-def test_residual_weights_have_mean_one(side: Side, level: float):
+def test_residual_weights_have_mean_one(side: Side, level: float) -> None:
     """Even where all samples are told apart below, and s(P) is nothing; the harder sample has the larger weight."""
     prior = level + np.array([0.0, 0.5, 1.0, 4.0])
     credit = on(side, side.cumulative_goodness.depth_scaled_auxiliary(0.0, 4.0, 1.0, 0.0), layer_at(np.zeros(4), prior))
@@ -412,7 +412,7 @@ def test_residual_weights_have_mean_one(side: Side, level: float):
 
 
 @given(layer=layer_goodness(), c=st.sampled_from([1.0, 1.5]), eps=st.sampled_from([1e-6, 0.1, 0.0]))
-def test_compensated_gradient(side: Side, layer: Any, c: float, eps: float):
+def test_compensated_gradient(side: Side, layer: Any, c: float, eps: float) -> None:
     """-beta (c s(m) + s(M) eps / (s(m) + eps)) where the bracket is positive, else that of the cumulative loss."""
     layer = layer._replace(layer=1, depth=3, **{f: getattr(layer, f) / size_of(layer) for f in layer._fields[3:]})
     layer = side.results(side.operands(layer))
@@ -424,7 +424,7 @@ def test_compensated_gradient(side: Side, layer: Any, c: float, eps: float):
 
 
 @pytest.mark.parametrize(("margin", "ratio"), [(3.5, "1.55"), (5.0, "2.00"), (0.0, "1.00")])
-def test_what_the_published_eps_does(side: Side, margin: float, ratio: str):
+def test_what_the_published_eps_does(side: Side, margin: float, ratio: str) -> None:
     """With P = 0 nothing is missing; the local gradient is given back in part, in full at m = 5. Not so in layer 0."""
     module = side.cumulative_goodness
     expected = 1 + 1e-6 / (s(margin) + 1e-6)
@@ -436,7 +436,7 @@ def test_what_the_published_eps_does(side: Side, margin: float, ratio: str):
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, 20.0])
-def test_compensation_restores_the_local_gradient(side: Side, margin: float):
+def test_compensation_restores_the_local_gradient(side: Side, margin: float) -> None:
     """c = 1 without eps, prior above 0: that of gamma = 0, however much was lost; grown by 1 + rho d / (L - 1)."""
     module, at = side.cumulative_goodness, layer_at(margin, [0.0, 1.0, 30.0], 2, 5)
     local = on(side, module.per_block(), at).positive
@@ -449,7 +449,7 @@ def test_compensation_restores_the_local_gradient(side: Side, margin: float):
     assert np.array_equal(amplified, on(side, module.cumulative(1.0), wrong).positive), "bracket below 0"
 
 
-def test_the_hinge_rests_beyond_its_target(side: Side):
+def test_the_hinge_rests_beyond_its_target(side: Side) -> None:
     """On each sample's cumulative margin: 2 and more cost nothing, and earlier layers can pay for it."""
     credit = on(side, side.cumulative_goodness.squared_hinge(gamma=0.5), layer_at([1.5, 2.0, 0.0, 1.0], [0, 0, 4, -2]))
     assert np.array_equal(credit.loss, [0.25, 0, 0, 4])
@@ -461,12 +461,12 @@ def test_the_hinge_rests_beyond_its_target(side: Side):
     ("bad", "said"),
     [({"c": 0.0}, "c: 0.0, expected a positive number"), ({"eps": -1.0}, "eps: -1.0, expected 0 or more")],
 )
-def test_a_compensation_of_nothing_is_refused(side: Side, bad: dict[str, float], said: str):
+def test_a_compensation_of_nothing_is_refused(side: Side, bad: dict[str, float], said: str) -> None:
     with side.refuses(said):
         side.cumulative_goodness.compensated(**bad)
 
 
-def test_a_loss_of_the_twin_can_be_pickled(twin: Side):
+def test_a_loss_of_the_twin_can_be_pickled(twin: Side) -> None:
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
     for name, remedy in twin.cumulative_goodness.REMEDIES.items():

@@ -151,7 +151,7 @@ def kinds(found: Sequence[Part]) -> list[str]:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_parts_are_the_model(name: str, training: bool):
+def test_the_parts_are_the_model(name: str, training: bool) -> None:
     """In either mode, gradients and buffers too; a part has the very modules and parameters of the model."""
     model, x, names, begins = build(name)
     found = read(model, names, x)
@@ -175,7 +175,7 @@ def test_the_parts_are_the_model(name: str, training: bool):
 
 
 @pytest.mark.parametrize(("name", "units"), [("functions", functional_units), ("blocks", residual_units)])
-def test_units_as_modules(name: str, units: Callable[[nn.Module], list[nn.Module]]):
+def test_units_as_modules(name: str, units: Callable[[nn.Module], list[nn.Module]]) -> None:
     model, x, _, begins = build(name)
     model.eval()
     found = read(model, units(model))
@@ -187,7 +187,7 @@ def test_units_as_modules(name: str, units: Callable[[nn.Module], list[nn.Module
         assert [part.begins for part in found][-3:] == [False, False, True], "at the first leaf with parameters"
 
 
-def test_functions_are_seen_as_modules():
+def test_functions_are_seen_as_modules() -> None:
     model, x, names, _ = build("functions")
     found = read(model, names, x)
     assert kinds(found) == [
@@ -208,7 +208,7 @@ def test_functions_are_seen_as_modules():
     lambda x: x.view(x.size(0), -1), lambda x: x.reshape(x.shape[0], -1), lambda x: x.view((x.size()[0], -1)),
     lambda x: torch.reshape(x, (x.shape[0], -1)), lambda x: x.flatten(1), lambda x: torch.flatten(x, start_dim=1),
 ])  # fmt: skip
-def test_flattening_by_any_name(shape: Callable[[Tensor], Tensor]):
+def test_flattening_by_any_name(shape: Callable[[Tensor], Tensor]) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -221,7 +221,7 @@ def test_flattening_by_any_name(shape: Callable[[Tensor], Tensor]):
     assert kinds(read(model, ["conv", "fc"], images())) == ["Conv2d", "Flatten", "Linear"]
 
 
-def test_values_that_are_used_twice_stay_in_one_part():
+def test_values_that_are_used_twice_stay_in_one_part() -> None:
     """What is computed from one block's output and around the next is of this next block's part."""
     model, x, names, _ = build("blocks")
     found = {part.name: part.module for part in read(model, names, x)}
@@ -232,7 +232,7 @@ def test_values_that_are_used_twice_stay_in_one_part():
         assert torch.equal(found["last"](h), h + model.get_submodule("last")(h)), "the addition around a block"
 
 
-def test_buffers_stay_those_of_the_model():
+def test_buffers_stay_those_of_the_model() -> None:
     """Which gets other tensors for them when it is converted."""
     model, x, names, _ = build("tokens")
     found = read(model, names, x)
@@ -240,7 +240,7 @@ def test_buffers_stay_those_of_the_model():
     assert torch.equal(run(found, x), model(x)), "the buffers of the model"
 
 
-def test_a_copy_has_parts_of_its_own():
+def test_a_copy_has_parts_of_its_own() -> None:
     model, x, names, _ = build("tokens")
     both = model, read(model, names)
     for first, second in (copy.deepcopy(both), pickle.loads(pickle.dumps(both))):
@@ -249,7 +249,7 @@ def test_a_copy_has_parts_of_its_own():
         assert torch.equal(run(second, x), first(x)), "the buffers of the copy"
 
 
-def test_hooks_are_called_in_a_part_and_not_by_a_check():
+def test_hooks_are_called_in_a_part_and_not_by_a_check() -> None:
     model, x, names, _ = build("blocks")
     seen: list[str] = []
     for path in ("stem.0", "layer1.0", "last.conv"):
@@ -260,7 +260,7 @@ def test_hooks_are_called_in_a_part_and_not_by_a_check():
     assert seen == ["stem.0", "layer1.0", "last.conv"]
 
 
-def test_reading_leaves_no_trace():
+def test_reading_leaves_no_trace() -> None:
     """Modes, buffers and the state of the generator are what they were."""
     model, x, names, _ = build("functions")
     model.get_submodule("norm1").eval()
@@ -272,7 +272,7 @@ def test_reading_leaves_no_trace():
     assert torch.equal(drawn, torch.get_rng_state()), "draws"
 
 
-def test_a_sequential_begins_a_unit_at_each_layer():
+def test_a_sequential_begins_a_unit_at_each_layer() -> None:
     inner = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 4), inner, nn.PReLU(), nn.Linear(4, 2))
     found = read(model)
@@ -283,7 +283,7 @@ def test_a_sequential_begins_a_unit_at_each_layer():
     assert [part.begins for part in named] == [False, True, False, False, False, True], "as named"
 
 
-def test_frozen_parts_may_come_before_the_first_unit():
+def test_frozen_parts_may_come_before_the_first_unit() -> None:
     model, x, _, _ = build("blocks")
     for p in (*model.stem.parameters(), *model.layer1.parameters()):  # type: ignore[union-attr]
         p.requires_grad = False
@@ -292,7 +292,7 @@ def test_frozen_parts_may_come_before_the_first_unit():
     assert [part.name for part in found if not part.begins] == [*stem, "last:mean"]
 
 
-def test_tensors_that_the_model_makes_are_part_of_what_is_computed():
+def test_tensors_that_the_model_makes_are_part_of_what_is_computed() -> None:
     class Model(Constant):
         def forward(self, x: Tensor) -> Any:
             return self.a(x + torch.arange(8.0))
@@ -307,7 +307,7 @@ def test_tensors_that_the_model_makes_are_part_of_what_is_computed():
     assert refusal(lambda: parts(Noisy(), ["a"], x)) == said, "noise of one pass"
 
 
-def test_units_that_the_model_runs_without_gradients_are_frozen():
+def test_units_that_the_model_runs_without_gradients_are_frozen() -> None:
     class Model(Tied):
         def forward(self, x: Tensor) -> Any:
             with torch.no_grad():
@@ -321,7 +321,7 @@ def test_units_that_the_model_runs_without_gradients_are_frozen():
     read(model, ["a", "b"], x)
 
 
-def test_a_unit_has_any_of_its_names():
+def test_a_unit_has_any_of_its_names() -> None:
     """Of a module that stands in the model twice."""
 
     class Model(Tied):
@@ -337,7 +337,7 @@ def test_a_unit_has_any_of_its_names():
         assert torch.equal(run(read(model, [name, "b"], x), x), model(x)), name
 
 
-def test_a_constant_dropout_stays_one():
+def test_a_constant_dropout_stays_one() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -478,14 +478,14 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_is_refused(name: str):
+def test_what_is_refused(name: str) -> None:
     make, units, message = REFUSALS[name]
     model = make()
     given = units(model) if callable(units) else units
     assert refusal(lambda: parts(model, given, rule="Foton")) == message
 
 
-def test_units_that_are_not_the_model():
+def test_units_that_are_not_the_model() -> None:
     """Whatever differs from it, in whichever mode, is seen on an example."""
     model, x, _, _ = build("functions")
     found = functional_units(model)
@@ -509,7 +509,7 @@ def test_units_that_are_not_the_model():
 
 
 @pytest.mark.parametrize("rule", [Backprop, DirectFeedbackAlignment])
-def test_a_model_may_view_what_it_convolves(rule: Any):
+def test_a_model_may_view_what_it_convolves(rule: Any) -> None:
     """x.view(len(x), -1) refuses maps whose channels come last, as the layers alone are given them."""
     model, x, names, _ = build("functions")
     built, y = rule(model, units=names, example=x), torch.zeros(len(x), dtype=torch.long)
@@ -517,7 +517,7 @@ def test_a_model_may_view_what_it_convolves(rule: Any):
     torch.testing.assert_close(built.eval()(x), model(x))
 
 
-def test_zeros_hide_no_difference():
+def test_zeros_hide_no_difference() -> None:
     """As people begin: an output layer of zeros, a gain of zeros at the end of each residual branch."""
     model = Functional()
     for p in model.fc2.parameters():
@@ -533,7 +533,7 @@ def test_zeros_hide_no_difference():
     assert not any(p.any() for p in model.fc2.parameters()), "zeros again"
 
 
-def test_examples_that_do_not_pass():
+def test_examples_that_do_not_pass() -> None:
     model, x, names, _ = build("functions")
     found = read(model, names)
     assert refusal(lambda: check_same(model, found, x)) == "accepted"
@@ -548,14 +548,14 @@ def test_examples_that_do_not_pass():
     )
 
 
-def test_compiled_modules_are_units():
+def test_compiled_modules_are_units() -> None:
     """They have no truth value: len() is asked of what was compiled."""
     model, x = Tied(), torch.randn(3, 8)
     model.b = torch.compile(model.b, backend="eager")
     assert refusal(lambda: parts(model, ["a", "b"], x)) == "accepted", "compiled"
 
 
-def test_a_lazy_layer_among_others_is_named_before_an_example_is_run():
+def test_a_lazy_layer_among_others_is_named_before_an_example_is_run() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.LazyLinear(2))
     with pytest.raises(ValueError, match="layer '2': its parameters are not there yet"):
         Foton(model, example=torch.randn(2, 4))

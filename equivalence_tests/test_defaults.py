@@ -90,9 +90,9 @@ def defaults() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("module", sorted(DEFAULTS))
-def test_defaults(module: str):
+def test_defaults(module: str) -> None:
     assert defaults()[module] == DEFAULTS[module], f"defaults of {module}"
 
 
-def test_every_rule_with_defaults_is_listed():
+def test_every_rule_with_defaults_is_listed() -> None:
     assert sorted(defaults()) == sorted(DEFAULTS), "files of rules"

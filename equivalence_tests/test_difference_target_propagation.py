@@ -42,7 +42,7 @@ def updates(side: Side, dense: Any, x: Any, labels: Any, inverses: Any, noise: A
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
-def test_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, step=0.3)
 
@@ -52,7 +52,7 @@ def test_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Gen
 @given(case=cases(dropout=False), rng=seeds())
 def test_the_last_two_layers_learn_as_under_backprop(
     side: Side, compare: Comparison, case: Case, rng: np.random.Generator
-):
+) -> None:
     """Where no inverse stands above a layer its difference is the gradient, through any activation."""
 
     def last(found: Any) -> Any:
@@ -84,7 +84,9 @@ def square(rng: np.random.Generator, orthogonal: bool, n: int = 6, depth: int = 
 
 
 @given(rng=seeds())
-def test_orthogonal_weights_and_their_inverses_give_backprop(side: Side, compare: Comparison, rng: np.random.Generator):
+def test_orthogonal_weights_and_their_inverses_give_backprop(
+    side: Side, compare: Comparison, rng: np.random.Generator
+) -> None:
     """Linear layers: the inverse is the transpose, and eta times backpropagation's update comes out."""
     case, inverses, noise = square(rng, orthogonal=True)
     operands = side.operands((*case[:3], inverses, noise))
@@ -96,7 +98,7 @@ def test_orthogonal_weights_and_their_inverses_give_backprop(side: Side, compare
 
 
 @given(rng=seeds())
-def test_exact_inverses_aim_every_layer_at_one_output(side: Side, rng: np.random.Generator):
+def test_exact_inverses_aim_every_layer_at_one_output(side: Side, rng: np.random.Generator) -> None:
     """What the layers above make of any target is the last hidden layer's; and there is nothing left to learn."""
     case, inverses, noise = square(rng, orthogonal=False)
     dense, x, labels, back, noise = side.operands((*case[:3], inverses, noise))
@@ -113,7 +115,7 @@ def test_exact_inverses_aim_every_layer_at_one_output(side: Side, rng: np.random
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
-def test_inverses_learn_by_their_gradient(case: Case, rng: np.random.Generator):
+def test_inverses_learn_by_their_gradient(case: Case, rng: np.random.Generator) -> None:
     """A small step down the update lowers the reconstruction error by the update's square."""
     side = ReferenceSide()
     inverses, noise = inverses_for(case, rng)
@@ -138,7 +140,7 @@ def test_inverses_learn_by_their_gradient(case: Case, rng: np.random.Generator):
 
 
 @given(case=SMOOTH_CASES, rng=seeds())
-def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     """Through the front door: gradients of the model and of the rule's own inverses."""
     if not twin.is_ours:
         pytest.skip("rules are prograde's own")
@@ -161,7 +163,7 @@ def test_rule(twin: TwinSide, compare: Comparison, case: Case, rng: np.random.Ge
     compare(twin, "DifferenceTargetPropagation", ours, *case[:3], inverses, silent)
 
 
-def test_inverses_that_do_not_fit_are_refused(side: Side):
+def test_inverses_that_do_not_fit_are_refused(side: Side) -> None:
     case, inverses, noise = square(np.random.default_rng(0), orthogonal=True)
     operands = side.operands((*case[:3], inverses, noise[:1]))
     with side.refuses("inverses, noise: 2 and 1, expected 2, one for every hidden layer"):
@@ -169,7 +171,7 @@ def test_inverses_that_do_not_fit_are_refused(side: Side):
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_target_propagation_through_two_activations(twin: TwinSide):
+def test_target_propagation_through_two_activations(twin: TwinSide) -> None:
     """An inverse has the activation of the layer that it recovers: its error can come to nothing."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 8), nn.LeakyReLU(), nn.Linear(8, K))

@@ -34,7 +34,7 @@ def trained(example: Example) -> tuple[Any, Tensor]:
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_an_exported_module_gives_the_scores_of_its_rule(name: str):
+def test_an_exported_module_gives_the_scores_of_its_rule(name: str) -> None:
     rule, x = trained(EXAMPLES[name])
     rule.train()
     module = rule.export()
@@ -53,7 +53,7 @@ def test_an_exported_module_gives_the_scores_of_its_rule(name: str):
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning")  # PyTorch's, of its nn.RNN
 @pytest.mark.parametrize("name", TRACED)
-def test_pytorch_exports_it_for_batches_of_any_size(name: str):
+def test_pytorch_exports_it_for_batches_of_any_size(name: str) -> None:
     rule, x = trained(EXAMPLES[name])
     batch = torch.export.Dim("batch")
     program = torch.export.export(rule.export(), (x,), dynamic_shapes=({0: batch},))
@@ -61,14 +61,14 @@ def test_pytorch_exports_it_for_batches_of_any_size(name: str):
     torch.testing.assert_close(program.module()(larger), rule(larger))
 
 
-def test_the_model_s_own_scores_are_exported_as_the_model():
+def test_the_model_s_own_scores_are_exported_as_the_model() -> None:
     rule = Ftp(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))
     module = rule.export()
     assert type(module) is nn.Sequential
     assert list(module.state_dict()) == list(rule.model.state_dict())
 
 
-def test_noise_of_hardware_is_not_exported():
+def test_noise_of_hardware_is_not_exported() -> None:
     rule = Hardware(Backprop(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))), bits=4)
     with pytest.raises(ValueError, match=r"rule: Hardware.*rule\.rule\.export\(\)"):
         rule.export()

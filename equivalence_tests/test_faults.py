@@ -12,7 +12,7 @@ from prograde.equivalence_tests.planting import ROOT, Loaded, planted, recorded,
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_the_text_to_replace_is_there_once(fault: Fault):
+def test_the_text_to_replace_is_there_once(fault: Fault) -> None:
     spec = find_spec(f"{ROOT}.{fault.module}")
     assert spec is not None
     assert spec.origin is not None
@@ -21,7 +21,7 @@ def test_the_text_to_replace_is_there_once(fault: Fault):
     assert f"def {test}(" in (Path(__file__).parent / file).read_text(), fault.test
 
 
-def test_names_tell_faults_apart():
+def test_names_tell_faults_apart() -> None:
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names))
 
@@ -110,7 +110,7 @@ def executed(file: str) -> dict[str, Any]:
     return names
 
 
-def test_everybody_gets_the_code_of_a_changed_function():
+def test_everybody_gets_the_code_of_a_changed_function() -> None:
     with recorded() as ran:
         modules = {before: executed(before) for before in CHANGES}
     loaded = Loaded(ran.values())
@@ -120,7 +120,7 @@ def test_everybody_gets_the_code_of_a_changed_function():
         assert eval(call, modules[before]) == new, f"{before}: the new code"
 
 
-def test_what_was_evaluated_at_import_is_not_exchanged():
+def test_what_was_evaluated_at_import_is_not_exchanged() -> None:
     with recorded() as ran:
         names = executed("module")
         names["adder"](1)
@@ -134,7 +134,7 @@ def test_what_was_evaluated_at_import_is_not_exchanged():
     assert loaded.exchange("module", MODULE, MODULE.replace("3 * x", "x")), "what never ran"
 
 
-def test_the_named_assertion_is_told_from_others():
+def test_the_named_assertion_is_told_from_others() -> None:
     fault = Fault("sign", "module", "x + y", "x - y", "test_add.py::test_add", "the sum")
     assert verdict(fault, ["E   AssertionError: the sum: 0, expected 2"]) == ""
     assert verdict(fault, []) == "survived"

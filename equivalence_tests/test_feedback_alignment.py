@@ -58,7 +58,7 @@ def backprop(side: Side, network: Any, x: Any, labels: Any, masks: Any, _: Any) 
 
 
 @given(case=chain_cases(), rng=seeds())
-def test_feedback_alignment(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator):
+def test_feedback_alignment(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator) -> None:
     rule = updates("feedback_alignment")
     compare(twin, "feedback_alignment.updates", rule, *case, mirrored(case, rng))
 
@@ -66,7 +66,7 @@ def test_feedback_alignment(twin: Side, compare: Comparison, case: ChainCase, rn
 @given(case=chain_cases(), rng=seeds(), signs=st.booleans(), by_channel=st.booleans())
 def test_direct_feedback_alignment(
     twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, signs: bool, by_channel: bool
-):
+) -> None:
     rule = updates("direct_feedback_alignment", signs=signs)
     compare(twin, "direct_feedback_alignment.updates", rule, *case, direct(case, rng, by_channel))
 
@@ -74,7 +74,7 @@ def test_direct_feedback_alignment(
 @given(case=chain_cases(), rng=seeds(), by_channel=st.booleans(), centred=st.booleans())
 def test_direct_random_target_projection(
     twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, by_channel: bool, centred: bool
-):
+) -> None:
     rule = updates("direct_random_target_projection", centred=centred)
     compare(twin, "direct_random_target_projection.updates", rule, *case, direct(case, rng, by_channel))
     probabilities = case._replace(labels=rng.dirichlet(np.ones(case.num_classes), len(case.labels)))
@@ -82,13 +82,15 @@ def test_direct_random_target_projection(
 
 
 @given(case=chain_cases())
-def test_the_weights_as_feedback_give_backprop(side: Side, compare: Comparison, case: ChainCase):
+def test_the_weights_as_feedback_give_backprop(side: Side, compare: Comparison, case: ChainCase) -> None:
     rule = updates("feedback_alignment")
     compare(side, "updates", rule, *case, tuple(weights(case.network)[1:]), expected=backprop)
 
 
 @given(case=cases(max_hidden=1))
-def test_the_last_weights_as_feedback_give_backprop_with_one_hidden_layer(side: Side, compare: Comparison, case: Case):
+def test_the_last_weights_as_feedback_give_backprop_with_one_hidden_layer(
+    side: Side, compare: Comparison, case: Case
+) -> None:
     rule = updates("direct_feedback_alignment")
     matrices = (case.dense.weights[-1].T.copy(),)
     compare(side, "updates", rule, *case, matrices, expected=backprop)
@@ -97,7 +99,7 @@ def test_the_last_weights_as_feedback_give_backprop_with_one_hidden_layer(side: 
 @given(case=cases(("identity",), dropout=False), rng=seeds())
 def test_direct_feedback_is_feedback_through_products_in_a_linear_network(
     side: Side, compare: Comparison, case: Case, rng: np.random.Generator
-):
+) -> None:
     """B_l (direct) = B_(l+1)^T ... B_L^T."""
     chain = mirrored(ChainCase(*case), rng)
     products = []
@@ -117,7 +119,7 @@ def test_direct_feedback_is_feedback_through_products_in_a_linear_network(
 @given(case=chain_cases(("padded", "circular")), rng=seeds())
 def test_one_row_a_channel_is_that_row_at_each_position(
     side: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator
-):
+) -> None:
     rule = updates("direct_feedback_alignment")
     rows = direct(case, rng, by_channel=True)
     sizes = [h[0, 0].size for h in case.clean().activities[:-1]]
@@ -130,7 +132,7 @@ def test_one_row_a_channel_is_that_row_at_each_position(
 
 
 @given(case=chain_cases(), rng=seeds())
-def test_the_output_layer_learns_as_under_backprop(side: Side, case: ChainCase, rng: np.random.Generator):
+def test_the_output_layer_learns_as_under_backprop(side: Side, case: ChainCase, rng: np.random.Generator) -> None:
     for module, draw in (
         ("feedback_alignment", mirrored),
         ("direct_feedback_alignment", direct),
@@ -143,7 +145,7 @@ def test_the_output_layer_learns_as_under_backprop(side: Side, case: ChainCase, 
 
 
 @given(case=chain_cases(), rng=seeds())
-def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCase, rng: np.random.Generator):
+def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCase, rng: np.random.Generator) -> None:
     """Hidden updates are the same whatever the output layer says."""
     feedback = direct(case, rng)
     found = []
@@ -160,7 +162,7 @@ def test_target_projection_does_not_look_at_the_output(side: Side, case: ChainCa
 @given(case=chain_cases(), rng=seeds())
 def test_a_centred_label_is_minus_the_error_of_equal_scores(
     side: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator
-):
+) -> None:
     """So that the first step from an output layer of zeros is that of direct feedback alignment through -B_l."""
     feedback = direct(case, rng)
 
@@ -181,7 +183,7 @@ def test_a_centred_label_is_minus_the_error_of_equal_scores(
 
 
 @pytest.mark.parametrize("by_channel", [False, True])
-def test_the_feedback_of_all_positions_sums_to_that_of_a_dense_layer(twin: TwinSide, by_channel: bool):
+def test_the_feedback_of_all_positions_sums_to_that_of_a_dense_layer(twin: TwinSide, by_channel: bool) -> None:
     """The rows of a map's matrix summed over positions have the mean square of a dense layer's."""
     if not twin.is_ours:
         pytest.skip("rules are prograde's own")
@@ -194,7 +196,7 @@ def test_the_feedback_of_all_positions_sums_to_that_of_a_dense_layer(twin: TwinS
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: TwinSide):
+def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: TwinSide) -> None:
     """B_1 would send an error to the input."""
     rule = FeedbackAlignment(dense().to(twin.device))
     kept = {name: tuple(value.shape) for name, value in rule.state_dict().items() if name.startswith("feedback")}
@@ -202,7 +204,7 @@ def test_feedback_alignment_keeps_no_matrix_that_nothing_goes_through(twin: Twin
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_signs_of_errors_have_no_size(twin: TwinSide):
+def test_signs_of_errors_have_no_size(twin: TwinSide) -> None:
     """With `signs`, twice the error teaches the hidden layer the same, and the output layer twice as much."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(twin.device, torch.float64)

@@ -106,7 +106,7 @@ priors = st.sampled_from(["none", "before", "others"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_updates(
     twin: Side, compare: Comparison, data: st.DataObject, kind: str, of: str, amplitude: float, loss: str, prior: Any
-):
+) -> None:
     case = data.draw(labelled(kind))
 
     def updates(side: Side, network: Any, x: Any, labels: Any, negative: Any) -> Any:
@@ -120,7 +120,7 @@ def test_updates(
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_of_layers(twin: Side, compare: Comparison, data: st.DataObject, kind: str):
+def test_losses_of_layers(twin: Side, compare: Comparison, data: st.DataObject, kind: str) -> None:
     case = data.draw(labelled(kind))
 
     def losses(side: Side, network: Any, x: Any, labels: Any, negative: Any) -> Any:
@@ -132,7 +132,7 @@ def test_losses_of_layers(twin: Side, compare: Comparison, data: st.DataObject, 
 
 
 @given(case=unlabelled(), prior=st.sampled_from(["before", "others"]), normalised=st.booleans())
-def test_any_two_streams(twin: Side, compare: Comparison, case: Labelled, prior: Any, normalised: bool):
+def test_any_two_streams(twin: Side, compare: Comparison, case: Labelled, prior: Any, normalised: bool) -> None:
     def updates(side: Side, network: Any, positive: Any, negative: Any) -> Any:
         module, loss = side.forward_forward, side.pair_losses.collaboration(0.8)
         settings = {"loss": loss, "prior": prior, "normalised": normalised}
@@ -155,7 +155,7 @@ def test_any_two_streams(twin: Side, compare: Comparison, case: Labelled, prior:
 @pytest.mark.parametrize("place", ["pixels", "planes"])
 def test_grouped_convolutions(
     twin: Side, compare: Comparison, rng: np.random.Generator, place: Any, groups: tuple[int, int]
-):
+) -> None:
     """With planes in a first convolution of two groups, one sees the image and two labels, the other two labels."""
     channels = 2 + (K if place == "planes" else 0)
     convolutions, seen = [], channels
@@ -176,7 +176,7 @@ def test_grouped_convolutions(
 
 
 @given(case=unlabelled(), normalised=st.booleans())
-def test_what_the_first_layer_takes(side: Side, case: Labelled, normalised: bool):
+def test_what_the_first_layer_takes(side: Side, case: Labelled, normalised: bool) -> None:
     """Inputs that are said to be normalised as they are, whatever their length; others at a root mean square of 1."""
     module, reference = side.forward_forward, ReferenceSide().chain(case.network)
     streams = case.x, 3 * case.x[::-1]
@@ -190,7 +190,7 @@ def test_what_the_first_layer_takes(side: Side, case: Labelled, normalised: bool
 
 
 @given(case=unlabelled())
-def test_what_a_loss_is_told(side: Side, case: Labelled):
+def test_what_a_loss_is_told(side: Side, case: Labelled) -> None:
     """Layer and depth, theta's scale, and of other layers' goodness what the prior asks for: bit for bit for two."""
     network, x, y = side.operands((case.network, case.x, case.x[::-1].copy()))
     chain, depth = side.chain(network), case.depth
@@ -212,7 +212,7 @@ def test_what_a_loss_is_told(side: Side, case: Labelled):
 
 
 @pytest.mark.parametrize("function", ["stream_goodness", "stream_updates"])
-def test_another_prior_is_refused(side: Side, function: str):
+def test_another_prior_is_refused(side: Side, function: str) -> None:
     dense, x = side.operands((Dense((np.ones((4, 6)),), (None,), ("relu",)), np.ones((2, 6))))
     with side.refuses("prior: 'after', expected 'none', 'before' or 'others'"):
         list(getattr(side.forward_forward, function)(side.chain(dense), x, x, prior="after"))
@@ -301,7 +301,7 @@ def by_autograd(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_reference_is_autograd_of_each_layers_own_loss(
     data: st.DataObject, kind: str, loss: str, prior: Any, of: str
-):
+) -> None:
     case = data.draw(labelled(kind))
     ours = forward_forward.updates(
         ReferenceSide().chain(case.network), *case.operands[1:], K,
@@ -315,7 +315,7 @@ def test_the_reference_is_autograd_of_each_layers_own_loss(
 
 @pytest.mark.parametrize("prior", ["before", "others"])
 @given(case=labelled("vectors", min_layers=2))
-def test_the_goodness_of_other_layers_is_a_constant_to_a_layer(case: Labelled, prior: Any):
+def test_the_goodness_of_other_layers_is_a_constant_to_a_layer(case: Labelled, prior: Any) -> None:
     """Were it none, a layer's update would have a part from the losses of others."""
     ours = forward_forward.updates(
         ReferenceSide().chain(case.network), *case.operands[1:], K, loss=REFERENCE_LOSSES["cumulative"](), prior=prior
@@ -328,7 +328,7 @@ def test_the_goodness_of_other_layers_is_a_constant_to_a_layer(case: Labelled, p
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_are_local(side: Side, data: st.DataObject, kind: str):
+def test_layers_are_local(side: Side, data: st.DataObject, kind: str) -> None:
     """Bit for bit: a layer's update does not depend on the layers above it."""
     case = data.draw(labelled(kind))
     network, *operands = side.operands(case.operands)
@@ -343,7 +343,7 @@ def test_layers_are_local(side: Side, data: st.DataObject, kind: str):
 
 
 @given(case=labelled("images"))
-def test_goodness_is_taken_before_pooling(side: Side, case: Labelled):
+def test_goodness_is_taken_before_pooling(side: Side, case: Labelled) -> None:
     """A layer's goodness and its theta do not depend on how it is pooled."""
     assert isinstance(case.network, Images)
     told = []
@@ -356,7 +356,7 @@ def test_goodness_is_taken_before_pooling(side: Side, case: Labelled):
 
 
 @given(case=unlabelled(), factor=st.sampled_from([0.125, 8.0]))
-def test_a_layer_does_not_see_how_active_the_one_below_was(side: Side, case: Labelled, factor: float):
+def test_a_layer_does_not_see_how_active_the_one_below_was(side: Side, case: Labelled, factor: float) -> None:
     """Twice the activity, the same direction: the goodness of the next layers is the same, that of the first is not."""
     linear = _with_first(case.network, activation="identity", bias=None)
     weight = _with_first(linear, scale=factor)
@@ -381,7 +381,7 @@ def _with_first(network: Dense | Images, scale: float = 1.0, **changed: Any) -> 
 
 
 @given(case=labelled("vectors"))
-def test_a_small_step_lowers_each_layers_loss(case: Labelled):
+def test_a_small_step_lowers_each_layers_loss(case: Labelled) -> None:
     chain = ReferenceSide().chain(case.network)
 
     def losses(chain: Any) -> list[float]:
@@ -395,7 +395,7 @@ def test_a_small_step_lowers_each_layers_loss(case: Labelled):
         assert losses(moved)[index] < before[index], f"layer {index}"
 
 
-def test_inputs_are_normalised_unless_they_are_so_already(side: Side):
+def test_inputs_are_normalised_unless_they_are_so_already(side: Side) -> None:
     """The first layer takes them at one length: those who have it by themselves say so."""
     rng = np.random.default_rng(0)
     weight, *inputs = side.operands(tuple(rng.standard_normal(shape) for shape in ((4, 6), (3, 6), (3, 6))))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.smoke
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_overlays(twin: Side, compare: Comparison, data: st.DataObject, kind: str):
+def test_overlays(twin: Side, compare: Comparison, data: st.DataObject, kind: str) -> None:
     case = data.draw(labelled(kind))
 
     def overlays(side: Side, x: Any, labels: Any) -> Any:
@@ -29,7 +29,7 @@ def test_overlays(twin: Side, compare: Comparison, data: st.DataObject, kind: st
 
 
 @pytest.mark.parametrize("shape", [(2, 12), (2, 2, 2, 3)], ids=["vectors", "images"])
-def test_where_the_label_is(side: Side, shape: tuple[int, ...]):
+def test_where_the_label_is(side: Side, shape: tuple[int, ...]) -> None:
     """The first pixels, row by row, and nothing else; or one plane of ones among K, behind the sample."""
     module = side.forward_forward
     x, labels = side.operands((np.arange(24.0).reshape(shape) + 1, np.array([1, 3])))
@@ -49,7 +49,7 @@ def test_where_the_label_is(side: Side, shape: tuple[int, ...]):
     assert np.allclose(neutral[:, shape[1] :], 0.5, rtol=side.eps), "neutral planes"
 
 
-def test_where_the_label_of_tokens_is(side: Side):
+def test_where_the_label_of_tokens_is(side: Side) -> None:
     """Over the first numbers of each."""
     x, labels = side.operands((np.arange(36.0).reshape(2, 3, 6) + 1, np.array([1, 3])))
     given, neutral = (
@@ -67,7 +67,7 @@ def test_where_the_label_of_tokens_is(side: Side):
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_labelled_inputs_are_streams_like_any_other(side: Side, data: st.DataObject, kind: str):
+def test_labelled_inputs_are_streams_like_any_other(side: Side, data: st.DataObject, kind: str) -> None:
     """What is shared and never formed gives the updates and scores of samples with their labels put in."""
     case = data.draw(labelled(kind))
     module, goodness, place = side.forward_forward, side.goodness.mean_square, case.place
@@ -89,7 +89,7 @@ def test_labelled_inputs_are_streams_like_any_other(side: Side, data: st.DataObj
             assert rms(scores[:, k] - total) <= 128 * case.depth * side.eps * rms(total), f"label {k}"
 
 
-def test_as_many_labels_as_pixels(twin: Side, compare: Comparison):
+def test_as_many_labels_as_pixels(twin: Side, compare: Comparison) -> None:
     """Nothing of the sample is left."""
     rng = np.random.default_rng(0)
     dense = Dense((rng.standard_normal((6, K)),), (rng.standard_normal(6),), ("tanh",))
@@ -104,7 +104,9 @@ def test_as_many_labels_as_pixels(twin: Side, compare: Comparison):
 
 @given(data=st.data(), goodness=st.sampled_from(["sum-of-squares", "kurtosis"]), amplitude=st.sampled_from([1.0, 4.0]))
 @pytest.mark.parametrize("kind", KINDS)
-def test_label_scores(twin: Side, compare: Comparison, data: st.DataObject, kind: str, goodness: str, amplitude: float):
+def test_label_scores(
+    twin: Side, compare: Comparison, data: st.DataObject, kind: str, goodness: str, amplitude: float
+) -> None:
     case = data.draw(labelled(kind))
     for first_layer in range(case.depth):
 
@@ -117,7 +119,7 @@ def test_label_scores(twin: Side, compare: Comparison, data: st.DataObject, kind
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_features(twin: Side, compare: Comparison, data: st.DataObject, kind: str):
+def test_features(twin: Side, compare: Comparison, data: st.DataObject, kind: str) -> None:
     case = data.draw(labelled(kind))
     for first_layer in range(case.depth):
 
@@ -130,7 +132,7 @@ def test_features(twin: Side, compare: Comparison, data: st.DataObject, kind: st
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_what_layers_pass_on(side: Side, data: st.DataObject, kind: str):
+def test_features_are_what_layers_pass_on(side: Side, data: st.DataObject, kind: str) -> None:
     """Pooled, of root mean square 1, and those of the neutral pass are features of samples with every label."""
     case = data.draw(labelled(kind))
     module = side.forward_forward
@@ -149,13 +151,13 @@ def test_features_are_what_layers_pass_on(side: Side, data: st.DataObject, kind:
 
 
 @given(h=arrays(), rng=seeds())
-def test_readout_update(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
+def test_readout_update(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator) -> None:
     readout, labels = rng.standard_normal((K, h.shape[1])), rng.integers(0, K, len(h))
     compare(twin, "readout_update", lambda side, *o: side.forward_forward.readout_update(*o), readout, h, labels)
 
 
 @given(case=streams(num_classes=K))
-def test_over_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, case: Streams):
+def test_over_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, case: Streams) -> None:
     """Layers as convolutions of one tap over images of one pixel, the label over the first channels."""
     convolutions = tuple(
         Padded(weight[:, :, None, None], bias, activation, (1, 1), (0, 0), 1)
@@ -180,7 +182,7 @@ def test_over_one_pixel_it_is_the_dense_form(side: Side, compare: Comparison, ca
 
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, data: st.DataObject, kind: str):
+def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, data: st.DataObject, kind: str) -> None:
     """Memory is bounded by letting as many candidate labels through at a time as fit."""
     if not twin.is_ours:
         pytest.skip("how a package bounds its memory is its own matter")
@@ -198,7 +200,7 @@ def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, data: st.DataObje
 
 
 @pytest.mark.parametrize("first_layer", [-1, 2])
-def test_a_layer_that_is_not_there_is_refused(side: Side, first_layer: int):
+def test_a_layer_that_is_not_there_is_refused(side: Side, first_layer: int) -> None:
     dense, x = side.operands(
         (Dense((np.ones((4, 6)), np.ones((4, 4))), (None, None), ("relu", "relu")), np.ones((2, 6)))
     )

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[Callable[[nn.Module], ForwardForward], Callable[[Side], A
 
 @pytest.mark.parametrize("name", CASES)
 @given(case=streams())
-def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams):
+def test_gradients(twin: Side, compare: Comparison, name: str, case: Streams) -> None:
     build, loss, goodness, prior = CASES[name]
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -118,7 +118,7 @@ def same(name: str, ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("labels", ["pixels", "planes"])
 @pytest.mark.parametrize("kind", [ForwardForward, SymBa, LayerCollaboration])
-def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any):
+def test_gradients_and_scores_on_images(kind: type[ForwardForward], labels: Any) -> None:
     rule = kind(image_model(4 if labels == "planes" else 0), labels=labels, generator=seeded(3))
     x, y = batch((2, 11, 9))
     negative = rule.negative_labels(x, y)
@@ -165,7 +165,7 @@ def token_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", [ForwardForward, SymBa])
-def test_gradients_and_scores_of_tokens(kind: type[ForwardForward]):
+def test_gradients_and_scores_of_tokens(kind: type[ForwardForward]) -> None:
     """Of what the embedding gives, as it stands, with the label over the first numbers of every token."""
     (x, y), model = token_batch(), token_model()
     rule = kind(model, example=x[:2], generator=seeded(3))
@@ -193,7 +193,7 @@ def test_gradients_and_scores_of_tokens(kind: type[ForwardForward]):
 
 
 @pytest.mark.parametrize("options", [{"readout": True}, {"negatives": "hard"}, {"negatives": "pairs", "readout": True}])
-def test_tokens_by_other_options(options: Any):
+def test_tokens_by_other_options(options: Any) -> None:
     x, y = token_batch()
     rule = SymBa(token_model(), example=x[:2], generator=seeded(3), **options)
     optimizer = torch.optim.Adam(rule.parameters(), lr=0.01)
@@ -205,7 +205,7 @@ def test_tokens_by_other_options(options: Any):
     assert rule(x).shape == (16, 4)
 
 
-def test_what_of_tokens_is_refused():
+def test_what_of_tokens_is_refused() -> None:
     x, y = token_batch()
     for build, message in (
         (
@@ -242,7 +242,7 @@ def test_what_of_tokens_is_refused():
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
-def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, ...]):
+def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, ...]) -> None:
     model = dense_model() if len(shape) == 1 else image_model()
     rule = ForwardForward(model, negatives="hard", generator=seeded(3))
     x, y = batch(shape, 200)
@@ -263,7 +263,7 @@ def test_hard_negatives_are_wrong_and_prefer_what_scores_high(shape: tuple[int, 
     same("weight for hard negatives", rule.units[0].weights[0].grad, update[0])
 
 
-def test_hard_negatives_are_drawn_by_the_rules_own_scores():
+def test_hard_negatives_are_drawn_by_the_rules_own_scores() -> None:
     """Of the layers that it scores by, and the brightness that it has."""
     rule = ForwardForward(dense_model(), negatives="hard", amplitude=0.5, first_layer=1, generator=seeded(3))
     x, y = batch((16,), 500)
@@ -272,7 +272,7 @@ def test_hard_negatives_are_drawn_by_the_rules_own_scores():
     assert torch.equal(drawn, expected), "drawn by the rule's own scores"
 
 
-def test_hard_negatives_of_scores_below_0():
+def test_hard_negatives_of_scores_below_0() -> None:
     """Where roots would be even: by the softmax of a goodness that may be negative, or of a read-out's scores."""
     x, y = batch((16,), 500)
     kurtosis = ForwardForward(dense_model(), negatives="hard", hard_law="softmax", goodness="kurtosis")
@@ -287,7 +287,7 @@ def test_hard_negatives_of_scores_below_0():
 
 
 @pytest.mark.parametrize("passes", [1, 6, 20])
-def test_masks_of_flat_images(passes: int):
+def test_masks_of_flat_images(passes: int) -> None:
     """Of the shape that they are told, and blurred as often."""
     x, y = batch((16,))
     rule = ForwardForward(
@@ -302,7 +302,7 @@ def test_masks_of_flat_images(passes: int):
     assert rule.assign_credit(x, y).isfinite()
 
 
-def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out():
+def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out() -> None:
     rule = ForwardForward(dense_model(), readout=True, generator=seeded(3))
     assert rule.readout is not None
     with torch.no_grad():
@@ -317,7 +317,7 @@ def test_the_loss_with_a_read_out_is_that_of_layers_and_read_out():
 
 @pytest.mark.parametrize("negatives", ["hybrid", "pairs"])
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
-def test_without_labels(negatives: Any, shape: tuple[int, ...]):
+def test_without_labels(negatives: Any, shape: tuple[int, ...]) -> None:
     """x against negatives made of two samples each; the read-out learns from features of x as it is."""
     model = dense_model() if len(shape) == 1 else image_model()
     rule = ForwardForward(model, negatives=negatives, readout=True, first_layer=1, generator=seeded(3))
@@ -360,7 +360,7 @@ def test_without_labels(negatives: Any, shape: tuple[int, ...]):
         )
 
 
-def test_flat_images_are_square_unless_told():
+def test_flat_images_are_square_unless_told() -> None:
     """For masks of hybrid negatives."""
     (x, y), updates = batch((16,)), []
     for shape in (None, (1, 4, 4), (4, 2, 2), (16, 1, 1), (1, 1, 16)):
@@ -373,7 +373,7 @@ def test_flat_images_are_square_unless_told():
             ForwardForward(dense_model(), negatives="hybrid", image_shape=other, readout=True)  # type: ignore[arg-type]
 
 
-def test_a_gate_learns_its_own_parameters():
+def test_a_gate_learns_its_own_parameters() -> None:
     """Their gradients are autograd's of the layers' losses, and the first layer has no gate."""
     rule = CumulativeForwardForward(dense_model(), remedy="hardness-gated", learn_gate=True, generator=seeded(3))
     assert {name for name, _ in rule.named_parameters()} >= {"raw_tau.0", "raw_tau.1", "kappa.0", "kappa.1"}
@@ -420,7 +420,7 @@ def test_a_gate_learns_its_own_parameters():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
-def test_gamma_counts_from_the_second_layer_on(gamma: float):
+def test_gamma_counts_from_the_second_layer_on(gamma: float) -> None:
     x, y = batch((16,))
     rules = [CumulativeForwardForward(dense_model(), gamma=g, generator=seeded(0)) for g in (0.5, gamma)]
     for rule in rules:
@@ -441,7 +441,7 @@ def test_gamma_counts_from_the_second_layer_on(gamma: float):
     ids=lambda options: "-".join("entmax, weights not constant" if callable(getattr(value, "value", None)) else value
                                  for value in options.values()),
 )  # fmt: skip
-def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[str, Any]):
+def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[str, Any]) -> None:
     """What the method holds constant is constant to autograd too."""
     rule = CumulativeForwardForward(dense_model(), generator=seeded(3), **options)
     x, y = batch((16,))
@@ -455,7 +455,7 @@ def test_the_last_layers_update_is_the_gradient_of_the_objective(options: dict[s
 
 @pytest.mark.parametrize("shape", [(16,), (2, 11, 9)], ids=["dense", "images"])
 @pytest.mark.parametrize("kind", [ForwardForward, SymBa, LayerCollaboration, CumulativeForwardForward])
-def test_half_precision(kind: type[ForwardForward], shape: tuple[int, ...]):
+def test_half_precision(kind: type[ForwardForward], shape: tuple[int, ...]) -> None:
     """Goodness, losses and scores are in float32, what is learned in its own precision."""
     model = (dense_model if len(shape) == 1 else image_model)(dtype=torch.bfloat16)
     gate = {"remedy": "hardness-gated", "learn_gate": True} if kind is CumulativeForwardForward else {}
@@ -471,7 +471,7 @@ def test_half_precision(kind: type[ForwardForward], shape: tuple[int, ...]):
     rule.assign_credit(x, y)
 
 
-def test_no_rule_leaves_a_graph_or_asks_for_one():
+def test_no_rule_leaves_a_graph_or_asks_for_one() -> None:
     x, y = batch((2, 11, 9))
     rule = LayerCollaboration(image_model())
     with torch.autograd.graph.saved_tensors_hooks(forbidden, forbidden):
@@ -483,7 +483,7 @@ def forbidden(tensor: Any) -> Any:
     raise AssertionError("a tensor is saved for a backward pass")
 
 
-def test_training_on_images_tells_classes_apart():
+def test_training_on_images_tells_classes_apart() -> None:
     for labels in ("pixels", "planes"):
         planes = 4 if labels == "planes" else 0
         rule = SymBa(image_model(planes, torch.float32), labels=labels, generator=seeded(0))
@@ -496,7 +496,7 @@ def test_training_on_images_tells_classes_apart():
 
 
 @pytest.mark.parametrize("labels", ["pixels", "planes"])
-def test_saved_and_loaded_rules_go_on_alike(labels: Any):
+def test_saved_and_loaded_rules_go_on_alike(labels: Any) -> None:
     rules = [
         LayerCollaboration(image_model(4 if labels == "planes" else 0), labels=labels, generator=seeded(0))
         for _ in range(2)
@@ -512,7 +512,7 @@ def test_saved_and_loaded_rules_go_on_alike(labels: Any):
     assert torch.equal(*(rule.assign_credit(x, y) for rule in rules))
 
 
-def test_the_read_out_on_images():
+def test_the_read_out_on_images() -> None:
     """From the last feature map on, whose size the dense layers tell."""
     rule = ForwardForward(image_model(), readout=True, first_layer=1)
     assert rule.readout is not None
@@ -528,7 +528,7 @@ def test_the_read_out_on_images():
 
 
 @pytest.mark.parametrize("kind", [SymBa, LayerCollaboration, CumulativeForwardForward])
-def test_signatures_show_every_option(kind: type[ForwardForward]):
+def test_signatures_show_every_option(kind: type[ForwardForward]) -> None:
     parameters = inspect.signature(kind).parameters
     own = {"alpha", "remedy", "gamma", "beta", "learn_gate"}
     base = dict(inspect.signature(ForwardForward).parameters)
@@ -538,7 +538,7 @@ def test_signatures_show_every_option(kind: type[ForwardForward]):
         assert parameters[name] == base[name], f"default of {name}"
 
 
-def test_a_subclass_without_options_shows_its_own():
+def test_a_subclass_without_options_shows_its_own() -> None:
     class Plain(SymBa):
         def __init__(self, model: nn.Module, steepness: float) -> None:
             super().__init__(model, alpha=steepness)
@@ -546,7 +546,7 @@ def test_a_subclass_without_options_shows_its_own():
     assert list(inspect.signature(Plain).parameters) == ["model", "steepness"]
 
 
-def test_a_rule_holds_nothing_of_the_images_it_has_seen(twin: TwinSide):
+def test_a_rule_holds_nothing_of_the_images_it_has_seen(twin: TwinSide) -> None:
     """Pooling remembers places, within a step."""
     rule = ForwardForward(image_model(), goodness="mean-square")
     size = len(pickle.dumps(rule))

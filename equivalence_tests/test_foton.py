@@ -94,12 +94,12 @@ def cosine(a: Any, b: Any) -> float:
 
 
 @given(case=cases())
-def test_updates(twin: Side, compare: Comparison, case: Case):
+def test_updates(twin: Side, compare: Comparison, case: Case) -> None:
     compare(twin, "foton.updates", foton_updates, *case)
 
 
 @given(case=cases())
-def test_error_projection(twin: Side, compare: Comparison, case: Case):
+def test_error_projection(twin: Side, compare: Comparison, case: Case) -> None:
     def projection(side: Side, *operands: Any) -> Any:
         return parts(side, *operands)[-1]
 
@@ -107,7 +107,7 @@ def test_error_projection(twin: Side, compare: Comparison, case: Case):
 
 
 @given(case=cases(max_hidden=4))
-def test_error_projection_is_the_transposed_product_of_the_weights(side: Side, compare: Comparison, case: Case):
+def test_error_projection_is_the_transposed_product_of_the_weights(side: Side, compare: Comparison, case: Case) -> None:
     """F^T = W_L ... W_1: biases, activations and masks do not enter."""
 
     def product(reference: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
@@ -120,7 +120,7 @@ def test_error_projection_is_the_transposed_product_of_the_weights(side: Side, c
 
 
 @given(case=cases(max_hidden=4), rng=seeds())
-def test_credit_operators(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_credit_operators(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     """M_l = P_l P_l^T with P_l = W_l ... W_1, from the products themselves; applied to columns, since symmetric."""
     columns = tuple(rng.standard_normal((len(weight), 3)) for weight in case.dense.weights[:-1])
 
@@ -168,18 +168,18 @@ def check_recomputed(side: Side, compare: Comparison, case: Any, **options: Any)
 @given(case=cases(max_hidden=4), gain=st.sampled_from([1.0, 0.7, 1.3]))
 def test_recomputing_the_clean_pass_changes_nothing(
     side: Side, compare: Comparison, case: Case, gain: float, linear: bool
-):
+) -> None:
     """The factors of the form that holds one layer at a time are those of the ordinary form."""
     check_recomputed(side, compare, case, gain=gain, linear=linear)
 
 
 @given(case=cases())
-def test_linear_updates(twin: Side, compare: Comparison, case: Case):
+def test_linear_updates(twin: Side, compare: Comparison, case: Case) -> None:
     compare(twin, "foton.updates", linear_updates, *case)
 
 
 @given(case=cases(orthogonal=True, growing=False))
-def test_linear_pass_gives_the_last_hidden_layer_its_gradient(side: Side, compare: Comparison, case: Case):
+def test_linear_pass_gives_the_last_hidden_layer_its_gradient(side: Side, compare: Comparison, case: Case) -> None:
     """Through any activation and mask, as nothing is missing above that layer; the output layer is exact as ever."""
 
     def last(updates: Any) -> Any:
@@ -189,12 +189,12 @@ def test_linear_pass_gives_the_last_hidden_layer_its_gradient(side: Side, compar
 
 
 @given(case=cases(("identity",), orthogonal=True, growing=False))
-def test_linear_pass_of_a_linear_network_gives_backprop(side: Side, compare: Comparison, case: Case):
+def test_linear_pass_of_a_linear_network_gives_backprop(side: Side, compare: Comparison, case: Case) -> None:
     case = case._replace(masks=None)
     compare(side, "foton.updates", linear_updates, *case, expected=backprop_updates)
 
 
-def test_linear_pass_comes_nearer_to_backprop_in_a_deep_network(side: Side):
+def test_linear_pass_comes_nearer_to_backprop_in_a_deep_network(side: Side) -> None:
     """784-128x19-10 with tanh on random data: at every layer from the second on, and more towards the output."""
     rng = np.random.default_rng(0)
     shapes = [(128, 784), *[(128, 128)] * 18]
@@ -209,7 +209,9 @@ def test_linear_pass_comes_nearer_to_backprop_in_a_deep_network(side: Side):
 
 
 @given(case=cases(), activation_gain=st.sampled_from([0.7, 1.3]))
-def test_updates_corrected_for_an_activation_gain(side: Side, compare: Comparison, case: Case, activation_gain: float):
+def test_updates_corrected_for_an_activation_gain(
+    side: Side, compare: Comparison, case: Case, activation_gain: float
+) -> None:
     """Each hidden update times lambda^(L-2l), biases too; the output's as it was."""
 
     def corrected(reference: Side, *operands: Any) -> Any:
@@ -224,7 +226,7 @@ def test_updates_corrected_for_an_activation_gain(side: Side, compare: Compariso
 
 
 @given(case=cases(), rng=seeds())
-def test_updates_with_a_given_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_updates_with_a_given_projection(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     def updates(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
         return foton_updates(side, dense, x, labels, masks, projection=projection)
 
@@ -233,7 +235,7 @@ def test_updates_with_a_given_projection(twin: Side, compare: Comparison, case: 
 
 
 @given(case=cases())
-def test_squared_error_updates(twin: Side, compare: Comparison, case: Case):
+def test_squared_error_updates(twin: Side, compare: Comparison, case: Case) -> None:
     def updates(side: Side, *operands: Any) -> Any:
         return foton_updates(side, *operands, output_gradient=side.losses.squared_error_gradient)
 
@@ -241,17 +243,17 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case):
 
 
 @given(case=cases(("identity",), orthogonal=True, growing=False, dropout=False))
-def test_linear_orthogonal_network_gives_backprop(side: Side, compare: Comparison, case: Case):
+def test_linear_orthogonal_network_gives_backprop(side: Side, compare: Comparison, case: Case) -> None:
     """Orthonormal rows up to a layer (widths that do not grow from the input): exact, for any output layer."""
     compare(side, "differences", differences, *case, expected=gradients)
     compare(side, "foton.updates", foton_updates, *case, expected=backprop_updates)
 
 
-def test_linear_orthogonal_network_gives_backprop_to_1e_12(side: Side):
+def test_linear_orthogonal_network_gives_backprop_to_1e_12(side: Side) -> None:
     assert max(relative_errors(side, linear_case([64, 48, 48, 32, 10]))) <= EXACT * side.eps
 
 
-def test_growing_layer_differs_from_backprop_by_a_projection(side: Side):
+def test_growing_layer_differs_from_backprop_by_a_projection(side: Side) -> None:
     """32-64-64-48-10: M_l = P_l P_l^T is a projector of rank 32, and G_l = M_l G_l^BP, up to the shrinking layer."""
     case = linear_case([32, 64, 64, 48, 10])
     errors = relative_errors(side, case)
@@ -267,17 +269,17 @@ def test_growing_layer_differs_from_backprop_by_a_projection(side: Side):
         assert rms(ours[layer][0] - expected) <= EXACT * side.eps * rms(expected), f"weights[{layer}]"
 
 
-def test_bottleneck_is_exact_until_the_width_grows_again(side: Side):
+def test_bottleneck_is_exact_until_the_width_grows_again(side: Side) -> None:
     errors = relative_errors(side, linear_case([64, 16, 48, 10]))
     assert errors[0] <= EXACT * side.eps
     assert errors[1] > 0.5
 
 
-def test_gaussian_weights_differ_from_backprop(side: Side):
+def test_gaussian_weights_differ_from_backprop(side: Side) -> None:
     assert min(relative_errors(side, linear_case([64, 48, 48, 32, 10], gaussian=True))[:3]) > 0.5
 
 
-def test_orthonormal_columns_alone_do_not_give_backprop(side: Side):
+def test_orthonormal_columns_alone_do_not_give_backprop(side: Side) -> None:
     """W^T W = I, the wording of the paper's summary, on a layer that grows."""
     case = linear_case([16, 32, 10])
     assert orthogonality.defect(case.dense.weights[0]) < 1e-14
@@ -285,7 +287,7 @@ def test_orthonormal_columns_alone_do_not_give_backprop(side: Side):
 
 
 @given(case=cases(("identity",), dropout=False))
-def test_any_linear_network_is_backprop_times_a_positive_operator(side: Side, compare: Comparison, case: Case):
+def test_any_linear_network_is_backprop_times_a_positive_operator(side: Side, compare: Comparison, case: Case) -> None:
     """G_l = M_l G_l^BP, hence <G_l, G_l^BP> >= 0: never an ascent direction."""
 
     def expected(reference: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
@@ -301,7 +303,7 @@ def test_any_linear_network_is_backprop_times_a_positive_operator(side: Side, co
 
 
 @given(case=cases())
-def test_output_layer_is_exact_for_any_network(side: Side, compare: Comparison, case: Case):
+def test_output_layer_is_exact_for_any_network(side: Side, compare: Comparison, case: Case) -> None:
     def last(updates: Any) -> Any:
         return lambda *operands: updates(*operands)[-1]
 
@@ -309,7 +311,9 @@ def test_output_layer_is_exact_for_any_network(side: Side, compare: Comparison, 
 
 
 @given(rng=seeds(), depth=st.integers(2, 5), factor=st.sampled_from([0.5, 0.7, 1.5]))
-def test_scaled_identity_scales_updates_by_depth(side: Side, rng: np.random.Generator, depth: int, factor: float):
+def test_scaled_identity_scales_updates_by_depth(
+    side: Side, rng: np.random.Generator, depth: int, factor: float
+) -> None:
     """sigma(z) = factor z, square weights: h_l - h~_l = factor^(2l-L+1) delta_l and G_l = factor^(2l-L) G_l^BP."""
     n = 12
     weights = tuple(orthogonality.orthogonal((n, n), rng) for _ in range(depth))
@@ -341,7 +345,7 @@ def scaled(side: Side, gain: float) -> dict[str, Any]:
     return {"scaled": activation, "identity": side.activations.ACTIVATIONS["identity"]}
 
 
-def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side):
+def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side) -> None:
     """Piecewise orthogonal: F of the weights alone fails; the Jacobian's transpose, and a small step, succeed."""
     rng = np.random.default_rng(5)
     widths = [32, 32, 32, 32]
@@ -364,7 +368,7 @@ def test_maxmin_needs_more_than_the_weights_in_the_projection(twin64: Side):
             assert rms(a / step - b) / rms(b) <= 1e-7, "equal by the Jacobian"
 
 
-def test_both_passes_need_the_same_masks(side: Side):
+def test_both_passes_need_the_same_masks(side: Side) -> None:
     """A second pass with masks of its own differs from the first by the masks, not by the error."""
     rng = np.random.default_rng(0)
     case = linear_case([64, 48, 48, 32, 10])
@@ -380,7 +384,7 @@ def test_both_passes_need_the_same_masks(side: Side):
 
 
 @given(case=cases(("identity",), orthogonal=True, growing=False, dropout=False))
-def test_adding_the_projected_error_ascends(side: Side, compare: Comparison, case: Case):
+def test_adding_the_projected_error_ascends(side: Side, compare: Comparison, case: Case) -> None:
     """x + F e in place of x - F e: the negative of backpropagation at every hidden layer."""
 
     def added(side: Side, *operands: Any) -> Any:
@@ -390,7 +394,7 @@ def test_adding_the_projected_error_ascends(side: Side, compare: Comparison, cas
     compare(side, "ascent", added, *case, expected=gradients)
 
 
-def test_a_stale_projection_errs_with_its_age(side: Side):
+def test_a_stale_projection_errs_with_its_age(side: Side) -> None:
     """The error grows with the distance of the weights from those that F was built from; none where F is rebuilt."""
     case = linear_case([32, 24, 24, 10])
     rng = np.random.default_rng(1)
@@ -412,7 +416,7 @@ def test_a_stale_projection_errs_with_its_age(side: Side):
 
 
 @pytest.mark.parametrize(("activation", "least"), [("tanh", 0.8), ("relu", 0.5)])
-def test_alignment_at_initialisation(side: Side, activation: str, least: float):
+def test_alignment_at_initialisation(side: Side, activation: str, least: float) -> None:
     """784-512-512-10 on random data: cosines with backpropagation of .6 to .75 with ReLU, higher with tanh."""
     rng = np.random.default_rng(0)
     weights = tuple(orthogonality.orthogonal(shape, rng) for shape in ((512, 784), (512, 512)))
@@ -426,7 +430,7 @@ def test_alignment_at_initialisation(side: Side, activation: str, least: float):
 
 
 @given(case=cases(SMOOTH))
-def test_no_error_gives_no_updates(side: Side, case: Case):
+def test_no_error_gives_no_updates(side: Side, case: Case) -> None:
     """Where the output error is zero there is nothing to learn, at any layer."""
     operands = side.operands(tuple(case))
     some = foton_updates(side, *operands)
@@ -529,14 +533,14 @@ def image_cases(
 
 
 @given(case=image_cases())
-def test_updates_of_images(twin: Side, compare: Comparison, case: ImageCase):
+def test_updates_of_images(twin: Side, compare: Comparison, case: ImageCase) -> None:
     compare(twin, "foton.updates", foton_updates, *case)
     compare(twin, "foton.differences", differences, *case)
     compare(twin, "foton.error_projection", lambda side, *o: parts(side, *o)[-1], *case)
 
 
 @given(case=image_cases())
-def test_linear_updates_of_images(twin: Side, compare: Comparison, case: ImageCase):
+def test_linear_updates_of_images(twin: Side, compare: Comparison, case: ImageCase) -> None:
     compare(twin, "foton.updates", linear_updates, *case)
 
 
@@ -544,12 +548,12 @@ def test_linear_updates_of_images(twin: Side, compare: Comparison, case: ImageCa
 @given(case=image_cases())
 def test_recomputing_the_clean_pass_of_images_changes_nothing(
     side: Side, compare: Comparison, case: ImageCase, linear: bool
-):
+) -> None:
     check_recomputed(side, compare, case, gain=0.7, linear=linear)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "maxmin"])
-def test_updates_of_images_with_kinks(twin: Side, compare: Comparison, activation: str):
+def test_updates_of_images_with_kinks(twin: Side, compare: Comparison, activation: str) -> None:
     """An image in which no unit of either pass comes near a kink, sought among thousands."""
     if twin.eps > 1e-4:
         pytest.skip("no image keeps clear of kinks in this precision")
@@ -576,13 +580,13 @@ def clearance(case: ImageCase) -> float:
 
 
 @given(case=image_cases(("identity",), growing=False, dropout=False))
-def test_a_linear_network_of_images_that_does_not_widen_gives_backprop(side: Side, case: ImageCase):
+def test_a_linear_network_of_images_that_does_not_widen_gives_backprop(side: Side, case: ImageCase) -> None:
     """Unshuffling, circular orthogonal kernels, scaled pooling, any output layer: exact, for every layer."""
     assert max(relative_errors(side, case)) <= EXACT * side.eps, "equal to backprop"
 
 
 @given(case=image_cases(growing=False))
-def test_linear_pass_gives_the_last_convolution_its_gradient(side: Side, case: ImageCase):
+def test_linear_pass_gives_the_last_convolution_its_gradient(side: Side, case: ImageCase) -> None:
     """Nothing is missing above it where the output layer follows; through pooling and any activation and mask."""
     last = len(case.images.layers) - 1
     if len(case.images.dense.weights) > 1:
@@ -600,14 +604,14 @@ def output_only(case: ImageCase) -> Dense:
 
 
 @pytest.mark.parametrize("linear", [False, True])
-def test_an_activation_gain_gives_the_updates_of_a_scaled_network_their_size(side: Side, linear: bool):
+def test_an_activation_gain_gives_the_updates_of_a_scaled_network_their_size(side: Side, linear: bool) -> None:
     """sigma(a) = a / 2 in three layers, two of them convolutions: backpropagation's updates, layer by layer."""
     case = image_case(np.random.default_rng(3), (3, 6, 6), (2, 1), (1, 2), 3, (5,), "scaled", biases=True)
     errors = relative_errors(side, case, gain=0.5, linear=linear)
     assert max(errors) <= EXACT * side.eps, f"activation_gain: relative errors {errors}"
 
 
-def test_a_widening_stem_does_not_give_backprop(side: Side):
+def test_a_widening_stem_does_not_give_backprop(side: Side) -> None:
     """3 to 16 to 8 channels: errors of .8 and more up to the output layer, which is exact as ever."""
     case = image_case(np.random.default_rng(0), (3, 16, 8), (1, 1), (1, 2), batch=16, pixels=4)
     first, second, last = relative_errors(side, case)
@@ -616,7 +620,7 @@ def test_a_widening_stem_does_not_give_backprop(side: Side):
 
 
 @given(case=image_cases(("identity",), dropout=False), rng=seeds())
-def test_the_projection_is_the_adjoint_of_the_network(side: Side, case: ImageCase, rng: np.random.Generator):
+def test_the_projection_is_the_adjoint_of_the_network(side: Side, case: ImageCase, rng: np.random.Generator) -> None:
     """A linear network A: <F e, x> = <e, A x> for every e and x, widening or not."""
     plain = case.images._replace(
         layers=tuple(layer._replace(bias=None) for layer in case.images.layers),
@@ -629,7 +633,7 @@ def test_the_projection_is_the_adjoint_of_the_network(side: Side, case: ImageCas
 
 
 @given(rng=seeds())
-def test_a_convolution_padded_with_zeros_is_one_affine_layer_more(twin: Side, compare: Comparison, rng: Any):
+def test_a_convolution_padded_with_zeros_is_one_affine_layer_more(twin: Side, compare: Comparison, rng: Any) -> None:
     """It is not orthogonal, so the update is no gradient; but F is built through its adjoint and its stride."""
     layers = (Padded(rng.standard_normal((3, 2, 3, 3)) / 4, rng.standard_normal(3), "tanh", (2, 1), (1, 1), 1),)
     dense = Dense((rng.standard_normal((4, 36)) / 6,), (None,), ("identity",))
@@ -641,7 +645,7 @@ def test_a_convolution_padded_with_zeros_is_one_affine_layer_more(twin: Side, co
     compare(twin, "foton.updates", updates, Images(layers, dense), x, labels)
 
 
-def test_maximum_pooling_is_refused(side: Side):
+def test_maximum_pooling_is_refused(side: Side) -> None:
     """A maximum has no adjoint that all samples share."""
     rng = np.random.default_rng(0)
     layer = Padded(rng.standard_normal((3, 2, 3, 3)), None, "tanh", (1, 1), (1, 1), 2)
@@ -707,7 +711,9 @@ def rotation_cases(draw: st.DrawFn) -> RotationCase:
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("activation", ["identity", "gelu", "silu", "tanh"])
 @given(case=rotation_cases())
-def test_updates_of_rotations(twin: Side, compare: Comparison, case: RotationCase, activation: str, linear: bool):
+def test_updates_of_rotations(
+    twin: Side, compare: Comparison, case: RotationCase, activation: str, linear: bool
+) -> None:
     def updates(side: Side, *operands: Any) -> Any:
         case = RotationCase(*operands)
         layers = rotations(side, case, activation)
@@ -732,18 +738,18 @@ def rotation_errors(side: Side, case: RotationCase, activation: str, **options: 
 
 @pytest.mark.parametrize("linear", [False, True])
 @given(case=rotation_cases())
-def test_linear_rotations_give_backprop(side: Side, case: RotationCase, linear: bool):
+def test_linear_rotations_give_backprop(side: Side, case: RotationCase, linear: bool) -> None:
     """As chains of orthogonal layers do, with any biases and any scores."""
     assert max(rotation_errors(side, case, "identity", linear=linear)) <= EXACT * side.eps, "equal to backprop"
 
 
 @given(case=rotation_cases())
-def test_linear_pass_gives_the_last_rotation_its_gradient(side: Side, case: RotationCase):
+def test_linear_pass_gives_the_last_rotation_its_gradient(side: Side, case: RotationCase) -> None:
     """With any activation: its own derivative is in its update, and nothing is missing above."""
     assert rotation_errors(side, case, "tanh", linear=True)[-2] <= EXACT * side.eps, "the last rotation"
 
 
-def test_a_shortcut_whose_weight_is_orthogonal_but_not_skew_does_not_give_backprop(side: Side):
+def test_a_shortcut_whose_weight_is_orthogonal_but_not_skew_does_not_give_backprop(side: Side) -> None:
     """c I + s Q is not orthogonal; skew alone is not enough either."""
     case = rotation_case(np.random.default_rng(0), 3)
     weights = [*case.qs, 0.5 * orthogonality.skew_orthogonal(case.qs[0])]
@@ -756,7 +762,7 @@ def test_a_shortcut_whose_weight_is_orthogonal_but_not_skew_does_not_give_backpr
         assert rms(ours - theirs) > 0.05 * rms(theirs), "expected a difference"
 
 
-def test_rotations_stay_nearer_to_backprop_than_chains_through_fifty_layers(side: Side):
+def test_rotations_stay_nearer_to_backprop_than_chains_through_fifty_layers(side: Side) -> None:
     """tanh, an angle of .15, random data: cosines of .87 and more, where those of a chain fall to .77."""
     rng = np.random.default_rng(0)
     case = rotation_case(rng, 50, 32)
@@ -800,7 +806,7 @@ def pooled_case(seed: int, pools: tuple[int, ...], activation: str = "identity",
 
 @pytest.mark.parametrize("activation", ["identity", "tanh"])
 @pytest.mark.parametrize("linear", [False, True])
-def test_updates_with_maximum_pooling(twin: Side, compare: Comparison, activation: str, linear: bool):
+def test_updates_with_maximum_pooling(twin: Side, compare: Comparison, activation: str, linear: bool) -> None:
     if twin.eps > 1e-4:
         pytest.skip("pixels are too near each other in this precision")
     case = pooled_case(0, (2, 2), activation, batch=2)
@@ -816,7 +822,7 @@ def test_updates_with_maximum_pooling(twin: Side, compare: Comparison, activatio
 @given(rng=seeds())
 def test_one_maximum_pooling_of_a_linear_network_gives_backprop_from_there_on(
     side: Side, pools: tuple[int, ...], rng: np.random.Generator
-):
+) -> None:
     """n A is the same for every sample, and the maxima take the sample's own: exact at the pooled layer and above.
 
     The plain pass carries the difference on at 1/n of its size; a layer below a maximum pooling does not have its
@@ -832,7 +838,7 @@ def test_one_maximum_pooling_of_a_linear_network_gives_backprop_from_there_on(
         assert all(error > 0.3 for error in errors[:pooled]), "expected a difference below"
 
 
-def test_each_maximum_pooling_above_divides_the_cosine_by_its_size(side: Side):
+def test_each_maximum_pooling_above_divides_the_cosine_by_its_size(side: Side) -> None:
     """The projection gives every pixel of a square what its maximum alone should have: cosine 1/n of n x n pixels."""
     rng = np.random.default_rng(0)
     for size in (2, 3):

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.usefixtures("ours_only")
 
 @pytest.mark.smoke
 @parametrize_with_rules(EXAMPLES, ["honours freezing"])
-def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(rule: Example, check: Check):
+def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(rule: Example, check: Check) -> None:
     check(rule)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_what_was_frozen_before_stays_as_it_is_and_others_learn_as_before(name: str, twin: TwinSide):
+def test_what_was_frozen_before_stays_as_it_is_and_others_learn_as_before(name: str, twin: TwinSide) -> None:
     example = EXAMPLES[name]
     x, y = example.batch(twin.device)
     orthogonal: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def test_what_was_frozen_before_stays_as_it_is_and_others_learn_as_before(name: 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("kind", [Foton, lambda model: Backprop(model, orthogonal=True)])
-def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(kind, twin: TwinSide):
+def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(kind, twin: TwinSide) -> None:
     model = dense().to(twin.device)
     model[2].weight.requires_grad_(False)
     first = model[0].weight.detach().clone()
@@ -68,7 +68,7 @@ def test_a_frozen_weight_that_is_not_orthogonal_is_refused_where_it_should_be(ki
 
 
 @pytest.mark.smoke
-def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide):
+def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide) -> None:
     example = EXAMPLES["mono-forward"]
     rule = example.build(twin.device)
     assert isinstance(rule, MonoForward)
@@ -79,7 +79,7 @@ def test_frozen_layers_are_left_out_of_the_alignment(twin: TwinSide):
 
 
 @pytest.mark.smoke
-def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
+def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide) -> None:
     example = EXAMPLES["hybrid-dynamic-temperature"]
     rule = example.build(twin.device)
     assert isinstance(rule, HybridDynamicTemperature)
@@ -89,7 +89,7 @@ def test_frozen_thresholds_are_not_set_by_the_first_batch(twin: TwinSide):
 
 
 @pytest.mark.smoke
-def test_thresholds_that_were_frozen_are_set_by_the_first_batch_they_learn_from(twin: TwinSide):
+def test_thresholds_that_were_frozen_are_set_by_the_first_batch_they_learn_from(twin: TwinSide) -> None:
     example = EXAMPLES["hybrid-dynamic-temperature"]
     rule = example.build(twin.device)
     assert isinstance(rule, HybridDynamicTemperature)

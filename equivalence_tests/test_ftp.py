@@ -113,7 +113,7 @@ def updates(
 
 @dense_and_images
 @given(data=st.data(), form=st.sampled_from([("tanh", 0.3), ("identity", 1.0)]))
-def test_updates(images: bool, twin: Side, compare: Comparison, data: st.DataObject, form: tuple[str, float]):
+def test_updates(images: bool, twin: Side, compare: Comparison, data: st.DataObject, form: tuple[str, float]) -> None:
     problem, (phi, gain) = data.draw(problems(images=images)), form
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -123,7 +123,7 @@ def test_updates(images: bool, twin: Side, compare: Comparison, data: st.DataObj
 
 
 @given(case=cases(("relu", "leaky_relu", "maxmin")), rng=seeds())
-def test_updates_with_kinks(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_updates_with_kinks(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     """A correction too small to reach a kink, but for the last bits of it."""
     if twin.eps > 1e-8:
         pytest.skip("corrections this small are lost in this precision")
@@ -131,7 +131,7 @@ def test_updates_with_kinks(twin: Side, compare: Comparison, case: Case, rng: np
 
 
 @given(problem=problems())
-def test_squared_error_updates(twin: Side, compare: Comparison, problem: Problem):
+def test_squared_error_updates(twin: Side, compare: Comparison, problem: Problem) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         gradient = side.losses.squared_error_gradient
         return updates(side, *operands, inject=problem.inject, output_gradient=gradient)
@@ -145,7 +145,9 @@ SOFTENED = st.fixed_dictionaries(
 
 
 @given(problem=problems(scale=2.0), options=SOFTENED)
-def test_updates_with_label_smoothing_and_temperature(twin: Side, compare: Comparison, problem: Problem, options: Any):
+def test_updates_with_label_smoothing_and_temperature(
+    twin: Side, compare: Comparison, problem: Problem, options: Any
+) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, inject=problem.inject, phi="tanh", **options)
 
@@ -162,7 +164,7 @@ OUTPUTS = {
 @given(problem=problems(scale=2.0), rng=seeds())
 def test_updates_of_other_losses(
     twin: Side, compare: Comparison, loss: str, problem: Problem, rng: np.random.Generator
-):
+) -> None:
     """What is not drawn to labels: numbers by Huber's loss, and several labels, whose outputs are sigmoids."""
     network, x, _, *others = problem.operands
     targets = rng.integers(0, 2, (len(x), others[-1].shape[1])).astype(float)
@@ -176,7 +178,7 @@ def test_updates_of_other_losses(
 
 
 @given(problem=problems(scale=2.0))
-def test_targets_are_outputs_less_the_error(side: Side, compare: Comparison, problem: Problem):
+def test_targets_are_outputs_less_the_error(side: Side, compare: Comparison, problem: Problem) -> None:
     """Of a squared error to labels, whose outputs are the scores: the same as with the labels as targets."""
 
     def by_outputs(side: Side, *operands: Any, outputs: Any = lambda scores: scores) -> Any:
@@ -187,7 +189,7 @@ def test_targets_are_outputs_less_the_error(side: Side, compare: Comparison, pro
 
 
 @given(rng=seeds())
-def test_updates_through_groups(twin: Side, compare: Comparison, rng: np.random.Generator):
+def test_updates_through_groups(twin: Side, compare: Comparison, rng: np.random.Generator) -> None:
     """Of both convolutions: targets are carried within the groups of the second."""
     kernels = rng.standard_normal((4, 1, 2, 2)) / 2, rng.standard_normal((4, 2, 2, 2)) / np.sqrt(8)
     maps = tuple(Padded(kernel, None, "tanh", (1, 1), (0, 0), 1, 2) for kernel in kernels)
@@ -197,7 +199,7 @@ def test_updates_through_groups(twin: Side, compare: Comparison, rng: np.random.
 
 
 @given(problem=problems())
-def test_parts(twin: Side, compare: Comparison, problem: Problem):
+def test_parts(twin: Side, compare: Comparison, problem: Problem) -> None:
     def parts(side: Side, network: Any, x: Any, labels: Any, masks: Any, feedback: Any) -> Any:
         chain, inject = side.chain(network, masks), problem.inject
         clean = side.layers.forward(chain, x)
@@ -211,7 +213,7 @@ def test_parts(twin: Side, compare: Comparison, problem: Problem):
 
 
 @given(problem=problems(), phi=projections)
-def test_where_the_output_is_the_label_no_hidden_layer_moves(side: Side, problem: Problem, phi: str):
+def test_where_the_output_is_the_label_no_hidden_layer_moves(side: Side, problem: Problem, phi: str) -> None:
     """p = y: both projections are one."""
 
     def right(scores: Any, labels: Any) -> Any:
@@ -225,7 +227,7 @@ def test_where_the_output_is_the_label_no_hidden_layer_moves(side: Side, problem
 @given(problem=problems(least=1), gain=st.sampled_from([0.5, 1.0]))
 def test_the_layer_of_the_first_target_follows_direct_feedback(
     side: Side, compare: Comparison, problem: Problem, gain: float
-):
+) -> None:
     """With phi = identity its error is gamma G e at every unit, pooled or not: direct feedback alignment."""
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -246,7 +248,7 @@ def test_the_layer_of_the_first_target_follows_direct_feedback(
 @given(case=cases(SMOOTH, dropout=False), rng=seeds())
 def test_convolutions_on_one_pixel_are_dense_layers(
     side: Side, compare: Comparison, case: Case, rng: np.random.Generator
-):
+) -> None:
     """Hidden layers as convolutions of one tap over one pixel, but for the last, which stays dense."""
     weights, biases, activations = case.dense
     kernels = [weight[:, :, None, None] for weight in weights[:-1]]
@@ -288,7 +290,7 @@ def steps(side: Side, problem: Problem) -> tuple[Any, list[Any]]:
 
 
 @given(rng=seeds())
-def test_targets_of_a_linear_network_are_displaced_by_its_jacobian(side: Side, rng: np.random.Generator):
+def test_targets_of_a_linear_network_are_displaced_by_its_jacobian(side: Side, rng: np.random.Generator) -> None:
     """tau_l - h_l = J G (y - p) with J the Jacobian from the first hidden layer to that one; biases do not enter."""
     problem = problem_for(*linear(rng, [6, 9, 5, 8, 4]), rng)
     error, found = steps(side, problem)
@@ -323,7 +325,7 @@ def gradients_of_activities(network: Dense | Images, x: Any, labels: Any) -> lis
 @given(data=st.data())
 def test_every_layer_of_a_linear_network_has_the_same_inner_product_with_backprop(
     images: bool, side: Side, data: st.DataObject
-):
+) -> None:
     """<dLoss/dh_l, h_l - tau_l> = e^T J G e, of all layers: the sign of one tells whether all descend.
 
     Through max pooling too: targets are carried by its derivative.
@@ -338,7 +340,7 @@ def test_every_layer_of_a_linear_network_has_the_same_inner_product_with_backpro
 
 
 @given(rng=seeds())
-def test_the_pseudoinverse_as_feedback_corrects_the_output(rng: np.random.Generator):
+def test_the_pseudoinverse_as_feedback_corrects_the_output(rng: np.random.Generator) -> None:
     """G = J^+, J of full row rank: what the network makes of each layer's target is y, exactly where it is linear."""
     case = linear(rng, [6, 9, 8, 8, 4])
     weights = case.dense.weights
@@ -352,7 +354,7 @@ def test_the_pseudoinverse_as_feedback_corrects_the_output(rng: np.random.Genera
 @given(rng=seeds(), options=SOFTENED)
 def test_the_correction_lies_between_the_output_and_the_targets_of_the_loss(
     side: Side, rng: np.random.Generator, options: Any
-):
+) -> None:
     """phi(G p) - phi(G t), by hand: p the softmax of the divided scores, t the smoothed labels."""
     problem = problem_for(*linear(rng, [6, 9, 4]), rng, scale=2.0)
     _, found = side.results(updates(side, *side.operands(problem.operands), phi="tanh", **options))[0]
@@ -366,14 +368,14 @@ def test_the_correction_lies_between_the_output_and_the_targets_of_the_loss(
 
 
 @given(problem=problems(least=1))
-def test_layers_before_the_injection_are_not_trained(side: Side, problem: Problem):
+def test_layers_before_the_injection_are_not_trained(side: Side, problem: Problem) -> None:
     found = side.results(updates(side, *side.operands(problem.operands), inject=problem.inject))
     before, after = found[: problem.inject - 1], found[problem.inject - 1 :]
     assert all(rms(update) == 0 for layer in before for update in layer), "no target, no update"
     assert all(rms(weight) > 0 for weight, *_ in after), "every later layer is trained"
 
 
-def test_dropped_units_have_no_target(side: Side):
+def test_dropped_units_have_no_target(side: Side) -> None:
     """What the feedback says to a unit that is dropped for every sample reaches no later layer."""
     rng = np.random.default_rng(0)
     case = linear(rng, [6, 5, 7, 4])
@@ -386,7 +388,7 @@ def test_dropped_units_have_no_target(side: Side):
         assert all(map(np.array_equal, one, two)), "a row of the feedback for a dropped unit is used"
 
 
-def test_dropped_units_have_no_target_where_every_layer_is_corrected(side: Side):
+def test_dropped_units_have_no_target_where_every_layer_is_corrected(side: Side) -> None:
     case = linear(np.random.default_rng(0), [6, 5, 5, 4])
     mask = np.array([0.0, 2.0, 2.0, 0.0, 2.0]) * np.ones((len(case.x), 1))
     dense, x, mask, first = side.operands((case.dense, case.x, mask, np.ones_like(mask)))
@@ -395,7 +397,7 @@ def test_dropped_units_have_no_target_where_every_layer_is_corrected(side: Side)
     assert not side.results(second)[:, [0, 3]].any(), "a dropped unit of every layer's correction"
 
 
-def test_an_injection_that_is_no_layer_is_refused(side: Side):
+def test_an_injection_that_is_no_layer_is_refused(side: Side) -> None:
     case = linear(np.random.default_rng(0), [6, 5, 4])
     operands = side.operands((*case, np.ones((5, 4))))
     for inject in (-1, 2):
@@ -406,7 +408,7 @@ def test_an_injection_that_is_no_layer_is_refused(side: Side):
 @given(problem=problems(), rng=seeds(), rank=st.integers(1, 2))
 def test_low_rank_feedback_is_its_product(
     side: Side, compare: Comparison, problem: Problem, rng: np.random.Generator, rank: int
-):
+) -> None:
     factors = ftp.low_rank_feedback(*problem.feedback.shape, rank, rng)
 
     def factored(side: Side, *operands: Any) -> Any:
@@ -418,14 +420,14 @@ def test_low_rank_feedback_is_its_product(
     compare(side, "low rank", factored, *problem.operands[:4], factors, expected=product)
 
 
-def test_feedback_by_channel_is_one_number_for_all_positions(side: Side):
+def test_feedback_by_channel_is_one_number_for_all_positions(side: Side) -> None:
     rows = np.arange(6.0).reshape(3, 2)
     feedback = side.results(side.ftp.feedback_by_channel(side.operands(rows), 4))
     assert np.array_equal(feedback.reshape(3, 4, 2), np.broadcast_to(rows[:, None], (3, 4, 2))), "rows of a channel"
 
 
 @pytest.mark.parametrize("law", ["uniform", "normal", "orthogonal"])
-def test_feedback_of_every_law_has_the_same_mean_square(law: Any):
+def test_feedback_of_every_law_has_the_same_mean_square(law: Any) -> None:
     for n in (300, 5):
         drawn = ftp.random_feedback(n, 10, np.random.default_rng(0), 0.5, law)
         assert drawn.shape == (n, 10)
@@ -434,7 +436,7 @@ def test_feedback_of_every_law_has_the_same_mean_square(law: Any):
         ftp.random_feedback(3, 4, np.random.default_rng(0), law="cauchy")  # type: ignore[arg-type]
 
 
-def test_the_orthogonal_law_is_orthogonal():
+def test_the_orthogonal_law_is_orthogonal() -> None:
     drawn = ftp.random_feedback(30, 10, np.random.default_rng(0), law="orthogonal")
     assert orthogonality.defect(drawn / np.linalg.norm(drawn[:, 0])) < 1e-12
 
@@ -488,7 +490,7 @@ def numpy(tensor: Any) -> Any:
     ],
     ids=lambda options: ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
-def test_gradients_are_the_references(options: Any, second_pass: Any):
+def test_gradients_are_the_references(options: Any, second_pass: Any) -> None:
     """The target set on the images, on a map before and after another convolution, and behind them all."""
     rule = Ftp(model(), image_size=(11, 9), second_pass=second_pass, **options)
     x, y = batch()
@@ -519,7 +521,7 @@ def test_gradients_are_the_references(options: Any, second_pass: Any):
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_pools_and_dropout_on_the_way_are_the_references():
+def test_pools_and_dropout_on_the_way_are_the_references() -> None:
     """Several pools in a row, of maxima and of means, and Dropout on maps and behind a dense layer."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Dropout(0.3), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten()]
@@ -538,7 +540,7 @@ def test_pools_and_dropout_on_the_way_are_the_references():
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for part in (1, 2**20):
         monkeypatch.setattr(rules_ftp, "PART", part)
@@ -549,7 +551,7 @@ def test_a_first_target_computed_by_parts_is_the_same(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_images_may_lie_in_memory_in_any_order():
+def test_images_may_lie_in_memory_in_any_order() -> None:
     """With a row of G for each pixel, which is laid out as the images are."""
     torch.manual_seed(0)
     rule = Ftp(model(), image_size=(11, 9), inject=0, by_channel=False)
@@ -576,7 +578,7 @@ def kernel_of(rule: Ftp) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_a_seed_in_place_of_the_feedback():
+def test_a_seed_in_place_of_the_feedback() -> None:
     """Drawn anew at each step, the same each time, nothing held, and kept by a checkpoint."""
     rule = Ftp(model(), image_size=(11, 9), seeded=True, generator=seeded(3))
     other = Ftp(model(), image_size=(11, 9), seeded=True, generator=seeded(4))
@@ -606,7 +608,7 @@ def test_a_seed_in_place_of_the_feedback():
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_training_lowers_the_loss():
+def test_training_lowers_the_loss() -> None:
     rule = Ftp(model(torch.float32), image_size=(11, 9), scale=0.5 * 72)
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.05, momentum=0.9)
     x, y = batch(64, torch.float32)
@@ -619,7 +621,7 @@ def test_training_lowers_the_loss():
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
-def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
+def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]) -> None:
     """With no option set: the median of eight networks falls below 0.7 of its first loss.
 
     In six groups of eight it ended at 0.2 to 0.6, and where the output layer alone was trained at 0.8 to 0.96.
@@ -639,7 +641,7 @@ def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]):
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("options", [{}, {"law": "normal"}, {"rank": 10}], ids=["uniform", "normal", "rank"])
-def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: Any):
+def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: Any) -> None:
     """G (its first factor, of low rank) summed over positions has the mean square of a dense layer's."""
     layers = nn.Conv2d(1, 600, 3), nn.Flatten(), nn.Linear(600 * 4 * 3, 10)
     for by_channel in (True, False):
@@ -652,7 +654,7 @@ def test_the_corrections_of_all_positions_sum_to_one_of_a_dense_layer(options: A
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_the_scores_that_are_trained_are_the_models():
+def test_the_scores_that_are_trained_are_the_models() -> None:
     """Padding that keeps the size, an uneven kernel, and pixels left over in pooling."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 4, (3, 5), padding="same"), nn.ReLU(), nn.MaxPool2d(3, padding=(0, 0), dilation=(1, 1))]

@@ -49,14 +49,14 @@ def activities(draw: st.DrawFn, widths: tuple[int, ...] = (5, 8, 17, 33)) -> Any
 
 @kinds
 @given(h=activities())
-def test_twin(twin: Side, compare: Comparison, kind: str, h: Any):
+def test_twin(twin: Side, compare: Comparison, kind: str, h: Any) -> None:
     compare(twin, f"{kind}.value", lambda side, h: KINDS[kind](side).value(h), h)
     compare(twin, f"{kind}.gradient", lambda side, h: KINDS[kind](side).gradient(h), h)
 
 
 @kinds
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_summed_in_float32(twin: TwinSide, kind: str, dtype: torch.dtype):
+def test_half_precision_is_summed_in_float32(twin: TwinSide, kind: str, dtype: torch.dtype) -> None:
     """The value keeps the digits that sums in half precision lose; the gradient is in the activities' precision."""
     if not twin.is_ours:
         pytest.skip("in what precision a package sums is its own matter")
@@ -75,7 +75,7 @@ def test_half_precision_is_summed_in_float32(twin: TwinSide, kind: str, dtype: t
 
 @kinds
 @pytest.mark.parametrize("n", [1, 3, 17, 100, 2000])
-def test_scales_agree(twin: Side, kind: str, n: int):
+def test_scales_agree(twin: Side, kind: str, n: int) -> None:
     assert KINDS[kind](ReferenceSide()).scale(n) == KINDS[kind](twin).scale(n)
 
 
@@ -117,7 +117,7 @@ def expected_value(kind: str, h: Any, constants_of: Any) -> float:
 
 @kinds
 @given(h=activities(widths=(5, 8)))
-def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str, h: Any):
+def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str, h: Any) -> None:
     """Central differences in float64 of the definition, one unit at a time, beside the gradient in closed form."""
     operand = side.operands(h)
     h = side.results(operand)
@@ -137,14 +137,14 @@ def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str,
 
 
 @given(h=activities())
-def test_weights_of_the_entmax(side: Side, h: Any):
+def test_weights_of_the_entmax(side: Side, h: Any) -> None:
     """A distribution on the largest units."""
     root = side.results(side.goodness._entmax_root(side.operands(h.reshape(len(h), -1) ** 2)))
     assert np.allclose((root**2).sum(axis=1), 1, atol=64 * side.eps), "weights do not sum to 1"
 
 
 @given(h=activities())
-def test_the_entmax_lies_between_mean_and_maximum(side: Side, h: Any):
+def test_the_entmax_lies_between_mean_and_maximum(side: Side, h: Any) -> None:
     operand = side.operands(h)
     value = side.results(side.goodness.entmax_weighted().value(operand))
     largest = side.results(side.goodness.maximum.value(operand))
@@ -154,7 +154,7 @@ def test_the_entmax_lies_between_mean_and_maximum(side: Side, h: Any):
     assert np.all(value >= mean - slack), "below the mean"
 
 
-def test_entmax_by_hand(side: Side):
+def test_entmax_by_hand(side: Side) -> None:
     """Two units, z_1 - z_2 = 2 d < 2: roots s = a + d/2 and a - d/2 with 2 a^2 + d^2 / 2 = 1; else one has all."""
     entmax = side.goodness.entmax_weighted()
     d = 0.6
@@ -166,7 +166,7 @@ def test_entmax_by_hand(side: Side):
     assert np.allclose(side.results(entmax.value(h)), expected, rtol=16 * side.eps), "entmax by hand"
 
 
-def test_entmax_of_many_units(side: Side):
+def test_entmax_of_many_units(side: Side) -> None:
     """One unit, and a million that are almost without a part: s of theirs is u, of the one 0.99 + u, by hand."""
     n, low = 10**6, 0.99
     z = np.full((1, n), 2 - 2 * low)
@@ -181,7 +181,7 @@ def test_entmax_of_many_units(side: Side):
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("h", [[2, 2, 0, 0], [1, 1, 1, 1], [3, 0, 0, 0], [0, 0, 0, 0], [1.2, 1, 0.5, 0.1]])
-def test_autograd_of_the_entmax_is_its_gradient(twin: TwinSide, h: list[float]):
+def test_autograd_of_the_entmax_is_its_gradient(twin: TwinSide, h: list[float]) -> None:
     """At ties too, where a threshold by deviations from a mean has no derivative."""
     entmax = twin.goodness.entmax_weighted(stop_gradient=False)
     activities = torch.tensor([h], dtype=twin.dtype, device=twin.device, requires_grad=True)
@@ -193,14 +193,14 @@ def test_autograd_of_the_entmax_is_its_gradient(twin: TwinSide, h: list[float]):
 @pytest.mark.parametrize(
     ("share", "n", "k"), [(0.02, 2000, 40), (0.07, 100, 7), (0.1, 30, 3), (0.02, 5, 1), (1.0, 9, 9), (0.3, 11, 4)]
 )
-def test_number_of_units_of_the_top(side: Side, share: float, n: int, k: int):
+def test_number_of_units_of_the_top(side: Side, share: float, n: int, k: int) -> None:
     h = side.operands(np.arange(1.0, n + 1)[None])
     goodness = side.goodness.top_k(share)
     assert goodness.scale(n) == k, "units in the top"
     assert (side.results(goodness.gradient(h)) != 0).sum() == k, "units in the top"
 
 
-def test_the_top_is_that_of_squares(side: Side):
+def test_the_top_is_that_of_squares(side: Side) -> None:
     """A unit at -3 is more active than one at 2."""
     h = side.operands(np.array([[2.0, -3.0, 1.0]]))
     assert side.results(side.goodness.maximum.value(h)) == 9, "largest square"
@@ -210,7 +210,7 @@ def test_the_top_is_that_of_squares(side: Side):
 
 @kinds
 @pytest.mark.parametrize("n", [2, 5, 100])
-def test_scale_is_the_goodness_of_units_of_activity_one(side: Side, kind: str, n: int):
+def test_scale_is_the_goodness_of_units_of_activity_one(side: Side, kind: str, n: int) -> None:
     """But for kurtosis, to which n equal units are of no spread."""
     goodness = KINDS[kind](side)
     value = side.results(goodness.value(side.operands(np.ones((1, n)))))
@@ -221,7 +221,7 @@ def test_scale_is_the_goodness_of_units_of_activity_one(side: Side, kind: str, n
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
-def test_kurtosis_of_a_share_of_active_units(side: Side, share: float):
+def test_kurtosis_of_a_share_of_active_units(side: Side, share: float) -> None:
     """Bernoulli: (1 - 6 p (1 - p)) / (p (1 - p)), so -2 for half of them; shifting and scaling change nothing."""
     h = np.zeros((1, 20))
     h[0, : round(20 * share)] = 1
@@ -231,14 +231,14 @@ def test_kurtosis_of_a_share_of_active_units(side: Side, share: float):
         assert np.allclose(value, expected, atol=64 * side.eps * (abs(expected) + 3)), "kurtosis"
 
 
-def test_kurtosis_of_normal_activities_is_zero(side: Side):
+def test_kurtosis_of_normal_activities_is_zero(side: Side) -> None:
     """Its standard error is sqrt(24 / n)."""
     h = np.random.default_rng(5).standard_normal((4, 50_000))
     assert np.abs(side.results(side.goodness.excess_kurtosis().value(side.operands(h)))).max() < 0.1
 
 
 @pytest.mark.parametrize(("n", "constant"), [(2, -2.0), (3, -1.5)])
-def test_kurtosis_of_two_and_of_three_units_is_constant(side: Side, n: int, constant: float):
+def test_kurtosis_of_two_and_of_three_units_is_constant(side: Side, n: int, constant: float) -> None:
     h = side.operands(np.random.default_rng(2).standard_normal((5, n)))
     goodness = side.goodness.excess_kurtosis(0.0)
     assert np.allclose(side.results(goodness.value(h)), constant, atol=64 * side.eps)
@@ -247,7 +247,7 @@ def test_kurtosis_of_two_and_of_three_units_is_constant(side: Side, n: int, cons
 
 
 @given(h=activities())
-def test_kurtosis_gradient_is_of_shape_alone(side: Side, h: Any):
+def test_kurtosis_gradient_is_of_shape_alone(side: Side, h: Any) -> None:
     """Without eps it neither moves the mean nor rescales: sum_j d_j = 0 and sum_j d_j h_j = 0."""
     operand = side.operands(h)
     gradient = side.results(side.goodness.excess_kurtosis(0.0).gradient(operand)).reshape(len(h), -1)
@@ -260,7 +260,7 @@ def test_kurtosis_gradient_is_of_shape_alone(side: Side, h: Any):
 
 @kinds
 @pytest.mark.parametrize("size", [1e-12, 1e12])
-def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str, size: float):
+def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str, size: float) -> None:
     loud = np.random.default_rng(1).standard_normal((3, 2, 8)) * size
     for h in (loud, np.zeros_like(loud)):
         goodness = KINDS[kind](side)
@@ -270,7 +270,7 @@ def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str, size: floa
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
-def test_of_equal_units_no_more_than_k_count(side: Side, share: float):
+def test_of_equal_units_no_more_than_k_count(side: Side, share: float) -> None:
     """Which of them is free, but value and gradient are of the same number of units: of 5 equal ones 2 or 3."""
     h = np.array([[2.0, -2.0, 2.0, 2.0, -2.0], [0.5, 3.0, -3.0, 0.25, 3.0]])
     count = {0.4: 2, 0.6: 3}[share]
@@ -288,7 +288,7 @@ def test_of_equal_units_no_more_than_k_count(side: Side, share: float):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_value_and_gradient_are_of_the_same_units_in_half_precision(
     twin: TwinSide, kind: str, scale: float, dtype: torch.dtype
-):
+) -> None:
     """g is homogeneous of degree 2: <h, dg/dh> = 2 g, whatever rounding or range does to squares."""
     if not twin.is_ours:
         pytest.skip("a promise of ours")
@@ -298,7 +298,7 @@ def test_value_and_gradient_are_of_the_same_units_in_half_precision(
     assert bool(torch.isclose(inner, 2 * goodness.value(h).double(), rtol=1e-5, atol=0).all()), "different units"
 
 
-def test_negated_turns_all_signs(side: Side):
+def test_negated_turns_all_signs(side: Side) -> None:
     """Twice negated is the goodness itself."""
     goodness = side.goodness.sum_of_squares
     negated = side.goodness.negated(goodness)
@@ -311,12 +311,12 @@ def test_negated_turns_all_signs(side: Side):
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
-def test_a_share_of_no_units_is_refused(side: Side, share: float):
+def test_a_share_of_no_units_is_refused(side: Side, share: float) -> None:
     with side.refuses(f"share: {share}, expected more than 0 and at most 1"):
         side.goodness.top_k(share)
 
 
-def test_a_goodness_of_the_twin_can_be_pickled(twin: Side):
+def test_a_goodness_of_the_twin_can_be_pickled(twin: Side) -> None:
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
     h = twin.operands(np.array([[1.0, -2.0, 3.0]]))

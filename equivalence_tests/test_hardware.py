@@ -92,14 +92,14 @@ def coarse(b: int, twin: TwinSide) -> int:
 
 
 @given(b=bits, rng=seeds(), scale=st.sampled_from([1e-3, 1.0, 17.0]))
-def test_quantise(twin: TwinSide, compare: Comparison, b: int, rng: np.random.Generator, scale: float):
+def test_quantise(twin: TwinSide, compare: Comparison, b: int, rng: np.random.Generator, scale: float) -> None:
     b = coarse(b, twin)
     v = scale * off_ties(b, (7, 5), rng)
     compare(twin, "quantise", lambda side, v: side.hardware.quantise(v, b), v)
 
 
 @given(b=st.one_of(st.none(), bits), rng=seeds(), deviation=st.sampled_from([0.05, 1.0]))
-def test_read(twin: TwinSide, compare: Comparison, b: int | None, rng: np.random.Generator, deviation: float):
+def test_read(twin: TwinSide, compare: Comparison, b: int | None, rng: np.random.Generator, deviation: float) -> None:
     b = None if b is None else coarse(b, twin)
     weight = 3 * off_ties(b or 8, (5, 9), rng)
 
@@ -113,7 +113,7 @@ def test_read(twin: TwinSide, compare: Comparison, b: int | None, rng: np.random
 @given(b=bits, rng=seeds(), n_out=st.sampled_from(WIDTHS), n_in=st.sampled_from(WIDTHS), batch=st.sampled_from(BATCHES))
 def test_product(
     twin: TwinSide, compare: Comparison, b: int, rng: np.random.Generator, n_out: int, n_in: int, batch: int
-):
+) -> None:
     """Each converter alone, then all of them with noise; results are drawn until none is near a tie of the ADC."""
     if twin.eps > 1e-4:
         b = 3
@@ -166,7 +166,7 @@ def maps(draw: st.DrawFn) -> Maps:
 
 
 @given(b=bits, rng=seeds(), case=maps())
-def test_convolve(side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps):
+def test_convolve(side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps) -> None:
     """The product with the windows of all positions of all samples, one batch of vectors and one read."""
     b = 3 if side.eps > 1e-4 else b
     for _ in range(300):
@@ -198,7 +198,9 @@ def test_convolve(side: Side, compare: Comparison, b: int, rng: np.random.Genera
 
 
 @given(b=bits, rng=seeds(), case=maps(), whole=st.booleans())
-def test_convolve_adjoint(side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps, whole: bool):
+def test_convolve_adjoint(
+    side: Side, compare: Comparison, b: int, rng: np.random.Generator, case: Maps, whole: bool
+) -> None:
     """The transposed product at every position, converted before the windows that overlap are added up.
 
     `whole` numbers, few enough to be exact in every precision, are what goes through the ADC.
@@ -239,7 +241,7 @@ def test_convolve_adjoint(side: Side, compare: Comparison, b: int, rng: np.rando
 
 
 @given(rng=seeds(), case=maps())
-def test_exact_crossbars_convolve(side: Side, compare: Comparison, rng: np.random.Generator, case: Maps):
+def test_exact_crossbars_convolve(side: Side, compare: Comparison, rng: np.random.Generator, case: Maps) -> None:
     z, y, kernel = (rng.standard_normal(shape) for shape in (case.z, case.y, case.kernel))
 
     def on_crossbar(side: Side, z: Any, y: Any, kernel: Any) -> Any:
@@ -255,7 +257,7 @@ def test_exact_crossbars_convolve(side: Side, compare: Comparison, rng: np.rando
 
 
 @given(b=bits, rng=seeds())
-def test_each_operand_has_a_converter_of_its_own(side: Side, b: int, rng: np.random.Generator):
+def test_each_operand_has_a_converter_of_its_own(side: Side, b: int, rng: np.random.Generator) -> None:
     """Bit for bit what quantising it beforehand gives, or the result afterwards."""
     x, weight = side.operands((rng.standard_normal((5, 6)), rng.standard_normal((7, 6))))
     run, quantise = side.hardware.product, side.hardware.quantise
@@ -270,7 +272,7 @@ def test_each_operand_has_a_converter_of_its_own(side: Side, b: int, rng: np.ran
 
 
 @given(rng=seeds(), limit=st.sampled_from([None, 0.4, 1.5]))
-def test_programmed(twin: TwinSide, compare: Comparison, rng: np.random.Generator, limit: float | None):
+def test_programmed(twin: TwinSide, compare: Comparison, rng: np.random.Generator, limit: float | None) -> None:
     weight, noise = rng.standard_normal((5, 9)), rng.standard_normal((5, 9))
 
     def programmed(side: Side, weight: Any, noise: Any) -> Any:
@@ -281,7 +283,7 @@ def test_programmed(twin: TwinSide, compare: Comparison, rng: np.random.Generato
 
 
 @given(b=bits, rng=seeds())
-def test_quantising_leaves_few_levels_near_the_numbers(side: Side, b: int, rng: np.random.Generator):
+def test_quantising_leaves_few_levels_near_the_numbers(side: Side, b: int, rng: np.random.Generator) -> None:
     """At most 2^b - 1 of them, symmetric about 0, none farther off than D / 2, the largest number being one."""
     v = side.operands(rng.standard_normal((40, 50)))
     found = side.results(side.hardware.quantise(v, b))
@@ -293,7 +295,7 @@ def test_quantising_leaves_few_levels_near_the_numbers(side: Side, b: int, rng: 
 
 
 @given(b=bits, rng=seeds())
-def test_quantising_is_idempotent_and_odd(side: Side, b: int, rng: np.random.Generator):
+def test_quantising_is_idempotent_and_odd(side: Side, b: int, rng: np.random.Generator) -> None:
     v = side.operands(rng.standard_normal((6, 7)))
     once = side.hardware.quantise(v, b)
     if levels(b) * side.eps < 0.1:  # else the precision itself cannot tell the levels apart
@@ -302,21 +304,21 @@ def test_quantising_is_idempotent_and_odd(side: Side, b: int, rng: np.random.Gen
 
 
 @given(b=bits, rng=seeds(), power=st.integers(-20, 20))
-def test_quantising_does_not_depend_on_the_scale(side: Side, b: int, rng: np.random.Generator, power: int):
+def test_quantising_does_not_depend_on_the_scale(side: Side, b: int, rng: np.random.Generator, power: int) -> None:
     """Bit for bit for powers of two, which round nothing."""
     v = side.operands(rng.standard_normal((6, 7)))
     scaled = side.results(side.hardware.quantise(v * 2.0**power, b))
     assert np.array_equal(scaled, 2.0**power * side.results(side.hardware.quantise(v, b)))
 
 
-def test_quantising_with_many_bits_changes_nothing(side: Side):
+def test_quantising_with_many_bits_changes_nothing(side: Side) -> None:
     v = side.operands(np.random.default_rng(0).standard_normal((6, 7)))
     many = side.hardware.quantise(v, 60)
     assert rms(side.results(many) - side.results(v)) <= 2 * side.eps * rms(side.results(v))
     assert side.hardware.quantise(v, None) is v
 
 
-def test_zeros_stay_zeros(side: Side):
+def test_zeros_stay_zeros(side: Side) -> None:
     """They have no D. A read of them has no noise either: it is scaled by the largest weight."""
     zeros, noise = side.operands((np.zeros((3, 4)), np.ones((3, 4))))
     x = side.operands(np.ones((2, 4)))
@@ -331,20 +333,20 @@ def test_zeros_stay_zeros(side: Side):
 
 
 @pytest.mark.parametrize(("bits", "half", "level"), [(2, 0.5, 0), (3, 1.5, 2), (4, 3.5, 4), (5, 7.5, 8)])
-def test_halves_go_to_the_even_level(side: Side, bits: int, half: float, level: int):
+def test_halves_go_to_the_even_level(side: Side, bits: int, half: float, level: int) -> None:
     """Specified, as IEEE 754 rounds: v = D (k + 1/2) becomes the even one of D k and D (k + 1), of both signs."""
     largest = 2 ** (bits - 1) - 1
     v = np.array([[largest, half], [-half, 0.0]])
     assert side.results(side.hardware.quantise(side.operands(v), bits)).tolist() == [[largest, level], [-level, 0]]
 
 
-def test_less_than_two_bits_are_refused(side: Side):
+def test_less_than_two_bits_are_refused(side: Side) -> None:
     v = side.operands(np.ones((2, 2)))
     with side.refuses("bits: 1, expected 2 or more"):
         side.hardware.quantise(v, 1)
 
 
-def test_noise_is_scaled_by_the_largest_weight(side: Side):
+def test_noise_is_scaled_by_the_largest_weight(side: Side) -> None:
     """Of a matrix whose largest entry is far above the others', and negative: its spread would give another noise."""
     weight = np.full((4, 5), 0.125)
     weight[1, 2] = -2.0
@@ -357,7 +359,7 @@ def test_noise_is_scaled_by_the_largest_weight(side: Side):
     assert rms(written - weight - 0.5 * noise) <= limit, "programming noise"
 
 
-def test_what_is_written_is_within_the_range(side: Side):
+def test_what_is_written_is_within_the_range(side: Side) -> None:
     """Noise does not carry a weight out of it; without noise a weight in it stays as it is."""
     weight, noise = side.operands(tuple(np.random.default_rng(0).standard_normal((2, 30, 40))))
     written = side.results(side.hardware.programmed(weight, noise, 0.5, 0.75))
@@ -368,7 +370,7 @@ def test_what_is_written_is_within_the_range(side: Side):
     assert side.hardware.clipped(small, None) is small
 
 
-def test_random_noise(side: Side):
+def test_random_noise(side: Side) -> None:
     from scipy import stats
 
     noise = drawn(side, side.hardware.random_noise, (300, 40))
@@ -379,7 +381,7 @@ def test_random_noise(side: Side):
 # Rules on crossbars
 
 
-def test_one_matrix_for_all_samples_is_driven_once():
+def test_one_matrix_for_all_samples_is_driven_once() -> None:
     """PyTorch multiplies rows of samples by a matrix in this way, too."""
     rule = Hardware(Backprop(nn.Sequential(nn.Linear(3, 4))), bits=4)
     weight = rule.rule.units[0].weights[0].detach()
@@ -598,7 +600,7 @@ PAIRS = st.tuples(some, some, st.integers(0, 2)).map(lambda drawn: (*drawn[: dra
 )
 def test_a_rules_gradient_is_the_reference_by_hand(
     name: str, ours64: TwinSide, compare: Comparison, case: Any, rng: np.random.Generator, setting: Any
-):
+) -> None:
     """Forward and backward products, second passes and projections, each with a converter and a noise of its own."""
     converters, read_noise = apart_in_pools(case[0], *setting[0]), setting[1]
     network, x, fixed = off_all_ties(name, *case[:3], converters, read_noise, rng)
@@ -676,7 +678,7 @@ def recurrent_by_hand(
 )
 def test_a_recurrent_rules_gradient_is_the_reference_by_hand(
     name: str, cell: str, ours64: TwinSide, compare: Comparison, sizes: Any, rng: np.random.Generator, setting: Any
-):
+) -> None:
     (batch, n_0, n, length), K = sizes, 3
     rows = (1 if cell == "elman" else 3) * n
     shapes = [(rows, n_0), (rows, n), (rows,), (rows,), (K, n), (K,)]
@@ -716,7 +718,7 @@ SEQUENCES = ["recurrent ftp", "recurrent ftp, gru", "backprop through time", "tr
 
 
 @pytest.mark.parametrize("name", [*RULES, *IMAGES, *SEQUENCES])
-def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide):
+def test_exact_hardware_changes_no_bit(name: str, ours: TwinSide) -> None:
     """Updates, scores, and weights after three steps with momentum."""
     if name in RULES:
         bare, (_, x, y) = make(name, example()[0], seeded(1)), example()
@@ -786,7 +788,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", [*RULES, *IMAGES, *SEQUENCES])
-def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = counted(monkeypatch)
     if name in RULES:
         rule, (_, x, y) = make(name, example()[0]), example()
@@ -797,7 +799,9 @@ def test_every_product_with_a_matrix_is_seen(name: str, ours: TwinSide, monkeypa
 
 
 @pytest.mark.parametrize("inject", [0, 1])
-def test_a_full_feedback_matrix_is_read_once_as_it_stands(inject: int, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_feedback_matrix_is_read_once_as_it_stands(
+    inject: int, ours: TwinSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Feature maps are channels last on a CPU, where the bare rule multiplies a permuted copy by parts of the batch."""
     monkeypatch.setattr(rules_ftp, "PART", 1)
     example = EXAMPLES["ftp, images"]
@@ -809,7 +813,7 @@ def test_a_full_feedback_matrix_is_read_once_as_it_stands(inject: int, ours: Twi
     assert not rule.on_crossbars, "still on crossbars"
 
 
-def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are dispatched below autograd; scores, in any mode, have the forward ones alone."""
     shapes = counted(monkeypatch)
     model, x, y = example()
@@ -826,7 +830,7 @@ def test_backward_products_are_seen(ours: TwinSide, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("padding", [1, "same"])
-def test_backward_convolutions_are_seen(padding: Any, ours: TwinSide, monkeypatch: pytest.MonkeyPatch):
+def test_backward_convolutions_are_seen(padding: Any, ours: TwinSide, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = counted(monkeypatch)
     kernels = nn.Conv2d(2, 3, 3, padding=padding), nn.Conv2d(3, 2, 2, stride=2, bias=False)
     model = nn.Sequential(kernels[0], nn.ReLU(), kernels[1], nn.Flatten(), nn.Linear(8, 4))
@@ -860,7 +864,7 @@ def full_and_difference(name: str, model: nn.Module, **options: Any) -> Iterator
 )
 def test_ftp_in_full(
     twin64: Side, compare: Comparison, ours: Side, case: Case, rng: np.random.Generator, inject: int, phi: str
-):
+) -> None:
     """The reference subtracts two passes, as the paper does, and so does this form."""
     n = len(case.dense.weights[0]) if inject else case.x.shape[1]
     feedback = 0.5 * rng.standard_normal((n, case.num_classes))
@@ -879,7 +883,7 @@ def test_ftp_in_full(
 @given(case=cases(dropout=False), rng=seeds(), forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2))
 def test_pepita_in_full(
     twin64: Side, compare: Comparison, ours: Side, case: Case, rng: np.random.Generator, forms: Any
-):
+) -> None:
     options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
     projection = 0.5 * rng.standard_normal((case.num_classes, case.x.shape[1]))
 
@@ -894,7 +898,7 @@ def test_pepita_in_full(
 
 
 @pytest.mark.parametrize("name", ["ftp", "pepita"])
-def test_both_forms_share_their_masks(name: str, ours: TwinSide):
+def test_both_forms_share_their_masks(name: str, ours: TwinSide) -> None:
     """With dropout too the forms are one algorithm: equal to rounding."""
     torch.manual_seed(0)
     widths = [(20, 16), (16, 12), (12, 10)]
@@ -910,7 +914,7 @@ def test_both_forms_share_their_masks(name: str, ours: TwinSide):
 
 
 @pytest.mark.parametrize("name", ["ftp", "pepita"])
-def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide):
+def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide) -> None:
     """Two passes that differ by less than a level differ by what rounding makes of it; a difference keeps its digits.
 
     Small as it is, it is the same but for a factor in the limit, so that the exact rule tells what is left of it.
@@ -929,7 +933,7 @@ def test_what_a_second_pass_in_full_loses(name: str, ours: TwinSide):
     assert rms(difference - exact) < 0.2 * rms(exact), "the difference is lost"
 
 
-def test_the_two_passes_read_with_noise_of_their_own(ours: TwinSide):
+def test_the_two_passes_read_with_noise_of_their_own(ours: TwinSide) -> None:
     """G = 0: nothing is to be learned, and a second pass would repeat the first if it read the same weights."""
     model, x, y = example()
     for chip, moves in zip(full_and_difference("ftp", model, read_noise=0.1), (True, False), strict=True):
@@ -942,7 +946,7 @@ def test_the_two_passes_read_with_noise_of_their_own(ours: TwinSide):
         assert not torch.equal(chip(x), chip(x)), "noise of two reads"
 
 
-def test_biases_are_added_behind_the_converters(ours: TwinSide):
+def test_biases_are_added_behind_the_converters(ours: TwinSide) -> None:
     """Weights of 0: the scores are the bias, to the last bit."""
     model = nn.Sequential(nn.Linear(6, 5, dtype=torch.float64))
     nn.init.zeros_(model[0].weight)
@@ -951,7 +955,7 @@ def test_biases_are_added_behind_the_converters(ours: TwinSide):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide):
+def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide) -> None:
     """Biases too, each by its own largest entry; what is not trained, and what is no parameter, is not written to."""
     chip = Hardware(make(name, example()[0]), programming_noise=0.1, weight_range=0.15)
     _, x, y = example()
@@ -975,14 +979,14 @@ def test_every_parameter_is_written_with_noise(name: str, ours: TwinSide):
     assert all(torch.equal(*pair) for pair in zip(chip.buffers(), buffers, strict=True))
 
 
-def test_the_objective_is_exact(ours: TwinSide):
+def test_the_objective_is_exact(ours: TwinSide) -> None:
     model, x, y = example()
     rule = Backprop(model)
     assert torch.equal(Hardware(rule, bits=2, read_noise=0.5).objective(x, y), rule.objective(x, y))
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide):
+def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide) -> None:
     """Three noisy steps; one generator is all the randomness that there is."""
     options: Any = {"bits": 6, "read_noise": 0.02, "programming_noise": 1e-3, "weight_range": 2.0}
     original = Hardware(make(name, example()[0]), **options)
@@ -1004,7 +1008,7 @@ def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide):
             assert torch.equal(one, two)
 
 
-def test_the_hardware_has_the_rules_face(ours: TwinSide):
+def test_the_hardware_has_the_rules_face(ours: TwinSide) -> None:
     model, x, y = example()
     generator = seeded(1)
     rule = Ftp(model)
@@ -1033,12 +1037,12 @@ def test_the_hardware_has_the_rules_face(ours: TwinSide):
         ({"weight_range": 0.0}, "weight_range: 0.0, expected a positive number or None"),
     ],
 )
-def test_impossible_hardware_is_refused(options: Any, message: str, ours: TwinSide):
+def test_impossible_hardware_is_refused(options: Any, message: str, ours: TwinSide) -> None:
     with pytest.raises(ValueError, match=message):
         Hardware(Backprop(example()[0]), **options)
 
 
-def test_what_has_no_crossbar_is_refused(ours: TwinSide):
+def test_what_has_no_crossbar_is_refused(ours: TwinSide) -> None:
     for first, message in (
         (
             OrthogonalConv2d(2, 4, 3),
@@ -1082,7 +1086,7 @@ class OfTokens(nn.Module):
     ],
     ids=["attention", "transformer", "LSTM"],
 )
-def test_products_inside_modules_are_seen(make_layer: Any, products: int, ours: TwinSide, monkeypatch: Any):
+def test_products_inside_modules_are_seen(make_layer: Any, products: int, ours: TwinSide, monkeypatch: Any) -> None:
     """In evaluation too, where PyTorch has one operation for all that such a layer computes."""
     model = nn.Sequential(nn.Linear(8, 8), OfTokens(make_layer()), nn.Flatten(), nn.Linear(40, 3))
     x = torch.randn(4, 5, 8)
@@ -1100,7 +1104,7 @@ def test_products_inside_modules_are_seen(make_layer: Any, products: int, ours: 
         Hardware(DirectFeedbackAlignment(normed, example=x[:, 0]), bits=8)
 
 
-def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):
+def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide) -> None:
     """Nothing passes by the crossbars unseen."""
     model, x, _ = example()
     weight, x = model[1].weight.detach(), x.flatten(1)
@@ -1125,7 +1129,7 @@ def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide):
     assert not torch.equal(left, weight @ x.T), "a matrix on the left is seen"
 
 
-def test_updates_that_are_streamed_are_written_too(ours: TwinSide):
+def test_updates_that_are_streamed_are_written_too(ours: TwinSide) -> None:
     """Without any gradient left behind; and a second `constrain` writes nothing."""
     model, x, y = example()
     chip = Hardware(Backprop(model), weight_range=0.05)
@@ -1141,7 +1145,7 @@ def test_updates_that_are_streamed_are_written_too(ours: TwinSide):
     assert torch.all(chip.units[0].module.weight == 1)
 
 
-def test_layers_before_the_first_target_are_neither_trained_nor_written(ours: TwinSide):
+def test_layers_before_the_first_target_are_neither_trained_nor_written(ours: TwinSide) -> None:
     model, x, y = example()
     chip = Hardware(Ftp(model, inject=2), programming_noise=0.1)
     first, second = (list(unit.module.parameters()) for unit in chip.units[:2])
@@ -1154,7 +1158,7 @@ def test_layers_before_the_first_target_are_neither_trained_nor_written(ours: Tw
     assert all(parameter.grad is not None for parameter in second)
 
 
-def test_foton_on_hardware_is_restored_from_its_weights(ours: TwinSide):
+def test_foton_on_hardware_is_restored_from_its_weights(ours: TwinSide) -> None:
     """Its factors are noisy there: they tell no step that could be taken back, even where the optimizer is known."""
     torch.manual_seed(0)
     layers = [nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 96), nn.Tanh(), nn.Linear(96, 4)]
@@ -1169,7 +1173,7 @@ def test_foton_on_hardware_is_restored_from_its_weights(ours: TwinSide):
     assert all(torch.equal(*pair) for pair in zip(*(chip.parameters() for chip in chips), strict=True)), "told"
 
 
-def test_rules_that_hardware_has_nothing_for(ours: TwinSide):
+def test_rules_that_hardware_has_nothing_for(ours: TwinSide) -> None:
     dropped = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(), nn.Linear(5, 2))
     with pytest.raises(ValueError, match=r"read_noise: 0\.1, with recompute and Dropout"):
         Hardware(Foton(dropped, recompute=True), read_noise=0.1)

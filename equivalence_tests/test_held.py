@@ -121,7 +121,7 @@ def train(
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_tolerance_is_kept_after_every_step(kind: str, optimizer: str, twin: TwinSide):
+def test_the_tolerance_is_kept_after_every_step(kind: str, optimizer: str, twin: TwinSide) -> None:
     """No line of the training loop is needed for it, and the model learns."""
     model, name, blocks = built(kind, twin.device)
     weight = model.get_parameter(name)
@@ -143,7 +143,7 @@ def test_the_tolerance_is_kept_after_every_step(kind: str, optimizer: str, twin:
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_without_the_optimizer_it_is_restored_before_the_module_runs(kind: str, optimizer: str, twin: TwinSide):
+def test_without_the_optimizer_it_is_restored_before_the_module_runs(kind: str, optimizer: str, twin: TwinSide) -> None:
     """And before it is saved; whoever reads it in between finds what the optimizer has left."""
     model, name, blocks = built(kind, twin.device)
     orthogonal(model, name, blocks=blocks)
@@ -159,7 +159,7 @@ def test_without_the_optimizer_it_is_restored_before_the_module_runs(kind: str, 
     assert defect(model.state_dict()[name], blocks) <= TOLERANCE, "saved"
 
 
-def test_an_embedding(twin: TwinSide):
+def test_an_embedding(twin: TwinSide) -> None:
     """Sparse gradients too, and a row that stands for padding stays 0 to rounding."""
     embedding = nn.Embedding(30, 8, padding_idx=0, sparse=True).to(twin.device)
     optimizer = torch.optim.SparseAdam(embedding.parameters(), lr=1e-2)
@@ -171,7 +171,7 @@ def test_an_embedding(twin: TwinSide):
     assert embedding.weight[0].abs().max() <= 1e-6
 
 
-def test_what_is_restored_is_the_nearest(twin: TwinSide):
+def test_what_is_restored_is_the_nearest(twin: TwinSide) -> None:
     model = dense().to(twin.device)
     held = orthogonal(model[0], "weight")
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_what_is_restored_is_the_nearest(twin: TwinSide):
 
 
 @pytest.mark.smoke
-def test_several_share_the_work(monkeypatch: pytest.MonkeyPatch):
+def test_several_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """One call of a model's or of any module's, and one step for all."""
     counted = []
     step = Orthogonality.step
@@ -199,7 +199,7 @@ def test_several_share_the_work(monkeypatch: pytest.MonkeyPatch):
         held.remove()
 
 
-def test_a_part_of_the_model_alone():
+def test_a_part_of_the_model_alone() -> None:
     """Its layer looks too, and a model whose layers are read past their call."""
 
     class Past(nn.Module):
@@ -220,7 +220,7 @@ def test_a_part_of_the_model_alone():
             assert defect(layer.weight) <= TOLERANCE
 
 
-def test_nothing_is_done_where_nothing_has_changed(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_done_where_nothing_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dense()
     orthogonal(model, "0.weight")
     looked: list[int] = []
@@ -232,7 +232,7 @@ def test_nothing_is_done_where_nothing_has_changed(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_checkpoints_are_as_without(optimizer: str):
+def test_checkpoints_are_as_without(optimizer: str) -> None:
     """The same keys; and a model that is not held takes them."""
     model = dense()
     keys = list(model.state_dict())
@@ -247,7 +247,7 @@ def test_checkpoints_are_as_without(optimizer: str):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_loaded_weights_are_taken(assign: bool):
+def test_loaded_weights_are_taken(assign: bool) -> None:
     """Orthogonal before they are used, whatever they were; and those held are as they were saved."""
     model, other = dense(), dense()
     held = orthogonal(model, "0.weight")
@@ -263,7 +263,7 @@ def test_loaded_weights_are_taken(assign: bool):
     assert torch.equal(model[0].weight, saved["0.weight"]), "saved within the tolerance"
 
 
-def test_a_replaced_weight_is_restored():
+def test_a_replaced_weight_is_restored() -> None:
     """Though it was changed as often as the one before."""
     model = dense()
     orthogonal(model, "0.weight")
@@ -276,7 +276,7 @@ def test_a_replaced_weight_is_restored():
     assert defect(model[0].weight) <= TOLERANCE
 
 
-def test_continuing_is_exact():
+def test_continuing_is_exact() -> None:
     """Bit for bit, given the holder's state too."""
 
     def start() -> tuple[nn.Module, torch.optim.Optimizer, HeldOrthogonal]:
@@ -309,7 +309,7 @@ def saved(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("copied", COPIES)
-def test_copies_are_held_by_themselves(copied: str):
+def test_copies_are_held_by_themselves(copied: str) -> None:
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
     optimizer.register_step_post_hook(lambda *_: None)  # which can't be pickled
@@ -336,7 +336,7 @@ def test_copies_are_held_by_themselves(copied: str):
     assert defect(model[0].weight) > TOLERANCE, "removed"
 
 
-def test_another_precision():
+def test_another_precision() -> None:
     """A finer one is taken; one that does not resolve the tolerance is refused at the next step, not in use."""
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
@@ -351,7 +351,7 @@ def test_another_precision():
     assert re.match(r"tolerance: 0.005, .* what torch.bfloat16 resolves in layer '0.weight'", found), found
 
 
-def test_moved_to_another_device(twin: TwinSide):
+def test_moved_to_another_device(twin: TwinSide) -> None:
     model = dense()
     orthogonal(model, "0.weight")
     model.to(twin.device)
@@ -371,7 +371,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_compiled_forward_pass(told: bool, traced: list[bool]):
+def test_a_compiled_forward_pass(told: bool, traced: list[bool]) -> None:
     """In one graph where the optimizer is known; else with a break, since someone has to look."""
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
@@ -384,7 +384,7 @@ def test_a_compiled_forward_pass(told: bool, traced: list[bool]):
     assert traced == [False] * 5, "looked at past the compiler"
 
 
-def test_an_export_takes_weights_that_follow_the_optimizer():
+def test_an_export_takes_weights_that_follow_the_optimizer() -> None:
     model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(4, 6)
     held = orthogonal(model, "0.weight")
     programs: list[torch.export.ExportedProgram] = []
@@ -399,7 +399,7 @@ def test_an_export_takes_weights_that_follow_the_optimizer():
     torch.testing.assert_close(programs[0].module()(x), model(x))
 
 
-def test_a_copy_that_is_compiled_looks():
+def test_a_copy_that_is_compiled_looks() -> None:
     """The copy of an optimizer has no hooks, so that nothing else would."""
     model = dense()
     orthogonal(model, "0.weight", optimizer=OPTIMIZERS["momentum"](model))
@@ -412,7 +412,7 @@ def test_a_copy_that_is_compiled_looks():
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # PyTorch's own, of what it imports then
-def test_a_compiled_model_and_a_compiled_step(traced: list[bool]):
+def test_a_compiled_model_and_a_compiled_step(traced: list[bool]) -> None:
     model = dense()
     compiled = torch.compile(model, backend="eager")
     optimizer = OPTIMIZERS["momentum"](compiled)
@@ -424,7 +424,7 @@ def test_a_compiled_model_and_a_compiled_step(traced: list[bool]):
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), torch.no_grad])
-def test_restored_in_its_own_precision_whatever_the_pass_runs_in(mode: Callable[[], Any]):
+def test_restored_in_its_own_precision_whatever_the_pass_runs_in(mode: Callable[[], Any]) -> None:
     model = dense(80)
     held = orthogonal(model, "0.weight", tolerance=1e-5)
     for _ in range(2):
@@ -437,7 +437,7 @@ def test_restored_in_its_own_precision_whatever_the_pass_runs_in(mode: Callable[
     assert model(torch.randn(1, 64)).sum().backward() is None
 
 
-def test_what_is_kept_of_a_pass_without_gradients():
+def test_what_is_kept_of_a_pass_without_gradients() -> None:
     """Directions found in inference mode serve steps after it."""
     held = orthogonal(nn.Sequential(nn.Linear(320, 320)), "0.weight")
     layer = held._held["0.weight"][0]
@@ -450,7 +450,7 @@ def test_what_is_kept_of_a_pass_without_gradients():
     assert not any(found.is_inference() for found in held.directions.values()), "kept"
 
 
-def test_tensors_of_the_caller_are_left_alone():
+def test_tensors_of_the_caller_are_left_alone() -> None:
     """functional_call computes with them in the parameters' place."""
     model = dense()
     orthogonal(model, "0.weight")
@@ -459,7 +459,7 @@ def test_tensors_of_the_caller_are_left_alone():
     assert torch.equal(lent["0.weight"], torch.ones(20, 64))
 
 
-def test_frozen_weights_stay_as_they_are():
+def test_frozen_weights_stay_as_they_are() -> None:
     model = nn.Sequential(nn.Linear(64, 20), nn.Linear(20, 20), nn.Linear(20, 5))
     optimizer = OPTIMIZERS["momentum"](model)
     orthogonal(model, ["0.weight", "1.weight"], optimizer=optimizer)
@@ -474,7 +474,7 @@ def test_frozen_weights_stay_as_they_are():
     assert not torch.equal(model[0].weight, before)
 
 
-def test_a_frozen_kernel_that_is_orthogonal_is_taken():
+def test_a_frozen_kernel_that_is_orthogonal_is_taken() -> None:
     conv = nn.Conv2d(4, 8, 3)
     nn.init.orthogonal_(conv.weight)
     before = conv.weight.detach().clone()
@@ -484,7 +484,7 @@ def test_a_frozen_kernel_that_is_orthogonal_is_taken():
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_removed_weights_are_free(told: bool):
+def test_removed_weights_are_free(told: bool) -> None:
     model = dense()
     optimizer = OPTIMIZERS["momentum"](model)
     held = orthogonal(model, "0.weight", optimizer=optimizer if told else None)
@@ -494,7 +494,7 @@ def test_removed_weights_are_free(told: bool):
     assert raised(lambda: orthogonal(model, "0.weight")) == "nothing raised"
 
 
-def test_a_weight_that_is_no_longer_finite_is_named():
+def test_a_weight_that_is_no_longer_finite_is_named() -> None:
     model = dense()
     optimizer = OPTIMIZERS["sgd"](model)
     orthogonal(model, "0.weight", optimizer=optimizer)
@@ -508,7 +508,7 @@ def test_a_weight_that_is_no_longer_finite_is_named():
     assert raised(lambda: kernel(torch.randn(1, 4, 4, 4))).startswith("weight of layer 'weight': not finite"), "named"
 
 
-def test_the_way_of_accelerators(twin: TwinSide):
+def test_the_way_of_accelerators(twin: TwinSide) -> None:
     """All weights of a shape at once, blocks too; what could not be restored is raised later, or by `settle`."""
     model, name, blocks = built("LSTM", twin.device)
     optimizer = OPTIMIZERS["momentum"](model)
@@ -522,7 +522,7 @@ def test_the_way_of_accelerators(twin: TwinSide):
     assert re.match(r"weight of layer '1.module.weight_hh_l0\[1\]': .* at step 11", raised(held.settle))
 
 
-def test_other_rules_name_the_hook():
+def test_other_rules_name_the_hook() -> None:
     """They do not run the modules, so that they are to be told the optimizer: by none that would not look."""
     model = dense()
     orthogonal(model, "0.weight")
@@ -720,7 +720,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str | list[str], dict[str, Any], st
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_refusals(kind: str):
+def test_refusals(kind: str) -> None:
     """And a model that is refused is left as it was."""
     make, name, options, said = REFUSALS[kind]
     module = make()
@@ -733,7 +733,7 @@ def test_refusals(kind: str):
         assert all(torch.equal(value, module.state_dict()[key]) for key, value in values.items()), "left as it was"
 
 
-def test_a_weight_that_is_computed_later_is_named():
+def test_a_weight_that_is_computed_later_is_named() -> None:
     model = dense()
     orthogonal(model, "0.weight")
     parametrizations.weight_norm(model[0])

@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 
 @parametrize_with_rules(EXAMPLES, ["calls hooks"])
-def test_a_forward_hook_sees_the_module_once_or_is_refused(rule: Example, check: Check):
+def test_a_forward_hook_sees_the_module_once_or_is_refused(rule: Example, check: Check) -> None:
     check(rule)
 
 
-def test_which_rules_call_hooks(twin: TwinSide):
+def test_which_rules_call_hooks(twin: TwinSide) -> None:
     """Those that call modules, and no others: a hook on the second layer."""
     called = set()
     for name, example in EXAMPLES.items():
@@ -35,7 +35,7 @@ def test_which_rules_call_hooks(twin: TwinSide):
     assert not {"foton", "ftp, images", "pepita", "dtp", "symba", "recurrent ftp", "truncated"} & called
 
 
-def test_a_hook_that_changes_what_a_layer_gives_is_honoured(twin: TwinSide):
+def test_a_hook_that_changes_what_a_layer_gives_is_honoured(twin: TwinSide) -> None:
     """Twice the output is twice the weight: the gradient by the weight is twice that by the doubled one."""
     example = EXAMPLES["mono-forward"]
     x, y = example.batch(twin.device)
@@ -56,7 +56,7 @@ def test_a_hook_that_changes_what_a_layer_gives_is_honoured(twin: TwinSide):
             assert torch.allclose(found.grad, other.grad, rtol=1e-12, atol=0), "by all others"
 
 
-def test_a_hook_may_read_values(twin: TwinSide):
+def test_a_hook_may_read_values(twin: TwinSide) -> None:
     """Sizes are checked on the meta device, where there are none."""
     model = images().to(twin.device, torch.float64)
     read: list[float] = []
@@ -87,7 +87,7 @@ REGISTER: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", REGISTER)
-def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide):
+def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide) -> None:
     """When it is built, and when they come later; those of `rule(x)`, where the model itself is called, are welcome."""
     register, expected = REGISTER[kind]
     x, y = EXAMPLES["foton"].batch(twin.device)
@@ -101,7 +101,7 @@ def test_hooks_that_a_rule_does_not_call_are_refused(kind: str, twin: TwinSide):
     assert honoured == "accepted" if kind != "of a gradient" else honoured.startswith(expected), kind
 
 
-def test_a_parameter_that_processes_share_is_refused():
+def test_a_parameter_that_processes_share_is_refused() -> None:
     """By the name of its type, when the rule is built and in a step; FSDP puts it where the parameter was."""
     shared = type("DTensor", (nn.Parameter,), {})
     x, y = EXAMPLES["foton"].batch(torch.device("cpu"))
@@ -113,11 +113,11 @@ def test_a_parameter_that_processes_share_is_refused():
 
 
 @parametrize_with_rules(EXAMPLES, ["names a replaced layer"])
-def test_a_layer_that_was_replaced_is_named(rule: Example, check: Check):
+def test_a_layer_that_was_replaced_is_named(rule: Example, check: Check) -> None:
     check(rule)
 
 
-def test_layers_that_come_and_go_are_named(twin: TwinSide):
+def test_layers_that_come_and_go_are_named(twin: TwinSide) -> None:
     x, y = EXAMPLES["foton"].batch(twin.device)
     model = nn.Sequential(nn.Sequential(nn.Linear(16, 8), nn.Tanh()), nn.Linear(8, 4)).to(twin.device, torch.float64)
     rule = copy.deepcopy(Foton(model))

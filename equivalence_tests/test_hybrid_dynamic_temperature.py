@@ -87,7 +87,7 @@ def arguments(side: Side, case: Hybrid, given_ones: bool) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("given_ones", [False, True], ids=["of the batch", "given statistics"])
 @given(case=hybrids())
-def test_twin(twin: Side, compare: Comparison, given_ones: bool, case: Hybrid):
+def test_twin(twin: Side, compare: Comparison, given_ones: bool, case: Hybrid) -> None:
     def found(side: Side, *fields: Any) -> Any:
         module, case = side.hybrid_dynamic_temperature, Hybrid(*fields)
         layers, parameters, x, norms = arguments(side, case, given_ones)
@@ -100,13 +100,13 @@ def test_twin(twin: Side, compare: Comparison, given_ones: bool, case: Hybrid):
 
 
 @given(case=hybrids(), scale=st.sampled_from([0.1, 1.0, 10.0]))
-def test_warm_start(twin: Side, compare: Comparison, case: Hybrid, scale: float):
+def test_warm_start(twin: Side, compare: Comparison, case: Hybrid, scale: float) -> None:
     found = [scale * p**2 for p in (case.x, case.x[::-1].copy())]
     compare(twin, "warm_start", lambda side, *pair: side.hybrid_dynamic_temperature.warm_start(*pair), *found)
 
 
 @given(case=hybrids())
-def test_thresholds_begin_at_the_mean_goodness(side: Side, case: Hybrid):
+def test_thresholds_begin_at_the_mean_goodness(side: Side, case: Hybrid) -> None:
     """softplus(theta0) is the mean g / T of both streams; above 20 theta0 is that itself, as published."""
     positive, negative = (np.abs(case.x) + 0.1, 40 * np.abs(case.x) + 50)
     for pair in ((positive, positive[::-1].copy()), (negative, negative[::-1].copy()), (0 * positive, 0 * positive)):
@@ -119,7 +119,7 @@ def test_thresholds_begin_at_the_mean_goodness(side: Side, case: Hybrid):
 
 @pytest.mark.parametrize("given_ones", [False, True], ids=["of the batch", "given statistics"])
 @given(case=hybrids(), rng=seeds())
-def test_updates_are_the_gradient_of_the_losses(given_ones: bool, case: Hybrid, rng: np.random.Generator):
+def test_updates_are_the_gradient_of_the_losses(given_ones: bool, case: Hybrid, rng: np.random.Generator) -> None:
     """Of the reference, along any direction: each layer's own loss as what it is of this layer alone."""
     side = ReferenceSide()
     module = side.hybrid_dynamic_temperature
@@ -152,7 +152,7 @@ def test_updates_are_the_gradient_of_the_losses(given_ones: bool, case: Hybrid, 
 
 
 @given(case=hybrids())
-def test_the_last_layer_learns_by_its_own_loss_alone(side: Side, case: Hybrid):
+def test_the_last_layer_learns_by_its_own_loss_alone(side: Side, case: Hybrid) -> None:
     """With no share of the layers' losses it does not learn; the first layer does, from the classifier."""
     module, case = side.hybrid_dynamic_temperature, Hybrid(*side.operands(tuple(case)))
     layers, parameters, x, _ = arguments(side, case, False)
@@ -207,7 +207,7 @@ def hybrid_streams(rule: HybridDynamicTemperature, x: torch.Tensor, y: torch.Ten
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_a_hybrid_learns_by_its_definition():
+def test_a_hybrid_learns_by_its_definition() -> None:
     """.grad is autograd's of the loss in the docstring; a layer's own part of it reaches no other layer."""
     rule = hybrid()
     x, y = batch(MonoForward(dense()))
@@ -241,7 +241,7 @@ def test_a_hybrid_learns_by_its_definition():
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("size", [1.0, 30.0])
-def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float):
+def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float) -> None:
     """softplus(theta0) is the mean of g / T of both streams; above 20 theta0 is that itself, as published."""
     rule = hybrid(nn.ReLU)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_a_hybrid_begins_at_the_goodness_of_its_first_batch(size: float):
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():
+def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm() -> None:
     torch.manual_seed(0)
     rule = HybridDynamicTemperature(dense())
     cold = copy.deepcopy(rule.state_dict())
@@ -274,7 +274,7 @@ def test_a_hybrid_warms_up_again_from_a_state_that_is_not_warm():
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
+def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide) -> None:
     """The first batch sets them once and for all; whether it has is part of the state."""
     example = EXAMPLES["hybrid-dynamic-temperature"]
     rule, loaded = (example.build(twin.device) for _ in range(2))
@@ -287,7 +287,7 @@ def test_a_loaded_rule_does_not_set_its_thresholds_again(twin: TwinSide):
     assert torch.equal(loaded.theta, before), "thresholds set twice"
 
 
-def test_a_threshold_begins_at_any_size(side: Side):
+def test_a_threshold_begins_at_any_size(side: Side) -> None:
     """Where softplus is its argument, and e^mean is no number."""
     module, large = side.hybrid_dynamic_temperature, np.full((1, 3), 1e4)
     with np.errstate(all="raise"):

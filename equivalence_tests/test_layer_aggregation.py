@@ -24,7 +24,7 @@ from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 pytestmark = pytest.mark.usefixtures("ours_only")
 
 
-def test_sums_of_losses_outlast_half_precision():
+def test_sums_of_losses_outlast_half_precision() -> None:
     rule = MonoForward(dense(), aggregation="training-loss").bfloat16()
     aggregation = rule.aggregation
     losses = torch.tensor([2.3, 0.46, 1.0], dtype=torch.bfloat16)
@@ -35,7 +35,7 @@ def test_sums_of_losses_outlast_half_precision():
     assert torch.equal(aggregation.loss_total / aggregation.loss_count, losses.float()), "means of losses"
 
 
-def test_a_range_is_chosen_on_held_out_data():
+def test_a_range_is_chosen_on_held_out_data() -> None:
     """The reference's on all of the data at once; till then all layers but the first."""
     rule = DeeperForward(images(group_norm))
     assert rule.aggregation.weights.tolist() == [0, 1, 1, 1]
@@ -55,7 +55,7 @@ def test_a_range_is_chosen_on_held_out_data():
 
 
 @pytest.mark.parametrize("kind", ["validation-loss", "training-loss"])
-def test_layers_are_weighted_by_their_losses(kind: Any):
+def test_layers_are_weighted_by_their_losses(kind: Any) -> None:
     """Mean losses of the held-out samples, or of the training samples since the last time; evenly till then."""
     rule = ChannelClassAssignment(images(nn.InstanceNorm2d), aggregation=kind, label_smoothing=0.0)
     assert rule.aggregation.weights.tolist() == [0.25] * 4
@@ -80,7 +80,7 @@ def test_layers_are_weighted_by_their_losses(kind: Any):
 
 
 @pytest.mark.parametrize("kind", ["validation-loss", "training-loss"])
-def test_ignored_labels_do_not_weigh(kind: Any):
+def test_ignored_labels_do_not_weigh(kind: Any) -> None:
     """Batches of which one has few labels that count: the layers' losses are means over those of all batches."""
     loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5, 4.0], dtype=torch.float64), ignore_index=-1)
     rule = MonoForward(dense(), aggregation=kind, loss=loss)
@@ -94,7 +94,7 @@ def test_ignored_labels_do_not_weigh(kind: Any):
     assert torch.allclose(rule.aggregation.weights, (-expected).softmax(dim=0), rtol=1e-12), "means over labels"
 
 
-def test_calibration_is_in_evaluation_mode_and_leaves_modes_alone():
+def test_calibration_is_in_evaluation_mode_and_leaves_modes_alone() -> None:
     rule = MonoForward(dense(dropout=0.5), aggregation="validation-loss")
     state = torch.get_rng_state()
     rule.calibrate(held_out(rule))
@@ -108,7 +108,7 @@ def test_calibration_is_in_evaluation_mode_and_leaves_modes_alone():
     assert plain.aggregation.weights.tolist() == [1, 1, 1], "nothing to choose"
 
 
-def test_the_read_out_learns_from_all_layers_beside_them():
+def test_the_read_out_learns_from_all_layers_beside_them() -> None:
     """Autograd's gradient of its cross-entropy on activities that are constants; layers learn as without it."""
     options: Any = {"first_layer": 1, "readout_smoothing": 0.1}
     rule = DynamicTemperature(images(channel_norm), aggregation="readout", **options)
@@ -132,7 +132,7 @@ def test_the_read_out_learns_from_all_layers_beside_them():
     assert torch.equal(rule(x), rule.aggregation.readout(features)), "scores"  # type: ignore[misc]
 
 
-def test_layers_left_out_may_score_what_they_will():
+def test_layers_left_out_may_score_what_they_will() -> None:
     """Infinity by a weight of 0 would be none."""
     rule = MonoForward(dense(), aggregation="last")
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_layers_left_out_may_score_what_they_will():
     assert torch.equal(rule(x), rule.layer_scores(x)[-1]), "the last layer's"
 
 
-def test_choosing_on_held_out_data_leaves_each_modules_mode_alone(twin: TwinSide):
+def test_choosing_on_held_out_data_leaves_each_modules_mode_alone(twin: TwinSide) -> None:
     """Batch normalisation at rest, as fine-tuning wants it, stays at rest, and its statistics as they are."""
     model = normalised().to(twin.device)
     rule = MonoForward(model, aggregation="validation-loss")

@@ -184,14 +184,14 @@ def four(side: Side, kind: str, *arrays: Any) -> Any:
 
 @kinds
 @given(data=st.data())
-def test_twin(kind: str, twin: Side, compare: Comparison, data: st.DataObject):
+def test_twin(kind: str, twin: Side, compare: Comparison, data: st.DataObject) -> None:
     case = data.draw(layer_cases(kind))
     compare(twin, kind, lambda side, *arrays: four(side, kind, *arrays), *case.arrays)
 
 
 @kinds
 @given(data=st.data())
-def test_difference_is_that_of_two_values(kind: str, side: Side, compare: Comparison, data: st.DataObject):
+def test_difference_is_that_of_two_values(kind: str, side: Side, compare: Comparison, data: st.DataObject) -> None:
     case = data.draw(layer_cases(kind))
 
     def difference(side: Side, *arrays: Any) -> Any:
@@ -221,7 +221,7 @@ def autograd(case: Case) -> tuple[Any, Any, Any, list[Any]]:
 
 @kinds
 @given(data=st.data())
-def test_pytorchs_own_modules(kind: str, data: st.DataObject):
+def test_pytorchs_own_modules(kind: str, data: st.DataObject) -> None:
     """The reference's four methods, by autograd through torch.nn; the adjoint is the transpose of the derivative."""
     case = data.draw(layer_cases(kind))
     value, along, cotangent, gradients = autograd(case)
@@ -241,7 +241,7 @@ def test_pytorchs_own_modules(kind: str, data: st.DataObject):
 @pytest.mark.usefixtures("ours_only")
 @kinds
 @given(data=st.data())
-def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.DataObject):
+def test_tiny_differences_keep_their_precision(kind: str, twin: Side, data: st.DataObject) -> None:
     """A(z) - A(z - u) is the derivative along u to first order; the twin does not lose it to cancellation."""
     case = data.draw(layer_cases(kind))
     case = case._replace(u=1e-10 * case.u)
@@ -267,7 +267,7 @@ OUTLETS: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("name", OUTLETS)
 @given(rng=seeds())
-def test_outlets_are_pytorchs(name: str, side: Side, rng: np.random.Generator):
+def test_outlets_are_pytorchs(name: str, side: Side, rng: np.random.Generator) -> None:
     """Value and gradient, of maps that squares do not fill."""
     module, settings = OUTLETS[name]
     step = getattr(side.layers, name.split()[0])(*settings)
@@ -280,7 +280,7 @@ def test_outlets_are_pytorchs(name: str, side: Side, rng: np.random.Generator):
     assert np.allclose(side.results(step.vjp(h, d)), x.grad.cpu().numpy(), rtol=0, atol=64 * side.eps), "gradient"
 
 
-def test_a_square_of_zeros_has_no_slope(side: Side):
+def test_a_square_of_zeros_has_no_slope(side: Side) -> None:
     """Of its norm 0 is chosen, as PyTorch does."""
     h, ones = side.operands((np.zeros((1, 1, 2, 2)), np.ones((1, 1, 2, 2))))
     step = side.layers.LPPool(2, 2)
@@ -308,7 +308,7 @@ def tokens(draw: st.DrawFn) -> Tokens:
 
 
 @given(case=tokens())
-def test_an_embedding(twin: Side, compare: Comparison, case: Tokens):
+def test_an_embedding(twin: Side, compare: Comparison, case: Tokens) -> None:
     def both(side: Side, table: Any, positions: Any, z: Any, delta: Any) -> Any:
         layer = side.embedding.Embedding(table, positions)
         return layer.value(z), layer.update(z, delta)
@@ -317,7 +317,7 @@ def test_an_embedding(twin: Side, compare: Comparison, case: Tokens):
 
 
 @given(case=tokens())
-def test_an_embedding_is_pytorchs(case: Tokens):
+def test_an_embedding_is_pytorchs(case: Tokens) -> None:
     module = nn.Embedding(4, 3, _weight=torch.tensor(case.table)).double()
     a = module(torch.tensor(case.z))
     learned = [module.weight]
@@ -331,7 +331,7 @@ def test_an_embedding_is_pytorchs(case: Tokens):
         assert np.allclose(found, g.cpu().numpy() / len(case.z), rtol=0, atol=1e-14), f"update[{number}]"
 
 
-def test_integers_have_neither_difference_nor_adjoint(side: Side):
+def test_integers_have_neither_difference_nor_adjoint(side: Side) -> None:
     layer = side.embedding.Embedding(side.operands(np.ones((4, 3))))
     z, d = side.operands((np.array([[0, 1]]), np.ones((1, 2, 3))))
     with side.refuses("Embedding: z are integers, which no u is taken from"):
@@ -340,7 +340,7 @@ def test_integers_have_neither_difference_nor_adjoint(side: Side):
         layer.adjoint(z, d)
 
 
-def test_a_causal_position_reads_none_behind_it(side: Side):
+def test_a_causal_position_reads_none_behind_it(side: Side) -> None:
     """What comes later moves nothing, and has no gradient from what is before."""
     rng = np.random.default_rng(0)
     parameters = side.operands([rng.standard_normal(shape) for shape in SHAPES["causal attention"]])
@@ -461,14 +461,14 @@ def learned(side: Side, name: str, parameters: Any, x: Any, labels: Any) -> Any:
 
 @networks
 @given(data=st.data())
-def test_backpropagation_through_all_of_them(name: str, twin: Side, compare: Comparison, data: st.DataObject):
+def test_backpropagation_through_all_of_them(name: str, twin: Side, compare: Comparison, data: st.DataObject) -> None:
     case = data.draw(networks_of(name))
     compare(twin, name, lambda side, *operands: learned(side, name, *operands), *case)
 
 
 @networks
 @given(data=st.data())
-def test_backpropagation_is_autograd(name: str, data: st.DataObject):
+def test_backpropagation_is_autograd(name: str, data: st.DataObject) -> None:
     """The gradient of the mean cross-entropy by every parameter, through networks of PyTorch's modules."""
     case = data.draw(networks_of(name))
     module = NETWORKS[name][2]().double()
@@ -489,7 +489,9 @@ RUNS = [(algorithm, name) for algorithm in ALGORITHMS for name in NETWORKS if (a
 
 @pytest.mark.parametrize(("algorithm", "name"), RUNS)
 @given(data=st.data())
-def test_algorithms_ask_no_kind(algorithm: str, name: str, twin: Side, compare: Comparison, data: st.DataObject):
+def test_algorithms_ask_no_kind(
+    algorithm: str, name: str, twin: Side, compare: Comparison, data: st.DataObject
+) -> None:
     """What takes layers takes these."""
     case = data.draw(networks_of(name))
     rng = data.draw(seeds())

@@ -112,7 +112,7 @@ def inner(a: Any, b: Any) -> float:
 
 @of_every_kind
 @given(sample=samples())
-def test_twin(twin: Side, compare: Comparison, sample: Sample):
+def test_twin(twin: Side, compare: Comparison, sample: Sample) -> None:
     def four(side: Side, parameters: Any, z: Any, u: Any, d: Any, delta: Any) -> Any:
         layer = made(side, sample._replace(parameters=parameters))
         return layer.value(z), layer.difference(z, u), layer.adjoint(z, d), layer.update(z, delta)
@@ -121,7 +121,7 @@ def test_twin(twin: Side, compare: Comparison, sample: Sample):
 
 
 @pytest.mark.parametrize("kernel", [(), (2, 2)])
-def test_a_rotation_by_no_angle_is_the_identity(side: Side, kernel: tuple[int, ...]):
+def test_a_rotation_by_no_angle_is_the_identity(side: Side, kernel: tuple[int, ...]) -> None:
     """Bit for bit, and its branch is not updated."""
     rng = np.random.default_rng(7)
     shape = (3, *(3, 4)[: len(kernel)])
@@ -139,7 +139,7 @@ def test_a_rotation_by_no_angle_is_the_identity(side: Side, kernel: tuple[int, .
 
 @of_every_kind
 @given(sample=samples())
-def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sample: Sample):
+def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sample: Sample) -> None:
     def difference(side: Side, parameters: Any, z: Any, u: Any) -> Any:
         return made(side, sample._replace(parameters=parameters)).difference(z, u)
 
@@ -152,7 +152,7 @@ def test_difference_is_that_of_two_values(side: Side, compare: Comparison, sampl
 
 @of_every_kind
 @given(sample=samples())
-def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample):
+def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample) -> None:
     """<d, A u> = <A^T d, u> for every pair of rows, the layers here being affine."""
     layer = made(side, Sample(sample.kind, *side.operands(tuple(sample)[1:6]), sample.settings))
     z, u, d = side.operands((sample.z, sample.u, sample.d))
@@ -167,7 +167,7 @@ def test_adjoint_is_the_differences_transpose(side: Side, sample: Sample):
 
 @of_every_kind
 @given(sample=samples())
-def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample):
+def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample) -> None:
     """A is affine in its parameters: 1/B <delta, A_(theta + xi)(z) - A_theta(z)> = <G, xi>, for any xi."""
     rng = np.random.default_rng(8)
     directions = [rng.standard_normal(p.shape) for p in sample.parameters]
@@ -184,7 +184,7 @@ def test_update_is_the_derivative_by_the_parameters(side: Side, sample: Sample):
 
 
 @given(rng=seeds(), shape=st.sampled_from([(4, 4), (4, 4, 2, 2)]), batch=st.sampled_from([1, 3]))
-def test_a_rotation_with_an_activation(twin: Side, compare: Comparison, rng: Any, shape: Any, batch: int):
+def test_a_rotation_with_an_activation(twin: Side, compare: Comparison, rng: Any, shape: Any, batch: int) -> None:
     """The twin's; on the reference each agrees with the value, the update by what it says of a step of W."""
     weight, bias, xi = rng.standard_normal(shape), rng.standard_normal(shape[0]), rng.standard_normal(shape)
     z, u, d = rng.standard_normal((3, batch, shape[0], *(3, 4)[: len(shape) - 2]))
@@ -206,7 +206,7 @@ def test_a_rotation_with_an_activation(twin: Side, compare: Comparison, rng: Any
 @given(rng=seeds(), size=st.sampled_from([None, 1, 2]), angle=st.sampled_from([0.1, 0.8, 1.5, -3.0]))
 def test_a_rotation_by_a_skew_orthogonal_weight_keeps_inner_products(
     side: Side, rng: np.random.Generator, size: int | None, angle: float
-):
+) -> None:
     """Without an activation; with a weight that is orthogonal alone it does not."""
     if side.eps > 1e-4:
         pytest.skip("too coarse to tell them apart")
@@ -276,7 +276,7 @@ def step_of(side: Side, name: str, setting: Any) -> Any:
 
 
 @given(case=step_cases())
-def test_steps(twin: Side, compare: Comparison, case: StepCase):
+def test_steps(twin: Side, compare: Comparison, case: StepCase) -> None:
     def all_of(side: Side, setting: Any, h: Any, u: Any) -> Any:
         step = step_of(side, case.name, setting)
         return step.value(h), step.jvp(h, u), step.vjp(h, step.value(u)), step.difference(h, u)
@@ -285,7 +285,7 @@ def test_steps(twin: Side, compare: Comparison, case: StepCase):
 
 
 @given(case=step_cases())
-def test_steps_agree_with_their_value(side: Side, case: StepCase):
+def test_steps_agree_with_their_value(side: Side, case: StepCase) -> None:
     """difference is that of two values, jvp its limit for small u, and vjp the transpose of jvp."""
     step = step_of(ReferenceSide(), case.name, case.setting)
     small = 1e-7 * case.u
@@ -297,7 +297,7 @@ def test_steps_agree_with_their_value(side: Side, case: StepCase):
 
 
 @given(rng=seeds(), size=st.integers(1, 3))
-def test_maxima_and_scaled_averages_are_maximum_pooling(side: Side, rng: np.random.Generator, size: int):
+def test_maxima_and_scaled_averages_are_maximum_pooling(side: Side, rng: np.random.Generator, size: int) -> None:
     """Value, derivative and its transpose."""
     h, u = rng.standard_normal((2, 3, 2, 2 * size, 3 * size))
     module = side.layers
@@ -312,14 +312,14 @@ def test_maxima_and_scaled_averages_are_maximum_pooling(side: Side, rng: np.rand
         assert rms(one - other) <= 4 * side.eps * rms(other), "maximum pooling"
 
 
-def test_equal_maxima_count_the_first(side: Side):
+def test_equal_maxima_count_the_first(side: Side) -> None:
     """Row by row; on both sides."""
     h, d = np.zeros((1, 1, 2, 2)), np.ones((1, 1, 1, 1))
     found = side.results(side.layers.MaxPool(2).vjp(*side.operands((h, d))))
     assert found.tolist() == [[[[1, 0], [0, 0]]]], "the first"
 
 
-def test_maxima_by_hand(side: Side):
+def test_maxima_by_hand(side: Side) -> None:
     """Those of h and of h - u are elsewhere; the derivative is u at those of h, not the largest u."""
     h, u = side.operands((np.array([[[[5.0, 0.0], [0.0, 1.0]]]]), np.array([[[[4.0, 9.0], [0.0, -1.0]]]])))
     maxima, pool = side.layers.Maxima(2), side.layers.MaxPool(2)
@@ -328,13 +328,13 @@ def test_maxima_by_hand(side: Side):
     assert side.results(pool.jvp(h, u)).tolist() == [[[[4]]]], "derivative"
 
 
-def test_strides_are_of_rows_then_columns(side: Side):
+def test_strides_are_of_rows_then_columns(side: Side) -> None:
     image, kernel = side.operands((np.arange(12.0).reshape(1, 1, 3, 4), np.ones((1, 1, 1, 1))))
     layer = side.layers.Convolution(kernel, None, stride=(2, 3))
     assert side.results(layer.value(image)).tolist() == [[[[0, 3], [8, 11]]]], "stride"
 
 
-def test_pooling_by_hand(side: Side):
+def test_pooling_by_hand(side: Side) -> None:
     """Of 5 x 4 pixels the last row is lost."""
     h, d = side.operands((np.arange(20.0).reshape(1, 1, 5, 4), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])))
     module = side.layers
@@ -344,7 +344,7 @@ def test_pooling_by_hand(side: Side):
     assert side.results(module.AveragePool(2).value(h)).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]], "averages"
 
 
-def test_values_at_maxima_are_taken_where_the_map_is_largest(side: Side):
+def test_values_at_maxima_are_taken_where_the_map_is_largest(side: Side) -> None:
     """Not where they are largest themselves: of equal pixels the first; what is left at the border is lost."""
     clean, values = np.zeros((1, 1, 3, 5)), np.arange(15.0).reshape(1, 1, 3, 5)
     clean[0, 0, 1, 2] = 1.0
@@ -353,7 +353,7 @@ def test_values_at_maxima_are_taken_where_the_map_is_largest(side: Side):
 
 
 @given(case=padded_cases(("relu",)))
-def test_of_equal_pixels_both_sides_take_the_first(twin: Side, case: PaddedCase):
+def test_of_equal_pixels_both_sides_take_the_first(twin: Side, case: PaddedCase) -> None:
     """Zeros of ReLU are equal: the values there are the pre-activations, which are not."""
 
     def ours(side: Side, a: Any) -> Any:
@@ -368,7 +368,7 @@ def test_of_equal_pixels_both_sides_take_the_first(twin: Side, case: PaddedCase)
 
 
 @given(case=padded_cases())
-def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: PaddedCase):
+def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: PaddedCase) -> None:
     def ours(side: Side, images: Any, x: Any) -> Any:
         return side.layers.forward(side.chain(images), x)
 
@@ -376,7 +376,7 @@ def test_a_pass_through_convolutions(twin: Side, compare: Comparison, case: Padd
 
 
 @given(case=cases())
-def test_a_pass_through_dense_layers(twin: Side, compare: Comparison, case: Case):
+def test_a_pass_through_dense_layers(twin: Side, compare: Comparison, case: Case) -> None:
     def ours(side: Side, dense: Any, x: Any, masks: Any) -> Any:
         found = side.layers.forward(side.chain(dense, masks), x)
         return found, found.scores, side.layers.scores(side.chain(dense, masks), x)
@@ -385,7 +385,7 @@ def test_a_pass_through_dense_layers(twin: Side, compare: Comparison, case: Case
 
 
 @given(case=cases(SMOOTH), rng=seeds())
-def test_steps_in_a_row(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_steps_in_a_row(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     """An activation, then a mask, then a tanh: value, difference, derivative and its transpose."""
     u = rng.standard_normal((len(case.x), len(case.dense.weights[0])))
 
@@ -399,7 +399,7 @@ def test_steps_in_a_row(twin: Side, compare: Comparison, case: Case, rng: np.ran
 
 
 @given(rng=seeds())
-def test_steps_in_a_row_follow_the_chain_rule(rng: np.random.Generator):
+def test_steps_in_a_row_follow_the_chain_rule(rng: np.random.Generator) -> None:
     """tanh, a mask, max pooling and flattening, on the reference: against two values and each other."""
     steps = (activations.tanh, layers.Mask(np.where(rng.random((3, 2, 4, 4)) < 0.3, 0, 2.0)), layers.MaxPool(2))
     steps = (*steps, layers.Flatten())
@@ -413,7 +413,7 @@ def test_steps_in_a_row_follow_the_chain_rule(rng: np.random.Generator):
 
 
 @pytest.mark.parametrize("kind", ["MaxPool", "Maxima"])
-def test_steps_are_equal_by_their_settings(side: Side, kind: str):
+def test_steps_are_equal_by_their_settings(side: Side, kind: str) -> None:
     """Not by the maps that they have seen."""
     make = getattr(side.layers, kind)
     used = make(2)
@@ -422,7 +422,7 @@ def test_steps_are_equal_by_their_settings(side: Side, kind: str):
     assert used != make(4), "of two sizes"
 
 
-def test_dropped_units(side: Side):
+def test_dropped_units(side: Side) -> None:
     """0 where a mask has 0, and elsewhere u as it was, without the mask's scale."""
     mask, u = np.array([[0, 2.0, 2.0]]), np.array([[3.0, 5.0, 0]])
     steps = (side.activations.relu, side.layers.Mask(side.operands(mask)))
@@ -430,7 +430,7 @@ def test_dropped_units(side: Side):
     assert side.results(found).tolist() == [[0, 5, 0]], "dropped"
 
 
-def test_the_layer_that_does_not_fit_is_named(side: Side):
+def test_the_layer_that_does_not_fit_is_named(side: Side) -> None:
     weights = side.operands((np.ones((3, 2)), np.ones((4, 5))))
     chain = side.layers.dense_chain(weights, (None, None), (side.activations.relu, side.activations.identity))
     with side.refuses(r"layers\[1\]: z: 3 units, but the weight has 5 columns"):
@@ -438,12 +438,12 @@ def test_the_layer_that_does_not_fit_is_named(side: Side):
 
 
 @given(rng=seeds())
-def test_average_pooling_is_scaled_average_pooling_but_for_the_size(rng: np.random.Generator):
+def test_average_pooling_is_scaled_average_pooling_but_for_the_size(rng: np.random.Generator) -> None:
     h = rng.standard_normal((2, 3, 6, 4))
     assert np.allclose(pooling.scaled_average_pool(h, 2), 2 * pooling.average_pool(h, 2))
 
 
-def test_an_update_by_the_labels_that_count(side: Side):
+def test_an_update_by_the_labels_that_count(side: Side) -> None:
     """1/N in place of 1/B, a number or a tensor: nothing is divided by 0 where N is."""
     gradient = np.array([[3.0, -6.0]])
     expected = {0: 4 * gradient, 1: 4 * gradient, 3: 4 / 3 * gradient, 4: gradient}

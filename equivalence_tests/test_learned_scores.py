@@ -37,7 +37,7 @@ settings = pytest.mark.parametrize("setting", SETTINGS)
 
 @settings
 @given(case=assignments())
-def test_penalties_of_the_twin(twin: Side, compare: Comparison, setting: str, case: Any):
+def test_penalties_of_the_twin(twin: Side, compare: Comparison, setting: str, case: Any) -> None:
     def penalty(side: Side, *parameters: Any) -> Any:
         return side.learned_scores.channel_class(**SETTINGS[setting]).penalty(parameters)
 
@@ -64,7 +64,7 @@ def expected_penalty(
 
 @settings
 @given(case=assignments(), rng=seeds())
-def test_penalties_are_those_of_the_definition(side: Side, setting: str, case: Any, rng: np.random.Generator):
+def test_penalties_are_those_of_the_definition(side: Side, setting: str, case: Any, rng: np.random.Generator) -> None:
     """Central differences in float64, in random directions."""
     score = side.learned_scores.channel_class(**SETTINGS[setting])
     logits, tau = side.results(side.operands(case))
@@ -86,7 +86,7 @@ def test_penalties_are_those_of_the_definition(side: Side, setting: str, case: A
 
 
 @given(case=assignments())
-def test_every_channel_is_a_distribution_over_classes(side: Side, case: Any):
+def test_every_channel_is_a_distribution_over_classes(side: Side, case: Any) -> None:
     m = side.results(side.learned_scores.assignment(*side.operands(case)))
     assert np.abs(m.sum(axis=1) - 1).max() <= 16 * side.eps, "rows do not sum to 1"
     assert m.min() > 0
@@ -95,7 +95,7 @@ def test_every_channel_is_a_distribution_over_classes(side: Side, case: Any):
 
 
 @pytest.mark.parametrize(("log_temperature", "temperature"), [(-9.0, 0.1), (0.0, 1.0), (9.0, 100.0)])
-def test_the_temperature_has_bounds(side: Side, log_temperature: float, temperature: float):
+def test_the_temperature_has_bounds(side: Side, log_temperature: float, temperature: float) -> None:
     """Beyond them nothing more is learned of it; cooling goes on below the lower one."""
     logits = np.array([[0.3, 0.0], [-0.25, 0.0], [0.125, 0.0]])
     parameters = side.operands((logits, np.array(log_temperature)))
@@ -111,7 +111,9 @@ def test_the_temperature_has_bounds(side: Side, log_temperature: float, temperat
 
 
 @given(rng=seeds(), smoothing=st.sampled_from([0.0, 0.1]))
-def test_a_uniform_assignment_gives_activities_no_gradient(side: Side, rng: np.random.Generator, smoothing: float):
+def test_a_uniform_assignment_gives_activities_no_gradient(
+    side: Side, rng: np.random.Generator, smoothing: float
+) -> None:
     """Constant logits, as published: dL/dh = M (p - t) is the sum over classes of p - t, which is 0. Noise helps."""
     h, labels = side.operands((rng.uniform(0.2, 1, (8, 12, 3, 3)), np.arange(8) % 4))
     score = side.learned_scores.channel_class()
@@ -129,7 +131,7 @@ def test_a_uniform_assignment_gives_activities_no_gradient(side: Side, rng: np.r
 
 
 @pytest.mark.parametrize(("channels", "least"), [(100, 9e-8), (800, 1.125e-8)])
-def test_published_orthogonality_is_nil(side: Side, channels: int, least: float):
+def test_published_orthogonality_is_nil(side: Side, channels: int, least: float) -> None:
     """lambda (1 - 1 / K) / (K^2 C) at most, which uniform rows have; scaled, it is 9e-4, and 0 for K specialists."""
     rng = np.random.default_rng(1)
     uniform = np.full((channels, 10), 0.5)
@@ -147,7 +149,7 @@ def test_published_orthogonality_is_nil(side: Side, channels: int, least: float)
 
 
 @pytest.mark.parametrize(("channels", "rounded"), [(100, 0.23), (800, 1.84)])
-def test_entropy_grows_with_the_channels(side: Side, channels: int, rounded: float):
+def test_entropy_grows_with_the_channels(side: Side, channels: int, rounded: float) -> None:
     """lambda C / K log K where rows are uniform, as large as a cross entropy; 0 for one-hot rows, and falling."""
     score = side.learned_scores.channel_class(orthogonality=0.0)
     uniform = 1e-2 * channels / 10 * math.log(10)
@@ -164,7 +166,7 @@ def test_entropy_grows_with_the_channels(side: Side, channels: int, rounded: flo
         assert 0 < after < before < uniform, "entropy does not fall"
 
 
-def test_pooling_by_hand(side: Side):
+def test_pooling_by_hand(side: Side) -> None:
     """Channel 0 is of class 0, channel 1 of class 1; equal positions move an extreme alike."""
     h = side.operands(np.array([[[[2.0, 0.0], [2.0, 0.0]], [[-1.0, 3.0], [0.0, 6.0]]]]))
     parameters = side.operands((np.array([[80.0, 0.0], [0.0, 80.0]]), np.array(0.0)))
@@ -189,7 +191,7 @@ def anchors(draw: st.DrawFn) -> tuple[Any, Any, Any]:
 
 
 @given(case=anchors(), sharpness=st.sampled_from([0.5, 10.0, 300.0]))
-def test_only_directions_count(side: Side, case: Any, sharpness: float):
+def test_only_directions_count(side: Side, case: Any, sharpness: float) -> None:
     """Bit for bit at powers of two: prototypes are on the sphere whatever their length; loudness is no evidence."""
 
     def equal(rescaled: Any, original: Any) -> bool:
@@ -211,7 +213,7 @@ def test_only_directions_count(side: Side, case: Any, sharpness: float):
 
 @pytest.mark.parametrize("grid", [None, (1, 1), (2, 2), (2, 3)])
 @given(case=anchors(), rng=seeds())
-def test_gradients_are_tangential(side: Side, grid: Any, case: Any, rng: np.random.Generator):
+def test_gradients_are_tangential(side: Side, grid: Any, case: Any, rng: np.random.Generator) -> None:
     """Nothing is gained along a layer's activity, pooled or not: its norm is no shortcut; nor along the prototypes."""
     h, v, gradient = case
     if grid is not None:
@@ -231,7 +233,7 @@ def test_gradients_are_tangential(side: Side, grid: Any, case: Any, rng: np.rand
 
 
 @given(case=anchors())
-def test_between_the_mean_and_the_largest_cosine(side: Side, case: Any):
+def test_between_the_mean_and_the_largest_cosine(side: Side, case: Any) -> None:
     """Within log(m) / t of the largest; for one prototype a class, the cosine, whatever the sharpness."""
     h, v, _ = side.results(side.operands(case))
     cosines = np.einsum("bd,kmd->bkm", h / norm(h, axis=1, keepdims=True), v / norm(v, axis=2, keepdims=True))
@@ -246,7 +248,7 @@ def test_between_the_mean_and_the_largest_cosine(side: Side, case: Any):
         assert np.allclose(side.results(one), cosines[:, :, 0], atol=slack), "the cosine of one prototype"
 
 
-def test_a_silent_layer_has_no_direction(side: Side):
+def test_a_silent_layer_has_no_direction(side: Side) -> None:
     """Chosen: scores of 0 and no gradient, of nothing and of what is as good as nothing; beside others in a batch."""
     h = np.array([[0.0, 0.0], [3e-13, 0.0], [0.0, 2.0]])
     v = side.operands(np.array([[[1.0, 1.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 0.0]]]))
@@ -263,7 +265,7 @@ def test_a_silent_layer_has_no_direction(side: Side):
 
 @pytest.mark.parametrize(("grid", "scale"), [(None, 1e-5), (None, 1.0), (None, 1e3), ((1, 2), 1e-3), ((1, 2), 1e3)])
 @pytest.mark.parametrize("per_class", [1, 3])
-def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: int, grid: Any):
+def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: int, grid: Any) -> None:
     """Cosines and derivatives of activities that float16 has, but not their squares, nor 1 over these."""
     if not isinstance(twin, TwinSide) or not twin.is_ours:
         pytest.skip("a promise of ours")
@@ -285,7 +287,7 @@ def test_quiet_and_loud_layers_in_float16(twin: Side, scale: float, per_class: i
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("name", ["channel_class", "prototype_cosine"])
-def test_credit_has_the_dtype_of_what_it_is_of(twin: TwinSide, name: str):
+def test_credit_has_the_dtype_of_what_it_is_of(twin: TwinSide, name: str) -> None:
     """Of float16 too, whose sums are of float32: an optimizer adds a gradient to its parameter."""
     shapes = [(6, 3), ()] if name == "channel_class" else [(3, 2, 6)]
     h, gradient, *parameters = (
@@ -301,7 +303,7 @@ def test_credit_has_the_dtype_of_what_it_is_of(twin: TwinSide, name: str):
 
 
 @pytest.mark.usefixtures("ours_only")
-def test_entropy_of_a_nearly_certain_channel(twin: Side):
+def test_entropy_of_a_nearly_certain_channel(twin: Side) -> None:
     """-sum M log M where 1 - M is below eps: log M of the likely class is -(1 - M), not 0."""
     eps = min(twin.eps, 2.0**-23)
     gap = -math.log(eps) + 8
@@ -315,7 +317,7 @@ def test_entropy_of_a_nearly_certain_channel(twin: Side):
 
 
 @pytest.mark.parametrize(("num_classes", "rounded"), [(10, 0.797), (100, 2.667)])
-def test_unscaled_cosines_cannot_be_sure(side: Side, num_classes: int, rounded: float):
+def test_unscaled_cosines_cannot_be_sure(side: Side, num_classes: int, rounded: float) -> None:
     """Their cross entropy stays above log(1 + (K - 1) e^-2), even for h at its prototype and all others opposite."""
     least = math.log1p((num_classes - 1) * math.exp(-2))
     assert round(least, 3) == rounded
@@ -337,6 +339,6 @@ def test_unscaled_cosines_cannot_be_sure(side: Side, num_classes: int, rounded: 
 
 
 @pytest.mark.parametrize("sharpness", [0.0, -1.0, math.nan])
-def test_a_sharpness_of_nothing_is_refused(side: Side, sharpness: float):
+def test_a_sharpness_of_nothing_is_refused(side: Side, sharpness: float) -> None:
     with side.refuses(f"sharpness: {sharpness}, expected a positive number"):
         side.learned_scores.prototype_cosine(sharpness)

@@ -28,7 +28,7 @@ def without_gradient(rule: CreditAssignment) -> set[str]:
 
 
 @parametrize_with_rules(EXAMPLES, ["fills every .grad"])
-def test_it_names_what_has_no_gradient(rule: Example, check: Check):
+def test_it_names_what_has_no_gradient(rule: Example, check: Check) -> None:
     check(rule)
 
 
@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Callable[[], CreditAssignment], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_says_why(name: str):
+def test_it_says_why(name: str) -> None:
     """By layers here; frozen ones are named all the same."""
     make, expected = CASES[name]
     rule = make()
@@ -88,7 +88,7 @@ def test_it_says_why(name: str):
 PARTS = ("weight", "bias")
 
 
-def test_what_a_wrapped_rule_says():
+def test_what_a_wrapped_rule_says() -> None:
     bare, wrapped = (make(DynamicTemperature(normalised())) for make in (lambda rule: rule, partial(Hardware, bits=8)))
     assert wrapped.left_out == {f"rule.{name}": why for name, why in bare.left_out.items()}, "by its own names"
     assert [p.shape for p in wrapped.no_weight_decay()] == [()] * 2, "what weight decay leaves alone"

@@ -116,7 +116,7 @@ MAKERS: dict[str, Make] = {"mapped": mapped, "drawn": drawn}
 
 @pytest.mark.parametrize("maker", MAKERS)
 @given(case=locals_(), smoothing=st.sampled_from([0.0, 0.1]))
-def test_updates(twin: Side, compare: Comparison, maker: str, case: Local, smoothing: float):
+def test_updates(twin: Side, compare: Comparison, maker: str, case: Local, smoothing: float) -> None:
     def updates(side: Side, *fields: Any) -> Any:
         local = Local(*fields)
         loss = side.score_losses.cross_entropy(smoothing)
@@ -127,7 +127,7 @@ def test_updates(twin: Side, compare: Comparison, maker: str, case: Local, smoot
 
 @pytest.mark.parametrize("maker", MAKERS)
 @given(case=locals_())
-def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: Local):
+def test_scores_and_features(twin: Side, compare: Comparison, maker: str, case: Local) -> None:
     def found(side: Side, *fields: Any) -> Any:
         local, module = Local(*fields), side.local_classifiers
         layers = MAKERS[maker](side, local)
@@ -179,7 +179,7 @@ def shortcuts(side: Side) -> list[Any]:
 
 
 @given(case=wired())
-def test_shortcuts(twin: Side, compare: Comparison, case: Wired):
+def test_shortcuts(twin: Side, compare: Comparison, case: Wired) -> None:
     def found(side: Side, *fields: Any) -> Any:
         local, module = Wired(*fields), side.local_classifiers
         layers, loss = wired_layers(side, local), side.score_losses.cross_entropy()
@@ -190,7 +190,7 @@ def test_shortcuts(twin: Side, compare: Comparison, case: Wired):
 
 
 @given(case=wired())
-def test_where_shortcuts_lead(side: Side, case: Wired):
+def test_where_shortcuts_lead(side: Side, case: Wired) -> None:
     """Each layer's input, put together from what the others pass on."""
     module, operands = side.local_classifiers, Wired(*side.operands(tuple(case)))
     layers = wired_layers(side, operands)
@@ -209,7 +209,7 @@ def test_where_shortcuts_lead(side: Side, case: Wired):
 
 
 @given(case=wired())
-def test_shortcuts_change_no_layers_own_gradient(side: Side, case: Wired):
+def test_shortcuts_change_no_layers_own_gradient(side: Side, case: Wired) -> None:
     """Bit for bit: given its input, a layer learns as it would with nothing before or beside it."""
     module, operands = side.local_classifiers, Wired(*side.operands(tuple(case)))
     layers, loss = wired_layers(side, operands), side.score_losses.cross_entropy()
@@ -223,7 +223,7 @@ def test_shortcuts_change_no_layers_own_gradient(side: Side, case: Wired):
 
 @pytest.mark.parametrize("maker", MAKERS)
 @given(case=locals_())
-def test_layers_are_local(side: Side, maker: str, case: Local):
+def test_layers_are_local(side: Side, maker: str, case: Local) -> None:
     """Bit for bit: a layer's update depends neither on layers above it nor on other layers' scores."""
     module, operands = side.local_classifiers, Local(*side.operands(tuple(case)))
     layers, loss = MAKERS[maker](side, operands), side.score_losses.cross_entropy()
@@ -281,7 +281,7 @@ def by_autograd(case: Local, maker: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("maker", MAKERS)
 @given(case=locals_())
-def test_the_reference_is_autograd_of_each_layers_own_loss(maker: str, case: Local):
+def test_the_reference_is_autograd_of_each_layers_own_loss(maker: str, case: Local) -> None:
     side = ReferenceSide()
     layers = MAKERS[maker](side, case)
     ours = local_classifiers.updates(layers, case.x, case.labels, side.score_losses.cross_entropy())
@@ -292,7 +292,7 @@ def test_the_reference_is_autograd_of_each_layers_own_loss(maker: str, case: Loc
                 assert np.allclose(one, other, rtol=0, atol=1e-12), f"{name} of layer {i}"
 
 
-def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side):
+def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side) -> None:
     """Batch normalisation inside: no change of the kernel's scale or of the bias changes the loss."""
     rng = np.random.default_rng(0)
     kernel, bias, readout = rng.standard_normal((4, 2, 3, 3)), rng.standard_normal(4), rng.standard_normal((K, 16))
@@ -310,7 +310,7 @@ def test_what_the_score_comes_after_is_part_of_the_gradient(side: Side):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_length_is_not_passed_on(side: Side, scaled: bool):
+def test_length_is_not_passed_on(side: Side, scaled: bool) -> None:
     """A first layer twice as active: later layers see the same, and score the same."""
     rng = np.random.default_rng(1)
     weights = [rng.standard_normal(shape) for shape in ((8, 6), (7, 8), (5, 7))]
@@ -330,7 +330,7 @@ def test_length_is_not_passed_on(side: Side, scaled: bool):
     assert rms(told[1][1:] - told[0][1:]) <= 64 * side.eps * rms(told[0][1:]), "no other does"
 
 
-def test_what_does_not_fit_is_named(side: Side):
+def test_what_does_not_fit_is_named(side: Side) -> None:
     rng = np.random.default_rng(0)
     case = Wired(*side.operands((
         tuple(rng.standard_normal((2, 2, 3, 3)) for _ in range(4)),
@@ -352,7 +352,7 @@ def test_what_does_not_fit_is_named(side: Side):
         list(module.layer_passes([layers[0], module.LocalLayer(dense, side.scores.linear_map())], case.x))
 
 
-def test_what_is_passed_on_is_not_kept(twin: TwinSide):
+def test_what_is_passed_on_is_not_kept(twin: TwinSide) -> None:
     """Only what a later shortcut begins with."""
     if not twin.is_ours:
         pytest.skip("how a package holds its memory is its own matter")
@@ -367,7 +367,7 @@ def test_what_is_passed_on_is_not_kept(twin: TwinSide):
 
 
 @pytest.mark.places_itself
-def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
+def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide) -> None:
     if not twin64.is_ours:
         pytest.skip("how a package is compiled is its own matter")
     rng = np.random.default_rng(0)
@@ -387,7 +387,7 @@ def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide):
         assert torch.equal(ours, eager)
 
 
-def test_a_shortcut_of_other_channels_is_put_behind(side: Side):
+def test_a_shortcut_of_other_channels_is_put_behind(side: Side) -> None:
     module, (x, saved) = side.local_classifiers, side.operands((np.ones((2, 3, 4, 4)), np.zeros((2, 5, 4, 4))))
     found = side.results(module.joined(x, saved, module.Shortcut(0, 1, "concatenate", 1)))
     assert found.shape == (2, 8, 4, 4)

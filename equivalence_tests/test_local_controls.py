@@ -28,7 +28,7 @@ KINDS: list[Callable[..., LocalClassifiers]] = [MonoForward, DynamicTemperature,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("detach", [False, True])
-def test_deep_supervision_is_the_gradient_of_the_sum(kind: Callable[..., LocalClassifiers], detach: bool):
+def test_deep_supervision_is_the_gradient_of_the_sum(kind: Callable[..., LocalClassifiers], detach: bool) -> None:
     """With detach=False of the same network and heads; only the last layer learns the same without."""
     rule = kind(images(channel_norm), detach=detach)
     x, y = batch()
@@ -47,7 +47,7 @@ def test_deep_supervision_is_the_gradient_of_the_sum(kind: Callable[..., LocalCl
         assert alike == heads | {"model.11.weight", "model.11.bias"}, "detached"
 
 
-def test_learned_normalisation_learns_under_backpropagation_alone():
+def test_learned_normalisation_learns_under_backpropagation_alone() -> None:
     """A local rule leaves what stands outside of its layers as it is."""
     make = partial(small_cnn, (8, 8), K, 2, (0,), lambda channels: nn.GroupNorm(1, channels))
     x, y = batch()
@@ -57,7 +57,7 @@ def test_learned_normalisation_learns_under_backpropagation_alone():
         assert (rule.get_parameter("model.2.weight").grad is not None) == learns, kind.__name__
 
 
-def test_end_to_end_is_autograd_and_backprop():
+def test_end_to_end_is_autograd_and_backprop() -> None:
     model = images(channel_norm)
     x, y = batch()
     rule = Backprop(model, label_smoothing=0.1)
@@ -73,7 +73,7 @@ def test_end_to_end_is_autograd_and_backprop():
     assert torch.allclose(rule(x), model(x), rtol=1e-12, atol=1e-14)
 
 
-def test_an_ensemble_is_its_members_apart():
+def test_an_ensemble_is_its_members_apart() -> None:
     models = [dense(layer_norm), dense(layer_norm)]
     with torch.no_grad():
         for p in models[1].parameters():
@@ -91,7 +91,7 @@ def test_an_ensemble_is_its_members_apart():
     assert [unit.name for unit in rule.units] == [f"{i}.{n}" for i in (0, 1) for n in (0, 3, 6, 9)]
 
 
-def test_learnable_parameters_are_those_of_the_published_comparison():
+def test_learnable_parameters_are_those_of_the_published_comparison() -> None:
     """DTG-FF's synthetic experiment: 4 layers of 128 on 50 inputs, 10 classes."""
 
     def student() -> nn.Sequential:

@@ -100,7 +100,7 @@ def accepted(call: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("units", [lambda model: NAMES, modules], ids=["names", "modules"])
 @pytest.mark.parametrize("seen", ["example", "first batch"])
-def test_a_resnet_learns_by_each_units_own_loss(units: Callable[[nn.Module], Any], seen: str):
+def test_a_resnet_learns_by_each_units_own_loss(units: Callable[[nn.Module], Any], seen: str) -> None:
     """As written by hand: each unit's cross-entropy of a linear map of its maps' means, its input detached."""
     model, (x, y) = resnet(), images()
     other: Any = copy.deepcopy(model)
@@ -177,7 +177,7 @@ OUTSIDE = {"resnet": ("fc",), "an addition around a block": ("fc",), "vit": ("ou
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_local_rules_train_models_of_any_kind(method: type[LocalClassifiers], name: str):
+def test_local_rules_train_models_of_any_kind(method: type[LocalClassifiers], name: str) -> None:
     """Every parameter but those of the last layer has a gradient; the loss of a fixed batch goes down."""
     make, units, batch = MODELS[name]
     model, (x, y) = make(), batch()
@@ -199,7 +199,7 @@ def test_local_rules_train_models_of_any_kind(method: type[LocalClassifiers], na
     assert rule.eval()(x).shape == (len(x), rule.num_classes)
 
 
-def test_tokens_are_seen_by_their_mean_or_each():
+def test_tokens_are_seen_by_their_mean_or_each() -> None:
     """By scores of a sample their mean; by scores of every token each, with the labels that count."""
     x = torch.randint(5, (3, 6), generator=seeded(1))
     torch.manual_seed(0)
@@ -233,7 +233,7 @@ def test_tokens_are_seen_by_their_mean_or_each():
     assert "expected int64 of shape (3, 6)" in refusal(lambda: rule.assign_credit(torch.zeros(3, 6).long(), y[:3]))
 
 
-def test_backward_hooks_are_called_where_layers_learn_of_each_other():
+def test_backward_hooks_are_called_where_layers_learn_of_each_other() -> None:
     x, y, called = torch.randn(6, 5), torch.arange(6) % K, []
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, K))
     model[0].weight.register_hook(called.append)
@@ -255,7 +255,7 @@ class Doubling(nn.Module):
         return self.output(h)
 
 
-def test_labels_are_as_many_as_scores():
+def test_labels_are_as_many_as_scores() -> None:
     """As many as tokens, in longer sequences too, where the example has as many; else as many as the example has."""
     y = torch.randint(5, (3, 6), generator=seeded(2))
     rule = MonoForward(char_transformer(5, 8, 8, 2, 2), example=y)
@@ -268,7 +268,7 @@ def test_labels_are_as_many_as_scores():
             rule.assign_credit(y, y)
 
 
-def test_a_parameter_without_a_part_in_the_loss_has_the_gradient_0():
+def test_a_parameter_without_a_part_in_the_loss_has_the_gradient_0() -> None:
     """In a unit that has others, whether its loss is its own or the sum's."""
 
     class Spare(nn.Linear):
@@ -285,7 +285,7 @@ def test_a_parameter_without_a_part_in_the_loss_has_the_gradient_0():
         assert model[0][0].weight.grad.abs().max() > 0
 
 
-def test_gradients_by_a_module_of_its_own_on_tokens():
+def test_gradients_by_a_module_of_its_own_on_tokens() -> None:
     """A head of PyTorch's own gets the mean of tokens too."""
     x, y = images()
     rule = LocalClassifiers(
@@ -339,7 +339,7 @@ WHOLE: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_backprop_takes_any_module(name: str):
+def test_backprop_takes_any_module(name: str) -> None:
     """Its gradients are autograd's, statistics are written once; a frozen parameter has none."""
     make, batch = WHOLE[name]
     model, (x, y) = make(), batch()
@@ -368,7 +368,7 @@ def test_backprop_takes_any_module(name: str):
         assert "num_batches" not in path or buffer == 2, "statistics that are written once a step"
 
 
-def test_units_of_backprop():
+def test_units_of_backprop() -> None:
     model, (x, y) = resnet(), images()
     assert [unit.name for unit in Backprop(model).units] == ["model"]
     rule = Backprop(model, units=NAMES, example=x)
@@ -388,7 +388,7 @@ def test_units_of_backprop():
     assert found_loss.dim() == 0, "labels of every token"
 
 
-def test_the_hybrid_rule_takes_layers_of_any_kind():
+def test_the_hybrid_rule_takes_layers_of_any_kind() -> None:
     """Its step is the finite difference of the loss that each layer has a part in."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Linear(5, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)]
@@ -414,7 +414,7 @@ def test_the_hybrid_rule_takes_layers_of_any_kind():
         assert abs(found - expected) <= 1e-6 * abs(expected) + 1e-9, f"the step of layer {unit.name}"
 
 
-def test_activities_are_not_written_over():
+def test_activities_are_not_written_over() -> None:
     """A block that begins in place gets a copy of what the one before it has given."""
 
     class InPlace(nn.Module):
@@ -434,7 +434,7 @@ def test_activities_are_not_written_over():
     rule.assign_credit(x, y)
 
 
-def test_layers_that_compute_in_another_way():
+def test_layers_that_compute_in_another_way() -> None:
     """A Linear with a forward pass of its own, or with parameters from which its weight is computed."""
     x, y = rows()
 
@@ -451,7 +451,7 @@ def test_layers_that_compute_in_another_way():
             same(p.grad, g, "gradient of a layer of another kind")
 
 
-def test_freezing_and_hooks_within_units():
+def test_freezing_and_hooks_within_units() -> None:
     model, (x, y) = resnet(), images()
     rule = MonoForward(model, units=NAMES, example=x)
     seen: list[str] = []
@@ -487,11 +487,11 @@ REFUSALS: list[tuple[Callable[[], CreditAssignment], str]] = [
 
 @pytest.mark.parametrize(("build", "said"), REFUSALS, ids=[said for _, said in REFUSALS])
 @pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_what_is_refused(build: Callable[[], CreditAssignment], said: str):
+def test_what_is_refused(build: Callable[[], CreditAssignment], said: str) -> None:
     assert refusal(build).startswith(said), refusal(build)
 
 
-def test_units_that_are_not_the_model_are_refused_at_the_first_batch():
+def test_units_that_are_not_the_model_are_refused_at_the_first_batch() -> None:
     model, (x, y) = resnet(), images()
     units = modules(model)
     units[0] = nn.Sequential(model.conv, model.norm, nn.Tanh())

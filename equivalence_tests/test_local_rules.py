@@ -107,7 +107,7 @@ LOSSES: dict[str, Callable[[Side], Any]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_gradients_and_scores(name: str):
+def test_gradients_and_scores(name: str) -> None:
     """.grad of weights, biases and what scores learn is the reference's update; one pass gives all layers' scores."""
     rule = RULES[name]()
     rule.calibrate([batch(rule)])  # moves on what changes with epochs
@@ -133,7 +133,7 @@ def test_gradients_and_scores(name: str):
 
 
 @given(case=cases(dropout=False))
-def test_dense_gradients(twin: Side, compare: Comparison, case: Case):
+def test_dense_gradients(twin: Side, compare: Comparison, case: Case) -> None:
     """In every precision. The last layer is no hidden one, and has no part."""
     rng = np.random.default_rng(0)
     k = case.num_classes
@@ -194,7 +194,7 @@ def wire(rule: LocalClassifiers, index: int, x: torch.Tensor, saved: dict[int, t
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_loss_is_its_layers_own(name: str):
+def test_every_loss_is_its_layers_own(name: str) -> None:
     """On networks of all kinds: .grad is autograd's of each layer's own loss, which reaches nothing else."""
     rule, shape = MODELS[name]()
     generator = seeded(1)
@@ -213,7 +213,7 @@ def test_every_loss_is_its_layers_own(name: str):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_stepping_while_streaming_changes_nothing(name: str):
+def test_stepping_while_streaming_changes_nothing(name: str) -> None:
     """Each unit's weights are overwritten before the next update is asked for; bit for bit the same updates."""
     rule, shape = MODELS[name]()
     other = copy.deepcopy(rule)
@@ -229,7 +229,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
                 parameter.fill_(float("nan"))
 
 
-def test_what_is_frozen_inside_a_layer_stays():
+def test_what_is_frozen_inside_a_layer_stays() -> None:
     model = nn.Sequential(nn.Linear(11, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, K)).double()
     model[1].requires_grad_(False)
     for kind in (MonoForward, Backprop):
@@ -240,7 +240,7 @@ def test_what_is_frozen_inside_a_layer_stays():
 
 
 @pytest.mark.parametrize("name", [*RULES, *MODELS])
-def test_copies_and_pickles_learn_the_same(name: str):
+def test_copies_and_pickles_learn_the_same(name: str) -> None:
     rule = RULES[name]() if name in RULES else MODELS[name]()[0]
     shape = batch(rule)[0].shape[1:] if name in RULES else MODELS[name]()[1]
     x, y = torch.randn(6, *shape, dtype=torch.float64), torch.arange(6) % K
@@ -258,7 +258,7 @@ def test_copies_and_pickles_learn_the_same(name: str):
         assert all(a is not b for a, b in zip(rule.parameters(), other.parameters(), strict=True))
 
 
-def test_training_tells_classes_apart():
+def test_training_tells_classes_apart() -> None:
     """Every method, in few steps on few images; chance is a quarter, and the least of 20 seeds 0.66."""
     for name, make in RULES.items():
         rule = make().float()
@@ -271,7 +271,7 @@ def test_training_tells_classes_apart():
         assert (rule.eval()(x.float()).argmax(dim=1) == y).double().mean() > 0.55, name
 
 
-def test_parameters_set_by_assignment_learn():
+def test_parameters_set_by_assignment_learn() -> None:
     """`load_state_dict(..., assign=True)` puts others in their place."""
     rule = ChannelCompetition(images(nn.BatchNorm2d))
     expected = copy.deepcopy(rule)
@@ -283,7 +283,7 @@ def test_parameters_set_by_assignment_learn():
         assert ours.grad is None or torch.equal(ours.grad, theirs.grad), name
 
 
-def test_hooks_are_called():
+def test_hooks_are_called() -> None:
     """On activations and normalisations that go without a graph or by a function as long as nobody looks."""
     model = images(nn.InstanceNorm2d, activation=nn.ReLU)
     rule = ChannelClassAssignment(model)
@@ -302,7 +302,7 @@ def test_hooks_are_called():
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [MonoForward, DeeperForward, Backprop, Ftp, SymBa])
-def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_format: torch.memory_format):
+def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_format: torch.memory_format) -> None:
     """It reads parameters and gradients in the order of memory, whatever their strides are."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -324,7 +324,7 @@ def test_a_fused_optimizer_steps_as_any_other(kind: Callable[..., Rule], memory_
     assert torch.allclose(*found, rtol=0, atol=1e-3 * 1e-2), "a fused step"
 
 
-def test_no_loss_of_ones_own_is_the_rules():
+def test_no_loss_of_ones_own_is_the_rules() -> None:
     """Its label smoothing stays."""
     x, y = batch(MonoForward(dense()))
     losses = []

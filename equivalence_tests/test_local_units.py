@@ -34,7 +34,7 @@ def kinds(modules: Any) -> list[str]:
     return [type(module).__name__ for module in modules]
 
 
-def test_where_scores_are_taken():
+def test_where_scores_are_taken() -> None:
     """Behind an activation and the dropout of its own; or behind normalisation, with all that comes before it."""
     layers = [
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Dropout2d(), nn.GroupNorm(2, 4),
@@ -53,7 +53,7 @@ def test_where_scores_are_taken():
     assert (kinds(unit.inside), kinds(unit.outside)) == ([], ["Flatten"])
 
 
-def test_modules_of_ones_own_are_not_run_without_numbers():
+def test_modules_of_ones_own_are_not_run_without_numbers() -> None:
     """Some look at them; samples that do not fit are theirs to refuse."""
 
     class Scaled(nn.Module):
@@ -64,7 +64,7 @@ def test_modules_of_ones_own_are_not_run_without_numbers():
     assert torch.isfinite(MonoForward(model).assign_credit(torch.randn(4, 6), torch.arange(4) % K))
 
 
-def test_images_pass_the_head_of_a_network_with_shortcuts():
+def test_images_pass_the_head_of_a_network_with_shortcuts() -> None:
     """To its last Linear, before which it flattens them; samples that do not fit this are refused by its name."""
     block = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.GroupNorm(1, 2))
     model = ShortcutNetwork(nn.Identity(), [block], [], nn.Sequential(nn.Flatten(), nn.Linear(32, K)))
@@ -77,7 +77,7 @@ def test_images_pass_the_head_of_a_network_with_shortcuts():
         rule.assign_credit(torch.randn(5, 1, 5, 5), y)
 
 
-def test_grids_need_not_be_square():
+def test_grids_need_not_be_square() -> None:
     """A head of one's own cells: 2 rows by 3 columns of each channel."""
     unit = LocalUnit("unit", nn.Conv2d(1, 4, 3))
     head = LinearHead(unit, K, grid=(2, 3))
@@ -85,7 +85,7 @@ def test_grids_need_not_be_square():
     assert sum(p.numel() for p in head.parameters()) == 4 * 2 * 3 * K
 
 
-def test_the_first_layer_tells_whether_a_unit_gives_maps():
+def test_the_first_layer_tells_whether_a_unit_gives_maps() -> None:
     """The first module with parameters, wherever in the unit it stands."""
     modules: dict[nn.Module, bool] = {
         nn.Conv2d(1, 2, 3): True, nn.Linear(4, 2): False, nn.ReLU(): False,
@@ -97,7 +97,9 @@ def test_the_first_layer_tells_whether_a_unit_gives_maps():
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
-def test_rectified_layers_are_trained_without_a_graph(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch):
+def test_rectified_layers_are_trained_without_a_graph(
+    activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of them, and to the gradients of the graph."""
     without: list[str] = []
     rectified = LocalUnit.rectified
@@ -156,7 +158,7 @@ DEEP: dict[str, dict[str, Any]] = {"shortcuts": {"shortcuts": True}, "convolutio
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_memory_does_not_grow_with_depth(name: str):
+def test_memory_does_not_grow_with_depth(name: str) -> None:
     """At most a tenth more at depth 64 than at depth 4, in bytes of live tensors. Backpropagation's does grow."""
     shallow, depth64 = peak(4, **DEEP[name]), peak(64, **DEEP[name])
     assert depth64 <= 1.1 * shallow, f"live bytes: {shallow} at depth 4, {depth64} at depth 64"
@@ -164,7 +166,7 @@ def test_memory_does_not_grow_with_depth(name: str):
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "readout"])
-def test_scores_hold_one_layer_at_a_time(aggregation: Any):
+def test_scores_hold_one_layer_at_a_time(aggregation: Any) -> None:
     """Beside the scores of all layers, or the averages that a read-out sees, both twice: apart and together."""
     peaks = []
     for depth in (4, 64):
@@ -190,7 +192,7 @@ class Convolutions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_a_layer_is_convolved_once(activation: type[nn.Module]):
+def test_a_layer_is_convolved_once(activation: type[nn.Module]) -> None:
     """In a step once forward and once for its kernel, whether there is a graph or not; for all scores once."""
     rule = MonoForward(images(channel_norm, activation=activation))
     layers = sum(unit.has_maps for unit in rule.units)
@@ -204,7 +206,7 @@ def test_a_layer_is_convolved_once(activation: type[nn.Module]):
     assert (scores.forward, scores.backward) == (layers, 0), "convolutions for the scores of all classes"
 
 
-def test_cells_are_not_kept_from_where_nothing_is_computed():
+def test_cells_are_not_kept_from_where_nothing_is_computed() -> None:
     rule = MonoForward(images(channel_norm))
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     _kept_weights.cache_clear()  # other tests have left the same cells there
@@ -214,7 +216,7 @@ def test_cells_are_not_kept_from_where_nothing_is_computed():
 
 
 @pytest.mark.parametrize("options", [{}, {"affine": True}, {"track_running_stats": True}, {"eps": 0.1}])
-def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
+def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]) -> None:
     """Though one that learns nothing goes by a function of ours."""
     torch.manual_seed(0)
     normalise = nn.InstanceNorm2d(10, **options)
@@ -227,7 +229,7 @@ def test_instance_normalisation_is_that_of_its_module(options: dict[str, Any]):
         assert torch.allclose(rule.layer_features(x)[1], model(x)), "what is passed on"
 
 
-def test_batch_normalisation_may_average_all_batches_alike():
+def test_batch_normalisation_may_average_all_batches_alike() -> None:
     """Without a momentum it counts them, where nothing is computed too; statistics are those of a plain pass."""
     torch.manual_seed(0)
     plain, trained = (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU()) for _ in range(2))
@@ -242,7 +244,7 @@ def test_batch_normalisation_may_average_all_batches_alike():
     torch.testing.assert_close(trained[1].running_var, plain[1].running_var)
 
 
-def test_layers_of_asge_are_pooled_by_their_squares():
+def test_layers_of_asge_are_pooled_by_their_squares() -> None:
     """Roots of means of squares, as published, but for a factor that normalisation takes away."""
     rule = PatchEnergy(asge())
     x = batch()[0]

@@ -23,7 +23,9 @@ smoothings = st.sampled_from([0.0, 0.1])
 
 
 @given(case=scored(), temperature=temperatures, smoothing=smoothings)
-def test_cross_entropy(twin: Side, compare: Comparison, case: tuple[Any, Any], temperature: float, smoothing: float):
+def test_cross_entropy(
+    twin: Side, compare: Comparison, case: tuple[Any, Any], temperature: float, smoothing: float
+) -> None:
     compare(
         twin,
         "cross_entropy",
@@ -39,13 +41,13 @@ def test_cross_entropy(twin: Side, compare: Comparison, case: tuple[Any, Any], t
 
 
 @given(case=scored())
-def test_squared_error(twin: Side, compare: Comparison, case: tuple[Any, Any]):
+def test_squared_error(twin: Side, compare: Comparison, case: tuple[Any, Any]) -> None:
     compare(twin, "squared_error", lambda side, s, y: side.losses.squared_error(s, y), *case)
     compare(twin, "squared_error_gradient", lambda side, s, y: side.losses.squared_error_gradient(s, y), *case)
 
 
 @given(case=scored(), smoothing=smoothings)
-def test_one_hot(twin64: Side, compare: Comparison, case: tuple[Any, Any], smoothing: float):
+def test_one_hot(twin64: Side, compare: Comparison, case: tuple[Any, Any], smoothing: float) -> None:
     scores, labels = case
 
     def targets(side: Side, labels: Any) -> Any:
@@ -61,7 +63,7 @@ def test_one_hot(twin64: Side, compare: Comparison, case: tuple[Any, Any], smoot
 
 
 @given(case=scored(), temperature=temperatures, smoothing=smoothings)
-def test_error_is_the_gradient_of_the_loss(case: tuple[Any, Any], temperature: float, smoothing: float):
+def test_error_is_the_gradient_of_the_loss(case: tuple[Any, Any], temperature: float, smoothing: float) -> None:
     """Central differences of the reference, so that the temperature's factor cannot be lost on both sides."""
     scores, labels = case
     pairs = [
@@ -130,7 +132,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @given(case=weighed(), left_out=st.sets(st.sampled_from(["class_weight", "sample_weight", "positive_weight"])))
-def test_weighted(twin: Side, compare: Comparison, kind: str, case: Weighed, left_out: set[str]):
+def test_weighted(twin: Side, compare: Comparison, kind: str, case: Weighed, left_out: set[str]) -> None:
     targets, arguments, weights = cases_of(case)[kind]
     weights = {name: value for name, value in weights.items() if name not in left_out}
     for name in (FUNCTIONS[kind], f"{FUNCTIONS[kind]}_gradient"):
@@ -145,7 +147,7 @@ def test_weighted(twin: Side, compare: Comparison, kind: str, case: Weighed, lef
 
 
 @given(case=weighed())
-def test_counted(side: Side, case: Weighed):
+def test_counted(side: Side, case: Weighed) -> None:
     scores, labels, several = side.operands((case.scores, case.labels, case.several))
     known, every = np.sum(case.labels >= 0), case.labels.size
     for targets, ignore, expected in ((labels, -1, known), (several, -1, every), (labels.clip(0), None, every)):
@@ -163,7 +165,7 @@ def oracle(loss: nn.Module, case: Weighed, targets: Any) -> tuple[Any, Any]:
 
 
 @given(case=weighed())
-def test_means_are_those_of_pytorch(case: Weighed):
+def test_means_are_those_of_pytorch(case: Weighed) -> None:
     """Of all options but weights of samples, and PyTorch's means over the scores of a sample are sums here."""
     k, weight, positive = (*case.scores.shape[-1:], torch.tensor(case.class_weight), torch.tensor(case.positive_weight))
     same = {
@@ -190,7 +192,7 @@ def test_means_are_those_of_pytorch(case: Weighed):
 
 
 @given(case=weighed())
-def test_weights_of_samples_are_a_weighted_mean(case: Weighed):
+def test_weights_of_samples_are_a_weighted_mean(case: Weighed) -> None:
     """As if a label of weight 2 stood in the batch twice; the loss of classes is divided by their weights as well."""
     w = case.sample_weight
     for kind, name in FUNCTIONS.items():
@@ -205,7 +207,7 @@ def test_weights_of_samples_are_a_weighted_mean(case: Weighed):
 
 
 @given(case=weighed())
-def test_weighted_errors_are_gradients(case: Weighed):
+def test_weighted_errors_are_gradients(case: Weighed) -> None:
     """Central differences of the reference, of all options at once."""
     step = 1e-6
     for kind, name in FUNCTIONS.items():
@@ -218,7 +220,7 @@ def test_weighted_errors_are_gradients(case: Weighed):
             assert np.allclose((up - down) / (2 * step), error[..., k], atol=1e-7), f"{kind}: score {k}"
 
 
-def test_labels_that_are_all_ignored_or_of_no_weight_teach_nothing(side: Side):
+def test_labels_that_are_all_ignored_or_of_no_weight_teach_nothing(side: Side) -> None:
     scores, ignored, labels, none, of_classes, second = side.operands(
         (np.ones((3, 2)), np.full(3, -1), np.array([1, 0, 1]), np.zeros(3), np.zeros(2), np.array([0.0, 1.0]))
     )
@@ -233,14 +235,14 @@ def test_labels_that_are_all_ignored_or_of_no_weight_teach_nothing(side: Side):
             assert not found.any(), f"{name}: {options}"
 
 
-def test_scores_of_ignored_labels_may_be_anything(side: Side):
+def test_scores_of_ignored_labels_may_be_anything(side: Side) -> None:
     scores, labels = side.operands((np.array([[np.nan, 1.0], [0.0, 1.0]]), np.array([-1, 0])))
     error = side.results(side.losses.cross_entropy_gradient(scores, labels, ignore_index=-1))
     assert not error[0].any()
     assert np.isfinite(error[1]).all()
 
 
-def test_targets_of_one_score_may_be_a_row(side: Side):
+def test_targets_of_one_score_may_be_a_row(side: Side) -> None:
     scores, targets = side.operands((np.array([[0.5], [2.0], [-1.0]]), np.array([1.0, 0.0, 1.0])))
     for name in ("squared_error", "absolute_error", "huber", "binary_cross_entropy"):
         for function in (getattr(side.losses, name), getattr(side.losses, f"{name}_gradient")):
@@ -248,7 +250,7 @@ def test_targets_of_one_score_may_be_a_row(side: Side):
             assert np.array_equal(one, other)
 
 
-def test_one_class_may_be_ignored(side: Side):
+def test_one_class_may_be_ignored(side: Side) -> None:
     """Its loss is 0, with or without the label."""
     scores, labels = side.operands((np.array([[0.5], [2.0]]), np.array([0, -100])))
     for function in (side.losses.cross_entropy, side.losses.cross_entropy_gradient):
@@ -257,7 +259,7 @@ def test_one_class_may_be_ignored(side: Side):
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype):
+def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype) -> None:
     """Gradients are as the scores, which may be of half precision."""
     scores, targets, wide = torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype), torch.full((3,), 2.0)
     gradient = twin.losses.binary_cross_entropy_gradient
@@ -268,7 +270,7 @@ def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype):
     assert twin.losses.cross_entropy_gradient(scores, torch.tensor([0, 1]), class_weight=wide).dtype == dtype
 
 
-def test_errors_of_confident_scores_keep_their_digits(side: Side):
+def test_errors_of_confident_scores_keep_their_digits(side: Side) -> None:
     """Relative ones: softmax - 1 and sigmoid - 1 would have none left."""
     if isinstance(side, TwinSide) and not side.is_ours:
         pytest.skip("a promise of ours")
@@ -287,18 +289,18 @@ def test_errors_of_confident_scores_keep_their_digits(side: Side):
 
 
 @given(case=scored())
-def test_cross_entropy_error_sums_to_zero(side: Side, case: tuple[Any, Any]):
+def test_cross_entropy_error_sums_to_zero(side: Side, case: tuple[Any, Any]) -> None:
     error = side.results(side.losses.cross_entropy_gradient(*side.operands(case)))
     assert np.abs(error.sum(axis=1)).max() <= 16 * side.eps
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 0]])
-def test_the_reference_refuses_labels_out_of_range(labels: list[int]):
+def test_the_reference_refuses_labels_out_of_range(labels: list[int]) -> None:
     with pytest.raises(ValueError, match=r"labels: found .* expected 0\.\.2"):
         losses.one_hot(np.array(labels), 3)
 
 
-def test_the_twin_goes_through_functorch_and_make_fx(twin: TwinSide):
+def test_the_twin_goes_through_functorch_and_make_fx(twin: TwinSide) -> None:
     """Where the numbers of a label cannot be looked at, they are not."""
     if not twin.is_ours:
         pytest.skip("prograde's own are made of torch functions")
@@ -311,6 +313,6 @@ def test_the_twin_goes_through_functorch_and_make_fx(twin: TwinSide):
 
 
 @pytest.mark.parametrize("by", [{"label_smoothing": 0.1}, {"class_weight": np.array([1.0, 2.0])}])
-def test_the_reference_keeps_float32(by: dict[str, Any]):
+def test_the_reference_keeps_float32(by: dict[str, Any]) -> None:
     scores, labels = np.zeros((3, 2), np.float32), np.array([0, 1, 1])
     assert losses.cross_entropy_gradient(scores, labels, **by).dtype == np.float32

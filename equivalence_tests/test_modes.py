@@ -35,14 +35,14 @@ def trained(name: str, device: Any, mode: Callable[[], AbstractContextManager[An
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_inference_mode(name: str, twin: TwinSide):
+def test_inference_mode(name: str, twin: TwinSide) -> None:
     """A step leaves it: x and y made inside and gradients that are written over outside are no inference tensors."""
     inside, outside = (trained(name, twin.device, mode) for mode in (torch.inference_mode, nullcontext))
     assert all(map(torch.equal, inside, outside)), "as outside"
 
 
 @pytest.mark.parametrize("name", ["foton", "mono-forward", "backprop"])
-def test_the_loss_is_not_backpropagated(name: str, twin: TwinSide):
+def test_the_loss_is_not_backpropagated(name: str, twin: TwinSide) -> None:
     """By itself, accumulated, or in the hands of a GradScaler; in all else it is a tensor as any other."""
     rule = EXAMPLES[name].build(twin.device)
     loss = rule.assign_credit(*EXAMPLES[name].batch(twin.device))
@@ -64,7 +64,7 @@ def test_the_loss_is_not_backpropagated(name: str, twin: TwinSide):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_deterministic_algorithms(name: str, twin: TwinSide):
+def test_deterministic_algorithms(name: str, twin: TwinSide) -> None:
     if torch.device(twin.device).type != "cpu":
         pytest.skip("the device's own list of operations without one")
     once, plain = trained(name, twin.device, nullcontext), torch.are_deterministic_algorithms_enabled()

@@ -1,7 +1,7 @@
 """Any module as a layer: the closed forms of dense layers and convolutions, without knowing them; one draw a step."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
 
 
 @pytest.fixture(autouse=True)
-def _in_float64():
+def _in_float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Layer], tuple[i
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_four_methods_are_those_of_the_closed_form(name: str):
+def test_the_four_methods_are_those_of_the_closed_form(name: str) -> None:
     make, closed_form, sample = LAYERS[name]
     module = make()
     layer, closed = layer_of(module), closed_form(module)
@@ -111,7 +111,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return noted
 
 
-def test_convolutions_of_modules_learn_by_windows(windows: list[int]):
+def test_convolutions_of_modules_learn_by_windows(windows: list[int]) -> None:
     """The gradients are those of plain autograd; by the input alone no weight's is computed."""
     modules = (
         nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(inplace=True),
@@ -131,7 +131,7 @@ def test_convolutions_of_modules_learn_by_windows(windows: list[int]):
     assert windows == [5, 3], "products with windows"
 
 
-def test_settings_of_one_number_are_of_rows_and_columns(windows: list[int]):
+def test_settings_of_one_number_are_of_rows_and_columns(windows: list[int]) -> None:
     """As `functional.conv2d` reads them, in a module of one's own: a number, or as many numbers as one."""
     z = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(5, 3, 3, 3, requires_grad=True)
@@ -146,7 +146,7 @@ def test_settings_of_one_number_are_of_rows_and_columns(windows: list[int]):
 
 
 @pytest.mark.usefixtures("windows")
-def test_graphs_of_ours_are_not_differentiated_twice():
+def test_graphs_of_ours_are_not_differentiated_twice() -> None:
     """Rather than without the terms that the gradient's own graph would lack."""
     module, z = nn.Conv2d(3, 5, 3), torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     for of in (module.weight, module.bias, z.requires_grad_()):
@@ -159,7 +159,9 @@ def test_graphs_of_ours_are_not_differentiated_twice():
 
 
 @pytest.mark.parametrize("kind", [Ftp, MonoForward])
-def test_rules_of_modules_learn_by_windows(kind: type[Rule], windows: list[int], monkeypatch: pytest.MonkeyPatch):
+def test_rules_of_modules_learn_by_windows(
+    kind: type[Rule], windows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(),
         nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Softplus(), nn.Flatten(), nn.Linear(6 * 36, 3),
@@ -186,7 +188,7 @@ STEPS: dict[str, tuple[nn.Module, Step | None, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_has_the_derivatives_of_its_module(name: str):
+def test_a_step_has_the_derivatives_of_its_module(name: str) -> None:
     module, closed, sample = STEPS[name]
     step = ModuleStep(module)
     a, u = torch.randn(2, 4, *sample)
@@ -231,7 +233,7 @@ RULES: dict[str, Callable[..., Rule]] = {
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_gives_the_gradients_of_its_closed_form(
     name: str, make: Callable[[], nn.Module], sample: tuple[int, ...]
-):
+) -> None:
     """Ours: the same model, once as the rule reads it and once of modules that it can only run."""
     x, y = torch.randn(6, *sample), torch.arange(6) % K
     found = []
@@ -254,7 +256,7 @@ def drawing() -> list[nn.Module]:
 
 
 @torch.no_grad()
-def test_a_second_pass_is_through_the_same_function():
+def test_a_second_pass_is_through_the_same_function() -> None:
     """Batch statistics and masks are those of the clean pass: nothing changes where nothing was changed."""
     modules = drawing()
     layer = layer_of(*modules)
@@ -276,7 +278,7 @@ def test_a_second_pass_is_through_the_same_function():
     torch.testing.assert_close(norm.running_mean, 0.1 * modules[0](z).mean(dim=0), msg="running mean")
 
 
-def test_a_step_draws_once():
+def test_a_step_draws_once() -> None:
     step = ModuleStep(nn.Dropout(0.5))
     a, u = torch.randn(2, 8, 6)
     value = step.value(a)
@@ -326,14 +328,14 @@ def in_half_precision(
 
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("rule", [Ftp, Pepita])
-def test_small_differences_keep_the_digits_of_half_precision(rule: Callable[..., Rule], inner: str):
+def test_small_differences_keep_the_digits_of_half_precision(rule: Callable[..., Rule], inner: str) -> None:
     eps = torch.finfo(torch.bfloat16).eps
     exact, half = (in_half_precision(rule, INNER[inner], dtype) for dtype in (torch.float64, torch.bfloat16))
     for ours, expected in zip(half, exact, strict=True):
         assert (ours - expected).norm() < 4 * eps * expected.norm(), "digits"
 
 
-def test_small_differences_of_tokens_with_labels_keep_them_too():
+def test_small_differences_of_tokens_with_labels_keep_them_too() -> None:
     eps = torch.finfo(torch.bfloat16).eps
     exact, half = (in_half_precision(Pepita, nn.Tanh, dtype, (5, 16)) for dtype in (torch.float64, torch.bfloat16))
     for ours, expected in zip(half, exact, strict=True):
@@ -341,7 +343,7 @@ def test_small_differences_of_tokens_with_labels_keep_them_too():
 
 
 @pytest.mark.parametrize("pool", [MaxPool(2), LPPool(3, 2)])
-def test_differences_of_pools_keep_them_too(pool: Step):
+def test_differences_of_pools_keep_them_too(pool: Step) -> None:
     eps = torch.finfo(torch.bfloat16).eps
     h = torch.randn(4, 3, 8, 8).bfloat16()
     u = (8 * eps * torch.randn_like(h)).bfloat16()
@@ -350,7 +352,7 @@ def test_differences_of_pools_keep_them_too(pool: Step):
 
 
 @torch.no_grad()
-def test_a_pass_in_another_precision_is_through_the_same_function():
+def test_a_pass_in_another_precision_is_through_the_same_function() -> None:
     """Draws and statistics are those of the clean pass in half precision, and its modules are as they were."""
     modules = [module.bfloat16() for module in drawing()]
     before = [dict(module.named_parameters()) for module in modules]
@@ -364,7 +366,7 @@ def test_a_pass_in_another_precision_is_through_the_same_function():
         assert {held.dtype for held in module.state_dict().values() if held.is_floating_point()} <= {torch.bfloat16}
 
 
-def test_a_module_that_writes_over_its_input_leaves_the_clean_pass_as_it_was():
+def test_a_module_that_writes_over_its_input_leaves_the_clean_pass_as_it_was() -> None:
     layer, step = layer_of(nn.ReLU(inplace=True), nn.Linear(5, 3)), ModuleStep(nn.Hardtanh(inplace=True))
     z = torch.randn(4, 5)
     before = z.clone()
@@ -373,7 +375,7 @@ def test_a_module_that_writes_over_its_input_leaves_the_clean_pass_as_it_was():
     torch.testing.assert_close(z, before, rtol=0, atol=0, msg="written over")
 
 
-def test_frozen_and_unused_parameters_get_nothing():
+def test_frozen_and_unused_parameters_get_nothing() -> None:
     first, second, unused = nn.Linear(4, 4), nn.Linear(4, 3), nn.Parameter(torch.ones(2))
     first.requires_grad_(False)
     layer = ModuleLayer([first, second], [*first.parameters(), *second.parameters(), unused])
@@ -385,7 +387,7 @@ def test_frozen_and_unused_parameters_get_nothing():
     torch.testing.assert_close(tuple(learned), Dense(second.weight.detach(), second.bias).update(first(z).detach(), d))
 
 
-def test_tokens_are_learned_from_but_not_changed():
+def test_tokens_are_learned_from_but_not_changed() -> None:
     embedding = nn.Embedding(7, 3)
     layer = layer_of(embedding)
     z = torch.tensor([[1, 2, 2], [6, 0, 1]])
@@ -403,7 +405,7 @@ def modules_of(rule: Any) -> list[list[str]]:
     return [[type(part).__name__ for part in unit.parts] for unit in rule.units]
 
 
-def test_what_a_unit_is():
+def test_what_a_unit_is() -> None:
     """It begins at parameters that are no normalisation's; closed forms stay where there are some."""
     layers = [
         nn.Linear(6, 5), nn.Softplus(), nn.LayerNorm(5), nn.Linear(5, 5), nn.PReLU(), nn.Linear(5, 5), nn.Tanh(),
@@ -435,7 +437,7 @@ def embedded(pooled: bool) -> nn.Module:
 
 @pytest.mark.parametrize("pooled", [True, False], ids=["a label a sequence", "a label a token"])
 @pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp"])
-def test_sequences_of_tokens(name: str, pooled: bool):
+def test_sequences_of_tokens(name: str, pooled: bool) -> None:
     """Every parameter is moved, and what is learned lowers the loss."""
     x = torch.randint(7, (12, 5))
     y = x.sum(dim=1) % K if pooled else x % K
@@ -451,7 +453,7 @@ def test_sequences_of_tokens(name: str, pooled: bool):
     assert all(moved), "moved"
 
 
-def test_labels_of_tokens_are_as_many_samples():
+def test_labels_of_tokens_are_as_many_samples() -> None:
     """Ours: with a label at each token, tokens that do not meet are samples of one token each."""
 
     def model() -> nn.Module:
@@ -469,7 +471,7 @@ def test_labels_of_tokens_are_as_many_samples():
 
 
 @pytest.mark.parametrize("name", ["ftp, input", "pepita", "dfa"])
-def test_images_that_a_model_flattens_are_as_flat_ones(name: str):
+def test_images_that_a_model_flattens_are_as_flat_ones(name: str) -> None:
     rules = {**RULES, "ftp, input": partial(Ftp, inject=0)}
     x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
     found = []
@@ -484,7 +486,7 @@ def test_images_that_a_model_flattens_are_as_flat_ones(name: str):
     torch.testing.assert_close(found[0], found[1], msg="gradients")
 
 
-def test_the_objective_is_differentiated_through_modules():
+def test_the_objective_is_differentiated_through_modules() -> None:
     """Of Forward-Forward, whose objective is a function of its layers: what diagnostics backpropagate."""
     torch.manual_seed(1)
     model = by_modules(dense())
@@ -495,7 +497,7 @@ def test_the_objective_is_differentiated_through_modules():
     assert model[0].weight.grad.any(), "reached"
 
 
-def test_computed_parameters_are_reached_by_the_units_own_graph():
+def test_computed_parameters_are_reached_by_the_units_own_graph() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, K))
     rule = DirectFeedbackAlignment(model, generator=seeded(2))
     x, y = torch.randn(6, 6), torch.arange(6) % K
@@ -508,7 +510,7 @@ def test_computed_parameters_are_reached_by_the_units_own_graph():
         torch.testing.assert_close(p.grad, gradient, msg="gradient")
 
 
-def test_hooks_of_modules_that_are_run_are_called():
+def test_hooks_of_modules_that_are_run_are_called() -> None:
     model = nn.Sequential(nn.Linear(6, 8), Residual(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, K))
     seen: list[Sequence[int]] = []
     rule = Ftp(model)
@@ -544,7 +546,7 @@ class Whole(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp", "symba"])
-def test_a_network_of_ones_own(name: str):
+def test_a_network_of_ones_own(name: str) -> None:
     """By modules or by names, the same; every parameter is trained, and buffers are written once a step."""
     x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
     found = []
@@ -564,7 +566,7 @@ def test_a_network_of_ones_own(name: str):
         torch.testing.assert_close(gradient, by_names[key], msg=f"gradient of {key}")
 
 
-def test_units_that_are_not_the_model_are_refused():
+def test_units_that_are_not_the_model_are_refused() -> None:
     """When the rule is built, by an example, or at its first step."""
     x, y = torch.randn(6, 1, 4, 4), torch.arange(6) % K
     model = Whole()
@@ -598,7 +600,7 @@ def by_rule(name: str, model: nn.Module, x: Tensor, y: Tensor, **given: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["dfa", "ftp", "ftp, full", "drtp"])
-def test_what_has_no_closed_form_is_differentiated_all_the_same(name: str):
+def test_what_has_no_closed_form_is_differentiated_all_the_same(name: str) -> None:
     """An activation of one's own, and one behind Dropout or pooling: as PyTorch's in the same place."""
     x, y = torch.randn(6, 6), torch.arange(6) % K
     found = []
@@ -609,7 +611,7 @@ def test_what_has_no_closed_form_is_differentiated_all_the_same(name: str):
     torch.testing.assert_close(found[0], found[1], msg="gradients")
 
 
-def test_a_full_second_pass_is_through_outlets_that_are_not_linear():
+def test_a_full_second_pass_is_through_outlets_that_are_not_linear() -> None:
     """But homogeneous, as norms and maxima are: J h = p(h)."""
     x, y = torch.randn(6, 1, 6, 6), torch.arange(6) % K
     found = []
@@ -625,7 +627,7 @@ def test_a_full_second_pass_is_through_outlets_that_are_not_linear():
     "end", [[nn.Linear(8, K), Scale()], [nn.Linear(8, 2 * K), nn.AvgPool1d(2)]], ids=["own", "pool"]
 )
 @pytest.mark.parametrize("name", ["dfa", "ftp", "pepita"])
-def test_what_follows_the_last_layer_belongs_to_it(name: str, end: list[nn.Module]):
+def test_what_follows_the_last_layer_belongs_to_it(name: str, end: list[nn.Module]) -> None:
     """The loss is that of the scores which the rule gives, and the last layer has its exact gradient."""
     x, y = torch.randn(6, 6), torch.arange(6) % K
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), *copy.deepcopy(end)).double()
@@ -638,7 +640,7 @@ def test_what_follows_the_last_layer_belongs_to_it(name: str, end: list[nn.Modul
         torch.testing.assert_close(p.grad, gradient, msg="gradient of the last layer")
 
 
-def test_forward_forward_runs_what_comes_before_the_first_layer():
+def test_forward_forward_runs_what_comes_before_the_first_layer() -> None:
     x, y = torch.rand(6, 6), torch.arange(6) % K
     found = []
     for before in ([], [nn.Sigmoid()], [Scale(), nn.Sigmoid()]):
@@ -675,13 +677,13 @@ class Wandering(nn.Module):
         return given
 
 
-def test_pepita_moves_what_tokens_are_embedded_in():
+def test_pepita_moves_what_tokens_are_embedded_in() -> None:
     model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(12, K))
     rule = Pepita(model, example=torch.randint(7, (2, 3)))
     assert rule.projection.shape == (K, 3, 5)
 
 
-def test_units_that_cannot_be_trained_are_named():
+def test_units_that_cannot_be_trained_are_named() -> None:
     x, y = torch.randn(6, 6), torch.arange(6) % K
     rule = DirectFeedbackAlignment(nn.Sequential(Detached(), nn.Tanh(), nn.Linear(6, K)), example=x)
     with pytest.raises(ValueError, match="unit '0': its parameters do not reach what it gives"):
@@ -712,7 +714,7 @@ class Shifted(nn.Module):
 
 @pytest.mark.parametrize("output_gradient", [None, torch.tanh], ids=["clean error", "modulated error"])
 @pytest.mark.parametrize("presynaptic", ["modulated", "clean"])
-def test_second_passes_of_pepita_are_one(presynaptic: Any, output_gradient: Any):
+def test_second_passes_of_pepita_are_one(presynaptic: Any, output_gradient: Any) -> None:
     """By closed forms, by differences as modules take them, and by a whole pass."""
     model = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(6, 6), nn.Tanh())), nn.Linear(6, K))
     rule, x = Pepita(model, generator=seeded(1)), torch.randn(5, 6)
@@ -726,7 +728,7 @@ def test_second_passes_of_pepita_are_one(presynaptic: Any, output_gradient: Any)
 
 
 @pytest.mark.parametrize("name", ["dfa", "ftp", "pepita", "symba"])
-def test_blocks_that_write_over_their_input_are_as_those_that_do_not(name: str):
+def test_blocks_that_write_over_their_input_are_as_those_that_do_not(name: str) -> None:
     x, y = torch.randn(6, 6), torch.arange(6) % K
     found = []
     for over in (True, False):
@@ -736,7 +738,7 @@ def test_blocks_that_write_over_their_input_are_as_those_that_do_not(name: str):
     torch.testing.assert_close(found[0], found[1], msg="gradients")
 
 
-def test_a_second_pass_reads_the_buffers_of_the_first():
+def test_a_second_pass_reads_the_buffers_of_the_first() -> None:
     """spectral_norm moves on its vectors at each evaluation in training mode."""
     linear = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
     layer = layer_of(linear)
@@ -747,7 +749,7 @@ def test_a_second_pass_reads_the_buffers_of_the_first():
         torch.testing.assert_close(layer.difference(z, torch.zeros_like(z)), torch.zeros(4, 6), msg="no change")
 
 
-def test_tokens_with_dropout_and_in_inference_mode():
+def test_tokens_with_dropout_and_in_inference_mode() -> None:
     x, y = torch.randint(7, (6, 5)), torch.arange(6) % K
     model = nn.Sequential(
         nn.Embedding(7, 8, sparse=True), nn.Dropout(0.1), nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(40, K)
@@ -761,7 +763,7 @@ def test_tokens_with_dropout_and_in_inference_mode():
 
 
 @pytest.mark.parametrize("name", ["forward-forward, hard", "forward-forward, read-out"])
-def test_passes_beside_the_streams_write_no_buffers(name: str):
+def test_passes_beside_the_streams_write_no_buffers(name: str) -> None:
     rules = {**RULES, "forward-forward, hard": partial(ForwardForward, negatives="hard")}
     x, y = torch.rand(6, 6), torch.arange(6) % K
     model = nn.Sequential(
@@ -774,7 +776,7 @@ def test_passes_beside_the_streams_write_no_buffers(name: str):
     assert norm.num_batches_tracked == 1, "buffers written once"
 
 
-def test_channels_of_other_layers_than_maps():
+def test_channels_of_other_layers_than_maps() -> None:
     """Of Conv1d they are axis 1: positions have projections of their own there, as those of Conv3d have."""
     x, y = torch.randn(6, 2, 9), torch.arange(6) % K
     model = nn.Sequential(nn.Conv1d(2, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(35, K))

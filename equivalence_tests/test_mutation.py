@@ -36,12 +36,12 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("text", MUTATIONS)
-def test_mutations_of_an_expression(text: str):
+def test_mutations_of_an_expression(text: str) -> None:
     found = mutation.mutations(ast.parse(text, mode="eval").body)
     assert {ast.unparse(ast.fix_missing_locations(node)) for node in found} == MUTATIONS[text]
 
 
-def test_messages_assertions_annotations_and_decorators_are_left_alone():
+def test_messages_assertions_annotations_and_decorators_are_left_alone() -> None:
     tree = ast.parse(
         """
 @cache(1)
@@ -58,7 +58,7 @@ def f(x: Literal[1], y=2) -> Array[3]:
     assert constants == [2, 4], "a default and a condition"
 
 
-def test_a_seed_draws_the_same_mutants_again():
+def test_a_seed_draws_the_same_mutants_again() -> None:
     """Each of a function of the modules named, with another statement."""
     once, again, other = (mutation.drawn(["reference.foton"], 20, seed) for seed in (1, 1, 2))
     assert once == again != other
@@ -68,7 +68,7 @@ def test_a_seed_draws_the_same_mutants_again():
     assert made.after not in original.splitlines() or made.before == made.after, "the module is as it was"
 
 
-def test_a_mutant_meets_the_tests_of_its_lines():
+def test_a_mutant_meets_the_tests_of_its_lines() -> None:
     """First those that run the fewest lines; none that fails without it, and none beyond the time allowed."""
     file = source_of("reference.foton")[0]
     mutator = mutation.Mutator([], 0.0, {}, 1, lambda *_: None)
@@ -105,7 +105,7 @@ def _branches(chosen: bool) -> int:
     return 2
 
 
-def test_lines_that_run_are_seen():
+def test_lines_that_run_are_seen() -> None:
     """Of a branch the one that is taken."""
     first = _branches.__code__.co_firstlineno
     for chosen, last in ((True, 2), (False, 3)):
@@ -114,7 +114,7 @@ def test_lines_that_run_are_seen():
         assert lines == {(__file__, first + 1), (__file__, first + last)}
 
 
-def test_forks_take_items_as_they_are_free():
+def test_forks_take_items_as_they_are_free() -> None:
     drawn: list[int] = []
     answers = in_forks(lambda n: n * n, (drawn.append(n) or n for n in count()), jobs=2)
     assert all(answer == n * n for n, answer in islice(answers, 2))
@@ -122,7 +122,7 @@ def test_forks_take_items_as_they_are_free():
     answers.close()
 
 
-def test_arguments_of_equivalence_are_of_mutants_that_exist():
+def test_arguments_of_equivalence_are_of_mutants_that_exist() -> None:
     """Each key is a mutant of its function still: where code changes, its argument is made again."""
     for function, after in EQUIVALENT:
         module = next(name for side in mutation.SIDES for name in mutation.modules(side) if _within(function, name))

@@ -29,7 +29,7 @@ def bits(draw: st.DrawFn) -> Any:
 
 
 @given(case=scored(), law=laws)
-def test_wrong_label_probabilities(twin: Side, compare: Comparison, case: Any, law: str):
+def test_wrong_label_probabilities(twin: Side, compare: Comparison, case: Any, law: str) -> None:
     """Scores of either sign, with a wrong one above 0 for every sample."""
     scores, labels = case
     scores[np.arange(len(labels)), (labels + 1) % scores.shape[1]] = 2.5
@@ -41,20 +41,20 @@ def test_wrong_label_probabilities(twin: Side, compare: Comparison, case: Any, l
 
 
 @given(rng=seeds(), shape=st.sampled_from([(3, 5), (1, 7), (4, 2, 6, 5)]))
-def test_hybrid_images(twin: Side, compare: Comparison, rng: np.random.Generator, shape: tuple[int, ...]):
+def test_hybrid_images(twin: Side, compare: Comparison, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
     x1, x2 = rng.standard_normal((2, *shape))
     mask = rng.integers(0, 2, shape).astype(float)
     compare(twin, "hybrid_images", lambda side, *o: side.negatives.hybrid_images(*o), x1, x2, mask)
 
 
 @given(noise=bits(), passes=st.sampled_from([1, 2, 6, 10]))
-def test_blurred_masks(twin64: Side, compare: Comparison, noise: Any, passes: int):
+def test_blurred_masks(twin64: Side, compare: Comparison, noise: Any, passes: int) -> None:
     """Bit for bit in float64, where so few passes are exact."""
     compare.exactly(twin64, "blurred_masks", lambda side, n: side.negatives.blurred_masks(n, passes), noise)
 
 
 @given(x=arrays(), rng=seeds())
-def test_self_supervised_pairs(twin: Side, compare: Comparison, x: Any, rng: np.random.Generator):
+def test_self_supervised_pairs(twin: Side, compare: Comparison, x: Any, rng: np.random.Generator) -> None:
     def pairs(side: Side, x: Any, partner: Any) -> Any:
         return side.negatives.self_supervised_pairs(x, partner)
 
@@ -62,7 +62,7 @@ def test_self_supervised_pairs(twin: Side, compare: Comparison, x: Any, rng: np.
 
 
 @given(case=scored(), law=laws, silent=st.booleans())
-def test_the_right_label_has_no_chance(side: Side, case: Any, law: str, silent: bool):
+def test_the_right_label_has_no_chance(side: Side, case: Any, law: str, silent: bool) -> None:
     """The others share all of it, in the ratio of the law; evenly where none of them is active at all."""
     scores, labels = case
     if silent:
@@ -81,7 +81,7 @@ def test_the_right_label_has_no_chance(side: Side, case: Any, law: str, silent: 
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_goodness_of_any_size(side: Side, size: float):
+def test_goodness_of_any_size(side: Side, size: float) -> None:
     scores = side.operands(size * np.array([[1.0, 4.0, 9.0, 0.0]]))
     p = side.results(side.negatives.wrong_label_probabilities(scores, side.operands(np.array([1]))))
     assert np.allclose(p, [[0.25, 0, 0.75, 0]], rtol=8 * side.eps)
@@ -101,7 +101,7 @@ def sampled(side: Side, function: Any, seed: int = 3, **place: Any) -> Any:
     return function(seeded(seed), **place).cpu().numpy()
 
 
-def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side):
+def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side) -> None:
     """Beside a label of the greatest goodness, which is never drawn."""
     from scipy.stats import chisquare
 
@@ -124,14 +124,14 @@ def test_hard_wrong_labels_are_wrong_and_as_likely_as_said(side: Side):
         ((2, 1), "root", "scores: 1 classes, expected 2"),
     ],
 )
-def test_no_law_and_no_wrong_label_is_refused(side: Side, shape: tuple[int, int], law: str, said: str):
+def test_no_law_and_no_wrong_label_is_refused(side: Side, shape: tuple[int, int], law: str, said: str) -> None:
     scores, labels = side.operands((np.ones(shape), np.zeros(2, dtype=np.int64)))
     with side.refuses(said):
         side.negatives.wrong_label_probabilities(scores, labels, law)
 
 
 @given(rng=seeds())
-def test_a_hybrid_is_of_one_image_or_the_other(side: Side, rng: np.random.Generator):
+def test_a_hybrid_is_of_one_image_or_the_other(side: Side, rng: np.random.Generator) -> None:
     """Bit for bit: where the mask is 1 of the first, else of the second."""
     x1, x2 = side.operands(tuple(rng.standard_normal((2, 3, 2, 6, 7))))
     mask = rng.integers(0, 2, (3, 1, 6, 7)).astype(float)
@@ -141,7 +141,7 @@ def test_a_hybrid_is_of_one_image_or_the_other(side: Side, rng: np.random.Genera
 
 
 @given(noise=bits(), passes=st.sampled_from([1, 3, 6]))
-def test_masks_are_of_zeros_and_ones_and_of_no_direction(side: Side, noise: Any, passes: int):
+def test_masks_are_of_zeros_and_ones_and_of_no_direction(side: Side, noise: Any, passes: int) -> None:
     """Constant bits stay, for the blur sums to 1 up to the border; mirrored or transposed bits give such masks."""
 
     def mask(noise: Any) -> Any:
@@ -155,7 +155,7 @@ def test_masks_are_of_zeros_and_ones_and_of_no_direction(side: Side, noise: Any,
         assert np.array_equal(mask(turned(noise).copy()), turned(ours)), "a direction of its own"
 
 
-def test_a_blur_by_hand(side: Side):
+def test_a_blur_by_hand(side: Side) -> None:
     """One bit of five: 1/4, 1/2, 1/4 of it; columns, then rows. At a corner 3/4 of it stay along either axis: 9/16."""
     noise = np.zeros((2, 5, 5))
     noise[0, 0, 0] = 1
@@ -166,7 +166,7 @@ def test_a_blur_by_hand(side: Side):
     assert side.results(side.negatives.blurred_masks(side.operands(noise), 2)).sum() == 0, "a second pass"
 
 
-def test_random_masks(side: Side):
+def test_random_masks(side: Side) -> None:
     """Even chances of both values, and regions pi sqrt(passes) pixels wide."""
     for passes in (6, 16):
 
@@ -184,7 +184,7 @@ def test_random_masks(side: Side):
 
 
 @given(x=arrays(), seed=st.integers(0, 10_000))
-def test_partners_are_others(side: Side, x: Any, seed: int):
+def test_partners_are_others(side: Side, x: Any, seed: int) -> None:
     """Each sample is a partner once, and never its own; the positive pair is the sample twice."""
     if len(x) == 1:
         with side.refuses("batch: 1, expected 2 or more"):
@@ -202,7 +202,7 @@ def test_partners_are_others(side: Side, x: Any, seed: int):
     assert np.array_equal(negative[:, half:], x[partner]), "second of the negative pair"
 
 
-def test_partners_are_drawn_evenly(side: Side):
+def test_partners_are_drawn_evenly(side: Side) -> None:
     from scipy.stats import chisquare
 
     drawn = [sampled(side, lambda g: side.negatives.random_partners(6, g, **place(side)), seed) for seed in range(900)]

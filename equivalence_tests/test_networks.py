@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("ours_only")
 
 
 @pytest.mark.parametrize("planes", [(4, 8, 16, 32)])
-def test_resnet_17_is_wired_as_published(planes: Any):
+def test_resnet_17_is_wired_as_published(planes: Any) -> None:
     """By its description: saved after layers 0, 2, 4, ..., added at 2, 6, 10, 14, concatenated at 4, 8, 12, 16."""
     torch.manual_seed(0)
     network = resnet17(K, 3, 0.0, planes=planes).double()
@@ -48,7 +48,7 @@ def test_resnet_17_is_wired_as_published(planes: Any):
     assert torch.equal(network(x), network.head(features)), "wiring"
 
 
-def test_sizes_are_those_published():
+def test_sizes_are_those_published() -> None:
     """Weights of convolutions, in millions."""
 
     def kernels(network: nn.Module) -> int:
@@ -64,7 +64,7 @@ def test_sizes_are_those_published():
     assert [head.grid for head in DynamicTemperature(vgg8()).heads] == [(g, g) for g in (4, 2, 2, 1, 1, 1, 1)]
 
 
-def test_networks_of_everybody_have_the_published_number_of_parameters():
+def test_networks_of_everybody_have_the_published_number_of_parameters() -> None:
     """GPT-2 shares the matrix of its embedding with the output layer, ViT-B/16 has a class token; ours do not."""
 
     def count(make: Callable[[], nn.Module]) -> int:
@@ -81,7 +81,7 @@ def test_networks_of_everybody_have_the_published_number_of_parameters():
     assert count(lambda: gru_classifier(11, 5, 8, 16, depth=2)) == 11 * 8 + gru + 16 * 5 + 5
 
 
-def test_units_of_a_resnet_are_the_resnet():
+def test_units_of_a_resnet_are_the_resnet() -> None:
     torch.manual_seed(0)
     network = resnet18(K, 1, widths=(4, 6)).double()
     units = network.units()
@@ -95,7 +95,7 @@ def test_units_of_a_resnet_are_the_resnet():
     assert units[4](units[3](units[2](units[1](units[0](x))))).shape == (3, 6, 5, 4)
 
 
-def test_a_residual_block_adds_what_comes_in():
+def test_a_residual_block_adds_what_comes_in() -> None:
     """With its second normalisation at 0 it is ReLU, of what comes in or of a convolution of 1 x 1 of that."""
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 6)
@@ -108,12 +108,12 @@ def test_a_residual_block_adds_what_comes_in():
 
 
 @pytest.mark.parametrize("image_size", [12, 28, 32])
-def test_lenet_takes_images_of_its_size(image_size: int):
+def test_lenet_takes_images_of_its_size(image_size: int) -> None:
     network = lenet(K, 2, image_size, channels=(3, 5), hidden=(7,))
     assert network(torch.randn(2, 2, image_size, image_size)).shape == (2, K)
 
 
-def test_attention_is_that_of_pytorch():
+def test_attention_is_that_of_pytorch() -> None:
     """nn.TransformerEncoderLayer with the same weights; the exact GELU."""
     torch.manual_seed(0)
     block = TransformerBlock(12, 3, causal=True).double()
@@ -132,7 +132,7 @@ def test_attention_is_that_of_pytorch():
     torch.testing.assert_close(block(x), theirs(x, src_mask=later, is_causal=True))
 
 
-def test_scores_of_a_character_come_from_it_and_those_before():
+def test_scores_of_a_character_come_from_it_and_those_before() -> None:
     torch.manual_seed(0)
     network = char_transformer(9, context=8, width=12, depth=2, heads=2).double()
     x = torch.randint(9, (3, 7))
@@ -146,7 +146,7 @@ def test_scores_of_a_character_come_from_it_and_those_before():
         network(torch.zeros(1, 9, dtype=torch.int64))
 
 
-def test_patches_of_a_vision_transformer_are_squares_of_the_image():
+def test_patches_of_a_vision_transformer_are_squares_of_the_image() -> None:
     torch.manual_seed(0)
     network = vit(K, 2, image_size=8, patch=4, width=12, depth=1, heads=2).double()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_patches_of_a_vision_transformer_are_squares_of_the_image():
     torch.testing.assert_close(rest(before), rest(before.flip(1)))  # a mean has no order
 
 
-def test_a_gru_classifier_reads_its_last_state():
+def test_a_gru_classifier_reads_its_last_state() -> None:
     torch.manual_seed(0)
     network = gru_classifier(9, K, width=5, hidden=6, depth=2).double()
     x = torch.randint(9, (3, 7))
@@ -176,7 +176,7 @@ def _of_layer(layer: nn.Module) -> dict[str, Any]:
     return {key.removeprefix("gru.")[:-1]: value for key, value in layer.state_dict().items()}
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_sizes_that_do_not_fit_are_refused() -> None:
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: lenet(image_size=30), "image_size: 30, expected a multiple of 4, and 12 or more"),
         (lambda: lenet(image_size=8), "image_size: 8, expected a multiple of 4, and 12 or more"),
@@ -203,7 +203,7 @@ def test_sizes_that_do_not_fit_are_refused():
         partial(vgg8, normalisation=nn.BatchNorm2d, channels=(4, 4, 6, 6, 8, 8, 8)),
     ],
 )
-def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., nn.Module]):
+def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., nn.Module]) -> None:
     """Its scores and gradients need no rule."""
     torch.manual_seed(0)
     network = make(num_classes=10, image_channels=1)
@@ -212,7 +212,7 @@ def test_plain_backpropagation_trains_the_very_same_network(make: Callable[..., 
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters()), "trained whole"
 
 
-def test_small_networks_keep_the_size_of_maps_whatever_the_kernel():
+def test_small_networks_keep_the_size_of_maps_whatever_the_kernel() -> None:
     rule = DeeperForward(small_cnn((10, 20), image_channels=2, pool_after=(0,), kernel_size=5))
     first, second = rule.layer_features(torch.randn(3, 2, 12, 12))
     assert [unit.module.kernel_size for unit in rule.units] == [(5, 5), (5, 5)]  # type: ignore[union-attr]

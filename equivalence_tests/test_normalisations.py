@@ -78,7 +78,7 @@ def expected(name: str, h: Any) -> Any:
 
 @names
 @given(data=st.data())
-def test_twin(twin: Side, compare: Comparison, name: str, data: st.DataObject):
+def test_twin(twin: Side, compare: Comparison, name: str, data: st.DataObject) -> None:
     h = data.draw(activities(name.startswith("instance")), label="h")
     compare(twin, name, lambda side, h: NORMALISATIONS[name](side.normalisations, h), h)
 
@@ -86,7 +86,7 @@ def test_twin(twin: Side, compare: Comparison, name: str, data: st.DataObject):
 @names
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 @given(data=st.data())
-def test_values_are_those_of_the_definition(side: Side, name: str, last: bool, data: st.DataObject):
+def test_values_are_those_of_the_definition(side: Side, name: str, last: bool, data: st.DataObject) -> None:
     """In whatever order memory has them."""
     operand = side.operands(data.draw(activities(name.startswith("instance")), label="h"))
     if last and isinstance(operand, torch.Tensor) and operand.dim() == 4:
@@ -109,7 +109,7 @@ def deviations(name: str, h: Any) -> Any:
 
 
 @given(h=activities(), rng=seeds())
-def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator):
+def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng: np.random.Generator) -> None:
     """As at inference; those of the batch itself give what the batch gives."""
     mean, variance = rng.standard_normal(12), rng.uniform(0.5, 2, 12)
 
@@ -125,13 +125,13 @@ def test_statistics_that_are_given(twin: Side, compare: Comparison, h: Any, rng:
     compare(twin, "derivative at given statistics", derivative, h, gradient, mean, variance)
 
 
-def test_batch_norm_without_eps(side: Side):
+def test_batch_norm_without_eps(side: Side) -> None:
     found = side.normalisations.batch_norm(side.operands(np.array([[0.0], [2.0]])), eps=0.0)
     assert np.array_equal(side.results(found), [[-1.0], [1.0]]), "batch_norm without eps"
 
 
 @given(h=activities())
-def test_statistics_of_the_batch_are_the_batch_s(side: Side, h: Any):
+def test_statistics_of_the_batch_are_the_batch_s(side: Side, h: Any) -> None:
     operand = side.operands(h)
     h = side.results(operand)
     axes = (0, *range(2, h.ndim))
@@ -158,7 +158,7 @@ def step_of(module: Any, name: str) -> Any:
 
 @names
 @given(data=st.data())
-def test_steps(twin: Side, compare: Comparison, name: str, data: st.DataObject):
+def test_steps(twin: Side, compare: Comparison, name: str, data: st.DataObject) -> None:
     h = data.draw(activities(name.startswith("instance")), label="h")
     u = data.draw(seeds(), label="u").standard_normal(h.shape)
 
@@ -170,7 +170,7 @@ def test_steps(twin: Side, compare: Comparison, name: str, data: st.DataObject):
 
 
 @pytest.mark.parametrize("name", [name for name in NORMALISATIONS if not name.startswith("batch")])
-def test_a_sample_alone_is_normalised_as_among_others(side: Side, name: str):
+def test_a_sample_alone_is_normalised_as_among_others(side: Side, name: str) -> None:
     step, h = step_of(side.normalisations, name), np.random.default_rng(0).standard_normal((3, 12, 2, 2))
     for of in (step.value, lambda h: step.vjp(h, h**2)):
         alone, among = (side.results(of(side.operands(part))) for part in (h[:1], h))
@@ -179,7 +179,7 @@ def test_a_sample_alone_is_normalised_as_among_others(side: Side, name: str):
 
 @names
 @given(data=st.data())
-def test_derivatives_are_those_of_the_value(name: str, data: st.DataObject):
+def test_derivatives_are_those_of_the_value(name: str, data: st.DataObject) -> None:
     """Central differences on the reference; the derivative is symmetric, and the difference that of two values."""
     h = data.draw(activities(name.startswith("instance")), label="h")
     rng = data.draw(seeds(), label="u")
@@ -196,7 +196,7 @@ def test_derivatives_are_those_of_the_value(name: str, data: st.DataObject):
 
 
 @given(h=activities(), rng=seeds())
-def test_gradient_through_batch_norm_is_that_of_its_value(side: Side, h: Any, rng: np.random.Generator):
+def test_gradient_through_batch_norm_is_that_of_its_value(side: Side, h: Any, rng: np.random.Generator) -> None:
     """Central differences in float64; it neither moves a channel's mean nor, but for eps, rescales it."""
     operand, gradient = side.operands((h, rng.standard_normal(h.shape)))
     found = side.results(side.normalisations.batch_norm_vjp(operand, gradient))
@@ -221,7 +221,7 @@ def test_gradient_through_batch_norm_is_that_of_its_value(side: Side, h: Any, rn
 @given(h=activities(), rng=seeds(), classes=st.sampled_from([1, 2, 3, 12]))
 def test_group_norm_erases_every_linear_read_out_of_group_means(
     side: Side, h: Any, rng: np.random.Generator, classes: int
-):
+) -> None:
     """Of a layer after ReLU, whose group means are its scores; that of one channel a group is instance_norm."""
     if h.ndim == 2 and classes == 12:
         classes = 3
@@ -241,7 +241,7 @@ def test_group_norm_erases_every_linear_read_out_of_group_means(
         assert np.array_equal(side.results(passed), side.results(side.normalisations.instance_norm(operand)))
 
 
-def test_the_trace_of_group_means_stays(side: Side):
+def test_the_trace_of_group_means_stays(side: Side) -> None:
     """The argmax of -min over a group finds that of the group means in far more than one case of ten.
 
     A ReLU's zeros become -mu / sqrt(v). For n rectified standard normal numbers, whose moments are 0.3989, 0.5, 0.7979
@@ -267,7 +267,7 @@ def test_the_trace_of_group_means_stays(side: Side):
     assert share / samples > 0.35, "no more than chance"
 
 
-def test_a_dead_group_stays_dead(side: Side):
+def test_a_dead_group_stays_dead(side: Side) -> None:
     """Its variance is 0: zeros, not noise, and nothing that is not finite."""
     h = np.zeros((2, 4, 3, 3))
     h[:, 2:] = np.random.default_rng(12).standard_normal((2, 2, 3, 3))
@@ -280,7 +280,7 @@ def test_a_dead_group_stays_dead(side: Side):
 
 @names
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e12])
-def test_finite_for_silent_and_for_loud_layers(side: Side, name: str, size: float):
+def test_finite_for_silent_and_for_loud_layers(side: Side, name: str, size: float) -> None:
     h = side.operands(size * np.random.default_rng(13).standard_normal((3, 6, 4, 4)))
     assert np.isfinite(side.results(NORMALISATIONS[name](side.normalisations, h))).all(), name
     vjp = side.normalisations.batch_norm_vjp(h, side.operands(np.ones((3, 6, 4, 4))))
@@ -288,7 +288,7 @@ def test_finite_for_silent_and_for_loud_layers(side: Side, name: str, size: floa
 
 
 @given(h=activities())
-def test_sizes_of_what_is_passed_on(side: Side, h: Any):
+def test_sizes_of_what_is_passed_on(side: Side, h: Any) -> None:
     """Mean square 1, length 1, or sqrt(n); direction and sign are kept, and the mean is not removed."""
     operand = side.operands(h)
     h = side.results(operand).reshape(len(h), -1)
@@ -313,13 +313,13 @@ def vectors(draw: st.DrawFn) -> tuple[Any, Any]:
 
 
 @given(case=vectors())
-def test_direction(twin: Side, compare: Comparison, case: Any):
+def test_direction(twin: Side, compare: Comparison, case: Any) -> None:
     compare(twin, "direction", lambda side, v, g: side.normalisations.direction(v), *case)
     compare(twin, "direction_vjp", lambda side, v, g: side.normalisations.direction_vjp(v, g), *case)
 
 
 @given(case=vectors(), rng=seeds())
-def test_derivative_of_a_direction(side: Side, case: Any, rng: np.random.Generator):
+def test_derivative_of_a_direction(side: Side, case: Any, rng: np.random.Generator) -> None:
     """Central differences in float64; orthogonal to the vector, and as much larger as this is shorter."""
     v, gradient = side.operands(case)
     found = side.results(side.normalisations.direction_vjp(v, gradient))
@@ -334,7 +334,7 @@ def test_derivative_of_a_direction(side: Side, case: Any, rng: np.random.Generat
     assert np.all(along <= 8 * side.eps * np.abs(gradient).sum(axis=-1)), "derivative along the vector"
 
 
-def test_no_direction_of_nothing(side: Side):
+def test_no_direction_of_nothing(side: Side) -> None:
     """0, and a derivative of 0, up to eps; both are chosen."""
     v = side.operands(np.array([[0.0, 0.0], [3e-13, 4e-13], [3e-12, 4e-12], [3.0, 4.0]]))
     gradient = side.operands(np.ones((4, 2)))
@@ -361,6 +361,6 @@ def test_no_direction_of_nothing(side: Side):
         (lambda module, ones: module.batch_norm_vjp(ones(1, 4), ones(1, 4)), "h: a channel of the batch has 1 number"),
     ],
 )
-def test_sets_of_one_number_are_refused(side: Side, call: Any, message: str):
+def test_sets_of_one_number_are_refused(side: Side, call: Any, message: str) -> None:
     with side.refuses(message):
         call(side.normalisations, lambda *shape: side.operands(np.ones(shape)))

@@ -114,7 +114,7 @@ def on(side: Side, call: str, operands: dict[str, Any]) -> Any:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", RESULTS)
-def test_results(side: Side, name: str):
+def test_results(side: Side, name: str) -> None:
     """To eight units of eps of the largest number, which sums of a few terms may lose."""
     call, operands, expected = RESULTS[name]
     with np.errstate(all="ignore"):
@@ -126,7 +126,7 @@ def test_results(side: Side, name: str):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(side: Side, name: str):
+def test_errors(side: Side, name: str) -> None:
     call, operands, words = ERRORS[name]
     if isinstance(side, TwinSide) and not side.is_ours:
         pytest.skip("another package has words of its own")
@@ -138,7 +138,7 @@ def test_errors(side: Side, name: str):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_of_extreme_sizes(twin: Side, compare: Comparison, algorithm: str, network: str):
+def test_networks_of_extreme_sizes(twin: Side, compare: Comparison, algorithm: str, network: str) -> None:
     """Of one unit or one sample, two classes or a thousand: as the reference."""
     operands, call = NETWORKS[network], ALGORITHMS[algorithm].format(TANH)
     names = [name for name in operands if name in call]
@@ -150,7 +150,7 @@ def test_networks_of_extreme_sizes(twin: Side, compare: Comparison, algorithm: s
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reference_keeps_float32(algorithm: str):
+def test_the_reference_keeps_float32(algorithm: str) -> None:
     operands = NETWORKS["2 classes, width 6, batch 3"]
     single = {name: on_each(found, lambda array: array.astype(np.float32)) for name, found in operands.items()}
     call = ALGORITHMS[algorithm].format(TANH)

@@ -331,14 +331,14 @@ def computing(module: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_function_has_a_third_opinion(module: str):
+def test_every_function_has_a_third_opinion(module: str) -> None:
     named = set(ORACLES.get(module, {})) | DRAWN.get(module, set())
     lacking = computing(getattr(reference, module)) - named
     assert not lacking, "without one"
     assert named <= set(getattr(reference, module).__all__), "no such function"
 
 
-def test_the_tests_named_are_there():
+def test_the_tests_named_are_there() -> None:
     for oracles in ORACLES.values():
         for test in oracles.values():
             file, _, name = test.partition("::")
@@ -358,7 +358,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-12) -> bool:
 
 
 @given(rng=seeds(), smoothing=st.sampled_from([0.0, 0.1, 0.7]))
-def test_smoothed_targets_are_pytorchs(rng: np.random.Generator, smoothing: float):
+def test_smoothed_targets_are_pytorchs(rng: np.random.Generator, smoothing: float) -> None:
     """The cross-entropy to them as probabilities is the loss that smooths its labels itself."""
     scores, labels = torch.tensor(rng.standard_normal((6, 4))), torch.tensor(rng.integers(0, 4, 6))
     targets = torch.tensor(reference.losses.one_hot(labels.numpy(), 4, smoothing))
@@ -367,7 +367,7 @@ def test_smoothed_targets_are_pytorchs(rng: np.random.Generator, smoothing: floa
 
 
 @given(rng=seeds(), passes=st.integers(0, 4))
-def test_a_blur_is_scipys_filter(rng: np.random.Generator, passes: int):
+def test_a_blur_is_scipys_filter(rng: np.random.Generator, passes: int) -> None:
     """Mirrored at the border, where the outermost pixel is counted twice."""
     noise = rng.integers(0, 2, (3, 7, 5)).astype(float)
     blurred = noise
@@ -378,13 +378,13 @@ def test_a_blur_is_scipys_filter(rng: np.random.Generator, passes: int):
 
 
 @given(rng=seeds())
-def test_a_direction_is_pytorchs(rng: np.random.Generator):
+def test_a_direction_is_pytorchs(rng: np.random.Generator) -> None:
     v = rng.standard_normal((4, 3, 6))
     assert close(reference.normalisations.direction(v), torch.nn.functional.normalize(torch.tensor(v), dim=-1))
 
 
 @given(rng=seeds(), groups=st.sampled_from([1, 2]), stride=st.sampled_from([(1, 1), (2, 1)]))
-def test_convolutions_are_pytorchs(rng: np.random.Generator, groups: int, stride: tuple[int, int]):
+def test_convolutions_are_pytorchs(rng: np.random.Generator, groups: int, stride: tuple[int, int]) -> None:
     """Value, adjoint and update: the last two by autograd."""
     kernel = torch.tensor(rng.standard_normal((6, 4 // groups, 3, 2)), requires_grad=True)
     z = torch.tensor(rng.standard_normal((5, 4, 7, 6)), requires_grad=True)
@@ -399,7 +399,7 @@ def test_convolutions_are_pytorchs(rng: np.random.Generator, groups: int, stride
 
 
 @given(rng=seeds(), size=st.sampled_from([1, 3]))
-def test_circular_convolutions_are_pytorchs(rng: np.random.Generator, size: int):
+def test_circular_convolutions_are_pytorchs(rng: np.random.Generator, size: int) -> None:
     kernel = torch.tensor(rng.standard_normal((3, 2, size, size)), requires_grad=True)
     z = torch.tensor(rng.standard_normal((5, 2, 6, 5)), requires_grad=True)
     around = torch.nn.functional.pad(z, (size // 2,) * 4, mode="circular")
@@ -414,7 +414,7 @@ def test_circular_convolutions_are_pytorchs(rng: np.random.Generator, size: int)
 
 
 @given(rng=seeds())
-def test_rearrangements_are_pytorchs(rng: np.random.Generator):
+def test_rearrangements_are_pytorchs(rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, 3, 4, 6))
     y = reference.pooling.unshuffle(x, 2)
     assert close(reference.layers.Unshuffle(2).value(x), y, 0)
@@ -426,7 +426,7 @@ shapes = st.sampled_from([(3, 5), (5, 3), (4, 4)])
 
 
 @given(rng=seeds(), shape=shapes)
-def test_how_far_from_orthogonal(rng: np.random.Generator, shape: tuple[int, int]):
+def test_how_far_from_orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> None:
     """By the scalar products of rows, or of columns, one by one."""
     weight = rng.standard_normal(shape)
     vectors = weight if shape[0] <= shape[1] else weight.T
@@ -444,13 +444,13 @@ def near_orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
 
 
 @given(rng=seeds(), shape=shapes)
-def test_the_polar_factor_is_scipys(rng: np.random.Generator, shape: tuple[int, int]):
+def test_the_polar_factor_is_scipys(rng: np.random.Generator, shape: tuple[int, int]) -> None:
     weight = rng.standard_normal(shape)
     assert close(reference.orthogonality.polar_factor(weight), linalg.polar(weight)[0], 1e-9)
 
 
 @given(rng=seeds(), shape=shapes)
-def test_iterations_end_at_scipys_polar_factor(rng: np.random.Generator, shape: tuple[int, int]):
+def test_iterations_end_at_scipys_polar_factor(rng: np.random.Generator, shape: tuple[int, int]) -> None:
     module, weight = reference.orthogonality, near_orthogonal(rng, shape)
     factor = linalg.polar(weight)[0]
     q = module.bjorck_factor(module.gram(weight), steps=12, rescale=False)
@@ -461,7 +461,7 @@ def test_iterations_end_at_scipys_polar_factor(rng: np.random.Generator, shape: 
 
 
 @given(rng=seeds())
-def test_skew_weights_by_their_matrix_and_autograd(rng: np.random.Generator):
+def test_skew_weights_by_their_matrix_and_autograd(rng: np.random.Generator) -> None:
     """J has the blocks (0, -1; 1, 0) on two halves or two neighbours: what it is, its columns say; J^2 = -1."""
     module, q = reference.orthogonality, reference.orthogonality.orthogonal((6, 6), rng)
     turn = module.quarter_turns(np.eye(6))
@@ -477,7 +477,7 @@ def test_skew_weights_by_their_matrix_and_autograd(rng: np.random.Generator):
 
 
 @given(rng=seeds())
-def test_a_read_out_is_softmax_regression(rng: np.random.Generator):
+def test_a_read_out_is_softmax_regression(rng: np.random.Generator) -> None:
     readout, rows, labels = rng.standard_normal((3, 5)), rng.standard_normal((7, 5)), rng.integers(0, 3, 7)
     variable = torch.tensor(readout, requires_grad=True)
     loss = torch.nn.functional.cross_entropy(torch.tensor(rows) @ variable.mT, torch.tensor(labels))
@@ -486,7 +486,7 @@ def test_a_read_out_is_softmax_regression(rng: np.random.Generator):
 
 
 @given(rng=seeds())
-def test_activities_of_all_layers_in_a_row(rng: np.random.Generator):
+def test_activities_of_all_layers_in_a_row(rng: np.random.Generator) -> None:
     maps, units = rng.standard_normal((3, 2, 4, 5)), rng.standard_normal((3, 6))
     expected = torch.cat([torch.tensor(maps).mean((2, 3)), torch.tensor(units)], 1)
     assert close(reference.local_classifiers.concatenated([maps, units]), expected)
@@ -507,7 +507,7 @@ def made(rng: np.random.Generator, *modules: torch.nn.Module) -> tuple[torch.nn.
 
 
 @given(rng=seeds())
-def test_scores_are_a_sequence_of_modules(rng: np.random.Generator):
+def test_scores_are_a_sequence_of_modules(rng: np.random.Generator) -> None:
     convolution, dense = made(rng, torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.Linear(12, 4))
     around = (torch.nn.Tanh(), torch.nn.AvgPool2d(2), torch.nn.Flatten())
     steps = reference.layers.AveragePool(2), reference.layers.Flatten()
@@ -527,7 +527,7 @@ def goodness_of_each(modules: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 @given(rng=seeds(), first=st.integers(0, 2))
-def test_goodness_of_a_stack_of_pytorchs(rng: np.random.Generator, first: int):
+def test_goodness_of_a_stack_of_pytorchs(rng: np.random.Generator, first: int) -> None:
     """Of two streams, with what each layer's loss includes of others; of each label, written over the first numbers."""
     module, mean_square = reference.forward_forward, reference.goodness.mean_square
     modules = made(rng, torch.nn.Linear(7, 5), torch.nn.Linear(5, 4), torch.nn.Linear(4, 6))
@@ -550,7 +550,7 @@ def test_goodness_of_a_stack_of_pytorchs(rng: np.random.Generator, first: int):
 
 
 @given(rng=seeds(), join=st.sampled_from(["add", "concatenate"]))
-def test_shortcuts_between_modules_of_pytorchs(rng: np.random.Generator, join: Any):
+def test_shortcuts_between_modules_of_pytorchs(rng: np.random.Generator, join: Any) -> None:
     """The second layer's maps get those of the first, at half their size."""
     module, tanh = reference.local_classifiers, reference.activations.tanh
     width = {"add": 3, "concatenate": 6}[join]
@@ -579,7 +579,7 @@ def test_shortcuts_between_modules_of_pytorchs(rng: np.random.Generator, join: A
 
 
 @given(sizes=st.tuples(*[st.integers(1, 5)] * 4), kind=st.sampled_from(["elman", "gru", "lstm"]))
-def test_a_state_is_what_modules_of_pytorch_hand_on(sizes: tuple[int, ...], kind: str):
+def test_a_state_is_what_modules_of_pytorch_hand_on(sizes: tuple[int, ...], kind: str) -> None:
     """Of a layer upon another, h and the LSTM's c; what is embedded is a part of the state too."""
     inputs, *widths = sizes
     stack: list[Any] = [reference.embedding.Embedding(np.zeros((3, inputs)))]
@@ -602,13 +602,13 @@ def levels(v: Any, bits: int) -> torch.Tensor:
 
 
 @given(rng=seeds(), bits=st.integers(2, 6))
-def test_quantising_is_pytorchs(rng: np.random.Generator, bits: int):
+def test_quantising_is_pytorchs(rng: np.random.Generator, bits: int) -> None:
     v = rng.standard_normal((5, 4))
     assert close(reference.hardware.quantise(v, bits), levels(v, bits), 1e-6)
 
 
 @given(rng=seeds(), bits=st.integers(2, 6))
-def test_a_product_is_of_what_pytorch_quantises(rng: np.random.Generator, bits: int):
+def test_a_product_is_of_what_pytorch_quantises(rng: np.random.Generator, bits: int) -> None:
     x, weight, noise = rng.standard_normal((5, 4)), rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
     crossbar = reference.hardware.Crossbar(bits, bits, None, 0.1)
     read = levels(weight, bits) + 0.1 * levels(weight, bits).abs().max() * torch.tensor(noise)
@@ -625,7 +625,7 @@ def grown(weights: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 @given(rng=seeds())
-def test_rules_of_a_dense_network_by_their_equations(rng: np.random.Generator):
+def test_rules_of_a_dense_network_by_their_equations(rng: np.random.Generator) -> None:
     """DFA, DRTP and PEPITA as their papers have them: a network of matrices, written down once more."""
     widths = (7, 6, 5, 4)
     weights = [torch.tensor(rng.standard_normal((m, n)) / 2) for n, m in pairwise(widths)]

@@ -19,13 +19,13 @@ orders = st.sampled_from([1, 2, 3, 4])
 
 
 @given(weight=matrices(), rng=seeds())
-def test_gram(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+def test_gram(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator) -> None:
     columns = rng.standard_normal((min(weight.shape), 3))
     compare(twin, "gram", lambda side, w, c: side.orthogonality.gram(w) @ c, weight, columns)
 
 
 @given(weight=matrices())
-def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
+def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any) -> None:
     compare(twin, "defect", lambda side, w: side.orthogonality.defect(w), weight)
     compare(
         twin,
@@ -36,7 +36,7 @@ def test_defect_and_bound(twin: Side, compare: Comparison, weight: Any):
 
 
 @given(rng=seeds(), pairs=st.integers(1, 8))
-def test_skew_orthogonal(twin: Side, compare: Comparison, rng: np.random.Generator, pairs: int):
+def test_skew_orthogonal(twin: Side, compare: Comparison, rng: np.random.Generator, pairs: int) -> None:
     """The twin; orthogonal as far as Q is, skew for any Q, and the pull-back is the transposed derivative."""
     q, g, xi = rng.standard_normal((3, 2 * pairs, 2 * pairs))
     skew, vjp = orthogonality.skew_orthogonal, orthogonality.skew_orthogonal_vjp
@@ -49,7 +49,7 @@ def test_skew_orthogonal(twin: Side, compare: Comparison, rng: np.random.Generat
 
 
 @given(rng=seeds(), pairs=st.integers(1, 8))
-def test_a_step_of_q_moves_the_skew_weight_by_the_skew_part(rng: np.random.Generator, pairs: int):
+def test_a_step_of_q_moves_the_skew_weight_by_the_skew_part(rng: np.random.Generator, pairs: int) -> None:
     """By -4 eta S, to first order, S = (G - G^T) / 2: the polar factor of Q takes off what commutes with W."""
     q, eta = orthogonality.orthogonal((2 * pairs, 2 * pairs), rng), 1e-6
     g = rng.standard_normal(q.shape)
@@ -62,13 +62,13 @@ def test_a_step_of_q_moves_the_skew_weight_by_the_skew_part(rng: np.random.Gener
 
 
 @given(weight=near_orthogonal(), rng=seeds())
-def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+def test_drift(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator) -> None:
     rows = rng.standard_normal((3, min(weight.shape)))
     compare(twin, "drift", lambda side, *o: side.orthogonality.drift(*o), weight, rows)
 
 
 @pytest.mark.parametrize("shape", [(512, 528), (528, 512)], ids=["wide", "tall"])
-def test_drift_of_a_large_weight(twin: Side, compare: Comparison, shape: tuple[int, int]):
+def test_drift_of_a_large_weight(twin: Side, compare: Comparison, shape: tuple[int, int]) -> None:
     """Large enough for few rows to be multiplied by parts of its columns."""
     rng = np.random.default_rng(0)
     weight = orthogonality.orthogonal(shape, rng) + rng.standard_normal(shape) / 100
@@ -81,7 +81,7 @@ spans = st.sampled_from([(1, 3), (2, 5), (4, 17), (20, 33)])
 
 
 @given(rng=seeds(), span=spans)
-def test_basis(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int]):
+def test_basis(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int]) -> None:
     """Up to the signs of the rows: by the projection on their span."""
     rows = np.tril(np.ones((span[0], span[0]))) @ orthogonality.orthogonal(span, rng)
 
@@ -93,7 +93,7 @@ def test_basis(twin: Side, compare: Comparison, rng: np.random.Generator, span: 
 
 
 @given(rng=seeds(), span=spans)
-def test_a_basis_is_orthonormal_and_spans_its_rows(side: Side, rng: np.random.Generator, span: tuple[int, int]):
+def test_a_basis_is_orthonormal_and_spans_its_rows(side: Side, rng: np.random.Generator, span: tuple[int, int]) -> None:
     rows = np.tril(np.ones((span[0], span[0]))) @ orthogonality.orthogonal(span, rng)
     q = side.results(side.orthogonality.basis(side.operands(rows)))
     assert np.abs(q @ q.T - np.eye(len(q))).max() <= 64 * side.eps, "orthonormal"
@@ -107,7 +107,9 @@ def near_orthogonal_with_span(rng: np.random.Generator, span: tuple[int, int], o
 
 
 @given(rng=seeds(), span=spans, wide=st.booleans())
-def test_polar_within(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool):
+def test_polar_within(
+    twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool
+) -> None:
     weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
 
     def step(side: Side, weight: Any, q: Any) -> Any:
@@ -118,7 +120,9 @@ def test_polar_within(twin: Side, compare: Comparison, rng: np.random.Generator,
 
 
 @given(rng=seeds(), span=spans, wide=st.booleans())
-def test_drift_after(twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool):
+def test_drift_after(
+    twin: Side, compare: Comparison, rng: np.random.Generator, span: tuple[int, int], wide: bool
+) -> None:
     weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
 
     def after(side: Side, weight: Any, q: Any, rows: Any) -> Any:
@@ -132,7 +136,7 @@ def test_drift_after(twin: Side, compare: Comparison, rng: np.random.Generator, 
 @given(rng=seeds(), span=spans, wide=st.booleans())
 def test_the_drift_after_a_step_is_that_of_the_new_weight(
     side: Side, rng: np.random.Generator, span: tuple[int, int], wide: bool
-):
+) -> None:
     weight, q = near_orthogonal_with_span(rng, span, span[1] + 4)
     rows = rng.standard_normal((2, span[1]))
     module = side.orthogonality
@@ -145,7 +149,7 @@ def test_the_drift_after_a_step_is_that_of_the_new_weight(
 @given(rng=seeds(), shape=st.sampled_from([(40, 60), (60, 40), (50, 50)]), kept=st.sampled_from([1, 4, 8]))
 def test_a_drift_in_few_directions_is_found_and_undone(
     side: Side, rng: np.random.Generator, shape: tuple[int, int], kept: int
-):
+) -> None:
     """Singular values far from 1 in `kept` directions, among 8 that are sought: the polar factor, as of the whole."""
     weight = orthogonality.orthogonal(shape, rng)
     small = min(shape)
@@ -159,7 +163,7 @@ def test_a_drift_in_few_directions_is_found_and_undone(
 
 
 @given(weight=near_orthogonal(), rng=seeds())
-def test_within_a_span_nothing_else_changes(side: Side, weight: Any, rng: np.random.Generator):
+def test_within_a_span_nothing_else_changes(side: Side, weight: Any, rng: np.random.Generator) -> None:
     """Orthonormal in the span; what is orthogonal to the span stays as it was."""
     small = min(weight.shape)
     turn = orthogonality.orthogonal((small, small), rng)
@@ -172,12 +176,12 @@ def test_within_a_span_nothing_else_changes(side: Side, weight: Any, rng: np.ran
 
 
 @given(weight=near_orthogonal())
-def test_polar_factor(twin: Side, compare: Comparison, weight: Any):
+def test_polar_factor(twin: Side, compare: Comparison, weight: Any) -> None:
     compare(twin, "polar_factor", lambda side, w: side.orthogonality.polar_factor(w), weight)
 
 
 @given(weight=near_orthogonal(), order=orders, steps=st.integers(1, 3), rng=seeds())
-def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps: int, rng: np.random.Generator):
+def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps: int, rng: np.random.Generator) -> None:
     compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, steps), weight)
     columns = rng.standard_normal((min(weight.shape), 3))
     compare(
@@ -190,18 +194,18 @@ def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps:
 
 
 @given(weight=matrices(), order=orders)
-def test_bjorck_of_a_rescaled_weight(twin: Side, compare: Comparison, weight: Any, order: int):
+def test_bjorck_of_a_rescaled_weight(twin: Side, compare: Comparison, weight: Any, order: int) -> None:
     compare(twin, "bjorck", lambda side, w: side.orthogonality.bjorck(w, order, 2), 5 * weight)
 
 
 @given(weight=near_orthogonal(), rng=seeds())
-def test_scaled_bjorck(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator):
+def test_scaled_bjorck(twin: Side, compare: Comparison, weight: Any, rng: np.random.Generator) -> None:
     start = rng.standard_normal(weight.shape[1])
     compare(twin, "scaled_bjorck", lambda side, w, v: side.orthogonality.scaled_bjorck(w, v), 7 * weight, start)
 
 
 @given(weight=near_orthogonal(), rng=seeds())
-def test_scaled_bjorck_of_any_scale_ends_at_the_polar_factor(side: Side, weight: Any, rng: np.random.Generator):
+def test_scaled_bjorck_of_any_scale_ends_at_the_polar_factor(side: Side, weight: Any, rng: np.random.Generator) -> None:
     w, start = side.operands((7 * weight, rng.standard_normal(weight.shape[1])))
     u, _, vt = np.linalg.svd(weight, full_matrices=False)
     gap = np.abs(side.results(side.orthogonality.scaled_bjorck(w, start)) - u @ vt).max()
@@ -224,7 +228,7 @@ def stretched(rng: np.random.Generator, shape: tuple[int, int], spread: str) -> 
 @given(rng=seeds(), shape=st.sampled_from([(7, 12), (12, 7), (9, 9)]), spread=spreads, steps=st.sampled_from([3, 4]))
 def test_polar_iteration(
     twin: Side, compare: Comparison, rng: np.random.Generator, shape: tuple[int, int], spread: str, steps: int
-):
+) -> None:
     if twin.eps > 1e-4:
         pytest.skip("rounded so coarsely the reference's steps diverge; the twin takes them in float32")
     weight, _ = stretched(rng, shape, spread)
@@ -234,7 +238,7 @@ def test_polar_iteration(
 @given(rng=seeds(), shape=st.sampled_from([(7, 12), (12, 7), (9, 9)]), spread=spreads)
 def test_the_polar_iteration_ends_at_the_polar_factor(
     side: Side, rng: np.random.Generator, shape: tuple[int, int], spread: str
-):
+) -> None:
     """To rounding from near, within 3.4e-4 from afar and to rounding with one step more.
 
     From afar the first step sums terms with coefficients of 843 in all, each of which may be rounded.
@@ -247,7 +251,7 @@ def test_the_polar_iteration_ends_at_the_polar_factor(
         assert np.linalg.norm(ours - polar, 2) <= least + rounding, f"polar factor after {steps} steps"
 
 
-def test_the_polar_iteration_from_the_widest_spread(side: Side):
+def test_the_polar_iteration_from_the_widest_spread(side: Side) -> None:
     """Singular values from 1/64 of the bound to all of it, on which the bound depends a little."""
     s = np.geomspace(0.1, 6, 200)
     for _ in range(20):
@@ -276,7 +280,7 @@ class Tf32(TorchDispatchMode):
 @pytest.mark.parametrize("largest", [2.0, 3.0, 4.5, 8.0, 20.0])
 @pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.usefixtures("ours_only")
-def test_the_polar_iteration_of_products_in_few_digits(twin64: TwinSide, width: int, largest: float):
+def test_the_polar_iteration_of_products_in_few_digits(twin64: TwinSide, width: int, largest: float) -> None:
     """One large singular value, as a large step leaves: made for what is exact alone, steps left up to 2 here."""
     rng = np.random.default_rng(0)
     module = twin64.orthogonality
@@ -289,14 +293,14 @@ def test_the_polar_iteration_of_products_in_few_digits(twin64: TwinSide, width: 
 
 
 @pytest.mark.parametrize("residual", [0.88, -0.88])
-def test_the_polar_iteration_from_a_bound_of_nine_tenths(side: Side, residual: float):
+def test_the_polar_iteration_from_a_bound_of_nine_tenths(side: Side, residual: float) -> None:
     """The steps of Bjorck are left to themselves: no singular value ends off by 3.4e-4."""
     s = np.sqrt([1 - residual, 1, 1])
     ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
     assert np.abs(1 - ours).max() <= 1e-8 + 64 * side.eps, "near enough for Bjorck's steps"
 
 
-def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side):
+def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side) -> None:
     """So that it is seen in what the iteration leaves."""
     s = np.array([1.3, 1.0, 0.7, 0.0])
     ours = np.diag(side.results(side.orthogonality.polar_iteration(side.operands(np.diag(s)))))
@@ -304,7 +308,7 @@ def test_the_polar_iteration_leaves_a_lost_direction_lost(side: Side):
 
 
 @given(weight=near_orthogonal(), order=orders)
-def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: int):
+def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: int) -> None:
     """W = U S V^T becomes U s q_p(1 - s^2) V^T."""
     u, s, vt = np.linalg.svd(weight, full_matrices=False)
     e = 1 - s**2
@@ -315,7 +319,7 @@ def test_one_step_acts_on_singular_values_alone(side: Side, weight: Any, order: 
 
 
 @given(weight=near_orthogonal(1.1, 0.9))
-def test_first_order_residual(weight: Any):
+def test_first_order_residual(weight: Any) -> None:
     """E = I - G becomes 3/4 E^2 + 1/4 E^3."""
     e = np.eye(min(weight.shape)) - orthogonality.gram(weight)
     after = np.eye(min(weight.shape)) - orthogonality.gram(orthogonality.bjorck(weight))
@@ -323,7 +327,7 @@ def test_first_order_residual(weight: Any):
 
 
 @given(order=orders, rng=seeds(), inside=st.floats(0.05, 0.98))
-def test_convergence_within_the_limit(side: Side, order: int, rng: np.random.Generator, inside: float):
+def test_convergence_within_the_limit(side: Side, order: int, rng: np.random.Generator, inside: float) -> None:
     limit = side.orthogonality.convergence_limit(order)
     weight = orthogonality.orthogonal((6, 9), rng)
     weight[0] *= inside * limit
@@ -332,7 +336,7 @@ def test_convergence_within_the_limit(side: Side, order: int, rng: np.random.Gen
 
 
 @given(order=orders, rng=seeds())
-def test_no_convergence_beyond_the_limit(order: int, rng: np.random.Generator):
+def test_no_convergence_beyond_the_limit(order: int, rng: np.random.Generator) -> None:
     """Odd orders flip the sign just beyond the limit, even orders grow: neither ends at the polar factor."""
     weight = orthogonality.orthogonal((6, 9), rng)
     polar = weight.copy()
@@ -343,7 +347,7 @@ def test_no_convergence_beyond_the_limit(order: int, rng: np.random.Generator):
 
 
 @given(weight=matrices(), order=orders, size=st.sampled_from([3.0, 100.0]))
-def test_rescaling_converges_from_anywhere(side: Side, weight: Any, order: int, size: float):
+def test_rescaling_converges_from_anywhere(side: Side, weight: Any, order: int, size: float) -> None:
     weight = size * weight
     u, s, vt = np.linalg.svd(weight, full_matrices=False)
     weight = (u * np.maximum(s, 0.05 * s.max())) @ vt
@@ -351,26 +355,26 @@ def test_rescaling_converges_from_anywhere(side: Side, weight: Any, order: int, 
     assert np.abs(ours - u @ vt).max() <= 2000 * side.eps
 
 
-def test_convergence_limits(side: Side):
+def test_convergence_limits(side: Side) -> None:
     """sqrt(3), sqrt(7/3), and the roots of the polynomials of orders 3 and 4."""
     limits = [side.orthogonality.convergence_limit(order) for order in (1, 2, 3, 4)]
     assert np.allclose(limits, [3**0.5, (7 / 3) ** 0.5, 1.58929, 1.49438], atol=1e-5), "convergence limits"
 
 
-def test_order_zero_is_refused(side: Side):
+def test_order_zero_is_refused(side: Side) -> None:
     with side.refuses("order: 0, expected a positive integer"):
         side.orthogonality.bjorck(side.operands(np.eye(3)), 0)
 
 
 @given(weight=matrices())
-def test_the_bound_bounds(side: Side, weight: Any):
+def test_the_bound_bounds(side: Side, weight: Any) -> None:
     weight = side.results(side.operands(weight))
     bound = side.results(side.orthogonality.spectral_bound(side.orthogonality.gram(side.operands(weight))))
     assert bound >= np.linalg.norm(weight, 2) ** 2 * (1 - 64 * side.eps)
 
 
 @given(rng=seeds(), n=st.integers(4, 20), size=st.sampled_from([0.3, 2.0]))
-def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: float):
+def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: float) -> None:
     """The row sum of a diagonal matrix, and 1 + |E|_F of an E of rank one: the largest eigenvalue itself."""
     diagonal = np.diag(1 + size * np.append(rng.uniform(0.5, 0.9, n - 1), 1))
     direction = rng.uniform(0.1, 1, n) ** 2
@@ -381,7 +385,7 @@ def test_the_bound_is_tight(side: Side, rng: np.random.Generator, n: int, size: 
 
 
 @given(weight=near_orthogonal())
-def test_the_polar_factor_is_the_nearest(weight: Any):
+def test_the_polar_factor_is_the_nearest(weight: Any) -> None:
     """W = (polar factor)(symmetric, positive semidefinite), and its rows or columns are orthonormal."""
     polar = orthogonality.polar_factor(weight)
     assert orthogonality.defect(polar) <= 1e-14
@@ -403,7 +407,7 @@ shapes = st.sampled_from([(16, 24), (24, 16), (13, 13), (5, 40), (40, 5)])
 
 
 @given(rng=seeds(), shape=shapes, batch=st.sampled_from([1, 3, 8]), order=retraction_orders)
-def test_retract(twin: Side, compare: Comparison, rng: np.random.Generator, shape: Any, batch: int, order: int):
+def test_retract(twin: Side, compare: Comparison, rng: np.random.Generator, shape: Any, batch: int, order: int) -> None:
     step = a_step(rng, shape, batch, 0.3)
     compare(twin, "retract", lambda side, *o: side.orthogonality.retract(*o, 0.3, order), *step)
 
@@ -411,7 +415,7 @@ def test_retract(twin: Side, compare: Comparison, rng: np.random.Generator, shap
 @given(rng=seeds(), shape=shapes, batch=st.sampled_from([1, 3, 8]), order=retraction_orders)
 def test_retraction_from_the_factors_is_bjorck_of_the_weight(
     side: Side, compare: Comparison, rng: np.random.Generator, shape: Any, batch: int, order: int
-):
+) -> None:
     """Exactly, second-order terms included, for a weight that was orthogonal before the step."""
 
     def bjorck(reference: Side, stepped: Any, *factors: Any) -> Any:
@@ -429,7 +433,7 @@ def test_retraction_from_the_factors_is_bjorck_of_the_weight(
 
 
 @given(rng=seeds(), shape=shapes)
-def test_a_step_too_large_for_the_series_is_left_alone(side: Side, rng: np.random.Generator, shape: Any):
+def test_a_step_too_large_for_the_series_is_left_alone(side: Side, rng: np.random.Generator, shape: Any) -> None:
     step = a_step(rng, shape, 3, 20.0)
     ours = side.results(side.orthogonality.retract(*side.operands(step), 20.0))
     assert np.array_equal(ours, side.results(side.operands(step[0])))
@@ -438,7 +442,7 @@ def test_a_step_too_large_for_the_series_is_left_alone(side: Side, rng: np.rando
 @given(rng=seeds(), shape=st.sampled_from([(16, 24), (24, 16), (13, 13)]))
 def test_a_step_is_left_alone_just_where_the_trace_says_so(
     side: Side, rng: np.random.Generator, shape: tuple[int, int]
-):
+) -> None:
     """tr E^6 a little below 1 and above, from one direction: half precision moves it by tenths, others by less."""
     off = 0.4 if side.eps > 1e-3 else 0.01
     weight, _, z, _ = a_step(rng, shape, 1, 0.0)
@@ -464,7 +468,9 @@ def test_a_step_is_left_alone_just_where_the_trace_says_so(
 
 
 @given(rng=seeds(), span=st.sampled_from([(4, 17), (20, 33)]))
-def test_directions_with_a_small_weight_are_set_right(side: Side, rng: np.random.Generator, span: tuple[int, int]):
+def test_directions_with_a_small_weight_are_set_right(
+    side: Side, rng: np.random.Generator, span: tuple[int, int]
+) -> None:
     """Ten times as large as what is taken for 0; of half precision, whose products are coarser, a tenth."""
     eps = side.eps if side.eps < 1e-4 else 0.01 / 100 / span[0]
     s = np.ones(span[1])
@@ -476,7 +482,7 @@ def test_directions_with_a_small_weight_are_set_right(side: Side, rng: np.random
     assert 0.8 <= found <= 1.25, f"set right: {found}"
 
 
-def test_directions_without_a_weight_stay_as_they_are(side: Side):
+def test_directions_without_a_weight_stay_as_they_are(side: Side) -> None:
     """A weight of rank one: what is 0 to rounding is not blown up to a direction of norm 1."""
     rng = np.random.default_rng(0)
     weight = np.outer(*rng.standard_normal((2, 128))) / 128**0.5  # of entries that do not all round alike

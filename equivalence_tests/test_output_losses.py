@@ -225,7 +225,7 @@ PAIRS = [(name, kind) for name in RULES for kind in KINDS if KINDS[kind].vectors
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 @given(drawing=drawings())
-def test_rules(twin: TwinSide, compare: Comparison, name: str, kind: str, drawing: Any):
+def test_rules(twin: TwinSide, compare: Comparison, name: str, kind: str, drawing: Any) -> None:
     loss = KINDS[kind]
     case, drawn, rng = drawing
 
@@ -272,7 +272,7 @@ MODULES = {
 
 @pytest.mark.parametrize("rule", [Backprop, Foton])
 @pytest.mark.parametrize("name", MODULES)
-def test_pytorchs_modules_are_what_they_are(rule: type[OutputLoss], name: str):
+def test_pytorchs_modules_are_what_they_are(rule: type[OutputLoss], name: str) -> None:
     """The loss and every gradient are those of `loss(model(x), y).backward()`, with reduction="mean"."""
     loss, kind = MODULES[name]
     model, x, labels, numbers = batch()
@@ -287,7 +287,7 @@ def test_pytorchs_modules_are_what_they_are(rule: type[OutputLoss], name: str):
         torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-6 if rule is Foton else 1e-13)
 
 
-def test_weights_of_samples_are_counts():
+def test_weights_of_samples_are_counts() -> None:
     """A sample of weight 2 counts as one that stands in the batch twice, and one of weight 0 as one that does not."""
     model, x, labels, _ = batch()
     rule = Backprop(model, loss=nn.CrossEntropyLoss(ignore_index=-1))
@@ -300,7 +300,7 @@ def test_weights_of_samples_are_counts():
         torch.testing.assert_close(p.grad, gradient)
 
 
-def test_labels_of_tokens():
+def test_labels_of_tokens() -> None:
     """Of scores (batch, T, K) and labels (batch, T): value, e and N of each label."""
     scores, labels = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(-1, 3, (4, 5))
     loss = nn.CrossEntropyLoss(WEIGHT.double(), ignore_index=-1)
@@ -331,7 +331,7 @@ class Focal(nn.Module):
         return (-((1 - p) ** self.powers[0]) * p.log()).mean()
 
 
-def test_a_module_of_ones_own_keeps_its_buffers():
+def test_a_module_of_ones_own_keeps_its_buffers() -> None:
     torch.manual_seed(0)
     rule, x, y = Backprop(dense(), loss=Focal()), torch.randn(6, 16), torch.arange(6) % 4
     expected = Focal()(rule.model(x), y)
@@ -343,7 +343,7 @@ def test_a_module_of_ones_own_keeps_its_buffers():
 @pytest.mark.parametrize(
     "loss", [nn.CrossEntropyLoss(torch.ones(4)), nn.BCEWithLogitsLoss(torch.ones(4), pos_weight=torch.ones(4))]
 )
-def test_class_weights_move_with_the_rule(loss: nn.Module):
+def test_class_weights_move_with_the_rule(loss: nn.Module) -> None:
     rule = Backprop(dense().double(), loss=loss)
     weights = dict(rule.loss.named_buffers())
     assert len(weights) == len(dict(loss.named_buffers()))
@@ -353,7 +353,7 @@ def test_class_weights_move_with_the_rule(loss: nn.Module):
 
 
 @pytest.mark.parametrize("make", [CrossEntropy, BinaryCrossEntropy, SquaredError])
-def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]):
+def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]) -> None:
     """By a factor on all weights: on the loss of each label, and on e."""
     scores, y = torch.randn(2, 5, 3, dtype=torch.float64, generator=seeded(0))
     whole, share, y = make(), make(), y.softmax(dim=1)
@@ -372,7 +372,7 @@ def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]):
         (CrossEntropy(), True), (CrossEntropy(class_weight=WEIGHT.double()), False), (SquaredError(), True),
     ],
 )  # fmt: skip
-def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: bool):
+def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: bool) -> None:
     """To the outputs less e: without a weight or a mean to the targets themselves, to the last digit."""
     scores, y = torch.randn(2, 50, 3, dtype=torch.float64, generator=seeded(0))
     y = y.softmax(dim=1)
@@ -383,7 +383,7 @@ def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: 
     assert torch.equal(found, y) == (plain and not weighted), "the targets themselves"
 
 
-def test_class_weights_are_finite_and_not_negative():
+def test_class_weights_are_finite_and_not_negative() -> None:
     for weights, said in (
         ([1, 1, 1, float("inf")], "negative or infinite"),
         ([1, 1, 1, float("nan")], "negative or infinite"),
@@ -395,7 +395,7 @@ def test_class_weights_are_finite_and_not_negative():
     Backprop(dense(), loss=nn.CrossEntropyLoss(torch.tensor([0.0, 1, 1, 1])))
 
 
-def test_one_score_takes_numbers_and_labels_of_yes_and_no():
+def test_one_score_takes_numbers_and_labels_of_yes_and_no() -> None:
     x, y = torch.randn(5, 6), torch.rand(5)
     for rule in (Backprop, Foton, Ftp, Pepita, FeedbackAlignment, DirectFeedbackAlignment):
         for loss in ("squared_error", "huber", "binary_cross_entropy", nn.BCEWithLogitsLoss(), nn.MSELoss()):
@@ -406,7 +406,7 @@ def test_one_score_takes_numbers_and_labels_of_yes_and_no():
 
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("name", MODULES)
-def test_losses_of_layers(name: str, detach: bool):
+def test_losses_of_layers(name: str, detach: bool) -> None:
     """Of local classifiers every layer has PyTorch's loss of its own scores: its gradients are those of autograd."""
     loss, kind = MODULES[name]
     _, x, labels, numbers = batch()
@@ -427,7 +427,7 @@ def test_losses_of_layers(name: str, detach: bool):
     torch.testing.assert_close(rule.objective(x, y), total)
 
 
-def test_losses_of_layers_weigh_samples_and_choose_layers():
+def test_losses_of_layers_weigh_samples_and_choose_layers() -> None:
     _, x, _, numbers = batch()
     weights = torch.rand(7, dtype=x.dtype)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
@@ -449,7 +449,7 @@ def tokens() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rule", [Backprop, Ftp, Pepita, FeedbackAlignment, MonoForward, *DIRECT])
-def test_tokens_whose_labels_are_ignored(rule: Any):
+def test_tokens_whose_labels_are_ignored(rule: Any) -> None:
     """Tokens that do not meet are samples of one token each, and those that are ignored are as if not there."""
     loss = nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0, 3.0]), ignore_index=-1, label_smoothing=0.1)
     weights = torch.rand(4, 5, dtype=torch.float64)
@@ -464,7 +464,7 @@ def test_tokens_whose_labels_are_ignored(rule: Any):
 
 
 @pytest.mark.parametrize("rule", [Ftp, Pepita, Foton, DifferenceTargetPropagation])
-def test_labels_of_positions_are_refused_where_they_have_no_place(rule: type[OutputLoss]):
+def test_labels_of_positions_are_refused_where_they_have_no_place(rule: type[OutputLoss]) -> None:
     model, x, y = tokens()
     said = "give the rule an example" if rule in (Ftp, Pepita) else r"make them samples, x.flatten\(0, 1\)"
     with pytest.raises(ValueError, match=rf"x: shape \(4, 5, 6\), whose positions have a label each; {said}"):
@@ -480,7 +480,7 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize(("rule", "name"), OUTPUTS)
-def test_the_output_layer_has_its_exact_gradient(rule: type[OutputLoss], name: str):
+def test_the_output_layer_has_its_exact_gradient(rule: type[OutputLoss], name: str) -> None:
     """Under every rule, with PyTorch's own loss; of PEPITA with the clean activities."""
     loss, kind = MODULES[name]
     model, x, labels, numbers = batch()
@@ -493,7 +493,7 @@ def test_the_output_layer_has_its_exact_gradient(rule: type[OutputLoss], name: s
 
 
 @pytest.mark.parametrize("aggregation", ["readout", "range"])
-def test_what_chooses_and_joins_layers_knows_which_labels_are_ignored(aggregation: Any):
+def test_what_chooses_and_joins_layers_knows_which_labels_are_ignored(aggregation: Any) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(8, 16), torch.tensor([0, 1, 2, 3, -1, -1, 0, 1])
     rule = LocalClassifiers(dense(), loss=nn.CrossEntropyLoss(ignore_index=-1), aggregation=aggregation)
@@ -507,7 +507,7 @@ def test_what_chooses_and_joins_layers_knows_which_labels_are_ignored(aggregatio
         torch.testing.assert_close(of_readout.loss, expected.detach())
 
 
-def test_losses_of_labels_are_shaped_as_labels():
+def test_losses_of_labels_are_shaped_as_labels() -> None:
     """A mean over scores is over those of one label, of which a sample may have many; a function is of all of them."""
     scores, numbers = torch.rand(2, 4, 5, 3, dtype=torch.float64)
     found = read_loss(nn.MSELoss()).of_labels(scores, numbers)
@@ -517,7 +517,7 @@ def test_losses_of_labels_are_shaped_as_labels():
 
 
 @pytest.mark.parametrize("rule", [Backprop, MonoForward, *DIRECT])
-def test_one_sample_of_tokens(rule: Any):
+def test_one_sample_of_tokens(rule: Any) -> None:
     model, x, y = tokens()
     built = rule(model, example=x, generator=seeded(1))
     once = built.assign_credit(x[:1], y[:1].clamp(min=0))

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("ours_only")
 TAUGHT = [(rule, model) for rule in RULES for model in MODELS if (rule, model) not in REFUSED]
 
 
-def test_the_table_has_every_rule():
+def test_the_table_has_every_rule() -> None:
     kinds = {name for name in rules.__all__ if isinstance(getattr(rules, name), type)}
     kinds = {name for name in kinds if issubclass(getattr(rules, name), CreditAssignment)}
     assert set(RULES) == kinds - {kind.__name__ for kind in (CreditAssignment, Rule, RecurrentRule)}
@@ -36,7 +36,7 @@ def test_the_table_has_every_rule():
 
 
 @pytest.mark.parametrize(("rule", "model"), REFUSED)
-def test_what_is_refused_is_refused_by_the_need_that_is_missing(rule: str, model: str):
+def test_what_is_refused_is_refused_by_the_need_that_is_missing(rule: str, model: str) -> None:
     def first_step() -> None:
         made, x, y = build(rule, model, 0)
         made.assign_credit(x, y)
@@ -58,12 +58,12 @@ def check(rule: str, model: str, seed: int, freeze: bool, patient: bool) -> None
 
 
 @pytest.mark.parametrize(("rule", "model"), TAUGHT)
-def test_rules_train_the_models_that_people_have(rule: str, model: str):
+def test_rules_train_the_models_that_people_have(rule: str, model: str) -> None:
     check(rule, model, 0, freeze=False, patient=False)
 
 
 @pytest.mark.parametrize(("rule", "model"), TAUGHT)
-def test_rules_train_models_that_are_frozen_in_part(rule: str, model: str):
+def test_rules_train_models_that_are_frozen_in_part(rule: str, model: str) -> None:
     check(rule, model, 0, freeze=True, patient=False)
 
 
@@ -71,17 +71,17 @@ def test_rules_train_models_that_are_frozen_in_part(rule: str, model: str):
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("rule", "model"), TAUGHT)
-def test_rules_train_them_for_fifty_steps_with_three_seeds(rule: str, model: str, seed: int, freeze: bool):
+def test_rules_train_them_for_fifty_steps_with_three_seeds(rule: str, model: str, seed: int, freeze: bool) -> None:
     check(rule, model, seed, freeze, patient=True)
 
 
-def test_an_ensemble_gives_scores_of_every_token():
+def test_an_ensemble_gives_scores_of_every_token() -> None:
     made, x, _ = build("BackpropEnsemble", "character transformer", 0)
     scores = made(x)
     torch.testing.assert_close(scores.exp().sum(dim=2), torch.ones(x.shape, dtype=torch.float64))
 
 
-def test_hardware_reads_one_matrix_for_all_sequences():
+def test_hardware_reads_one_matrix_for_all_sequences() -> None:
     """Whatever product PyTorch makes of it: another one where nothing before it is trained."""
     gradients = []
     for frozen in (False, True):
@@ -96,7 +96,7 @@ def test_hardware_reads_one_matrix_for_all_sequences():
 
 
 @pytest.mark.parametrize("rule", [rules.Ftp, rules.Pepita, rules.DirectFeedbackAlignment])
-def test_what_comes_before_the_units_is_at_rest_while_sizes_are_read(rule: Any):
+def test_what_comes_before_the_units_is_at_rest_while_sizes_are_read(rule: Any) -> None:
     """Batch normalisation that learns nothing: it asks for no second sample, and its statistics stay."""
     norm = torch.nn.BatchNorm1d(6, affine=False)
     model = torch.nn.Sequential(

@@ -56,7 +56,7 @@ EQUATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 @losses
 @given(layer=layer_goodness())
-def test_twin(twin: Side, compare: Comparison, name: str, layer: Any):
+def test_twin(twin: Side, compare: Comparison, name: str, layer: Any) -> None:
     def credit(side: Side, layer: Any) -> Any:
         return LOSSES[name](side.pair_losses)(side.pair_losses.LayerGoodness(*layer))
 
@@ -70,7 +70,7 @@ def on(side: Side, loss: Any, layer: Any) -> Any:
 
 @losses
 @given(layer=layer_goodness())
-def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
+def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any) -> None:
     layer = side.results(side.operands(layer))
     credit = on(side, LOSSES[name](side.pair_losses), layer)
     tensors = layer._replace(**{field: torch.from_numpy(getattr(layer, field)) for field in layer._fields[3:]})
@@ -85,7 +85,7 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, layer: Any):
 
 @losses
 @pytest.mark.parametrize("size", [200.0, 1e4, 1e30])
-def test_finite_for_any_goodness(side: Side, name: str, size: float):
+def test_finite_for_any_goodness(side: Side, name: str, size: float) -> None:
     corners = np.array([(a, b, c, d) for a in (0, 1, -1) for b in (0, 1, -1) for c in (0, 1) for d in (0, 1)])
     layer = (1, 3, 1.0, *(size * corners.T.astype(float)))
     credit = on(side, LOSSES[name](side.pair_losses), layer)
@@ -95,7 +95,7 @@ def test_finite_for_any_goodness(side: Side, name: str, size: float):
 
 
 @pytest.mark.parametrize("u", [-200.0, -50.0, -25.0, 25.0, 200.0])
-def test_far_tails(side: Side, u: float):
+def test_far_tails(side: Side, u: float) -> None:
     """softplus(u) and its slope to relative precision, where log(1 + e^u) by its letter is 0 or not finite."""
     zero = np.zeros(1)
     loss = side.pair_losses.symba(1.0)
@@ -109,7 +109,7 @@ def test_far_tails(side: Side, u: float):
 
 
 @given(layer=layer_goodness())
-def test_a_quiet_layer_is_the_mirror_of_an_active_one(side: Side, layer: Any):
+def test_a_quiet_layer_is_the_mirror_of_an_active_one(side: Side, layer: Any) -> None:
     """The threshold loss on -g and -scale: softplus(g^+ - theta) + softplus(theta - g^-)."""
     mirrored = layer._replace(scale=-layer.scale, positive=-layer.positive, negative=-layer.negative)
     ours = on(side, side.pair_losses.threshold(), mirrored)
@@ -121,7 +121,7 @@ def test_a_quiet_layer_is_the_mirror_of_an_active_one(side: Side, layer: Any):
 
 
 @given(layer=layer_goodness())
-def test_slopes_of_rankings_are_opposite(side: Side, layer: Any):
+def test_slopes_of_rankings_are_opposite(side: Side, layer: Any) -> None:
     """And at most alpha, or 1; the threshold loss can be settled on one stream alone."""
     for loss, most in ((side.pair_losses.symba(), 4), (side.pair_losses.smoothed_triplet(), 1)):
         credit = on(side, loss, layer)
@@ -134,7 +134,7 @@ def test_slopes_of_rankings_are_opposite(side: Side, layer: Any):
 
 
 @given(layer=layer_goodness())
-def test_limits_of_the_smoothed_triplet(side: Side, layer: Any):
+def test_limits_of_the_smoothed_triplet(side: Side, layer: Any) -> None:
     """Between max(0, .) and that plus log 2 / beta; without a margin, beta times it is SymBa."""
     layer = side.results(side.operands(layer))
     gap = layer.negative - layer.positive
@@ -151,7 +151,7 @@ def test_limits_of_the_smoothed_triplet(side: Side, layer: Any):
 
 
 @given(layer=layer_goodness())
-def test_collaboration_is_the_threshold_loss_of_a_sum(side: Side, layer: Any):
+def test_collaboration_is_the_threshold_loss_of_a_sum(side: Side, layer: Any) -> None:
     layer = side.results(side.operands(layer))
     summed = layer._replace(
         positive=layer.positive + layer.prior_positive, negative=layer.negative + layer.prior_negative
@@ -164,7 +164,7 @@ def test_collaboration_is_the_threshold_loss_of_a_sum(side: Side, layer: Any):
 
 @losses
 @given(layer=layer_goodness())
-def test_who_asks_for_the_other_layers(side: Side, name: str, layer: Any):
+def test_who_asks_for_the_other_layers(side: Side, name: str, layer: Any) -> None:
     """Bit for bit: but for collaboration, a layer's credit does not depend on the others' goodness."""
     other = layer._replace(prior_positive=layer.prior_negative - 7, prior_negative=layer.prior_positive + 1)
     loss = LOSSES[name](side.pair_losses)
@@ -174,7 +174,7 @@ def test_who_asks_for_the_other_layers(side: Side, name: str, layer: Any):
 
 
 @given(layer=layer_goodness())
-def test_equal_thresholds_are_one(side: Side, layer: Any):
+def test_equal_thresholds_are_one(side: Side, layer: Any) -> None:
     """The penalty adds its slope by the sign of the positive goodness, and nothing to the negative stream."""
     one = on(side, side.pair_losses.threshold(1.5), layer)
     two = on(side, side.pair_losses.two_thresholds(1.5, 1.5), layer)
@@ -186,7 +186,7 @@ def test_equal_thresholds_are_one(side: Side, layer: Any):
 
 
 @losses
-def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
+def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str) -> None:
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
     loss = LOSSES[name](twin.pair_losses)

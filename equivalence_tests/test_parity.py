@@ -17,17 +17,17 @@ def public_files(package: ModuleType) -> set[str]:
     return {path.stem for path in Path(str(package.__file__)).parent.glob("*.py") if not path.stem.startswith("_")}
 
 
-def test_same_files():
+def test_same_files() -> None:
     assert public_files(reference) == public_files(accelerated) == set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_same_names_in_the_same_order(module: str, twin: TwinSide):
+def test_same_names_in_the_same_order(module: str, twin: TwinSide) -> None:
     assert getattr(reference, module).__all__ == twin.found(module).__all__
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_definitions_in_the_same_order(module: str, twin: TwinSide):
+def test_definitions_in_the_same_order(module: str, twin: TwinSide) -> None:
     def defined(of: ModuleType) -> list[str]:
         found = [getattr(of, name) for name in of.__all__]
         found = [item for item in found if inspect.isfunction(item) or inspect.isclass(item)]
@@ -67,7 +67,7 @@ def field_defaults(kind: type) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_same_parameters(module: str, twin: TwinSide):
+def test_same_parameters(module: str, twin: TwinSide) -> None:
     ours, theirs = getattr(reference, module), twin.found(module)
     for name in ours.__all__:
         original, copy = getattr(ours, name), getattr(theirs, name)

@@ -31,7 +31,7 @@ def updates(side: Side, network: Any, x: Any, labels: Any, masks: Any, projectio
 @given(case=chain_cases(), rng=seeds(), output_error=passes, presynaptic=passes)
 def test_updates(
     twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, output_error: Any, presynaptic: Any
-):
+) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, output_error=output_error, presynaptic=presynaptic)
 
@@ -39,7 +39,7 @@ def test_updates(
 
 
 @given(case=cases(), rng=seeds())
-def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, output_gradient=side.losses.squared_error_gradient)
 
@@ -47,7 +47,7 @@ def test_squared_error_updates(twin: Side, compare: Comparison, case: Case, rng:
 
 
 @given(case=chain_cases(), rng=seeds())
-def test_without_projection_only_the_output_layer_learns(side: Side, case: ChainCase, rng: np.random.Generator):
+def test_without_projection_only_the_output_layer_learns(side: Side, case: ChainCase, rng: np.random.Generator) -> None:
     """F = 0: both passes are one, so hidden updates vanish and the output layer's is backpropagation's."""
     *operands, projection = side.operands((*case, 0 * projection_for(case, rng)))
     ours = side.results(updates(side, *operands, projection))
@@ -57,7 +57,7 @@ def test_without_projection_only_the_output_layer_learns(side: Side, case: Chain
 
 
 @given(case=cases(SMOOTH, dropout=False), rng=seeds())
-def test_small_modulation_is_feedback_alignment_with_a_moving_matrix(case: Case, rng: np.random.Generator):
+def test_small_modulation_is_feedback_alignment_with_a_moving_matrix(case: Case, rng: np.random.Generator) -> None:
     """h_1 - h~_1 = -sigma'(a_1) * (W_1 F e) to first order in F: feedback alignment with the matrix -W_1 F."""
     chain = ReferenceSide().chain(case.dense)
     projection = 1e-5 * rng.standard_normal((case.num_classes, case.x.shape[1]))
@@ -71,7 +71,7 @@ def test_small_modulation_is_feedback_alignment_with_a_moving_matrix(case: Case,
 
 
 @given(case=cases(("identity",), dropout=False), rng=seeds())
-def test_the_sign_of_the_projection_is_a_convention(case: Case, rng: np.random.Generator):
+def test_the_sign_of_the_projection_is_a_convention(case: Case, rng: np.random.Generator) -> None:
     """Linear layers, clean presynaptic factors: -F gives exactly the negative hidden updates."""
     chain, projection = ReferenceSide().chain(case.dense), projection_for(case, rng)
     plus = pepita.updates(chain, projection, case.x, case.labels, presynaptic="clean")
@@ -82,7 +82,7 @@ def test_the_sign_of_the_projection_is_a_convention(case: Case, rng: np.random.G
 
 
 @given(case=cases(), rng=seeds())
-def test_modulated_and_clean_forms_differ(side: Side, case: Case, rng: np.random.Generator):
+def test_modulated_and_clean_forms_differ(side: Side, case: Case, rng: np.random.Generator) -> None:
     """The published forms are different rules, so that taking one for the other cannot go unnoticed.
 
     Labels are the least likely classes: a small error would modulate the input by less than a rounding.
@@ -102,7 +102,7 @@ def test_modulated_and_clean_forms_differ(side: Side, case: Case, rng: np.random
 
 
 @given(case=cases(orthogonal=True), rng=seeds())
-def test_pepita_is_not_backprop(case: Case, rng: np.random.Generator):
+def test_pepita_is_not_backprop(case: Case, rng: np.random.Generator) -> None:
     side = ReferenceSide()
     ours = updates(side, *case, projection_for(case, rng))[0][0]
     theirs = backprop_updates(side, *case)[0][0]

@@ -15,13 +15,13 @@ from prograde.equivalence_tests.sides import TwinSide
 pytestmark = pytest.mark.smoke
 
 
-def test_what_a_test_makes_is_on_the_device_under_test(twin: TwinSide):
+def test_what_a_test_makes_is_on_the_device_under_test(twin: TwinSide) -> None:
     made = torch.zeros(2), nn.Linear(2, 2).weight, seeded(1), torch.rand(2, generator=seeded(1))
     assert {part.device.type for part in made} == {twin.device.type}
 
 
 @pytest.mark.places_itself
-def test_models_are_placed_and_what_the_package_makes_is_not(monkeypatch: pytest.MonkeyPatch):
+def test_models_are_placed_and_what_the_package_makes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Placement, "device", torch.device("meta"))
     with Placement():
         models = nn.Conv2d(1, 2, 3), RecurrentNetwork(2, 3, 4, "gru"), OrthogonalConv2d(2, 2, 3)
@@ -31,7 +31,7 @@ def test_models_are_placed_and_what_the_package_makes_is_not(monkeypatch: pytest
     assert {part.device.type for part in elsewhere} == {"cpu"}, "made by the package, or where the test says"
 
 
-def test_no_test_takes_the_device_for_the_cpu():
+def test_no_test_takes_the_device_for_the_cpu() -> None:
     """A bare generator is of the CPU, and only a tensor of the CPU becomes an array."""
     bare = re.compile(r"torch\.Generator\(\)|(?<!\.cpu\(\))\.numpy\(\)")
     for path in sorted(Path(__file__).parent.glob("test_*.py")):

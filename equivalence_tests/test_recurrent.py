@@ -128,7 +128,7 @@ def present(parts: Any) -> list[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject) -> None:
     case = data.draw(sequences(KINDS[kind], lengths=(2, 3, 7)), label="case")
 
     def states(side: Side, weights: Any, x: Any) -> Any:
@@ -139,7 +139,7 @@ def test_forward(twin: Side, compare: Comparison, kind: str, data: st.DataObject
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), rng=seeds())
-def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, rng: np.random.Generator):
+def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, rng: np.random.Generator) -> None:
     """Its value, its derivative and its difference for a step of any size."""
     case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
@@ -160,7 +160,7 @@ def test_cell(twin: Side, compare: Comparison, kind: str, data: st.DataObject, r
 
 
 @pytest.mark.parametrize("gate", [0, 1, 2])
-def test_derivatives_of_saturated_gates_keep_their_digits(side: Side, gate: int):
+def test_derivatives_of_saturated_gates_keep_their_digits(side: Side, gate: int) -> None:
     """Those of the GRU are even in r's, z's and n's pre-activation but for the kept part: no digit goes in 1 - s(a)."""
     cell = side.recurrent.gru
     sizes = np.linspace(4, 30, 50)
@@ -194,7 +194,9 @@ def check_relative(found: Any, truth: Any, eps: float, a: Any, name: str) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), rng=seeds())
-def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st.DataObject, rng: np.random.Generator):
+def test_a_cells_derivative_is_that_of_its_value(
+    side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
+) -> None:
     """<d, difference of a small step> / size = <vjp(d), step>, to first order."""
     case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     if side.eps > 1e-8:
@@ -218,7 +220,7 @@ def test_a_cells_derivative_is_that_of_its_value(side: Side, kind: str, data: st
 @given(data=st.data(), rng=seeds())
 def test_a_cells_difference_is_exact_for_steps_of_any_size(
     side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
-):
+) -> None:
     """value(p, q, h) - value(p - s, q - u, h - v)."""
     case = data.draw(sequences(KINDS[kind], lengths=(3,)), label="case")
     n, rows = case.weights.weight_hh.shape[1], len(case.weights.weight_hh)
@@ -234,7 +236,7 @@ def test_a_cells_difference_is_exact_for_steps_of_any_size(
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject):
+def test_the_pass_is_that_of_pytorch(side: Side, kind: str, data: st.DataObject) -> None:
     """States and outputs of nn.RNN and nn.GRU with the same parameters."""
     case = data.draw(sequences(LIBRARY[kind]), label="case")
     weights, x = side.operands((case.weights, case.x))
@@ -276,7 +278,7 @@ def made(side: Side, cell: str, weights: Any, x: Any) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_step(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+def test_step(twin: Side, compare: Comparison, kind: str, data: st.DataObject) -> None:
     case = data.draw(step_cases(kind), label="case")
 
     def four(side: Side, weights: Any, x: Any, z: Any, u: Any, d: Any) -> Any:
@@ -288,7 +290,9 @@ def test_step(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_a_steps_difference_is_that_of_two_values(side: Side, compare: Comparison, kind: str, data: st.DataObject):
+def test_a_steps_difference_is_that_of_two_values(
+    side: Side, compare: Comparison, kind: str, data: st.DataObject
+) -> None:
     """Also after its value at another state."""
     case = data.draw(step_cases(kind), label="case")
 
@@ -308,7 +312,7 @@ def test_a_steps_difference_is_that_of_two_values(side: Side, compare: Compariso
 @given(data=st.data(), rng=seeds())
 def test_a_steps_adjoint_and_update_are_its_derivatives(
     side: Side, kind: str, data: st.DataObject, rng: np.random.Generator
-):
+) -> None:
     """<d, h_t> changes with the state by <adjoint(d), v>, its batch mean with the parameters by <update(d), xi>."""
     case = data.draw(step_cases(kind), label="case")
     if side.eps > 1e-8:
@@ -359,7 +363,7 @@ truncations = st.sampled_from([None, 1, 2, 5, 9])
 @given(data=st.data(), truncation=truncations, regression=st.booleans())
 def test_updates(
     twin: Side, compare: Comparison, kind: str, data: st.DataObject, truncation: int | None, regression: bool
-):
+) -> None:
     case = data.draw(sequences(KINDS[kind]), label="case")
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -378,7 +382,7 @@ def without_silent(found: Any, length: int) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.DataObject) -> None:
     case = data.draw(sequences(KINDS[kind]), label="case")
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
@@ -394,7 +398,7 @@ def test_state_gradients(twin: Side, compare: Comparison, kind: str, data: st.Da
 @given(data=st.data(), truncation=truncations, regression=st.booleans())
 def test_backprop_through_time_is_autograd(
     side: Side, kind: str, data: st.DataObject, truncation: int | None, regression: bool
-):
+) -> None:
     """Of PyTorch's own modules: whole, or through the last steps from a state that is held fixed."""
     case = data.draw(sequences(LIBRARY[kind]), label="case")
     layer, output = library(case.cell, case.weights)
@@ -425,7 +429,7 @@ def test_backprop_through_time_is_autograd(
 @given(case=sequences(lengths=(3, 7)))
 def test_shared_parameters_take_the_sum_or_the_mean_of_the_steps(
     side: Side, compare: Comparison, reduction: str, case: Sequences
-):
+) -> None:
     """The output's update is its own."""
 
     def ours(side: Side, weights: Any, x: Any, y: Any) -> Any:
@@ -442,7 +446,7 @@ def test_shared_parameters_take_the_sum_or_the_mean_of_the_steps(
     compare(side, reduction, ours, *case.operands, expected=each)
 
 
-def test_what_does_not_fit_is_refused(side: Side):
+def test_what_does_not_fit_is_refused(side: Side) -> None:
     rng = np.random.default_rng(0)
     weights = random_weights("gru", 3, 4, 2, rng)
     operands = side.operands((weights, rng.standard_normal((5, 6, 3)), np.zeros(5, dtype=np.int64)))
@@ -457,7 +461,7 @@ def test_what_does_not_fit_is_refused(side: Side):
         updates(side, narrow, *operands[1:], cell="gru")
 
 
-def test_steps_that_do_not_follow_each_other_share_no_products():
+def test_steps_that_do_not_follow_each_other_share_no_products() -> None:
     from prograde.accelerated import recurrent
     from prograde.accelerated.layers import Dense, forward
 

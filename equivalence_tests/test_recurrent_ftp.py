@@ -97,7 +97,7 @@ def test_updates(
     gain: float,
     regression: bool,
     softened: bool,
-):
+) -> None:
     case = data.draw(sequences(KINDS[kind]), label="case")
     loss = "squared_error" if regression else ""
 
@@ -133,7 +133,7 @@ def test_the_updates_of_a_chain_sum_to_those_of_the_network(
     phi: str,
     every: bool,
     regression: bool,
-):
+) -> None:
     """`ftp.updates` takes the steps for layers like any others."""
     case = data.draw(sequences(KINDS[kind]), label="case")
     loss = "squared_error" if regression else ""
@@ -158,7 +158,7 @@ def test_the_updates_of_a_chain_sum_to_those_of_the_network(
 @given(data=st.data(), rng=seeds(), every=every_step)
 def test_differences(
     twin: Side, compare: Comparison, kind: str, data: st.DataObject, rng: np.random.Generator, every: bool
-):
+) -> None:
     case = data.draw(sequences(KINDS[kind]), label="case")
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -170,7 +170,7 @@ def test_differences(
 @given(case=sequences(), rng=seeds(), phi=projections, every=every_step)
 def test_where_the_output_is_the_target_no_state_moves(
     side: Side, case: Sequences, rng: np.random.Generator, phi: str, every: bool
-):
+) -> None:
     """p = y: both projections are one, and nothing is learnt."""
     weights, x, feedback = side.operands((case.weights, case.x, feedback_for(case, rng)))
     y = side.layers.forward(*chain(side, case.cell, weights, x)).scores
@@ -182,7 +182,7 @@ def test_where_the_output_is_the_target_no_state_moves(
 @given(case=sequences(("identity", "tanh"), lengths=(1,)), rng=seeds(), gain=st.sampled_from([0.5, 1.0]))
 def test_one_step_is_dense_ftp_and_direct_feedback_alignment(
     side: Side, compare: Comparison, case: Sequences, rng: np.random.Generator, gain: float
-):
+) -> None:
     """With phi = identity, B_1 = gamma G, and the state's bias a part of the layer's."""
     weights = case.weights._replace(bias_hh=None if case.weights.bias_hh is None else 0 * case.weights.bias_hh)
 
@@ -218,7 +218,7 @@ def linear(rng: np.random.Generator, length: int = 6, n: int = 7, orthogonal: bo
 
 
 @given(rng=seeds())
-def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: Side, rng: np.random.Generator):
+def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: Side, rng: np.random.Generator) -> None:
     """tau_t - h_t = W_h^(t-1) G (y - p); where every step is corrected, the sum of these up to t."""
     case = linear(rng)
     feedback = feedback_for(case, rng)
@@ -238,7 +238,7 @@ def test_targets_of_a_linear_cell_are_displaced_by_powers_of_its_weights(side: S
 @given(rng=seeds())
 def test_every_step_of_a_linear_cell_has_the_same_inner_product_with_backprop(
     side: Side, compare: Comparison, rng: np.random.Generator
-):
+) -> None:
     """<dLoss/dh_t, h_t - tau_t> = e^T W_o W_h^(T-1) G e of all steps: the sign of one tells whether all descend."""
     case = linear(rng)
 
@@ -267,7 +267,7 @@ def state_gradients(side: Side, weights: Any, x: Any, labels: Any) -> Any:
 @given(rng=seeds(), length=st.sampled_from([1, 2, 30]))
 def test_an_orthogonal_linear_cell_with_matching_feedback_gives_backprop(
     side: Side, rng: np.random.Generator, length: int
-):
+) -> None:
     """G = (W_o W_h^(T-1))^T: each target is displaced by the gradient, through any number of steps."""
     case = linear(rng, length, orthogonal=True)
     power = np.linalg.matrix_power(case.weights.weight_hh, length - 1)
@@ -284,7 +284,7 @@ def test_an_orthogonal_linear_cell_with_matching_feedback_gives_backprop(
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), rng=seeds(), every=every_step)
-def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, every: bool):
+def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.random.Generator, every: bool) -> None:
     """The slope of sum_t 1/2 |h_t - tau_t|^2, tau_t and h_(t-1) held fixed, along any direction of the parameters."""
     case = data.draw(sequences(KINDS[kind], lengths=(2, 7)), label="case")
     from prograde.equivalence_tests.sides import ReferenceSide
@@ -317,7 +317,7 @@ def test_the_local_losses_are_descended(kind: str, data: st.DataObject, rng: np.
 @given(case=sequences(lengths=(7,)), rng=seeds(), every=every_step)
 def test_the_mean_over_steps_is_the_sum_by_their_number(
     side: Side, case: Sequences, rng: np.random.Generator, every: bool
-):
+) -> None:
     """The output's update is neither."""
     operands = side.operands((*case.operands, feedback_for(case, rng)))
     whole, mean = (
@@ -330,7 +330,7 @@ def test_the_mean_over_steps_is_the_sum_by_their_number(
             assert rms(a - share * b) <= 64 * side.eps * rms(a), name
 
 
-def test_unknown_options_are_refused(side: Side):
+def test_unknown_options_are_refused(side: Side) -> None:
     case = linear(np.random.default_rng(0))
     operands = side.operands((*case.operands, np.ones((7, 4))))
     with side.refuses("reduction: 'max', expected 'sum' or 'mean'"):

@@ -95,7 +95,7 @@ def test_recurrent_ftp(
     loss: str,
     inject: Any,
     reduction: Any,
-):
+) -> None:
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     feedback = ftp.random_feedback(case.weights.weight_hh.shape[1], len(case.weights.weight_out), rng)
     options: dict[str, Any] = {"gain": 0.7, "reduction": reduction}
@@ -119,7 +119,7 @@ def test_recurrent_ftp(
 @given(data=st.data(), loss=losses, truncation=st.sampled_from([None, 1, 2, 5, 9]))
 def test_backprop_through_time(
     twin: TwinSide, compare: Comparison, kind: str, data: st.DataObject, loss: str, truncation: int | None
-):
+) -> None:
     """Of small x: PyTorch's derivative of tanh, 1 - h^2, has lost its digits where h is near 1."""
     case = with_biases(data.draw(sequences(LIBRARY[kind]), label="case"))
     case = case._replace(x=case.x / 4)
@@ -151,7 +151,7 @@ def example(cell: Any = "elman", loss: str = "cross_entropy") -> tuple[Recurrent
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
+def test_the_loss_is_the_objective(name: str, cell: Any, loss: str) -> None:
     """A scalar without a graph, the batch mean at the output."""
     model, x, y = example(cell, loss)
     rule = RULES[name](model, loss=loss)
@@ -166,7 +166,7 @@ def test_the_loss_is_the_objective(name: str, cell: Any, loss: str):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_stepping_while_streaming_changes_nothing(name: str):
+def test_stepping_while_streaming_changes_nothing(name: str) -> None:
     """Each part is overwritten before the next update is asked for."""
     model, x, y = example()
     rule = RULES[name](model, generator=seeded(1))
@@ -182,7 +182,7 @@ def test_stepping_while_streaming_changes_nothing(name: str):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_assign_credit_forgets_the_last_step(name: str):
+def test_assign_credit_forgets_the_last_step(name: str) -> None:
     model, x, y = example()
     rule = RULES[name](model)
     rule.assign_credit(x, y)
@@ -195,7 +195,7 @@ def test_assign_credit_forgets_the_last_step(name: str):
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
-def test_a_state_is_saved_whole(cell: Any):
+def test_a_state_is_saved_whole(cell: Any) -> None:
     """The feedback is in it; copies and pickles learn alike."""
     model, x, y = example(cell)
     rule = RecurrentFtp(model)
@@ -212,7 +212,7 @@ def test_a_state_is_saved_whole(cell: Any):
 @pytest.mark.places_itself
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide):
+def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinSide) -> None:
     model, x, y = (part.to(twin64.device) for part in example(cell))
     weights, kind = Weights(*model.parameters()), cell if cell in GATES else "tanh"
     names = ("activations", "layers", "losses", "ftp", "backprop", "recurrent")
@@ -237,7 +237,7 @@ def test_twins_compile_without_a_graph_break(name: str, cell: str, twin64: TwinS
         assert torch.equal(a, b), parameter
 
 
-def test_units_are_the_recurrent_layer_and_the_output():
+def test_units_are_the_recurrent_layer_and_the_output() -> None:
     """Their parameters together are the model's, in its order, weights first in each."""
     for cell in ("elman", "gru", "lstm"):
         rule = RecurrentFtp(example(cell)[0])
@@ -252,7 +252,7 @@ def test_units_are_the_recurrent_layer_and_the_output():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_squared_error_takes_labels_for_their_targets(name: str):
+def test_squared_error_takes_labels_for_their_targets(name: str) -> None:
     model, x, y = example()
     rule = RULES[name](model, loss="squared_error")
     found = []
@@ -262,12 +262,12 @@ def test_squared_error_takes_labels_for_their_targets(name: str):
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
-def test_elmans_state_matrix_starts_orthogonal():
+def test_elmans_state_matrix_starts_orthogonal() -> None:
     weight = RecurrentNetwork(3, 40, 2).recurrent.weight_hh_l0.double()
     assert torch.allclose(weight @ weight.T, torch.eye(40).double(), atol=1e-5)
 
 
-def test_the_model_is_what_it_says():
+def test_the_model_is_what_it_says() -> None:
     """Its output is the linear map of the last state."""
     model, x, _ = example("gru")
     states, last = model.recurrent(x)
@@ -275,7 +275,7 @@ def test_the_model_is_what_it_says():
     assert torch.equal(last[0], states[:, -1])
 
 
-def test_backward_hooks_are_called_through_time():
+def test_backward_hooks_are_called_through_time() -> None:
     model, x, y = example()
     rule, called = BackpropThroughTime(model), []
     hook = model.output.weight.register_hook(called.append)
@@ -326,7 +326,7 @@ def by_autograd(model: torch.nn.Module, *x: Any, y: torch.Tensor) -> list[torch.
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("form", ["whole", "steps first", "lengths", "packed"])
 @pytest.mark.parametrize("name", RULES)
-def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, several: bool):
+def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, several: bool) -> None:
     """Backpropagation's gradients are autograd's; FTP's the mean of those of the samples alone, in another model."""
     _, x, y = example()
     torch.manual_seed(1)
@@ -359,7 +359,7 @@ def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, sever
 
 @pytest.mark.parametrize("cell", ["elman", "relu", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
-def test_stacked_networks_learn(name: str, cell: Any):
+def test_stacked_networks_learn(name: str, cell: Any) -> None:
     """Which step has the label's number: the loss falls below a tenth, and every parameter moves."""
     torch.manual_seed(0)
     model = RecurrentNetwork(3, 12, 3, cell, num_layers=2)
@@ -376,7 +376,7 @@ def test_stacked_networks_learn(name: str, cell: Any):
     assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
-def test_units_that_are_not_the_model_are_refused():
+def test_units_that_are_not_the_model_are_refused() -> None:
     """By the difference, at construction with an example, else at the first batch; and by their names."""
     _, x, y = example()
 
@@ -433,7 +433,7 @@ def test_units_that_are_not_the_model_are_refused():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_lengths_that_do_not_fit_are_refused(name: str):
+def test_lengths_that_do_not_fit_are_refused(name: str) -> None:
     model, x, y = example()
     rule = RULES[name](model)
     for lengths, message in (
@@ -486,7 +486,7 @@ class Reader(torch.nn.Module):
 @hypothesis.example(case=stack_of_tokens(), reduction="sum")
 @hypothesis.example(case=stack_of_lengths(), reduction="mean")
 @given(case=stacks(), reduction=st.sampled_from(["sum", "mean"]))
-def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any):
+def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any, case: Stack, reduction: Any) -> None:
     """Tokens or features, of several lengths or one, with a label of each sample or of each step."""
     reduction = "sum" if algorithm == "backprop" else reduction
 
@@ -514,7 +514,7 @@ def test_a_stack_of_ones_own(twin: TwinSide, compare: Comparison, algorithm: Any
 
 
 @pytest.mark.parametrize("vocabulary", [None, 5])
-def test_sequences_may_have_one_step(vocabulary: int | None):
+def test_sequences_may_have_one_step(vocabulary: int | None) -> None:
     """Of features or a token: backpropagation's gradients are autograd's, and FTP's sum over steps is their mean."""
     torch.manual_seed(0)
     model = RecurrentNetwork(4, 6, 3, vocabulary=vocabulary, dtype=torch.float64)
@@ -533,7 +533,7 @@ def test_sequences_may_have_one_step(vocabulary: int | None):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_loss_is_told_with_the_output_alone(name: str):
+def test_the_loss_is_told_with_the_output_alone(name: str) -> None:
     """Once, however many units stand below."""
     rule = RULES[name](RecurrentNetwork(4, 6, 3, vocabulary=5))
     told = {
@@ -544,7 +544,7 @@ def test_the_loss_is_told_with_the_output_alone(name: str):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_labels_of_steps_have_weights(name: str):
+def test_labels_of_steps_have_weights(name: str) -> None:
     """The loss is the weighted mean over the steps that samples have; labels behind them are not looked at."""
     torch.manual_seed(0)
     model = RecurrentNetwork(4, 6, 3, per_step=True, dtype=torch.float64)
@@ -558,7 +558,7 @@ def test_labels_of_steps_have_weights(name: str):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_tagger_learns(name: str):
+def test_a_tagger_learns(name: str) -> None:
     """Of every token, whether the one before was its like: the loss falls below half, padding's row stays."""
     torch.manual_seed(0)
     model = RecurrentNetwork(6, 24, 2, "gru", vocabulary=4, per_step=True)
@@ -581,7 +581,7 @@ def test_a_tagger_learns(name: str):
     assert rule((x, lengths)).shape == (40, 7, 2)
 
 
-def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused():
+def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused() -> None:
     model = RecurrentNetwork(6, 8, 3, "gru", vocabulary=4, per_step=True)
     x, y = torch.randint(0, 4, (5, 7)), torch.randint(0, 3, (5, 7))
     rule = BackpropThroughTime(model)
@@ -602,7 +602,7 @@ def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused():
         RecurrentFtp(model)
 
 
-def test_options_that_make_no_sense_are_refused():
+def test_options_that_make_no_sense_are_refused() -> None:
     for options, message in (
         ({"phi": "sine"}, "phi: 'sine', expected one of identity"),
         ({"gain": 0.0}, "gain: 0.0, expected a positive number"),
@@ -621,7 +621,7 @@ def test_options_that_make_no_sense_are_refused():
         RecurrentNetwork(3, 0, 2)
 
 
-def test_models_that_are_not_trained_are_refused():
+def test_models_that_are_not_trained_are_refused() -> None:
     broken, narrow, computed, tied, mixed, both, projected, dropped, more, other = (example()[0] for _ in range(10))
     float64 = {"dtype": torch.float64, "batch_first": True}
     narrow.output = torch.nn.Linear(5, 2, dtype=torch.float64)
@@ -656,7 +656,7 @@ def test_models_that_are_not_trained_are_refused():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_data_that_does_not_fit_is_refused(name: str):
+def test_data_that_does_not_fit_is_refused(name: str) -> None:
     model, x, y = example()
     rule = RULES[name](model)
     cases: list[tuple[Any, Any, str]] = [

@@ -201,7 +201,7 @@ def updates(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(case=stacks(), reduction=st.sampled_from(["sum", "mean"]))
-def test_updates(twin: Side, compare: Comparison, algorithm: str, case: Stack, reduction: str):
+def test_updates(twin: Side, compare: Comparison, algorithm: str, case: Stack, reduction: str) -> None:
     def ours(side: Side, *operands: Any) -> Any:
         return updates(side, *operands, case.cells, algorithm, reduction)
 
@@ -233,7 +233,7 @@ def embedded(case: Stack) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("per_step", [False, True])
 @given(data=st.data())
-def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, per_step: bool, data: st.DataObject):
+def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, per_step: bool, data: st.DataObject) -> None:
     """Of PyTorch's own modules, one on top of the other, from their last states, or from all of them."""
     case = data.draw(stacks(padded=True, per_step=per_step), label="case")
     modules, output = library(case)
@@ -260,7 +260,9 @@ def test_backprop_through_time_is_autograd_of_packed_sequences(side: Side, per_s
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(case=stacks(padded=True), reduction=st.sampled_from(["sum", "mean"]))
-def test_padded_samples_learn_as_alone(side: Side, compare: Comparison, algorithm: str, case: Stack, reduction: str):
+def test_padded_samples_learn_as_alone(
+    side: Side, compare: Comparison, algorithm: str, case: Stack, reduction: str
+) -> None:
     """The batch's updates are the mean of those of each sample without its padding, by its labels."""
 
     def ours(side: Side, *operands: Any) -> Any:
@@ -312,7 +314,7 @@ def by_hand(case: Stack, found: list[Any], every: bool) -> list[Any]:
 
 @pytest.mark.parametrize("every", [False, True])
 @given(case=stacks(padded=False))
-def test_targets_are_the_networks_own_run_with_corrections(side: Side, every: bool, case: Stack):
+def test_targets_are_the_networks_own_run_with_corrections(side: Side, every: bool, case: Stack) -> None:
     """A second run of PyTorch's modules, in which the first h, or every h, is corrected.
 
     Where every step has a label, each is run from the first run's state before it.
@@ -332,7 +334,7 @@ def test_targets_are_the_networks_own_run_with_corrections(side: Side, every: bo
 
 
 @given(case=stacks(padded=False), every=st.booleans())
-def test_the_local_losses_are_descended(side: Side, case: Stack, every: bool):
+def test_the_local_losses_are_descended(side: Side, case: Stack, every: bool) -> None:
     """By autograd, of 1/2 |state - tau|^2 of every cell and step, whose inputs and targets are held fixed."""
     if side.eps > 1e-8:
         pytest.skip("rounding of targets is not what is looked at")
@@ -373,7 +375,7 @@ def test_the_local_losses_are_descended(side: Side, case: Stack, every: bool):
 @given(case=stacks(), rng=seeds(), number=st.integers(0, 5))
 def test_a_steps_difference_is_that_of_two_values(
     side: Side, compare: Comparison, case: Stack, rng: np.random.Generator, number: int
-):
+) -> None:
     """Whichever cell takes it, whether samples have ended or not."""
     u = rng.standard_normal((2, len(case.x), case.places[-1].stop))
 
@@ -395,7 +397,7 @@ def test_a_steps_difference_is_that_of_two_values(
     )
 
 
-def test_a_part_of_a_state_is_a_step(side: Side):
+def test_a_part_of_a_state_is_a_step(side: Side) -> None:
     """Its value, derivatives and difference: linear, and each other's transpose."""
     rng = np.random.default_rng(0)
     part = side.recurrent.Part(1, 3, 5)

@@ -308,7 +308,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
     [pytest.param(rule, *row, id=f"{rule.__name__}-{row[1]}") for rule, rows in MODELS.items() for row in rows],
 )
 @pytest.mark.filterwarnings("ignore:Initializing zero-element", "ignore:Lazy modules")
-def test_models(rule: Build, model: Callable[[], nn.Module | list[nn.Module]], said: str):
+def test_models(rule: Build, model: Callable[[], nn.Module | list[nn.Module]], said: str) -> None:
     made = model()
     made = made if isinstance(made, nn.Module) else nn.Sequential(*made)
     with unchanged(made):
@@ -316,7 +316,7 @@ def test_models(rule: Build, model: Callable[[], nn.Module | list[nn.Module]], s
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_rule_reads_its_model(name: str):
+def test_every_rule_reads_its_model(name: str) -> None:
     model = nn.Bilinear(2, 2, 2)
     whole = (name.startswith("backprop") and "time" not in name) or name in ("end to end", "ensemble")
     said = "model: Bilinear; how many scores it gives is not known" if whole else "model: Bilinear; ... trains a"
@@ -406,7 +406,7 @@ OPTIONS: list[tuple[Build, str, list[Any], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "option", "values", "expected"), OPTIONS)
-def test_options(rule: Build, option: str, values: list[Any], expected: str):
+def test_options(rule: Build, option: str, values: list[Any], expected: str) -> None:
     model = dense()
     with unchanged(model):
         for value in values:
@@ -523,13 +523,13 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "model", "options", "said"), TOGETHER, ids=[row[-1] for row in TOGETHER])
-def test_options_together(rule: Build, model: Callable[[], nn.Module], options: dict[str, Any], said: str):
+def test_options_together(rule: Build, model: Callable[[], nn.Module], options: dict[str, Any], said: str) -> None:
     made = model()
     with unchanged(made):
         check(lambda: rule(made, **options), said)
 
 
-def test_a_rule_of_ones_own_has_the_options_that_it_names():
+def test_a_rule_of_ones_own_has_the_options_that_it_names() -> None:
     class Whole(Backprop):
         def __init__(self) -> None:
             super().__init__(dense())
@@ -545,7 +545,7 @@ def test_a_rule_of_ones_own_has_the_options_that_it_names():
         Whole(loss=1)  # type: ignore[call-arg]
 
 
-def test_options_at_the_edge_are_accepted():
+def test_options_at_the_edge_are_accepted() -> None:
     accepted = [
         *(
             partial(rule, dense(), **options)
@@ -594,7 +594,7 @@ DATA_ON_CPU: list[tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], str]] = [
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_data(name: str, twin: TwinSide):
+def test_data(name: str, twin: TwinSide) -> None:
     rule = EXAMPLES[name].build(twin.device)
     x, y = EXAMPLES[name].batch(twin.device)
     with unchanged(rule):
@@ -663,7 +663,7 @@ SHAPES: list[tuple[Build, Callable[[], nn.Module], tuple[int, ...], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "model", "shape", "said"), SHAPES, ids=[row[-1] for row in SHAPES])
-def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, ...], said: str):
+def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, ...], said: str) -> None:
     built = rule(model())
     x, y = torch.ones(shape), torch.zeros(shape[0], dtype=torch.int64)
     x = x.long() if model is embedded else x
@@ -673,7 +673,7 @@ def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, .
             check(lambda: built(x), said)
 
 
-def test_one_number_a_sample_is_no_row_of_targets():
+def test_one_number_a_sample_is_no_row_of_targets() -> None:
     """Of a loss that takes labels alone: what is wrong with the labels is said."""
     rule = MonoForward(dense(), loss=cross_entropy())
     check(
@@ -682,7 +682,7 @@ def test_one_number_a_sample_is_no_row_of_targets():
     )
 
 
-def test_samples_that_passed_say_nothing_of_others():
+def test_samples_that_passed_say_nothing_of_others() -> None:
     """Of 8 x 8 pixels each: images have passed, maps without channels do not."""
     rule, y = local()(normalised_images()), torch.zeros(5, dtype=torch.int64)
     rule.assign_credit(torch.ones(5, 3, 8, 8), y)
@@ -690,7 +690,7 @@ def test_samples_that_passed_say_nothing_of_others():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_least_batch_is_what_a_step_takes(name: str, twin: TwinSide):
+def test_the_least_batch_is_what_a_step_takes(name: str, twin: TwinSide) -> None:
     """Where that is 2, one sample is refused, but for maps: batch normalisation has their positions too."""
     example = EXAMPLES[name]
     rule = example.build(twin.device)
@@ -706,7 +706,7 @@ def test_the_least_batch_is_what_a_step_takes(name: str, twin: TwinSide):
     rule.assign_credit(*example.batch(twin.device, size=rule.least_batch))
 
 
-def test_batch_normalisation_at_rest_takes_one_sample(twin: TwinSide):
+def test_batch_normalisation_at_rest_takes_one_sample(twin: TwinSide) -> None:
     model = normalised().to(twin.device)
     rule = ChannelCompetition(model)
     for norm in (model[2], model[5]):
@@ -718,7 +718,7 @@ def test_batch_normalisation_at_rest_takes_one_sample(twin: TwinSide):
     check(lambda: rule.assign_credit(x, y), "x: a batch of 1, expected 2 or more: BatchNorm1d '5' normalises")
 
 
-def test_a_read_out_asks_for_two_samples_where_it_learns(twin: TwinSide):
+def test_a_read_out_asks_for_two_samples_where_it_learns(twin: TwinSide) -> None:
     rule = EXAMPLES["mono-forward, tanh"].build(twin.device)
     x, y = EXAMPLES["mono-forward, tanh"].batch(twin.device, size=1)
     check(lambda: next(rule.stream(x, y)), "x: a batch of 1, expected 2 or more: BatchNorm1d 'aggregation.readout.0'")
@@ -726,7 +726,7 @@ def test_a_read_out_asks_for_two_samples_where_it_learns(twin: TwinSide):
         assert all(torch.isfinite(gradient).all() for _, gradient in update.pairs)
 
 
-def test_large_finite_numbers_are_no_infinity(twin: TwinSide):
+def test_large_finite_numbers_are_no_infinity(twin: TwinSide) -> None:
     """Even where their sum is."""
     rule = Backprop(dense().to(twin.device))
     x = torch.full((2, 16), torch.finfo(torch.float32).max, device=twin.device)
@@ -734,13 +734,13 @@ def test_large_finite_numbers_are_no_infinity(twin: TwinSide):
     assert refusal(lambda: rule.assign_credit(x, y)) == "accepted"
 
 
-def test_a_recurrent_network_of_one_score_has_no_classes():
+def test_a_recurrent_network_of_one_score_has_no_classes() -> None:
     model = gru()
     model.output = nn.Linear(model.output.in_features, 1).to(next(model.parameters()))
     check(lambda: RecurrentFtp(model), "layer 'output': gives 1 class score, expected 2 or more")
 
 
-def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide):
+def test_targets_of_one_output_may_be_in_a_row(twin: TwinSide) -> None:
     rule = RecurrentFtp(EXAMPLES["recurrent ftp"].build(twin.device).model)
     rule.model.output = nn.Linear(6, 1).to(twin.device, torch.float64)
     rule = RecurrentFtp(rule.model, loss="squared_error")
@@ -805,7 +805,7 @@ LOSSES: list[tuple[Build, Any, Callable[[Tensor, Tensor], Any] | None, str]] = [
 
 
 @pytest.mark.parametrize(("rule", "loss", "change", "said"), LOSSES, ids=[row[-1] for row in LOSSES])
-def test_losses(rule: Build, loss: Any, change: Callable[[Tensor, Tensor], Any] | None, said: str):
+def test_losses(rule: Build, loss: Any, change: Callable[[Tensor, Tensor], Any] | None, said: str) -> None:
     model = dense()
     if change is None:
         with unchanged(model):
@@ -818,7 +818,7 @@ def test_losses(rule: Build, loss: Any, change: Callable[[Tensor, Tensor], Any] 
 
 
 @pytest.mark.parametrize("rule", [DirectFeedbackAlignment, Foton, MonoForward, Pepita])
-def test_layers_tied_since_the_rule_was_built_are_refused(rule: Build):
+def test_layers_tied_since_the_rule_was_built_are_refused(rule: Build) -> None:
     """Where each has an update of its own: the second would replace the first."""
     model = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(6, 6), nn.Tanh())), nn.Linear(6, K))
     built = rule(model)
@@ -830,7 +830,7 @@ def test_layers_tied_since_the_rule_was_built_are_refused(rule: Build):
             check(step, "model: a parameter of two layers, tied since the rule was built;")
 
 
-def test_scores_and_losses_of_ones_own_are_checked():
+def test_scores_and_losses_of_ones_own_are_checked() -> None:
     x, y = torch.randn(6, 16), torch.arange(6) % K
     for kind in (
         lambda units, k: [nn.Linear(unit.width, k + 3) for unit in units],
@@ -851,7 +851,7 @@ def test_scores_and_losses_of_ones_own_are_checked():
     )
 
 
-def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error():
+def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error() -> None:
     rule = DeeperForward(dense())
     x, y = torch.randn(6, 16), torch.arange(6) % K
     with unchanged(rule):

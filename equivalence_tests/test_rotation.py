@@ -33,7 +33,7 @@ def layer_of(module: Rotation) -> layers.Rotation:
 @pytest.mark.parametrize("activation", [None, nn.Tanh(), MaxMin()], ids=["linear", "tanh", "maxmin"])
 @pytest.mark.parametrize("kernel_size", [None, 1, 2, 3])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_module_is_the_layer_and_autograd_its_oracle(kernel_size: int | None, activation: Any, bias: bool):
+def test_the_module_is_the_layer_and_autograd_its_oracle(kernel_size: int | None, activation: Any, bias: bool) -> None:
     module = rotation(kernel_size, activation, bias)
     x = torch.randn(5, 6, *(() if kernel_size is None else (4, 3)), dtype=torch.float64, requires_grad=True)
     d = torch.randn_like(x)
@@ -59,7 +59,7 @@ def test_the_module_is_the_layer_and_autograd_its_oracle(kernel_size: int | None
 
 
 @pytest.mark.parametrize("kernel_size", [None, 1, 3])
-def test_without_an_activation_it_keeps_inner_products(kernel_size: int | None):
+def test_without_an_activation_it_keeps_inner_products(kernel_size: int | None) -> None:
     module = rotation(kernel_size, None, bias=False)
     x = torch.randn(5, 6, *(() if kernel_size is None else (4, 3)), dtype=torch.float64)
     y = module(x)
@@ -76,7 +76,7 @@ def test_without_an_activation_it_keeps_inner_products(kernel_size: int | None):
         ((4, 0.1, None, 0), "kernel_size: 0, expected a positive integer"),
     ],
 )
-def test_sizes_are_checked(arguments: Any, message: str):
+def test_sizes_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rotation(*arguments)
 
@@ -106,7 +106,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("options", [{}, {"linear": True}, {"linear": True, "recompute": True}])
 @pytest.mark.parametrize("kind", [0, 1], ids=["dense", "images"])
-def test_without_activations_foton_gives_every_parameter_the_gradient_of_autograd(kind: int, options: Any):
+def test_without_activations_foton_gives_every_parameter_the_gradient_of_autograd(kind: int, options: Any) -> None:
     """And with tanh the linear pass gives it to the last rotation."""
     for activation in (nn.Identity, nn.Tanh):
         model, shape = networks(activation)[kind]
@@ -126,7 +126,7 @@ def test_without_activations_foton_gives_every_parameter_the_gradient_of_autogra
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("kind", [0, 1], ids=["dense", "images"])
-def test_training_keeps_w_skew_and_orthogonal(kind: int, optimizer: str):
+def test_training_keeps_w_skew_and_orthogonal(kind: int, optimizer: str) -> None:
     """Q within 5e-3 after every step, W hence within twice that; skew to rounding."""
     model, shape = networks(nn.Tanh)[kind]
     rule, (x, y) = Foton(model.float(), linear=True), batch(shape)
@@ -151,7 +151,7 @@ def test_training_keeps_w_skew_and_orthogonal(kind: int, optimizer: str):
     assert losses[-1] < 0.8 * losses[0], "it learns"
 
 
-def test_maximum_pooling_trains_and_its_last_layer_has_its_gradient():
+def test_maximum_pooling_trains_and_its_last_layer_has_its_gradient() -> None:
     """OrthogonalConv2d, activation, MaxPool2d: the linear pass is exact for the convolution before the scores."""
     torch.manual_seed(0)
     pooled = [OrthogonalConv2d(4, 4, 2), nn.Tanh(), nn.MaxPool2d(2)]

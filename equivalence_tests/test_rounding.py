@@ -46,7 +46,7 @@ def rounding() -> Iterator[Rounding]:
         yield made
 
 
-def test_an_operation_moves_each_number_by_a_fourth_to_a_half_of_eps(rounding: Rounding):
+def test_an_operation_moves_each_number_by_a_fourth_to_a_half_of_eps(rounding: Rounding) -> None:
     x = np.full(10_000, 3.0)
     moved = operate("add", x, 0) / x - 1
     assert np.abs(moved).max() <= EPS / 2
@@ -54,13 +54,13 @@ def test_an_operation_moves_each_number_by_a_fourth_to_a_half_of_eps(rounding: R
     assert abs(moved.mean()) < EPS / 50, "the sign is even"
 
 
-def test_every_use_moves_a_number_anew(rounding: Rounding):
+def test_every_use_moves_a_number_anew(rounding: Rounding) -> None:
     x = np.full(10_000, 15.0)
     cancelled = operate("sub", x, x)
     assert 15 * EPS / 4 < np.std(cancelled) < 15 * EPS
 
 
-def test_what_only_moves_data_is_exact(rounding: Rounding):
+def test_what_only_moves_data_is_exact(rounding: Rounding) -> None:
     x = np.random.default_rng(1).standard_normal((4, 6))
     for function, arguments in (
         (np.maximum, (x, 0)),
@@ -72,7 +72,7 @@ def test_what_only_moves_data_is_exact(rounding: Rounding):
     assert np.array_equal(call(x.reshape, -1), x.ravel())
 
 
-def test_integers_and_python_numbers_are_exact(rounding: Rounding):
+def test_integers_and_python_numbers_are_exact(rounding: Rounding) -> None:
     labels = np.arange(5)
     assert np.array_equal(operate("add", labels, 1), labels + 1)
     assert np.array_equal(call(np.sum, labels < 3), 3)
@@ -90,7 +90,7 @@ def test_integers_and_python_numbers_are_exact(rounding: Rounding):
         (lambda x: call(np.linalg.norm, x, axis=1) * 30**0.5, 30),
     ],
 )
-def test_sums_err_by_their_number_of_terms(rounding: Rounding, sum_of: Any, terms: int):
+def test_sums_err_by_their_number_of_terms(rounding: Rounding, sum_of: Any, terms: int) -> None:
     """Of ones, by d sqrt(n - 1) n for n terms, beside which the terms' own errors, d sqrt(n), are small."""
     x = np.ones((20, 30))
     errors = np.concatenate([np.ravel(sum_of(x)) - terms for _ in range(50)])
@@ -98,7 +98,7 @@ def test_sums_err_by_their_number_of_terms(rounding: Rounding, sum_of: Any, term
     assert expected / 4 < np.sqrt(np.mean(errors**2)) < expected
 
 
-def test_factorisations_are_those_of_a_matrix_moved_as_a_whole(rounding: Rounding):
+def test_factorisations_are_those_of_a_matrix_moved_as_a_whole(rounding: Rounding) -> None:
     """So that its small entries move as the large ones do."""
     matrix = np.diag([1.0, 1.0, 1e-6])
     u, singular, vt = call(np.linalg.svd, matrix)
@@ -112,14 +112,14 @@ def two_thirds_of(x: Any) -> Any:
     return 2 * x / 3
 
 
-def test_a_tests_own_computation_is_rounded_too():
+def test_a_tests_own_computation_is_rounded_too() -> None:
     x = np.full(1000, 3.0)
     assert np.array_equal(two_thirds_of(x), np.full(1000, 2.0))
     with rounded(Rounding(EPS, EPS, np.random.default_rng(0))):
         assert EPS / 4 < np.std(two_thirds_of(x)) / 2 < 2 * EPS
 
 
-def test_without_rounding_the_copy_is_the_reference():
+def test_without_rounding_the_copy_is_the_reference() -> None:
     rng = np.random.default_rng(0)
     copy = rounded_reference()
     x, weight, labels = rng.standard_normal((7, 5)), rng.standard_normal((3, 5)), rng.integers(0, 3, 7)
@@ -132,7 +132,7 @@ def test_without_rounding_the_copy_is_the_reference():
     assert copy.foton.__file__ == reference.foton.__file__
 
 
-def test_every_function_that_the_reference_calls_is_known_to_compute_or_not():
+def test_every_function_that_the_reference_calls_is_known_to_compute_or_not() -> None:
     """So that none is added whose rounding would be passed by."""
     known = COMPUTES | MOVES | ON_PURPOSE | {function.__name__ for function in COMPOSED}
     for path in Path(reference.__file__).parent.glob("*.py"):

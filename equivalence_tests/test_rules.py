@@ -80,7 +80,7 @@ def credited(rule: Rule, x: Any, labels: Any) -> Any:
 
 
 @given(case=cases(dropout=False))
-def test_backprop(twin: Side, compare: Comparison, case: Case):
+def test_backprop(twin: Side, compare: Comparison, case: Case) -> None:
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.backprop.updates(side.chain(dense), x, labels)
@@ -91,7 +91,7 @@ def test_backprop(twin: Side, compare: Comparison, case: Case):
 
 
 @given(case=cases(orthogonal=True, dropout=False), loss=st.sampled_from(["cross_entropy", "squared_error"]))
-def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
+def test_foton(twin: Side, compare: Comparison, case: Case, loss: str) -> None:
     """Orthogonal weights are their own polar factors, so the rule's construction moves them by rounding only."""
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -109,7 +109,7 @@ def test_foton(twin: Side, compare: Comparison, case: Case, loss: str):
     options=st.fixed_dictionaries({"activation_gain": st.sampled_from([0.7, 1.0]), "linear": st.booleans()}),
     recompute=st.booleans(),
 )
-def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool):
+def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options: Any, recompute: bool) -> None:
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.foton.updates(side.chain(dense), x, labels, **options)
@@ -124,7 +124,7 @@ def test_foton_with_options(twin: Side, compare: Comparison, case: Case, options
     rng=seeds(),
     forms=st.tuples(*[st.sampled_from(["clean", "modulated"])] * 2),
 )
-def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, forms: Any):
+def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random.Generator, forms: Any) -> None:
     options = dict(zip(("output_error", "presynaptic"), forms, strict=True))
     projection = 0.5 * rng.standard_normal((case.num_classes, *case.x.shape[1:]))
     size = case.x.shape[2:] or None
@@ -152,7 +152,7 @@ def test_pepita(twin: Side, compare: Comparison, case: ChainCase, rng: np.random
     ),
     phi=st.sampled_from(["identity", "tanh"]),
 )
-def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str):
+def test_ftp(twin: Side, compare: Comparison, case: Case, rng: np.random.Generator, options: Any, phi: str) -> None:
     n = len(case.dense.weights[0]) if options["inject"] else case.x.shape[1]
     feedback = 0.5 * rng.standard_normal((n, case.num_classes))
 
@@ -184,7 +184,7 @@ def test_relatives(
     rng: np.random.Generator,
     by_channel: bool,
     centred: bool,
-):
+) -> None:
     """The rules of feedback alignment, with matrices of the test's own."""
     is_direct, has_maps = kind is not FeedbackAlignment, case.x.ndim == 4
     shapes = [weight.shape for weight, *_ in parameters(case.network)[1:]]
@@ -210,7 +210,7 @@ def test_relatives(
 
 
 @given(case=streams())
-def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
+def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams) -> None:
     """The rule draws the wrong labels itself; the reference is given the same draw."""
 
     def updates(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -225,7 +225,7 @@ def test_forward_forward(twin: TwinSide, compare: Comparison, case: Streams):
 
 
 @given(case=streams())
-def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
+def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams) -> None:
     def scores(side: Side, dense: Any, x: Any) -> Any:
         if isinstance(side, ReferenceSide):
             return side.forward_forward.label_scores(side.chain(dense), x, 5, amplitude=4.0)
@@ -235,7 +235,7 @@ def test_forward_forward_scores(twin: Side, compare: Comparison, case: Streams):
 
 
 @given(case=streams())
-def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Streams):
+def test_forward_forward_read_out(twin: TwinSide, compare: Comparison, case: Streams) -> None:
     """The read-out's update, from zero weights, and the scores that they then give."""
 
     def readout(side: Side, dense: Any, x: Any, labels: Any) -> Any:
@@ -270,7 +270,7 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
 @parametrize_with_rules(
     EXAMPLES, ["streams as at once", "leaves no graph", "resumes bitwise", "follows dtype and device"]
 )
-def test_what_is_promised_of_all(rule: Example, check: Check):
+def test_what_is_promised_of_all(rule: Example, check: Check) -> None:
     check(rule)
 
 
@@ -300,7 +300,7 @@ COMPILED = [
 
 @pytest.mark.places_itself
 @pytest.mark.parametrize("module", [*COMPILED, "feedback_alignment", "forward_forward"])
-def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide):
+def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide) -> None:
     rng = np.random.default_rng(0)
     dense = Dense(
         tuple(rng.standard_normal(shape) / 4 for shape in ((12, 16), (8, 12), (4, 8))),
@@ -332,7 +332,7 @@ MODULE_OF = {"fa": "feedback_alignment", "dfa": "direct_feedback_alignment", "dr
 
 
 @pytest.mark.parametrize("name", ["foton", "pepita", "ftp", "fa", "dfa", "drtp"])
-def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
+def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide) -> None:
     """The rule's update is the twin's with one draw of masks, the one that its generator gives."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -356,5 +356,5 @@ def test_dropout_masks_are_shared_by_both_passes(name: str, twin64: TwinSide):
 
 
 @parametrize_with_rules(EXAMPLES, ["replaces gradients"])
-def test_assign_credit_forgets_the_last_step(rule: Example, check: Check):
+def test_assign_credit_forgets_the_last_step(rule: Example, check: Check) -> None:
     check(rule)

@@ -30,7 +30,7 @@ def compiled(step: Any, *operands: Any) -> None:
             assert torch.equal(one, two), name
 
 
-def test_scores(twin: Side):
+def test_scores(twin: Side) -> None:
     rng = np.random.default_rng(5)
     scores, learned = {}, {}
     for name, kind in KINDS.items():
@@ -49,14 +49,14 @@ def test_scores(twin: Side):
     compiled(step, *operands, learned)
 
 
-def test_losses(twin: Side):
+def test_losses(twin: Side) -> None:
     rng = np.random.default_rng(6)
     losses = {name: make(twin.score_losses) for name, make in LOSSES.items()}
     operands = twin.operands((rng.standard_normal((3, 4)), rng.integers(0, 4, 3)))
     compiled(lambda scores, labels: {name: loss(scores, labels) for name, loss in losses.items()}, *operands)
 
 
-def test_normalisations(twin: Side):
+def test_normalisations(twin: Side) -> None:
     module = twin.normalisations
 
     def step(h: Any, gradient: Any) -> Any:
@@ -66,7 +66,7 @@ def test_normalisations(twin: Side):
     compiled(step, *twin.operands(np.random.default_rng(7).standard_normal((2, 3, 6, 3, 4))))
 
 
-def test_aggregation(twin: Side):
+def test_aggregation(twin: Side) -> None:
     """But for the choice of a range, which is a number for the host."""
     rng = np.random.default_rng(8)
     module = twin.aggregation

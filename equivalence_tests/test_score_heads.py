@@ -21,14 +21,14 @@ from prograde.equivalence_tests.placement import seeded
 pytestmark = pytest.mark.usefixtures("ours_only")
 
 
-def test_epochs_are_counted_in_half_precision():
+def test_epochs_are_counted_in_half_precision() -> None:
     rule = channels().bfloat16()
     for _ in range(300):
         rule.calibrate([])
     assert [int(head.epochs) for head in rule.heads] == [300] * 3
 
 
-def test_no_ramp_is_all_of_the_weight():
+def test_no_ramp_is_all_of_the_weight() -> None:
     ramped, whole = (channels(ramp=ramp, cooling=1.0, scaled=True, orthogonality=1.0) for ramp in (1, 0))
     ramped.calibrate([])
     for heads in zip(ramped.heads, whole.heads, strict=True):
@@ -36,7 +36,7 @@ def test_no_ramp_is_all_of_the_weight():
         assert found == expected > 0
 
 
-def test_channels_cool_and_are_regularised_with_the_epochs():
+def test_channels_cool_and_are_regularised_with_the_epochs() -> None:
     rule = ChannelClassAssignment(images(nn.InstanceNorm2d), settings={"cooling": 0.5, "ramp": 4})
     x, y = batch()
     first = rule.layer_scores(x)
@@ -60,7 +60,7 @@ def test_channels_cool_and_are_regularised_with_the_epochs():
     assert costs[1] - costs[0] == pytest.approx(costs[3] - costs[1], rel=1e-6), "evenly"
 
 
-def test_static_and_frozen_assignments():
+def test_static_and_frozen_assignments() -> None:
     """Contiguous groups, each summed; or a draw that stays; neither learns."""
     x, y = batch()
     static = ChannelClassAssignment(images(group_norm), assignment="static", aggregation="sum")
@@ -81,7 +81,7 @@ def test_static_and_frozen_assignments():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_channels_in_groups_belong_to_one_class_in_any_precision(dtype: torch.dtype):
+def test_channels_in_groups_belong_to_one_class_in_any_precision(dtype: torch.dtype) -> None:
     rule = ChannelClassAssignment(dense().to(dtype), assignment="static")
     for head in rule.heads:
         score = head.score()
@@ -101,7 +101,7 @@ class Shifted(nn.Module):
         return h + self.offset
 
 
-def test_gradients_of_ones_own_score_are_not_written_over():
+def test_gradients_of_ones_own_score_are_not_written_over() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, K), nn.ReLU()).double()
     rule = LocalClassifiers(model, score=lambda blocks, k: [Shifted()], num_classes=K)
@@ -113,7 +113,7 @@ def test_gradients_of_ones_own_score_are_not_written_over():
     assert torch.allclose(rule.heads[0].offset.grad, expected, rtol=1e-12, atol=0), "all of the gradient"
 
 
-def test_cells_are_fewer_the_more_channels_a_convolution_has():
+def test_cells_are_fewer_the_more_channels_a_convolution_has() -> None:
     """Whatever dense layers follow."""
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
@@ -122,14 +122,14 @@ def test_cells_are_fewer_the_more_channels_a_convolution_has():
     assert [head.grid for head in PatchEnergy(model).heads] == [(2, 2), (1, 1), None], "cells of convolutions"
 
 
-def test_cells_are_those_of_the_last_convolutions_channels():
+def test_cells_are_those_of_the_last_convolutions_channels() -> None:
     """Not of the widest."""
     layers = [layer for m, n in ((2, 8), (8, 16), (16, 4)) for layer in (nn.Conv2d(m, n, 3, padding=1), nn.ReLU())]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, K))
     assert [head.grid for head in PatchEnergy(model).heads] == [(1, 1)] * 3
 
 
-def test_linear_maps_start_as_those_of_pytorch():
+def test_linear_maps_start_as_those_of_pytorch() -> None:
     """Uniform, up to one by the root of their inputs, either way."""
     (head, *_) = MonoForward(nn.Sequential(nn.Linear(5, 400), nn.ReLU(), nn.Linear(400, K)), generator=seeded(0)).heads
     low, high = head.matrix.aminmax()
@@ -137,7 +137,7 @@ def test_linear_maps_start_as_those_of_pytorch():
     assert 0.9 / 20 < high <= 1 / 20
 
 
-def test_temperatures_are_not_decayed():
+def test_temperatures_are_not_decayed() -> None:
     learned = [DynamicTemperature(dense()), channels(), ChannelClassAssignment(dense(), assignment="frozen")]
     names = [
         {name for name, p in rule.named_parameters() if any(p is q for q in rule.no_weight_decay())} for rule in learned
@@ -148,7 +148,7 @@ def test_temperatures_are_not_decayed():
     assert MonoForward(dense()).no_weight_decay() == []
 
 
-def test_what_a_rule_is_given_is_its_heads():
+def test_what_a_rule_is_given_is_its_heads() -> None:
     """Other tests read it from the heads themselves."""
     temperatures: Any = DynamicTemperature(dense(), lowest=0.1, highest=1.5).heads
     assert {(head.lowest, head.highest) for head in temperatures} == {(0.1, 1.5)}, "bounds of temperatures"

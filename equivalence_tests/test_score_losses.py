@@ -81,7 +81,7 @@ EQUATIONS: dict[str, Callable[[Any, Any], Any]] = {
 
 @losses
 @given(case=scored())
-def test_twin(twin: Side, compare: Comparison, name: str, case: Any):
+def test_twin(twin: Side, compare: Comparison, name: str, case: Any) -> None:
     compare(twin, name, lambda side, s, y: LOSSES[name](side.score_losses)(s, y), *case)
 
 
@@ -91,7 +91,7 @@ def credit(side: Side, name: str, scores: Any, labels: Any) -> Any:
 
 @losses
 @given(case=scored())
-def test_slopes_are_those_of_the_equation(side: Side, name: str, case: Any):
+def test_slopes_are_those_of_the_equation(side: Side, name: str, case: Any) -> None:
     scores, labels = side.results(side.operands(case))
     found = credit(side, name, scores, labels)
     tensor = torch.tensor(scores, requires_grad=True)
@@ -105,7 +105,7 @@ def test_slopes_are_those_of_the_equation(side: Side, name: str, case: Any):
 
 @losses
 @given(case=scored())
-def test_who_counts_differences_alone(side: Side, name: str, case: Any):
+def test_who_counts_differences_alone(side: Side, name: str, case: Any) -> None:
     """The slopes of all classes sum to 0 where only differences of scores count, not where a threshold does."""
     found = credit(side, name, *case)
     summed = np.abs(found.scores.sum(axis=1))
@@ -125,7 +125,7 @@ def test_who_counts_differences_alone(side: Side, name: str, case: Any):
 
 @losses
 @pytest.mark.parametrize("size", [50.0, 1e4, 1e30])
-def test_finite_for_any_scores(side: Side, name: str, size: float):
+def test_finite_for_any_scores(side: Side, name: str, size: float) -> None:
     scores = size * np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [1.0, 1.0, -1.0]])
     found = credit(side, name, scores, np.zeros(3, int))
     assert np.isfinite(found.loss).all(), "loss"
@@ -135,7 +135,7 @@ def test_finite_for_any_scores(side: Side, name: str, size: float):
         assert 0 <= found.loss[0] < 1e-12, "what is right costs nothing"
 
 
-def test_a_wrong_average_of_many_does_not_cancel(side: Side):
+def test_a_wrong_average_of_many_does_not_cancel(side: Side) -> None:
     """The mean of the others is of the others: not of all, less the label's, which may be far larger."""
     scores = np.array([[1e30, 3.0, 1.0]])
     found = credit(side, "positive_versus_negative", scores, np.array([0]))
@@ -144,7 +144,7 @@ def test_a_wrong_average_of_many_does_not_cancel(side: Side):
 
 
 @given(case=scored())
-def test_ends_of_the_mixture(side: Side, case: Any):
+def test_ends_of_the_mixture(side: Side, case: Any) -> None:
     operands = side.operands(case)
     module = side.score_losses
     one, other = (side.results(module.mixed(share, 1.5)(*operands)) for share in (1.0, 0.0))
@@ -156,7 +156,7 @@ def test_ends_of_the_mixture(side: Side, case: Any):
 
 
 @given(case=scored())
-def test_smooth_margin_at_one_is_the_cosine_margin_at_one(side: Side, case: Any):
+def test_smooth_margin_at_one_is_the_cosine_margin_at_one(side: Side, case: Any) -> None:
     """log(1 + sum e^(delta + s_k - s_y)); for a large beta it is the hinge max(0, delta + log sum exp s^- - s_y)."""
     operands = side.operands(case)
     smooth = side.results(side.score_losses.smooth_margin(1.0, 0.7)(*operands))
@@ -173,7 +173,7 @@ def test_smooth_margin_at_one_is_the_cosine_margin_at_one(side: Side, case: Any)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100])
-def test_bounds_for_cosines(side: Side, num_classes: int):
+def test_bounds_for_cosines(side: Side, num_classes: int) -> None:
     """Which s = 1 for the label and -1 for all others reach."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, num_classes, 40)
@@ -186,7 +186,7 @@ def test_bounds_for_cosines(side: Side, num_classes: int):
         assert credit(side, name, drawn, labels).loss.min() > least, "below the bound"
 
 
-def test_a_margin_raises_the_loss_of_what_is_barely_right(side: Side):
+def test_a_margin_raises_the_loss_of_what_is_barely_right(side: Side) -> None:
     scores, labels = np.array([[0.5, 0.25]]), np.array([0])
     plain, strict = (
         side.results(side.score_losses.cosine_margin(8.0, margin)(*side.operands((scores, labels))))
@@ -197,7 +197,7 @@ def test_a_margin_raises_the_loss_of_what_is_barely_right(side: Side):
 
 
 @pytest.mark.parametrize("name", ["positive_versus_negative", "mixed", "cosine_margin", "smooth_margin"])
-def test_one_class_is_refused(side: Side, name: str):
+def test_one_class_is_refused(side: Side, name: str) -> None:
     with side.refuses("scores: 1 class, expected 2 or more"):
         credit(side, name, np.ones((3, 1)), np.zeros(3, int))
 
@@ -207,13 +207,13 @@ def test_one_class_is_refused(side: Side, name: str):
     [("cross_entropy", "temperature", 0.0), ("cross_entropy", "label_smoothing", 1.0),
      ("cross_entropy", "label_smoothing", -0.1), ("cosine_margin", "scale", -1.0), ("smooth_margin", "beta", 0.0)],
 )  # fmt: skip
-def test_settings_without_a_loss_are_refused(side: Side, name: str, setting: str, value: float):
+def test_settings_without_a_loss_are_refused(side: Side, name: str, setting: str, value: float) -> None:
     with side.refuses(f"{setting}: {value}, expected"):
         getattr(side.score_losses, name)(**{setting: value})
 
 
 @losses
-def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
+def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str) -> None:
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
     loss = LOSSES[name](twin.score_losses)
@@ -224,7 +224,7 @@ def test_a_loss_of_the_twin_can_be_pickled(twin: Side, name: str):
 
 @pytest.mark.usefixtures("ours_only")
 @losses
-def test_losses_have_the_dtype_of_the_scores(twin: Side, name: str):
+def test_losses_have_the_dtype_of_the_scores(twin: Side, name: str) -> None:
     """Of float16 too, in which they are not computed."""
     scores, y = torch.linspace(-1, 1, 6, dtype=torch.float16).view(2, 3), torch.tensor([0, 2])
     found = LOSSES[name](twin.score_losses)(scores, y)

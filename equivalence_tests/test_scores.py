@@ -108,7 +108,7 @@ def layers(draw: st.DrawFn, kind: Kind, batches: tuple[int, ...] = (1, 2, 7, 16)
 
 @kinds
 @given(data=st.data())
-def test_twin(twin: Side, compare: Comparison, kind: str, data: st.DataObject):
+def test_twin(twin: Side, compare: Comparison, kind: str, data: st.DataObject) -> None:
     layer = data.draw(layers(KINDS[kind]), label="layer")
 
     def value(side: Side, h: Any, fixed: Any, parameters: Any, gradient: Any) -> Any:
@@ -166,7 +166,7 @@ def expected_scores(kind: str, h: Any, fixed: Any, parameters: Any) -> list[floa
 
 @kinds
 @given(data=st.data())
-def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str, data: st.DataObject):
+def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str, data: st.DataObject) -> None:
     """Central differences in float64 of the definition, in random directions, beside the gradient in closed form."""
     drawn = data.draw(layers(KINDS[kind], (1, 3)), label="layer")
     rng = data.draw(seeds())
@@ -198,7 +198,7 @@ def test_values_and_gradients_are_those_of_the_definition(side: Side, kind: str,
 
 @kinds
 @given(data=st.data())
-def test_samples_do_not_see_one_another(side: Side, kind: str, data: st.DataObject):
+def test_samples_do_not_see_one_another(side: Side, kind: str, data: st.DataObject) -> None:
     """Scores and gradients of a part of the batch are those of the whole; gradients by parameters add up."""
     layer = data.draw(layers(KINDS[kind], (7,)), label="layer")
     h, fixed, parameters, gradient = side.operands(tuple(layer))
@@ -217,7 +217,7 @@ def test_samples_do_not_see_one_another(side: Side, kind: str, data: st.DataObje
 
 
 @kinds
-def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str):
+def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str) -> None:
     rng = np.random.default_rng(3)
     maps = rng.standard_normal((2, 6, 4, 4))
     fixed, parameters = KINDS[kind].arrays(6, 6 * int(np.prod(KINDS[kind].grid or (4, 4))), rng)
@@ -233,7 +233,7 @@ def test_finite_for_silent_and_for_loud_layers(side: Side, kind: str):
 
 
 @kinds
-def test_channels_last_are_the_same_numbers(twin: Side, kind: str):
+def test_channels_last_are_the_same_numbers(twin: Side, kind: str) -> None:
     """In whatever order memory has them."""
     if not twin.is_ours:
         pytest.skip("another package may have no strides")
@@ -251,7 +251,7 @@ def test_channels_last_are_the_same_numbers(twin: Side, kind: str):
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("name", ["linear_map", "random_readout", "patch_energy", "prototype_cosine"])
-def test_gradients_lie_in_memory_as_activities_do(twin: Side, name: str, grid: tuple[int, int]):
+def test_gradients_lie_in_memory_as_activities_do(twin: Side, name: str, grid: tuple[int, int]) -> None:
     """Where they do not, every pass that reads both takes many times as long."""
     if not twin.is_ours:
         pytest.skip("another package may have no strides")
@@ -271,7 +271,7 @@ def test_gradients_lie_in_memory_as_activities_do(twin: Side, name: str, grid: t
 
 
 @kinds
-def test_a_score_of_the_twin_can_be_pickled(twin: Side, kind: str):
+def test_a_score_of_the_twin_can_be_pickled(twin: Side, kind: str) -> None:
     if not twin.is_ours:
         pytest.skip("another package may make them as it likes")
     rng = np.random.default_rng(6)
@@ -284,7 +284,7 @@ def test_a_score_of_the_twin_can_be_pickled(twin: Side, kind: str):
 
 
 @kinds
-def test_who_has_a_penalty(side: Side, kind: str):
+def test_who_has_a_penalty(side: Side, kind: str) -> None:
     """Only assignments; of all others it is 0, and so are its gradients."""
     rng = np.random.default_rng(7)
     fixed, parameters = KINDS[kind].arrays(6, 24, rng)
@@ -300,7 +300,7 @@ def test_who_has_a_penalty(side: Side, kind: str):
 
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_mean_squares_of_float16_are_of_wider_squares(twin: TwinSide, memory: torch.memory_format):
+def test_mean_squares_of_float16_are_of_wider_squares(twin: TwinSide, memory: torch.memory_format) -> None:
     """One unit of 300 among 16, whose square float16 does not have: 90000 / 16, in either order in memory."""
     h = torch.zeros(2, 4, 2, 4, dtype=torch.float16, device=twin.device)
     h[:, :, 0, 1] = torch.tensor([300.0, 0.0, 0.0, 300.0])
@@ -309,7 +309,7 @@ def test_mean_squares_of_float16_are_of_wider_squares(twin: TwinSide, memory: to
 
 
 @pytest.mark.parametrize("name", ["group_mean", "group_mean_square"])
-def test_groups_are_contiguous_and_of_one_size(side: Side, name: str):
+def test_groups_are_contiguous_and_of_one_size(side: Side, name: str) -> None:
     """Also of one channel; else refused, whatever the positions could be divided into."""
     score = getattr(side.scores, name)(2)
     h = side.operands(np.array([[1.0, 2.0, 4.0, 5.0]]))
@@ -325,7 +325,7 @@ def test_groups_are_contiguous_and_of_one_size(side: Side, name: str):
             functions(side.operands(np.ones((1, 3, 2, 2))))
 
 
-def test_weights_of_a_mean_do_not_depend_on_activity(side: Side):
+def test_weights_of_a_mean_do_not_depend_on_activity(side: Side) -> None:
     """ds/dh = 1/n for every unit, quiet or not, where that of squares starves quiet ones: 2 h / n."""
     h = np.array([[0.0, 1e-3, 8.0, 1.0]])
     gradient = side.operands(np.array([[1.0, 1.0]]))
@@ -345,7 +345,7 @@ def credit_by_squares(side: Side, projection: Any, offset: Any, alpha: float, u:
 
 
 @given(rng=seeds(), alpha=st.sampled_from([-8.0, -1.0, 0.0, 2.0, 8.0]))
-def test_the_temperature_bounds_the_gradient(side: Side, rng: np.random.Generator, alpha: float):
+def test_the_temperature_bounds_the_gradient(side: Side, rng: np.random.Generator, alpha: float) -> None:
     """|dL/du| <= sqrt 2 / T times the operator norm of the read-out, since |p - onehot| <= sqrt 2."""
     projection, offset = rng.standard_normal((24, 5)), 3 * rng.standard_normal(5)
     gradient = credit_by_squares(side, projection, offset, alpha, 0.5, np.arange(5))
@@ -356,7 +356,7 @@ def test_the_temperature_bounds_the_gradient(side: Side, rng: np.random.Generato
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(-60.0, 0.5), (0.0, 1.25), (60.0, 2.0)])
-def test_the_bound_of_the_gradient_is_reached(side: Side, alpha: float, temperature: float):
+def test_the_bound_of_the_gradient_is_reached(side: Side, alpha: float, temperature: float) -> None:
     """Two opposite read-outs and a sample on the wrong side: hence a range of 4 between the two temperatures."""
     row = np.array([2.0, -1.0, 2.0])
     gradient = credit_by_squares(
@@ -366,7 +366,7 @@ def test_the_bound_of_the_gradient_is_reached(side: Side, alpha: float, temperat
 
 
 @given(rng=seeds())
-def test_a_scalar_goodness_is_rank_one(side: Side, rng: np.random.Generator):
+def test_a_scalar_goodness_is_rank_one(side: Side, rng: np.random.Generator) -> None:
     """Its scores lie on a line, and activities on one of K gradients; those of a vector have the rank of K."""
     h = rng.uniform(0.2, 1, (16, 1, 4, 5))
     projection, offset = rng.standard_normal((20, 5)), rng.standard_normal(5)
@@ -386,7 +386,7 @@ def test_a_scalar_goodness_is_rank_one(side: Side, rng: np.random.Generator):
     assert values[1] <= 16 * side.eps * values[0], "gradients of more than one direction"
 
 
-def test_patch_energies_add_up(side: Side):
+def test_patch_energies_add_up(side: Side) -> None:
     """A read-out of ones has all the energy, whatever tiling the grid is."""
     h = side.operands(np.random.default_rng(8).standard_normal((3, 2, 4, 6)))
     energy = (side.results(h) ** 2).sum(axis=(1, 2, 3))

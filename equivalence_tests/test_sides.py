@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TwinSide]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_arrays_of_any_kind_are_given_and_read(kind: str, package: Callable[..., TwinSide]):
+def test_arrays_of_any_kind_are_given_and_read(kind: str, package: Callable[..., TwinSide]) -> None:
     side = package(KINDS[kind], foton=SimpleNamespace())
     tree = Dense((np.array([[0.1, 2.0], [3.0, 4.0]]),), (None,), ("relu",)), np.array([0, 1]), (np.ones((1, 2, 1)),)
     given = side.operands(tree)
@@ -77,14 +77,14 @@ def test_arrays_of_any_kind_are_given_and_read(kind: str, package: Callable[...,
 
 
 @pytest.mark.parametrize("from_numpy", [np.asarray, torch.from_numpy, Foreign, None])
-def test_another_dtype_is_called_that(from_numpy: Any, package: Callable[..., TwinSide]):
+def test_another_dtype_is_called_that(from_numpy: Any, package: Callable[..., TwinSide]) -> None:
     wider = (from_numpy or torch.from_numpy)(np.ones((2, 2)))
     side = package(from_numpy, orthogonality=SimpleNamespace(gram=lambda a: wider))
     with pytest.raises(AssertionError, match=r"^result in (torch\.)?float64, expected (torch\.)?float32$"):
         Comparison()(side, "gram", lambda side, a: side.orthogonality.gram(a), np.ones((2, 2)))
 
 
-def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[..., TwinSide]):
+def test_what_is_missing_is_skipped_and_ours_may_lack_nothing(package: Callable[..., TwinSide]) -> None:
     lacking = {"foton": SimpleNamespace(), "goodness": SimpleNamespace()}
     side = package(activations=SimpleNamespace(ACTIVATIONS={"relu": activations.relu}), **lacking)
     assert side.activations.ACTIVATIONS["relu"] is activations.relu
@@ -116,7 +116,7 @@ def said(act: Callable[[], Any]) -> str:
     return ""
 
 
-def test_the_words_of_a_refusal_are_the_packages_own(package: Callable[..., TwinSide]):
+def test_the_words_of_a_refusal_are_the_packages_own(package: Callable[..., TwinSide]) -> None:
     def refused(side: Side, error: Exception | None) -> None:
         with side.refuses(r"x\[0\]: ours"):
             if error is not None:
@@ -131,7 +131,7 @@ def test_the_words_of_a_refusal_are_the_packages_own(package: Callable[..., Twin
         assert "DID NOT RAISE" in said(lambda ours=ours: refused(ours, None))
 
 
-def test_what_dense_chain_returns_is_the_packages_own_affair(package: Callable[..., TwinSide]):
+def test_what_dense_chain_returns_is_the_packages_own_affair(package: Callable[..., TwinSide]) -> None:
     layers = SimpleNamespace(dense_chain=lambda weights, biases, activations: iter(weights))
     side = package(np.asarray, layers=layers, activations=SimpleNamespace(ACTIVATIONS={"relu": "relu"}))
     found = side.chain(Dense((np.eye(2),), (None,), ("relu",)))
@@ -151,7 +151,7 @@ class Pass:
     activities: Any
 
 
-def test_a_result_of_a_class_of_ones_own_is_read_by_its_fields(package: Callable[..., TwinSide]):
+def test_a_result_of_a_class_of_ones_own_is_read_by_its_fields(package: Callable[..., TwinSide]) -> None:
     twin = package(np.asarray, layers=SimpleNamespace())
     x = np.ones(2, np.float32)
     (found,) = twin.results([Pass((x,), [x], (x, 2 * x))])
@@ -161,14 +161,14 @@ def test_a_result_of_a_class_of_ones_own_is_read_by_its_fields(package: Callable
         twin.results(Pass((), (), (np.ones(2),)))
 
 
-def test_relu_with_another_derivative_at_0_is_refused(package: Callable[..., TwinSide]):
+def test_relu_with_another_derivative_at_0_is_refused(package: Callable[..., TwinSide]) -> None:
     relu = activations.relu._replace(vjp=lambda a, d: torch.where(a >= 0, d, 0))
     side = package(activations=SimpleNamespace(ACTIVATIONS={**activations.ACTIVATIONS, "relu": relu}))
     with pytest.raises(AssertionError, match=r"relu'\(0\): 1, expected 0"):
         test_activations.test_derivative_at_zero(side, "relu", 1.0)
 
 
-def test_halves_that_are_rounded_up_are_refused(package: Callable[..., TwinSide]):
+def test_halves_that_are_rounded_up_are_refused(package: Callable[..., TwinSide]) -> None:
     def quantise(v: torch.Tensor, bits: int) -> torch.Tensor:
         step = v.abs().max() / (2 ** (bits - 1) - 1)
         return (v / step + 0.5).floor() * step
@@ -186,23 +186,23 @@ def test_halves_that_are_rounded_up_are_refused(package: Callable[..., TwinSide]
 @pytest.mark.parametrize("test", [
     test_foton.test_updates, test_backprop.test_updates, test_orthogonality.test_polar_factor,
 ])  # fmt: skip
-def test_the_reference_is_a_right_twin_in_float32(test: Any, package: Callable[..., TwinSide]):
+def test_the_reference_is_a_right_twin_in_float32(test: Any, package: Callable[..., TwinSide]) -> None:
     modules = {name: getattr(reference, name) for name in reference.__all__}
     test(twin=package(np.asarray, **modules), compare=Comparison())
 
 
 @given(masked=st.booleans(), linear=st.booleans())
-def updates_agree(twin: Side, compare: Comparison, masked: bool, linear: bool):
+def updates_agree(twin: Side, compare: Comparison, masked: bool, linear: bool) -> None:
     case = test_foton.linear_case([3, 2, 2])._replace(masks=[np.ones((32, 2)), None] if masked else None)
     compare(twin, "foton.updates", lambda side, *o: test_foton.foton_updates(side, *o, linear=linear), *case)
 
 
 @given(masked=st.booleans())
-def linear_updates_agree(twin: Side, compare: Comparison, masked: bool):
+def linear_updates_agree(twin: Side, compare: Comparison, masked: bool) -> None:
     updates_agree.hypothesis.inner_test(twin, compare, masked, True)
 
 
-def test_what_lacks_options_is_held_to_the_examples_without_them(package: Callable[..., TwinSide]):
+def test_what_lacks_options_is_held_to_the_examples_without_them(package: Callable[..., TwinSide]) -> None:
     """A FOTON without masks and linear pass: a lost factor is seen, and where no example is left it is said."""
 
     def chain(weights: Any, biases: Any, activations: Any) -> Any:
@@ -228,7 +228,7 @@ def test_what_lacks_options_is_held_to_the_examples_without_them(package: Callab
         held(linear_updates_agree)
 
 
-def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSide]):
+def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSide]) -> None:
     """What a test of its own computes is written out, with what stands around it."""
     gain, side = 2.0, package(np.asarray, losses=reference.losses)
 
@@ -245,7 +245,7 @@ def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSid
         as_code(side, scaled, None, (np.random.default_rng(0),))
 
 
-def test_long_operands_are_wrapped(package: Callable[..., TwinSide]):
+def test_long_operands_are_wrapped(package: Callable[..., TwinSide]) -> None:
     """A row of an array in a line, as far as it goes, and what a text has in it is left alone."""
     rng, side = np.random.default_rng(3), package(np.asarray, losses=reference.losses)
     rows, wide = rng.standard_normal((3, 4)).round(9), rng.standard_normal((2, 2, 30)).astype(np.float32)
@@ -267,12 +267,12 @@ def test_long_operands_are_wrapped(package: Callable[..., TwinSide]):
 
 
 @given(data=st.data(), rng=seeds(), sign=st.sampled_from([-1.0]))
-def fails(side: Side, compare: Comparison, data: st.DataObject, rng: np.random.Generator, sign: float):
+def fails(side: Side, compare: Comparison, data: st.DataObject, rng: np.random.Generator, sign: float) -> Never:
     drawn = data.draw(seeds()).integers(9), rng.integers(9), compare.seen, side.eps
     raise AssertionError(f"{drawn}, {sign}, {data.draw(st.just(3))}")
 
 
-def test_a_property_as_code_fails_as_the_test_did(package: Callable[..., TwinSide]):
+def test_a_property_as_code_fails_as_the_test_did(package: Callable[..., TwinSide]) -> None:
     """Drawn anew: what the test has drawn of `data`, and what it draws from generators."""
     data = Recorded(SimpleNamespace(draw=lambda strategy, label: 3 if len(data.values) else np.random.default_rng(5)))
     arguments = {"side": package(np.asarray, losses=reference.losses), "compare": Comparison(), "data": data}

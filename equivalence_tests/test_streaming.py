@@ -77,7 +77,7 @@ def all_close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("own_generator", [True, False], ids=["own generator", "PyTorch's generator"])
 @pytest.mark.parametrize("name", RECOMPUTING)
-def test_recomputed_updates_are_the_same_under_dropout(name: str, own_generator: bool):
+def test_recomputed_updates_are_the_same_under_dropout(name: str, own_generator: bool) -> None:
     """The masks of the second sweep are those of the first, and the next step draws others."""
     make, options = RECOMPUTING[name]
     seen = []
@@ -92,7 +92,7 @@ def test_recomputed_updates_are_the_same_under_dropout(name: str, own_generator:
     assert not torch.equal(seen[1][0][-2], seen[1][1][-2]), "other masks at the next step"
 
 
-def test_recomputed_updates_of_images_are_the_same():
+def test_recomputed_updates_of_images_are_the_same() -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.AvgPool2d(2)
     images = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3)).double()
@@ -107,7 +107,7 @@ def test_recomputed_updates_of_images_are_the_same():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", RECOMPUTING)
-def test_a_layer_may_be_stepped_before_the_next_update_is_asked_for(name: str, recompute: bool):
+def test_a_layer_may_be_stepped_before_the_next_update_is_asked_for(name: str, recompute: bool) -> None:
     make, options = RECOMPUTING[name]
     rule = make(model(12, 10, 8, 8, 3), recompute=recompute, generator=seeded(5), **options)
     at_once = copy.deepcopy(rule)
@@ -226,7 +226,7 @@ def backpropagated(network: str, depth: int) -> int:
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_memory_does_not_grow_with_depth(name: str):
+def test_memory_does_not_grow_with_depth(name: str) -> None:
     """At depth 64 at most a hundredth more than at depth 4, and a tenth of what backpropagation saves."""
     make, network, share = STREAMED[name]
     shallow, deep = (streamed(make(NETWORKS[network].make(depth)), NETWORKS[network].x()) for depth in (4, 64))
@@ -235,14 +235,14 @@ def test_memory_does_not_grow_with_depth(name: str):
     assert deep <= share * saved, f"live bytes: {deep}, backpropagation's {saved}"
 
 
-def test_the_count_sees_what_is_held():
+def test_the_count_sees_what_is_held() -> None:
     for rule in (Ftp, Pepita):
         shallow, deep = (streamed(rule(dense(depth)), NETWORKS["plain"].x()) for depth in (2, 16))
         assert deep > 2 * shallow, rule.__name__
 
 
 @pytest.mark.parametrize("make", [Backprop, Foton, Ftp, MonoForward])
-def test_accumulated_micro_batches_are_one_batch(make: Make):
+def test_accumulated_micro_batches_are_one_batch(make: Make) -> None:
     rule = make(model(12, 10, 8, 3), generator=seeded(5))
     frozen = next(rule.parameters())
     x, y = batch(12)
@@ -257,7 +257,7 @@ def test_accumulated_micro_batches_are_one_batch(make: Make):
         assert (frozen.grad is not None) == requires_grad
 
 
-def test_micro_batches_hold_less_than_those_of_backpropagation():
+def test_micro_batches_hold_less_than_those_of_backpropagation() -> None:
     """Sixteen equal layers, four micro-batches: gradients of all weights and what one micro-batch needs."""
     parts = NETWORKS["plain"].x(4 * SAMPLES).split(SAMPLES)
     y = labels(SAMPLES)
@@ -279,13 +279,13 @@ def test_micro_batches_hold_less_than_those_of_backpropagation():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("make", [Foton, Ftp, Pepita])
-def test_the_loss_is_given_with_the_last_layer(make: Make, recompute: bool):
+def test_the_loss_is_given_with_the_last_layer(make: Make, recompute: bool) -> None:
     rule, x = make(dense(3), recompute=recompute), torch.randn(4, WIDTH)
     losses = [update.loss for update in rule.stream(x, labels(4))]
     assert [loss is None for loss in losses] == [True] * 3 + [False]
 
 
-def test_what_cannot_be_recomputed_is_refused_by_name():
+def test_what_cannot_be_recomputed_is_refused_by_name() -> None:
     class Doubled(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * x

@@ -35,14 +35,14 @@ def double(side: Any, x: Any) -> Any:
     return 2 * x
 
 
-def test_an_error_of_the_precision_passes_and_one_well_beyond_fails():
+def test_an_error_of_the_precision_passes_and_one_well_beyond_fails() -> None:
     x = np.random.default_rng(0).standard_normal((20, 3))
     Comparison()(Rough(0.5 * EPS["float32"]), "double", double, x)
     with pytest.raises(AssertionError, match="double: off by"):
         Comparison()(Rough(10 * EPS["float32"]), "double", double, x)
 
 
-def test_a_comparison_that_is_not_closed_has_no_wider_limit_than_it_needs():
+def test_a_comparison_that_is_not_closed_has_no_wider_limit_than_it_needs() -> None:
     """And refuses the same."""
     x = np.random.default_rng(0).standard_normal((20, 3))
     limits = []
@@ -58,7 +58,7 @@ def test_a_comparison_that_is_not_closed_has_no_wider_limit_than_it_needs():
     assert limits[0] > 2 * least
 
 
-def test_ill_conditioned_results_get_room_for_it():
+def test_ill_conditioned_results_get_room_for_it() -> None:
     """x - y of nearly equal operands: rounding them moves the truth by much, and that much is allowed."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 3))
@@ -72,7 +72,7 @@ def test_ill_conditioned_results_get_room_for_it():
         Comparison()(Rough(1e5 * EPS["float32"]), "gap", gap, x, y)
 
 
-def test_the_truth_in_double_has_noise_of_its_own():
+def test_the_truth_in_double_has_noise_of_its_own() -> None:
     """A float64 side that takes the mean of nearly equal numbers off better than the reference must not fail for it."""
     x = 1 + 1e-6 * np.random.default_rng(0).standard_normal((20, 3))
 
@@ -93,7 +93,7 @@ def loss_of(side: Any, scores: Any) -> Any:
 
 
 @pytest.mark.parametrize(("error", "passes"), [(1.0, True), (100.0, False)])
-def test_intermediate_numbers_round_at_their_own_magnitude(error: float, passes: bool):
+def test_intermediate_numbers_round_at_their_own_magnitude(error: float, passes: bool) -> None:
     """A loss of 1e-6 is the difference of two numbers of magnitude 15, a unit of which is allowed and a hundred not."""
     scores, unit = np.array([[15.0, 1.2]]), np.spacing(15.0)
 
@@ -115,7 +115,7 @@ def one_after_another(a: Any, b: Any) -> Any:
 
 @pytest.mark.parametrize("terms", [2, 33, 1000])
 @pytest.mark.parametrize("positive", [False, True])
-def test_sums_may_be_taken_in_any_order(terms: int, positive: bool):
+def test_sums_may_be_taken_in_any_order(terms: int, positive: bool) -> None:
     """Of numbers of one sign, whose rounding errors grow with the number of terms, and of either sign."""
     rng = np.random.default_rng(terms)
     a, b = rng.standard_normal((7, terms)), rng.standard_normal((terms, 5))
@@ -136,24 +136,24 @@ def closed(*results: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 4), (1, 4), (5,), ()])
-def test_comparisons_that_a_broken_twin_would_not_pass(shape: tuple[int, ...]):
+def test_comparisons_that_a_broken_twin_would_not_pass(shape: tuple[int, ...]) -> None:
     closed(np.random.default_rng(0).standard_normal(shape) + 3)
 
 
-def test_a_test_that_compares_zeros_alone_fails():
+def test_a_test_that_compares_zeros_alone_fails() -> None:
     with pytest.raises(AssertionError, match="result: every comparison would hold for a twin that returns zeros"):
         closed(np.zeros((2, 3)), np.zeros(3))
     closed(np.zeros((2, 3)), np.ones((2, 3)))
 
 
-def test_a_test_of_symmetric_results_alone_fails():
+def test_a_test_of_symmetric_results_alone_fails() -> None:
     symmetric = np.array([[1.0, 2.0], [2.0, 3.0]])
     with pytest.raises(AssertionError, match="result: every comparison would hold for a twin that returns the transp"):
         closed(symmetric)
     closed(symmetric, np.arange(4).reshape(2, 2))
 
 
-def test_a_limit_wider_than_the_truth_tells_nothing():
+def test_a_limit_wider_than_the_truth_tells_nothing() -> None:
     assert passing_twins(np.ones((2, 3)), 2.0) == {"zeros"}
     assert passing_twins(np.ones((2, 3)), 0.5) == set()
 
@@ -162,12 +162,12 @@ def test_a_limit_wider_than_the_truth_tells_nothing():
     ("result", "message"),
     [(np.ones((2, 3)), "shape"), (np.full((2, 2), np.nan), "not finite"), (np.ones((2, 2)) + 1e-9, "off by")],
 )
-def test_wrong_shape_nan_and_error_have_their_own_message(result: Any, message: str):
+def test_wrong_shape_nan_and_error_have_their_own_message(result: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=f"x: {message}"):
         check("x", result, np.ones((2, 2)), 1e-12)
 
 
-def test_names_of_leaves():
+def test_names_of_leaves() -> None:
     from prograde.equivalence_tests.sides import Dense
 
     tree = (Dense((np.ones(1), np.ones(2)), (None, np.ones(3)), ()), np.ones(4))

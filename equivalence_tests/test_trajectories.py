@@ -39,7 +39,7 @@ def moved(dense: Dense, updates: Any, rate: float) -> Dense:
 
 @pytest.mark.parametrize("rule", ["backprop", "foton"])
 @given(case=cases(("tanh",), orthogonal=True))
-def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
+def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case) -> None:
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any) -> Any:
         module = getattr(side, rule)
         updates = lambda dense: module.updates(side.chain(dense, masks), x, labels)  # noqa: E731
@@ -49,7 +49,7 @@ def test_free_running(rule: str, twin64: Side, compare: Comparison, case: Case):
 
 
 @given(case=cases(("tanh",)), rng=seeds())
-def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     projection = 0.1 * rng.standard_normal((case.num_classes, case.x.shape[1]))
 
     def train(side: Side, dense: Any, x: Any, labels: Any, masks: Any, projection: Any) -> Any:
@@ -61,7 +61,7 @@ def test_pepita_free_running(twin64: Side, compare: Comparison, case: Case, rng:
 
 
 @given(case=streams())
-def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: Streams):
+def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: Streams) -> None:
     smooth = case._replace(dense=case.dense._replace(activations=("tanh",) * case.depth))
 
     def train(side: Side, dense: Any, x: Any, labels: Any, negative: Any) -> Any:
@@ -74,7 +74,7 @@ def test_forward_forward_free_running(twin64: Side, compare: Comparison, case: S
 
 @pytest.mark.parametrize("rule", ["backprop", "foton"])
 @given(case=cases(max_hidden=2, orthogonal=True, dropout=False), rng=seeds())
-def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, rng: np.random.Generator):
+def test_resynchronised(rule: str, twin: Side, compare: Comparison, case: Case, rng: np.random.Generator) -> None:
     """With kinks: the twin starts each step from the reference's weights, on a batch drawn anew and clear of kinks.
 
     Hidden weights are orthogonalised after each step: FOTON's updates lower no loss elsewhere, and weights overflow.

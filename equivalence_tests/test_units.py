@@ -60,7 +60,7 @@ def chain(model: nn.Module) -> Chain:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_units_compute_what_the_model_does(name: str, twin: TwinSide):
+def test_units_compute_what_the_model_does(name: str, twin: TwinSide) -> None:
     model = MODELS[name]().to(twin.device, torch.float64).eval()
     x = torch.randn(3, 2, 6, 6, device=twin.device, dtype=torch.float64)
     found = chain(model)
@@ -70,7 +70,7 @@ def test_units_compute_what_the_model_does(name: str, twin: TwinSide):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_gradients_are_those_of_the_parameters(name: str, twin: TwinSide):
+def test_gradients_are_those_of_the_parameters(name: str, twin: TwinSide) -> None:
     """A unit's update, and autograd's gradient of the same product."""
     found = chain(MODELS[name]().to(twin.device, torch.float64).eval())
     x = torch.randn(3, 2, 6, 6, device=twin.device, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_parameters(name: str, twin: TwinSide):
             torch.testing.assert_close(ours, theirs, msg=f"gradient of {unit.name}")
 
 
-def test_channels_are_last_in_memory():
+def test_channels_are_last_in_memory() -> None:
     """Of images on a CPU, one channel and one that stands for all included; what is so already is not copied."""
     for x in (torch.randn(3, 4, 5, 6), torch.randn(3, 1, 5, 6), torch.randn(3, 1, 5, 6).expand(3, 4, 5, 6)):
         found = channels_last(x)
@@ -96,7 +96,7 @@ def test_channels_are_last_in_memory():
         assert channels_last(volumes) is volumes, "no images"
 
 
-def test_strided_kernels_of_one_pixel_are_seen():
+def test_strided_kernels_of_one_pixel_are_seen() -> None:
     """Wherever they stand, in rows or in columns."""
     kernels = {(1, 2): True, (1, (1, 2)): True, (1, 1): False, (3, 2): False, ((1, 3), 2): False}
     for (size, stride), seen in kernels.items():

@@ -74,19 +74,19 @@ def check_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_closed_forms_are_one_graph(name: str):
+def test_closed_forms_are_one_graph(name: str) -> None:
     check_one_graph(name)
 
 
 @pytest.mark.parametrize("name", OF_AUTOGRAD)
-def test_graphs_of_autograd_are_traced_on_demand(name: str):
+def test_graphs_of_autograd_are_traced_on_demand(name: str) -> None:
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         pytest.skip("this PyTorch does not trace them")
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         check_one_graph(name)
 
 
-def test_a_rule_is_compiled_in_place():
+def test_a_rule_is_compiled_in_place() -> None:
     """`assign_credit` and `step` take the graph; a copy has steps of its own."""
     torch.manual_seed(0)
     rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
@@ -106,7 +106,7 @@ def test_a_rule_is_compiled_in_place():
         rule.assign_credit(x, y).backward()
 
 
-def test_a_compiled_rule_sees_what_changes():
+def test_a_compiled_rule_sees_what_changes() -> None:
     """A frozen parameter, a setting, another batch, a replaced layer: guards on these are kept."""
     torch.manual_seed(0)
     rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
@@ -132,7 +132,7 @@ def test_a_compiled_rule_sees_what_changes():
         rule.assign_credit(x, y)
 
 
-def test_a_compiled_rule_calls_hooks_that_came_later():
+def test_a_compiled_rule_calls_hooks_that_came_later() -> None:
     """And refuses those that it would refuse; once they are removed it is compiled again."""
     called: list[nn.Module] = []
     rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
@@ -154,7 +154,7 @@ def test_a_compiled_rule_calls_hooks_that_came_later():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
-def test_a_rule_is_compiled_in_place_where_graphs_break():
+def test_a_rule_is_compiled_in_place_where_graphs_break() -> None:
     """At what PyTorch differentiates; what is left there is eager."""
     rule, (x, y) = MonoForward(dense()), (torch.randn(6, 16), torch.arange(6) % 4)
     eager = copy.deepcopy(rule)
@@ -165,7 +165,7 @@ def test_a_rule_is_compiled_in_place_where_graphs_break():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the compiler
-def test_a_unit_is_one_graph_with_work_in_it_otherwise():
+def test_a_unit_is_one_graph_with_work_in_it_otherwise() -> None:
     """Of a local rule: up to the unit's derivative, which PyTorch takes outside; what is left has no product."""
     rule = MonoForward(dense().float())
     x, y = torch.randn(6, 16), torch.arange(6) % 4
@@ -182,7 +182,7 @@ def test_a_unit_is_one_graph_with_work_in_it_otherwise():
     assert sum(graphs) == len(rule.units), "graphs of units"
 
 
-def test_in_an_autocast_region():
+def test_in_an_autocast_region() -> None:
     rule, (x, y) = MonoForward(dense(nn.ReLU)), (torch.randn(6, 16), torch.arange(6) % 4)
     graphs = CompileCounter()
     step = torch.compile(rule.assign_credit, backend=graphs, fullgraph=True)
@@ -194,7 +194,7 @@ def test_in_an_autocast_region():
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_constraint_is_eager(monkeypatch: pytest.MonkeyPatch):
+def test_the_constraint_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """And knows that it is due: weights stay within their tolerance, without a warning."""
     rule, (x, y) = Foton(dense()), (torch.randn(32, 16), torch.arange(32) % 4)
     compiling = []
@@ -212,7 +212,7 @@ def test_the_constraint_is_eager(monkeypatch: pytest.MonkeyPatch):
         assert (weight @ weight.T - torch.eye(len(weight))).abs().max() <= 5e-3, "within the tolerance"
 
 
-def test_a_projection_that_is_held_takes_three_graphs():
+def test_a_projection_that_is_held_takes_three_graphs() -> None:
     """The first, one that builds it anew, and one that holds it, for all steps."""
     torch.manual_seed(0)
     rule = Foton(dense(), projection_every=3)
@@ -248,7 +248,7 @@ print(sum(os.times()[:4]) - before)
 
 
 @pytest.mark.nightly
-def test_the_first_step_of_four_layers_takes_at_most_20_seconds(tmp_path: Path):
+def test_the_first_step_of_four_layers_takes_at_most_20_seconds(tmp_path: Path) -> None:
     """Of processors' time, the least of two processes without a cache."""
     used = []
     for run in ("first", "second"):

@@ -23,7 +23,7 @@ ONNX: dict[str, Callable[[], tuple[Rule, tuple[int, ...]]]] = {
 
 @pytest.mark.parametrize("name", ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_another_engine_runs_it(name: str, tmp_path: Path):
+def test_another_engine_runs_it(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)

@@ -62,7 +62,7 @@ SIZES: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_takes_the_samples_that_it_is_made_for(name: str):
+def test_every_network_takes_the_samples_that_it_is_made_for(name: str) -> None:
     model, sample = SIZES[name]
     found = made(model, sample, 10, torch.float64)
     assert found.example.dtype == torch.float64
@@ -82,7 +82,7 @@ def test_every_network_takes_the_samples_that_it_is_made_for(name: str):
         (3, "expected mlp:512-256"),
     ],
 )
-def test_names_that_are_none(model: Any, words: str):
+def test_names_that_are_none(model: Any, words: str) -> None:
     with pytest.raises(UserError, match="model: ") as refused:
         Recipe(model=model)
     assert words in str(refused.value)
@@ -102,13 +102,13 @@ def test_names_that_are_none(model: Any, words: str):
         ("argparse:Namespace", (8, 8), "expected an nn.Module"),
     ],
 )
-def test_networks_that_cannot_be_made(model: str, sample: tuple[int, ...], words: str):
+def test_networks_that_cannot_be_made(model: str, sample: tuple[int, ...], words: str) -> None:
     with pytest.raises(UserError, match="model: ") as refused:
         made(model, sample, 10, torch.float32)
     assert words in str(refused.value)
 
 
-def test_an_mlp_by_its_widths_is_the_same_recipe():
+def test_an_mlp_by_its_widths_is_the_same_recipe() -> None:
     assert Recipe(model="mlp:12-6") == Recipe(hidden=(12, 6))
     assert Recipe(model="lenet").hidden == ()
     with pytest.raises(UserError, match=r"dropout: 0\.5, but model 'lenet' has its own"):
@@ -117,7 +117,7 @@ def test_an_mlp_by_its_widths_is_the_same_recipe():
     assert default_recipe("bptt", "digits", hidden=(8,)).model == "mlp"
 
 
-def test_arguments_are_literals():
+def test_arguments_are_literals() -> None:
     assert named("vit:patch=7,depth=2") == ("vit", {"patch": 7, "depth": 2})
     assert named("own.nets:small:width=3") == ("own.nets:small", {"width": 3})
 
@@ -143,7 +143,7 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("model", ["own_nets:images:width=3", "own_nets:rows", "own_nets:Own"])
-def test_a_network_of_the_user_s_is_trained_saved_and_run_only_by_its_name(model: str):
+def test_a_network_of_the_user_s_is_trained_saved_and_run_only_by_its_name(model: str) -> None:
     Path("own_nets.py").write_text(OWN)
     sys.modules.pop("own_nets", None)
     done(run("train", "mono-forward", "--model", model, "--epochs", 1, "--save", "own.pt"))
@@ -155,7 +155,7 @@ def test_a_network_of_the_user_s_is_trained_saved_and_run_only_by_its_name(model
 
 
 @pytest.mark.parametrize("name", FURTHER_PRESETS)
-def test_every_rule_is_trained_from_the_line(name: str):
+def test_every_rule_is_trained_from_the_line(name: str) -> None:
     """Those of PRESETS are in test_command_line.py."""
     done(run("train", name, "--epochs", 1, "--save", "it.pt", "--batch", 300))
     trained = restore("it.pt")
@@ -163,7 +163,7 @@ def test_every_rule_is_trained_from_the_line(name: str):
     assert done(run("evaluate", "it.pt")).stdout.endswith("test images of digits\n")
 
 
-def test_a_resumed_training_knows_its_rule():
+def test_a_resumed_training_knows_its_rule() -> None:
     done(run("train", "foton-linear", "--model", "mlp:12", "--epochs", 1, "--save", "it.pt"))
     printed = done(run("train", "--resume", "it.pt", "--epochs", 2)).stdout
     assert "foton-linear" in printed
@@ -172,12 +172,12 @@ def test_a_resumed_training_knows_its_rule():
     assert_refused(run("train", "ftp", "--resume", "it.pt"), "rule: 'ftp'", "'it.pt' is of foton-linear")
 
 
-def test_a_rule_refuses_a_network_by_its_own_sentence():
+def test_a_rule_refuses_a_network_by_its_own_sentence() -> None:
     assert_refused(run("train", "foton", "--model", SMALL), "foton: layer '0': Conv2d", "OrthogonalConv2d")
     assert_refused(run("train", "dfa", "--model", "lenet", "--hidden", "5"), "--hidden", "lenet")
 
 
-def test_compare_takes_a_network_for_each_rule():
+def test_compare_takes_a_network_for_each_rule() -> None:
     printed = done(
         run("compare", f"mono-forward:{SMALL}", "mono-forward:12", "--epochs", 1, "--seeds", 1, "--output", "o")
     )
@@ -208,7 +208,7 @@ first_layer = 1
 """
 
 
-def test_a_configuration_file_stands_for_the_line_which_comes_first():
+def test_a_configuration_file_stands_for_the_line_which_comes_first() -> None:
     Path("c.toml").write_text(CONFIG)
     done(run("train", "--config", "c.toml", "--save", "it.pt", "--learning-rate", 0.05))
     recipe = restore("it.pt").recipe
@@ -237,7 +237,7 @@ def test_a_configuration_file_stands_for_the_line_which_comes_first():
         ("learning-rate = 0.1\nlearning_rate = 0.2", ["learning_rate twice"]),
     ],
 )
-def test_configuration_files_that_are_refused(text: str, words: list[str]):
+def test_configuration_files_that_are_refused(text: str, words: list[str]) -> None:
     Path("c.toml").write_text('rule = "mono-forward"\n' + text)
     assert_refused(run("train", "--config", "c.toml"), *words)
     assert os.listdir() == ["c.toml"]
@@ -256,7 +256,7 @@ def test_configuration_files_that_are_refused(text: str, words: list[str]):
         (["--checkpoint-every", 5], ["--checkpoint-every: 5", "--save FILE"]),
     ],
 )
-def test_settings_that_are_refused(arguments: list[Any], words: list[str]):
+def test_settings_that_are_refused(arguments: list[Any], words: list[str]) -> None:
     assert_refused(run("train", "foton", *arguments), *words)
     assert os.listdir() == []
 
@@ -266,7 +266,7 @@ def rows(result: Result) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("model", ["mlp:12", SMALL])
-def test_predictions_are_those_of_the_rule(model: str):
+def test_predictions_are_those_of_the_rule(model: str) -> None:
     done(run("train", "mono-forward", "--model", model, "--epochs", 3, "--save", "it.pt"))
     trained, digits = restore("it.pt"), load("digits")
     scores = trained.rule(trained.prepare(digits.test.images)).detach()
@@ -312,7 +312,7 @@ def test_predictions_are_those_of_the_rule(model: str):
     assert Path("found.csv").read_text() != written
 
 
-def test_classes_are_predicted_by_their_names():
+def test_classes_are_predicted_by_their_names() -> None:
     x = np.random.default_rng(0).normal(size=(60, 5))
     y = np.arange(60) % 3
     x[np.arange(60), y] += 9
@@ -327,7 +327,7 @@ def test_classes_are_predicted_by_their_names():
     assert [row[1] for row in rows(run("predict", "it.pt", "d.npz"))[1:]] == named
 
 
-def test_a_table_is_measured_by_the_columns_and_classes_of_training():
+def test_a_table_is_measured_by_the_columns_and_classes_of_training() -> None:
     rng = np.random.default_rng(0)
     x, kinds = rng.normal(size=(60, 2)), np.array(["ash", "fir"])[np.arange(60) % 2]
 
@@ -346,7 +346,7 @@ def test_a_table_is_measured_by_the_columns_and_classes_of_training():
 
 
 @pytest.mark.parametrize("end", ["csv", "parquet"])
-def test_every_row_of_a_table_is_predicted_by_its_columns(end: str):
+def test_every_row_of_a_table_is_predicted_by_its_columns(end: str) -> None:
     """In the order of its rows, whatever the order of its columns and whichever else it has, without labels."""
     pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     a, b = np.random.default_rng(0).normal(size=(2, 60))
@@ -375,7 +375,7 @@ def test_every_row_of_a_table_is_predicted_by_its_columns(end: str):
     assert_refused(run("predict", "it.pt", f"less.{end}"), f"less.{end}: no column 'width', expected height, width")
 
 
-def test_a_file_cannot_make_code_run(monkeypatch: pytest.MonkeyPatch):
+def test_a_file_cannot_make_code_run(monkeypatch: pytest.MonkeyPatch) -> None:
     done(run("train", "mono-forward", "--model", "mlp:8", "--epochs", 1, "--save", "it.pt"))
     state = checkpoint.load("it.pt")
     Path("evil.py").write_text("raise SystemExit('run')")
@@ -387,7 +387,7 @@ def test_a_file_cannot_make_code_run(monkeypatch: pytest.MonkeyPatch):
     assert "evil" not in sys.modules
 
 
-def test_rules_says_what_trains_what():
+def test_rules_says_what_trains_what() -> None:
     printed = done(run("rules")).stdout
     table = {line.split()[0]: line.split()[2:] for line in printed.splitlines() if line.strip()[:1].isalpha()}
     assert set(ALL_PRESETS) <= set(table)
@@ -403,12 +403,12 @@ def test_rules_says_what_trains_what():
     assert_refused(run("rules", "fotom"), "did you mean foton")
 
 
-def test_a_table_of_rules_is_true():
+def test_a_table_of_rules_is_true() -> None:
     assert isinstance(tried(ALL_PRESETS["foton"].rule, "CNN"), str)
     assert isinstance(tried(ALL_PRESETS["dfa"].rule, "ViT"), ALL_PRESETS["dfa"].rule)
 
 
-def test_the_shell_completes_rules_and_networks(monkeypatch: pytest.MonkeyPatch):
+def test_the_shell_completes_rules_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     for line, expected in (
         ("prograde train fot", "foton"),
         ("prograde train foton --model resn", "resnet18"),
@@ -421,7 +421,7 @@ def test_the_shell_completes_rules_and_networks(monkeypatch: pytest.MonkeyPatch)
         assert expected in result.output.split()
 
 
-def test_building_a_named_network_repeats_itself():
+def test_building_a_named_network_repeats_itself() -> None:
     digits = load("digits")
     recipe = default_recipe("mono-forward", "digits", model=SMALL)
     one, same, other = (build("mono-forward", digits, recipe, seed=seed).state_dict() for seed in (0, 0, 1))
@@ -430,7 +430,7 @@ def test_building_a_named_network_repeats_itself():
     assert len(PRESETS) + len(FURTHER_PRESETS) == len(ALL_PRESETS)
 
 
-def test_pictures_in_colour_and_grey_ones_among_them():
+def test_pictures_in_colour_and_grey_ones_among_them() -> None:
     random = np.random.default_rng(0)
     for part, count in (("train", 48), ("test", 6)):
         for label, kind in enumerate(("red", "blue")):
