@@ -1,6 +1,6 @@
 """Plants the faults of `faults` in the code, one at a time, and sees that the tests catch them.
 
-    python -m prograde.equivalence_tests.faults [--list] [NAME ...]
+    python -m prograde.equivalence_tests.faults [--list] [--seed N] [--jobs N] [NAME ...]
 
 The tests are collected once. Each fault is put into a fork of that process, where the functions that it changes get
 the code of the changed source. A fault in anything that was evaluated at import (a default, a constant, a class, what
@@ -23,6 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, spec_from_file_location
 from multiprocessing.connection import Connection, wait
@@ -212,10 +213,17 @@ class Loaded:
 class Exchanger:
     """Plugin of pytest that runs, in place of all tests, each fault's own test in a fork with the fault in it."""
 
-    def __init__(self, faults: Sequence[Fault], ran: dict[int, CodeType], report: Callable[[Fault, str], None]) -> None:
+    def __init__(
+        self,
+        faults: Sequence[Fault],
+        ran: dict[int, CodeType],
+        report: Callable[[Fault, str], None],
+        jobs: int,
+    ) -> None:
         self.faults = faults
         self.ran = ran
         self.report = report
+        self.jobs = jobs
         self.left: list[Fault] = []
 
     def pytest_runtestloop(self, session: Any) -> bool:
@@ -227,7 +235,7 @@ class Exchanger:
         for item in session.items:
             self.items[f"{item.path.name}::{item.originalname}"].append(item)
         gc.freeze()  # forks share what is not touched
-        for fault, answer in in_forks(self.caught_by, self.faults):
+        for fault, answer in in_forks(self.caught_by, self.faults, self.jobs):
             if answer is None:
                 self.left.append(fault)
             else:
@@ -314,10 +322,10 @@ def source_of(module: str) -> tuple[str, str]:
     return file, Path(file).read_text()
 
 
-def caught_by(fault: Fault) -> str:
+def caught_by(fault: Fault, options: Sequence[str] = ()) -> str:
     """The verdict on the fault, with the package imported anew."""
     source = planted(source_of(fault.module)[1], fault)
-    return verdict(fault, failures_anew(fault.module, source, [fault.test]))
+    return verdict(fault, failures_anew(fault.module, source, [fault.test], options))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -326,6 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help="only faults whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="list the faults and the tests that must catch them")
+    parser.add_argument("--seed", type=int, help="draw other examples: what is caught by chance may then survive")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="faults at once (default: %(default)s)")
     options = parser.parse_args(arguments)
     chosen = [f for f in FAULTS if not options.names or any(name in f.name for name in options.names)]
     if not chosen:
@@ -339,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(os, "fork"):
         parser.error("this system has no fork, which a fault is planted in")
 
+    drawn = [] if options.seed is None else ["--hypothesis-seed", str(options.seed)]
     start, screen = time.perf_counter(), sys.stdout
     caught = []
 
@@ -350,9 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("hypothesis.strategies", "pytest", "scipy.special", "scipy.stats", "torch"):
         import_module(library)  # before the profile, which slows imports down
     with recorded() as ran:
-        exchanger = Exchanger(chosen, ran, report)
-        output = run_tests(sorted({fault.test for fault in chosen}), exchanger)
-    for fault, answer in in_forks(caught_by, exchanger.left):
+        exchanger = Exchanger(chosen, ran, report, options.jobs)
+        output = run_tests(sorted({fault.test for fault in chosen}), exchanger, options=drawn)
+    for fault, answer in in_forks(partial(caught_by, options=drawn), exchanger.left, options.jobs):
         report(fault, answer)
     if len(caught) < len(chosen):
         print(output)

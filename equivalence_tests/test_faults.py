@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prograde.equivalence_tests import planting
 from prograde.equivalence_tests.faults import FAULTS, Fault
 from prograde.equivalence_tests.planting import ROOT, Loaded, planted, recorded, verdict
 
@@ -142,3 +143,13 @@ def test_the_named_assertion_is_told_from_others() -> None:
     assert verdict(fault, ["E   ValueError: the sum"]).startswith("no assertion failed")
     with pytest.raises(LookupError, match="2 times"):
         planted("x + y; x + y", fault)
+
+
+@pytest.mark.parametrize(("arguments", "passed"), [([], []), (["--seed", "5"], ["--hypothesis-seed", "5"])])
+def test_a_seed_is_that_of_the_examples(
+    arguments: list[str], passed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(planting, "run_tests", lambda tests, *plugins, options: ran.append((tests, options)) or "")
+    assert planting.main([*arguments, FAULTS[0].name]) == 1
+    assert ran == [([FAULTS[0].test], passed)]

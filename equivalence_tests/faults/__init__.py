@@ -1,6 +1,6 @@
 """Planted faults: each is put into the code, and a named assertion of the suite must catch it.
 
-    python -m prograde.equivalence_tests.faults [--list] [NAME ...]
+    python -m prograde.equivalence_tests.faults [--list] [--seed N] [--jobs N] [NAME ...]
 
 The faults that `test_foton.py` must catch stand in `foton.py`, and so on.
 """
