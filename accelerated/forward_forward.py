@@ -202,7 +202,7 @@ def labelled(
     length = torch.linalg.vector_norm(x[:, rest], dim=axes, keepdim=True, dtype=wide(x.dtype))
     size = ((length.square() + positions * amplitude**2) / (channels * positions)).sqrt() + EPS
     shared, brightness = (x / size).to(x.dtype), (amplitude / size).to(x.dtype)
-    others = layer.of_channels(layer.channel_weight[:, rest])
+    others = layer.of_channels(layer.channel_weight[:, rest], biased=True)
     one_by_one = layer.channel_weight[:, own].transpose(0, 1).flatten(0, 1)[:, None]  # (K n_1, 1, ...)
     apart, learning = layer.of_channels(one_by_one, biased=False), layer if replaced else others
     product = others.value(shared[:, rest])

@@ -299,7 +299,7 @@ class ByChannel(Layer, Protocol):
     def channel_weight(self) -> Array:
         """(n_out, n_in, ...); n_in is less than the input has in a layer of groups, which is no such sum."""
 
-    def of_channels(self, weight: Array, biased: bool = True) -> Layer:
+    def of_channels(self, weight: Array, biased: bool) -> Layer:
         """The same with that weight, for other channels, with its bias or without."""
 
 
@@ -348,7 +348,7 @@ class Dense(NamedTuple):
     def channel_weight(self) -> Array:
         return self.weight
 
-    def of_channels(self, weight: Array, biased: bool = True) -> "Dense":
+    def of_channels(self, weight: Array, biased: bool) -> "Dense":
         return self._replace(weight=weight, bias=self.bias if biased else None)
 
 
@@ -395,7 +395,7 @@ class Convolution(NamedTuple):
     def channel_weight(self) -> Array:
         return self.kernel
 
-    def of_channels(self, weight: Array, biased: bool = True) -> "Convolution":
+    def of_channels(self, weight: Array, biased: bool) -> "Convolution":
         return self._replace(kernel=weight, bias=self.bias if biased else None)
 
 
@@ -432,7 +432,7 @@ class CircularConvolution(NamedTuple):
     def channel_weight(self) -> Array:
         return self.kernel
 
-    def of_channels(self, weight: Array, biased: bool = True) -> "CircularConvolution":
+    def of_channels(self, weight: Array, biased: bool) -> "CircularConvolution":
         return self._replace(kernel=weight, bias=self.bias if biased else None)
 
 

@@ -208,7 +208,7 @@ def _prototype_cosine_credit(
     (prototypes,) = parameters
     c, z, p, rate, rate_of_p = _cosines(grid, h, prototypes)
     by_cosine = widened(gradient)
-    if prototypes.shape[1] > 1:
+    if c.shape != gradient.shape:  # several of a class
         shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
         by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
     by_product, along = by_cosine * rate, by_cosine * c  # each derivative is orthogonal to what has the direction

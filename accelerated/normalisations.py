@@ -158,11 +158,11 @@ def _batch_axes(h: Array) -> tuple[int, ...]:
 
 
 def _check_statistics(h: Array, mean: Array | None, variance: Array | None) -> None:
-    if (mean is None) != (variance is None):
-        raise ValueError("mean, variance: one without the other, expected both or neither")
     if mean is not None and variance is not None:
         check_shape("mean", mean, h.shape[1:2])
         check_shape("variance", variance, h.shape[1:2])
+    elif mean is not variance:
+        raise ValueError("mean, variance: one without the other, expected both or neither")
 
 
 def batch_norm(h: Array, mean: Array | None = None, variance: Array | None = None, eps: float = 1e-5) -> Array:

@@ -135,9 +135,7 @@ def bjorck_factor(gram: Array, order: int = 1, steps: int = 1, rescale: bool = T
         if scale is not None:
             q = q / scale.sqrt()
         factor = q if factor is None else q @ factor
-    if factor is None:
-        return torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype).expand_as(gram)
-    return factor
+    return _with_diagonal(torch.zeros_like(gram), 1) if factor is None else factor
 
 
 def bjorck(weight: Array, order: int = 1, steps: int = 1, rescale: bool = True) -> Array:

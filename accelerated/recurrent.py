@@ -133,22 +133,22 @@ gru: Cell = Cell(3, _gru_value, _gru_vjp, _gru_difference)
 """The gated recurrent unit, as PyTorch has it."""
 
 
-def _lstm_gates(p: Array, q: Array, h: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """The gates' pre-activations side by side, i and f side by side, g, o, and c_(t-1)."""
-    a = p + q
+def _lstm_gates(a: Array, h: Array) -> tuple[Array, Array, Array, Array]:
+    """Of the gates' pre-activations side by side: i and f side by side, g, o, and c_(t-1)."""
     n = a.shape[1] // 4
-    return a, torch.sigmoid(a[:, : 2 * n]), torch.tanh(a[:, 2 * n : 3 * n]), torch.sigmoid(a[:, 3 * n :]), h[:, n:]
+    return torch.sigmoid(a[:, : 2 * n]), torch.tanh(a[:, 2 * n : 3 * n]), torch.sigmoid(a[:, 3 * n :]), h[:, n:]
 
 
 def _lstm_value(p: Array, q: Array, h: Array) -> Array:
-    _, i_f, g, o, c = _lstm_gates(p, q, h)
+    i_f, g, o, c = _lstm_gates(p + q, h)
     i, f = i_f.chunk(2, dim=1)
     c = f * c + i * g
     return torch.cat([o * torch.tanh(c), c], dim=1)
 
 
 def _lstm_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Array]:
-    a, i_f, g, o, old = _lstm_gates(p, q, h)
+    a = p + q
+    i_f, g, o, old = _lstm_gates(a, h)
     i, f = i_f.chunk(2, dim=1)
     a_i, a_f, a_g, a_o = a.chunk(4, dim=1)
     d_h, d_c = d.chunk(2, dim=1)
@@ -162,7 +162,8 @@ def _lstm_vjp(p: Array, q: Array, h: Array, d: Array) -> tuple[Array, Array, Arr
 
 def _lstm_difference(p: Array, q: Array, h: Array, s: Array, u: Array, v: Array) -> Array:
     # With primes for what belongs to p - s, q - u and h - v, x y - x' y' = (x - x') y + x' (y - y') of each product.
-    a, i_f, g, o, old = _lstm_gates(p, q, h)
+    a = p + q
+    i_f, g, o, old = _lstm_gates(a, h)
     i, f = i_f.chunk(2, dim=1)
     lost, n = s + u, old.shape[1]
     i_difference, f_difference = _sigmoid_difference(a[:, : 2 * n], lost[:, : 2 * n]).chunk(2, dim=1)

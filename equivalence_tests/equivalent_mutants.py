@@ -137,10 +137,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "for number, step in enumerate(steps, 0):",
     ): "what the last step gives is not used",
     (
-        "accelerated.learned_scores._prototype_cosine_credit",
-        "if prototypes.shape[1] >= 1:",
-    ): "the only prototype of a class has all of its share",
-    (
         "accelerated.losses.entropies",
         "return found if v is None else times(found, v)",
     ): "products of numbers commute",

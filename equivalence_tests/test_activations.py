@@ -108,6 +108,18 @@ def test_differences_do_not_cancel(name: str, twin: Side, size: float) -> None:
     assert np.all(np.abs(found - truth) <= twin.eps * lost), f"{name} cancels"
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
+def test_a_difference_from_0_is_the_value(name: str, side: Side) -> None:
+    """With all its digits, whatever the size of u: at -1024 the activation is 0 in every precision."""
+    activation = side.activations.ACTIVATIONS[name]
+    ends = np.linspace(-3, 3, 61)[None]
+    a, far, rise, fall = side.operands((ends, np.full((1, 61), -1024.0), ends + 1024, -1024 - ends))
+    end = side.operands(-1024 - side.results(fall))  # exact, in the precision of what falls
+    for words, start, u, sign, at in (("from 0", a, rise, 1, a), ("to 0", far, fall, -1, end)):
+        found, value = side.results((activation.difference(start, u), activation.value(at)))
+        assert np.all(np.abs(sign * found - value) <= 16 * side.eps * np.abs(value)), f"{name} {words}"
+
+
 def test_tanhs_derivative_is_even_and_keeps_its_digits(side: Side) -> None:
     """1 - tanh(a)^2 is 1 / cosh(a)^2: no a is so large that it is lost in what is subtracted from 1."""
     a = side.operands(np.linspace(0.1, 40, 400)[None])

@@ -1,5 +1,6 @@
 """Orthogonality: twin against reference, and the theory of the Bjorck iteration."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -191,6 +192,37 @@ def test_bjorck(twin: Side, compare: Comparison, weight: Any, order: int, steps:
         weight,
         columns,
     )
+
+
+STACKED: dict[str, Callable[[Any, Any], Any]] = {
+    "gram": lambda module, w: module.gram(w),
+    "defect": lambda module, w: module.defect(w),
+    "spectral_bound": lambda module, w: module.spectral_bound(module.gram(w)),
+    "polar_iteration": lambda module, w: module.polar_iteration(w),
+    **{
+        f"bjorck_factor, {steps} steps": lambda module, w, steps=steps: module.bjorck_factor(module.gram(w), 2, steps)
+        for steps in (0, 1, 3)
+    },
+}
+"""What takes a stack of matrices, (..., n_out, n_in), with the twin's module."""
+
+
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+@pytest.mark.parametrize("name", STACKED)
+def test_a_stack_of_matrices_has_what_each_has(twin64: TwinSide, name: str, shape: tuple[int, int]) -> None:
+    """Each as it is alone, near orthogonal, far from it or 0: none is scaled as another has to be."""
+    scales = np.array([[1.0, 20.0, 0.05, 0.0]] * 2)[:, :, None, None]
+    weights = twin64.operands(scales * np.random.default_rng(0).standard_normal((2, 4, *shape)) / 3)
+    found = STACKED[name](twin64.orthogonality, weights)
+    alone = [[STACKED[name](twin64.orthogonality, weight) for weight in row] for row in weights]
+    expected = torch.stack([torch.stack(row) for row in alone])
+    torch.testing.assert_close(found, expected, msg=f"{name} of a stack")
+
+
+def test_no_step_changes_nothing(side: Side) -> None:
+    weight = side.operands(np.array([[3.0, 0.0, 4.0], [0.0, 1.0, 0.0]]))
+    assert np.array_equal(side.results(side.orthogonality.bjorck(weight, steps=0)), side.results(weight)), "no step"
 
 
 @given(weight=matrices(), order=orders)

@@ -411,3 +411,6 @@ def test_a_part_of_a_state_is_a_step(side: Side) -> None:
     assert np.array_equal(pulled, np.pad(rounded_d, ((0, 0), (1, 2)))), "a part's cotangent"
     whole = side.recurrent.Part(0, 5, 5)
     assert whole.value(given_h) is given_h
+    for rows in (2, 5):  # 5: as many samples as the state has numbers
+        with side.refuses(rf"state: shape \({rows}, 4\), expected \({rows}, 5\)"):
+            part.value(side.operands(np.ones((rows, 4))))

@@ -43,6 +43,9 @@ FAULTS = [
     Fault("silu's difference with its ends exchanged", "accelerated.activations",
           "b.lerp_(a, of_a), change)", "a.lerp(b, of_a), change)",
           "test_difference", "silu.difference"),
+    Fault("silu's difference without the smaller of two ends", "accelerated.activations",
+          "(a.abs() < b.abs())", "(a.abs() < b)",
+          "test_a_difference_from_0_is_the_value", "silu from 0"),
     Fault("silu's difference by two values", "accelerated.activations",
           "silu: Activation = Activation(functional.silu, _silu_multiply, _silu_multiply, _silu_difference)",
           "silu: Activation = Activation(functional.silu, *(_silu_multiply,) * 2, "
