@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: the tier that runs within a minute")
-    config.addinivalue_line("markers", "slow: no part of that tier, in a file that is; --profile smoke leaves it out")
+    config.addinivalue_line("markers", "slow: no part of that tier, in a file that is; runs with it if -m names it")
     config.addinivalue_line("markers", "nightly: long; runs with --profile nightly alone, or if -m names it")
     config.option.reportchars += "s"  # what was skipped, and why, is listed at the end
     config.addinivalue_line("markers", "places_itself: names the device of what it makes, as compiled code has to")
@@ -140,13 +140,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     """
     option = config.getoption
     nightly = option("--profile") == "nightly" or "nightly" in option("-m")
+    slow = option("--profile") != "smoke" or "slow" in option("-m")
     is_ours = option("--twin") == OURS
     every = is_ours and (option("--dtype") == "float64" or option("--device") != "cpu")
     chosen: list[Any] = []
     left_out: list[Any] = []
     for item in items:
         in_time = nightly or not item.get_closest_marker("nightly")
-        in_time &= option("--profile") != "smoke" or not item.get_closest_marker("slow")
+        in_time &= slow or not item.get_closest_marker("slow")
         concerned = every or is_of_a_precision(item.function)
         drawn = item.callspec.params if hasattr(item, "callspec") else {}
         again = drawn.get("side") == "reference" and (drawn.get("precision") in option("--also") or not is_ours)

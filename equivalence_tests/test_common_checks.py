@@ -204,6 +204,7 @@ def test_unknown_names_are_refused() -> None:
         parametrize_with_twins(["prograde.accelerated"], ["fotom"])
 
 
+@pytest.mark.slow
 @parametrize_with_twins(["prograde.accelerated"], ["pepita", "aggregation"])
 def test_a_package_in_a_suite_of_ones_own(twin: TwinSide, check: Any) -> None:
     check(twin)

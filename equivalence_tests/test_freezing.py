@@ -13,6 +13,7 @@ from prograde.equivalence_tests.sides import TwinSide
 pytestmark = pytest.mark.usefixtures("ours_only")
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @parametrize_with_rules(EXAMPLES, ["honours freezing"])
 def test_what_is_frozen_since_stays_as_it_is_and_others_learn_as_before(rule: Example, check: Check) -> None:

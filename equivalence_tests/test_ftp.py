@@ -607,6 +607,7 @@ def test_a_seed_in_place_of_the_feedback() -> None:
         assert torch.equal(before, kernel_of(one)), "a state that does not fit changes no feedback"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ours_only")
 def test_training_lowers_the_loss() -> None:
     rule = Ftp(model(torch.float32), image_size=(11, 9), scale=0.5 * 72)
@@ -619,6 +620,7 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ours_only")
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_two_convolutions_learn_as_they_come(activation: type[nn.Module]) -> None:

@@ -985,6 +985,7 @@ def test_the_objective_is_exact(ours: TwinSide) -> None:
     assert torch.equal(Hardware(rule, bits=2, read_noise=0.5).objective(x, y), rule.objective(x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_copies_pickles_and_states_learn_the_same(name: str, ours: TwinSide) -> None:
     """Three noisy steps; one generator is all the randomness that there is."""

@@ -366,6 +366,7 @@ def test_what_is_passed_on_is_not_kept(twin: TwinSide) -> None:
     assert kept == [[0], [0], [2], []], "kept"
 
 
+@pytest.mark.slow
 @pytest.mark.places_itself
 def test_the_twin_compiles_without_a_graph_break(twin64: TwinSide) -> None:
     if not twin64.is_ours:

@@ -175,6 +175,7 @@ OUTSIDE = {"resnet": ("fc",), "an addition around a block": ("fc",), "vit": ("ou
 """What no local loss trains: the last Linear."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_local_rules_train_models_of_any_kind(method: type[LocalClassifiers], name: str) -> None:

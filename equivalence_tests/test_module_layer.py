@@ -435,6 +435,7 @@ def embedded(pooled: bool) -> nn.Module:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooled", [True, False], ids=["a label a sequence", "a label a token"])
 @pytest.mark.parametrize("name", ["ftp", "pepita", "dfa", "drtp"])
 def test_sequences_of_tokens(name: str, pooled: bool) -> None:

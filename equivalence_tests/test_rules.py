@@ -298,6 +298,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.places_itself
 @pytest.mark.parametrize("module", [*COMPILED, "feedback_alignment", "forward_forward"])
 def test_twins_compile_without_a_graph_break(module: str, twin64: TwinSide) -> None:

@@ -157,6 +157,7 @@ def test_the_constraint_knows_the_step(optimizer: str, monkeypatch: pytest.Monke
     assert known == [{"2"} if optimizer == "SGD" else set()] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [MonoForward, Ftp])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer(optimizer: str, kind: type[Rule], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,7 @@ def backpropagated(network: str, depth: int) -> int:
     return live.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMED)
 def test_memory_does_not_grow_with_depth(name: str) -> None:
     """At depth 64 at most a hundredth more than at depth 4, and a tenth of what backpropagation saves."""

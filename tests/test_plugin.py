@@ -108,14 +108,14 @@ def test_missing_determinism_is_skipped_on_a_device_alone_and_listed(run: Callab
 
 def test_lower_precisions_run_what_depends_on_them_alone_or_also(run: Callable[..., list[str]]) -> None:
     """And of another package, what depends on it."""
-    lower, also, another, quickest = run(
+    lower, also, another, quickest, slow = run(
         "--dtype bfloat16", "--also float32 --also bfloat16", "--twin prograde.reference --few-shapes",
-        "-m smoke --profile smoke",
+        "-m smoke --profile smoke", "-m slow --profile smoke",
     )  # fmt: skip
     assert re.findall("shapes (.*)", lower + another) == ["54", "2"]
     assert named(another, "PASSED") == {"of_a_precision", "quick", "slow", "theorem[twin]"}
     assert named(lower, "PASSED") == {"of_a_precision", "quick", "slow", *THEOREM}
-    assert named(quickest, "PASSED") == {"quick", *THEOREM}
+    assert (named(quickest, "PASSED"), named(slow, "PASSED")) == ({"quick", *THEOREM}, {"slow"})
     assert named(lower, "FAILED") == {"undetermined", "wrong"}
     assert "3 deselected" in lower
     assert re.findall("found (.*)", lower) == ["torch.bfloat16 12 0.0625 False"]
