@@ -6,6 +6,7 @@ Circular padding is laid out in memory, for PyTorch's own convolutions to run on
 from collections.abc import Iterator, Sequence
 from functools import partial
 from math import ceil
+from typing import TypeGuard
 
 import torch
 from torch.nn import functional
@@ -116,7 +117,7 @@ def weight_gradient(
         z, stride = z[:, :, :: stride[0], :: stride[1]], (1, 1)
 
     def gradient(z: Array, delta: Array) -> Array:
-        if multiplies_windows(z, shape, padding, dilation, groups) and not isinstance(padding, str):
+        if multiplies_windows(padding, z, shape, dilation, groups):
             return _by_windows(z, shape, delta, stride, padding)
         return conv2d_weight(z, shape, delta, stride, padding, dilation, groups)
 
@@ -124,9 +125,9 @@ def weight_gradient(
 
 
 def multiplies_windows(
-    z: Array, shape: Sequence[int], padding: str | tuple[int, ...], dilation: tuple[int, ...], groups: int
-) -> bool:
-    """Whether `weight_gradient` is a product with the windows of z."""
+    padding: str | tuple[int, ...], z: Array, shape: Sequence[int], dilation: tuple[int, ...], groups: int
+) -> TypeGuard[tuple[int, ...]]:
+    """Whether `weight_gradient` is a product with the windows of z: never with padding by a name."""
     is_plain = min(shape[:2]) >= MANY and groups == 1 and set(dilation) == {1} and not isinstance(padding, str)
     return is_plain and z.dim() == 4 and z.stride(1) == 1 and z.dtype == wide(z.dtype) and readable(z)
 

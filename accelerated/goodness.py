@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._arrays import Array, check_not_negative
+from ._arrays import Array, check_not_negative, widened
 
 __all__ = [
     "GOODNESS",
@@ -43,8 +43,7 @@ def _rows(h: Array) -> Array:
 
 def _wide(h: Array) -> Array:
     """Activities as rows of float32 at least: (batch, n)."""
-    rows = _rows(h)
-    return rows.float() if rows.element_size() < 4 else rows
+    return widened(_rows(h))
 
 
 # Functions of the module, not of functions, so that a goodness can be pickled.

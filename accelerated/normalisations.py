@@ -212,7 +212,7 @@ def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
     check_shape("gradient", gradient, h.shape)
     v, g = widened(h).flatten(1), widened(gradient).flatten(1)
     size = _length(v) / sqrt(v.shape[1])
-    u = torch.where(size == 0, 0, v / torch.where(size == 0, 1, size))
+    u = v / torch.where(size == 0, 1, size)
     found = (g - u * (g * u).mean(dim=1, keepdim=True) * size / (size + eps)) / (size + eps)
     return found.to(h.dtype).view_as(h)
 

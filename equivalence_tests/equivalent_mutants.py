@@ -21,10 +21,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "rows = h.reshape(groups, len(h), -1)",
     ): "the groups of all samples are the same rows",
     (
-        "reference.normalisations.rms_norm_vjp",
-        "u = np.where(size == 0, 1, h / np.where(size == 0, 1, size))",
-    ): "it is multiplied by the size, which is 0 there",
-    (
         "reference.orthogonality._polynomial",
         "power = residual @ power",
     ): "powers of a matrix commute",
@@ -48,10 +44,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.ftp.Ftp._first_difference",
         "rows = len(h) if h.device.type != 'cpu' else PART // flat.shape[0] + 1",
     ): "rows are worked on in parts, whose size changes no row",
-    (
-        "accelerated.forward_forward.labelled",
-        "whole = replaced and (positions >= 1 or num_classes == channels)",
-    ): "an input formed whole has the numbers of one whose pixels are shared; it takes longer",
     (
         "accelerated.rules.local.layer_aggregation.LayerAggregation.forward",
         "return weighted(torch.where(taken, scores, 1), self.weights)",
@@ -164,10 +156,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.output_loss.OwnLoss.gradient",
         "seen = scores.requires_grad_()",
     ): "in a step scores have no graph, and nobody else has them",
-    (
-        "accelerated.layers.forward",
-        "if 1 < len(layers):",
-    ): "what the last layer's outlet would give is not used",
     (
         "accelerated.blocks._deltas",
         "for number, layer in enumerate(layers, 0):",

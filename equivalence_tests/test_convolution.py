@@ -340,6 +340,43 @@ def test_kernel_update_by_windows(
 
 
 @pytest.mark.parametrize(
+    ("changed", "by_windows"),
+    [
+        ({}, True),
+        ({"padding": (1, 1)}, True),
+        ({"dilation": (2, 2)}, False),
+        ({"groups": 2, "channels": 2 * accelerated.MANY}, False),
+        ({"dtype": torch.bfloat16}, False),
+        ({"memory_format": torch.contiguous_format}, False),
+        ({"channels": accelerated.MANY - 1}, False),
+    ],
+    ids=lambda given: next(iter(given), "as it is") if isinstance(given, dict) else "",
+)
+def test_which_kernels_learn_by_windows(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], by_windows: bool
+) -> None:
+    """Many channels, last in memory, of one group, in float32 at least: PyTorch is not asked for what is faster so."""
+    asked = []
+
+    def conv2d_weight(z: Any, *given: Any) -> Any:
+        asked.append(z)
+        return theirs(z, *given)
+
+    theirs = accelerated.conv2d_weight
+    monkeypatch.setattr(accelerated, "conv2d_weight", conv2d_weight)
+    place = {"padding": (0, 0), "dilation": (1, 1), "groups": 1} | changed
+    channels = place.pop("channels", accelerated.MANY)
+    memory = {"dtype": place.pop("dtype", torch.float32)}
+    z = torch.ones(1, channels, 5, 5, **memory)
+    z = z.contiguous(memory_format=place.pop("memory_format", torch.channels_last))
+    shape = (channels, channels // place["groups"], 3, 3)
+    a = torch.nn.functional.conv2d(z, torch.ones(shape, **memory), None, (1, 1), **place)
+    assert accelerated.weight_gradient(z, shape, a, (1, 1), **place).shape == shape
+    assert bool(asked) != by_windows, "who multiplies windows"
+    assert not accelerated.multiplies_windows("same", z, shape, (1, 1), 1), "padding by a name, whose size is not told"
+
+
+@pytest.mark.parametrize(
     ("shape", "message"), [((2, 3, 8, 8), "z: 3 channels"), ((2, 2, 1, 8), "z: 1 pixels a side, with 0 around")]
 )
 def test_images_that_do_not_fit(side: Side, shape: tuple[int, ...], message: str) -> None:

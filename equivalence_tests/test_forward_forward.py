@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from prograde.accelerated import forward_forward as accelerated
+from prograde.accelerated import layers as accelerated_layers
+from prograde.accelerated import normalisations as accelerated_normalisations
 from prograde.equivalence_tests.sides import Dense, Images, Padded, ReferenceSide, Side
 from prograde.equivalence_tests.strategies import PaddedCase, padded_cases, seeds, streams
 from prograde.equivalence_tests.tolerance import Comparison, rms
@@ -173,6 +176,27 @@ def test_grouped_convolutions(
 
     operands = Images(tuple(convolutions), dense), x, labels, np.array([0, 1, 2])
     compare(twin, "groups", found, *operands)
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "channels", "shared"),
+    [
+        ("pixels", (6,), 6, True),
+        ("pixels", (K,), K, False),
+        ("pixels", (2, 3, 3), 2, False),
+        ("planes", (6,), 6 + K, True),
+        ("planes", (2, 3, 3), 2 + K, True),
+        ("tokens", (3, 6), 6, False),
+    ],
+)
+def test_whose_input_is_shared_by_all_labels(place: Any, shape: tuple[int, ...], channels: int, shared: bool) -> None:
+    """A product with what samples have in common is taken once, where labels have channels of their own."""
+    dense, x = accelerated_layers.Dense(torch.ones(5, channels), torch.ones(5)), torch.ones(2, *shape)
+    layer = accelerated_layers.Convolution(torch.ones(5, channels, 2, 2), torch.ones(5)) if x.dim() == 4 else dense
+    found = accelerated.labelled(layer, x, K, 1.0, place)(torch.tensor([0, 1]))
+    assert isinstance(found, accelerated.LabelledInput) == shared, "shared by all labels"
+    whole = accelerated.overlay(x, torch.tensor([0, 1]), K, 1.0, place)
+    torch.testing.assert_close(found.value(layer), layer.value(accelerated_normalisations.rms_norm(whole)))
 
 
 @given(case=unlabelled(), normalised=st.booleans())

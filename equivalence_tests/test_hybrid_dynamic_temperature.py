@@ -292,3 +292,7 @@ def test_a_threshold_begins_at_any_size(side: Side) -> None:
     module, large = side.hybrid_dynamic_temperature, np.full((1, 3), 1e4)
     with np.errstate(all="raise"):
         assert side.results(module.warm_start(*side.operands((large, large)))).tolist() == [1e4]
+    near = np.array([[21.0] * 3, [19.0] * 3])
+    above, below = side.results(module.warm_start(*side.operands((near, near))))
+    assert above == 21, "theta of a goodness above 20 is that itself"
+    assert np.isclose(below, np.log(np.expm1(19)), rtol=2 * side.eps, atol=0), "theta of a goodness below 20"

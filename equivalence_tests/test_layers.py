@@ -430,6 +430,20 @@ def test_dropped_units(side: Side) -> None:
     assert side.results(found).tolist() == [[0, 5, 0]], "dropped"
 
 
+def test_the_last_layers_outlet_is_not_applied(side: Side) -> None:
+    """It leads nowhere: no squares of five pixels are looked for in maps of three."""
+    module, kernel = side.layers, np.ones((1, 1, 1, 1))
+    layers = [module.Convolution(side.operands(kernel), None, outlet=(module.MaxPool(size),)) for size in (2, 5)]
+    z = side.operands(np.arange(36.0).reshape(1, 1, 6, 6))
+    try:
+        found = side.results(module.forward(layers, z).scores)
+    except ValueError as error:
+        raise AssertionError("outlet that leads nowhere") from error
+    assert found[0, 0, 0].tolist() == [7, 9, 11]
+    with side.refuses(r"layers\[1\]: size: 5, expected 1\.\.3"):
+        module.forward([*layers, layers[0]], z)
+
+
 def test_the_layer_that_does_not_fit_is_named(side: Side) -> None:
     weights = side.operands((np.ones((3, 2)), np.ones((4, 5))))
     chain = side.layers.dense_chain(weights, (None, None), (side.activations.relu, side.activations.identity))

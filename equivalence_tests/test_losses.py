@@ -270,6 +270,15 @@ def test_weights_may_be_wider_than_scores(twin: TwinSide, dtype: torch.dtype) ->
     assert twin.losses.cross_entropy_gradient(scores, torch.tensor([0, 1]), class_weight=wide).dtype == dtype
 
 
+@pytest.mark.usefixtures("ours_only")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_entropy_is_of_the_dtype_of_scores(twin: TwinSide, dtype: torch.dtype) -> None:
+    """Whatever that of targets."""
+    scores, targets = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]], dtype=dtype)
+    for function in (twin.losses.cross_entropy, twin.losses.cross_entropy_gradient):
+        assert function(scores, targets).dtype == torch.float32
+
+
 def test_errors_of_confident_scores_keep_their_digits(side: Side) -> None:
     """Relative ones: softmax - 1 and sigmoid - 1 would have none left."""
     if isinstance(side, TwinSide) and not side.is_ours:

@@ -345,7 +345,12 @@ def test_no_direction_of_nothing(side: Side) -> None:
     found = side.results(side.normalisations.direction_vjp(v, gradient))
     assert not found[:2].any(), "derivative of nothing"
     assert np.allclose(found[3], [0.032, -0.024], atol=4 * side.eps), "derivative"
-    assert not side.results(side.normalisations.direction(v, 6.0)).any()
+    module = side.normalisations
+    for eps in (5.0, 6.0):  # 5: the last one's length
+        for found in (module.direction(v, eps), module.unit_sphere(v, eps=eps)):
+            assert not side.results(found).any(), "direction of eps"
+        for found in (module.direction_vjp(v, gradient, eps), module.unit_sphere_vjp(v, gradient, eps=eps)):
+            assert not side.results(found).any(), "derivative at eps"
 
 
 @pytest.mark.parametrize(

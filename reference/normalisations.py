@@ -276,7 +276,7 @@ def rms_norm_vjp(h: Array, gradient: Array, eps: float = 1e-8) -> Array:
     check_shape("gradient", gradient, h.shape)
     axes = tuple(range(1, h.ndim))
     size = np.sqrt(np.mean(h**2, axis=axes, keepdims=True))
-    u = np.where(size == 0, 0, h / np.where(size == 0, 1, size))
+    u = h / np.where(size == 0, 1, size)
     return (gradient - u * np.mean(gradient * u, axis=axes, keepdims=True) * size / (size + eps)) / (size + eps)
 
 

@@ -101,7 +101,7 @@ def _convolved(
 ) -> Tensor:
     place = stride, padding, dilation, groups = (*(_pair(n) for n in (stride, padding, dilation)), groups)
     is_ours = weight.requires_grad and torch.is_grad_enabled()
-    if not is_ours or not multiplies_windows(input, weight.shape, padding, dilation, groups):
+    if not is_ours or not multiplies_windows(padding, input, weight.shape, dilation, groups):
         return functional.conv2d(input, weight, bias, *place)
     sides = zip(input.shape[2:], weight.shape[2:], stride, padding, strict=True)
     shape = (len(input), len(weight), *((n + 2 * around - k) // step + 1 for n, k, step, around in sides))

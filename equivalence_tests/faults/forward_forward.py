@@ -108,4 +108,7 @@ FAULTS = [
     Fault("inputs taken as they are", "accelerated.forward_forward",
           "PlainInput(both if normalised else rms_norm(both))", "PlainInput(both)",
           "test_inputs_are_normalised_unless_they_are_so_already", "not normalised"),
+    Fault("every labelled input formed whole", "accelerated.forward_forward",
+          "whole = replaced and (positions > 1", "whole = replaced or (positions > 1",
+          "test_whose_input_is_shared_by_all_labels", "shared by all labels"),
 ]  # fmt: skip

@@ -97,4 +97,7 @@ FAULTS = [
     Fault("sums for averages on the way on", "reference.pooling",
           "_squares(g, size, stride, padding).mean(axis=-1)", "_squares(g, size, stride, padding).sum(axis=-1)",
           "test_pooling_by_hand", "averages"),
+    Fault("outlet of the last layer applied", "accelerated.layers",
+          "if index + 1 < len(layers):", "if layer.outlet:",
+          "test_the_last_layers_outlet_is_not_applied", "outlet that leads nowhere"),
 ]  # fmt: skip

@@ -68,4 +68,8 @@ FAULTS = [
           "if variance is None:\n        _batch_axes(h)\n        check_shape",
           "if True:\n        _batch_axes(h)\n        check_shape",
           "test_statistics_that_are_given", "derivative at given statistics"),
+    Fault("a direction of what is as long as eps", "accelerated.normalisations",
+          "return torch.where(length <= eps, 0, v / length.clamp(min=eps))",
+          "return torch.where(length < eps, 0, v / length.clamp(min=eps))",
+          "test_no_direction_of_nothing", "direction of eps"),
 ]  # fmt: skip
