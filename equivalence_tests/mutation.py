@@ -7,8 +7,8 @@ Places and mutations are drawn from the seed: operators, comparisons, constants 
 clamps, roots and transpositions dropped, arguments swapped, conditions negated. The sides are the functions of the
 reference, and those of the twins and the rules. The tests run once, to learn which lines each of them runs and how long
 it takes. Each mutant then meets, in a fork, the tests that run its lines, in lower precisions too, until SECONDS of
-them have run: one of each test function before a second, those first that run the fewest lines, since they are about
-little else. A mutant that all of them pass is printed, and the command fails, unless `equivalent_mutants` argues that
+them have run: those of each test function in turns, first those that run the fewest lines, since they are about little
+else. A mutant that all of them pass is printed, and the command fails, unless `equivalent_mutants` argues that
 nothing can tell it from the original. Of several seeds, each draws mutants and is counted for itself.
 """
 
@@ -52,6 +52,9 @@ SIDES = {"reference": ("reference",), "accelerated": ("accelerated", "accelerate
 
 SECONDS = 40.0
 """How long the tests of a mutant may take in all, as they did without one."""
+
+TURN = 0.25
+"""For so many of these seconds tests of one function go on before those of the others have their turn."""
 
 PATIENCE = 10.0
 """A test that takes so many times as long as without a mutant, and so many seconds more, has noticed it."""
@@ -358,9 +361,10 @@ class Mutator:
     def tests_of(self, module: str, functions: set[Key], lines: range = range(0)) -> list[int]:
         """Tests that pass without the mutant and run its lines; of none, its module's.
 
-        In the order in which they run: one of each test function, then a second, those first that run the fewest lines;
-        of the module's before all others those that call the function, are of its own files, or have its name. Tests
-        that don't fit into what is left of SECONDS are passed over.
+        In the order in which they run: those of each test function for TURN seconds, one at least, so that rows of a
+        table are all among them, then those of another, first those that run the fewest lines; of the module's before
+        all others those that call the function, are of its own files, or have its name. Tests that don't fit into what
+        is left of SECONDS are passed over.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         places = {(file, line) for line in lines}
@@ -371,12 +375,12 @@ class Mutator:
             if own or name in item.name or any(of == file for of, _ in test.called):
                 found.append((int(not own), test, index))
         found.sort(key=lambda of: (of[0], len(of[1].lines), of[1].seconds))
-        before: Counter[tuple[Path, str]] = Counter()
+        before: defaultdict[tuple[Path, str], float] = defaultdict(float)
         ranked = []
         for own, test, index in found:
             function = self.items[index].path, self.items[index].name.partition("[")[0]
-            ranked.append((own, before[function], test, index))
-            before[function] += 1
+            ranked.append((own, int(before[function] / TURN), test, index))
+            before[function] += test.seconds
         chosen, left = [], SECONDS
         for *_, test, index in sorted(ranked, key=lambda of: of[:2]):
             if test.seconds <= left:

@@ -96,7 +96,21 @@ def test_a_mutant_meets_the_tests_of_its_lines() -> None:
     assert mutator.tests_of("reference.foton", set()) == own, "at import: every test of the module"
     for item in mutator.items[:2]:
         item.name = "test_of_several[0]"
-    assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1, 7, 0], "one of each function first"
+    assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1, 7, 0], "a long one of each function first"
+
+
+def test_a_mutant_meets_all_rows_of_a_table_in_one_turn() -> None:
+    """And a second test that takes long comes after them."""
+    file = source_of("reference.foton")[0]
+    mutator = mutation.Mutator([], 0.0, {}, 1, lambda *_: None)
+    for name, seconds, number_of_lines in (
+        *((f"test_rows[{row}]", mutation.TURN / 10, 2) for row in range(8)),
+        *((f"test_long[{size}]", mutation.TURN, 1 + 2 * size) for size in range(2)),
+    ):
+        lines = {(file, number) for number in range(7, 7 + number_of_lines)}
+        mutator.observed[len(mutator.items)] = mutation.Observed(seconds, True, set(), lines)
+        mutator.items.append(SimpleNamespace(path=Path("test_rules.py"), name=name))
+    assert mutator.tests_of("reference.foton", set(), range(7, 8)) == [8, *range(8), 9]
 
 
 def _branches(chosen: bool) -> int:
