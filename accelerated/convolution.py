@@ -213,8 +213,9 @@ def _step(q: Array, s: Array) -> Array:
 
 def _products(bases: Sequence[Array]) -> list[Array]:
     """1, t_1, t_1 t_2, ..., T: (j + 1, j + 1, c, c) after j steps."""
-    channels = len(bases[0])
-    products = [torch.eye(channels, device=bases[0].device, dtype=bases[0].dtype)[None, None]]
+    first, *_ = bases
+    channels = len(first)
+    products = [torch.eye(channels, device=first.device, dtype=first.dtype)[None, None]]
     for q, s in zip(bases[::2], bases[1::2], strict=True):
         before, t = products[-1], _step(q, s)
         n = len(before)

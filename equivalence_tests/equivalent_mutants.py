@@ -201,6 +201,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "LARGE = 2 ** 19",
     ): "a product in parts has the numbers of one; it takes longer or less long",
     (
+        "accelerated.convolution",
+        "MANY = 129",
+    ): "of one channel more or less, windows have the numbers of PyTorch's own; it takes longer or less long",
+    (
         "accelerated.convolution._parts",
         "yield from samples.split(ceil(height), dim=1)",
     ): "a sum over rows is made in parts, of whatever size; larger ones take more memory",

@@ -227,8 +227,9 @@ def _step(q: Array, s: Array) -> Array:
 
 def _products(bases: Sequence[Array]) -> list[Array]:
     """1, t_1, t_1 t_2, ..., T: (j + 1, j + 1, c, c) after j steps."""
-    channels = len(bases[0])
-    products = [np.eye(channels, dtype=bases[0].dtype)[None, None]]
+    first, *_ = bases
+    channels = len(first)
+    products = [np.eye(channels, dtype=first.dtype)[None, None]]
     for q, s in zip(bases[::2], bases[1::2], strict=True):
         before, t = products[-1], _step(q, s)
         taps = np.zeros((len(before) + 1, len(before) + 1, channels, channels), t.dtype)
