@@ -236,4 +236,28 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.foton._swept",
         "shapes.append((number.expand(1, *z.shape[2:]), number.expand(1, *h.shape[1:])))",
     ): "the layers that FOTON takes read no size of their input in their adjoint",
+    (
+        "accelerated.rules.module_layer.ModuleStep.jvp",
+        "d = torch.ones_like(self.value(a), requires_grad=True)",
+    ): "vjp is linear in d: its derivative by d is the same at any",
+    (
+        "accelerated.rules.foton.Foton.output_loss",
+        "return super().output_loss(scores if self.temperature == 0 else self.temperature * scores, y)",
+    ): "to multiply by 1 changes nothing, and no temperature is 0",
+    (
+        "accelerated.rules.rule.check_finite",
+        "if readable(x) and (not isfinite(x.mean(dtype=wide(x.dtype)))):",
+    ): "a mean is finite where its sum is",
+    (
+        "accelerated.rules.local.units.LocalUnit.pass_on",
+        "if h.dim() != 4 and h.stride(1) == 1:",
+    ): "the order in memory changes no number",
+    (
+        "accelerated.rules.ftp.Ftp._first_difference",
+        "is_channels_last = h.dim() == 5 and h.is_contiguous(memory_format=torch.channels_last)",
+    ): "the order in memory changes no number",
+    (
+        "accelerated.rules.local.score_heads.grids",
+        "last = max((unit.width for unit in [b for b in units if b.has_maps][-1:]), default=0)",
+    ): "a unit that is as wide or wider has one cell, and without maps all have",
 }

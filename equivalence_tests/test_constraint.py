@@ -33,6 +33,7 @@ from prograde.accelerated.rules.orthogonality import (
     tall_bounds,
     wide_bounds,
 )
+from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.sides import ReferenceSide, TwinSide
 from prograde.equivalence_tests.tolerance import rms
 
@@ -323,6 +324,82 @@ def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPat
     assert change[:6].abs().max() == change.abs().max(), "in a row of a small norm"
     found = drift_change(signs, delta, torch.ones(2, 20, dtype=torch.float64), preactivation)
     assert change.abs().max() <= found.of_linear <= 2.1
+
+
+def test_as_many_large_rows_as_are_looked_at_are_told_by_their_entries() -> None:
+    """A ninth would be told by its norm; and the bound of the square is that of any wide weight."""
+    n = 256
+    signs, a, delta = (torch.randn(24, n, generator=seeded(0)).sign(), torch.randn(1, n, generator=seeded(1)).sign(),
+                       torch.zeros(1, n))  # fmt: skip
+    z = torch.randn(3, n, generator=seeded(2))
+    delta[:, : orthogonality.ROWS] = 1
+    assert drift_change(signs, delta, z[:1], a).of_linear == 2, "on the diagonal"
+    delta, a = torch.randn(2, 3, n, generator=seeded(3))
+    assert drift_change(signs, delta, z, a).of_square == wide_bounds(delta, z, a).of_square
+
+
+@pytest.mark.parametrize("shape", [(16, 20), (20, 16)], ids=["wide", "tall"])
+def test_a_weight_that_is_not_followed_has_bounds_of_its_shape(shape: tuple[int, int]) -> None:
+    constraint = held(shape)
+    ((name, weight),) = constraint.weights().items()
+    delta, z = (torch.randn(4, n, generator=seeded(0), dtype=torch.float64) for n in shape)
+    assert constraint.change_of(name, weight, delta, z, z @ weight.T) is None, "nothing is known"
+    constraint.known[name] = Known(weight.new_empty(0, 16), weight.new_empty(0, 16), 0.0)
+    signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS, 4)
+    expected = wide_bounds(delta, z, z @ weight.T) if shape == (16, 20) else tall_bounds(weight, delta, z, signs)
+    assert constraint.change_of(name, weight, delta, z, z @ weight.T) == expected
+
+
+def test_a_weight_known_to_be_within_its_share_is_not_looked_at(looks: list[torch.Tensor]) -> None:
+    """Up to that share itself."""
+    constraint = held((80, 80))
+    ((name, weight),) = constraint.weights().items()
+    signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS + orthogonality.NEW, 80)
+    share = orthogonality.SHARE * constraint.tolerance
+    for entry, seen in ((share, 0), (share * 1.001, 1)):
+        known = Known(signs[:0], signs[:0], entry)
+        assert constraint._kept(name, weight, signs, known)
+        assert (len(looks), constraint.known[name] is known) == (seen, not seen), entry
+
+
+@pytest.mark.parametrize(("width", "rounds"), [(320, 1), (40, 2), (20, 3)])
+def test_wide_weights_are_set_right_more_often(width: int, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 units, which drift in all directions."""
+    seen: list[torch.Tensor] = []
+    within = orthogonality.polar_within
+    monkeypatch.setattr(orthogonality, "ROUND_WIDTH", width)
+    monkeypatch.setattr(orthogonality, "polar_within", lambda w, q, out: seen.append(q) or within(w, q, out=out))
+    constraint = held((80, 80))
+    ((name, weight),) = constraint.weights().items()
+    weight = 1.01 * weight.detach()
+    signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS + orthogonality.NEW, 80)
+    assert not constraint._kept(name, weight, signs, None)
+    assert len(seen) == rounds
+
+
+def test_narrow_weights_are_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    constraint, seen = held((64, 80), (63, 80)), []
+    monkeypatch.setattr(constraint, "_kept", lambda name, *given: seen.append(name) or True)
+    constraint.step()
+    assert seen == ["0"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_defect_of_the_tolerance_itself_is_within_it(frozen: bool) -> None:
+    """Of a lost direction it is 1."""
+    constraint = held((3, 5), tolerance=1.0, asynchronous=True)
+    ((_, weight),) = constraint.weights().items()
+    with torch.no_grad():
+        weight[0] = 0
+    weight.requires_grad_(not frozen)
+    for tolerance in (1.0, 0.999):
+        constraint.tolerance, said = tolerance, ""
+        try:
+            constraint.initialise() if frozen else constraint.step()
+            constraint.settle()
+        except (FloatingPointError, ValueError) as error:
+            said = str(error)
+        assert bool(said) == (tolerance < 1), tolerance
 
 
 EVERY_SIGN = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
@@ -1121,6 +1198,7 @@ def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int])
     expected = (gram - torch.eye(min(shape))).abs()
     assert torch.isclose(orthogonality._largest_entry(weight, rows), expected[rows].max())
     assert torch.isclose(orthogonality._largest_of_diagonal(weight), expected.diagonal().max())
+    assert torch.isclose(orthogonality._largest_of_diagonal(0 * weight), weight.new_ones(())), "1 too small"
 
 
 def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
@@ -1132,6 +1210,8 @@ def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
     assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
     assert constraint._of_norms(0.05, 0.06, 1.1) is None
     assert constraint._of_norms(0.05, 0.08, 0.9) is None
+    constraint.tolerance = 0.0625
+    assert constraint._of_norms(0.05, 0.25, 0.9) == (1, 1), "just the tolerance"
 
 
 def held(*shapes: tuple[int, int], **options: Any) -> Orthogonality:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prograde.accelerated.rules import Backprop, DirectFeedbackAlignment, Foton, MonoForward
-from prograde.accelerated.rules.cutting import Part, check_same, parts
+from prograde.accelerated.rules.cutting import Part, check_same, is_plain, parts
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
 
@@ -559,3 +559,24 @@ def test_a_lazy_layer_among_others_is_named_before_an_example_is_run() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.LazyLinear(2))
     with pytest.raises(ValueError, match="layer '2': its parameters are not there yet"):
         Foton(model, example=torch.randn(2, 4))
+
+
+def test_what_computes_as_its_kind() -> None:
+    """A class of one's own with neither a forward pass nor a call of its own does."""
+
+    class Named(nn.ReLU):
+        """The same."""
+
+    class Forward(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    class Called(nn.ReLU):
+        def __call__(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    changed = nn.ReLU()
+    changed.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    rows = {nn.ReLU(): True, Named(): True, Forward(): False, Called(): False, changed: False, nn.Tanh(): False}
+    for module, plain in rows.items():
+        assert is_plain(module, nn.ReLU) == plain, module

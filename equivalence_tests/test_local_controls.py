@@ -106,3 +106,15 @@ def test_learnable_parameters_are_those_of_the_published_comparison() -> None:
     assert learned(BackpropDeepSupervision(student())) == 61_224
     assert learned(Backprop(student())) == 57_354
     assert learned(BackpropEnsemble([student() for _ in range(4)])) == 229_416
+
+
+def test_what_stands_before_the_first_layer_learns_with_it() -> None:
+    """By backpropagation, and once."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.BatchNorm1d(6), *[m for _ in range(3) for m in (nn.Linear(6, 6), nn.Tanh())], nn.Linear(6, K)
+    )
+    rule = LocalClassifiers(model, detach=False)
+    before = list(model[0].parameters())
+    for index, update in enumerate(rule.stream(torch.randn(5, 6), torch.arange(5) % K)):
+        assert sum(any(p is held for held in before) for p, _ in update.pairs) == (0 if index else 2), index

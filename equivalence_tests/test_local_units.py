@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prograde.accelerated import normalisations
 from prograde.accelerated.adaptive_pooling import _kept_weights
 from prograde.accelerated.local_classifiers import Shortcut
-from prograde.accelerated.modules import ShortcutNetwork
+from prograde.accelerated.modules import OrthogonalConv2d, ShortcutNetwork
 from prograde.accelerated.rules import (
     Backprop,
     ChannelClassAssignment,
@@ -22,7 +22,7 @@ from prograde.accelerated.rules import (
     PatchEnergy,
 )
 from prograde.accelerated.rules.local.score_heads import LinearHead
-from prograde.accelerated.rules.local.units import LocalUnit
+from prograde.accelerated.rules.local.units import LocalUnit, _rectifier
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.local_examples import K, asge, batch, batch_norm, channel_norm, images, numpy
 from prograde.equivalence_tests.tolerance import rms
@@ -255,3 +255,19 @@ def test_layers_of_asge_are_pooled_by_their_squares() -> None:
     assert second.shape == expected.shape, "pooled by squares"
     assert torch.allclose(second, expected, rtol=1e-12, atol=1e-14), "pooled by squares"
     assert [head.grid for head in rule.heads] == [(2, 2), (1, 1)], "patches"
+
+
+def test_which_layers_have_a_rectifier() -> None:
+    """Those that are convolved with zeros around, or dense, and a ReLU or LeakyReLU that falls nowhere, alone."""
+    relu, leaky = nn.ReLU(), nn.LeakyReLU(0.1)
+    rows: list[tuple[nn.Module, tuple[nn.Module, ...], bool]] = [
+        (nn.Linear(4, 4), (relu,), True), (nn.Linear(4, 4), (leaky,), True), (nn.Linear(4, 4), (), False),
+        (nn.Linear(4, 4), (nn.Tanh(),), False), (nn.Linear(4, 4), (relu, nn.Dropout()), False),
+        (nn.Linear(4, 4), (nn.LeakyReLU(0),), False), (nn.Linear(4, 4), (nn.LeakyReLU(-0.1),), False),
+        (nn.Conv2d(2, 2, 3, stride=2, padding=1, dilation=2, groups=2), (relu,), True),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), (relu,), False),
+        (nn.Conv2d(2, 2, 3, padding="same"), (relu,), False), (nn.Conv1d(2, 2, 3), (relu,), False),
+        (OrthogonalConv2d(2, 2, 3), (relu,), False), (nn.BatchNorm1d(4), (relu,), False),
+    ]  # fmt: skip
+    for layer, inside, rectified in rows:
+        assert _rectifier(layer, inside) is (inside[0] if rectified else None), (layer, inside)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -156,6 +157,17 @@ def test_graphs_of_ours_are_not_differentiated_twice() -> None:
         (gradient,) = torch.autograd.grad(a.square().sum(), of, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
+
+
+@pytest.mark.usefixtures("windows")
+def test_graphs_of_pytorchs_are() -> None:
+    """Outside of a step, and of a convolution within another module, which may differentiate by itself."""
+    z = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for context, module in ((nullcontext, nn.Conv2d(3, 5, 3)), (convolving.convolving, OwnConv2d(3, 5, 3))):
+        with context():
+            a = convolving.applied(module, z)
+        (gradient,) = torch.autograd.grad(a.square().sum(), z, create_graph=True)
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("kind", [Ftp, MonoForward])
@@ -787,3 +799,13 @@ def test_channels_of_other_layers_than_maps() -> None:
     rule.assign_credit(x, y)
     with pytest.raises(ValueError, match="by_channel: True"):
         Ftp(model, example=x[:2], by_channel=True)
+
+
+def test_a_value_in_inference_mode() -> None:
+    """An input that is made there has its graph all the same."""
+    module = nn.Linear(6, 5)
+    layer = layer_of(module)
+    with torch.inference_mode():
+        z = torch.randn(4, 6)
+        torch.testing.assert_close(layer.value(z), module(z))
+    torch.testing.assert_close(layer.adjoint(z, torch.ones(4, 5)), torch.ones(4, 5) @ module.weight.detach())

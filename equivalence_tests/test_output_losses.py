@@ -522,3 +522,37 @@ def test_one_sample_of_tokens(rule: Any) -> None:
     built = rule(model, example=x, generator=seeded(1))
     once = built.assign_credit(x[:1], y[:1].clamp(min=0))
     torch.testing.assert_close(built.assign_credit(x[[0, 0]], y[[0, 0]].clamp(min=0)), once)
+
+
+OF_CLASSES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignored", [None, 1])
+@pytest.mark.parametrize("of_classes", [None, OF_CLASSES])
+def test_means_of_batches_count_by_the_weight_of_their_labels(
+    of_classes: torch.Tensor | None, ignored: int | None, weighted: bool
+) -> None:
+    """So counted, PyTorch's means of two batches are that of both."""
+    scores, labels = torch.randn(6, 3, dtype=torch.float64, generator=seeded(0)), torch.tensor([0, 1, 2, 1, 0, 2])
+    weights = torch.linspace(0.5, 2, 6, dtype=torch.float64)
+    loss = CrossEntropy(class_weight=of_classes, ignore_index=ignored)
+
+    def y(part: slice) -> Any:
+        return (labels[part], weights[part]) if weighted else labels[part]
+
+    first, second, both = slice(2), slice(2, 6), slice(6)
+    total = [float(loss.total_weight(y(part))) for part in (first, second, both)]
+    means = [loss.value(scores[part], y(part)).item() for part in (first, second, both)]
+    assert total[0] + total[1] == pytest.approx(total[2], rel=1e-12)
+    assert total[0] * means[0] + total[1] * means[1] == pytest.approx(total[2] * means[2], rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, BinaryCrossEntropy, SquaredError])
+def test_vectors_of_labels_are_the_targets_weighted(make: type[Loss]) -> None:
+    """As the loss weighs them, whose mean weight is 1."""
+    scores, y = torch.randn(2, 5, 3, dtype=torch.float64, generator=seeded(0))
+    y, weights = y.softmax(dim=1), torch.linspace(0.5, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(make().label_vectors(scores, y), y)
+    share = (weights / weights.mean())[:, None]
+    torch.testing.assert_close(make().label_vectors(scores, (y, weights)), share * y)

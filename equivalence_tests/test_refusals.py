@@ -706,15 +706,17 @@ def test_the_least_batch_is_what_a_step_takes(name: str, twin: TwinSide) -> None
     rule.assign_credit(*example.batch(twin.device, size=rule.least_batch))
 
 
-def test_batch_normalisation_at_rest_takes_one_sample(twin: TwinSide) -> None:
+@pytest.mark.parametrize("kind", [ChannelCompetition, Pepita])
+def test_batch_normalisation_at_rest_takes_one_sample(kind: Build, twin: TwinSide) -> None:
     model = normalised().to(twin.device)
-    rule = ChannelCompetition(model)
+    rule = kind(model)
     for norm in (model[2], model[5]):
         norm.eval()
     assert rule.least_batch == 1, "each module's own mode counts"
     x, y = torch.ones(1, 16, device=twin.device), torch.zeros(1, dtype=torch.int64, device=twin.device)
     rule.assign_credit(x, y)
     model[5].train()
+    assert rule.least_batch == 2
     check(lambda: rule.assign_credit(x, y), "x: a batch of 1, expected 2 or more: BatchNorm1d '5' normalises")
 
 

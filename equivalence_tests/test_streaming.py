@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from prograde.accelerated.layers import forward
 from prograde.accelerated.rules import (
     Backprop,
     ChannelClassAssignment,
@@ -30,6 +31,7 @@ from prograde.accelerated.rules import (
     SymBa,
     accumulate,
 )
+from prograde.accelerated.rules.recomputing import recomputed
 from prograde.accelerated.training.diagnostics.memory import live_bytes
 from prograde.equivalence_tests.placement import seeded
 
@@ -300,3 +302,16 @@ def test_what_cannot_be_recomputed_is_refused_by_name() -> None:
                 rule(nn.Sequential(*layers), recompute=True, example=torch.randn(2, WIDTH))
         with pytest.raises(ValueError, match="recompute: True, but unit '0' has modules that a second clean pass"):
             rule(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), *dense(1)), recompute=True)
+
+
+def test_of_the_last_layer_nothing_is_computed_again() -> None:
+    """What is recomputed is the pass, whose scores are known."""
+    layers, (x, _) = Ftp(model(12, 10, 8, 3)).layers(), batch(12)
+    with torch.no_grad():
+        clean = forward(layers, x)
+        taken, again = recomputed(iter(layers), len(layers), x, clean.scores)
+        for index, layer in enumerate(layers):
+            assert taken[index] is layer
+            for part in ("inputs", "preactivations", "activities"):
+                assert torch.equal(getattr(again, part)[index], getattr(clean, part)[index]), f"{part}[{index}]"
+        assert again.preactivations[-1] is clean.scores

@@ -8,6 +8,7 @@ from torch import nn
 
 from prograde.accelerated.layers import activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, ScaledAvgPool2d
+from prograde.accelerated.rules import FeedbackAlignment
 from prograde.accelerated.rules.units import Chain, channels_last, has_strided_pixels, read
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -102,3 +103,47 @@ def test_strided_kernels_of_one_pixel_are_seen() -> None:
     for (size, stride), seen in kernels.items():
         model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Conv2d(2, 2, size, stride)))
         assert has_strided_pixels(model) == seen, (size, stride)
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, bool]] = {
+    "plain": (nn.Conv2d(2, 4, 3, stride=2, padding=1), True),
+    "same": (nn.Conv2d(2, 4, 3, padding="same"), True),
+    "same of an even size": (nn.Conv2d(2, 4, 2, padding="same"), False),
+    "dilated": (nn.Conv2d(2, 4, 3, dilation=2), False),
+    "circular": (nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), False),
+    "orthogonal": (OrthogonalConv2d(2, 4, 1), False),
+    "in one dimension": (nn.Conv1d(2, 4, 3), False),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_which_convolutions_have_a_closed_form(name: str) -> None:
+    """Where a rule takes any module the others are run."""
+    layer, closed = CONVOLUTIONS[name]
+    model = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.Linear(4, 3))
+    assert read(model, "R", (nn.Conv2d,)).units[0].is_closed == closed
+
+
+def test_pooling_of_what_is_no_map_is_run() -> None:
+    """As PyTorch runs it: of two axes a sample it takes the samples for channels."""
+    model = nn.Sequential(nn.Unflatten(1, (4, 4)), nn.Linear(4, 4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3))
+    found, x = read(model, "R"), torch.randn(3, 16)
+    clean = forward([unit.layer() for unit in found.units], activity(found.stem, x))
+    torch.testing.assert_close(clean.scores, model(x))
+
+
+def test_flattening_what_is_flat_is_named() -> None:
+    """Where a rule needs closed forms, which begin at maps or at the input."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="layer '1': Flatten"):
+        read(model, "R", (nn.Conv2d,), needs="layers")
+
+
+def test_compiled_code_remembers_no_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it would be guarded by, and made anew for."""
+    rule = FeedbackAlignment(plain())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    shapes, known = rule.activity_shapes(torch.Size((2, 6, 6))), len(rule._shapes)
+    monkeypatch.undo()
+    assert rule.activity_shapes(torch.Size((2, 6, 6))) == shapes
+    assert len(rule._shapes) == known + 1

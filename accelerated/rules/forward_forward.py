@@ -195,7 +195,7 @@ class ForwardForward(LayeredRule):
         if self.negatives == "hybrid":
             raise ValueError("negatives: 'hybrid' joins images, expected another kind for tokens")
         with torch.no_grad(), evaluating(self.model), untouched(self.model, example):
-            z = self.begin(example[:1])
+            z = self.begin(example)
         if self.labels == "tokens" and not self.unlabelled and (z.dim() != 3 or z.shape[2] < self.num_classes):
             raise ValueError(
                 f"units: the first makes {tuple(z.shape[1:])} of a sample of tokens, expected (T, n) with n of "
