@@ -164,7 +164,10 @@ def recorded() -> Iterator[dict[int, CodeType]]:
 
 @contextlib.contextmanager
 def lines_of(files: Collection[str]) -> Iterator[set[tuple[str, int]]]:
-    """Collects the lines of these files that run meanwhile, each with its file; of other threads' none."""
+    """Collects the lines of functions of these files that run meanwhile, each with its file; of other threads' none.
+
+    Those that run at import are not among them: tests that import a copy of a module would run them all.
+    """
     lines: set[tuple[str, int]] = set()
 
     def local(frame: FrameType, event: str, _: object) -> TraceFunction:
@@ -173,7 +176,8 @@ def lines_of(files: Collection[str]) -> Iterator[set[tuple[str, int]]]:
         return local
 
     def begun(frame: FrameType, *_: object) -> TraceFunction | None:
-        return local if frame.f_code.co_filename in files else None
+        is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED
+        return local if is_function and frame.f_code.co_filename in files else None
 
     before = sys.gettrace()
     sys.settrace(begun)

@@ -128,6 +128,14 @@ def test_lines_that_run_are_seen() -> None:
         assert lines == {(__file__, first + 1), (__file__, first + last)}
 
 
+def test_lines_that_run_at_import_are_not_seen() -> None:
+    """A test that imports a copy of a module is none of its defaults."""
+    code = compile("A = 1\nclass B:\n    C = 2\ndef f(x=A):\n    return x\nf()\n", __file__, "exec")
+    with lines_of({__file__}) as lines:
+        exec(code, {})
+    assert lines == {(__file__, 5)}
+
+
 def test_forks_take_items_as_they_are_free() -> None:
     drawn: list[int] = []
     answers = in_forks(lambda n: n * n, (drawn.append(n) or n for n in count()), jobs=2)
