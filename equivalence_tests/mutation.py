@@ -371,7 +371,8 @@ class Mutator:
         tests = [(index, self.items[index], test) for index, test in self.observed.items() if test.passed]
         found = [(0, test, index) for index, _, test in tests if test.lines & places]
         for index, item, test in () if found else tests:  # it ran at import, such as a default
-            own = item.path.name.startswith(f"test_{name}") or f"[{name}]" in item.name or test.called & functions
+            of_name = name in item.name.strip("]").replace("[", "-").split("-")  # such as [float64-foton]
+            own = item.path.name.startswith(f"test_{name}") or of_name or test.called & functions
             if own or name in item.name or any(of == file for of, _ in test.called):
                 found.append((int(not own), test, index))
         found.sort(key=lambda of: (of[0], len(of[1].lines), of[1].seconds))

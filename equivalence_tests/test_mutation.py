@@ -87,7 +87,7 @@ def test_a_mutant_meets_the_tests_of_its_lines() -> None:
         mutator.observed[len(mutator.items)] = mutation.Observed(seconds, passed, functions, lines)
         mutator.items.append(SimpleNamespace(path=Path(name), name=f"test_{len(mutator.items)}"))
     mutator.observed[len(mutator.items)] = mutation.Observed(9.0, True, set(), set())
-    mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[foton]"))
+    mutator.items.append(SimpleNamespace(path=Path("test_parity.py"), name="test_same_parameters[float64-foton]"))
     assert mutator.tests_of("reference.foton", called, range(7, 8)) == [2, 0, 7], "the longest does not fit"
     assert mutator.tests_of("reference.foton", called, range(8, 9)) == [1, 0], "the line alone"
     own = [8, 4, 2, 1, 0, 7]
