@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from typer.testing import CliRunner, Result
 
 from prograde import accelerated
-from prograde.accelerated.command_line import main, options, pictures, report, runs, search
+from prograde.accelerated.command_line import check, main, options, pictures, report, runs, search
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.command_line.options import Job
 from prograde.accelerated.rules import Rule
@@ -712,6 +712,15 @@ def test_the_entry_ends_with_the_exit_code(monkeypatch: pytest.MonkeyPatch, capf
     assert (ended.value.code, out) == (2, "")
     assert err.startswith("prograde: error: rule: 'fotom'")
     assert err.count("\n") == 1
+
+
+def test_processes_of_check_have_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, expected in ((None, "1"), ("3", "3")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        for twin in ("prograde.accelerated", "a_package_of_this_folder"):
+            assert check._environment(twin)["OMP_NUM_THREADS"] == expected
 
 
 @pytest.fixture

@@ -145,10 +145,11 @@ def _progress(results: Path) -> None:
 
 
 def _environment(twin: str) -> dict[str, str]:
-    """This process's, with the current folder on the path where only there the twin is found."""
+    """This process's, with one thread, and the current folder on the path where only there the twin is found."""
+    ours = {"OMP_NUM_THREADS": "1", **os.environ}  # processes share the cores: threads would wait for one another
     package = twin.partition(".")[0]
     elsewhere = [path for path in sys.path if path not in ("", os.getcwd())]
     if package == "prograde" or PathFinder.find_spec(package, elsewhere) is not None:
-        return dict(os.environ)
+        return ours
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**ours, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
