@@ -310,20 +310,38 @@ def test_what_a_plain_step_changes_is_known_by_its_factors(s: float) -> None:
     assert s > 1e-3 or found.entry <= 1.001 * largest, "bound that is reached"
 
 
+PLUS = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+ORTHOGONAL_SIGNS = torch.kron(torch.kron(torch.kron(PLUS, PLUS), PLUS), PLUS)
+"""As many as there are units, 16: they tell the norms of rows without an error."""
+
+
 @pytest.mark.parametrize("where", ["on the diagonal", "off it"])
 def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Not in the rows with the largest norms, which have many entries of 1; all signs tell norms without an error."""
+    """Not in the rows with the largest norms, which have many entries of 1."""
     monkeypatch.setattr(orthogonality, "CHECKS", 16)
-    plus = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    signs = torch.kron(torch.kron(torch.kron(plus, plus), plus), plus)  # orthogonal
     preactivation, delta = torch.zeros(2, 16, dtype=torch.float64), torch.zeros(2, 16, dtype=torch.float64)
-    preactivation[0, 5] = 1.0
-    delta[0, 5 if where == "on the diagonal" else 4] = 1.0 if where == "on the diagonal" else 1.9
+    preactivation[0, 5] = 2.0
+    delta[0, 5 if where == "on the diagonal" else 4] = 0.5 if where == "on the diagonal" else 0.95
     preactivation[1, 6:], delta[1, 6:] = 1.0, 0.5
     change = preactivation.T @ delta + delta.T @ preactivation
     assert change[:6].abs().max() == change.abs().max(), "in a row of a small norm"
-    found = drift_change(signs, delta, torch.ones(2, 20, dtype=torch.float64), preactivation)
+    found = drift_change(ORTHOGONAL_SIGNS, delta, torch.ones(2, 20, dtype=torch.float64), preactivation)
     assert change.abs().max() <= found.of_linear <= 2.1
+
+
+def test_the_largest_of_the_other_rows_is_told_by_the_ninth_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is larger than any entry that is seen, as of 16 equal ones, in the proportion of the two shares."""
+    monkeypatch.setattr(orthogonality, "CHECKS", 16)
+    ones = torch.ones(1, 16, dtype=torch.float64)  # all entries change by 2
+    found = drift_change(ORTHOGONAL_SIGNS, ones, ones, ones).of_linear
+    assert found == pytest.approx(orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(64.0, 16))
+
+
+def test_the_largest_of_normal_entries() -> None:
+    """Of n^2 with a variance of 1 / n each, so that rows have a norm of 1."""
+    drawn = torch.randn(400, 400, dtype=torch.float64, generator=seeded(0)) / 20
+    assert 0.95 <= drawn.abs().max().item() / orthogonality._evenly(1.0, 400) <= 1.05
+    assert orthogonality._evenly(9.0, 400) == pytest.approx(3 * orthogonality._evenly(1.0, 400))
 
 
 def test_as_many_large_rows_as_are_looked_at_are_told_by_their_entries() -> None:
@@ -348,6 +366,26 @@ def test_a_weight_that_is_not_followed_has_bounds_of_its_shape(shape: tuple[int,
     signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS, 4)
     expected = wide_bounds(delta, z, z @ weight.T) if shape == (16, 20) else tall_bounds(weight, delta, z, signs)
     assert constraint.change_of(name, weight, delta, z, z @ weight.T) == expected
+
+
+def test_what_is_known_in_another_precision_is_not_used() -> None:
+    constraint = held((16, 20))
+    ((name, weight),) = constraint.weights().items()
+    delta, z = (torch.randn(4, n, generator=seeded(0), dtype=torch.float64) for n in (16, 20))
+    rows = torch.ones(3, 16)
+    for dtype, is_used in ((torch.float32, False), (torch.float64, True)):
+        constraint.known[name], constraint.directions[name] = Known(*[rows.to(dtype)[:0]] * 2, 0.0), rows.to(dtype)
+        assert (constraint.change_of(name, weight, delta, z, z @ weight.T) is not None) == is_used, dtype
+        assert constraint._held_directions(name, weight).shape == (3 * is_used, 16), dtype
+
+
+@pytest.mark.parametrize(("shape", "batch"), [((512, 512), 32), ((64, 512), 16), ((512, 64), 16)])
+def test_factors_of_small_batches_are_of_use(shape: tuple[int, int], batch: int) -> None:
+    """Of a quarter of 128, or of the narrower side; where each step is seen and the weight is looked at."""
+    weight = torch.empty(shape)
+    assert [held((2, 2)).knows_steps_of(n, weight) for n in (batch, batch + 1)] == [True, False]
+    assert not held((2, 2), every=2).knows_steps_of(1, weight)
+    assert not held((2, 2), asynchronous=True).knows_steps_of(1, weight)
 
 
 def test_a_weight_known_to_be_within_its_share_is_not_looked_at(looks: list[torch.Tensor]) -> None:
@@ -935,8 +973,8 @@ def test_a_step_that_a_graph_repeats_is_read_by_settle_alone(twin: TwinSide, mon
         for _ in range(17):
             rule.constrain()
         assert raised_by(other.constrain) == "constrain: none yet, expected one before a CUDA graph is captured"
-        other.orthogonality.every = 3
-        assert raised_by(other.constrain).startswith("every: 3, expected 1 while a CUDA graph is captured")
+        other.orthogonality.every = 2
+        assert raised_by(other.constrain).startswith("every: 2, expected 1 while a CUDA graph is captured")
     found = raised_by(lambda: rule.calibrate([]))
     assert re.match(r"weight of layer '2': \|G - I\| up to 1, .* at a step of a CUDA graph; lower", found), found
     rule.calibrate([])
@@ -1208,7 +1246,7 @@ def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
     assert constraint is not None
     assert constraint._of_norms(orthogonality.SHARE * TOLERANCE, 0.06, 0.5) == (1, 0)
     assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
-    assert constraint._of_norms(0.05, 0.06, 1.1) is None
+    assert constraint._of_norms(0.05, 0.06, 1.0) is None
     assert constraint._of_norms(0.05, 0.08, 0.9) is None
     constraint.tolerance = 0.0625
     assert constraint._of_norms(0.05, 0.25, 0.9) == (1, 1), "just the tolerance"
@@ -1322,6 +1360,19 @@ def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, i
         weight = (torch.eye(4) - residual).sqrt()
         factor = orthogonality.bjorck_factor(weight @ weight.T, *found, rescale=False)
         assert defect(factor @ weight) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("powers", "way"),
+    [
+        ((0.5, 0.5, 0.5, 9, 9), (2, 1)), ((0.5, 9, 0.5, 9, 0.5**4), (2, 1)), ((0.6, 0.5, 0.5, 9, 9), (3, 1)),
+        ((1, 0.5, 0.75, 0.25, 9), (4, 1)), ((1, 0.5, 0.75, 0.3, 9), (4, 2)), ((9, 0.8, 9, 9, 9), None),
+        ((9, 0.95, 9, 9, 9), None), ((1, 1, 1, 1, 1), None), ((9, 9, 9, 9, 9), None), ((math.nan,) * 5, None),
+    ],
+)  # fmt: skip
+def test_the_bounds_of_one_and_two_steps(powers: tuple[float, ...], way: tuple[int, int] | None) -> None:
+    """Columns of E, E^2 and E^4 and the norms of E and E^4: |E| = 1/2, 3/4 of 1/4 over 1 - |E| just the tolerance."""
+    assert held((4, 4), tolerance=0.375)._of_powers(*powers) == way
 
 
 @pytest.mark.parametrize("columns", [640, 644], ids=["in parts of one size", "in fewer"])

@@ -543,13 +543,13 @@ class Orthogonality(nn.Module):
         self, column: float, frobenius: float, column_2: float, column_4: float, frobenius_4: float
     ) -> Bjorck | None:
         radius = min(frobenius, frobenius_4**0.25)
-        if not radius < 0.9:
+        if not radius < 1:
             return None
         for order, product in ((2, column_2 * column), (3, column_2**2), (4, column_4 * column)):
             if 0.75 * product <= self.tolerance * (1 - radius):
                 return Bjorck(order, 1)
         left = 0.75 * radius**5 / (1 - radius)
-        return Bjorck(4, 2) if left < 0.9 and 0.75 * left**5 <= self.tolerance * (1 - left) else None
+        return Bjorck(4, 2) if 0.75 * left**5 <= self.tolerance * (1 - left) else None
 
     def get_extra_state(self) -> dict[str, Any]:
         unread = [(copy.step, copy.names, copy.defects()) for copy in self._copies]

@@ -33,7 +33,7 @@ FAULTS = [
           "if frobenius < 1 and column**2 <= self.tolerance else", "if column**2 <= 4 * self.tolerance else",
           "test_a_restored_weight_is_within_the_tolerance", "defect"),
     Fault("two steps of order 4 for any drift", "accelerated.rules.orthogonality",
-          "return Bjorck(4, 2) if left < 0.9 and", "return Bjorck(4, 2) if left < 1e9 or",
+          "return Bjorck(4, 2) if 0.75", "return Bjorck(4, 2) if left < 1e9 or 0.75",
           "test_a_restored_weight_is_within_the_tolerance", "defect"),
     Fault("weights checked every tenth step", "accelerated.rules.orthogonality",
           "kept = self._kept(name", "kept = self.steps % 10 != 0 or self._kept(name",
