@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prograde.accelerated.rules import Backprop, Ftp, Hardware
+from prograde.accelerated.rules import Backprop, ForwardForward, Ftp, Hardware, HybridDynamicTemperature, MonoForward
 from prograde.equivalence_tests.rule_examples import EXAMPLES, Example
 
 DEVICE = torch.device("cpu")
@@ -66,6 +66,13 @@ def test_the_model_s_own_scores_are_exported_as_the_model() -> None:
     module = rule.export()
     assert type(module) is nn.Sequential
     assert list(module.state_dict()) == list(rule.model.state_dict())
+
+
+@pytest.mark.parametrize("rule", [Ftp, ForwardForward, HybridDynamicTemperature, MonoForward])
+def test_an_exported_module_flattens_what_the_model_flattens(rule: Any) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    built, x = rule(model).eval(), torch.randn(5, 4, 4)
+    torch.testing.assert_close(built.export()(x), built(x), msg="the same scores of images")
 
 
 def test_noise_of_hardware_is_not_exported() -> None:

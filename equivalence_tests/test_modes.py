@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from prograde.accelerated.rules import accumulate
 from prograde.equivalence_tests.rule_examples import EXAMPLES
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -38,6 +39,31 @@ def trained(name: str, device: Any, mode: Callable[[], AbstractContextManager[An
 def test_inference_mode(name: str, twin: TwinSide) -> None:
     """A step leaves it: x and y made inside and gradients that are written over outside are no inference tensors."""
     inside, outside = (trained(name, twin.device, mode) for mode in (torch.inference_mode, nullcontext))
+    assert all(map(torch.equal, inside, outside)), "as outside"
+
+
+def stepped(name: str, device: Any, mode: Callable[[], AbstractContextManager[Any]]) -> list[torch.Tensor]:
+    """The parameters after `step`s and sums of gradients in that mode, with which it goes on outside."""
+    rule = EXAMPLES[name].build(device)
+    x, y = EXAMPLES[name].batch(device)
+    optimizer = torch.optim.SGD(rule.parameters(), lr=0.1, momentum=0.9)
+    torch.manual_seed(3)
+    with mode():
+        rule.step(x.clone(), y.clone(), optimizer)
+    kept = [held for state in optimizer.state.values() for held in state.values()]
+    assert [held.is_inference() for held in kept] == [False] * max(1, len(kept)), "lasting state"
+    rule.step(x, y, optimizer)
+    with mode():
+        accumulate(rule, x.clone(), y.clone(), 0.5)
+    assert not any(p.grad.is_inference() for p in rule.parameters() if p.grad is not None), "lasting sums"
+    accumulate(rule, x, y, 0.5)
+    optimizer.step()
+    return [p.detach().clone() for p in rule.parameters()]
+
+
+@pytest.mark.parametrize("name", ["foton", "mono-forward", "backprop"])
+def test_whole_steps_in_inference_mode(name: str, twin: TwinSide) -> None:
+    inside, outside = (stepped(name, twin.device, mode) for mode in (torch.inference_mode, nullcontext))
     assert all(map(torch.equal, inside, outside)), "as outside"
 
 

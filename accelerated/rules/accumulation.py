@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rule import CreditAssignment
+from .rule import CreditAssignment, is_inferring, lasting
 
 
 @torch.no_grad()
@@ -30,6 +30,9 @@ def accumulate(rule: CreditAssignment, x: Tensor, y: Any, share: float = 1.0) ->
     >>> torch.allclose(halves, model[0].weight.grad, atol=1e-6)
     True
     """
+    if is_inferring():
+        with torch.inference_mode(False):
+            return accumulate(rule, lasting(x), lasting(y), share)
     loss = torch.zeros((), device=next(rule.parameters()).device)
     for update in rule.stream(x, y):
         for held, gradient in update.pairs:

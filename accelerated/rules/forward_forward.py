@@ -203,8 +203,8 @@ class ForwardForward(LayeredRule):
             )
 
     def _numbers(self, x: Tensor) -> Tensor:
-        """x, or what becomes of tokens."""
-        return self.begin(x) if self.takes_tokens and not x.is_floating_point() else x
+        """x as the first layer takes it, or what becomes of tokens."""
+        return x if self.takes_tokens and x.is_floating_point() else self.begin(x)
 
     def untrained(self) -> dict[Tensor, str]:
         return {**super().untrained(), **dict.fromkeys(self.embedding, EMBEDDING)}

@@ -163,8 +163,8 @@ def _as_a_step(stream: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     @wraps(stream)
     def steps(rule: nn.Module, x: Any, y: Any) -> Iterator[Any]:
         region = region_on(next(rule.parameters()).device)
-        if _is_inferring():
-            return _stepped(stream(rule, _lasting(x), _lasting(y)), region)
+        if is_inferring():
+            return _stepped(stream(rule, lasting(x), lasting(y)), region)
         if region is None and not torch.is_grad_enabled():
             return stream(rule, x, y)
         return _stepped(stream(rule, x, y), region)
@@ -184,22 +184,22 @@ def kept_guards(guards: Sequence[Any]) -> list[bool]:
     return [not ("type(" in guard.name or (guard.is_global and isinstance(guard.value, CODE))) for guard in guards]
 
 
-def _is_inferring() -> bool:
+def is_inferring() -> bool:
     """Whether inference mode is on, in which no unit could have a graph; compiled code does not ask."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
-def _lasting(array: Any) -> Any:
+def lasting(array: Any) -> Any:
     """A tensor of inference mode, or each of a tuple, as one that a graph may hold."""
     if type(array) is tuple:
-        return tuple(map(_lasting, array))
+        return tuple(map(lasting, array))
     with torch.inference_mode(False):
         return array.clone() if isinstance(array, Tensor) and array.is_inference() else array
 
 
 def _stepped(updates: Iterator[Any], region: Region | None) -> Iterator[Any]:
     while True:
-        outside = torch.inference_mode(False) if _is_inferring() else nullcontext()
+        outside = torch.inference_mode(False) if is_inferring() else nullcontext()
         with outside, torch.no_grad(), nullcontext() if region is None else step_in(region):
             update = next(updates, None)
         if update is None:
@@ -319,9 +319,9 @@ class CreditAssignment(nn.Module):
         The loss is the batch mean at the output, or the sum of the parts' own losses for a rule that has those. No
         graph is left behind. x, y and errors as for `stream`.
         """
-        if _is_inferring():
+        if is_inferring():
             with torch.inference_mode(False):
-                return self.assign_credit(_lasting(x), _lasting(y))
+                return self.assign_credit(lasting(x), lasting(y))
         self._warn_if_apart()
         if torch.compiler.is_compiling():
             return self._credited(x, y)
@@ -357,6 +357,9 @@ class CreditAssignment(nn.Module):
         calls to rounding; `.grad` is None afterwards. Other optimizers, those with hooks or with gradients of other
         parameters, and SGD with `nesterov` step once, at the end. x, y and errors as for `stream`.
         """
+        if is_inferring():
+            with torch.inference_mode(False):  # the optimizer's state is to last, too
+                return self.step(lasting(x), lasting(y), optimizer)
         self._warn_if_apart()
         stepper = None if self._compiled is not None else self._stepper(optimizer)
         if stepper is None:
@@ -387,7 +390,7 @@ class CreditAssignment(nn.Module):
     def _stepper(self, optimizer: torch.optim.Optimizer) -> PlainSGD | UnitSteps | None:
         """What steps a unit as soon as its update is known; None where all are stepped at the end."""
         held = self._held()
-        by_unit = self.steps_by_unit and not torch.compiler.is_compiling() and not _is_inferring()
+        by_unit = self.steps_by_unit and not torch.compiler.is_compiling()
         own_credit = getattr(self.assign_credit, "__func__", None) is not CreditAssignment.assign_credit
         are_tied = len(set(held)) < len(held)
         apart = own_credit or are_tied

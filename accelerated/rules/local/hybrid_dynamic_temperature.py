@@ -115,7 +115,7 @@ class HybridDynamicTemperature(LayeredRule):
         return super().checked_input(x)
 
     def scores(self, x: Tensor) -> Tensor:
-        return scores(self.layers(), self.learned(), x, self.amplitude, self._steps())
+        return scores(self.layers(), self.learned(), self.begin(x), self.amplitude, self._steps())
 
     def _wrong(self, y: Tensor) -> Tensor:
         return wrong_labels(y, self.num_classes, self.generator)
