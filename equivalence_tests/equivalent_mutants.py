@@ -114,7 +114,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "labels are then written into the input, which gives the same",
     (
         "accelerated.rules.orthogonality.Orthogonality._restore",
-        "share = 1.0 if way == Bjorck(1, 1) else 1",
+        "share = 1.0 if way.order == 1 else 1",
     ): "the other branch takes the same step",
     (
         "reference.forward_forward.wrong_labels",
@@ -260,4 +260,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.local.score_heads.grids",
         "last = max((unit.width for unit in [b for b in units if b.has_maps][-1:]), default=0)",
     ): "a unit that is as wide or wider has one cell, and without maps all have",
+    (
+        "accelerated.rules.orthogonality.Orthogonality._restore",
+        "share = 0.5 if way.order == 0 else 1",
+    ): "the other branch takes the same step",
+    (
+        "accelerated.rules.orthogonality._of_columns",
+        "rows = torch.linalg.vector_norm(symmetric, dim=1)",
+    ): "rows and columns of a symmetric matrix are the same",
 }

@@ -27,6 +27,7 @@ from prograde.accelerated.rules.orthogonality import (
     Known,
     KnownStep,
     Orthogonality,
+    ScaledBjorck,
     _Copy,
     drift_change,
     resolution,
@@ -305,6 +306,8 @@ def test_what_a_plain_step_changes_is_known_by_its_factors(s: float) -> None:
     stepped = weight - s * delta.T @ z
     gap = (found.drifts - drift(stepped, rows)).numpy()
     assert rms(gap) <= 1e-11, "drift of the rows"
+    given_up = before.after(KnownStep(wide_bounds(delta, z, z @ weight.T), s))
+    assert given_up.rows.shape == given_up.drifts.shape == (0, 16), "rows that are followed no more"
     largest = (stepped @ stepped.T - weight @ weight.T).abs().max().item()
     assert largest <= found.entry * (1 + 1e-9), "bound"
     assert s > 1e-3 or found.entry <= 1.001 * largest, "bound that is reached"
@@ -330,11 +333,15 @@ def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_largest_of_the_other_rows_is_told_by_the_ninth_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is larger than any entry that is seen, as of 16 equal ones, in the proportion of the two shares."""
+    """Where that says more than any entry that is seen, in the proportion of the two shares."""
     monkeypatch.setattr(orthogonality, "CHECKS", 16)
-    ones = torch.ones(1, 16, dtype=torch.float64)  # all entries change by 2
-    found = drift_change(ORTHOGONAL_SIGNS, ones, ones, ones).of_linear
-    assert found == pytest.approx(orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(64.0, 16))
+    row = torch.tensor([[1.0] * 8 + [0.9] + [0.5] * 7], dtype=torch.float64)
+    change = 2 * row.T @ row
+    ninth = change[8].square().sum().item()
+    found = drift_change(ORTHOGONAL_SIGNS, row, row, row).of_linear
+    expected = orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(ninth, 16)
+    assert found == pytest.approx(expected), "the ninth norm"
+    assert found > change.max(), "larger than any entry"
 
 
 def test_the_largest_of_normal_entries() -> None:
@@ -356,7 +363,7 @@ def test_as_many_large_rows_as_are_looked_at_are_told_by_their_entries() -> None
     assert drift_change(signs, delta, z, a).of_square == wide_bounds(delta, z, a).of_square
 
 
-@pytest.mark.parametrize("shape", [(16, 20), (20, 16)], ids=["wide", "tall"])
+@pytest.mark.parametrize("shape", [(16, 20), (16, 16), (20, 16)], ids=["wide", "square", "tall"])
 def test_a_weight_that_is_not_followed_has_bounds_of_its_shape(shape: tuple[int, int]) -> None:
     constraint = held(shape)
     ((name, weight),) = constraint.weights().items()
@@ -364,8 +371,22 @@ def test_a_weight_that_is_not_followed_has_bounds_of_its_shape(shape: tuple[int,
     assert constraint.change_of(name, weight, delta, z, z @ weight.T) is None, "nothing is known"
     constraint.known[name] = Known(weight.new_empty(0, 16), weight.new_empty(0, 16), 0.0)
     signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS, 4)
-    expected = wide_bounds(delta, z, z @ weight.T) if shape == (16, 20) else tall_bounds(weight, delta, z, signs)
+    expected = wide_bounds(delta, z, z @ weight.T) if shape[0] == 16 else tall_bounds(weight, delta, z, signs)
     assert constraint.change_of(name, weight, delta, z, z @ weight.T) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "last", "is_followed"), [(1, 0, False), (1.01, 0, True), (0.1, 0.299, False), (0.1, 0.301, True)]
+)
+def test_rows_are_followed_where_few_steps_more_may_be_too_many(entry: float, last: float, is_followed: bool) -> None:
+    """Three like the last, in shares of what is let pass."""
+    constraint, delta, z = held((16, 20)), torch.ones(4, 16).double(), torch.ones(4, 20).double()
+    ((name, weight),) = constraint.weights().items()
+    share, rows = orthogonality.SHARE * constraint.tolerance, torch.ones(24, 16).double()
+    constraint.known[name] = Known(rows, 0 * rows, entry * share, last * share)
+    found = constraint.change_of(name, weight, delta, z, z @ weight.T)
+    assert found is not None
+    assert (found.of_rows is not None) == is_followed
 
 
 def test_what_is_known_in_another_precision_is_not_used() -> None:
@@ -386,6 +407,7 @@ def test_factors_of_small_batches_are_of_use(shape: tuple[int, int], batch: int)
     assert [held((2, 2)).knows_steps_of(n, weight) for n in (batch, batch + 1)] == [True, False]
     assert not held((2, 2), every=2).knows_steps_of(1, weight)
     assert not held((2, 2), asynchronous=True).knows_steps_of(1, weight)
+    assert not ScaledBjorck({}).knows_steps_of(1, weight), "which has no use for them"
 
 
 def test_a_weight_known_to_be_within_its_share_is_not_looked_at(looks: list[torch.Tensor]) -> None:
@@ -400,19 +422,53 @@ def test_a_weight_known_to_be_within_its_share_is_not_looked_at(looks: list[torc
         assert (len(looks), constraint.known[name] is known) == (seen, not seen), entry
 
 
+@pytest.mark.parametrize(
+    ("drifts", "done", "is_kept"),
+    [
+        ([0.5], "", True), ([0.51], "set right", False), ([0.5, 0.5], "set right", False),
+        ([0.5, 0.51], "set right, looked at", True), ([999.0], "set right, looked at", True), ([1000.0], "", False),
+    ],
+)  # fmt: skip
+def test_what_is_done_goes_by_the_norm_of_the_drift(
+    drifts: list[float], done: str, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an orthogonal weight that is said to have these norms in rows of I - G: squares of 1/4, 1/2 and 1e6 in all."""
+    seen: list[str] = []
+    within = orthogonality.polar_within
+    monkeypatch.setattr(orthogonality, "drift", lambda w, rows: seen.append("looked at") or drift(w, rows))
+    monkeypatch.setattr(orthogonality, "polar_within", lambda *a, out: seen.append("set right") or within(*a, out=out))
+    constraint = held((80, 80), tolerance=1.0)
+    ((name, weight),) = constraint.weights().items()
+    signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS + orthogonality.NEW, 80)
+    known = Known(signs.roll(orthogonality.NEW, 0), torch.zeros_like(signs), math.inf)
+    known.drifts[:, : len(drifts)] = torch.tensor(drifts)
+    with torch.no_grad():
+        assert constraint._kept(name, weight, signs, known) == is_kept
+    assert ", ".join(seen) == done
+
+
 @pytest.mark.parametrize(("width", "rounds"), [(320, 1), (40, 2), (20, 3)])
 def test_wide_weights_are_set_right_more_often(width: int, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 80 units, which drift in all directions."""
+    """Of 80 units, whatever the longer side is, which drift in all directions."""
     seen: list[torch.Tensor] = []
     within = orthogonality.polar_within
     monkeypatch.setattr(orthogonality, "ROUND_WIDTH", width)
     monkeypatch.setattr(orthogonality, "polar_within", lambda w, q, out: seen.append(q) or within(w, q, out=out))
-    constraint = held((80, 80))
+    constraint = held((80, 130))
     ((name, weight),) = constraint.weights().items()
     weight = 1.01 * weight.detach()
     signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS + orthogonality.NEW, 80)
     assert not constraint._kept(name, weight, signs, None)
     assert len(seen) == rounds
+
+
+def test_signs_are_drawn_once_for_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many numbers as the widest has rows or columns to check."""
+    constraint, seen = held((80, 100), (90, 70), (70, 70)), []
+    drawn = constraint._signs
+    monkeypatch.setattr(constraint, "_signs", lambda *kind: seen.append(kind[2:]) or drawn(*kind))
+    constraint.step()
+    assert seen == [(orthogonality.CHECKS + orthogonality.NEW, 80)]
 
 
 def test_narrow_weights_are_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,6 +527,19 @@ def test_a_plain_step_changes_no_entry_by_more_than_its_bounds(shape: tuple[int,
     towards = torch.eye(n_out, dtype=torch.float64)[at] if is_wide else weight[:, at]
     largest, bound = change(-reach[at].sign() * towards[None], z, s)
     assert math.isclose(largest, bound, rel_tol=1e-9), "bound that is reached"
+
+
+def test_bounds_are_products_of_the_largest_columns() -> None:
+    """2 |A_i| |delta_j| and |delta_i|^2 |z|^2 of a wide weight; of a tall one the same of its transpose."""
+    delta, z, weight = (torch.randn(shape, generator=seeded(0)).double() for shape in ((4, 16), (4, 20), (16, 20)))
+
+    def bounds(first: torch.Tensor, second: torch.Tensor, whole: torch.Tensor) -> list[float]:
+        of_first, of_second = (torch.linalg.vector_norm(of, dim=0).max() for of in (first, second))
+        return [(2 * of_first * of_second).item(), (of_second * whole.norm()).item() ** 2]
+
+    expected = bounds(z @ weight.T, delta, z)
+    assert wide_bounds(delta, z, z @ weight.T)[:2] == pytest.approx(expected)
+    assert tall_bounds(weight.T, z, delta, EVERY_SIGN)[:2] == pytest.approx(expected)
 
 
 def large_batches(n: int, features: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -670,7 +739,7 @@ def test_a_restored_weight_is_within_the_tolerance(largest: float, shape: tuple[
 def test_narrow_weights_are_restored_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide and tall ones, whatever their drifts are: as each would be by itself, by a few dispatches for each."""
     torch.manual_seed(0)
-    monkeypatch.setattr(orthogonality, "NARROW", 24)
+    monkeypatch.setattr(orthogonality, "NARROW", 18)
     rule = Foton(model(*[16, 20] * 8, 4).double())
     assert rule.orthogonality is not None
     scales = [1, 1 + 1e-4, 1 + 1e-2, 1 - 3e-2, 1 + 3e-2, 1.1, 0.8, 2.0, 1e-2]
@@ -944,6 +1013,7 @@ def test_one_copy_a_step_for_all_weights(twin: TwinSide, monkeypatch: pytest.Mon
 
     def copy_to(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if args[:1] == ("cpu",):
+            assert options == {"non_blocking": True}
             read.append(tensor.numel())
         return to(tensor, *args, **options)
 
@@ -978,6 +1048,12 @@ def test_a_step_that_a_graph_repeats_is_read_by_settle_alone(twin: TwinSide, mon
     found = raised_by(lambda: rule.calibrate([]))
     assert re.match(r"weight of layer '2': \|G - I\| up to 1, .* at a step of a CUDA graph; lower", found), found
     rule.calibrate([])
+
+
+def test_a_graph_that_one_of_two_devices_captures_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    constraint, answers = held((2, 2), (2, 2), every=2), iter([False, True])
+    monkeypatch.setattr(orthogonality, "is_captured", lambda device: next(answers))
+    assert raised_by(constraint.step).startswith("every: 2, expected 1 while a CUDA graph is captured")
 
 
 def refuse(*args: Any, **options: Any) -> None:
@@ -1237,6 +1313,7 @@ def test_the_largest_entry_is_of_the_smaller_gram_matrix(shape: tuple[int, int])
     assert torch.isclose(orthogonality._largest_entry(weight, rows), expected[rows].max())
     assert torch.isclose(orthogonality._largest_of_diagonal(weight), expected.diagonal().max())
     assert torch.isclose(orthogonality._largest_of_diagonal(0 * weight), weight.new_ones(())), "1 too small"
+    assert torch.isclose(orthogonality._largest_entry(0 * weight, rows), weight.new_ones(())), "1 too small"
 
 
 def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
@@ -1245,6 +1322,8 @@ def test_a_small_residual_takes_one_step_of_the_lowest_order() -> None:
     constraint = rule.orthogonality
     assert constraint is not None
     assert constraint._of_norms(orthogonality.SHARE * TOLERANCE, 0.06, 0.5) == (1, 0)
+    assert constraint._of_norms(orthogonality.SHARE * TOLERANCE * 1.001, 0.06, 0.5) == (1, 1)
+    assert constraint._of_norms(orthogonality.SHARE * TOLERANCE, 0.06, 0.51) == (1, 1)
     assert constraint._of_norms(0.05, 0.06, 0.9) == (1, 1)
     assert constraint._of_norms(0.05, 0.06, 1.0) is None
     assert constraint._of_norms(0.05, 0.08, 0.9) is None
@@ -1281,6 +1360,41 @@ def test_an_entry_is_looked_for_where_norms_are_beyond_the_tolerance() -> None:
     rule, weight = holding(with_gram(g))
     found = rule.orthogonality._entry(weight, (g - torch.eye(128)).square().sum(dim=0))
     assert 4e-4 - 1e-9 <= found <= orthogonality.SHARE * TOLERANCE
+
+
+def test_even_norms_of_rows_tell_the_largest_entry() -> None:
+    """The ninth of them. No entry that is seen is larger, of an orthogonal weight none, until one is made so."""
+    constraint = held((128, 128), tolerance=TOLERANCE)
+    ((_, weight),) = constraint.weights().items()
+    weight = weight.detach()
+    squares = torch.full((128,), 1e-6, dtype=torch.float64)
+    squares[: orthogonality.ROWS + 1] = torch.tensor([1.6e-5] * orthogonality.ROWS + [4e-6])
+    found = constraint._entry(weight, squares)
+    ninth = squares[orthogonality.ROWS].item()
+    assert found == pytest.approx(orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(ninth, 128))
+    constraint.tolerance = found / orthogonality.SHARE
+    weight[100] *= 2
+    assert constraint._entry(weight, squares) == pytest.approx(3), "looked at up to the share itself"
+    constraint.tolerance = TOLERANCE
+    share = orthogonality.SHARE * TOLERANCE
+    assert constraint._entry(weight, torch.full((128,), share**2, dtype=torch.float64)) == share, "norms that suffice"
+
+
+@pytest.mark.parametrize("kind", ["rows first", "channels last"])
+def test_a_kernel_is_held_as_matrices_in_its_memory(kind: str) -> None:
+    """Their columns are in the order of memory, and groups of rows are matrices of their own."""
+    kernel = torch.randn(6, 4, 3, 2)
+    if kind == "channels last":
+        kernel = kernel.to(memory_format=torch.channels_last)
+    expected = (kernel if kind == "rows first" else kernel.permute(0, 2, 3, 1)).flatten(1)
+    for blocks, names in ((1, ["k"]), (2, ["k[0]", "k[1]"])):
+        found = dict(orthogonality.matrices("k", kernel, blocks))
+        assert list(found) == names
+        assert torch.equal(torch.cat([*found.values()]), expected)
+        assert found[names[0]].data_ptr() == kernel.data_ptr()
+    matrix = torch.randn(6, 4)
+    assert orthogonality.matrices("w", matrix)[0][1] is matrix
+    assert [len(rows) for _, rows in orthogonality.matrices("w", matrix, 3)] == [2, 2, 2]
 
 
 def test_what_precision_resolves_is_of_the_longer_sums() -> None:
@@ -1339,6 +1453,7 @@ def test_all_entries_are_within_their_share_or_not(shape: tuple[int, int]) -> No
             assert is_within(change) == expected, f"entry {i}, {j} of {size}"
     assert is_within(torch.full((150, 150), 2e-3, dtype=torch.float64)), "norm of 0.3"
     assert not is_within(torch.full((150, 150), -2.9e-3 * 2, dtype=torch.float64)), "norm of 0.9"
+    assert not constraint._is_within(with_gram(torch.eye(180, dtype=torch.float64) + 2.9e-3)), "norm of 0.52"
 
 
 def test_an_accelerator_looks_at_weights_from_2048() -> None:
@@ -1366,13 +1481,22 @@ def test_the_least_steps_that_are_sure_to_suffice(size: float, way: tuple[int, i
     ("powers", "way"),
     [
         ((0.5, 0.5, 0.5, 9, 9), (2, 1)), ((0.5, 9, 0.5, 9, 0.5**4), (2, 1)), ((0.6, 0.5, 0.5, 9, 9), (3, 1)),
-        ((1, 0.5, 0.75, 0.25, 9), (4, 1)), ((1, 0.5, 0.75, 0.3, 9), (4, 2)), ((9, 0.8, 9, 9, 9), None),
-        ((9, 0.95, 9, 9, 9), None), ((1, 1, 1, 1, 1), None), ((9, 9, 9, 9, 9), None), ((math.nan,) * 5, None),
+        ((1, 0.5, 0.75, 0.25, 9), (4, 1)), ((1, 0.5, 0.75, 0.3, 9), (4, 2)), ((9, 0.745, 9, 9, 9), (4, 2)),
+        ((0.6, 9, 0.5, 9, 0.5**4), (3, 1)), ((9, 0.75, 9, 9, 9), None), ((9, 0.95, 9, 9, 9), None),
+        ((1, 1, 1, 1, 1), None), ((9, 9, 9, 9, 9), None), ((math.nan,) * 5, None),
     ],
 )  # fmt: skip
 def test_the_bounds_of_one_and_two_steps(powers: tuple[float, ...], way: tuple[int, int] | None) -> None:
     """Columns of E, E^2 and E^4 and the norms of E and E^4: |E| = 1/2, 3/4 of 1/4 over 1 - |E| just the tolerance."""
     assert held((4, 4), tolerance=0.375)._of_powers(*powers) == way
+
+
+def test_two_steps_that_just_suffice() -> None:
+    left = 0.75 * 0.5**5 / (1 - 0.5)
+    constraint = held((4, 4), tolerance=0.75 * left**5 / (1 - left))
+    assert constraint._of_powers(9, 0.5, 9, 9, 9) == (4, 2)
+    constraint.tolerance *= 0.999
+    assert constraint._of_powers(9, 0.5, 9, 9, 9) is None
 
 
 @pytest.mark.parametrize("columns", [640, 644], ids=["in parts of one size", "in fewer"])

@@ -282,8 +282,7 @@ class Orthogonality(nn.Module):
 
     def _know(self, name: str, weight: Tensor, known: Known) -> None:
         """For `change_of`, where it is of use."""
-        is_fine = torch.finfo(weight.dtype).eps < 1e-6  # in half precision a step is rounded too much
-        if self.every == 1 and is_fine and _is_of_host(weight):
+        if self.every == 1 and _is_fine(weight) and _is_of_host(weight):  # else a step is rounded too much
             is_wide = weight.shape[0] <= weight.shape[1]
             self.known[name] = known if is_wide else known._replace(rows=known.rows[:0], drifts=known.drifts[:0])
 
@@ -342,7 +341,6 @@ class Orthogonality(nn.Module):
             return
         self._restore_unseen({name: weight for name, weight in weights.items() if not self._looks_at(weight)})
         drawn: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        widest = max((min(weight.shape) for weight in weights.values()), default=0)
         left = {}
         for index, (name, weight) in enumerate(weights.items()):
             if not self._looks_at(weight):
@@ -359,6 +357,7 @@ class Orthogonality(nn.Module):
                 kept = self._is_within(weight)
             else:
                 if kind not in drawn:
+                    widest = max(min(other.shape) for other in weights.values())
                     drawn[kind] = self._signs(*kind, CHECKS + NEW, widest)
                 kept = self._kept(name, weight, drawn[kind][:, :n], known)
             if not kept:
@@ -424,9 +423,7 @@ class Orthogonality(nn.Module):
             return largest
         found = SHARE / PROBABLE * _evenly(norms[-1].item(), len(squares))
         if found <= share:
-            found = max(found, _largest_of_diagonal(weight).item())
-        if found <= share:
-            found = max(found, _largest_entry(weight, indices[:-1]).item())
+            found = max(found, _largest_of_diagonal(weight).item(), _largest_entry(weight, indices[:-1]).item())
         return found
 
     def _held_directions(self, name: str, weight: Tensor) -> Tensor:
@@ -500,7 +497,7 @@ class Orthogonality(nn.Module):
             elif way.steps:
                 found = [residual for other, residual in zip(ways, residuals.unbind(), strict=True) if other == way]
                 # I + E/2, or another polynomial; only the change is multiplied: TF32 would cut the weight's digits
-                share = 0.5 if way == Bjorck(1, 1) else 1
+                share = 0.5 if way.order == 1 else 1
                 if share == 1:
                     found = list(bjorck_factor(identity - torch.stack(found), *way, rescale=False).sub_(identity))
                 for weight, change in zip(alike.values(), found, strict=True):
@@ -571,7 +568,14 @@ def resolution(weight: Tensor) -> float:
     if _is_multiplied_in_tf32(weight):
         return 2.0**-10  # an entry of W W^T is a sum over w w', each factor rounded by up to 2^-11
     eps = torch.finfo(weight.dtype).eps
-    return 2 * eps * (max(weight.shape) ** 0.5 if eps < 1e-4 else 1)  # half precisions are multiplied in a finer one
+    return (
+        2 * eps * (max(weight.shape) ** 0.5 if _is_fine(weight) else 1)
+    )  # half precisions are multiplied in a finer one
+
+
+def _is_fine(weight: Tensor) -> bool:
+    """Whether it is of no half precision."""
+    return weight.dtype == wide(weight.dtype)
 
 
 def _is_of_host(weight: Tensor) -> bool:
