@@ -339,6 +339,26 @@ def test_a_rule_without_a_loss_at_the_scores_has_accuracies_alone(digits: Datase
     assert 0 < epoch.validation_accuracy < 1
 
 
+def test_labels_that_have_no_score_are_no_mistakes(digits: Dataset) -> None:
+    """Of a rule that asks no loss of them; ignored ones are left out before."""
+    x, y = arrays(digits)
+    for labels in (y + 1, y - 1):
+        with pytest.raises(UserError, match=r"data: labels -?\d+\.\.\d+, expected 0\.\.9"):
+            fit(MonoForward(model()), (x, y), (x, labels), epochs=1)
+    rule = Backprop(model(), loss=nn.CrossEntropyLoss())
+    assert fit(rule, (x, y), (x, y.where(y > 0, -100)), epochs=1).epochs[0].validation_accuracy is not None
+
+
+def test_labels_are_integers_of_any_kind_or_truth_values(digits: Dataset) -> None:
+    x, y = arrays(digits)
+    found = []
+    for dtype in (torch.int64, torch.uint8, torch.bool):
+        data = x, (y % 2).to(dtype)
+        history = fit(Backprop(model(), loss=nn.CrossEntropyLoss()), data, data, test=data, epochs=2)
+        found.append((history.test_accuracy, history.at_chance))
+    assert found == [found[0]] * 3
+
+
 def test_weights_of_labels_pass_through(digits: Dataset) -> None:
     """By `batch_of`; of weight 0, a sample might as well not be there."""
     x, y = arrays(digits)
@@ -575,6 +595,9 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], dict[str, Any]], str]] = {
     "a function to call": (lambda x, y: {"callbacks": [print]}, "callbacks: a builtin_function_or_method among them"),
     "no validation": (lambda x, y: {"validation": []}, "validation: a list without batches"),
     "flat labels": (lambda x, y: {"validation": (x, y[:, None])}, r"labels of shape \(200, 1\), expected \(200,\)"),
+    "labels that have no score": (
+        lambda x, y: {"validation": (x, y + 1)}, r"data: labels 1\.\.10, expected 0\.\.9, the classes that have scores"
+    ),
     "patience": (lambda x, y: {"patience": 2}, "patience: 2, but there are no validation data"),
     "accumulate": (lambda x, y: {"accumulate": 0}, "accumulate: 0, expected an integer, 1 or more"),
     "max_steps": (lambda x, y: {"max_steps": 1.5}, "max_steps: 1.5, expected an integer, 1 or more"),

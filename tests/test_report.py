@@ -21,7 +21,7 @@ from prograde.accelerated.command_line import charts, html_report
 from prograde.accelerated.command_line.app import app
 from prograde.accelerated.modules import OrthogonalConv2d
 from prograde.accelerated.rules import Backprop
-from prograde.accelerated.training import confusion, first_filters, load
+from prograde.accelerated.training import UserError, confusion, first_filters, load
 
 EMPTY = {"meta", "img", "line", "polyline", "polygon", "circle", "rect", "br", "path"}
 """Elements that have no content."""
@@ -391,6 +391,10 @@ def test_the_confusion_by_hand() -> None:
     y = torch.tensor([0, 1, 1, 0, 2])
     assert confusion(rule, [(x[:2], y[:2]), (x[2:], y[2:])]).tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 1]]
     assert rule.training
+    with pytest.raises(UserError, match=r"data: labels 1\.\.3, expected 0\.\.2"):
+        confusion(rule, [(x, y + 1)])
+    choosy = Backprop(rule.model, loss=nn.CrossEntropyLoss(ignore_index=-1))
+    assert confusion(choosy, [(x, (y - 1, torch.ones(5)))]).tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
     data = load("digits")
     trained = Backprop(nn.Sequential(nn.Linear(64, 10)))
     counts = confusion(trained, [tuple(data.test)])

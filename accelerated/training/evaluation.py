@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._arrays import wide
+from .._arrays import readable, wide
 from ..rules import Rule
-from ..rules.output_loss import Loss, Targets, parted
+from ..rules.output_loss import Loss, OwnLoss, Targets, parted
 from ..rules.recurrent import RecurrentRule
 from ..rules.rule import OutputLoss, evaluating
 from .data import Split
@@ -54,6 +54,27 @@ def _known(rule: Rule, x: Any, scores: Tensor, y: Targets) -> tuple[Tensor, Targ
     return inner.labelled(scores, y, inner.sequences(x)[1])[:2]
 
 
+def counted(rule: Rule, scores: Tensor, labels: Tensor) -> Tensor:
+    """Of which labels it is asked whether their score is the highest, shaped as labels: those that no loss ignores.
+
+    Raises UserError unless there is one of each scores; on a CPU for labels of classes without a score, too, but where
+    a function of one's own says what labels are.
+    """
+    if labels.shape != scores.shape[:-1]:
+        raise UserError(
+            f"data: labels of shape {tuple(labels.shape)}, expected {tuple(scores.shape[:-1])}, one for "
+            f"each sample or position of the scores, {tuple(scores.shape)}"
+        )
+    loss, classes = _loss_of(rule), scores.shape[-1]
+    is_known = torch.ones_like(labels, dtype=torch.bool)
+    if loss is not None and loss.ignore_index is not None:
+        is_known = labels != loss.ignore_index
+    if readable(labels) and not isinstance(loss, OwnLoss) and (is_known & ((labels < 0) | (labels >= classes))).any():
+        low, high = (end.item() for end in labels[is_known].aminmax())
+        raise UserError(f"data: labels {low}..{high}, expected 0..{classes - 1}, the classes that have scores")
+    return is_known
+
+
 @torch.no_grad()
 def evaluate(
     rule: Rule,
@@ -69,7 +90,6 @@ def evaluate(
     """
     loss = _loss_of(rule)
     at_scores = isinstance(held(rule), OutputLoss)  # else it is each layer's, which numbers are compared with as well
-    ignored = None if loss is None else loss.ignore_index
     parameter = next(rule.parameters())
     total, weight = (torch.zeros((), device=parameter.device, dtype=wide(parameter.dtype)) for _ in range(2))
     right, labelled = (torch.zeros((), device=parameter.device, dtype=torch.int64) for _ in range(2))
@@ -81,18 +101,13 @@ def evaluate(
             labels, _ = parted(y)
             are_labels = not labels.is_floating_point()
             if are_labels:
-                if labels.shape != scores.shape[:-1]:
-                    raise UserError(
-                        f"data: labels of shape {tuple(labels.shape)}, expected {tuple(scores.shape[:-1])}, one for "
-                        f"each sample or position of the scores, {tuple(scores.shape)}"
-                    )
-                known = torch.ones_like(labels, dtype=torch.bool) if ignored is None else labels != ignored
+                known = counted(rule, scores, labels)
                 right += ((scores.argmax(dim=-1) == labels) & known).sum()
                 labelled += known.sum()
             if loss is not None and (at_scores or not are_labels):
-                counted = loss.total_weight(y)
-                total += loss.value(scores, y) * counted
-                weight += counted
+                share = loss.total_weight(y)
+                total += loss.value(scores, y) * share
+                weight += share
     found = [float(number) for number in (total, weight, right, labelled, samples, are_labels)]
     cost, costs, hits, labels_in_all, samples_in_all, of_labels = summed(*found)
     if not samples_in_all:

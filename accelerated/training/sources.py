@@ -132,7 +132,7 @@ class Tensors:
         """The classes, 0..K-1, where there is one of each sample."""
         y = self.tensors[-1]
         is_classes = len(self.tensors) == 2 and self.place.batch_of is None and y.dim() == 1
-        return y if is_classes and not y.is_floating_point() and y.min() >= 0 else None
+        return y.long() if is_classes and not y.is_floating_point() and y.min() >= 0 else None
 
 
 class Loader:
