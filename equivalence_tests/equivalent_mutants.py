@@ -53,10 +53,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "x = torch.zeros(1, *sample, dtype=key[1], device=self.units[0].weights[0].device)",
     ): "in evaluation mode the shape of a sample's activities does not depend on how many samples there are",
     (
-        "accelerated.rules.cutting._alone",
-        "if node.target not in FUNCTIONS or x in node.args[2:] or x in node.kwargs.values():",
-    ): "none of these functions runs where a setting is a tensor of samples",
-    (
         "accelerated.rules.ftp.Ftp._first_difference",
         "is_channels_last = h.dim() != 4 and h.is_contiguous(memory_format=torch.channels_last)",
     ): "the order in memory changes no number",
@@ -168,10 +164,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.local.units.LocalUnit.pass_on",
         "if h.dim() == 5 and h.stride(1) == 1:",
     ): "the order in memory changes no number",
-    (
-        "accelerated.rules.cutting._alone",
-        "if len(piece) > 2 or not node.args or node.args[0] is not x or (node.all_input_nodes != [x]):",
-    ): "where the last node takes x alone, x alone crosses before it, and it is cut off",
     (
         "accelerated.difference_target_propagation.differences",
         "found = [step * layers[-1].adjoint(clean.inputs[1], error)]",

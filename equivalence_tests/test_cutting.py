@@ -185,6 +185,10 @@ def test_units_as_modules(name: str, units: Callable[[nn.Module], list[nn.Module
         read(model, units(model), x)
         assert [part.name for part in found][:4] == ["stem.0", "stem.1", "stem.2", "layer1.0"], "their paths"
         assert [part.begins for part in found][-3:] == [False, False, True], "at the first leaf with parameters"
+    else:
+        assert [part.name for part in found][:4] == ["conv1", "norm1", "units[0].2", "units[0].3"], (
+            "of the model, or not"
+        )
 
 
 def test_functions_are_seen_as_modules() -> None:
@@ -219,6 +223,54 @@ def test_flattening_by_any_name(shape: Callable[[Tensor], Tensor]) -> None:
 
     model = Model()
     assert kinds(read(model, ["conv", "fc"], images())) == ["Conv2d", "Flatten", "Linear"]
+
+
+@pytest.mark.parametrize("shape", [
+    lambda x: x.view(x.size(0), -1, 1), lambda x: x.reshape(x.shape[0], x.shape[1], -1), lambda x: x.view(-1, 72),
+    lambda x: x.view(5, -1), lambda x: x.reshape((5, 72)), lambda x: torch.reshape(input=x, shape=(5, 72)),
+    lambda x: x.view(2 * x.size(0), -1), lambda x: x.view(x.size(1), -1), lambda x: x.view((x.size()[1], -1)),
+    lambda x: x.expand(x.size(0), -1, -1, -1), lambda x: x.flatten(), lambda x: x.transpose(0, 1),
+    lambda x: (2 * x).view(x.size(0), -1), lambda x: torch.flatten(input=x, start_dim=1),
+])  # fmt: skip
+def test_what_is_no_flattening_is_computed(shape: Callable[[Tensor], Tensor]) -> None:
+    """By the model's own functions, with the shape that these give."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 2, 3), nn.PReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(shape(self.conv(x)))
+
+    model, x = Model(), images()
+    found = read(model, ["conv", "last"], x)
+    assert "Flatten" not in kinds(found)
+    assert torch.equal(run(found, x), model(x))
+
+
+def test_a_function_of_two_values_is_no_module() -> None:
+    """Nor a module that is called by the name of its argument, or with an option."""
+
+    class Optional(nn.Linear):
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return scale * super().forward(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pooled, self.last = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 1), Optional(27, 2)
+            self.named = nn.Tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x)
+            h = self.pooled(functional.adaptive_avg_pool2d(h, h.shape[2] // 2))
+            return self.last(self.named(input=h.flatten(1)), 2.0)
+
+    model, x = Model(), images()
+    found = read(model, ["conv", "pooled", "last"], x)
+    assert kinds(found) == ["Conv2d", "Computed", "Conv2d", "Flatten", "Computed", "Computed"]
+    assert torch.equal(run(found, x), model(x))
 
 
 def test_values_that_are_used_twice_stay_in_one_part() -> None:
@@ -317,6 +369,8 @@ def test_units_that_the_model_runs_without_gradients_are_frozen() -> None:
     model, x = Model(), torch.randn(3, 8)
     said = "units: 'a' runs under no_grad in the model, expected a unit that learns; freeze it"
     assert refusal(lambda: parts(model, ["a", "b"], x)).startswith(said), "trained against the model"
+    model.a.weight.requires_grad_(False)
+    assert refusal(lambda: parts(model, ["a", "b"], x)).startswith(said), "its bias"
     model.a.requires_grad_(False)
     read(model, ["a", "b"], x)
 
@@ -452,6 +506,15 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "parameters of no unit": (Functional, lambda m: [m.conv1, m.fc1, m.fc2],
                               "units: norm1.weight, norm1.bias, conv2.weight, conv2.bias of the model in none of them, "
                               "expected units that hold all parameters but frozen ones; add the module to the units"),
+    "few parameters of no unit": (Functional, lambda m: [nn.Sequential(m.conv1, m.norm1), m.conv2, m.fc1],
+                                  "units: fc2.weight, fc2.bias of the model in none of them, expected units that hold "
+                                  "all parameters but frozen ones; add the module to the units"),
+    "more of them": (Functional, lambda m: [m.conv1, m.conv2, m.fc1],
+                     "units: norm1.weight, norm1.bias, fc2.weight, fc2.bias of the model in none of them, expected "
+                     "units that hold all parameters but frozen ones; add the module to the units"),
+    "many of them": (Functional, lambda m: [m.conv1, m.fc2],
+                     "units: norm1.weight, norm1.bias, conv2.weight, conv2.bias and 2 more of the model in none of "
+                     "them, expected units that hold all parameters but frozen ones; add the module to the units"),
     "parameters before the first": (Functional, ["conv2", "fc1", "fc2"],
                                     "units: conv1.weight, conv1.bias, norm1.weight, norm1.bias of the model in none of "
                                     "them, expected units that hold all parameters but frozen ones; add the module to "
@@ -533,11 +596,42 @@ def test_zeros_hide_no_difference() -> None:
     assert not any(p.any() for p in model.fc2.parameters()), "zeros again"
 
 
+def test_differences_are_beside_what_the_model_gives() -> None:
+    """Small scores hide none, and of large ones rounding is none."""
+
+    class Model(nn.Module):
+        def __init__(self, size: float) -> None:
+            super().__init__()
+            self.a, self.size = nn.Linear(8, 3), size
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.size * self.a(x)
+
+    class Another(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.size * (self.a(x) * 1.1) / 1.1
+
+    x = torch.randn(5, 8)
+    none = Model(0.0)
+    assert refusal(lambda: check_same(none, [Part("a", none, True)], x)) == "accepted", "of nothing nothing differs"
+    for size in (1e-9, 1e9):
+        model, other, twice = Model(size), Another(size), Another(2 * size)
+        other.a = twice.a = model.a
+        assert refusal(lambda: check_same(model, [Part("a", other, True)], x)) == "accepted", size  # noqa: B023
+        said = refusal(lambda: check_same(model, [Part("a", twice, True)], x))  # noqa: B023
+        assert said.startswith("units: one after another they give another result than the model, "), size
+
+
 def test_examples_that_do_not_pass() -> None:
     model, x, names, _ = build("functions")
     found = read(model, names)
     assert refusal(lambda: check_same(model, found, x)) == "accepted"
     assert refusal(lambda: check_same(model, found, x[:0])).startswith("example: shape (0, 1, 8, 8), expected a batch")
+    assert refusal(lambda: check_same(model, found, x[0, 0, 0, 0])) == (
+        "example: shape (), expected a batch as the model takes it"
+    )
+    table = nn.Embedding(5, 3)
+    assert refusal(lambda: check_same(table, [Part("table", table, True)], torch.arange(4))) == "accepted", "tokens"
     assert refusal(lambda: check_same(model, found, [1])) == "example: a list, expected a batch as the model takes it"  # type: ignore[arg-type]
     message = refusal(lambda: parts(model, names, x[:, :, :3]))
     assert message.startswith("example: shape (5, 1, 3, 8) does not pass the model ("), message

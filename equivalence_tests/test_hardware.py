@@ -1123,6 +1123,8 @@ def test_an_unknown_product_with_a_matrix_is_no_exact_one(ours: TwinSide) -> Non
     with chip._crossbars(), torch.no_grad():
         found = said(lambda: torch.bmm(weight.expand(2, 16, 20), torch.ones(2, 20, 3, dtype=x.dtype)))
         assert "Hardware knows no such product" in found, "a batch of products"
+        found = said(lambda: torch.mv(x, weight[0]))
+        assert "Hardware knows no such product" in found, "a row of a matrix"
         assert said(lambda: torch.conv2d(images[:, :5], kernel, dilation=2)) == no_plain, "dilation"
         assert said(lambda: torch.conv2d(images[:, :10], kernel, groups=2)) == no_plain, "groups"
         assert said(lambda: torch.conv_transpose2d(images, kernel)) == no_plain, "transposed"

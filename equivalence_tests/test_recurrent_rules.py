@@ -249,6 +249,10 @@ def test_units_are_the_recurrent_layer_and_the_output() -> None:
         assert rule.num_classes == 3
         assert not rule.wants_images
         assert rule.wants_sequences
+    rule = RecurrentFtp(RecurrentNetwork(4, 6, 3, vocabulary=5))
+    assert [unit.name for unit in rule.units] == ["embedding", "recurrent", "output"]
+    assert [(unit.width, unit.has_maps) for unit in rule.units] == [(4, False), (6, False), (3, False)]
+    assert [len(unit.parameters) for unit in rule.units] == [1, 4, 2]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -357,6 +361,48 @@ def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, sever
         assert (a - b).abs().max() <= bound * max(1.0, b.abs().max().item()), parameter
 
 
+@pytest.mark.parametrize("truncation", [3, 8, 9])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_truncated_gradients_of_a_model_of_ones_own(batch_first: bool, truncation: int) -> None:
+    """No gradient goes into the states before the last steps; where there are no more steps it is that of all."""
+    _, x, y = example()
+    model, other = Own(batch_first, several=True), Own(several=True)
+    other.load_state_dict(model.state_dict())
+    BackpropThroughTime(model, units=model.units, truncation=truncation).assign_credit(x, y)
+    before = max(8 - truncation, 0)
+    states, h = [None, None], x[:, before:]
+    if before:
+        with torch.no_grad():
+            below, states[0] = other.rnns[0](x[:, :before])
+            _, states[1] = other.rnns[1](below)
+    for rnn, state in zip(other.rnns, states, strict=True):
+        h, _ = rnn(h, state)
+    torch.nn.functional.cross_entropy(other.head(h[:, -1]), y).backward()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-15, msg=name)
+
+
+def test_cudnn_is_asked_for_no_gradient_in_evaluation_mode() -> None:
+    """Which it refuses."""
+    rule = BackpropThroughTime(example()[0])
+    for training in (True, False):
+        with rule.train(training).differentiable():
+            assert torch.backends.cudnn.enabled == training
+
+
+def test_a_network_of_this_package_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for one whose layer takes steps first, which its forward pass does not."""
+    model, x, y = example()
+    tokens = RecurrentNetwork(4, 6, 3, vocabulary=5)
+    turned = RecurrentNetwork(4, 6, 3, vocabulary=5)
+    turned.recurrent.batch_first = False
+    asked: list[Any] = []
+    monkeypatch.setattr(RecurrentRule, "_check_units", lambda rule, x: asked.append(rule.model))
+    for network, values in ((model, x), (tokens, torch.zeros(5, 2).long()), (turned, torch.zeros(5, 2).long())):
+        BackpropThroughTime(network).assign_credit(values, y)
+    assert asked == [turned]
+
+
 @pytest.mark.parametrize("cell", ["elman", "relu", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
 def test_stacked_networks_learn(name: str, cell: Any) -> None:
@@ -418,7 +464,18 @@ def test_units_that_are_not_the_model_are_refused() -> None:
     steps_first.forward = lambda x: steps_first.head(steps_first.rnns[0](x)[0][-1])  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, ...\)"):
         RecurrentFtp(steps_first, units=steps_first.units, example=x)
+    embedding, wide, reader = torch.nn.Embedding(5, 4), torch.nn.Embedding(5, 5), Own()
+    reader.register_module("embedding", embedding)
+    reader.register_module("wide", wide)
     for units, message in (
+        ([embedding, reader.head], "units: 2 of them, expected units="),
+        ([embedding, wide, reader.head], "layer 'wide': Embedding; RecurrentFtp trains nn.RNN"),
+        ([wide, *reader.rnns, reader.head], "layer 'rnns.0': takes 4 features, but layer 'wide' gives 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RecurrentFtp(reader, units=units)
+    for units, message in (
+        ([], "units: 0 of them, expected units="),
         ([own.head], "units: 1 of them, expected units="),
         ([torch.nn.GRU(4, 6), own.head], "units: GRU is no module of the model"),
         ([own.head, own.head], "layer 'head': Linear; RecurrentFtp trains nn.RNN"),
@@ -588,6 +645,9 @@ def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused() -> None:
     for wrong, message in (
         (x.float(), r"x: torch.float32 of shape \(5, 7\), expected int64 of shape \(batch, steps\), tokens"),
         (x[:, :, None], r"x: torch.int64 of shape \(5, 7, 1\), expected int64"),
+        (x[:0], r"x: torch.int64 of shape \(0, 7\), expected int64"),
+        (x[:, :0], r"x: torch.int64 of shape \(5, 0\), expected int64"),
+        (x - 1 - x.min(), r"x: tokens -1\.\..*, expected 0\.\.3, padding too"),
         (x + 4, r"x: tokens .*, expected 0\.\.3, padding too"),
         (x.index_fill(1, torch.tensor([2]), 4), r"x: tokens 0\.\.4, expected 0\.\.3, padding too"),
     ):
@@ -595,11 +655,15 @@ def test_tokens_and_labels_of_steps_that_do_not_fit_are_refused() -> None:
             rule.assign_credit(wrong, y)
     with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(5,\), expected int64 of shape \(5, 7\)"):
         rule.assign_credit(x, y[:, 0])
+    with pytest.raises(ValueError, match=r"y: torch.int64 of shape \(4, 7\), expected int64 of shape \(5, 7\)"):
+        rule.assign_credit((x, torch.full((5,), 7)), y[:4])
     with pytest.raises(ValueError, match="truncation: 2, with labels of every step"):
         BackpropThroughTime(model, truncation=2).assign_credit(x, y)
-    model.embedding.max_norm = 1.0
-    with pytest.raises(ValueError, match=r"layer 'embedding': Embedding.*without max_norm"):
-        RecurrentFtp(model)
+    for option, value in (("max_norm", 1.0), ("scale_grad_by_freq", True), ("sparse", True)):
+        other = copy.deepcopy(model)
+        setattr(other.embedding, option, value)
+        with pytest.raises(ValueError, match=r"layer 'embedding': Embedding.*without max_norm"):
+            RecurrentFtp(other)
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
@@ -634,6 +698,9 @@ def test_models_that_are_not_trained_are_refused() -> None:
     other.__class__ = type("Other", (type(other),), {"forward": lambda self, x: x})
     more.extra = torch.nn.Parameter(torch.ones(2).double())
     torch.nn.init.constant_(broken.output.bias, float("nan"))
+    single = example()[0]
+    single.recurrent.dropout = 0.5
+    BackpropThroughTime(single)  # between layers there is none of one layer
     for model, message in (
         (
             torch.nn.Linear(3, 2),
@@ -659,9 +726,12 @@ def test_models_that_are_not_trained_are_refused() -> None:
 def test_data_that_does_not_fit_is_refused(name: str) -> None:
     model, x, y = example()
     rule = RULES[name](model)
+    assert rule.assign_credit(x[:2], y[:2]).isfinite(), "two samples are no pair of sequences and lengths"
     cases: list[tuple[Any, Any, str]] = [
         (x[0], y, r"x: shape \(8, 4\), expected \(batch, steps, 4\)"),
         (x[:, :0], y, r"x: shape \(5, 0, 4\), expected \(batch, steps, 4\), at least one"),
+        (x[:0], y[:0], r"x: shape \(0, 8, 4\), expected \(batch, steps, 4\), at least one"),
+        ((x, LENGTHS, LENGTHS), y, "x: a tuple, expected a torch.Tensor"),
         (x[:, :, :3], y, r"x: shape \(5, 8, 3\), expected \(batch, steps, 4\)"),
         (x.float(), y, "x: dtype torch.float32, expected torch.float64"),
         (x, y[:4], r"y: torch.int64 of shape \(4,\), expected int64 of shape \(5,\)"),
@@ -671,6 +741,7 @@ def test_data_that_does_not_fit_is_refused(name: str) -> None:
     ]
     if y.device.type == "cpu":  # elsewhere looking would wait for the device
         cases.append((x, y + 3, r"y: labels \d..\d, expected 0..2"))
+        cases.append((x.index_fill(1, y[:1], float("nan")), y, "x: 5 of 5 samples have NaN or infinity"))
     for wrong_x, wrong_y, message in cases:
         with pytest.raises(ValueError, match=message):
             rule.assign_credit(wrong_x, wrong_y)

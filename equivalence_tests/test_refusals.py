@@ -105,6 +105,12 @@ def poisoned(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def with_bias(layer: nn.Linear) -> nn.Linear:
+    """Of another dtype than its weight."""
+    layer.bias = nn.Parameter(layer.bias.detach().double())
+    return layer
+
+
 def normed(layer: nn.Linear) -> nn.Linear:
     """As the older torch.nn.utils.weight_norm made it: a parameter of another name, from which a hook computes it."""
     weight = layer.weight
@@ -185,6 +191,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [nn.Sequential(nn.Linear(3, 4), nn.ELU())], "layer '0.1': ELU; ...(use ReLU, GELU or SiLU)"),
         (lambda: [nn.Linear(3, 4), nn.Softmax(1)], "layer '1': Softmax; ...(the loss contains it; remove it)"),
         (lambda: [nn.Linear(3, 2), nn.ReLU()], "layer '1': ReLU at the end, expected a Linear that gives the class sc"),
+        (lambda: [nn.Linear(3, 2), nn.ReLU(), nn.Identity()], "layer '1': ReLU at the end, expected a Linear that g"),
         (lambda: [nn.Linear(3, 2), nn.Dropout()], "layer '1': Dropout at the end, expected a Linear that gives"),
         (lambda: [nn.Linear(3, 2), nn.Flatten()], "layer '1': Flatten in this place; Foton trains"),
         (lambda: [nn.Linear(3, 4), *twice(nn.ReLU())], "layer '2': a second activation after layer '0'; remove one"),
@@ -203,6 +210,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [nn.Linear(3, 0), nn.Linear(0, 2)], "layer '0': its weight has shape (0, 3); Foton needs a unit"),
         (lambda: [nn.Linear(0, 3), nn.Linear(3, 2)], "layer '0': its weight has shape (3, 0); Foton needs a unit"),
         (lambda: [nn.Linear(3, 4), nn.Linear(4, 2).double()], "layer '1': torch.float64 on ...; Foton needs all of"),
+        (lambda: [with_bias(nn.Linear(3, 4)), *end()], "layer '0': torch.float32 on cpu and torch.float64 on cpu;"),
         (lambda: [poisoned(nn.Linear(3, 4)), *end()], "layer '0': its parameters are not all finite, expected finite"),
         (lambda: [nn.Linear(3, 4).requires_grad_(False), *end()[1:]], "weight of layer '0': frozen and not orthogonal"),
         (lambda: [OrthogonalConv2d(4, 4, 3), nn.MaxPool2d(3, 2)], "layer '1': ...Foton trains MaxPool2d(n) with"),
@@ -250,7 +258,15 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [OrthogonalConv2d(2, 4, 3), *end()], "layer '0': OrthogonalConv2d; ...(use Conv2d, or train it by"),
         (lambda: [*block(), ScaledAvgPool2d(2), *end()], "layer '2': ScaledAvgPool2d; ...(use AvgPool2d)"),
     ],
-    Ftp: [(lambda: [nn.Linear(4, 2)], "model: no hidden layer; Ftp needs one to have a target")],
+    Ftp: [
+        (lambda: [nn.Linear(4, 2)], "model: no hidden layer; Ftp needs one to have a target"),
+        (lambda: [nn.Linear(3, 4), nn.Linear(5, 2)], "layer '1': takes 5 features, but layer '0' gives 4"),
+        (lambda: [*block(), nn.Linear(4, 2)], "layer '2': Linear after maps of layer '0'; put a Flatten before it"),
+        (lambda: [*block(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 1), *end()], "layer '3': takes 3 channels, but gets 4"),
+        (lambda: [nn.Linear(3, 3), *twice(nn.PReLU(), nn.Linear(3, 3))], "layer '3': shares a parameter with layer"),
+        (lambda: Residual(nn.Linear(3, 3)), "model: Residual; ...(or the units of any other model: units=[...]"),
+        (lambda: [nn.Linear(3, 2), nn.Softmax(1)], "layer '1': Softmax; ...(the loss contains it; remove it)"),
+    ],
     Pepita: [
         (lambda: [nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.LayerNorm(2)], "example: None, ...by unit '2' are"),
     ],
@@ -671,6 +687,38 @@ def test_shapes(rule: Build, model: Callable[[], nn.Module], shape: tuple[int, .
         check(lambda: built.assign_credit(x, y), said)
         if len(x) > 1 and "image_size" not in said:  # that scores need not have
             check(lambda: built(x), said)
+
+
+class Halved(nn.Module):
+    """Half as many positions, each with as many features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, 2)).mean(dim=2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "layers", "shape", "said"),
+    [
+        (Pepita, [nn.Linear(5, 4), Halved(), nn.Linear(4, K)], (6, 5), "(3,) cannot be projected onto (6, 5)"),
+        (Pepita, [nn.Conv2d(2, 6, 1), nn.Flatten(2), nn.Linear(9, K)], (2, 3, 3), "(6,) cannot be... onto (2, 3, 3)"),
+        (partial(Ftp, inject=0), [nn.Linear(5, 4), Halved(), nn.Linear(4, K)], (6, 5), "(3,) cannot be... (6, 5)"),
+        *(
+            (rule, layers, shape, said)
+            for rule in (Ftp, DirectFeedbackAlignment, DirectRandomTargetProjection)
+            for layers, shape, said in (
+                ([nn.Linear(5, 4), nn.Unflatten(1, (3, 2)), nn.Flatten(2), nn.Linear(8, K)], (6, 5), "(3,) ...(6, 4)"),
+                ([nn.Conv1d(6, 6, 1), nn.Unflatten(1, (3, 2)), nn.Flatten(1, 2), nn.Linear(5, K)], (6, 5), "(6,) ..."),
+                ([nn.Conv2d(2, 6, 1), nn.Flatten(2), nn.Linear(9, K)], (2, 3, 3), "(6,) ...(6, 3, 3)"),
+            )
+        ),
+    ],
+)
+def test_labels_of_positions_are_of_what_they_are_projected_onto(
+    rule: Build, layers: list[nn.Module], shape: tuple[int, ...], said: str
+) -> None:
+    """Else the error of one position would change others."""
+    model = nn.Sequential(*layers)
+    check(lambda: rule(model, example=torch.ones(2, *shape)), f"model: labels of positions {said}")
 
 
 def test_one_number_a_sample_is_no_row_of_targets() -> None:

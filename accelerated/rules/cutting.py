@@ -294,17 +294,16 @@ def _between(model: nn.Module, units: dict[str, nn.Module]) -> list[Part]:
                 f"units: {told} all go into what begins with '{name}', expected one tensor; name a module around them "
                 "as one unit, or cut elsewhere"
             )
-    cuts = [k for k in range(1, len(nodes)) if k == 1 or k in starts or _may_cut(nodes[k], crossing(k))]
+    cuts = [1, *(k for k in range(2, len(nodes)) if k in starts or _may_cut(nodes[k], crossing(k)))]
     found: list[Part] = []
     unit = "model"
     for begin, end in zip(cuts, [*cuts[1:], len(nodes)], strict=True):
-        (x,) = crossing(begin)
-        y = crossing(end)[0] if end < len(nodes) else output
+        (x,), (y,) = crossing(begin), crossing(end)
         piece = nodes[begin:end]
-        module = _alone(whole, piece, x, y, dropouts)
+        module = _alone(whole, x, y, dropouts)
         made = module if module is not None else _piece(whole, piece, x, y, dropouts)
         unit = starts.get(begin, unit)
-        name = _name(piece[-1]) if module is not None and piece[-1].op == "call_module" else f"{unit}:{piece[-1].name}"
+        name = _name(y) if module is not None and y.op == "call_module" else f"{unit}:{y.name}"
         if begin not in starts:
             found += [Part(path, leaf, False) for path, leaf, _ in _unit(name, made)]
         elif module is not None:
@@ -335,7 +334,7 @@ def _traced(whole: _Whole, units: dict[str, nn.Module]) -> tuple[fx.Graph, dict[
                 graphs.append(tracer.trace(root))
             except Exception as error:  # whatever a forward pass raises that gets no numbers
                 raise ValueError(f"model: its forward pass cannot be traced ({error}); {AS_MODULES}") from error
-        if not torch.equal(drawn, torch.get_rng_state()):
+        if not drawn.equal(torch.get_rng_state()):
             raise ValueError(f"model: its forward pass draws random numbers itself; {AS_MODULES}")
     for name, module in units.items():
         if module in tracer.without_gradients and any(p.requires_grad for p in module.parameters()):
@@ -385,62 +384,51 @@ def _starts(whole: _Whole, units: dict[str, nn.Module], nodes: Sequence[fx.Node]
                 f"units: '{name}' is not called on what comes from the input, expected units that run once; "
                 f"{AS_MODULES}"
             )
-        if found and places[0] < max(found):
-            raise ValueError(f"units: '{name}' runs before '{found[max(found)]}', expected the order in which they run")
         found[places[0]] = name
+        last = found[max(found)]
+        if last != name:
+            raise ValueError(f"units: '{name}' runs before '{last}', expected the order in which they run")
     return found
 
 
 def _may_cut(node: fx.Node, crossing: Sequence[fx.Node]) -> bool:
     """Whether the one value that crosses before that node is a tensor, as far as a graph tells."""
     takes_item = node.target is operator.getitem and isinstance(node.args[1], int)  # of several outputs
-    return len(crossing) == 1 and not takes_item and not _is_size(crossing[0])
+    return len(crossing) == 1 and not takes_item
 
 
-def _is_size(node: fx.Node) -> bool:
-    """Whether the value is a size, or another attribute of a tensor."""
-    if node.target in (getattr, "size", "dim"):
-        return True
-    inputs = node.all_input_nodes
-    return getattr(node.target, "__module__", "") == "_operator" and bool(inputs) and all(map(_is_size, inputs))
-
-
-def _alone(
-    whole: _Whole, piece: Sequence[fx.Node], x: fx.Node, y: fx.Node, dropouts: dict[fx.Node, nn.Module]
-) -> nn.Module | None:
-    """The module that the nodes are by themselves, or None."""
-    node = piece[-1]
-    if node is not y:
-        return None
-    if _is_flattening(node, x, piece):
+def _alone(whole: _Whole, x: fx.Node, y: fx.Node, dropouts: dict[fx.Node, nn.Module]) -> nn.Module | None:
+    """The module that gives y of x by itself, or None."""
+    if _is_flattening(y, x):
         return nn.Flatten()
-    if len(piece) > 1 or not node.args or node.args[0] is not x or node.all_input_nodes != [x]:
+    if y.args[:1] != (x,) or y.all_input_nodes != [x]:
         return None
-    if node in dropouts:
-        return dropouts[node]
-    if node.op == "call_module":
-        return whole.get_submodule(str(node.target)) if len(node.args) == 1 and not node.kwargs else None
-    if node.target not in FUNCTIONS or x in node.args[1:] or x in node.kwargs.values():
+    if y in dropouts:
+        return dropouts[y]
+    if y.op == "call_module":
+        return whole.get_submodule(str(y.target)) if len(y.args) == 1 and not y.kwargs else None
+    if y.target not in FUNCTIONS:
         return None
-    kind, names = FUNCTIONS[node.target]
-    settings = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+    kind, names = FUNCTIONS[y.target]
+    settings = {**dict(zip(names, y.args[1:], strict=False)), **y.kwargs}
     return None if kind is nn.Flatten and "start_dim" not in settings else kind(**settings)
 
 
-def _is_flattening(node: fx.Node, x: fx.Node, piece: Sequence[fx.Node]) -> bool:
-    """Whether the nodes are x.view(x.size(0), -1), by any of its names."""
-    if node.target not in ("view", "reshape", torch.reshape) or node.args[0] is not x:
+def _is_flattening(y: fx.Node, x: fx.Node) -> bool:
+    """Whether y is x.view(x.size(0), -1), by any of its names."""
+    if y.target not in ("view", "reshape", torch.reshape):
         return False
-    shape = node.args[1] if len(node.args) == 2 else node.args[1:]
-    if not isinstance(shape, tuple | list) or len(shape) != 2 or shape[1] != -1 or not isinstance(shape[0], fx.Node):
-        return False
-    size, others = shape[0], set(piece) - {node}
-    if size.target == "size" and size.args == (x, 0):
-        return others == {size}
-    if size.target is not operator.getitem or size.args[1] != 0:
-        return False
-    (sizes, *_) = size.all_input_nodes
-    return (sizes.target, sizes.args) in ((getattr, (x, "shape")), ("size", (x,))) and others == {size, sizes}
+    sizes = ("size", (x,)), (getattr, (x, "shape"))
+    batches = ("size", (x, 0)), *((operator.getitem, (size, 0)) for size in sizes)
+    given = _formula(y.args, x)
+    return any(given in ((x, batch, -1), (x, (batch, -1))) for batch in batches)
+
+
+def _formula(value: Any, x: fx.Node) -> Any:
+    """What a node computes of x, as the function and the formulas of its arguments."""
+    if isinstance(value, tuple | list):
+        return tuple(_formula(part, x) for part in value)
+    return (value.target, _formula(value.args, x)) if isinstance(value, fx.Node) and value is not x else value
 
 
 def _piece(
@@ -506,12 +494,11 @@ def check_same(model: nn.Module, found: Sequence[Part], example: Tensor) -> None
 
 @contextmanager
 def _filled(model: nn.Module) -> Iterator[None]:
-    """Parameters that are 0 throughout have other values inside, the same each time."""
+    """Parameters that are 0 throughout are drawn inside: within `untouched` the same each time."""
     zeros = [p for p in model.parameters() if p.is_floating_point() and not p.any()]
     with torch.no_grad():
-        for index, p in enumerate(zeros):
-            values = torch.arange(p.numel(), device=p.device, dtype=torch.float32) + index
-            p.copy_((0.1 + 0.05 * values.sin()).view_as(p))
+        for p in zeros:
+            p.normal_()
     try:
         yield
     finally:

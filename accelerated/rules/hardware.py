@@ -251,8 +251,7 @@ class _Crossbars(TorchDispatchMode):
 
     def holds(self, operand: Any) -> bool:
         """Whether the operand is one of the matrices, or a view of one."""
-        is_matrix = isinstance(operand, Tensor) and operand.dim() > 1
-        return is_matrix and operand.untyped_storage().data_ptr() in self.storages
+        return isinstance(operand, Tensor) and operand.untyped_storage().data_ptr() in self.storages
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         """left @ right, one of which stands on a crossbar: the second, if both are matrices of the rule."""

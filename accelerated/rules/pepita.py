@@ -27,7 +27,8 @@ class Pepita(RecomputingRule):
     Models for images may begin with Conv2d and pooling; `image_size` is (height, width) of the images.
     The paper has one convolution; through two, training was at chance with ReLU and far behind with Tanh.
 
-    Raises ValueError unless `scale` is positive, and for options that are not known.
+    Raises ValueError unless `scale` is positive, for options that are not known, and where every position of the scores
+    has a label but x has others.
 
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3))
     >>> rule = Pepita(model)
@@ -67,7 +68,9 @@ class Pepita(RecomputingRule):
             raise ValueError(f"units: '{self.units[0].name}' of tokens is followed by what is no unit, expected a unit")
         sample = shapes[1 if self.starts_from_tokens else 0]
         if self.labels_positions:
-            sample = sample[-1:]
+            self.check_positions(sample)
+            *_, features = sample
+            sample = (features,)
         projection = error_projection(
             sample, self.num_classes, self.generator, scale, device=weight.device, dtype=weight.dtype
         )

@@ -324,7 +324,7 @@ class RecurrentRule(OutputLoss):
                     f"x: tokens {x.min()}..{x.max()}, expected 0..{lowest.num_embeddings - 1}, padding too"
                 )
             return
-        if x.dim() != 3 or 0 in x.shape[:2] or x.shape[2] != lowest.input_size:
+        if x.dim() != 3 or 0 in x.shape or x.shape[2] != lowest.input_size:
             expected = f"(batch, steps, {lowest.input_size}), at least one of each"
             raise ValueError(f"x: shape {tuple(x.shape)}, expected {expected}")
         check_like(x, weight)
@@ -341,12 +341,12 @@ class RecurrentRule(OutputLoss):
         return values, lengths
 
     def _known(self, y: Targets, lengths: Tensor | None) -> Targets:
-        """y with another label, 0, where a sample has no such step."""
+        """y with a sample's first label where it has no such step."""
         labels = y[0] if isinstance(y, tuple) else y
         if not self.per_step or lengths is None or not isinstance(labels, Tensor) or labels.dim() != 2:
             return y
         behind = torch.arange(labels.shape[1], device=labels.device) >= lengths.to(labels.device)[:, None]
-        known = labels.masked_fill(behind, 0) if len(labels) == len(lengths) else labels
+        known = torch.where(behind, labels[:, :1], labels) if len(labels) == len(lengths) else labels
         return (known, y[1]) if isinstance(y, tuple) else known
 
     @torch.no_grad()
@@ -539,7 +539,7 @@ class BackpropThroughTime(RecurrentRule):
         """The model's outputs, differentiable through the last steps alone."""
         first, *others = self.below
         recurrent = others if isinstance(first, EmbeddingUnit) else self.below
-        states: list[Any] = [None] * len(recurrent)
+        states: list[Any] = [None for _ in recurrent]
         x = first.module(x) if isinstance(first, EmbeddingUnit) else x
         with torch.no_grad():
             if steps < x.shape[1]:

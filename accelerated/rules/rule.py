@@ -23,7 +23,7 @@ from .module_layer import ModuleLayer
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
 from .stepping import Factors, Memory, PlainSGD, UnitSteps, factored, in_factors, step_together, stepping
-from .units import ChainUnit, Unit, afresh, channels_last, check_like, flat_input, read, without_scores
+from .units import ChainUnit, Unit, afresh, channels_last, check_batch, check_like, flat_input, read, without_scores
 from .watch import Watched, check_hooks, check_unchanged, hooks, shared_out, watched
 
 IN_NO_UNIT = "in no unit: the rule's scores do not depend on it"
@@ -744,8 +744,7 @@ class LayeredRule(Rule):
         if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and len(self.chain.stem) == 0):
             return flat_input(x, weight)
         if self._run or not self.wants_images:
-            if x.dim() < 2 or len(x) == 0:
-                raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+            check_batch(x)
             if x.is_floating_point() or (first.is_closed and not self.chain.stem_runs):
                 check_like(x, weight)
             self.activity_shapes(x.shape[1:], x.dtype)
@@ -874,6 +873,15 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         """Whether every position has scores of its own, (batch, positions, K), and a label."""
         return self.example_of is not None and len(self.activity_shapes(*self.example_of)[-1]) == 2
 
+    def check_positions(self, shape: Sequence[int], channels_first: bool = False) -> None:
+        """Raises ValueError for a sample's array of other positions than those that have a label each."""
+        expected = self.activity_shapes(*self.example_of)[-1][:-1] if self.example_of else ()
+        if channels_first or tuple(shape[:-1]) != tuple(expected):
+            raise ValueError(
+                f"model: labels of positions {tuple(expected)} cannot be projected onto {tuple(shape)}, expected "
+                "(positions, features); where a unit gives maps, put what makes positions of them into it"
+            )
+
     def _by_channel(self, by_channel: bool | None, default: bool) -> bool:
         """Whether positions share the rows of a projection. Raises ValueError where they must, by their labels."""
         if by_channel is None:
@@ -892,6 +900,7 @@ class OutputErrorRule(OutputLoss, LayeredRule):
         channels = shape[0] if channels_first else shape[-1]
         positions = prod(shape) // channels
         if self.labels_positions:
+            self.check_positions(shape, channels_first)
             return channels, scale
         return (channels, scale / positions) if by_channel else (channels * positions, scale / positions**0.5)
 

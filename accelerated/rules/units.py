@@ -98,6 +98,9 @@ ELEMENTWISE = (
 )  # fmt: skip
 """Activations; those that `activation_of` does not know are run as they are."""
 
+UNSCALED = (tanh, gelu, silu, maxmin)
+"""Activations that don't take a dropout mask out of their argument, as the others do: f(m a) = m f(a) for m >= 0."""
+
 OUTLETS = (
     nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.PixelShuffle, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
@@ -302,11 +305,6 @@ class Chain(NamedTuple):
     units: list[ChainUnit]
 
     @property
-    def is_closed(self) -> bool:
-        """Whether everything has a closed form, so that nothing has to run to know its shapes."""
-        return not self.run
-
-    @property
     def stem_runs(self) -> bool:
         """Whether a module is run before the first unit, which may take integers."""
         return any(isinstance(step, ModuleStep) for step in self.stem)
@@ -365,7 +363,7 @@ def _padding(module: nn.Conv2d) -> tuple[int, int]:
     """Rows and columns of zeros on each side."""
     if isinstance(module.padding, str):
         rows, columns = module.kernel_size
-        return ((rows - 1) // 2, (columns - 1) // 2) if module.padding == "same" else (0, 0)
+        return (rows // 2, columns // 2) if module.padding == "same" else (0, 0)
     rows, columns = module.padding
     return rows, columns
 
@@ -476,13 +474,10 @@ def read(
     layers = [_linear(part.module) for part in found]
     kind = next((kind for kind in kinds if any(is_plain(layer, kind) for layer in layers)), None)
     has_maps = any(re.search("2d|PixelUnshuffle", type(part.module).__name__) for part in found)
-    reader = _Reader(
-        rule, kind, dropout, needs, _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
-    )
-    reader.rotates = OrthogonalConv2d in kinds
+    trainable = _trainable(kind or (kinds[0] if kinds and has_maps else None), dropout)
+    reader = _Reader(rule, kind, dropout, needs, trainable, OrthogonalConv2d in kinds, begins_with_x)
     if not plain and units is None:
         raise reader.refusal("", model)
-    reader.begins_with_x = begins_with_x
     for part in found:
         reader.take(part)
     if not reader.units:
@@ -500,12 +495,21 @@ def read(
 class _Reader:
     """Makes the units of a chain from the parts of a model, taken in turn."""
 
-    def __init__(self, rule: str, kind: type[nn.Module] | None, dropout: bool, needs: str, trainable: str) -> None:
+    def __init__(
+        self,
+        rule: str,
+        kind: type[nn.Module] | None,
+        dropout: bool,
+        needs: str,
+        trainable: str,
+        rotates: bool,
+        begins_with_x: bool,
+    ) -> None:
         self.rule, self.kind, self.dropout, self.needs, self.trainable = rule, kind, dropout, needs, trainable
+        self.rotates = rotates  # whether rotations have a closed form
+        self.begins_with_x = begins_with_x
         self.stem: list[Step] = []
         self.units: list[ChainUnit] = []
-        self.rotates = False  # whether rotations have a closed form
-        self.begins_with_x = False
         self._before: list[nn.Module] = []  # the modules of the stem
         self._joining: list[nn.Module] = []  # what has to be in one graph with the first layer, and comes before it
 
@@ -542,7 +546,7 @@ class _Reader:
             self._join(name, module)
 
     def _may_follow(self, activation: Activation, unit: ChainUnit) -> bool:
-        return unit.is_linear and (unit.dropout is None or activation not in (tanh, maxmin))
+        return unit.is_linear and (unit.dropout is None or activation not in UNSCALED)
 
     def _closed_outlet(self, name: str, module: nn.Module) -> Step | None:
         """Raises ValueError for settings that have no closed form, where the rule takes nothing else."""
@@ -594,7 +598,7 @@ class _Reader:
         of_kind = of_kind or rotates
         closed = not self._joining and (dense or (of_kind and (self.needs or _has_closed_form(module))))
         keys = {key.partition(".")[0] for key, _ in module.named_parameters()}
-        closed = closed and not is_parametrized(module) and keys <= set(PARAMETERS)
+        closed = closed and not is_parametrized(module) and keys.issubset(PARAMETERS)
         flattened = closed and all(isinstance(step, Flatten) for step in self.stem)
         if self.begins_with_x and not self.units and not flattened and self._before:
             self.stem, self._joining, closed = [], [*self._before, *self._joining], False
@@ -710,7 +714,7 @@ def _activated(name: str, module: nn.Module, activation: Activation, unit: Chain
     """The unit with its activation. Raises ValueError where it can have none."""
     if not unit.is_linear:
         raise ValueError(f"layer '{name}': a second activation after layer '{unit.name}'; remove one")
-    if unit.dropout is not None and activation in (tanh, gelu, silu, maxmin):
+    if unit.dropout is not None and activation in UNSCALED:
         raise ValueError(f"layer '{name}': {type(module).__name__} after Dropout; put the Dropout behind it")
     if activation == maxmin and unit.width % 2:
         what = "channels" if unit.has_maps else "units"
@@ -758,10 +762,15 @@ def without_scores(model: nn.Module, otherwise: str = "") -> ValueError:
     return ValueError(f"layer '{name}': {kind} at the end, expected a Linear that gives the class scores{otherwise}")
 
 
-def flat_input(x: Tensor, weight: Tensor) -> Tensor:
-    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first weight's."""
+def check_batch(x: Tensor) -> None:
+    """Raises ValueError for an empty batch, and for a sample alone."""
     if x.dim() < 2 or len(x) == 0:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+
+
+def flat_input(x: Tensor, weight: Tensor) -> Tensor:
+    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first weight's."""
+    check_batch(x)
     x = x.flatten(1)
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")

@@ -21,7 +21,7 @@ FAULTS = [
           "zip(names, node.args[1:], strict=False)", "zip(names[::-1], node.args[1:], strict=False)",
           "test_functions_are_seen_as_modules", "kernel_size"),
     Fault("a size that crosses a cut", "accelerated.rules.cutting",
-          "len(crossing) == 1 and not takes_item and not _is_size(crossing[0])", "not takes_item",
+          "len(crossing) == 1 and not takes_item", "not takes_item",
           "test_flattening_by_any_name", "too many values to unpack"),
     Fault("outputs of a module taken apart by another part", "accelerated.rules.cutting",
           "    takes_item = node.target is operator.getitem and isinstance(node.args[1], int)  # of several outputs\n",

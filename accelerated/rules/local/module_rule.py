@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..cutting import Part, Units, channels_first, check_same, is_plain, model_output, parts, untouched
 from ..rule import Rule, check_count, one_sample
-from ..units import channels_last, check_like, flat_input, has_strided_pixels, without_scores
+from ..units import channels_last, check_batch, check_like, flat_input, has_strided_pixels, without_scores
 from .units import LocalUnit, ScoreAfter, check_sizes, read
 
 
@@ -135,8 +135,7 @@ class ModuleRule(Rule):
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
         x = self._flattened(x)
-        if x.dim() < 2 or len(x) == 0:
-            raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
+        check_batch(x)
         if x.is_floating_point() or first.is_layer:
             check_like(x, first.weights[0])
         if not torch.compiler.is_compiling() and x.shape[1:] not in self._fitting:
