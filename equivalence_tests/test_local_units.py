@@ -1,5 +1,7 @@
 """How a local rule reads a model, and what a step of a layer costs in graphs, convolutions and memory."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,10 +23,12 @@ from prograde.accelerated.rules import (
     MonoForward,
     PatchEnergy,
 )
+from prograde.accelerated.rules.cutting import Part
 from prograde.accelerated.rules.local.score_heads import LinearHead
-from prograde.accelerated.rules.local.units import LocalUnit, _rectifier
+from prograde.accelerated.rules.local.units import LocalNetwork, LocalUnit, _rectifier, check_sizes, read
 from prograde.accelerated.training.diagnostics.memory import LiveBytes
 from prograde.equivalence_tests.local_examples import K, asge, batch, batch_norm, channel_norm, images, numpy
+from prograde.equivalence_tests.rule_examples import refusal
 from prograde.equivalence_tests.tolerance import rms
 
 pytestmark = pytest.mark.usefixtures("ours_only")
@@ -271,3 +275,146 @@ def test_which_layers_have_a_rectifier() -> None:
     ]  # fmt: skip
     for layer, inside, rectified in rows:
         assert _rectifier(layer, inside) is (inside[0] if rectified else None), (layer, inside)
+
+
+class OwnTanh(nn.Tanh):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+class Gain(nn.Module):
+    """What learns and is of no known kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * x
+
+
+def told(found: LocalNetwork) -> str:
+    """The stem, and the units: each its layer, what is inside, its rectifier as "!", and what is outside after ">"."""
+    lines = [kinds(found.stem)]
+    for unit in found.units:
+        inside = [
+            kind + "!" * (module is unit.rectifier)
+            for kind, module in zip(kinds(unit.inside), unit.inside, strict=True)
+        ]
+        lines.append([f"{unit.name}:", type(unit.module).__name__, *inside, *[">"] * bool(unit.outside)])
+        lines[-1] += kinds(unit.outside)
+    return " | ".join(map(" ".join, lines)) + f" -> {found.num_classes}"
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(4, 4)
+
+
+def last() -> nn.Linear:
+    return nn.Linear(4, 3)
+
+
+AFTER_NORMS, WHOLE = {"score_after": "normalisation"}, {"whole": True}
+
+READ: list[tuple[dict[str, Any], Callable[[], list[nn.Module]], str]] = [
+    ({}, lambda: [nn.Flatten(), linear(), nn.ReLU(), last()], "Flatten | 1: Linear ReLU! -> 3"),
+    ({}, lambda: [linear(), nn.LeakyReLU(), last(), nn.Identity()], " | 0: Linear LeakyReLU! -> 3"),
+    ({}, lambda: [linear(), nn.LeakyReLU(0.0), last()], " | 0: Linear LeakyReLU -> 3"),
+    ({}, lambda: [linear(), nn.ReLU(), nn.Dropout(), last()], " | 0: Linear ReLU Dropout -> 3"),
+    ({}, lambda: [nn.Bilinear(4, 4, 4), nn.ReLU(), last()], " | 0: Bilinear ReLU -> 3"),
+    ({}, lambda: [nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), last()], " | 0: Conv2d ReLU! > Flatten -> 3"),
+    ({}, lambda: [nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU(), nn.Flatten(), last()],
+     " | 0: Conv2d ReLU > Flatten -> 3"),
+    ({}, lambda: [nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten(), last()],
+     " | 0: Conv2d ReLU > Flatten -> 3"),
+    ({}, lambda: [linear(), nn.Tanh(), nn.Dropout(), nn.Dropout1d(), nn.LayerNorm(4), nn.Dropout(), last()],
+     " | 0: Linear Tanh Dropout Dropout1d > LayerNorm Dropout -> 3"),
+    ({}, lambda: [linear(), nn.LayerNorm(4), last()], " | 0: Linear > LayerNorm -> 3"),
+    ({}, lambda: [linear(), nn.LayerNorm(4), OwnTanh(), nn.LayerNorm(4), last()],
+     " | 0: Linear LayerNorm OwnTanh > LayerNorm -> 3"),
+    ({}, lambda: [linear(), nn.Dropout(), nn.LayerNorm(4), last()], " | 0: Linear Dropout > LayerNorm -> 3"),
+    ({}, lambda: [linear(), nn.Flatten(), nn.Tanh(), nn.Tanh(), last()], " | 0: Linear Flatten Tanh > Tanh -> 3"),
+    ({}, lambda: [linear(), nn.PReLU(), nn.ReLU(), last()], " | 0: Linear PReLU > ReLU -> 3"),
+    (AFTER_NORMS, lambda: [linear(), nn.LayerNorm(4), nn.Tanh(), nn.LayerNorm(4), nn.Dropout(), last()],
+     " | 0: Linear LayerNorm Tanh LayerNorm > Dropout -> 3"),
+    (AFTER_NORMS, lambda: [linear(), nn.Tanh(), nn.Flatten(), last()], " | 0: Linear Tanh > Flatten -> 3"),
+    ({}, lambda: [linear(), nn.Tanh(), linear(), nn.ReLU()], " | 0: Linear Tanh | 2: Linear ReLU! -> None"),
+    ({}, lambda: [nn.Identity(), linear(), Gain(), nn.Tanh(), last()], "Identity | 1: Linear | 2: Gain Tanh -> 3"),
+    (WHOLE, lambda: [linear(), nn.Tanh(), last()], " | 0: Linear Tanh | 2: Linear -> 3"),
+    (WHOLE, lambda: [OrthogonalConv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), last()],
+     " | 0: OrthogonalConv2d ReLU > Flatten | 3: Linear -> 3"),
+    (WHOLE, lambda: [shared := linear(), nn.Tanh(), shared, last()], " | model: Sequential -> 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "layers", "expected"), READ)
+def test_how_layers_are_read(options: dict[str, Any], layers: Callable[[], list[nn.Module]], expected: str) -> None:
+    """What comes before the first layer, what a score is made from, and what stands behind it."""
+    assert told(read(nn.Sequential(*layers()), "R", **options)) == expected
+
+
+def test_a_unit_of_parts_learns_in_all_of_them() -> None:
+    """Its score comes after the last of its modules that learns, where this is of no known kind."""
+    model = nn.Sequential(linear(), Gain(), nn.Tanh(), nn.ReLU(), last())
+    parts = [Part(str(i), module, i in (0, 4)) for i, module in enumerate(model)]
+    assert told(read(model, "R", units=parts)) == " | 0: Linear Gain Tanh > ReLU -> 3"
+    parts[1:3] = [Part("1", nn.Tanh(), False), Part("2", Gain(), False)]
+    assert told(read(model, "R", units=parts)) == " | 0: Linear Tanh Gain ReLU -> 3"
+
+
+def test_what_a_shape_tells_of_a_unit() -> None:
+    unit = LocalUnit("unit", linear())
+    for shape, has_maps, width in (((5, 6, 7), True, 5), ((6, 7), False, 7), ((7,), False, 7)):
+        told = replace(unit, shape=torch.Size(shape))
+        assert (told.has_maps, told.width) == (has_maps, width), shape
+    assert (unit.has_maps, unit.width) == (False, 4), "as its layer tells"
+    said = "example: None, expected a batch as the model takes it, (batch, ...), which tells how wide unit 'unit' is, a"
+    for unknown in (LocalUnit("unit", nn.Bilinear(4, 4, 4)), LocalUnit("unit", linear(), inside=(Gain(),))):
+        assert refusal(lambda: unknown.width).startswith(said)  # noqa: B023
+
+
+def test_parameters_inside_are_trained_unless_frozen_or_the_layers_own() -> None:
+    layer, norm, gain = linear(), nn.LayerNorm(4), Gain()
+    norm.bias.requires_grad = False
+    unit = LocalUnit("unit", layer, inside=(norm, gain, layer, gain))
+    assert unit.inner == [norm.weight, gain.gain]
+    assert unit.trained == [layer.weight, layer.bias, norm.weight, gain.gain]
+    assert LocalUnit("unit", layer, inside=(nn.Tanh(),)).inner == []
+
+
+def test_hooks_and_other_activations_take_a_graph() -> None:
+    layer, relu = linear(), nn.ReLU()
+    unit = LocalUnit("unit", layer, inside=(relu,), rectifier=relu)
+    assert not unit.takes_graph
+    assert LocalUnit("unit", layer, inside=(relu,)).takes_graph
+    for module in (layer, relu):
+        hook = module.register_forward_hook(lambda module, given, y: None)
+        assert unit.takes_graph
+        hook.remove()
+
+
+def test_activities_of_a_unit_that_writes_over_its_input_leave_it() -> None:
+    x = torch.randn(5, 4)
+    before = x.clone()
+    unit = LocalUnit("unit", nn.Sequential(nn.ReLU(inplace=True), linear()))
+    unit.activities(x)
+    assert torch.equal(x, before)
+    assert LocalUnit("unit", nn.Identity()).activities(x) is x, "not copied for nothing"
+
+
+def test_sizes_that_do_not_fit_are_named_by_their_layer() -> None:
+    """Without a number computed, of two samples or as many as are said."""
+    layers = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), last()
+    found = read(nn.Sequential(*layers), "R")
+    for shape, layer, said in (
+        ((2, 4), "0", "takes (channels, height, width) a sample, but gets (2, 4)"),
+        ((3, 4, 4), "0", "takes 2 channels, but gets 3"),
+        ((2, 5, 4), "3", "takes 12 features, but gets 18"),
+    ):
+        message = refusal(lambda: check_sizes(found, torch.Size(shape), torch.float32))  # noqa: B023
+        assert message == f"x: samples of shape {shape} do not pass layer '{layer}' ({said})"
+    assert refusal(lambda: check_sizes(found, torch.Size((2, 4, 4)), torch.float32)) == "accepted"
+    normed = read(nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU(), last()), "R")
+    assert refusal(lambda: check_sizes(normed, torch.Size((4,)), torch.float32)) == "accepted", "two samples"
+    one = refusal(lambda: check_sizes(normed, torch.Size((4,)), torch.float32, batch=1))
+    assert one.startswith("x: samples of shape (4,) do not pass layer '0' (Expected more than 1 value per channel"), one

@@ -654,7 +654,12 @@ def local(rule: Callable[..., CreditAssignment] = MonoForward) -> Build:
 SHAPES: list[tuple[Build, Callable[[], nn.Module], tuple[int, ...], str]] = [
     (Backprop, dense, (6, 5), "x: 5 features a sample, expected 16"),
     (Foton, dense, (6, 5), "x: 5 features a sample, expected 16"),
-    (Foton, unshuffled, (5, 64), "x: shape (5, 64), expected (batch, 1, height, width) with at least one image"),
+    (Foton, unshuffled, (5, 64), "x: shape (5, 64), expected (batch, 1, height, width)"),
+    (Foton, unshuffled, (0, 1, 8, 8), "x: shape (0, 1, 8, 8), expected (batch, ...) with at least one sample"),
+    *(
+        (rule, dense, shape, f"x: shape {shape}, expected (batch, ...) with at least one sample")
+        for rule in (Foton, MonoForward) for shape in ((0, 16), (0, 2, 16), (0, 4, 4))
+    ),
     (Foton, unshuffled, (5, 2, 8, 8), "x: shape (5, 2, 8, 8), expected (batch, 1, height, width)"),
     (Foton, unshuffled, (5, 1, 16, 16), "x: samples of shape (1, 16, 16) do not pass layer '5' (takes 4 features, but"),
     (Foton, unshuffled, (5, 1, 4, 4), "x: samples of shape (1, 4, 4) do not pass what follows layer '1' (x: 1 x 1 pix"),

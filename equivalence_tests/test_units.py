@@ -12,7 +12,15 @@ from prograde.accelerated.layers import Step, activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, Rotation, ScaledAvgPool2d
 from prograde.accelerated.rules import FeedbackAlignment
 from prograde.accelerated.rules.module_layer import ModuleStep
-from prograde.accelerated.rules.units import Chain, Unit, channels_last, flat_input, has_strided_pixels, read
+from prograde.accelerated.rules.units import (
+    Chain,
+    Unit,
+    channels_last,
+    check_batch,
+    flat_input,
+    has_strided_pixels,
+    read,
+)
 from prograde.equivalence_tests.sides import TwinSide
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("ours_only")]
@@ -412,9 +420,10 @@ def test_a_batch_is_flattened_where_it_fits() -> None:
     weight = torch.zeros(3, 4)
     for shape in ((1, 4), (2, 4), (2, 2, 2), (5, 4, 1)):
         assert torch.equal(flat_input(x := torch.randn(shape), weight), x.flatten(1)), shape
+    for shape in ((4,), (0, 4), (0, 2, 4), ()):
+        with pytest.raises(ValueError, match=r"x: shape \(.*\), expected \(batch, ...\) with at least one sample"):
+            check_batch(torch.zeros(shape))
     for x, said in (
-        (torch.zeros(4), r"x: shape \(4,\), expected \(batch, ...\) with at least one sample"),
-        (torch.zeros(0, 4), r"x: shape \(0, 4\), expected \(batch, ...\) with at least one sample"),
         (torch.zeros(4, 3), "x: 3 features a sample, expected 4"),
         (torch.zeros(2, 2, 3), "x: 6 features a sample, expected 4"),
         (torch.zeros(2, 4).double(), "x: dtype torch.float64, expected torch.float32"),

@@ -738,22 +738,20 @@ class LayeredRule(Rule):
         self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
+        check_batch(x)
         first = self.units[0]
         weight = first.weights[0]
-        flat = isinstance(first.module, nn.Linear) and len(first.inside) == 0 and set(self.chain.stem) <= {Flatten()}
-        if flat and not (x.dim() > 2 and x.shape[-1] == weight.shape[1] != x[0].numel() and len(self.chain.stem) == 0):
+        flat = isinstance(first.module, nn.Linear) and not first.inside and set(self.chain.stem) <= {Flatten()}
+        if flat and (self.chain.stem or not x.shape[-1] == weight.shape[1] != prod(x.shape[1:])):
             return flat_input(x, weight)
         if self._run or not self.wants_images:
-            check_batch(x)
             if x.is_floating_point() or (first.is_closed and not self.chain.stem_runs):
                 check_like(x, weight)
             self.activity_shapes(x.shape[1:], x.dtype)
             return x if self._run else channels_last(x)  # one's own modules may read it as it is
         channels = self.chain.image_channels - self.label_planes
-        if x.dim() != 4 or len(x) == 0 or x.shape[1] != channels:
-            raise ValueError(
-                f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width) with at least one image"
-            )
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, {channels}, height, width)")
         check_like(x, weight)
         self.activity_shapes(torch.Size((self.chain.image_channels, *x.shape[2:])))
         return channels_last(x)

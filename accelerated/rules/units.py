@@ -769,8 +769,7 @@ def check_batch(x: Tensor) -> None:
 
 
 def flat_input(x: Tensor, weight: Tensor) -> Tensor:
-    """x as (batch, n_0). Raises ValueError for an empty batch or another size or dtype than the first weight's."""
-    check_batch(x)
+    """x as (batch, n_0). Raises ValueError for another size or dtype than the first weight's."""
     x = x.flatten(1)
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: {x.shape[1]} features a sample, expected {weight.shape[1]}")

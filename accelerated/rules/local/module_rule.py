@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -134,8 +135,8 @@ class ModuleRule(Rule):
         first = self.units[0]
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
-        x = self._flattened(x)
         check_batch(x)
+        x = self._flattened(x)
         if x.is_floating_point() or first.is_layer:
             check_like(x, first.weights[0])
         if not torch.compiler.is_compiling() and x.shape[1:] not in self._fitting:
@@ -149,5 +150,5 @@ class ModuleRule(Rule):
         module, stem = self.units[0].module, self.local.stem
         if not isinstance(module, nn.Linear) or not all(isinstance(m, nn.Flatten | nn.Identity) for m in stem):
             return x
-        by_position = x.dim() > 2 and x.shape[-1] == module.in_features != x[0].numel()
+        by_position = x.shape[-1] == module.in_features != prod(x.shape[1:])
         return x if by_position and not stem else flat_input(x, module.weight)

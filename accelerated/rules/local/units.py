@@ -61,7 +61,7 @@ class LocalUnit(Unit):
 
     def __post_init__(self) -> None:
         named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
-        object.__setattr__(self, "is_layer", isinstance(self.module, Trainable) and named <= set(PARAMETERS))
+        object.__setattr__(self, "is_layer", isinstance(self.module, Trainable) and named.issubset(PARAMETERS))
         inner = any(True for module in self.inside for _ in module.parameters())
         object.__setattr__(self, "_has_inner", inner)
         first = next((m for m in self.module.modules() if any(True for _ in m.parameters(recurse=False))), self.module)
