@@ -73,10 +73,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "of_step = Pass(*((*part[begin:begin + count], part[-0]) for part in clean))",
     ): "the differences end before the output, whose pass is not looked at",
     (
-        "accelerated.rules.foton.Foton._load_from_state_dict",
-        "if self.projection_every > 0:",
-    ): "a projection that every step renews need not be kept",
-    (
         "accelerated.forward_forward.label_scores",
         "at_once = max(2, candidates // x.shape[0])",
     ): "how many labels are scored at once changes no score",
@@ -233,10 +229,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "d = torch.ones_like(self.value(a), requires_grad=True)",
     ): "vjp is linear in d: its derivative by d is the same at any",
     (
-        "accelerated.rules.foton.Foton.output_loss",
-        "return super().output_loss(scores if self.temperature == 0 else self.temperature * scores, y)",
-    ): "to multiply by 1 changes nothing, and no temperature is 0",
-    (
         "accelerated.rules.rule.check_finite",
         "if readable(x) and (not isfinite(x.mean(dtype=wide(x.dtype)))):",
     ): "a mean is finite where its sum is",
@@ -256,6 +248,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.orthogonality.Orthogonality._restore",
         "share = 0.5 if way.order == 0 else 1",
     ): "the other branch takes the same step",
+    (
+        "accelerated.rules.orthogonality.ScaledBjorck.step",
+        "if self._looks_at(weight) and (not torch.isfinite(weight).any()):",
+    ): "all are divided by one norm: where one is not finite, none is",
     (
         "accelerated.rules.orthogonality._of_columns",
         "rows = torch.linalg.vector_norm(symmetric, dim=1)",

@@ -318,14 +318,15 @@ ORTHOGONAL_SIGNS = torch.kron(torch.kron(torch.kron(PLUS, PLUS), PLUS), PLUS)
 """As many as there are units, 16: they tell the norms of rows without an error."""
 
 
-@pytest.mark.parametrize("where", ["on the diagonal", "off it"])
+@pytest.mark.parametrize("where", ["on the diagonal", "off it", "in the eighth row"])
 def test_the_largest_change_is_told_wherever_it_is(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Not in the rows with the largest norms, which have many entries of 1."""
+    """Not in the rows with the largest norms, which have many entries of 1, or in the last of these."""
     monkeypatch.setattr(orthogonality, "CHECKS", 16)
     preactivation, delta = torch.zeros(2, 16, dtype=torch.float64), torch.zeros(2, 16, dtype=torch.float64)
     preactivation[0, 5] = 2.0
     delta[0, 5 if where == "on the diagonal" else 4] = 0.5 if where == "on the diagonal" else 0.95
-    preactivation[1, 6:], delta[1, 6:] = 1.0, 0.5
+    start = 9 if where == "in the eighth row" else 6
+    preactivation[1, start:], delta[1, start:] = 1.0, 0.5
     change = preactivation.T @ delta + delta.T @ preactivation
     assert change[:6].abs().max() == change.abs().max(), "in a row of a small norm"
     found = drift_change(ORTHOGONAL_SIGNS, delta, torch.ones(2, 20, dtype=torch.float64), preactivation)
@@ -338,7 +339,7 @@ def test_the_largest_of_the_other_rows_is_told_by_the_ninth_norm(monkeypatch: py
     row = torch.tensor([[1.0] * 8 + [0.9] + [0.5] * 7], dtype=torch.float64)
     change = 2 * row.T @ row
     ninth = change[8].square().sum().item()
-    found = drift_change(ORTHOGONAL_SIGNS, row, row, row).of_linear
+    found = drift_change(ORTHOGONAL_SIGNS.repeat(2, 1), row, row, row).of_linear
     expected = orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(ninth, 16)
     assert found == pytest.approx(expected), "the ninth norm"
     assert found > change.max(), "larger than any entry"
@@ -458,8 +459,10 @@ def test_wide_weights_are_set_right_more_often(width: int, rounds: int, monkeypa
     ((name, weight),) = constraint.weights().items()
     weight = 1.01 * weight.detach()
     signs = constraint._signs(weight.device, weight.dtype, orthogonality.CHECKS + orthogonality.NEW, 80)
+    constraint.directions[name] = torch.randn(16, 80, dtype=torch.float64, generator=seeded(0))
     assert not constraint._kept(name, weight, signs, None)
     assert len(seen) == rounds
+    assert constraint.directions[name].shape == (16, 80), "of the 24 directions, those that are sought again"
 
 
 def test_signs_are_drawn_once_for_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +471,7 @@ def test_signs_are_drawn_once_for_all_weights(monkeypatch: pytest.MonkeyPatch) -
     drawn = constraint._signs
     monkeypatch.setattr(constraint, "_signs", lambda *kind: seen.append(kind[2:]) or drawn(*kind))
     constraint.step()
-    assert seen == [(orthogonality.CHECKS + orthogonality.NEW, 80)]
+    assert seen == [(16, 80)]
 
 
 def test_narrow_weights_are_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,6 +479,30 @@ def test_narrow_weights_are_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(constraint, "_kept", lambda name, *given: seen.append(name) or True)
     constraint.step()
     assert seen == ["0"]
+
+
+def test_entries_and_norms_just_within_their_share() -> None:
+    """Of W = diag(17/16, 1), whose I - G has one entry; and of two rows of norm 1 with a product of 1/4."""
+    constraint, entry = held((2, 2)), (17 / 16) ** 2 - 1
+    constraint.tolerance = entry / orthogonality.SHARE
+    weight = torch.diag(torch.tensor([17 / 16, 1.0]))
+    assert constraint._is_within(weight)
+    constraint.tolerance *= 0.999
+    assert not constraint._is_within(weight)
+    constraint.tolerance = 1.0
+    assert constraint._is_within(torch.stack([torch.eye(16)[0], torch.full((16,), 0.25)])), "a norm of 1/2"
+
+
+def test_wide_and_tall_weights_of_a_size_are_restored_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    constraint, seen = held((16, 20), (20, 16), asynchronous=True), []
+    restored = orthogonality.polar_iteration
+    monkeypatch.setattr(orthogonality, "polar_iteration", lambda w, n: seen.append((*w.shape, n)) or restored(w, n))
+    with torch.no_grad():
+        for weight in constraint.weights().values():
+            weight *= 1.1
+    constraint.step()
+    assert seen == [(2, 16, 20, 3)]
+    assert max(defect(weight.detach()).item() for weight in constraint.weights().values()) <= TOLERANCE
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -1234,6 +1261,9 @@ def test_every_second_step_has_the_projection_of_the_one_before() -> None:
     rule, (x, y) = Foton(model(8, 6, 6, 4), projection_every=2), batches(1, 8)[0]
     rule.assign_credit(x, y)
     assert "projection" in rule.state_dict()
+    first = rule.projection
+    rule.assign_credit(x, y)
+    assert rule.projection is first, "once a step"
     rule.load_state_dict(rule.state_dict())
     rule.constrain()
     assert rule.get_extra_state() == 0
@@ -1368,10 +1398,12 @@ def test_even_norms_of_rows_tell_the_largest_entry() -> None:
     ((_, weight),) = constraint.weights().items()
     weight = weight.detach()
     squares = torch.full((128,), 1e-6, dtype=torch.float64)
-    squares[: orthogonality.ROWS + 1] = torch.tensor([1.6e-5] * orthogonality.ROWS + [4e-6])
+    squares[:9] = torch.tensor([*torch.linspace(2.4e-5, 1.6e-5, 8), 4e-6])
     found = constraint._entry(weight, squares)
-    ninth = squares[orthogonality.ROWS].item()
-    assert found == pytest.approx(orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(ninth, 128))
+    expected = orthogonality.SHARE / orthogonality.PROBABLE * orthogonality._evenly(squares[8].item(), 128)
+    assert found == pytest.approx(expected)
+    weight[7] += 0.002 * weight[50]
+    assert constraint._entry(weight, squares) == pytest.approx(0.002, rel=1e-6), "in the eighth row"
     constraint.tolerance = found / orthogonality.SHARE
     weight[100] *= 2
     assert constraint._entry(weight, squares) == pytest.approx(3), "looked at up to the share itself"
@@ -1383,15 +1415,15 @@ def test_even_norms_of_rows_tell_the_largest_entry() -> None:
 @pytest.mark.parametrize("kind", ["rows first", "channels last"])
 def test_a_kernel_is_held_as_matrices_in_its_memory(kind: str) -> None:
     """Their columns are in the order of memory, and groups of rows are matrices of their own."""
-    kernel = torch.randn(6, 4, 3, 2)
-    if kind == "channels last":
-        kernel = kernel.to(memory_format=torch.channels_last)
+    drawn = torch.randn(6, 4, 3, 2)
+    kernel = nn.Parameter(drawn.to(memory_format=torch.channels_last) if kind == "channels last" else drawn)
     expected = (kernel if kind == "rows first" else kernel.permute(0, 2, 3, 1)).flatten(1)
     for blocks, names in ((1, ["k"]), (2, ["k[0]", "k[1]"])):
         found = dict(orthogonality.matrices("k", kernel, blocks))
         assert list(found) == names
         assert torch.equal(torch.cat([*found.values()]), expected)
         assert found[names[0]].data_ptr() == kernel.data_ptr()
+        assert not any(rows.requires_grad for rows in found.values()), "no graph"
     matrix = torch.randn(6, 4)
     assert orthogonality.matrices("w", matrix)[0][1] is matrix
     assert [len(rows) for _, rows in orthogonality.matrices("w", matrix, 3)] == [2, 2, 2]

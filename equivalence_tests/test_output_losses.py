@@ -24,7 +24,15 @@ from prograde.accelerated.rules import (
     MonoForward,
     Pepita,
 )
-from prograde.accelerated.rules.output_loss import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError, read_loss
+from prograde.accelerated.rules.output_loss import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Loss,
+    SquaredError,
+    check_labels,
+    check_targets,
+    read_loss,
+)
 from prograde.accelerated.rules.rule import OutputLoss
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import dense
@@ -261,6 +269,7 @@ MODULES = {
     "classes": (nn.CrossEntropyLoss(WEIGHT.double(), ignore_index=-1, label_smoothing=0.2), "labels"),
     "probabilities": (nn.CrossEntropyLoss(WEIGHT.double(), label_smoothing=0.1), "numbers"),
     "several labels": (nn.BCEWithLogitsLoss(WEIGHT.double(), pos_weight=2 * WEIGHT.double()), "numbers"),
+    "one weight for several labels": (nn.BCEWithLogitsLoss(pos_weight=WEIGHT[2:].double()), "numbers"),
     "squares": (nn.MSELoss(), "numbers"),
     "huber": (nn.HuberLoss(delta=0.3), "numbers"),
     "smooth": (nn.SmoothL1Loss(beta=0.3), "numbers"),
@@ -360,6 +369,8 @@ def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]) -> None:
     share.share = 0.75
     torch.testing.assert_close(share.of_labels(scores, y), 0.75 * whole.of_labels(scores, y))
     torch.testing.assert_close(share.gradient(scores, y), 0.75 * whole.gradient(scores, y))
+    weighted = y, torch.linspace(0.5, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(share.label_vectors(scores, weighted), 0.75 * whole.label_vectors(scores, weighted))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -369,7 +380,8 @@ def test_a_share_of_a_batch_weighs_its_labels(make: type[Loss]) -> None:
         (BinaryCrossEntropy(), True), (BinaryCrossEntropy(mean=True), False),
         (BinaryCrossEntropy(class_weight=WEIGHT.double()), False),
         (BinaryCrossEntropy(positive_weight=WEIGHT.double()), False),
-        (CrossEntropy(), True), (CrossEntropy(class_weight=WEIGHT.double()), False), (SquaredError(), True),
+        (CrossEntropy(), True), (CrossEntropy(label_smoothing=0.1), False),
+        (CrossEntropy(class_weight=WEIGHT.double()), False), (SquaredError(), True),
     ],
 )  # fmt: skip
 def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: bool) -> None:
@@ -381,6 +393,55 @@ def test_outputs_are_drawn_as_far_as_e_leads(loss: Loss, plain: bool, weighted: 
     found = loss.pursued(scores, given, error)
     torch.testing.assert_close(found, loss.outputs(scores) - error)
     assert torch.equal(found, y) == (plain and not weighted), "the targets themselves"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("shape", [(5,), (4, 5)], ids=["samples", "tokens"])
+def test_labels_are_one_hot_targets(name: str, shape: tuple[int, ...]) -> None:
+    loss, scores = read_loss(name), torch.randn(*shape, 3, dtype=torch.float64, generator=seeded(0))
+    labels = torch.randint(3, shape, generator=seeded(1))
+    expected = nn.functional.one_hot(labels, 3).double()
+    assert torch.equal(loss.label_vectors(scores, labels), expected)
+    assert torch.equal(loss.pursued(scores, labels, loss.gradient(scores, labels)), expected)
+
+
+@pytest.mark.parametrize("known", [0, 1, 3])
+def test_means_are_over_the_labels_that_are_known(known: int) -> None:
+    """Of none 0; as the loss of one layer too, whose means are over all rows, and whose e has no graph."""
+    scores = torch.randn(7, 3, dtype=torch.float64, generator=seeded(0)).requires_grad_()
+    labels = torch.tensor([0, 1, 2, 1, 0, 2, 1]).masked_fill(torch.arange(7) >= known, -1)
+    loss = read_loss(nn.CrossEntropyLoss(ignore_index=-1))
+    expected = nn.functional.cross_entropy(scores[:known], labels[:known], reduction="sum") / max(known, 1)
+    (gradient,) = torch.autograd.grad(expected, scores)
+    torch.testing.assert_close(loss.value(scores, labels), expected, rtol=1e-12, atol=0)
+    found, e = loss(scores, labels)
+    torch.testing.assert_close(found.mean(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(e / 7, gradient, rtol=1e-12, atol=1e-16)
+    assert not e.requires_grad
+
+
+def test_what_is_wrong_with_targets_is_said() -> None:
+    """And no more: another dtype is of no help where the shape is wrong, or where x are tokens of no dtype."""
+    x, tokens = torch.ones(6, 2), torch.ones(6, 2, dtype=torch.int64)
+    for z, y, said in (
+        (x, torch.ones(6, 4).double(), r"expected torch.float32 of shape \(6, 4\), numbers; y.to\(torch.float32\)$"),
+        (x, torch.ones(6, 3).double(), r"expected torch.float32 of shape \(6, 4\), numbers$"),
+        (x, torch.ones(6, 3), r"expected torch.float32 of shape \(6, 4\), numbers$"),
+        (tokens, torch.ones(6, 4).long(), r"expected real numbers of shape \(6, 4\), numbers$"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_targets(z, y, (6, 4), "numbers")
+    check_targets(tokens, torch.ones(6, 4).double(), (6, 4), "numbers")
+    check_targets(x, torch.tensor([[0.0, 1.0]] * 6), (6, 2), "probabilities")
+    check_labels(x, torch.tensor([0, -1, 0, 0, 0, 0]), 1, ignore_index=-1)
+
+
+def test_label_smoothing_is_of_cross_entropy_alone() -> None:
+    for name, smoothing in (("cross_entropy", 1.0), ("cross_entropy", -0.1), ("squared_error", 0.1)):
+        with pytest.raises(ValueError, match=f"label_smoothing: {smoothing}, expected 0 <= label_smoothing < 1, for"):
+            read_loss(name, smoothing)
+    assert isinstance(read_loss("squared_error", 0.0), SquaredError)
+    assert read_loss("cross_entropy", 0.5).label_smoothing == 0.5
 
 
 def test_class_weights_are_finite_and_not_negative() -> None:
@@ -512,8 +573,13 @@ def test_losses_of_labels_are_shaped_as_labels() -> None:
     scores, numbers = torch.rand(2, 4, 5, 3, dtype=torch.float64)
     found = read_loss(nn.MSELoss()).of_labels(scores, numbers)
     torch.testing.assert_close(found, (scores - numbers).square().mean(dim=2))
+    of_several = read_loss(nn.BCEWithLogitsLoss()).of_labels(scores, numbers)
+    each = nn.functional.binary_cross_entropy_with_logits(scores, numbers, reduction="none")
+    torch.testing.assert_close(of_several, each.mean(dim=2))
     own = read_loss(lambda given, targets: (given - targets).square().mean())
     assert own.of_labels(scores[0], numbers[0]).shape == (5,)
+    assert own.of_labels(scores, numbers).shape == (4, 5)
+    assert own.count(scores[..., :1], numbers) == 20, "of one score each"
 
 
 @pytest.mark.parametrize("rule", [Backprop, MonoForward, *DIRECT])
@@ -556,3 +622,4 @@ def test_vectors_of_labels_are_the_targets_weighted(make: type[Loss]) -> None:
     torch.testing.assert_close(make().label_vectors(scores, y), y)
     share = (weights / weights.mean())[:, None]
     torch.testing.assert_close(make().label_vectors(scores, (y, weights)), share * y)
+    assert make().total_weight((y, weights)) == weights.sum()

@@ -830,15 +830,25 @@ LOSSES: list[tuple[Build, Any, Callable[[Tensor, Tensor], Any] | None, str]] = [
     (Foton, "binary_cross_entropy", lambda x, y: y, "y: torch.int64 of shape (6,), expected ...(6, 4), several labels"),
     (Foton, "huber", lambda x, y: torch.full((6, K), nan), "y: NaN or infinity among them, expected finite numbers"),
     (Foton, "huber", lambda x, y: torch.full((6, K), inf), "y: NaN or infinity among them, expected finite numbers"),
-    (Ftp, "huber", lambda x, y: -inf * torch.eye(6)[:, :K], "y: NaN or infinity among them, expected finite numbers"),
+    *(
+        (Ftp, "huber", lambda x, y, wrong=wrong: torch.eye(6)[:, :K].masked_fill(torch.eye(6)[:, :K] > 0, wrong),
+         "y: NaN or infinity among them, expected finite numbers")
+        for wrong in (inf, -inf)
+    ),
     (Foton, "squared_error", lambda x, y: torch.ones(6), "y: ...of shape (6,), expected ...of shape (6, 4), numbers"),
     (Foton, nn.CrossEntropyLoss(ignore_index=0), lambda x, y: y - 1, "y: labels -1..2, expected 0..3"),
     (Ftp, "cross_entropy", lambda x, y: (y, torch.ones(5)), "weights of y: ...(5,), expected real numbers of shape (6"),
     (Ftp, "cross_entropy", lambda x, y: (y, -torch.ones(6)), "weights of y: some negative or not finite, expected 0"),
+    *(
+        (Ftp, "cross_entropy", lambda x, y, wrong=wrong: (y, torch.ones(6).index_fill(0, torch.tensor([1]), wrong)),
+         "weights of y: some negative or not finite, expected 0")
+        for wrong in (nan, inf, -1)
+    ),
     (Ftp, "cross_entropy", lambda x, y: (y, y), "weights of y: torch.int64 of shape (6,), expected real numbers"),
     (Pepita, nn.functional.mse_loss, lambda x, y: torch.ones(5, K), "y: shape (5, 4), expected (6, ...), targets for"),
     (Pepita, nn.functional.mse_loss, lambda x, y: (x, x), "y: a tuple, expected a torch.Tensor, without weights"),
     (Pepita, lambda s, t: (s - t).abs(), lambda x, y: torch.ones(6, K), "loss: gives a tensor of shape (6, 4), expect"),
+    (Pepita, lambda s, t: 3.0, lambda x, y: torch.ones(6, K), "loss: gives a float, expected a scalar, the mean over"),
     (Pepita, lambda s, t: t.mean(), lambda x, y: torch.ones(6, K), "loss: its value has no graph to the scores"),
     *(
         (rule, loss, None, f"loss: ..., but {rule.__name__} scores {what}")

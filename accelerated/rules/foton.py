@@ -60,6 +60,7 @@ class Foton(OutputErrorRule):
     needs = "layers that can be held orthogonal, whose differences are linear"
     projection: Tensor | None
     takes_positions = "never"
+    _is_due: bool
 
     def __init__(
         self,
@@ -97,8 +98,7 @@ class Foton(OutputErrorRule):
         self.recompute = recompute
         if projection_every > 1:
             self.register_buffer("projection", None)  # its shape is that of the first samples
-        self._uses = 0
-        self._is_due, self._is_used = True, False  # all that a step asks: compiled code would be made anew for a count
+        self.set_extra_state(0)
         self._last_step: dict[str, _Credit] = {}
         self._versions = self._weight_versions()
         self.register_load_state_dict_post_hook(_see_weights)  # type: ignore[no-untyped-call]
@@ -171,23 +171,23 @@ class Foton(OutputErrorRule):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *options: Any) -> None:
         """Takes a projection of any shape, or none, where the state has none yet."""
-        if self.projection_every > 1:
-            found = state_dict.get(f"{prefix}projection")
-            self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
+        found = state_dict.get(f"{prefix}projection")
+        self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
         self.orthogonality.known.clear()  # known of other weights
         super()._load_from_state_dict(state_dict, prefix, *options)
 
     def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
-        return super().output_loss(scores if self.temperature == 1 else self.temperature * scores, y)
+        return super().output_loss(self.temperature * scores, y)
 
     def output_gradient(self, scores: Tensor, y: Targets) -> Tensor:
         """e, (batch, K): of the authors' temperature the factor that the derivative has is left out."""
-        return super().output_gradient(scores if self.temperature == 1 else self.temperature * scores, y)
+        return super().output_gradient(self.temperature * scores, y)
 
     def get_extra_state(self) -> int:
         return self._uses
 
     def set_extra_state(self, state: int) -> None:
+        """How often the projection was used, and all that a step asks: compiled code would be made anew for a count."""
         self._uses, self._is_used = state, False
         self._is_due = self._uses % self.projection_every == 0
 
@@ -289,8 +289,8 @@ class _Credit:
         change, batch = self.change
         return KnownStep(change, rate / batch)
 
-    def _versions(self) -> tuple[int, int]:
-        return (0 if self.gradient is None else self.gradient._version), self.weight._version
+    def _versions(self) -> tuple[int | None, int]:
+        return (None if self.gradient is None else self.gradient._version), self.weight._version
 
     def was_applied(self) -> bool:
         """Whether the weight was changed once since, with its gradient untouched, or by `step` as it was multiplied."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isfinite
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -157,7 +158,7 @@ def check_targets(x: Tensor, y: Tensor, shape: tuple[int, ...], are: str) -> Non
     check_device("y", y, x)
     if readable(y):
         low, high = (end.item() for end in y.aminmax())
-        if are == "numbers" and not abs(low) + abs(high) < float("inf"):
+        if are == "numbers" and not (isfinite(low) and isfinite(high)):
             raise ValueError("y: NaN or infinity among them, expected finite numbers")
         if are != "numbers" and not (low >= 0 and high <= 1):
             raise ValueError(f"y: {low}..{high}, expected 0..1, {are}")
