@@ -192,7 +192,7 @@ def _depth_scaled_auxiliary(
     margin, prior = _margins(layer)
     scale: float | Array = _grown(weight, growth, layer)
     if layer.layer:
-        scale = scale * len(prior) * logsigmoid(-beta * prior).softmax(dim=0).detach()
+        scale = scale * len(prior) * logsigmoid(-beta * prior).softmax(dim=0)
     return _plus(_ranked(margin + gamma * prior, beta), scale, _ranked(margin, beta))
 
 

@@ -5,6 +5,22 @@ The key is the function, by its module and qualified name, and the statement as 
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
+        "accelerated.losses.entropies",
+        "logits = scores if temperature == 0 else scores / temperature",
+    ): "a division by 1 changes no number",
+    (
+        "accelerated.goodness._entmax_root",
+        "support = (squares <= 1).sum(dim=1, keepdim=True).clamp(min=1)",
+    ): "a unit at which the squares are 1 is the threshold itself, with it or without",
+    (
+        "accelerated.orthogonality.spectral_bound",
+        "row_sum = gram.abs().sum(dim=-2).amax(dim=-1)",
+    ): "a Gram matrix is symmetric",
+    (
+        "accelerated.pooling._lp_slopes",
+        "return inside.sign() * (inside.abs() / torch.where(h == 0, 2, h)).pow(power - 1)",
+    ): "the norm is 0 where all pixels of its square are, whose sign is 0",
+    (
         "accelerated.layers.pushed",
         "for number, step in enumerate(steps, 0):",
     ): "what the last step gives is not used",

@@ -364,7 +364,7 @@ class Mutator:
         In the order in which they run: those of each test function for TURN seconds, one at least, so that rows of a
         table are all among them, then those of another, first those that run the fewest lines; of the module's before
         all others those that call the function, are of its own files, or have its name. Tests that don't fit into what
-        is left of SECONDS are passed over.
+        is left of SECONDS, which the others have too, are passed over.
         """
         file, name = source_of(module)[0], module.rpartition(".")[2]
         places = {(file, line) for line in lines}
@@ -382,10 +382,10 @@ class Mutator:
             function = self.items[index].path, self.items[index].name.partition("[")[0]
             ranked.append((own, int(before[function] / TURN), test, index))
             before[function] += test.seconds
-        chosen, left = [], SECONDS
-        for *_, test, index in sorted(ranked, key=lambda of: of[:2]):
-            if test.seconds <= left:
-                left -= test.seconds
+        chosen, left = [], [SECONDS, SECONDS]
+        for other, _, test, index in sorted(ranked, key=lambda of: of[:2]):
+            if test.seconds <= left[other]:
+                left[other] -= test.seconds
                 chosen.append(index)
         return chosen
 

@@ -1264,9 +1264,12 @@ def test_every_second_step_has_the_projection_of_the_one_before() -> None:
     first = rule.projection
     rule.assign_credit(x, y)
     assert rule.projection is first, "once a step"
-    rule.load_state_dict(rule.state_dict())
-    rule.constrain()
-    assert rule.get_extra_state() == 0
+    other = Foton(model(8, 6, 6, 4), projection_every=2)
+    other.load_state_dict(rule.state_dict())
+    assert other.projection is not None
+    assert torch.equal(other.projection, rule.projection)
+    other.constrain()
+    assert other.get_extra_state() == 0
 
 
 def as_its_authors_run_it(weights: list[Any], x: Any, y: Any, temperature: float, rate: float) -> list[Any]:

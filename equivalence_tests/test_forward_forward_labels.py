@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prograde.accelerated import forward_forward
+from prograde.accelerated.forward_forward import layer_passes
 from prograde.equivalence_tests.sides import Dense, Images, Padded, Side, TwinSide
 from prograde.equivalence_tests.strategies import Streams, arrays, seeds, streams
 from prograde.equivalence_tests.test_forward_forward import KINDS, NOTHING, K, Labelled, first_layers, labelled
@@ -193,10 +194,19 @@ def test_scores_in_parts_are_those_of_one_pass(twin: TwinSide, data: st.DataObje
         chain = twin.chain(first_layers(network, depth))
         whole = twin.results(module.label_scores(chain, x, K, place=case.place))
         for candidates in (1, 7, 33):
+            rows: list[int] = []
+
+            def passes(layers: Any, first: Any, rows: list[int] = rows) -> Any:
+                for found in layer_passes(layers, first):
+                    rows.append(len(found.h))
+                    yield found
+
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(forward_forward, "CANDIDATES", candidates)
+                patch.setattr(forward_forward, "layer_passes", passes)
                 parts = twin.results(module.label_scores(chain, x, K, place=case.place))
             assert rms(parts - whole) <= 128 * depth * twin.eps * rms(whole), "in parts"
+            assert max(rows) <= max(candidates, len(x)), "or one label at a time"
 
 
 @pytest.mark.parametrize("first_layer", [-1, 2])

@@ -233,6 +233,12 @@ def test_what_of_tokens_is_refused() -> None:
             "y: a label of each position, (16, 5); SymBa expects one of each sample: it scores candidates one by one",
         ),
         (
+            lambda: SymBa(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))).assign_credit(
+                torch.ones(16, 3, 4), x[:, :3] % 4
+            ),
+            "y: a label of each position, (16, 3); SymBa expects",
+        ),
+        (
             lambda: SymBa(nn.Sequential(nn.Embedding(9, 12)), num_classes=4, example=x),
             "units: '0' of tokens alone, expected others behind it",
         ),

@@ -52,6 +52,8 @@ def test_a_range_is_chosen_on_held_out_data() -> None:
     assert torch.equal(other(x), rule(x)), "part of the state"
     one = DeeperForward(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), num_classes=2)
     assert one.aggregation.weights.tolist() == [1]
+    two = DeeperForward(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()), num_classes=2)
+    assert two.aggregation.weights.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["validation-loss", "training-loss"])

@@ -483,6 +483,7 @@ REFUSALS: list[tuple[Callable[[], CreditAssignment], str]] = [
     (lambda: Backprop(nn.Bilinear(2, 2, 2)), "model: Bilinear; how many scores it gives is not known, expected a Li"),
     (lambda: Backprop(resnet(), example=images()[0][:, :1]), "example: shape (6, 1, 8, 8) does not pass the model"),
     (lambda: MonoForward(small_vit(), example=images()[0], num_classes=3), "num_classes: 3, but the model's last la"),
+    (lambda: Backprop(resnet()).assign_credit(images()[0].float(), images()[1]), "x: dtype torch.float32, expected t"),
 ]  # fmt: skip
 
 

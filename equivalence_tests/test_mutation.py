@@ -94,6 +94,8 @@ def test_a_mutant_meets_the_tests_of_its_lines() -> None:
     assert mutator.tests_of("reference.foton", called, range(10, 11)) == own, "no test that passes runs it"
     assert mutator.tests_of("reference.foton", {(file, "h")}, range(30, 31)) == own, "a function that ran at import"
     assert mutator.tests_of("reference.foton", set()) == own, "at import: every test of the module"
+    mutator.observed[4] = mutator.observed[4]._replace(seconds=mutation.SECONDS - 13)
+    assert mutator.tests_of("reference.foton", set()) == [8, 2, 4, 1, 0, 7], "the others have as many seconds again"
     for item in mutator.items[:2]:
         item.name = "test_of_several[0]"
     assert mutator.tests_of("reference.foton", called, range(8, 10)) == [1, 7, 0], "a long one of each function first"

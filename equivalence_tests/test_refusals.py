@@ -291,7 +291,10 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)], "model: 1 hidden layer, expected two or more"),
         (lambda: [*(nn.Linear(2, 2) for _ in range(3)), nn.Linear(2, 3)], "num_classes: 3, expected 2..2, the inputs"),
     ],
-    Backprop: [(block, "layer '1': Tanh at the end, expected a Linear that gives the class scores")],
+    Backprop: [
+        (block, "layer '1': Tanh at the end, expected a Linear that gives the class scores, or an example, a batch"),
+        (nn.ReLU, "model: ReLU without parameters, expected some to train"),
+    ],
     MonoForward: [
         (lambda: [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)], "model: its last layer gives 1 class score, expected"),
         (lambda: nn.Linear(3, 2), "model: Linear; MonoForward trains an nn.Sequential of Conv2d and Linear"),
@@ -531,6 +534,7 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
         LocalClassifiers, dense, {"score": lambda units, k: [unit.module for unit in units]},
         "score: the score of layer '0' shares a parameter with layer '0'",
     ),
+    (BackpropEnsemble, dense, {}, "models: a Sequential, expected a list of models"),
     (lambda model: BackpropEnsemble([]), dense, {}, "models: none, expected one or more"),
     (lambda model: BackpropEnsemble([model, model]), dense, {}, "models: two of them share a parameter, expected"),
     (lambda model: BackpropEnsemble([model, normalised()[:4]]), dense, {}, "models: [4, 8]"),
@@ -595,6 +599,7 @@ DATA: list[tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], str]] = [
     (lambda x, y: (x.to("meta"), y), "x: on meta, expected "),
     (lambda x, y: (x, y.to("meta")), "y: on meta, expected "),
     (lambda x, y: (x.float(), y), "x: dtype torch.float32, expected torch.float64 as ...; x.to(torch.float64)"),
+    (lambda x, y: (x.long(), y), "x: "),
     (lambda x, y: (x.flatten(1)[:, :3], y), "x: "),
 ]
 # Elsewhere looking would wait for the device.

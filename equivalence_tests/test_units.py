@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prograde.accelerated.activations import ACTIVATIONS, Activation
 from prograde.accelerated.layers import Step, activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, Rotation, ScaledAvgPool2d
-from prograde.accelerated.rules import FeedbackAlignment
+from prograde.accelerated.rules import DirectFeedbackAlignment, FeedbackAlignment
 from prograde.accelerated.rules.module_layer import ModuleStep
 from prograde.accelerated.rules.units import (
     Chain,

@@ -108,7 +108,7 @@ class DirectFeedbackAlignment(_FeedbackRule):
         self._register(self._drawn(*of_unit, scale) for of_unit in hidden)
 
     def _drawn(self, shape: tuple[int, ...], channels_first: bool, scale: float) -> Tensor:
-        by_channel = self.by_channel and (len(shape) == 1 or has_shared_positions(shape, channels_first))
+        by_channel = self.by_channel and has_shared_positions(shape, channels_first)
         rows, scale = self.rows_and_scale(shape, channels_first, scale, by_channel)
         weight = self.units[0].weights[0]
         (drawn,) = direct_feedback_alignment.random_feedback(

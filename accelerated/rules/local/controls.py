@@ -50,7 +50,7 @@ class BackpropEnsemble(Rule):
 
     All see the same batches. Give them weights of their own.
 
-    Raises ValueError for no model, for models of other numbers of classes, and for shared parameters.
+    Raises ValueError for no list of models, for models of other numbers of classes, and for shared parameters.
 
     >>> one, other = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
     >>> probabilities = BackpropEnsemble([one, other])(torch.eye(2)).exp()
@@ -69,6 +69,8 @@ class BackpropEnsemble(Rule):
         generator: torch.Generator | None = None,
     ) -> None:
         nn.Module.__init__(self)
+        if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+            raise ValueError(f"models: a {type(models).__name__}, expected a list of models")
         if not models:
             raise ValueError("models: none, expected one or more")
         made = [Backprop(m, example=example, label_smoothing=label_smoothing, generator=generator) for m in models]

@@ -59,12 +59,12 @@ class ModuleRule(Rule):
             raise ValueError(f"num_classes: {num_classes}, but the model's last layer has {given}")
         classes = num_classes if given is None else given
         if classes is None:
-            otherwise = "" if self.whole else ", or num_classes"
+            otherwise = f", or an example, a batch as the model takes it{'' if self.whole else ', or num_classes'}"
             if is_plain(model, nn.Sequential) and found is None:
                 raise without_scores(model, otherwise)
             raise ValueError(
-                f"model: {type(model).__name__}; how many scores it gives is not known, expected a Linear at its end, "
-                f"or an example, a batch as the model takes it{otherwise}"
+                f"model: {type(model).__name__}; how many scores it gives is not known, "
+                f"expected a Linear at its end{otherwise}"
             )
         if given is not None and given < least_classes:
             raise ValueError(f"model: its last layer gives {given} class score, expected 2 or more")

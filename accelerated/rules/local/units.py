@@ -235,6 +235,8 @@ def read(
     if whole and units is None and not _is_chain(model):
         linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
         check_parameters("model", model, [], rule, closed=False)
+        if next(model.parameters(), None) is None:
+            raise ValueError(f"model: {type(model).__name__} without parameters, expected some to train")
         return LocalNetwork((), [LocalUnit("model", model)], (), linears[-1].out_features if linears else None)
     if units is None and isinstance(model, ShortcutNetwork):
         head, shortcuts = line(model.head, "head"), model.shortcuts
