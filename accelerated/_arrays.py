@@ -56,7 +56,7 @@ def few_rows(rows: Array, matrix: Array, less: Array | None = None) -> Array:
     On a CPU few rows by a large matrix are a batch of products with parts of its columns, which threads share. MKL
     multiplies few rows in one thread, in up to three times as long even there.
     """
-    parts = gcd(PARTS, matrix.shape[-1])
+    parts = gcd(PARTS, matrix.shape[1])
     is_few = rows.dim() == 2 and len(rows) <= FEW and matrix.numel() >= LARGE and rows.device.type == "cpu"
     if not is_few or parts == 1 or torch.compiler.is_compiling():
         return rows @ matrix if less is None else torch.addmm(less, rows, matrix, alpha=-1)

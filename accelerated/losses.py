@@ -171,8 +171,8 @@ def cross_entropy(
 def entropies(
     scores: Array,
     labels: Array,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
+    temperature: float,
+    label_smoothing: float,
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = None,
@@ -180,17 +180,15 @@ def entropies(
     """`cross_entropy` of arguments that are checked: twice a step for each layer, the checks would cost a tenth."""
     logits = scores if temperature == 1 else scores / temperature
     targets = labels.to(scores.dtype) if are_targets(scores, labels) else labels
-    if scores.ndim > 2:
-        logits, targets = logits.flatten(0, -2), targets.flatten(0, scores.ndim - 2)
     found = functional.cross_entropy(
-        logits,
-        targets,
+        logits.flatten(0, -2),
+        targets.flatten(0, scores.ndim - 2),
         None if class_weight is None else class_weight.to(scores.dtype),
         ignore_index=-100 if ignore_index is None else ignore_index,
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    found = found if scores.ndim == 2 else found.view(scores.shape[:-1])
+    found = found.view(scores.shape[:-1])
     v = label_weights(scores, labels, class_weight, sample_weight, ignore_index)
     return found if v is None else times(v, found)
 
@@ -213,8 +211,8 @@ def cross_entropy_gradient(
 def errors(
     scores: Array,
     labels: Array,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
+    temperature: float,
+    label_smoothing: float,
     class_weight: Array | None = None,
     sample_weight: Array | None = None,
     ignore_index: int | None = None,

@@ -201,10 +201,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "e = torch.softmax(scores if temperature == 0 else scores / temperature, dim=-1)",
     ): "to divide by 1 changes nothing, and no temperature is 0",
     (
-        "accelerated._arrays",
-        "LARGE = 2 ** 19",
-    ): "a product in parts has the numbers of one; it takes longer or less long",
-    (
         "accelerated.convolution",
         "MANY = 129",
     ): "of one channel more or less, windows have the numbers of PyTorch's own; it takes longer or less long",
@@ -224,10 +220,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.local.score_heads.grids",
         "last = min((unit.width for unit in [b for b in units if b.has_maps][-1:]), default=1)",
     ): "the last unit with maps alone, or none: of one number the least is the largest",
-    (
-        "accelerated._arrays.few_rows",
-        "is_few = rows.dim() == 2 and len(rows) < FEW and (matrix.numel() >= LARGE) and (rows.device.type == 'cpu')",
-    ): "a product in parts has the numbers of one; it takes longer or less long",
     (
         "accelerated.orthogonality.convergence_limit",
         "return float(np.sqrt(max(squares)))",
@@ -272,4 +264,24 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "accelerated.rules.orthogonality._of_columns",
         "rows = torch.linalg.vector_norm(symmetric, dim=1)",
     ): "rows and columns of a symmetric matrix are the same",
+    (
+        "accelerated._arrays.few_rows",
+        "parts = gcd(matrix.shape[1], PARTS)",
+    ): "a greatest common divisor is one of both",
+    (
+        "accelerated.losses.huber",
+        "found = torch.where(size < delta, size.square() / 2, delta * (size - delta / 2))",
+    ): "on the bound itself both forms are delta^2 / 2",
+    (
+        "accelerated.rules.convolving._convolved",
+        "z, kernel = (input, weight.detach())",
+    ): "the functions that take it record no graph, and give no gradient by it",
+    (
+        "accelerated.rules.foton.Foton._load_from_state_dict",
+        "self.projection = None if found is None else self.units[1].weights[0].new_empty(found.shape)",
+    ): "weights of two devices or dtypes are refused before",
+    (
+        "accelerated.rules.stepping._add",
+        "if beta == 2:",
+    ): "to multiply by 1 changes nothing",
 }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from prograde.accelerated._autocast import Region, product, step_in
+from prograde.accelerated._autocast import Region, in_full, is_lowered, lowered, outside, product, region_on, step_in
 from prograde.accelerated.rules import Backprop, DirectFeedbackAlignment, Foton, Ftp, MonoForward, Pepita, Rule
 from prograde.equivalence_tests.rule_examples import (
     EXAMPLES,
@@ -212,3 +212,25 @@ def test_products_have_the_dtype_of_their_first_operand() -> None:
         assert product(torch.matmul, a, b.bfloat16()).dtype == torch.float32
         assert product(torch.matmul, a.bfloat16(), b).dtype == torch.bfloat16
         assert product(torch.matmul, a.double(), b.double()).dtype == torch.float64
+        assert product(torch.mul, a, a.double()).dtype == torch.float32
+        assert product(lambda a, bias: a, 1 + a / 1000, None).eq(1).all(), "rounded, whatever is not there"
+
+
+def test_what_a_step_in_a_region_is_in() -> None:
+    """In the region only as `lowered`, where casts of weights are not kept, and in none where all is in full."""
+    cpu = torch.device("cpu")
+    assert (region_on(cpu), is_lowered(), in_full(), lowered()) == (None, False, outside(cpu), outside(cpu))
+    with torch.autocast("cpu", torch.float16):
+        region = region_on(cpu)
+        assert region == ("cpu", torch.float16)
+        with outside(cpu):
+            assert not torch.is_autocast_enabled("cpu")
+        with step_in(region):
+            assert (region_on(cpu), is_lowered(), torch.is_autocast_enabled("cpu")) == (region, True, False)
+            with lowered():
+                assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, False)
+                assert torch.get_autocast_dtype("cpu") == torch.float16
+            with in_full():
+                assert (is_lowered(), torch.is_autocast_enabled("cpu")) == (False, False)
+            assert is_lowered()
+        assert (is_lowered(), torch.is_autocast_enabled("cpu")) == (False, True)

@@ -1534,6 +1534,24 @@ def test_two_steps_that_just_suffice() -> None:
     assert constraint._of_powers(9, 0.5, 9, 9, 9) is None
 
 
+@pytest.mark.parametrize(
+    ("count", "k", "n", "parts"),
+    [(32, 512, 512, 16), (1, 512, 644, 4), (1, 1024, 514, 2), (1, 512, 641, 0), (33, 512, 512, 0), (32, 512, 496, 0)],
+)
+def test_a_product_in_parts_is_of_few_rows_and_a_large_matrix(
+    count: int, k: int, n: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2^18 numbers; as many parts as divide its columns, up to 16."""
+    seen: list[int] = []
+    for name in ("bmm", "baddbmm"):
+        made = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, made=made, **by: seen.append(len(a[-1])) or made(*a, **by))
+    rows, matrix = torch.ones(count, k), torch.ones(k, n)
+    few_rows(rows, matrix)
+    few_rows(rows, matrix, less=torch.ones(count, n))
+    assert seen == [parts] * 2 * bool(parts)
+
+
 @pytest.mark.parametrize("columns", [640, 644], ids=["in parts of one size", "in fewer"])
 @pytest.mark.parametrize("count", [4, 40])
 def test_few_rows_by_a_large_matrix(count: int, columns: int) -> None:

@@ -206,6 +206,16 @@ def test_weights_of_samples_are_a_weighted_mean(case: Weighed) -> None:
         assert not found[~kept].any(), kind
 
 
+def test_small_weights_weigh_as_large_ones(side: Side) -> None:
+    """Their mean is 1, whatever they are in all."""
+    scores, labels, *weights = side.operands(
+        (np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([0, 1]), np.array([0.01, 0.03]), np.array([10.0, 30.0]))
+    )
+    small, large = (side.results(side.losses.cross_entropy(scores, labels, sample_weight=w)) for w in weights)
+    assert np.allclose(small, large), "weights in another unit"
+    assert small.all()
+
+
 @given(case=weighed())
 def test_weighted_errors_are_gradients(case: Weighed) -> None:
     """Central differences of the reference, of all options at once."""

@@ -140,7 +140,7 @@ def test_settings_of_one_number_are_of_rows_and_columns(windows: list[int]) -> N
     d = torch.randn_like(expected)
     (gradient,) = torch.autograd.grad(expected, weight, d)
     for stride, padding, dilation in ((2, 1, 1), ((2,), (1,), (1,)), ((2, 2), (1, 1), (1, 1))):
-        found = convolving._convolved(z, weight, None, stride, padding, dilation)
+        found = convolving._convolved(z, weight, None, stride, padding, dilation, 1)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(torch.autograd.grad(found, weight, d)[0], gradient)
     assert len(windows) == 3, "products with windows"
@@ -168,6 +168,18 @@ def test_graphs_of_pytorchs_are() -> None:
             a = convolving.applied(module, z)
         (gradient,) = torch.autograd.grad(a.square().sum(), z, create_graph=True)
         gradient.sum().backward()
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_kernel_has_the_graph_of_pytorch(frozen: bool) -> None:
+    """No gradient by it is computed."""
+    module, z = nn.Conv2d(3, 5, 3), torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    module.weight.requires_grad_(not frozen)
+    with convolving.convolving():
+        a = convolving.applied(module, z.requires_grad_())
+    assert a.grad_fn is not None
+    assert a.grad_fn.name() == ("ConvolutionBackward0" if frozen else "_ConvolvedBackward")
 
 
 @pytest.mark.parametrize("kind", [Ftp, MonoForward])

@@ -323,6 +323,48 @@ def test_a_unit_may_have_several_dense_weights() -> None:
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
+def test_an_optimizer_is_called_once_a_unit_from_2_18_numbers_on() -> None:
+    small = nn.Parameter(torch.zeros(3))
+    for rows, is_by_unit in ((511, False), (512, True)):
+        held = [small, nn.Parameter(torch.empty(rows, 512))]
+        found = stepping.stepping(torch.optim.Adam(held), held, {})
+        assert isinstance(found, stepping.UnitSteps) == is_by_unit, rows
+
+
+def test_memory_of_a_unit_is_kept_for_others_of_its_size() -> None:
+    like = torch.zeros(3, 4)
+    steps = stepping.UnitSteps(torch.optim.Adam([like]), {})
+
+    def memory(rows: int) -> torch.Tensor:
+        factors = stepping.Factors(torch.zeros(rows, 2), torch.zeros(2, 4))
+        return steps._of_unit([(torch.zeros(rows, 4), factors), (torch.zeros(9), torch.zeros(9))], like)
+
+    first = memory(3)
+    assert len(first) == 12, "of its dense weights alone"
+    assert memory(3) is memory(2) is first
+    assert len(memory(4)) == 16
+    assert memory(3) is not first, "the larger one is kept"
+
+
+def test_plain_steps_of_sgd_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what has a gradient, and by the optimizer itself where they are not plain."""
+    seen: list[int] = []
+    taken = stepping.PlainSGD.step
+    monkeypatch.setattr(
+        stepping.PlainSGD,
+        "step",
+        lambda plain, pairs: taken(plain, (seen.append(p.numel()) or (p, g) for p, g in pairs)),
+    )
+    held = [nn.Parameter(torch.ones(n)) for n in (2, 3)]
+    held[0].grad = torch.ones(2)
+    for options in ({"weight_decay": 2.0}, {"maximize": True}):
+        with torch.no_grad():
+            stepping.step_together(torch.optim.SGD(held, lr=0.5, **options))
+    assert seen == [2]
+    assert held[0].tolist() == [0, 0], "1 - 0.5 (1 + 2 1) + 0.5"
+    assert held[1].tolist() == [1, 1, 1]
+
+
 def test_credit_of_ones_own_is_not_passed_by() -> None:
     rule = MonoForward(dense().double())
     seen: list[int] = []

@@ -93,11 +93,11 @@ def _pair(n: Any) -> Any:
 def _convolved(
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> Tensor:
     place = stride, padding, dilation, groups = (*(_pair(n) for n in (stride, padding, dilation)), groups)
     is_ours = weight.requires_grad and torch.is_grad_enabled()
@@ -108,7 +108,7 @@ def _convolved(
     z, kernel = input.detach(), weight.detach()
 
     def convolve() -> Tensor:
-        return functional.conv2d(z, kernel, None if bias is None else bias.detach(), *place)
+        return functional.conv2d(z, kernel, bias, *place)
 
     of_input = _applied(_OfInput, input, kernel, shape, place) if input.requires_grad else None
     of_bias = _applied(_OfBias, bias, shape) if bias is not None and bias.requires_grad else None

@@ -37,4 +37,7 @@ FAULTS = [
     Fault("weights of samples that are not divided by their mean", "accelerated.losses",
           "torch.where(total > 0, number(scores, labels, ignore_index) / total, 0)", "1",
           "test_weighted", "cross_entropy of classes"),
+    Fault("weights of little sum taken for none", "accelerated.losses",
+          "torch.where(total > 0,", "torch.where(total > 1,",
+          "test_small_weights_weigh_as_large_ones", "another unit"),
 ]  # fmt: skip
