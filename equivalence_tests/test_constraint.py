@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -493,16 +494,20 @@ def test_entries_and_norms_just_within_their_share() -> None:
     assert constraint._is_within(torch.stack([torch.eye(16)[0], torch.full((16,), 0.25)])), "a norm of 1/2"
 
 
-def test_wide_and_tall_weights_of_a_size_are_restored_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    constraint, seen = held((16, 20), (20, 16), asynchronous=True), []
+@pytest.mark.parametrize(("tolerance", "steps"), [(5e-3, 3), (1e-3, 3), (0.999e-3, 4)])
+def test_wide_and_tall_weights_of_a_size_are_restored_in_one(
+    tolerance: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By three steps down to a tolerance of 1e-3, and by four below."""
+    constraint, seen = held((16, 20), (20, 16), asynchronous=True, tolerance=tolerance), []
     restored = orthogonality.polar_iteration
     monkeypatch.setattr(orthogonality, "polar_iteration", lambda w, n: seen.append((*w.shape, n)) or restored(w, n))
     with torch.no_grad():
         for weight in constraint.weights().values():
             weight *= 1.1
     constraint.step()
-    assert seen == [(2, 16, 20, 3)]
-    assert max(defect(weight.detach()).item() for weight in constraint.weights().values()) <= TOLERANCE
+    assert seen == [(2, 16, 20, steps)]
+    assert max(defect(weight.detach()).item() for weight in constraint.weights().values()) <= tolerance
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -1318,6 +1323,34 @@ def test_as_published(path: Path) -> None:
         for layer, (parameter, expected) in enumerate(zip(rule.parameters(), weights, strict=True)):
             gap = rms(parameter.detach().cpu().numpy() - expected)
             assert gap <= 1e-10, f"as published: weights[{layer}] off by {gap}"
+
+
+def test_the_published_step_may_be_taken_every_second_time() -> None:
+    layer = nn.Linear(5, 4)
+    constraint = ScaledBjorck({"layer": (layer, "weight")}, every=2)
+    before = layer.weight.detach().clone()
+    constraint.step()
+    assert torch.equal(layer.weight, before)
+    constraint.step()
+    assert defect(layer.weight.detach()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["whole", "labels ignored", "a part of a batch", "a network for images"])
+def test_only_steps_by_one_product_of_the_batch_are_remembered(kind: str) -> None:
+    """Of hidden layers, whose factors then are those of the step."""
+    x, y = batches(1, 80)[0]
+    loss = nn.CrossEntropyLoss(ignore_index=-1) if kind == "labels ignored" else "cross_entropy"
+    network = model(80, 64, 64, 4)
+    if kind == "a network for images":
+        x, network = (
+            x[:, :64].reshape(-1, 4, 4, 4),
+            nn.Sequential(OrthogonalConv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 4)),
+        )
+    rule = Foton(network, loss=loss)
+    if kind == "a part of a batch":
+        rule.shared = SimpleNamespace(total=16, rows=slice(None), gathered=lambda rows: rows)
+    rule.assign_credit(x, y)
+    assert list(rule._last_step) == (["0", "2"] if kind == "whole" else [])
 
 
 def test_a_temperature_is_the_losses(path: Path) -> None:

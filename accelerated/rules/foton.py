@@ -120,8 +120,7 @@ class Foton(OutputErrorRule):
         last = self.units[-1]
         count = self.loss.count(clean.scores, y)
         # Else a step is no product of this batch's delta and z alone, or compiled code holds these.
-        is_whole = isinstance(count, int) and count == len(x) and self.shared is None
-        is_whole = is_whole and not torch.compiler.is_compiling()
+        is_whole = isinstance(count, int) and self.shared is None and not torch.compiler.is_compiling()
         for unit, layer, a, (delta, z) in zip(self.units, layers, clean.preactivations, factors, strict=True):
             update = per_label(factored(layer).update(z, delta), len(x), count)
             if is_whole and z.dim() == 2 and unit is not last:
