@@ -26,7 +26,7 @@ from prograde.accelerated.rules import (
     SymBa,
     convolving,
 )
-from prograde.accelerated.rules.module_layer import ModuleLayer, ModuleStep
+from prograde.accelerated.rules.module_layer import Evaluator, ModuleLayer, ModuleStep, unhooked
 from prograde.accelerated.rules.second_pass import carried_modulated_factors, full_modulated_factors
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import FLAT, IMAGES, K, dense, images
@@ -821,3 +821,92 @@ def test_a_value_in_inference_mode() -> None:
         z = torch.randn(4, 6)
         torch.testing.assert_close(layer.value(z), module(z))
     torch.testing.assert_close(layer.adjoint(z, torch.ones(4, 5)), torch.ones(4, 5) @ module.weight.detach())
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_modules_run_once_for_each_input() -> None:
+    """Until the update at it, which frees its graph, and no other's."""
+    module = Counted(6, 5)
+    layer, z, other, d = layer_of(module), torch.randn(4, 6), torch.randn(4, 6), torch.randn(4, 5)
+    with torch.no_grad():
+        for _ in range(2):
+            value = layer.value(z)
+            assert not value.requires_grad
+            layer.adjoint(z, d)
+        assert module.calls == 1, "held"
+        layer.value(other)
+        assert module.calls == 2, "of another input"
+        layer.update(z, d)
+        assert module.calls == 2, "the update's graph"
+        layer.value(other)
+        assert module.calls == 2, "of another update"
+        layer.difference(other, z)
+        assert module.calls == 3, "at the changed input alone"
+        layer.again(other)
+        assert module.calls == 4, "once more"
+        layer.value(z)
+        assert module.calls == 5, "freed"
+    assert layer.value(z).requires_grad, "where a graph is wanted"
+    assert module.calls == 6
+
+
+def test_a_step_finds_its_last_value_again() -> None:
+    called: list[int] = []
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            called.append(len(x))
+            return x.tanh()
+
+    step, a, b = ModuleStep(Noting()), torch.randn(2, 3), torch.randn(4, 3)
+    for x, calls in ((a, [2]), (a, [2]), (b, [2, 4]), (b, [2, 4]), (a, [2, 4, 2])):
+        torch.testing.assert_close(step.value(x), x.tanh())
+        assert called == calls
+
+
+def test_what_has_no_difference_is_named() -> None:
+    layer = layer_of(nn.Linear(6, 5))
+    with pytest.raises(ValueError, match="u: 1 rows, expected 4, those of z, through a module that is not linear"):
+        layer.difference(torch.randn(4, 6), torch.randn(1, 6))
+    tokens, said = torch.zeros(4, 6).long(), "z: torch.int64, expected floating point: integers have neither"
+    for call in (lambda: layer.difference(tokens, tokens), lambda: layer.adjoint(tokens, torch.randn(4, 5))):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_inputs_are_copied_for_what_may_write_over_them() -> None:
+    """One's own modules may; PyTorch's say so."""
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    rows = ((nn.Identity(), False), (nn.Sequential(nn.Identity()), False), (Own(), True), (nn.ReLU(inplace=True), True),
+            (nn.Sequential(nn.Identity(), nn.ReLU(inplace=True)), True), (nn.Sequential(Own()), True))  # fmt: skip
+    for module, copies in rows:
+        x = torch.rand(4, 6)
+        assert (Evaluator((module,))(x).data_ptr() != x.data_ptr()) == copies, module
+
+
+def test_hooks_are_back_after_an_error() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda module, given, y: None)
+    model[1].register_forward_pre_hook(lambda module, given: None)
+    inside: list[bool] = []
+
+    def interrupted() -> None:
+        with unhooked(model.modules()):
+            inside.extend(bool(m._forward_hooks or m._forward_pre_hooks) for m in model)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert inside == [False] * 3
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model] == [(1, 0), (0, 1), (0, 0)]

@@ -1,6 +1,8 @@
 """Scores as modules: what they learn, what stays, and what changes with the epochs."""
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +17,25 @@ from prograde.accelerated.rules import (
     MonoForward,
     PatchEnergy,
 )
+from prograde.accelerated.rules.local.score_heads import (
+    ChannelHead,
+    GroupHead,
+    LinearHead,
+    PrototypeHead,
+    ReadoutHead,
+    check_scores,
+    grids,
+    head_credit,
+    head_loss,
+    judged,
+    size_of,
+)
+from prograde.accelerated.rules.local.units import LocalUnit
+from prograde.accelerated.score_losses import cross_entropy
+from prograde.accelerated.scores import no_penalty
 from prograde.equivalence_tests.local_examples import K, batch, channels, dense, group_norm, images
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import refusal
 
 pytestmark = pytest.mark.usefixtures("ours_only")
 
@@ -154,3 +173,145 @@ def test_what_a_rule_is_given_is_its_heads() -> None:
     assert {(head.lowest, head.highest) for head in temperatures} == {(0.1, 1.5)}, "bounds of temperatures"
     prototypes: Any = Hyperspherical(dense(), per_class=3, sharpness=4.0).heads
     assert {(head.sharpness, head.prototypes.shape[:2]) for head in prototypes} == {(4.0, (K, 3))}, "prototypes"
+
+
+def unit(width: int = 8) -> LocalUnit:
+    return LocalUnit("0", nn.Linear(2, width, dtype=torch.float64))
+
+
+def maps(channels: int = 8) -> LocalUnit:
+    return LocalUnit("0", nn.Conv2d(2, channels, 1, dtype=torch.float64))
+
+
+def frozen(module: nn.Linear) -> nn.Linear:
+    module.bias.requires_grad = False
+    return module
+
+
+HEADS: dict[str, Callable[[], nn.Module]] = {
+    "groups": lambda: GroupHead(unit(), K),
+    "squares of groups": lambda: GroupHead(unit(), K, square=True),
+    "linear": lambda: LinearHead(unit(), K),
+    "read-out": lambda: ReadoutHead(unit(), K),
+    "prototypes": lambda: PrototypeHead(unit(), K, per_class=2),
+    "channels": lambda: ChannelHead(unit(), K, orthogonality=0.5, ramp=0),
+    "fixed channels": lambda: ChannelHead(unit(), K, assignment="frozen", orthogonality=0.5, ramp=0),
+    "a module": lambda: nn.Linear(8, K, dtype=torch.float64),
+    "a frozen bias": lambda: frozen(nn.Linear(8, K, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_credit_of_a_head_is_its_losses_gradient(name: str) -> None:
+    """By the activities of the mean loss, by parameters with the penalty."""
+    torch.manual_seed(0)
+    head, y, loss = HEADS[name](), torch.arange(5) % K, cross_entropy()
+    h = torch.rand(5, 8, dtype=torch.float64)
+    credit = head_credit(head, h, y, loss, "0", K)
+    seen = h.clone().requires_grad_()
+    mean, cost = head_loss(head, seen, y, loss, "0", K)
+    torch.testing.assert_close(credit.loss, mean.detach(), msg="loss")
+    torch.testing.assert_close(credit.cost, cost.detach(), msg="cost")
+    assert bool(cost > mean) == (name == "channels"), "a penalty"
+    torch.testing.assert_close(credit.activities, torch.autograd.grad(mean, seen, retain_graph=True)[0])
+    learned = [p for p in head.parameters() if p.requires_grad]
+    assert [p for p, _ in credit.own] == learned
+    for p, gradient in credit.own:
+        torch.testing.assert_close(gradient, torch.autograd.grad(cost, p, retain_graph=True)[0])
+
+
+def test_scores_are_one_of_each_class() -> None:
+    for shape, fits in (((5, 4), True), ((5, 3), False), ((5, 5), False), ((5,), False), ((5, 4, 4), False)):
+        message = refusal(lambda: check_scores(torch.zeros(shape), "0", 4))  # noqa: B023
+        said = f"score: {shape} of layer '0', expected (batch, 4), one of each class"
+        assert message == ("accepted" if fits else said)
+
+
+def test_scores_are_of_units_or_of_maps() -> None:
+    head = LinearHead(maps(), K, grid=(1, 1))
+    assert head(torch.zeros(5, 8, 3, 3, dtype=torch.float64)).shape == (5, K)
+    for shape in ((8,), (5, 8, 3), (5, 8, 3, 3, 3)):
+        said = f"score: activities of shape {shape}, expected (batch, units) or maps; put nn.Flatten before"
+        assert refusal(lambda: head(torch.zeros(shape))) == said  # noqa: B023
+
+
+def test_how_many_numbers_a_score_sees() -> None:
+    assert size_of(unit(), None) == (8, None)
+    assert size_of(unit(), (2, 3)) == (8, None), "units have no cells"
+    assert size_of(maps(), (2, 3)) == (48, (2, 3))
+    said = "layer '0': grid: None, expected the cells that its maps are pooled to"
+    assert refusal(lambda: size_of(maps(), None)) == said
+
+
+def test_cells_a_side() -> None:
+    """Of all layers, of each, or by the channels."""
+    units = [maps(4), maps(8), unit(64)]
+    for sides, expected in ((2, [2, 2, 2]), ([1, 2, 3], [1, 2, 3]), ((3, 1, 1), [3, 1, 1]), (None, [2, 1, 1])):
+        assert grids(units, sides) == [(side, side) for side in expected], sides
+    assert grids([unit(4), unit(2)], None) == [(1, 1)] * 2, "without maps"
+    for sides in (0, [1, 2], [1, 2, 0], [1, 2, 1.0], 2.0):
+        said = f"grid: {sides}, expected a positive integer, or one for each of 3 layers"
+        assert refusal(lambda: grids(units, sides)) == said  # type: ignore[arg-type] # noqa: B023
+
+
+def test_a_loss_of_ones_own_is_the_mean_or_losses_and_derivatives() -> None:
+    scores, y = torch.randn(5, K, dtype=torch.float64), torch.arange(5) % K
+    expected = cross_entropy()(scores, y)
+    mean: Any = nn.functional.cross_entropy
+    pair: Any = lambda scores, y: tuple(expected)  # noqa: E731
+    assert judged(pair, scores, y) == expected
+    found = judged(mean, scores, y)
+    torch.testing.assert_close(found.loss.mean(), expected.loss.mean())
+    torch.testing.assert_close(found[1], expected[1])
+    wrong: Any = lambda scores, y: [scores]  # noqa: E731
+    assert refusal(lambda: judged(wrong, scores, y)).startswith("loss: gives a list, expected their mean, or losses")
+
+
+BOUNDS: list[tuple[dict[str, Any], str]] = [
+    ({"assignment": "drawn"}, "assignment: 'drawn', expected one of learned, static, frozen"),
+    ({"pooling": (1.0, 0.0)}, "pooling: (1.0, 0.0), expected the weights of mean, maximum and minimum"),
+    ({"pooling": (1.0, 0.0, math.inf)}, "pooling: (1.0, 0.0, inf), expected the weights of mean, maximum and minimum"),
+    ({"temperature": 0.0}, "temperature: 0.0, expected a positive number"),
+    ({"temperature": math.inf}, "temperature: inf, expected a positive number"),
+    ({"cooling": 0.0}, "cooling: 0.0, expected more than 0 and at most 1"),
+    ({"cooling": 1.1}, "cooling: 1.1, expected more than 0 and at most 1"),
+    ({"entropy": -0.1}, "entropy: -0.1, expected 0 or more"),
+    ({"orthogonality": math.inf}, "orthogonality: inf, expected 0 or more"),
+    ({"ramp": -1}, "ramp: -1, expected 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BOUNDS)
+def test_settings_of_channels(options: dict[str, Any], said: str) -> None:
+    assert refusal(lambda: ChannelHead(unit(), K, **options)) == said
+
+
+def test_settings_at_their_bounds_are_taken() -> None:
+    for options in ({"cooling": 1.0}, {"entropy": 0.0}, {"orthogonality": 0.0}, {"ramp": 0}, {"pooling": (0, 0, 0)}):
+        ChannelHead(unit(K), K, **options)  # as many channels as classes, too
+    said = f"layer '0': {K - 1} channels, expected one for each class at least"
+    assert refusal(lambda: ChannelHead(unit(K - 1), K)) == said
+    said = f"layer '0': {K + 1} channels, expected a multiple of the {K} classes"
+    assert refusal(lambda: GroupHead(unit(K + 1), K)) == said
+    ReadoutHead(unit(), K, lowest=2.0, highest=2.0)
+    for lowest, highest in ((0.0, 1.0), (2.0, 1.0), (1.0, math.inf)):
+        said = f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest"
+        assert refusal(lambda: ReadoutHead(unit(), K, lowest=lowest, highest=highest)) == said  # noqa: B023
+    PrototypeHead(unit(), K, per_class=1)
+    for per_class in (0, 1.0, True):
+        said = f"per_class: {per_class}, expected a positive integer"
+        assert refusal(lambda: PrototypeHead(unit(), K, per_class=per_class)) == said  # type: ignore[arg-type] # noqa: B023
+
+
+def test_what_channels_start_from() -> None:
+    """The temperature as its logarithm, groups of channels in turn, and as many epochs as none."""
+    head: Any = ChannelHead(unit(6), 3, temperature=2.0, assignment="static")
+    assert head.log_temperature.exp().item() == pytest.approx(2.0)
+    assert head.epochs.item() == 0
+    assert (head.logits == 0).nonzero().tolist() == [[0, 0], [1, 0], [2, 1], [3, 1], [4, 2], [5, 2]]
+    assert not list(head.parameters())
+    assert head.score().penalty is no_penalty
+    learned: Any = ChannelHead(unit(6), 3)
+    assert [name for name, _ in learned.named_parameters()] == ["logits", "log_temperature"]
+    assert (learned.cooling, learned.ramp, learned.pooling) == (0.995, 50, (0.94, 0.06, -0.05)), "the paper's"
+    assert (learned.entropy, learned.orthogonality, learned.log_temperature.item()) == (1e-2, 1e-3, 0), "the paper's"

@@ -315,3 +315,24 @@ def test_of_the_last_layer_nothing_is_computed_again() -> None:
             for part in ("inputs", "preactivations", "activities"):
                 assert torch.equal(getattr(again, part)[index], getattr(clean, part)[index]), f"{part}[{index}]"
         assert again.preactivations[-1] is clean.scores
+
+
+def test_a_pass_that_is_made_again_is_walked_through_once() -> None:
+    """A layer's row is there until the next is asked for; the scores are there from the start."""
+    layers, (x, _) = Ftp(model(12, 10, 8, 3)).layers(), batch(12)
+    with torch.no_grad():
+        clean = forward(layers, x)
+        taken, again = recomputed(iter(layers), len(layers), x, clean.scores)
+        assert [len(part) for part in (taken, *again)] == [3] * 4
+        assert again.activities[-1] is clean.scores, "known"
+        later = again.inputs[1:]
+        for _ in range(2):
+            assert taken[0] is layers[0]
+            assert torch.equal(again.inputs[0], x)
+        assert again.activities[0] is again.activities[0], "computed once"
+        assert len(later) == 2
+        assert torch.equal(later[0], clean.inputs[1]), "a slice is of the same walk"
+        with pytest.raises(IndexError, match=r"layers\[0\]: gone, the pass is at layers\[1\]"):
+            again.inputs[0]
+        with pytest.raises(IndexError, match="range object index out of range"):
+            again.inputs[3]
