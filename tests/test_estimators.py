@@ -269,6 +269,49 @@ def test_partial_fit_goes_on_where_it_was(digits: Arrays) -> None:
         clone(learner).set_params(class_weight="balanced").partial_fit(x, y, classes=range(10))
 
 
+@pytest.mark.parametrize("name", ["rule", "hidden_layer_sizes", "activation", "module", "options", "device"])
+def test_what_goes_on_is_what_was_begun(name: str, digits: Arrays) -> None:
+    """A parameter that would be of no effect is refused by name; the number of epochs is none of these."""
+    x, y = (part[:60] for part in digits)
+    other: dict[str, Any] = {
+        "rule": "ftp", "hidden_layer_sizes": (8,), "activation": "tanh", "module": nn.Linear,
+        "options": {"linear": True}, "device": "meta",
+    }  # fmt: skip
+    learner = ForwardOnlyClassifier(warm_start=True, **{**QUICK, "max_iter": 1}).fit(x, y)
+    learner.set_params(max_iter=2).fit(x, y)
+    learner.set_params(**{name: other[name]})
+    for goes_on, again in (("warm_start", learner.fit), ("partial_fit", learner.partial_fit)):
+        with pytest.raises(UserError, match=f"{name}: .*, but {goes_on} goes on with the network that was begun with"):
+            again(x, y)
+
+
+def test_partial_fit_takes_another_learning_rate(digits: Arrays) -> None:
+    """With a rate of almost 0 weights stay, and another optimizer, whose state is not there, is refused."""
+    x, y = (part[:60] for part in digits)
+    learner = ForwardOnlyClassifier("backprop", **QUICK).partial_fit(x, y, classes=range(10))
+    before = learner.decision_function(x)
+    learner.set_params(learning_rate=1e-30).partial_fit(x, y)
+    np.testing.assert_allclose(learner.decision_function(x), before, rtol=1e-9)
+    with pytest.raises(UserError, match=r"optimizer: 'adam', but partial_fit goes on with .* begun with None"):
+        learner.set_params(optimizer="adam").partial_fit(x, y)
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [
+    (np.float32, 2.0**66), (np.float32, 2.0**-80), (np.float64, 2.0**700), (np.float64, 2.0**-600)
+])  # fmt: skip
+def test_units_of_features_change_nothing(dtype: Any, unit: float, digits: Arrays) -> None:
+    """Though their squares are not to be represented."""
+    x, y = digits[0][:60].astype(dtype), digits[1][:60]
+    plain, scaled = (ForwardOnlyClassifier(**{**QUICK, "max_iter": 2}).fit(x * dtype(k), y) for k in (1, unit))
+    np.testing.assert_array_equal(plain.decision_function(x), scaled.decision_function(x * dtype(unit)))
+
+
+def test_units_of_targets_change_nothing(numbers: Arrays) -> None:
+    x, y = (part[:60] for part in numbers)
+    plain, scaled = (ForwardOnlyRegressor(**{**QUICK, "max_iter": 2}).fit(x, y * k) for k in (1, 2.0**900))
+    np.testing.assert_array_equal(plain.predict(x) * 2.0**900, scaled.predict(x))
+
+
 def test_warm_start_goes_on_and_fit_begins_anew(digits: Arrays) -> None:
     x, y = digits
     learner = ForwardOnlyClassifier(warm_start=True, **QUICK).fit(x, y)

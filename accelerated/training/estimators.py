@@ -33,6 +33,9 @@ from .recipes import Recipe, default_recipe, mlp, preset_named
 
 PRECISIONS = (np.float64, np.float32)
 
+BUILT_BY = "rule", "hidden_layer_sizes", "activation", "module", "options", "device"
+"""The parameters that say what the network and its rule are."""
+
 Floats = NDArray[np.floating[Any]]
 
 
@@ -55,6 +58,8 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
     _random: np.random.RandomState
     _optimizer: Optimizer | None
     """Of `partial_fit`: its momentum outlives a call."""
+    _begun_with: dict[str, Any]
+    """The parameters that the present network was made with."""
 
     def __init__(
         self,
@@ -101,6 +106,8 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         none.
         """
         recipe, is_new = self._recipe(), not (self.warm_start and hasattr(self, "rule_"))
+        if not is_new:
+            self._check_goes_on("warm_start", BUILT_BY)
         samples, held = self._samples(X, y, sample_weight, is_new), None
         if is_new:
             self._random = check_random_state(self.random_state)
@@ -119,14 +126,28 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
 
     def _fit_once(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, **classes: Any) -> Self:
         recipe, is_new = replace(self._recipe(), epochs=1), not hasattr(self, "rule_")
+        if not is_new:
+            self._check_goes_on("partial_fit", (*BUILT_BY, "optimizer"))
         samples = self._samples(X, y, sample_weight, is_new, **classes)
         if is_new:
             self._random = check_random_state(self.random_state)
             self._begin(recipe, samples)
         if self._optimizer is None:
             self._optimizer = of_recipe(self.rule_, recipe)
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate  # which may be another than at the last call
         self._train(recipe, samples, optimizer=self._optimizer)
         return self
+
+    def _check_goes_on(self, what: str, names: Sequence[str]) -> None:
+        """Raises UserError for a parameter that was changed since and would be of no effect."""
+        for name in names:
+            value, before = getattr(self, name), self._begun_with[name]
+            if value is not before and value != before:
+                raise UserError(
+                    f"{name}: {value!r}, but {what} goes on with the network that was begun with {before!r}; "
+                    "fit a clone anew"
+                )
 
     def _recipe(self) -> Recipe:
         """What the parameters ask for. Raises ValueError or TypeError, with the parameter's name."""
@@ -188,6 +209,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] = []
         self._optimizer = None
+        self._begun_with = {name: getattr(self, name) for name in (*BUILT_BY, "optimizer")}
         dtype = torch.float32 if samples.x.dtype == np.float32 else torch.float64
         options, seed = recipe.options, self._seed()
         with torch.random.fork_rng(devices=[]):
@@ -271,10 +293,16 @@ def _weighted(batch: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _mean_and_scale(values: Floats, weight: Floats | None) -> tuple[Floats, Floats]:
-    """Of each column, weighted; the scale of a constant one is 1."""
-    mean = np.average(values, axis=0, weights=weight)
-    scale = np.average((values - mean) ** 2, axis=0, weights=weight) ** 0.5
-    return mean, np.where(values.min(axis=0) == values.max(axis=0), 1, scale)
+    """Of each column, weighted; the scale of a constant one is 1.
+
+    Squares are of float64, and of numbers near 1: those of the column over a power of two that is near its largest.
+    """
+    exponent = np.frexp(np.abs(values).max(axis=0))[1]
+    near = np.ldexp(values, -exponent, dtype=np.float64)
+    mean = np.average(near, axis=0, weights=weight)
+    scale = np.average((near - mean) ** 2, axis=0, weights=weight) ** 0.5
+    scale = np.where(values.min(axis=0) == values.max(axis=0), 1, np.ldexp(scale, exponent))
+    return np.ldexp(mean, exponent).astype(values.dtype), scale.astype(values.dtype)
 
 
 def _weights(sample_weight: ArrayLike | None, x: Floats) -> Floats | None:
