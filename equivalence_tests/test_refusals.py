@@ -179,6 +179,7 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [patched(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Linear has a forward pass of it"),
         (lambda: [Scaled(3, 4), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Foton would not train its scale, which a S"),
         (lambda: [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)], "layer '2': gives 1 class score, expected 2 or more"),
+        (lambda: [nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1)], "layer '2': gives 1 class score"),
         (lambda: Residual(nn.Linear(3, 3)), "model: Residual; ...(it needs layers that can be held orthogonal"),
         (lambda: compiled(nn.Sequential(nn.Linear(3, 2))), "model: OptimizedModule; ...(pass the uncompiled model)"),
         (lambda: shortcuts(nn.Identity(), nn.Linear(3, 3)), "model: ShortcutNetwork; ...(use MonoForward or Hyper"),

@@ -287,6 +287,7 @@ def test_what_a_rule_is_if_nothing_is_said() -> None:
     hook.remove()
     layered = plain(nn.Linear(4, 2))
     assert (layered.wants_sequences, layered.chooses_on_held_out_data, layered.on_crossbars) == (False, False, False)
+    assert layered.least_batch == 1
     assert layered._stepper(torch.optim.SGD(layered.parameters(), lr=0.1)) is not None, "unit by unit"
 
 
@@ -306,6 +307,37 @@ def test_a_stream_records_no_graph() -> None:
             for _ in Noting(two()).stream(torch.ones(4), None):
                 assert torch.is_grad_enabled() == before
     assert noted == [(False, False)] * 6
+
+
+def test_steps_in_inference_mode_are_as_outside() -> None:
+    """Gradients are none of inference mode's, which an optimizer could not take."""
+
+    class Labelled(Told):
+        def stream(self, x: Tensor, y: Any) -> Iterator[Any]:
+            assert y == "labels"
+            return super().stream(x, y)
+
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+        for p in model.parameters():
+            nn.init.ones_(p)
+        rule = Labelled(model)
+        with mode():
+            x = torch.ones(4)
+            rule.step(x, "labels", torch.optim.SGD(model.parameters(), lr=0.5))
+            stepped = [p.detach().clone() for p in model.parameters()]
+            rule.assign_credit(x, "labels")
+        assert not any(p.grad is None or p.grad.is_inference() for p in model.parameters())
+        found.append(stepped)
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_table_of_one_row_tells_its_shapes() -> None:
+    """By the token 0, which every table has."""
+    rule = plain(nn.Embedding(1, 4), nn.Linear(4, 3), example=torch.zeros(2, 5).long())
+    assert rule.activity_shapes(torch.Size((7,)), torch.int64) == [(7, 4), (7, 3)]
 
 
 def test_a_signature_has_the_options_that_are_passed_on() -> None:
@@ -453,7 +485,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 class Wandering(nn.Module):
-    """Which gives something else at every second call, that far apart."""
+    """Which gives something else of the first sample at every second call, that far apart."""
 
     apart = 0.0
 
@@ -463,7 +495,9 @@ class Wandering(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        return self.size * (1 + self.calls % 2 * self.apart) * self.linear(x)
+        wide = torch.ones(len(x), 1, dtype=x.dtype)
+        wide[0] += self.calls % 2 * self.apart
+        return self.size * wide * self.linear(x)
 
 
 @pytest.mark.parametrize("rule", [Ftp, Pepita])

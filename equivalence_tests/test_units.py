@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prograde.accelerated.activations import ACTIVATIONS, Activation
 from prograde.accelerated.layers import Step, activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, Rotation, ScaledAvgPool2d
-from prograde.accelerated.rules import DirectFeedbackAlignment, FeedbackAlignment
+from prograde.accelerated.rules import FeedbackAlignment
 from prograde.accelerated.rules.module_layer import ModuleStep
 from prograde.accelerated.rules.units import (
     Chain,
@@ -407,6 +407,14 @@ def test_shapes_of_positions_and_of_one_layer() -> None:
     assert found.activity_shapes(torch.Size((3, 4))) == [(3, 6)]
     with pytest.raises(ValueError, match=r"x: samples of shape \(4, 3\) do not pass layer '0' \(takes 4 features, but"):
         found.activity_shapes(torch.Size((4, 3)))
+
+
+def test_a_stem_runs_where_any_of_its_modules_does() -> None:
+    before: list[tuple[list[nn.Module], bool]] = [
+        ([], False), ([nn.Flatten()], False), ([nn.Sigmoid()], True), ([nn.Flatten(), nn.Sigmoid()], True),
+    ]  # fmt: skip
+    for layers, runs in before:
+        assert read(nn.Sequential(*layers, linear()), "R").stem_runs == runs, layers
 
 
 def test_channels_of_images_are_those_before_unshuffling() -> None:

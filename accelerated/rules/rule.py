@@ -133,7 +133,8 @@ def _whole_signature(rule: type, sets: Sequence[str]) -> inspect.Signature:
     own = list(inspect.signature(rule.__dict__["__init__"]).parameters.values())[1:]
     if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
         taken = {parameter.name for parameter in own[:-1]} | set(sets)
-        passed = inspect.signature(rule.__mro__[1]).parameters.values()
+        parent, *_ = rule.__bases__
+        passed = inspect.signature(parent).parameters.values()
         kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD
         own[-1:] = [parameter for parameter in passed if parameter.name not in taken and parameter.kind in kinds]
     return inspect.Signature(own)
