@@ -44,7 +44,7 @@ class Attention(NamedTuple):
         shares = self._shares(queries, keys)
         moved = of_queries @ keys.mT + (queries - of_queries) @ of_keys.mT
         moved = self._masked(widened(moved) / sqrt(queries.shape[3]), 0.0)
-        grown = torch.expm1(-moved.clamp(-1, 1))
+        grown = torch.expm1(-moved)
         total = (shares * grown).sum(dim=3, keepdim=True)
         change = shares * (total - grown) / (1 + total)
         before = self._shares(queries - of_queries, keys - of_keys)

@@ -5,6 +5,18 @@ The key is the function, by its module and qualified name, and the statement as 
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
+        "accelerated.losses.errors",
+        "e = e if temperature == 0 else e / temperature",
+    ): "a division by 1 changes no number",
+    (
+        "accelerated.foton.recomputed_factors",
+        "yield (delta if factor == 0 else factor * delta, z)",
+    ): "a product with 1 changes no number, and a factor is a power of a positive number",
+    (
+        "accelerated.activations._gelu_difference",
+        "small = (u.abs() < 5 * torch.finfo(u.dtype).eps ** 0.25).to(u.dtype)",
+    ): "between 4 and 5 both ways are right to rounding: the series is off by 1.3 eps |u|",
+    (
         "accelerated.losses.entropies",
         "logits = scores if temperature == 0 else scores / temperature",
     ): "a division by 1 changes no number",
