@@ -401,8 +401,11 @@ def test_labels_are_one_hot_targets(name: str, shape: tuple[int, ...]) -> None:
     loss, scores = read_loss(name), torch.randn(*shape, 3, dtype=torch.float64, generator=seeded(0))
     labels = torch.randint(3, shape, generator=seeded(1))
     expected = nn.functional.one_hot(labels, 3).double()
+    loss.check(scores[..., 0, :] if len(shape) > 1 else scores, labels, 3, shape[1:])
     assert torch.equal(loss.label_vectors(scores, labels), expected)
     assert torch.equal(loss.pursued(scores, labels, loss.gradient(scores, labels)), expected)
+    known = (labels != 1)[..., None]
+    assert torch.equal(CrossEntropy(ignore_index=1).label_vectors(scores, labels), known * expected)
 
 
 @pytest.mark.parametrize("known", [0, 1, 3])
@@ -434,6 +437,9 @@ def test_what_is_wrong_with_targets_is_said() -> None:
     check_targets(tokens, torch.ones(6, 4).double(), (6, 4), "numbers")
     check_targets(x, torch.tensor([[0.0, 1.0]] * 6), (6, 2), "probabilities")
     check_labels(x, torch.tensor([0, -1, 0, 0, 0, 0]), 1, ignore_index=-1)
+    read_loss("cross_entropy").check(x, torch.full((6, 2), 0.5), 2)
+    with pytest.raises(ValueError, match=r"y: torch.int64 .*, expected torch.float32 of shape .*, numbers"):
+        read_loss("squared_error").check(x, torch.zeros(6, dtype=torch.int64), 1)
 
 
 def test_label_smoothing_is_of_cross_entropy_alone() -> None:
