@@ -618,6 +618,11 @@ def test_differences_are_beside_what_the_model_gives() -> None:
         model, other, twice = Model(size), Another(size), Another(2 * size)
         other.a = twice.a = model.a
         assert refusal(lambda: check_same(model, [Part("a", other, True)], x)) == "accepted", size  # noqa: B023
+        for power, accepted in ((0.75, True), (0.25, False)):
+            near = Model(size * (1 + torch.finfo(x.dtype).eps ** power))
+            near.a = model.a
+            said = refusal(lambda: check_same(model, [Part("a", near, True)], x))  # noqa: B023
+            assert (said == "accepted") == accepted, "the digits that rounding may take are half of them"
         said = refusal(lambda: check_same(model, [Part("a", twice, True)], x))  # noqa: B023
         assert said.startswith("units: one after another they give another result than the model, "), size
 

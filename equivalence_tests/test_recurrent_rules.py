@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from prograde.accelerated.modules import RecurrentNetwork
 from prograde.accelerated.rules import BackpropThroughTime, RecurrentFtp, RecurrentRule
 from prograde.equivalence_tests.placement import seeded
+from prograde.equivalence_tests.rule_examples import refusal
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.test_recurrent import (
@@ -453,6 +454,11 @@ def test_units_that_are_not_the_model_are_refused() -> None:
         float, re.findall(r"scores (\S+) apart from theirs, where these are (\S+) at", str(caught.value))[0]
     )
     assert np.isclose(apart / size, 2 / 3, rtol=1e-2), "apart from the units', beside the model's"
+    for power, accepted in ((0.75, True), (0.25, False)):
+        factor = 1 + np.finfo(float).eps ** power
+        near = type("Near", (Own,), {"forward": lambda self, x, lengths=None: factor * Own.forward(self, x, lengths)})()  # noqa: B023
+        said = refusal(lambda: RecurrentFtp(near, units=near.units, example=x))  # noqa: B023
+        assert (said == "accepted") == accepted, "the digits that rounding may take are half of them"
     with torch.no_grad():
         model.head.weight *= 1e9
         tripled.head.weight.zero_()

@@ -265,6 +265,8 @@ MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]]
         (lambda: [*block(), nn.Linear(4, 2)], "layer '2': Linear after maps of layer '0'; put a Flatten before it"),
         (lambda: [*block(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 1), *end()], "layer '3': takes 3 channels, but gets 4"),
         (lambda: [nn.Linear(3, 3), *twice(nn.PReLU(), nn.Linear(3, 3))], "layer '3': shares a parameter with layer"),
+        (lambda: [nn.Linear(3, 3), nn.Linear(3, 3), *twice(nn.PReLU(), nn.Linear(3, 3))],
+         "layer '4': shares a parameter with layer '1'"),
         (lambda: Residual(nn.Linear(3, 3)), "model: Residual; ...(or the units of any other model: units=[...]"),
         (lambda: [nn.Linear(3, 2), nn.Softmax(1)], "layer '1': Softmax; ...(the loss contains it; remove it)"),
     ],

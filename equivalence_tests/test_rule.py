@@ -338,6 +338,29 @@ def test_a_table_of_one_row_tells_its_shapes() -> None:
     """By the token 0, which every table has."""
     rule = plain(nn.Embedding(1, 4), nn.Linear(4, 3), example=torch.zeros(2, 5).long())
     assert rule.activity_shapes(torch.Size((7,)), torch.int64) == [(7, 4), (7, 3)]
+    assert rule.starts_from_tokens  # type: ignore[attr-defined]
+    assert rule.positions(torch.zeros(2, 7).long()) == (7,)
+
+
+def test_positions_are_all_axes_of_the_scores_but_the_last() -> None:
+    rule: Any = plain(nn.Linear(4, 5), nn.Linear(5, 2))
+    assert rule.positions(torch.zeros(2, 4)) == ()
+    assert rule.positions(torch.zeros(2, 7, 4)) == (7,)
+    normed: Any = plain(nn.Linear(4, 5), nn.Linear(5, 2), nn.LayerNorm(2), example=torch.zeros(2, 9, 4))
+    assert (normed.num_classes, normed.starts_from_tokens) == (2, False)
+    assert [update.loss is None for update in rule.stream(torch.zeros(2, 4), torch.zeros(2).long())] == [True, False]
+
+
+class First(nn.Linear):
+    """Which gives one sample, whatever comes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:1]
+
+
+def test_a_unit_gives_as_many_samples_as_it_gets() -> None:
+    said = refusal(lambda: plain(First(4, 3), nn.Linear(3, 2), example=torch.zeros(2, 4)))
+    assert said == ("x: samples of shape (4,) do not pass unit '0' (gives (1, 3), expected a tensor (batch, ...))")
 
 
 def test_a_signature_has_the_options_that_are_passed_on() -> None:
@@ -511,6 +534,18 @@ def test_units_repeat_themselves_but_for_rounding(rule: Any, size: float) -> Non
         said = refusal(lambda: built.assign_credit(x, y))  # noqa: B023
         assert (said == "accepted") == accepted, (apart, said)
         assert accepted or said.startswith("unit '0': gives results "), said
+
+
+def test_units_are_tried_once() -> None:
+    """Those that give 0 too."""
+    module, x, y = Wandering(0.0), torch.randn(5, 4), torch.zeros(5).long()
+    rule = Pepita(nn.Sequential(module, nn.Linear(4, 2)), example=x, generator=seeded(0))
+    calls = []
+    for _ in range(3):
+        before = module.calls
+        rule.assign_credit(x, y)
+        calls.append(module.calls - before)
+    assert calls[0] == calls[1] + 2 == calls[2] + 2
 
 
 def test_an_example_tells_how_many_scores_there_are() -> None:

@@ -296,6 +296,8 @@ READ: list[tuple[dict[str, Any], Callable[[], list[nn.Module]], str]] = [
     (FROM_X, lambda: [OwnLinear(4, 4), linear()], " | 0: [OwnLinear] | 1: Dense"),
     (TO_SCORES, lambda: [linear(), nn.Tanh(), linear(), nn.Flatten()], " | 0: Dense tanh | 2: [Linear Flatten]"),
     (TO_SCORES, lambda: [linear(), nn.Softmax(1), linear()], " | 0: [Linear Softmax] | 2: Dense"),
+    (CLOSED, lambda: [nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)], " | 0: Dense | 1: Dense | 2: Dense"),
+    (ANY, lambda: [nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)], " | 0: Dense | 1: Dense | 2: Dense"),
     (CLOSED, lambda: [nn.Flatten(), linear(), nn.Dropout(), nn.ReLU(), linear()],
      "Flatten | 1: Dense relu dropped | 4: Dense"),
     (CLOSED, lambda: [convolution(), nn.Tanh(), nn.Dropout(), nn.MaxPool2d(2), *end()],
