@@ -391,6 +391,30 @@ def test_a_unit_has_any_of_its_names() -> None:
         assert torch.equal(run(read(model, [name, "b"], x), x), model(x)), name
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_around_which_something_goes_is_the_callers(training: bool) -> None:
+    """In the mode that the model has at the time."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.b(h + functional.dropout(h, 0.5, self.training))
+
+    model, x = Model(), torch.randn(5, 8)
+    found = read(model, ["a", "b"], x)
+    assert kinds(found) == ["Linear", "Computed", "Linear"]
+    model.train(training)
+    torch.manual_seed(1)
+    given = run(found, x)
+    torch.manual_seed(1)
+    assert torch.equal(given, model(x))
+    assert torch.equal(run(found, x), model(x)) != training, "drawn anew"
+
+
 def test_a_constant_dropout_stays_one() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -618,6 +618,8 @@ def test_labels_of_steps_have_weights(name: str) -> None:
     expected = (weights[there] * each).sum() / weights[there].sum()
     found = RULES[name](model).assign_credit((x, LENGTHS), (y, weights))
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    alike = RULES[name](model).assign_credit((x, LENGTHS), y)
+    assert alike.item() == pytest.approx(each.mean().item(), rel=1e-12), "without weights"
 
 
 @pytest.mark.parametrize("name", RULES)

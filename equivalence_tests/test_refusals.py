@@ -173,7 +173,11 @@ def patched(layer: nn.Module) -> nn.Module:
 # Each rule's models, or the layers of an nn.Sequential. What the reader says is said once: every rule uses it.
 MODELS: dict[Build, list[tuple[Callable[[], nn.Module | list[nn.Module]], str]]] = {
     Foton: [
-        (lambda: nn.Linear(3, 2), "model: Linear; Foton trains an nn.Sequential of Linear, each followed"),
+        (
+            lambda: nn.Linear(3, 2),
+            "model: Linear; Foton trains an nn.Sequential of Linear, each followed by an activation (ReLU, LeakyReLU, "
+            "Tanh, GELU, SiLU or MaxMin) and Dropout, and Flatten before the first",
+        ),
         (lambda: [nn.Linear(3, 4), Shrinking(), nn.Linear(4, 2)], "layer '1': Shrinking has a forward pass of its own"),
         (lambda: [nn.Linear(3, 4), patched(nn.ReLU()), nn.Linear(4, 2)], "layer '1': ReLU has a forward pass of its"),
         (lambda: [patched(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2)], "layer '0': Linear has a forward pass of it"),
@@ -714,6 +718,7 @@ class Halved(nn.Module):
     [
         (Pepita, [nn.Linear(5, 4), Halved(), nn.Linear(4, K)], (6, 5), "(3,) cannot be projected onto (6, 5)"),
         (Pepita, [nn.Conv2d(2, 6, 1), nn.Flatten(2), nn.Linear(9, K)], (2, 3, 3), "(6,) cannot be... onto (2, 3, 3)"),
+        (Pepita, [nn.Conv2d(6, 6, 1), nn.Flatten(2), nn.Linear(9, K)], (6, 3, 3), "(6,) cannot be... onto (6, 3, 3)"),
         (partial(Ftp, inject=0), [nn.Linear(5, 4), Halved(), nn.Linear(4, K)], (6, 5), "(3,) cannot be... (6, 5)"),
         *(
             (rule, layers, shape, said)
