@@ -404,6 +404,21 @@ def test_a_network_of_this_package_is_not_compared_with_itself(monkeypatch: pyte
     assert asked == [turned]
 
 
+def test_units_are_compared_with_a_model_of_ones_own_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the example, or the first batch."""
+    _, x, y = example()
+    asked: list[Any] = []
+    compared = RecurrentRule._check_units
+    monkeypatch.setattr(RecurrentRule, "_check_units", lambda rule, x: asked.append(rule) or compared(rule, x))
+    for batch in (None, x):
+        model = Own()
+        rule = BackpropThroughTime(model, units=model.units, example=batch)
+        for _ in range(2):
+            rule.assign_credit(x, y)
+        assert asked == [rule]
+        asked.clear()
+
+
 @pytest.mark.parametrize("cell", ["elman", "relu", "gru", "lstm"])
 @pytest.mark.parametrize("name", RULES)
 def test_stacked_networks_learn(name: str, cell: Any) -> None:
@@ -599,11 +614,10 @@ def test_sequences_may_have_one_step(vocabulary: int | None) -> None:
 def test_the_loss_is_told_with_the_output_alone(name: str) -> None:
     """Once, however many units stand below."""
     rule = RULES[name](RecurrentNetwork(4, 6, 3, vocabulary=5))
-    told = {
-        update.unit.name: update.loss is not None
-        for update in rule.stream(torch.arange(5)[:, None], torch.zeros(5).long())
-    }
+    updates = list(rule.stream(torch.arange(5)[:, None], torch.zeros(5).long()))
+    told = {update.unit.name: update.loss is not None for update in updates}
     assert told == {unit.name: unit is rule.output for unit in rule.units}
+    assert not updates[-1].loss.requires_grad, "a graph"
 
 
 @pytest.mark.parametrize("name", RULES)
