@@ -14,6 +14,8 @@ from prograde.accelerated import convolution
 from prograde.accelerated.layers import Convolution, Dense, Layer, LPPool, MaxPool, Step, forward
 from prograde.accelerated.pepita import update_factors
 from prograde.accelerated.rules import (
+    Backprop,
+    BackpropDeepSupervision,
     CumulativeForwardForward,
     DirectFeedbackAlignment,
     DirectRandomTargetProjection,
@@ -28,6 +30,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.rules.module_layer import Evaluator, ModuleLayer, ModuleStep, unhooked
 from prograde.accelerated.rules.second_pass import carried_modulated_factors, full_modulated_factors
+from prograde.accelerated.training import unit_diagnostics
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import FLAT, IMAGES, K, dense, images
 
@@ -785,6 +788,27 @@ def test_tokens_with_dropout_and_in_inference_mode() -> None:
     rule = Ftp(nn.Sequential(Residual(nn.Linear(6, 6)), nn.Tanh(), nn.Linear(6, K)), example=torch.randn(2, 6))
     with torch.inference_mode():
         assert rule.assign_credit(torch.randn(6, 6), y).isfinite()
+
+
+@pytest.mark.parametrize("rule", [Backprop, BackpropDeepSupervision, MonoForward, Ftp])
+def test_a_sparse_embedding_learns_as_a_dense_one(rule: Any) -> None:
+    """With decay, which PyTorch's SGD refuses of sparse gradients, and measured."""
+    x, y = torch.randint(7, (6, 5)), torch.arange(6) % K
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        embedding = nn.Embedding(7, 8, sparse=sparse)
+        model = nn.Sequential(embedding, nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(40, K))
+        made = rule(model, example=x, generator=seeded(1))
+        made.assign_credit(x, y)
+        assert not any(p.grad.is_sparse for p in model.parameters() if p.grad is not None)
+        made.step(x, y, torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1))
+        found.append(([p.detach() for p in made.parameters()], unit_diagnostics(made, x, y)))
+    (as_dense, measured), (learned, of_sparse) = found
+    for expected, given in zip(as_dense, learned, strict=True):
+        torch.testing.assert_close(given, expected)
+    for name, numbers in measured.items():
+        assert of_sparse[name] == pytest.approx(numbers, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["forward-forward, hard", "forward-forward, read-out"])

@@ -259,6 +259,11 @@ class ModuleLayer:
 def _dense(gradient: Tensor | None, p: Tensor) -> Tensor:
     if gradient is None:
         return p.new_zeros(()).expand_as(p)
+    return strided(gradient)
+
+
+def strided(gradient: Tensor) -> Tensor:
+    """As it is, or dense, of nn.Embedding(sparse=True): rules and optimizers then take it as any other."""
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 

@@ -19,7 +19,7 @@ from .._autocast import Region, in_full, region_on, step_in
 from ..layers import Flatten, Layer, Pass, activity, forward, per_label
 from .cutting import Units, check_same, default_strides, parts, untouched
 from .export import Inference
-from .module_layer import ModuleLayer
+from .module_layer import ModuleLayer, strided
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
 from .stepping import Factors, Memory, PlainSGD, UnitSteps, factored, in_factors, step_together, stepping
@@ -75,7 +75,7 @@ def gradients_by(output: Tensor, parameters: Iterable[Tensor], credit: Tensor | 
     parameters = list(parameters)
     learned = [p for p in parameters if p.requires_grad]
     found = torch.autograd.grad(output, learned, credit, allow_unused=True) if learned else ()
-    gradients = {p: g for p, g in zip(learned, found, strict=True) if g is not None}
+    gradients = {p: strided(g) for p, g in zip(learned, found, strict=True) if g is not None}
     return {p: gradients[p] if p in gradients else torch.zeros_like(p) for p in parameters}
 
 

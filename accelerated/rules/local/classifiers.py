@@ -10,6 +10,7 @@ from ...local_classifiers import concatenated
 from ...score_losses import ScoreLoss
 from ..convolving import convolving
 from ..cutting import Units
+from ..module_layer import strided
 from ..output_loss import Loss, LossLike, OwnLoss, SquaredError, Targets, parted, read_loss
 from ..rule import IN_NO_UNIT, UnitUpdate, evaluating, gradients_by
 from .layer_aggregation import Aggregation, LayerAggregation, counted
@@ -296,7 +297,8 @@ class LocalClassifiers(ModuleRule):
             activities, losses = self._losses(x, y)
             total = torch.stack([cost for _, cost in losses]).sum()
         found = torch.autograd.grad(total, learned, allow_unused=True) if total.requires_grad else [None] * len(learned)
-        gradients: dict[Tensor, Tensor] = {p: g for p, g in zip(learned, found, strict=True) if g is not None}
+        known = zip(learned, found, strict=True)
+        gradients: dict[Tensor, Tensor] = {p: strided(g) for p, g in known if g is not None}
         for index, (unit, head) in enumerate(zip(self.units, self.heads, strict=True)):
             loss, cost = (part.detach() for part in losses[index])
             self.aggregation.note(index, loss, counted(self.loss, y, len(x)))

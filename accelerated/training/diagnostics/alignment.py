@@ -64,7 +64,7 @@ def _weights_of(update: UnitUpdate) -> Tensor:
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+    return torch.cat([(tensor.to_dense() if tensor.is_sparse else tensor).flatten() for tensor in tensors])
 
 
 def _unit(a: Tensor) -> Tensor:
