@@ -283,6 +283,8 @@ def test_the_model_is_what_it_says() -> None:
 def test_backward_hooks_are_called_through_time() -> None:
     model, x, y = example()
     rule, called = BackpropThroughTime(model), []
+    assert rule.calls(model.recurrent)
+    assert not BackpropThroughTime(model, truncation=2).calls(model.recurrent), "whose steps are taken in two passes"
     hook = model.output.weight.register_hook(called.append)
     rule.assign_credit(x, y)
     hook.remove()
@@ -362,7 +364,7 @@ def test_a_model_of_ones_own_is_trained_by_its_units(name: str, form: str, sever
         assert (a - b).abs().max() <= bound * max(1.0, b.abs().max().item()), parameter
 
 
-@pytest.mark.parametrize("truncation", [3, 8, 9])
+@pytest.mark.parametrize("truncation", [1, 3, 6, 8, 9])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_truncated_gradients_of_a_model_of_ones_own(batch_first: bool, truncation: int) -> None:
     """No gradient goes into the states before the last steps; where there are no more steps it is that of all."""
@@ -438,6 +440,11 @@ def test_stacked_networks_learn(name: str, cell: Any) -> None:
     assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
+def doubled_first(scores: torch.Tensor) -> torch.Tensor:
+    """Of the first sample alone."""
+    return torch.cat([2 * scores[:1], scores[1:]])
+
+
 def test_units_that_are_not_the_model_are_refused() -> None:
     """By the difference, at construction with an example, else at the first batch; and by their names."""
     _, x, y = example()
@@ -485,6 +492,14 @@ def test_units_that_are_not_the_model_are_refused() -> None:
     steps_first.forward = lambda x: steps_first.head(steps_first.rnns[0](x)[0][-1])  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"shape \(8, 3\), not \(5, 3\); .*x being \(batch, steps, ...\)"):
         RecurrentFtp(steps_first, units=steps_first.units, example=x)
+    doubled = {"forward": lambda self, x, lengths=None: doubled_first(Own.forward(self, x, lengths))}
+    last = type("Last", (Own,), doubled)()
+    with pytest.raises(ValueError, match="apart from theirs"):
+        RecurrentFtp(last, units=last.units, example=x)
+    both.third = torch.nn.GRU(6, 5, batch_first=True, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"layer 'third': takes 6 features, but layer 'rnns.1' gives 5"):
+        RecurrentFtp(both, units=[*both.rnns, both.third, both.head])
+    del both.third
     embedding, wide, reader = torch.nn.Embedding(5, 4), torch.nn.Embedding(5, 5), Own()
     reader.register_module("embedding", embedding)
     reader.register_module("wide", wide)
@@ -719,7 +734,8 @@ def test_models_that_are_not_trained_are_refused() -> None:
     dropped.recurrent = torch.nn.GRU(4, 6, num_layers=2, dropout=0.5, **float64)
     other.__class__ = type("Other", (type(other),), {"forward": lambda self, x: x})
     more.extra = torch.nn.Parameter(torch.ones(2).double())
-    torch.nn.init.constant_(broken.output.bias, float("nan"))
+    with torch.no_grad():
+        broken.output.bias[0] = float("nan")
     single = example()[0]
     single.recurrent.dropout = 0.5
     BackpropThroughTime(single)  # between layers there is none of one layer
