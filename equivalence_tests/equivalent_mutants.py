@@ -241,10 +241,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "return float(np.sqrt(max(squares)))",
     ): "for negative E the polynomials fall steadily, to one root each",
     (
-        "accelerated.rules.foton._swept",
-        "shapes.append((number.expand(1, *z.shape[2:]), number.expand(1, *h.shape[1:])))",
-    ): "the layers that FOTON takes read no size of their input in their adjoint",
-    (
         "accelerated.rules.module_layer.ModuleStep.jvp",
         "d = torch.ones_like(self.value(a), requires_grad=True)",
     ): "vjp is linear in d: its derivative by d is the same at any",

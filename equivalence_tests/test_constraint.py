@@ -1275,6 +1275,18 @@ def test_every_second_step_has_the_projection_of_the_one_before() -> None:
     assert torch.equal(other.projection, rule.projection)
     other.constrain()
     assert other.get_extra_state() == 0
+    other.assign_credit(x, y)
+    other.constrain()
+    assert other.get_extra_state() == 1
+
+
+def test_a_frozen_weight_may_change_and_freezing_is_no_change() -> None:
+    rule = Foton(model(8, 6, 6, 4))
+    before, weight = rule._weight_versions(), rule.units[0].module.weight
+    weight.requires_grad_(False)
+    assert rule._weight_versions() == before
+    weight.mul_(2)
+    assert rule._weight_versions() != before
 
 
 def as_its_authors_run_it(weights: list[Any], x: Any, y: Any, temperature: float, rate: float) -> list[Any]:

@@ -247,13 +247,13 @@ def _see_weights(rule: Foton, *loaded: Any) -> None:
 
 
 def _swept(layers: Iterable[Layer], x: Tensor) -> tuple[Tensor, Pass]:
-    """The scores; and the shapes of the pass for one sample, which take no memory, as `error_projection` needs them."""
+    """The scores; and the shapes of the pass, which take no memory, as `error_projection` needs them."""
     number = x.new_zeros(())
     shapes = []
     z = h = x
     for layer in layers:
         h = activity(layer.steps, layer.value(z))
-        shapes.append((number.expand(1, *z.shape[1:]), number.expand(1, *h.shape[1:])))
+        shapes.append((number.expand(z.shape), number.expand(h.shape)))
         z = activity(layer.outlet, h)
     inputs, activities = zip(*shapes, strict=True)
     return h, Pass(inputs, activities, activities)
