@@ -649,6 +649,24 @@ def test_labels_of_steps_have_weights(name: str) -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
     alike = RULES[name](model).assign_credit((x, LENGTHS), y)
     assert alike.item() == pytest.approx(each.mean().item(), rel=1e-12), "without weights"
+    assert RULES[name](model).objective((x, LENGTHS), y).item() == pytest.approx(alike.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_row_of_padding_learns_nothing(name: str) -> None:
+    """Where the embedding has one."""
+    for padding in (None, 3):
+        model = RecurrentNetwork(4, 6, 3, vocabulary=5)
+        model.embedding.padding_idx = padding
+        RULES[name](model).assign_credit(torch.tensor([[1, 3], [3, 1]]), torch.tensor([0, 1]))
+        assert [bool(row.any()) for row in model.embedding.weight.grad] == [False, True, False, padding is None, False]
+
+
+def test_feedback_has_rows_for_the_layers_that_are_corrected() -> None:
+    """The lowest, or all."""
+    model = RecurrentNetwork(4, 6, 3, num_layers=2)
+    assert RecurrentFtp(model).feedback.shape == (6, 3)
+    assert RecurrentFtp(model, inject="every").feedback.shape == (12, 3)
 
 
 @pytest.mark.parametrize("name", RULES)
