@@ -1,12 +1,12 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
-    python examples/experiments/any_model.py data/mnist FOLDER          (an hour on one core)
+    python examples/experiments/any_model.py data/mnist FOLDER          (two hours on one core)
 
 Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
 command goes on where it was stopped. Last it prints the tables of `any_model.md`.
 
-5,000 samples, two epochs of batches of 50, and the same three learning rates of Adam for each rule, the rate falling
-to 0 as a cosine. Seed 0 runs at all three; the others run at the one that is best by seed 0 on held-out samples. "last
+5,000 samples, two epochs of batches of 50, and the same five learning rates of Adam for each rule, the rate falling
+to 0 as a cosine. Seed 0 runs at all five; the others run at the one that is best by seed 0 on held-out samples. "last
 layer alone" trains the output on the hidden layers as they were drawn: what a rule must pass to have taught them
 anything. "deep supervision" is Mono-Forward whose losses go through all layers. Images are MNIST's, averaged to
 16 x 16; characters are those of Python's help topics, a text that comes with Python.
@@ -40,7 +40,7 @@ from prograde.accelerated.rules import (
 )
 from prograde.accelerated.training import alignment, load
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2)
 SAMPLES, BATCH, EPOCHS = 5_000, 50, 2
 HELD, TESTED = 1_000, 5_000
