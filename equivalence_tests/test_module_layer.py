@@ -681,6 +681,27 @@ def test_forward_forward_runs_what_comes_before_the_first_layer() -> None:
     assert not torch.equal(found[1], found[2]), "of a scale before it"
 
 
+class Seeing(nn.Module):
+    """Notes what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach())
+        return x.sigmoid()
+
+
+def test_labels_are_written_over_what_comes_first() -> None:
+    """Not over what it makes of x: samples that are the same reach it as those of their labels."""
+    first = Seeing()
+    rule = SymBa(nn.Sequential(first, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, K)), generator=seeded(2))
+    first.seen.clear()
+    rule.assign_credit(torch.ones(6, 6), torch.arange(6) % K)
+    assert max(len(x.unique(dim=0)) for x in first.seen) == K, "a label each"
+
+
 class Detached(nn.Module):
     """Whose weight autograd does not see, as with checkpoint(use_reentrant=True) in a graph of this unit alone."""
 

@@ -35,7 +35,7 @@ FAULTS = [
           "test_what_follows_the_last_layer_belongs_to_it", "loss"),
     Fault("what comes before the first layer left out", "accelerated.rules.forward_forward",
           "begins_with_x = True", "begins_with_x = False",
-          "test_forward_forward_runs_what_comes_before_the_first_layer", "of a Sigmoid"),
+          "test_labels_are_written_over_what_comes_first", "a label each"),
     Fault("an activation of one's own between units", "accelerated.rules.units",
           "isinstance(module, (*OUTLETS, nn.Dropout) if self.units else nn.Module)", "isinstance(module, nn.Module)",
           "test_what_has_no_closed_form_is_differentiated_all_the_same", "gradients"),
