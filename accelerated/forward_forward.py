@@ -125,9 +125,11 @@ class Input(Protocol):
 
     def value(self, layer: Layer) -> Array:
         """The layer's pre-activations: (samples, ...)."""
+        ...
 
     def update(self, layer: Layer, d: Array) -> Update:
         """The layer's update by d, shaped as its pre-activations."""
+        ...
 
 
 class PlainInput(NamedTuple):

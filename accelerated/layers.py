@@ -60,15 +60,19 @@ class Step(Protocol):
 
     def value(self, a: Array, /) -> Array:
         """s(a)."""
+        ...
 
     def jvp(self, a: Array, u: Array, /) -> Array:
         """s'(a) u."""
+        ...
 
     def vjp(self, a: Array, d: Array, /) -> Array:
         """s'(a)^T d."""
+        ...
 
     def difference(self, a: Array, u: Array, /) -> Array:
         """s(a) - s(a - u)."""
+        ...
 
 
 def _last(memory: list[tuple[Array, Any]], array: Array, compute: Callable[[Array], Any]) -> Any:
@@ -274,22 +278,28 @@ class Layer(Protocol):
     @property
     def steps(self) -> tuple[Step, ...]:
         """s, first step first."""
+        ...
 
     @property
     def outlet(self) -> tuple[Step, ...]:
         """p, first step first."""
+        ...
 
     def value(self, z: Array) -> Array:
         """A(z). Raises ValueError where z does not fit."""
+        ...
 
     def difference(self, z: Array, u: Array) -> Array:
         """A(z) - A(z - u)."""
+        ...
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """A'(z)^T d, a sample shaped as z's."""
+        ...
 
     def update(self, z: Array, delta: Array) -> Update:
         """G, in the order of the parameters."""
+        ...
 
 
 class ByChannel(Layer, Protocol):
@@ -298,9 +308,11 @@ class ByChannel(Layer, Protocol):
     @property
     def channel_weight(self) -> Array:
         """(n_out, n_in, ...); n_in is less than the input has in a layer of groups, which is no such sum."""
+        ...
 
     def of_channels(self, weight: Array, biased: bool) -> Layer:
         """The same with that weight, for other channels, with its bias or without."""
+        ...
 
 
 def is_by_channel(layer: Layer) -> TypeGuard[ByChannel]:

@@ -24,6 +24,7 @@ class NormalisationStep(Step, Protocol):
 
     def shared(self, h: Array) -> tuple[int, ...]:
         """The axes along which gain and bias are the same."""
+        ...
 
 
 def _difference(h: Array, u: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Array:

@@ -85,15 +85,19 @@ class Step(Protocol):
 
     def value(self, a: Array, /) -> Array:
         """s(a): (batch, ...)."""
+        ...
 
     def jvp(self, a: Array, u: Array, /) -> Array:
         """s'(a) u: as s(a)."""
+        ...
 
     def vjp(self, a: Array, d: Array, /) -> Array:
         """s'(a)^T d: as a."""
+        ...
 
     def difference(self, a: Array, u: Array, /) -> Array:
         """s(a) - s(a - u): as s(a)."""
+        ...
 
 
 class _Linear:
@@ -316,22 +320,28 @@ class Layer(Protocol):
     @property
     def steps(self) -> tuple[Step, ...]:
         """s, first step first."""
+        ...
 
     @property
     def outlet(self) -> tuple[Step, ...]:
         """p, first step first."""
+        ...
 
     def value(self, z: Array) -> Array:
         """A(z): (batch, ...). Raises ValueError where z does not fit."""
+        ...
 
     def difference(self, z: Array, u: Array) -> Array:
         """A(z) - A(z - u): as A(z)."""
+        ...
 
     def adjoint(self, z: Array, d: Array) -> Array:
         """A'(z)^T d, a sample shaped as z's."""
+        ...
 
     def update(self, z: Array, delta: Array) -> Update:
         """1/B sum_samples of the gradient of <delta, A(z)> by each parameter, equation (2): shaped like them."""
+        ...
 
 
 class Dense(NamedTuple):

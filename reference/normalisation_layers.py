@@ -37,6 +37,7 @@ class NormalisationStep(Step, Protocol):
 
     def shared(self, h: Array) -> tuple[int, ...]:
         """The axes of h along which gain and bias are the same: integers."""
+        ...
 
 
 class _Nonlinear:

@@ -228,6 +228,7 @@ class Update(Protocol):
     @property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter, and what is to be subtracted from it."""
+        ...
 
 
 class CreditAssignment(nn.Module):
