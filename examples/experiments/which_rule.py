@@ -1,6 +1,6 @@
 """Which rule trains which network, with which learning rate: every rule on every network, on the digits.
 
-    python examples/experiments/which_rule.py FOLDER            (an hour on one core)
+    python examples/experiments/which_rule.py FOLDER            (two to three hours on one core)
     python examples/experiments/which_rule.py FOLDER --quick    (half a minute: one seed, one rate, two epochs)
 
 Every run is added to FOLDER/which_rule.jsonl as it ends; the command continues where it was stopped, and prints the
