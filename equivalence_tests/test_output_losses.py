@@ -35,7 +35,7 @@ from prograde.accelerated.rules.output_loss import (
 )
 from prograde.accelerated.rules.rule import OutputLoss
 from prograde.equivalence_tests.placement import seeded
-from prograde.equivalence_tests.rule_examples import dense
+from prograde.equivalence_tests.rule_examples import dense, refusal
 from prograde.equivalence_tests.sides import ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import Case, cases, seeds
 from prograde.equivalence_tests.test_rules import layer_gradients, sequential
@@ -528,6 +528,35 @@ def test_tokens_whose_labels_are_ignored(rule: Any) -> None:
     torch.testing.assert_close(found, of_samples.assign_credit(x[known], (y[known], weights[known])))
     for ours, theirs in zip(of_tokens.parameters(), of_samples.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("shown", [1, 5])
+@pytest.mark.parametrize("rule", [Backprop, Ftp, Pepita, FeedbackAlignment, MonoForward, *DIRECT])
+def test_one_token_is_a_sample_that_stays_where_it_is(rule: Any, shown: int) -> None:
+    """Scores have the axis that an example has shown, as the model's; without one a row of features is a sample."""
+    model, x, y = tokens()
+    of_tokens, of_samples = (
+        rule(model, example=x[:, :shown], generator=seeded(1)),
+        rule(tokens()[0], generator=seeded(1)),
+    )
+    one, label = x[:, :1], y[:, :1].clamp(min=0)
+    assert of_tokens(one).shape == (4, 1, 4)
+    assert of_samples(one).shape == (4, 4)
+    torch.testing.assert_close(of_tokens(one)[:, 0], of_samples(one))
+    found = of_tokens.assign_credit(one, label)
+    torch.testing.assert_close(found, of_samples.assign_credit(one, label[:, 0]))
+    for ours, theirs in zip(of_tokens.parameters(), of_samples.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    with pytest.raises(ValueError, match=r"expected int64 of shape \(4, 1\), a label for each position of a sample"):
+        of_tokens.assign_credit(one, label[:, 0])
+
+
+def test_scores_of_positions_without_an_example_are_refused_by_backprop() -> None:
+    """Where a loss of one's own might broadcast."""
+    model, x, _ = tokens()
+    rule = Backprop(model, loss=lambda scores, targets: (scores - targets).square().mean())
+    said = refusal(lambda: rule.assign_credit(x[:, :4], x.new_ones(4, 4)))
+    assert said.startswith("model: gives (4, 4, 4), expected (4, 4); where positions have a label"), said
 
 
 @pytest.mark.parametrize("rule", [Ftp, Pepita, Foton, DifferenceTargetPropagation])

@@ -73,6 +73,7 @@ class Backprop(OutputLoss, ModuleRule):
             scores = self.model(default_strides(self.model, x))
             if not isinstance(scores, Tensor):
                 raise no_tensor(scores)
+            self._check_scores(x, scores)
             loss = self.output_loss(scores, y)
             gradients = gradients_by(loss, self.model.parameters())
         taken = {p for unit in self.units for p in unit.parameters}
@@ -80,6 +81,15 @@ class Backprop(OutputLoss, ModuleRule):
         *hidden, last = (UnitUpdate(unit, [gradients[p] for p in unit.parameters]) for unit in self.units)
         yield from hidden
         yield last._replace(loss=loss.detach(), own=others)
+
+    def _check_scores(self, x: Tensor, scores: Tensor) -> None:
+        """Raises ValueError for scores of other positions than labels are of, over which a loss might broadcast."""
+        expected = (len(x), *self.positions(x), self.num_classes)
+        if scores.shape != expected:
+            raise ValueError(
+                f"model: gives {tuple(scores.shape)}, expected {expected}; "
+                "where positions have a label each, give the rule an example"
+            )
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Chooses nothing; raises FloatingPointError where the weights of the last steps were not orthogonal."""

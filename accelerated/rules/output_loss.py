@@ -40,6 +40,8 @@ def check_labels(
             hint = "; y.squeeze(1)" if y.dtype == torch.int64 else "; y.squeeze(1).long()"
         elif y.shape == (*shape, num_classes):
             hint = f"; y.argmax(dim={y.dim() - 1}) of one-hot labels"
+        elif y.dim() == 1 and positions:
+            hint = ", a label for each position of a sample"
         elif y.dim() == 1:
             hint = "; y.long()" if len(y) == len(x) else f", a label for each sample of x; got {len(y)} labels"
         raise ValueError(f"y: {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape {shape}{hint}")

@@ -23,7 +23,18 @@ from .module_layer import ModuleLayer, strided
 from .output_loss import Loss, LossLike, Targets, check_labels, read_loss
 from .step_loss import StepLoss
 from .stepping import Factors, Memory, PlainSGD, UnitSteps, factored, in_factors, step_together, stepping
-from .units import ChainUnit, Unit, afresh, channels_last, check_batch, check_like, flat_input, read, without_scores
+from .units import (
+    ChainUnit,
+    Unit,
+    afresh,
+    channels_last,
+    check_batch,
+    check_like,
+    flat_input,
+    has_positions,
+    read,
+    without_scores,
+)
 from .watch import Watched, check_hooks, check_unchanged, hooks, shared_out, watched
 
 IN_NO_UNIT = "in no unit: the rule's scores do not depend on it"
@@ -736,7 +747,7 @@ class LayeredRule(Rule):
                 z = activity(layer.outlet, activity(layer.steps, a))
 
     def checked_input(self, x: Tensor) -> Tensor:
-        """x as the model takes it; of (batch, n_0) any shape. Raises ValueError unless x fits the model."""
+        """x as the model takes it; without an example, of (batch, n_0) any shape. Raises ValueError unless it fits."""
         self.check_unchanged()
         if not isinstance(x, Tensor):
             raise ValueError(f"x: a {type(x).__name__}, expected a torch.Tensor")
@@ -744,7 +755,8 @@ class LayeredRule(Rule):
         first = self.units[0]
         weight = first.weights[0]
         flat = isinstance(first.module, nn.Linear) and not first.inside and set(self.chain.stem) <= {Flatten()}
-        if flat and (self.chain.stem or not x.shape[-1] == weight.shape[1] != prod(x.shape[1:])):
+        shown = None if self.example_of is None else self.example_of[0]
+        if flat and (self.chain.stem or not has_positions(x, weight.shape[1], shown)):
             return flat_input(x, weight)
         if self._run or not self.wants_images:
             if x.is_floating_point() or (first.is_closed and not self.chain.stem_runs):

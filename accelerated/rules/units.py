@@ -777,6 +777,15 @@ def flat_input(x: Tensor, weight: Tensor) -> Tensor:
     return x
 
 
+def has_positions(x: Tensor, features: int, example: Sequence[int] | None) -> bool:
+    """Whether a first Linear takes x position by position, as in the model, and not a sample's numbers in one row.
+
+    `example` is the shape of a sample that showed it, if there was one. Without it a row of these features is a sample.
+    """
+    shown = example is not None and len(example) > 1 and example[-1] == features
+    return x.shape[-1] == features and (shown or prod(x.shape[1:]) != features)
+
+
 def check_like(x: Tensor, weight: Tensor) -> None:
     """Raises ValueError for x of another dtype or on another device than the model's weights."""
     if x.dtype != weight.dtype:

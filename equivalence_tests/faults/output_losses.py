@@ -55,4 +55,13 @@ FAULTS = [
     Fault("a mean over two labels where one is known", "accelerated.rules.output_loss",
           "found.sum() / count.clamp(min=1)", "found.sum() / count.clamp(min=2)",
           "test_means_are_over_the_labels_that_are_known", "not close"),
+    Fault("one token taken for a row of a sample", "accelerated.rules.units",
+          "(shown or prod(x.shape[1:]) != features)", "prod(x.shape[1:]) != features",
+          "test_one_token_is_a_sample_that_stays_where_it_is", "== (4, 1, 4)"),
+    Fault("one token of an example taken for a sample", "accelerated.rules.local.module_rule",
+          "self.sample_shape = example.shape[1:]\n        with", "with",
+          "test_one_token_is_a_sample_that_stays_where_it_is", "== (4, 1, 4)"),
+    Fault("scores of positions compared with labels of samples", "accelerated.rules.backprop",
+          "if scores.shape != expected:", "if False:",
+          "test_scores_of_positions_without_an_example_are_refused_by_backprop", "accepted"),
 ]  # fmt: skip

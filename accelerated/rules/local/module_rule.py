@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -10,7 +9,15 @@ from torch import Tensor, nn
 
 from ..cutting import Part, Units, channels_first, check_same, is_plain, model_output, parts, untouched
 from ..rule import Rule, check_count, one_sample
-from ..units import channels_last, check_batch, check_like, flat_input, has_strided_pixels, without_scores
+from ..units import (
+    channels_last,
+    check_batch,
+    check_like,
+    flat_input,
+    has_positions,
+    has_strided_pixels,
+    without_scores,
+)
 from .units import LocalUnit, ScoreAfter, check_sizes, read
 
 
@@ -77,6 +84,7 @@ class ModuleRule(Rule):
 
         Raises ValueError for a batch that does not pass.
         """
+        self.sample_shape = example.shape[1:]
         with untouched(self.model, example), torch.no_grad():
             self.model.eval()
             x = self._flattened(example)
@@ -85,7 +93,6 @@ class ModuleRule(Rule):
                 pairs = zip(self.units, self.local.passes(x), strict=True)
                 self.units = [replace(unit, shape=h.shape[1:]) for unit, h in pairs]
                 self.local = self.local._replace(units=self.units)
-        self.sample_shape = example.shape[1:]
         self.tokens = scores.shape[1] if scores.dim() == 3 else 0
         return scores.shape[-1]
 
@@ -150,5 +157,5 @@ class ModuleRule(Rule):
         module, stem = self.units[0].module, self.local.stem
         if not isinstance(module, nn.Linear) or not all(isinstance(m, nn.Flatten | nn.Identity) for m in stem):
             return x
-        by_position = x.shape[-1] == module.in_features != prod(x.shape[1:])
+        by_position = has_positions(x, module.in_features, self.sample_shape)
         return x if by_position and not stem else flat_input(x, module.weight)
