@@ -296,17 +296,30 @@ def test_pytorchs_modules_are_what_they_are(rule: type[OutputLoss], name: str) -
         torch.testing.assert_close(p.grad, gradient, rtol=0, atol=1e-6 if rule is Foton else 1e-13)
 
 
-def test_weights_of_samples_are_counts() -> None:
-    """A sample of weight 2 counts as one that stands in the batch twice, and one of weight 0 as one that does not."""
-    model, x, labels, _ = batch()
-    rule = Backprop(model, loss=nn.CrossEntropyLoss(ignore_index=-1))
+SECOND_PASS = Foton, Ftp, Pepita
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Identity])
+@pytest.mark.parametrize("rule", [Backprop, FeedbackAlignment, MonoForward, *DIRECT, *SECOND_PASS])
+def test_weights_of_samples_are_counts(rule: Any, activation: type[nn.Module]) -> None:
+    """A sample of weight 2 counts as one that stands in the batch twice, and one of weight 0 as one that does not.
+
+    A second pass starts from the weighted error, and is counted so where layers are linear alone.
+    """
+    _, x, labels, _ = batch()
+    loss, credits = nn.CrossEntropyLoss(ignore_index=-1), []
     weights = torch.tensor([2.0, 1, 1, 0, 1, 1, 1], dtype=x.dtype)
-    loss = rule.assign_credit(x, (labels, weights))
-    found = [p.grad for p in model.parameters()]
     rows = torch.tensor([0, 0, 1, 2, 4, 5, 6])
-    torch.testing.assert_close(loss, rule.assign_credit(x[rows], labels[rows]))
-    for p, gradient in zip(model.parameters(), found, strict=True):
-        torch.testing.assert_close(p.grad, gradient)
+    for batch_of, y in ((x, (labels, weights)), (x[rows], labels[rows])):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 5), activation(), nn.Linear(5, 4), activation(), nn.Linear(4, 3)).double()
+        built = rule(model, loss=loss, generator=seeded(1), **({"presynaptic": "clean"} if rule is Pepita else {}))
+        found = built.assign_credit(batch_of, y)
+        credits.append([found, *(p.grad for p in built.parameters() if p.grad is not None)])
+    are_counts = [torch.allclose(ours, theirs) for ours, theirs in zip(*credits, strict=True)]
+    assert are_counts[0]
+    assert are_counts[-1]
+    assert all(are_counts) == (rule not in SECOND_PASS or activation is nn.Identity)
 
 
 def test_labels_of_tokens() -> None:

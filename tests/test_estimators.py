@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -367,6 +368,44 @@ def test_parameters_reach_the_rule(digits: Arrays) -> None:
     assert [part.out_features for part in learned.rule_.model if isinstance(part, nn.Linear)] == [12, 8, 10]
     assert learned.rule_.linear
     assert ForwardOnlyClassifier(hidden_layer_sizes=7).fit(*digits).rule_.units[0].width == 7
+
+
+def test_parameters_may_be_of_numpy(digits: Arrays) -> None:
+    """As a grid of values has them; of Python's they are the same training."""
+    x, y = (part[:60] for part in digits)
+    given: dict[str, Any] = {
+        "hidden_layer_sizes": np.array([6, 5]), "learning_rate": np.float32(0.5), "batch_size": np.int64(16),
+        "max_iter": np.int64(2), "early_stopping": np.True_, "validation_fraction": np.float32(0.25),
+        "n_iter_no_change": np.int64(2), "random_state": np.int64(0), "options": {"inject": np.int64(2)},
+    }  # fmt: skip
+    plain = {name: value.tolist() for name, value in given.items() if name != "options"}
+    ours = ForwardOnlyClassifier("ftp", **given).fit(x, y)
+    assert [unit.width for unit in ours.rule_.units] == [6, 5, 10]
+    theirs = ForwardOnlyClassifier("ftp", **plain, options={"inject": 2}).fit(x, y)
+    assert ours.loss_curve_ == theirs.loss_curve_
+    for sizes in (np.array(6), np.int64(6), range(6, 7)):
+        assert ForwardOnlyClassifier(hidden_layer_sizes=sizes, max_iter=1).fit(x, y).rule_.units[0].width == 6
+    for refused in (np.array([6.0]), np.array([[6]]), "6"):
+        with pytest.raises(TypeError, match="hidden_layer_sizes must be an instance of int"):
+            ForwardOnlyClassifier(hidden_layer_sizes=refused).fit(x, y)
+
+
+def test_what_is_changed_in_place_is_seen(digits: Arrays) -> None:
+    """Equal arrays go on, others do not, though it is the same object."""
+    x, y = (part[:60] for part in digits)
+    begun: dict[str, Any] = {
+        "hidden_layer_sizes": np.array([6, 5]),
+        "options": {"example": torch.zeros(2, 64).double()},
+    }
+    learner = ForwardOnlyClassifier("mono-forward", **begun, max_iter=1, warm_start=True).fit(x, y)
+    learner.set_params(**deepcopy(begun)).fit(x, y)
+    learner.options["aggregation"] = "last"
+    with pytest.raises(UserError, match=r"(?s)options: .*, but warm_start goes on with the network that was begun"):
+        learner.fit(x, y)
+    del learner.options["aggregation"]
+    learner.hidden_layer_sizes[1] = 7
+    with pytest.raises(UserError, match=r"hidden_layer_sizes: array\(\[6, 7\]\), but warm_start .* array\(\[6, 5\]\)"):
+        learner.fit(x, y)
 
 
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -781,7 +781,8 @@ class OutputLoss(Rule):
 
     y are int64 labels, (batch,), or targets in the dtype of x, (batch, K): probabilities for a cross-entropy, several
     labels of 0 and 1, or numbers; (batch,) too where K is 1. A pair of these and a weight of each label, (batch,),
-    weighs the samples: the loss is their weighted mean.
+    weighs the samples: the loss is their weighted mean. A second pass (Foton, Ftp, Pepita) starts from the weighted
+    error, so that through nonlinear layers a sample of weight 2 is not two samples.
     """
 
     loss: Loss

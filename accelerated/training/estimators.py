@@ -1,7 +1,8 @@
 """Rules as estimators of scikit-learn."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -65,7 +66,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         self,
         rule: str = "foton",
         *,
-        hidden_layer_sizes: int | tuple[int, ...] = (100,),
+        hidden_layer_sizes: int | ArrayLike = (100,),
         activation: str = "relu",
         optimizer: str | None = None,
         learning_rate: float | None = None,
@@ -114,7 +115,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         if self.early_stopping:
             kept, apart = train_test_split(
                 np.arange(len(samples.x)),
-                test_size=self.validation_fraction,
+                test_size=float(self.validation_fraction),
                 random_state=self._random,
                 stratify=samples.targets if isinstance(self, ClassifierMixin) else None,
             )
@@ -143,7 +144,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         """Raises UserError for a parameter that was changed since and would be of no effect."""
         for name in names:
             value, before = getattr(self, name), self._begun_with[name]
-            if value is not before and value != before:
+            if not _same(value, before):
                 raise UserError(
                     f"{name}: {value!r}, but {what} goes on with the network that was begun with {before!r}; "
                     "fit a clone anew"
@@ -157,8 +158,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         check_scalar(
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
-        sizes = self.hidden_layer_sizes
-        widths = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
+        widths = _widths(self.hidden_layer_sizes)
         for width in widths:
             check_scalar(width, "hidden_layer_sizes", Integral, min_val=1)
         recipe = default_recipe(
@@ -168,7 +168,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
             activation=self.activation,
             epochs=self.max_iter,
             batch=self.batch_size,
-            options={**preset.recipe.options, **self._loss_options(preset.rule), **(self.options or {})},
+            options={**preset.recipe.options, **self._loss_options(preset.rule), **_plain(self.options or {})},
             **({} if self.optimizer is None else {"optimizer": self.optimizer}),
         )
         check_options(preset.rule, recipe.options)
@@ -209,7 +209,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] = []
         self._optimizer = None
-        self._begun_with = {name: getattr(self, name) for name in (*BUILT_BY, "optimizer")}
+        self._begun_with = {name: _kept(getattr(self, name)) for name in (*BUILT_BY, "optimizer")}
         dtype = torch.float32 if samples.x.dtype == np.float32 else torch.float64
         options, seed = recipe.options, self._seed()
         with torch.random.fork_rng(devices=[]):
@@ -246,7 +246,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
             None if held is None else self._data(held),
             recipe=replace(recipe, **Recipe().network),  # the rule is made already
             optimizer=optimizer,
-            patience=None if held is None else self.n_iter_no_change,
+            patience=None if held is None else int(self.n_iter_no_change),
             batch_of=None if samples.weight is None else _weighted,
             seed=self._seed(),
             on_epoch=self._note,
@@ -285,6 +285,34 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         with torch.no_grad(), evaluating(self.rule_):
             found = [self.rule_(batch) for batch in self._inputs(x).split(EVALUATION_BATCH)]
         return torch.cat(found).double().cpu().numpy()
+
+
+def _widths(sizes: Any) -> tuple[Any, ...]:
+    """Of the hidden layers, from a number or an array-like."""
+    if isinstance(sizes, np.ndarray):
+        sizes = sizes.tolist()
+    return tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """With Python's numbers for NumPy's, as a grid of values has them."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+
+
+def _kept(value: Any) -> Any:
+    """The value as it is now, where it may be changed in place."""
+    return copy(value) if isinstance(value, dict | list | np.ndarray) else value
+
+
+def _same(value: Any, before: Any) -> bool:
+    """Whether they are equal, arrays and dicts of them too."""
+    if value is before:
+        return True
+    if isinstance(value, dict) and isinstance(before, dict):
+        return value.keys() == before.keys() and all(_same(value[key], before[key]) for key in value)
+    if isinstance(value, np.ndarray | Tensor) or isinstance(before, np.ndarray | Tensor):
+        return type(value) is type(before) and value.shape == before.shape and bool((value == before).all())
+    return bool(value == before)
 
 
 def _weighted(batch: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -363,7 +391,7 @@ class ForwardOnlyClassifier(ClassifierMixin, _ForwardOnly):  # type: ignore[misc
         self,
         rule: str = "foton",
         *,
-        hidden_layer_sizes: int | tuple[int, ...] = (100,),
+        hidden_layer_sizes: int | ArrayLike = (100,),
         activation: str = "relu",
         optimizer: str | None = None,
         learning_rate: float | None = None,
