@@ -120,6 +120,21 @@ def leaves_no_graph(example: Example) -> None:
     assert kept == identities, "parameters: other tensors after a step, expected the same ones"
 
 
+def changes_gradients_alone(example: Example) -> None:
+    """Parameters, the batch and the modes of modules stay as they are: an optimizer changes the parameters."""
+    rule, x, y = built(example)
+    before = {name: parameter.detach().clone() for name, parameter in rule.named_parameters()}
+    batch, modes = (x.clone(), y.clone()), {name: module.training for name, module in rule.named_modules()}
+    credit(rule, x, y, 0)
+    changed = [name for name, parameter in rule.named_parameters() if not torch.equal(parameter, before[name])]
+    assert not changed, f"{changed}: changed by assign_credit, expected gradients alone to change"
+    for name, now, given in zip("xy", (x, y), batch, strict=True):
+        assert torch.equal(now, given), f"{name}: changed in place, expected the batch to stay as it is"
+    moved = [name or "the rule" for name, module in rule.named_modules() if module.training != modes[name]]
+    assert not moved, f"{moved}: in another mode after a step, expected train() or eval() to stay"
+    assert torch.is_grad_enabled(), "gradients are switched off after a step, expected PyTorch's mode of before"
+
+
 def streams_as_at_once(example: Example) -> None:
     """Each part is overwritten before the next update is asked for: bit for bit the same updates."""
     rule, x, y = built(example)
@@ -307,6 +322,7 @@ CHECKS: dict[str, Check] = {
     "fills every .grad": fills_every_grad,
     "replaces gradients": replaces_gradients,
     "leaves no graph": leaves_no_graph,
+    "changes gradients alone": changes_gradients_alone,
     "streams as at once": streams_as_at_once,
     "resumes bitwise": resumes_bitwise,
     "follows dtype and device": follows_dtype_and_device,

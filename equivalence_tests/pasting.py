@@ -38,6 +38,21 @@ def as_code(side: Any, call: Callable[..., Any], expected: Callable[..., Any] | 
     )
 
 
+def as_change(side: Any, call: Callable[..., Any], operands: Any) -> str:
+    """A program that prints the operands as they are given and as the call leaves them. Raises UnwritableError."""
+    program = _Program()
+    given, tested = program.value(operands), program.value(call)
+    return program.text(
+        f"operands = {given}",
+        f"computed = {tested}",
+        f"twin = {program.twin(side)}",
+        "given = twin.operands(operands)",
+        "computed(twin, *given)",
+        "print(twin.results(twin.operands(operands)))",
+        "print(twin.results(given))",
+    )
+
+
 def as_call(test: FunctionType, arguments: Mapping[str, Any]) -> str:
     """A program that calls a test with the arguments that it fails for. Raises UnwritableError."""
     program = _Program()
@@ -199,7 +214,9 @@ class _Program:
 
     def _function(self, function: FunctionType) -> str:
         """A function of a test's own: its source, before which stands what it takes from around it."""
-        node = _node(function)
+        node, named = _node(function), function.__kwdefaults__ or {}
+        node.args.defaults = [self._parsed(item) for item in function.__defaults__ or ()]
+        node.args.kw_defaults = [self._parsed(named[a.arg]) if a.arg in named else None for a in node.args.kwonlyargs]
         names = inspect.getclosurevars(function)
         for name, item in names.nonlocals.items():
             self._make(name, item)
@@ -218,6 +235,10 @@ class _Program:
         node.returns, node.decorator_list = None, []
         self.made[ast.unparse(node)] = ""
         return node.name
+
+    def _parsed(self, item: Any) -> ast.expr:
+        """The expression of a default, which the source has by a name of the moment when it was taken."""
+        return ast.parse(self.value(item), mode="eval").body
 
     def _make(self, name: str, item: Any) -> None:
         value = self.value(item)

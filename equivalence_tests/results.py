@@ -14,7 +14,7 @@ from hypothesis.strategies import DataObject
 
 from prograde import reference
 
-from .pasting import Recorded, UnwritableError, as_call, as_code
+from .pasting import Recorded, UnwritableError, as_call, as_change, as_code
 from .sides import MODULES, TwinSide
 from .tolerance import Compared, Comparison
 
@@ -166,5 +166,7 @@ def _written(side: TwinSide, gathered: tuple[Compared, int]) -> dict[str, Any]:
     record = {**outcome._asdict(), "count": count, "example": None}
     if outcome.example is not None:
         with contextlib.suppress(UnwritableError):
-            record["example"] = as_code(side, *outcome.example)
+            call, _, operands = outcome.example
+            changed = outcome.changes
+            record["example"] = as_change(side, call, operands) if changed else as_code(side, *outcome.example)
     return record

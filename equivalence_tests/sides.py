@@ -489,7 +489,7 @@ class TwinSide(Side):
     def _made(self, array: Any) -> Any:
         array = np.asarray(array)
         floats = np.float64 if self.dtype == torch.float64 else np.float32
-        return self._from_numpy(array.astype(floats) if array.dtype.kind == "f" else array)
+        return self._from_numpy(array.astype(floats) if array.dtype.kind == "f" else array.copy())
 
     def results(self, tree: Any) -> Any:
         """As of any side; of half precision some results, such as sums over a layer, are given in float32."""

@@ -52,6 +52,38 @@ class WithGraph(Plain):
         return nn.functional.cross_entropy(self(x), y)
 
 
+class Decays(Plain):
+    """The weights, by itself."""
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().assign_credit(x, y)
+        with torch.no_grad():
+            self.model[0].weight.mul_(0.99)  # type: ignore[index]
+        return loss
+
+
+class Overlays(Plain):
+    """Labels on the samples of the batch."""
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        x.view(len(x), -1)[:, 0] = y.to(x.dtype)
+        return super().assign_credit(x, y)
+
+
+class Trains(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        self.model[1].eval()  # type: ignore[index]
+        return super().assign_credit(x, y)
+
+
+class SwitchesOff(Plain):
+    def assign_credit(self, x: Tensor, y: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        loss = super().assign_credit(x, y)
+        torch.set_grad_enabled(False)
+        return loss
+
+
 class Forgets(Plain):
     """The last layer's bias."""
 
@@ -169,6 +201,10 @@ def test_a_rule_of_somebodys_own(rule: Example, check: Check) -> None:
 WRONG = {
     Adds: ("replaces gradients", "stale gradient: model.0.weight"),
     WithGraph: ("leaves no graph", "loss: with a graph, expected"),
+    Decays: ("changes gradients alone", "['model.0.weight']: changed by assign_credit, expected"),
+    Overlays: ("changes gradients alone", "x: changed in place, expected"),
+    Trains: ("changes gradients alone", "['model.1']: in another mode after a step"),
+    SwitchesOff: ("changes gradients alone", "gradients are switched off after a step"),
     Forgets: ("fills every .grad", "no gradient: ['model.4.bias'], expected [], which left_out names"),
     Streams: ("streams as at once", "another update when streamed"),
     Counts: ("resumes bitwise", "model.0.weight: a rule with its state loaded learned otherwise"),
@@ -191,6 +227,8 @@ def test_wrong_rules_are_refused(rule: Any) -> None:
             continue
         except (AssertionError, RuntimeError) as error:
             found[name] = str(error)
+        finally:
+            torch.set_grad_enabled(True)
     assert check in found, f"refused by {found}"
     assert said in found[check], found[check]
 

@@ -260,6 +260,12 @@ def test_targets_of_one_score_may_be_a_row(side: Side) -> None:
             assert np.array_equal(one, other)
 
 
+def test_an_absolute_error_of_0_has_no_direction(side: Side) -> None:
+    scores, targets = side.operands((np.array([[2.0, 1.0, -1.0]]), np.array([[1.0, 1.0, 1.0]])))
+    found = side.results(side.losses.absolute_error_gradient(scores, targets))
+    assert found.tolist() == [[1.0, 0.0, -1.0]], "sign at 0"
+
+
 def test_one_class_may_be_ignored(side: Side) -> None:
     """Its loss is 0, with or without the label."""
     scores, labels = side.operands((np.array([[0.5], [2.0]]), np.array([0, -100])))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from prograde import reference
 from prograde.accelerated import activations, hardware
 from prograde.equivalence_tests import test_activations, test_backprop, test_foton, test_hardware, test_orthogonality
-from prograde.equivalence_tests.pasting import Recorded, UnwritableError, as_call, as_code
+from prograde.equivalence_tests.pasting import Recorded, UnwritableError, as_call, as_change, as_code
 from prograde.equivalence_tests.sides import Dense, ReferenceSide, Side, TwinSide
 from prograde.equivalence_tests.strategies import seeds
 from prograde.equivalence_tests.tolerance import Comparison, leaves
@@ -74,6 +74,33 @@ def test_arrays_of_any_kind_are_given_and_read(kind: str, package: Callable[...,
     assert dense.weights[0].tolist() == [[float(np.float32(0.1)), 2], [3, 4]], "in float32"
     assert (dense.weights[0].dtype, labels.tolist(), images.shape) == (np.float64, [0, 1], (1, 2, 1))
     assert dense.biases == (None,)
+
+
+@pytest.mark.parametrize("kind", ["NumPy", "PyTorch", "lists"])
+@pytest.mark.parametrize("labels", [np.array([2, 1]), np.array([2.0, 1.0])])
+def test_an_operand_that_is_changed_in_place_is_refused(
+    kind: str, labels: Any, package: Callable[..., TwinSide]
+) -> None:
+    """As code it prints what was given and what is left of it."""
+
+    def double(labels: Any) -> Any:
+        found = KINDS[kind](2 * np.asarray(labels))
+        labels[0] = 0
+        return found
+
+    side = package(KINDS[kind], losses=SimpleNamespace(double=double))
+
+    def call(side: Side, labels: Any) -> Any:
+        return 2 * labels if isinstance(side, ReferenceSide) else side.losses.double(labels)
+
+    for compared in (Comparison().exactly, Comparison()):
+        with pytest.raises(AssertionError, match=r"^double: operands\[0\] changed in place, expected arguments to stay"):
+            compared(side, "double", call, labels)
+    assert labels.tolist() == [2, 1], "the test's own array"
+    code = as_change(side, call, (labels,))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue() == f"({labels!r},)\n({np.array([0, 1], labels.dtype)!r},)\n", code
 
 
 @pytest.mark.parametrize("from_numpy", [np.asarray, torch.from_numpy, Foreign, None])
@@ -229,14 +256,14 @@ def test_what_lacks_options_is_held_to_the_examples_without_them(package: Callab
 
 
 def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSide]) -> None:
-    """What a test of its own computes is written out, with what stands around it."""
+    """What a test of its own computes is written out, with what stands around it and what its defaults are."""
     gain, side = 2.0, package(np.asarray, losses=reference.losses)
 
-    def scaled(side: Side, scores: Any, labels: Any) -> Any:
-        return gain * side.losses.cross_entropy(scores, labels)
+    def scaled(side: Side, scores: Any, labels: Any, factor: float = gain, *, more: float = 3.0 * gain) -> Any:
+        return factor * more * gain * side.losses.cross_entropy(scores, labels)
 
     operands = np.array([[1.0, -1e30, 0.1]]), np.array([0])
-    code = as_code(side, scaled, lambda side, x, y: np.array([x.size, np.inf]), operands)
+    code = as_code(side, scaled, lambda side, x, y, last=[np.inf]: np.array([x.size, *last]), operands)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
     found = side.results(scaled(side, *side.operands(operands)))

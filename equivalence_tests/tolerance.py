@@ -52,6 +52,8 @@ class Compared(NamedTuple):
     wrong: str = ""
     example: tuple[Call, Call | None, Any] | None = None
     """The tested call, that of the truth where it is another, and their operands."""
+    changes: bool = False
+    """What went wrong is that the call changes an operand in place."""
 
     @property
     def share(self) -> float:
@@ -62,6 +64,10 @@ class Compared(NamedTuple):
     def size(self) -> int:
         """How many numbers the operands have."""
         return sum(np.size(array) for _, array in leaves("", self.example and self.example[2]))
+
+
+class ChangedError(AssertionError):
+    """A function has changed an operand in place."""
 
 
 class Comparison:
@@ -80,16 +86,18 @@ class Comparison:
     def __call__(self, side: Side, name: str, call: Call, *operands: Any, expected: Call | None = None) -> None:
         """Holds call(side, *operands) to expected(reference, *operands), by default to the same call on the reference.
 
-        Operands are float64 and integer arrays, in tuples if need be. Raises AssertionError, naming each array
-        compared.
+        Operands are float64 and integer arrays, in tuples if need be, and must stay as they are. Raises AssertionError,
+        naming each array compared.
         """
         truth = named(name, ReferenceSide(), expected or call, operands)
         with self._seeing(side, name, (call, expected, operands)) as see:
-            result = named(name, side, call, operands)
+            given = side.operands(operands)
+            result = dict(leaves(name, side.results(call(side, *given))))
             assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
             limits = self._limits(side, name, call, operands, expected, truth, result)
             for path, value in truth.items():
                 see(path, result[path], value, limits[path])
+            check_operands(name, side, operands, given)
 
     def _limits(
         self, side: Side, name: str, call: Call, operands: Any, expected: Call | None, truth: Any, result: Any
@@ -111,10 +119,12 @@ class Comparison:
         """The same, bit for bit: for results that nothing is computed in."""
         truth = named(name, ReferenceSide(), call, operands)
         with self._seeing(side, name, (call, None, operands)) as see:
-            result = named(name, side, call, operands)
+            given = side.operands(operands)
+            result = dict(leaves(name, side.results(call(side, *given))))
             assert result.keys() == truth.keys(), f"{name}: returned {sorted(result)}, expected {sorted(truth)}"
             for path, value in truth.items():
                 see(path, result[path], value, 0.0)
+            check_operands(name, side, operands, given)
 
     @contextmanager
     def _seeing(self, side: Side, name: str, example: Any) -> Iterator[Callable[..., None]]:
@@ -137,7 +147,8 @@ class Comparison:
                     raise
                 said = str(error) if isinstance(error, AssertionError) else f"{name}: {error!r}"
                 last = outcomes[-1] if outcomes else Compared(name, (), name, np.inf, 0.0)
-                self.seen.append(last._replace(functions=tuple(used), wrong=said.split("\n")[0], example=example))
+                found = {"functions": tuple(used), "wrong": said.split("\n")[0], "example": example}
+                self.seen.append(last._replace(**found, changes=isinstance(error, ChangedError)))
                 self.errors.append(AssertionError(said).with_traceback(error.__traceback__))
                 return
         if self.seen is not None and outcomes:
@@ -181,6 +192,14 @@ def check(path: str, result: Any, truth: Any, limit: float) -> None:
     assert np.all(np.isfinite(result)), f"{path}: not finite"
     error = rms(result - truth)
     assert error <= limit, f"{path}: off by {error:.2e} (rms), limit {limit:.2e}, truth {rms(truth):.2e}"
+
+
+def check_operands(name: str, side: Side, operands: Any, given: Any) -> None:
+    """Raises ChangedError where what the side was given is no longer what its `operands` makes of them."""
+    made, left = (leaves("operands", side.results(tree)) for tree in (side.operands(operands), given))
+    for (path, before), (_, after) in zip(made, left, strict=True):
+        if before.dtype.kind in "fiub" and before.tobytes() != after.tobytes():
+            raise ChangedError(f"{name}: {path} changed in place, expected arguments to stay as they are")
 
 
 def passing_twins(truth: Any, limit: float) -> set[str]:
