@@ -121,11 +121,15 @@ def leaves_no_graph(example: Example) -> None:
 
 
 def changes_gradients_alone(example: Example) -> None:
-    """Parameters, the batch and the modes of modules stay as they are: an optimizer changes the parameters."""
+    """Parameters, the batch and the modes of modules stay as they are: an optimizer changes the parameters.
+
+    A rule may set a parameter by the first batch.
+    """
     rule, x, y = built(example)
-    before = {name: parameter.detach().clone() for name, parameter in rule.named_parameters()}
     batch, modes = (x.clone(), y.clone()), {name: module.training for name, module in rule.named_modules()}
-    credit(rule, x, y, 0)
+    rule.assign_credit(x, y)
+    before = {name: parameter.detach().clone() for name, parameter in rule.named_parameters()}
+    rule.assign_credit(x, y)
     changed = [name for name, parameter in rule.named_parameters() if not torch.equal(parameter, before[name])]
     assert not changed, f"{changed}: changed by assign_credit, expected gradients alone to change"
     for name, now, given in zip("xy", (x, y), batch, strict=True):

@@ -268,7 +268,8 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, torch.Te
 
 
 @parametrize_with_rules(
-    EXAMPLES, ["streams as at once", "leaves no graph", "resumes bitwise", "follows dtype and device"]
+    EXAMPLES,
+    ["streams as at once", "leaves no graph", "changes gradients alone", "resumes bitwise", "follows dtype and device"],
 )
 def test_what_is_promised_of_all(rule: Example, check: Check) -> None:
     check(rule)

@@ -94,7 +94,9 @@ def test_an_operand_that_is_changed_in_place_is_refused(
         return 2 * labels if isinstance(side, ReferenceSide) else side.losses.double(labels)
 
     for compared in (Comparison().exactly, Comparison()):
-        with pytest.raises(AssertionError, match=r"^double: operands\[0\] changed in place, expected arguments to stay"):
+        with pytest.raises(
+            AssertionError, match=r"^double: operands\[0\] changed in place, expected arguments to stay"
+        ):
             compared(side, "double", call, labels)
     assert labels.tolist() == [2, 1], "the test's own array"
     code = as_change(side, call, (labels,))
@@ -257,13 +259,14 @@ def test_what_lacks_options_is_held_to_the_examples_without_them(package: Callab
 
 def test_a_comparison_as_code_prints_both_results(package: Callable[..., TwinSide]) -> None:
     """What a test of its own computes is written out, with what stands around it and what its defaults are."""
-    gain, side = 2.0, package(np.asarray, losses=reference.losses)
+    gain, scale, side = 2.0, 3.0, package(np.asarray, losses=reference.losses)
 
-    def scaled(side: Side, scores: Any, labels: Any, factor: float = gain, *, more: float = 3.0 * gain) -> Any:
+    def scaled(side: Side, scores: Any, labels: Any, factor: float = scale, *, more: float = 3.0 * scale) -> Any:
         return factor * more * gain * side.losses.cross_entropy(scores, labels)
 
     operands = np.array([[1.0, -1e30, 0.1]]), np.array([0])
     code = as_code(side, scaled, lambda side, x, y, last=[np.inf]: np.array([x.size, *last]), operands)
+    assert "factor=3.0, *, more=9.0" in code, f"defaults by their values\n{code}"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
     found = side.results(scaled(side, *side.operands(operands)))

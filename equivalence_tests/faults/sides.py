@@ -19,7 +19,7 @@ FAULTS = [
           "test_a_comparison_as_code_prints_both_results", "operands = "),
     Fault("a default is written by its name", "equivalence_tests.pasting",
           "node.args.defaults = ", "_ = ",
-          "test_a_comparison_as_code_prints_both_results", "name 'gain' is not defined"),
+          "test_a_comparison_as_code_prints_both_results", "defaults by their values"),
     Fault("what a test draws from a generator is drawn anew", "equivalence_tests.pasting",
           "({self.value(seed)})", "()",
           "test_a_property_as_code_fails_as_the_test_did", "Regex pattern did not match"),
