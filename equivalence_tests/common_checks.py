@@ -40,7 +40,9 @@ Reasons = Mapping[str, str]
 
 def built(example: Example) -> tuple[Any, Tensor, Tensor]:
     """The rule and a batch, on the device under test."""
-    return example.build(Placement.device), *example.batch(Placement.device)
+    rule = example.build(Placement.device)
+    assert isinstance(rule, nn.Module), f"rule: {type(rule).__name__}, expected an nn.Module"
+    return rule, *example.batch(Placement.device)
 
 
 @contextmanager
@@ -109,6 +111,7 @@ def leaves_no_graph(example: Example) -> None:
     rule, x, y = built(example)
     identities = [id(parameter) for parameter in rule.parameters()]
     loss = rule.assign_credit(x, y)
+    assert isinstance(loss, Tensor), f"loss: {loss!r}, expected a tensor of shape ()"
     assert loss.shape == (), f"loss: shape {tuple(loss.shape)}, expected ()"
     assert not loss.requires_grad, "loss: with a graph, expected a detached one"
     assert bool(torch.isfinite(loss)), f"loss: {loss.item()}, expected a finite number"

@@ -52,6 +52,18 @@ class WithGraph(Plain):
         return nn.functional.cross_entropy(self(x), y)
 
 
+class Tells(Plain):
+    """The loss as a number, which has to wait for it."""
+
+    def assign_credit(self, x: Tensor, y: Tensor) -> Any:
+        return super().assign_credit(x, y).item()
+
+
+class NoModule:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+
 class Decays(Plain):
     """The weights, by itself."""
 
@@ -201,6 +213,8 @@ def test_a_rule_of_somebodys_own(rule: Example, check: Check) -> None:
 WRONG = {
     Adds: ("replaces gradients", "stale gradient: model.0.weight"),
     WithGraph: ("leaves no graph", "loss: with a graph, expected"),
+    Tells: ("leaves no graph", ", expected a tensor of shape ()"),
+    NoModule: ("fills every .grad", "rule: NoModule, expected an nn.Module"),
     Decays: ("changes gradients alone", "['model.0.weight']: changed by assign_credit, expected"),
     Overlays: ("changes gradients alone", "x: changed in place, expected"),
     Trains: ("changes gradients alone", "['model.1']: in another mode after a step"),

@@ -227,7 +227,7 @@ def test_the_rule_of_the_page_is_accepted() -> None:
     exec(program, names)
     found = checked("rules:MyRule on cpu", common_checks, names["MyRule"], "cpu")
     assert not found.of("refused"), found.text()
-    assert len(found.of("agreed")) == 8, found.text()
+    assert len(found.of("agreed")) == 9, found.text()
 
 
 def test_reports_are_whole() -> None:

@@ -130,6 +130,9 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
         (["check", "--twin", "mine.py"], ["--twin: 'mine.py'", "not a file"]),
         (["check", "--rule", "no_such_module:Rule"], ["--rule: 'no_such_module:Rule'", "No module named"]),
         (["check", "--rule", "json:Rule"], ["--rule: 'json:Rule'", "expected package.module:Class"]),
+        (["check", "--rule", ":Rule"], ["--rule: ':Rule'", "expected package.module:Class"]),
+        (["check", "--rule", "json:__name__"], ["--rule: 'json:__name__'", "expected package.module:Class"]),
+        (["check", "--rule", "json:dumps", "--dtype", "float64", "-k", "fills"], ["--rule: ", "--dtype -k fills is"]),
         (["check", "--report", "found.txt"], ["--report: 'found.txt'", ".html or .json"]),
         (["check", "--report", "nowhere/found.json"], ["nowhere' is not there"]),
         (["tarin"], ["tarin"]),
@@ -137,6 +140,13 @@ def assert_refused(result: Result, *words: str, left: Sequence[str] = (), code: 
 )
 def test_mistakes_end_in_one_line(arguments: list[str], words: list[str]) -> None:
     assert_refused(run(*arguments), *words)
+
+
+def test_a_rule_whose_module_fails_is_named_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_rules.py").write_text("\nnames = {}['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = "--rule: 'failing_rules:Rule': KeyError: 'x' (", "failing_rules.py, line 2)"
+    assert_refused(run("check", "--rule", "failing_rules:Rule"), *words)
 
 
 def test_bad_data_ends_in_one_line(make_folder: Callable[..., Path], tmp_path: Path) -> None:

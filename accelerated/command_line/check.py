@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from importlib.machinery import PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,6 +71,12 @@ def check(
             raise UserError(f"--report: '{report}' is there already; expected another name, or --overwrite")
         files.prepare(report)
     if rule is not None:
+        named = ("twin", "dtype", "tier", "few_shapes")
+        sources = {name: context.get_parameter_source(name) for name in named}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        others = [*(f"--{name.replace('_', '-')}" for name in given), *context.args]
+        if others:
+            raise UserError(f"--rule: all checks run in float64 and float32, but {' '.join(others)} is given, too")
         _finish(_of_rule(rule, device), report)
     if twin.endswith(".py") or os.sep in twin:
         raise UserError(f"--twin: '{twin}', expected a module's name, such as my_package, not a file")
@@ -106,10 +113,14 @@ def _of_rule(name: str, device: str) -> Verdicts:
     module, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        rule = getattr(importlib.import_module(module), attribute, None)
+        rule = getattr(importlib.import_module(module), attribute, None) if module else None
     except ImportError as error:
         raise UserError(f"--rule: '{name}': {error}") from error
-    if rule is None:
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        raise UserError(f"--rule: '{name}': {said}") from error
+    if not callable(rule):
         raise UserError(f"--rule: '{name}', expected package.module:Class, of which the module has it")
     return checked(f"{name} on {device}", importlib.import_module(f"{SUITE}.common_checks"), rule, device)
 
