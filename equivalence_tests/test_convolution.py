@@ -226,6 +226,26 @@ def test_average_pooling_of_squares_that_overlap_or_leave_gaps(
     )
 
 
+@pytest.mark.parametrize(("size", "place"), [(2, (2, None, 0)), (3, (3, 2, 1)), (2, (2, 1, 0))])
+def test_pools(twin: Side, compare: Comparison, size: int, place: Any) -> None:
+    """Each function by itself: squares side by side, with a border around, and that overlap. No two pixels are equal."""
+    rng = np.random.default_rng(1)
+    x = rng.permutation(2 * 3 * 5 * 6).reshape(2, 3, 5, 6) / 10 - 6.05
+    d, u = (rng.standard_normal(shape) for shape in (pooling.max_pool(x, *place).shape, x.shape))
+    of_norm = rng.standard_normal(pooling.lp_pool(x, 3.0, size).shape)
+    calls: dict[str, tuple[Any, ...]] = {
+        "max_pool": (lambda side, x: side.pooling.max_pool(x, *place), x),
+        "at_maxima": (lambda side, *on: side.pooling.at_maxima(*on, *place), x, u),
+        "max_pool_vjp": (lambda side, *on: side.pooling.max_pool_vjp(*on, *place), x, d),
+        "average_pool": (lambda side, x: side.pooling.average_pool(x, *place), x),
+        "lp_pool": (lambda side, x: side.pooling.lp_pool(x, 3.0, size), x),
+        "lp_pool_jvp": (lambda side, *on: side.pooling.lp_pool_jvp(*on, 3.0, size), x, u),
+        "lp_pool_vjp": (lambda side, *on: side.pooling.lp_pool_vjp(*on, 3.0, size), x, of_norm),
+    }
+    for name, (call, *operands) in calls.items():
+        compare(twin, name, call, *operands)
+
+
 @pytest.mark.parametrize("function", ["unshuffle", "scaled_average_pool"])
 def test_sizes_that_do_not_divide_are_refused(side: Side, function: str) -> None:
     with side.refuses("x: 5 x 4 pixels, expected multiples of 2"):

@@ -2,18 +2,22 @@
 
 import json
 import re
+import sys
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from prograde import reference
 from prograde.accelerated.command_line.verdicts import checked, read
 from prograde.equivalence_tests import common_checks, test_foton
-from prograde.equivalence_tests.results import explained
+from prograde.equivalence_tests.results import Results, explained
 from prograde.equivalence_tests.sides import TwinSide
 from prograde.equivalence_tests.tolerance import Comparison
 
@@ -183,6 +187,46 @@ def test_long_arrays_are_cut() -> None:
     assert said.startswith("long: not array_equal(array([[0., 0., 0.,")
     assert len(said) < 210
     assert "\n" not in said
+
+
+@settings(report_multiple_bugs=False)
+@given(depth=st.integers(1, 5))
+def sums(twin: TwinSide, compare: Comparison, depth: int) -> None:
+    scores = np.arange(1.0, 2 * depth + 1).reshape(depth, 1, 2)
+    compare(twin, "total", lambda side, s: side.aggregation.total(s), scores)
+    compare(twin, "range_total", lambda side, s: side.aggregation.range_total(s, 0, depth - 1), scores)
+    compare(twin, "last", lambda side, s: side.aggregation.last(s), scores)
+
+
+def test_one_that_fails_hides_no_other_of_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over layers is wrong for every example, so that the smallest has one layer; a range's then is right."""
+
+    def range_total(scores: Any, first: int, last: int) -> Any:
+        return reference.aggregation.range_total(scores, first, max(last - 1, first))
+
+    made: Any = ModuleType("made")
+    functions = {"total": lambda scores: 2 * scores.sum(axis=0), "range_total": range_total}
+    made.aggregation = SimpleNamespace(**{**vars(reference.aggregation), **functions})
+    made.from_numpy = np.asarray
+    monkeypatch.setitem(sys.modules, "made", made)
+    item: Any = SimpleNamespace(
+        obj=sums,
+        funcargs={"twin": TwinSide("made", "cpu", "float32"), "compare": Comparison()},
+        user_properties=[],
+        _fixtureinfo=SimpleNamespace(argnames=("twin", "compare")),
+    )
+    call = Results.pytest_pyfunc_call(Results.__new__(Results), item)
+    next(call)
+    with pytest.raises(AssertionError, match="total: off by") as error:
+        item.obj(**item.funcargs)
+    with pytest.raises(AssertionError):
+        call.throw(error.value)
+    compared = json.loads(item.user_properties[0][1])["compared"]
+    assert {outcome["name"]: bool(outcome["wrong"]) for outcome in compared} == {
+        "total": True,
+        "range_total": True,
+        "last": False,
+    }
 
 
 class Skipped(BaseException):
