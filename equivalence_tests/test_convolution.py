@@ -228,9 +228,9 @@ def test_average_pooling_of_squares_that_overlap_or_leave_gaps(
 
 @pytest.mark.parametrize(("size", "place"), [(2, (2, None, 0)), (3, (3, 2, 1)), (2, (2, 1, 0))])
 def test_pools(twin: Side, compare: Comparison, size: int, place: Any) -> None:
-    """Each function by itself: squares side by side, with a border around, and that overlap. No two pixels are equal."""
-    rng = np.random.default_rng(1)
-    x = rng.permutation(2 * 3 * 5 * 6).reshape(2, 3, 5, 6) / 10 - 6.05
+    """Each function by itself: squares side by side, with a border around, and that overlap; no equal pixels."""
+    rng = np.random.default_rng(0)
+    x = rng.permutation(180).reshape(2, 3, 5, 6) / 10 - 6.05
     d, u = (rng.standard_normal(shape) for shape in (pooling.max_pool(x, *place).shape, x.shape))
     of_norm = rng.standard_normal(pooling.lp_pool(x, 3.0, size).shape)
     calls: dict[str, tuple[Any, ...]] = {

@@ -30,6 +30,7 @@ from hypothesis.errors import UnsatisfiedAssumption
 from .rounding import Rounding, rounded
 from .sides import EPS, ReferenceSide, RoundedSide, Side, is_of_numbers, map_arrays
 
+CHANGED = " changed in place, expected arguments to stay as they are"
 FACTOR = 4.0
 ROUNDINGS = 8
 DOUBLE = EPS["float64"]
@@ -64,10 +65,6 @@ class Compared(NamedTuple):
     def size(self) -> int:
         """How many numbers the operands have."""
         return sum(np.size(array) for _, array in leaves("", self.example and self.example[2]))
-
-
-class ChangedError(AssertionError):
-    """A function has changed an operand in place."""
 
 
 class Comparison:
@@ -150,7 +147,7 @@ class Comparison:
                 said = str(error) if isinstance(error, AssertionError) else f"{name}: {error!r}"
                 last = outcomes[-1] if outcomes else Compared(name, (), name, np.inf, 0.0)
                 found = {"functions": tuple(used), "wrong": said.split("\n")[0], "example": example}
-                self.seen.append(last._replace(**found, changes=isinstance(error, ChangedError)))
+                self.seen.append(last._replace(**found, changes=CHANGED in said))
                 if name not in self.passed_over:
                     self.errors.append(AssertionError(said).with_traceback(error.__traceback__))
                 return
@@ -198,11 +195,11 @@ def check(path: str, result: Any, truth: Any, limit: float) -> None:
 
 
 def check_operands(name: str, side: Side, operands: Any, given: Any) -> None:
-    """Raises ChangedError where what the side was given is no longer what its `operands` makes of them."""
+    """Raises AssertionError where what the side was given is no longer what its `operands` makes of them."""
     made, left = (leaves("operands", side.results(tree)) for tree in (side.operands(operands), given))
     for (path, before), (_, after) in zip(made, left, strict=True):
         if before.dtype.kind in "fiub" and before.tobytes() != after.tobytes():
-            raise ChangedError(f"{name}: {path} changed in place, expected arguments to stay as they are")
+            raise AssertionError(f"{name}: {path}{CHANGED}")
 
 
 def passing_twins(truth: Any, limit: float) -> set[str]:
