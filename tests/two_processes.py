@@ -426,6 +426,10 @@ def check_a_refused_batch() -> None:
     frozen = next(rule.parameters()).requires_grad_(RANK == 0)
     expect(refusal(ValueError, lambda: rule.assign_credit(*mine)), "frozen in one process")
     frozen.requires_grad_()
+    first, *_, last = rule.parameters()  # as many in each, but not the same
+    (last if RANK else first).requires_grad_(False)
+    expect(refusal(ValueError, lambda: rule.assign_credit(*mine)), "frozen in one process")
+    rule.requires_grad_()
     rule.assign_credit(*mine)
     optimizer = torch.optim.SGD(rule.parameters(), lr=0.1)
     optimizer.step()
@@ -766,7 +770,8 @@ def check_fit_ends_together() -> None:
         (batches[: 3 - RANK], None, {"batch": None}, "batches: 2 in process 1"),
         (Stream(batches[: 3 - RANK]), None, {"batch": None}, "train: process 1 has 2 batches"),
         (list(zip(x.split(6), y.split(6), strict=True)), None, {"batch": None}, "train: gives the same batch in two"),
-        ((x[RANK:], y[RANK:]), None, {}, "digest: "),
+        ((x[RANK:], y[RANK:]), None, {}, "samples: ["),
+        ((x + RANK, y), None, {}, "train, validation, test: SHA-256 "),
         ((x, y), None, {"epochs": 1 + RANK}, "epochs: 2 in process 1"),
         ((x, y), None, {"callbacks": [Broken()]}, "no table here"),
         ((x, y), None, {"batch": 1}, "batch: 1 samples, expected at least 2"),

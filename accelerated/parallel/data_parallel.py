@@ -6,6 +6,7 @@ from functools import partial
 from itertools import zip_longest
 from math import prod
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -201,7 +202,7 @@ class DataParallel(Rule):
             samples, labels, weight = self._counted(x, y)
         except Exception as error:  # whatever it is, the others wait to be told
             problem = error
-        trained = sum(parameter.requires_grad for parameter in self.rule.parameters())
+        trained = crc32(bytes(parameter.requires_grad for parameter in self.rule.parameters()))
         told = self.processes.all_told(problem is None, samples, trained, labels, weight)
         if problem is not None:
             raise problem

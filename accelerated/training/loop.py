@@ -179,7 +179,8 @@ def fit(
             "clip_norm": clip_norm,
             "processes": together.size,
         }
-        in_all = {**settings, **settings["recipe"], "recipe": None, "epochs": plan.epochs, "max_steps": max_steps}
+        in_all = {**settings, **settings["recipe"], "recipe": None, "digest": None, "epochs": plan.epochs}
+        in_all |= {"train, validation, test": f"SHA-256 {str(settings['digest'])[:8]}", "max_steps": max_steps}
         in_all |= {"patience": patience, "alignment_every": alignment_every, "checkpoint_every": checkpoint_every}
         together.check_same(**in_all, is_kept=is_kept)
         run = Run(together, data.train, data.validation, data.test, made, stepped, plan, settings, callbacks)
