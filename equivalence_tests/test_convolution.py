@@ -449,3 +449,62 @@ def test_strided_pixels_in_modules_of_ones_own_get_maps_in_the_default_order(
         built.assign_credit(x, torch.zeros(8).long())
     assert (2, 2) in seen.found
     assert seen.dangerous == 0, "maps whose channels come last"
+
+
+class OrdersOfGroupNorms(TorchDispatchMode):
+    """Counts gradients by a GroupNorm's weights, and those of maps whose channels come last without one by the input.
+
+    PyTorch 2.13 crashes in these on a CPU, so that they are not computed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = self.dangerous = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_group_norm_backward.default:
+            self.found += 1
+            x, weight, asked = args[1], args[4], args[-1]
+            if x.stride(1) == 1 and not asked[0]:
+                self.dangerous += 1
+                return tuple(
+                    torch.zeros_like(t) if a else None for t, a in zip((x, weight, weight), asked, strict=True)
+                )
+        return func(*args, **(kwargs or {}))
+
+
+class NormFirst(nn.Module):
+    """A block that begins with its normalisation, as those of today do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.kernel = nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h: torch.Tensor = x + self.kernel(self.norm(x).relu())
+        return h
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("of_weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("rule", [Backprop, Ftp, MonoForward])
+def test_group_norms_get_maps_in_the_default_order(
+    rule: Any, of_weights: torch.memory_format, order: torch.memory_format
+) -> None:
+    """Those at the beginning of a model, of a block, and behind what is frozen: what crashes is not asked for."""
+    torch.manual_seed(0)
+    kernel, end = nn.Conv2d(4, 4, 3, padding=1), [nn.Flatten(), nn.Linear(64, 3)]
+    first = nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU(), kernel, nn.ReLU(), *end)
+    frozen = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), *end)
+    frozen[0].requires_grad_(False)
+    blocks = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), NormFirst(), NormFirst(), *end)
+    x, y = torch.randn(5, 4, 4, 4).contiguous(memory_format=order), torch.tensor([0, 1, 2, 0, 1])
+    for name, model in {"first": first, "frozen": frozen, "blocks": blocks}.items():
+        if name == "frozen" and of_weights is torch.channels_last:
+            continue  # whose own order PyTorch gives what follows
+        built = rule(model, example=x, generator=torch.Generator().manual_seed(1))
+        built.to(memory_format=of_weights)
+        with OrdersOfGroupNorms() as seen:
+            built.assign_credit(x, y)
+        assert seen.dangerous == 0, f"{name}: maps whose channels come last"
+        assert seen.found or (rule is MonoForward and name != "blocks"), name

@@ -11,6 +11,7 @@ from prograde.accelerated.activations import ACTIVATIONS, Activation
 from prograde.accelerated.layers import Step, activity, forward
 from prograde.accelerated.modules import MaxMin, OrthogonalConv2d, Rotation, ScaledAvgPool2d
 from prograde.accelerated.rules import FeedbackAlignment
+from prograde.accelerated.rules.cutting import has_strided_pixels, needs_default_order
 from prograde.accelerated.rules.module_layer import ModuleStep
 from prograde.accelerated.rules.units import (
     Chain,
@@ -18,7 +19,6 @@ from prograde.accelerated.rules.units import (
     channels_last,
     check_batch,
     flat_input,
-    has_strided_pixels,
     read,
 )
 from prograde.equivalence_tests.sides import TwinSide
@@ -114,6 +114,16 @@ def test_strided_kernels_of_one_pixel_are_seen() -> None:
     for (size, stride), seen in kernels.items():
         model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Conv2d(2, 2, size, stride)))
         assert has_strided_pixels(model) == seen, (size, stride)
+        assert needs_default_order([nn.ReLU(), model]) == seen, (size, stride)
+
+
+def test_group_norms_that_learn_need_the_default_order() -> None:
+    for norm, seen in (
+        (nn.GroupNorm(2, 4), True),
+        (nn.GroupNorm(2, 4, affine=False), False),
+        (nn.BatchNorm2d(4), False),
+    ):
+        assert needs_default_order([nn.Sequential(nn.ReLU(), nn.Sequential(norm))]) == seen, norm
 
 
 CONVOLUTIONS: dict[str, tuple[nn.Module, bool]] = {

@@ -119,6 +119,24 @@ def channels_first(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
 
 
+def has_strided_pixels(model: nn.Module) -> bool:
+    """Whether a kernel of one pixel moves in strides, as in the shortcuts of a ResNet.
+
+    With channels last in memory PyTorch 2.13's own gradient by such a kernel writes beyond its memory on a CPU.
+    """
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return any(tuple(layer.kernel_size) == (1, 1) and max(layer.stride) > 1 for layer in convolutions)
+
+
+def needs_default_order(modules: Iterable[nn.Module]) -> bool:
+    """Whether maps must not have channels last in memory on a CPU, where PyTorch 2.13's own gradients may crash.
+
+    So those by strided pixels do, and those by a GroupNorm's weights where none by its input is asked for.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    return any(isinstance(part, nn.GroupNorm) and part.affine for part in parts) or any(map(has_strided_pixels, parts))
+
+
 def default_strides(model: nn.Module, x: Tensor) -> Tensor:
     """x as a forward pass of the model's own expects it, which may `view` what it convolves: not channels last."""
     return x if is_plain(model, nn.Sequential) else channels_first(x)

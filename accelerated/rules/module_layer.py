@@ -21,6 +21,7 @@ from .._arrays import draws_undone, generators, is_captured, widened
 from .._autocast import in_full, is_lowered, lowered, raised
 from ..layers import Step, Update
 from .convolving import applied, convolving
+from .cutting import channels_first, needs_default_order
 
 
 class Evaluator:
@@ -31,6 +32,7 @@ class Evaluator:
         self._parts = [part for module in modules for part in module.modules()]
         # One's own modules may write over their input, which others hold.
         self._writes = any(getattr(part, "inplace", False) or _is_own(part) for part in self._parts)
+        self._needs_default_order = needs_default_order(modules)
         self._buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []  # before the clean pass
         self._normalised: dict[_BatchNorm, list[Tensor]] = {}  # what was normalised by its own statistics
         self._drawn: list[Tensor] | None = None  # states of the generators before the draws
@@ -39,6 +41,7 @@ class Evaluator:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.clone() if self._writes else x
+        x = channels_first(x) if self._needs_default_order else x
         if self._is_clean:
             self._is_clean, self._dtype = False, x.dtype
             return self._run_clean(x)

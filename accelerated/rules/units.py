@@ -794,15 +794,6 @@ def check_like(x: Tensor, weight: Tensor) -> None:
         raise ValueError(f"x: on {x.device}, expected {weight.device} as the model's weights")
 
 
-def has_strided_pixels(model: nn.Module) -> bool:
-    """Whether a kernel of one pixel moves in strides, as in the shortcuts of a ResNet.
-
-    With channels last in memory PyTorch 2.13's own gradient by such a kernel writes beyond its memory on a CPU.
-    """
-    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    return any(tuple(layer.kernel_size) == (1, 1) and max(layer.stride) > 1 for layer in convolutions)
-
-
 def channels_last(x: Tensor) -> Tensor:
     """Feature maps in PyTorch's channels-last format where x is on a CPU, which convolves and pools it faster.
 

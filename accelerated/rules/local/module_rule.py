@@ -7,7 +7,17 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from ..cutting import Part, Units, channels_first, check_same, is_plain, model_output, parts, untouched
+from ..cutting import (
+    Part,
+    Units,
+    channels_first,
+    check_same,
+    is_plain,
+    model_output,
+    needs_default_order,
+    parts,
+    untouched,
+)
 from ..rule import Rule, check_count, one_sample
 from ..units import (
     channels_last,
@@ -15,7 +25,6 @@ from ..units import (
     check_like,
     flat_input,
     has_positions,
-    has_strided_pixels,
     without_scores,
 )
 from .units import LocalUnit, ScoreAfter, check_sizes, read
@@ -53,7 +62,7 @@ class ModuleRule(Rule):
         self.local = read(model, rule, score_after, self.whole, found)
         self.watch(model)
         self.generator = generator
-        self._has_strided_pixels = has_strided_pixels(model)
+        self._needs_default_order = needs_default_order([model])
         self.units = self.local.units
         self.sample_shape: torch.Size | None = None
         self.tokens = 0
@@ -150,7 +159,7 @@ class ModuleRule(Rule):
             if self.local.is_known:
                 check_sizes(self.local, x.shape[1:], x.dtype)
             self._fitting.add(x.shape[1:])
-        return channels_first(x) if self._has_strided_pixels else channels_last(x)
+        return channels_first(x) if self._needs_default_order else channels_last(x)
 
     def _flattened(self, x: Tensor) -> Tensor:
         """x with a sample's numbers in one row where a Linear takes them so, and not position by position."""

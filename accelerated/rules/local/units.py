@@ -15,7 +15,7 @@ from ...local_classifiers import Shortcut, wired
 from ...modules import OrthogonalConv2d, ScaledAvgPool2d, ShortcutNetwork
 from ...normalisations import instance_norm
 from ..convolving import applied
-from ..cutting import NORMALISATIONS, Part, is_plain, line
+from ..cutting import NORMALISATIONS, Part, channels_first, is_plain, line, needs_default_order
 from ..stepping import weight_update
 from ..units import ELEMENTWISE, PARAMETERS, Trainable, Unit, channels_last, check_parameters, refusal
 from ..watch import has_forward_hooks
@@ -58,12 +58,14 @@ class LocalUnit(Unit):
     """Whether the module had the weights and the bias of its kind, and no other parameters, as it was read."""
     _has_inner: bool = field(init=False)
     _begins_with_maps: bool = field(init=False)
+    _needs_default_order: bool = field(init=False)
 
     def __post_init__(self) -> None:
         named = {name.partition(".")[0] for name, _ in self.module.named_parameters()}
         object.__setattr__(self, "is_layer", isinstance(self.module, Trainable) and named.issubset(PARAMETERS))
         inner = any(True for module in self.inside for _ in module.parameters())
         object.__setattr__(self, "_has_inner", inner)
+        object.__setattr__(self, "_needs_default_order", needs_default_order([self.module, *self.inside]))
         first = next((m for m in self.module.modules() if any(True for _ in m.parameters(recurse=False))), self.module)
         object.__setattr__(self, "_begins_with_maps", isinstance(first, nn.Conv2d | OrthogonalConv2d))
 
@@ -117,6 +119,7 @@ class LocalUnit(Unit):
         """What the score is made from."""
         if any(getattr(part, "inplace", False) for part in self.module.modules()):
             x = x.clone()  # which may be written over: the activities of the unit before
+        x = channels_first(x) if self._needs_default_order else x
         modules = (self.module, *self.inside)
         return raised(_through(modules, x), x, modules)
 
