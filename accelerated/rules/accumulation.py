@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rule import CreditAssignment, is_inferring, lasting
+from .rule import CreditAssignment, Inputs, is_inferring, lasting
 
 
 @torch.no_grad()
-def accumulate(rule: CreditAssignment, x: Tensor, y: Any, share: float = 1.0) -> Tensor:
+def accumulate(rule: CreditAssignment, x: Inputs, y: Any, share: float = 1.0) -> Tensor:
     """Adds `share` of the batch's credit to `.grad`, each unit's as it becomes known; returns that share of the loss.
 
         for x, y in micro_batches:                                 # of one step

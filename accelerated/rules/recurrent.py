@@ -33,14 +33,11 @@ from ..recurrent import (
 )
 from .cutting import is_plain, untouched
 from .output_loss import LossLike, Targets
-from .rule import OutputLoss, UnitUpdate, check_finite, check_place, gradients_by
+from .rule import Inputs, OutputLoss, UnitUpdate, check_finite, check_place, gradients_by
 from .units import OURS, Unit, check_like
 
 Injection: TypeAlias = Literal["first", "every"]
 """The steps whose target is corrected."""
-
-Sequences: TypeAlias = Tensor | tuple[Tensor, Tensor] | PackedSequence
-"""x, (batch, steps, features) or tokens (batch, steps); or x, padded, with the samples' lengths; or x packed."""
 
 CELL_OF = {"RNN_TANH": "elman", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
 """The cells of PyTorch's recurrent layers, by their `mode`."""
@@ -226,7 +223,7 @@ class RecurrentRule(OutputLoss):
         model: nn.Module,
         *,
         units: Sequence[nn.Module] | None = None,
-        example: Sequences | None = None,
+        example: Inputs | None = None,
         loss: LossLike = "cross_entropy",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -243,11 +240,11 @@ class RecurrentRule(OutputLoss):
         if example is not None:
             self._check_units(example)
 
-    def forward(self, x: Sequences) -> Tensor:
+    def forward(self, x: Inputs) -> Tensor:
         self.sequences(x)
         return self._outputs(x)
 
-    def _outputs(self, x: Sequences) -> Tensor:
+    def _outputs(self, x: Inputs) -> Tensor:
         """The model's."""
         with_lengths = isinstance(x, tuple) and not isinstance(x, PackedSequence)
         outputs: Tensor = self.model(*x) if with_lengths else self.model(x)
@@ -288,7 +285,7 @@ class RecurrentRule(OutputLoss):
         layers = self.layers(x, lengths)
         return layers, (forward_per_step if self.per_step else forward)(layers, self.begin(x))
 
-    def sequences(self, x: Sequences) -> tuple[Tensor, Tensor | None]:
+    def sequences(self, x: Inputs) -> tuple[Tensor, Tensor | None]:
         """x, padded, and the lengths if there are any. Raises ValueError unless it fits the model."""
         self.check_unchanged()
         given: Any = pad_packed_sequence(x, batch_first=True) if isinstance(x, PackedSequence) else x
@@ -329,7 +326,7 @@ class RecurrentRule(OutputLoss):
             raise ValueError(f"x: shape {tuple(x.shape)}, expected {expected}")
         check_like(x, weight)
 
-    def checked_sequences(self, x: Sequences, y: Targets) -> tuple[Tensor, Tensor | None]:
+    def checked_sequences(self, x: Inputs, y: Targets) -> tuple[Tensor, Tensor | None]:
         """`sequences`. Raises ValueError unless x and y fit the model and each other, and the units are the model."""
         self.check_hooks()
         values, lengths = self.sequences(x)
@@ -350,7 +347,7 @@ class RecurrentRule(OutputLoss):
         return (known, y[1]) if isinstance(y, tuple) else known
 
     @torch.no_grad()
-    def _check_units(self, x: Sequences) -> None:
+    def _check_units(self, x: Inputs) -> None:
         """Raises ValueError where the model gives other scores than its units do, in evaluation or in training mode."""
         values, lengths = self.sequences(x)
         for training in (False, True):
@@ -382,7 +379,7 @@ class RecurrentRule(OutputLoss):
         told = tuple(part.flatten(0, 1)[rows] for part in (y if isinstance(y, tuple) else (y,)))
         return scores.flatten(0, 1)[rows], told if isinstance(y, tuple) else told[0], rows
 
-    def objective(self, x: Sequences, y: Targets) -> Tensor:
+    def objective(self, x: Inputs, y: Targets) -> Tensor:
         with self.differentiable():
             scores, told, _ = self.labelled(self(x), y, self.sequences(x)[1])
             return self.output_loss(scores, told)
@@ -426,7 +423,7 @@ class RecurrentFtp(RecurrentRule):
         inject: Injection = "first",
         reduction: Reduction = "sum",
         units: Sequence[nn.Module] | None = None,
-        example: Sequences | None = None,
+        example: Inputs | None = None,
         loss: LossLike = "cross_entropy",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -454,7 +451,7 @@ class RecurrentFtp(RecurrentRule):
         self.register_buffer("feedback", torch.cat(drawn))
         self.check_hooks()
 
-    def stream(self, x: Sequences, y: Targets) -> Iterator[UnitUpdate]:
+    def stream(self, x: Inputs, y: Targets) -> Iterator[UnitUpdate]:
         values, lengths = self.checked_sequences(x, y)
         check_place("feedback", self.feedback, self.output.weights[0])
         layers, clean = self.passed(values, lengths)
@@ -506,7 +503,7 @@ class BackpropThroughTime(RecurrentRule):
         *,
         truncation: int | None = None,
         units: Sequence[nn.Module] | None = None,
-        example: Sequences | None = None,
+        example: Inputs | None = None,
         loss: LossLike = "cross_entropy",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -519,7 +516,7 @@ class BackpropThroughTime(RecurrentRule):
     def calls(self, module: nn.Module) -> bool:
         return self.truncation is None
 
-    def stream(self, x: Sequences, y: Targets) -> Iterator[UnitUpdate]:
+    def stream(self, x: Inputs, y: Targets) -> Iterator[UnitUpdate]:
         values, lengths = self.checked_sequences(x, y)
         if self.truncation is not None and (self.per_step or lengths is not None):
             what = "lengths" if lengths is not None else "labels of every step"

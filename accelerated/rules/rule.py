@@ -8,11 +8,12 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property, wraps
 from math import isfinite, prod
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
 
 from .._arrays import generators, readable, wide
 from .._autocast import Region, in_full, region_on, step_in
@@ -36,6 +37,10 @@ from .units import (
     without_scores,
 )
 from .watch import Watched, check_hooks, check_unchanged, hooks, shared_out, watched
+
+Inputs: TypeAlias = Tensor | tuple[Tensor, Tensor] | PackedSequence
+"""x as a rule takes it; of recurrent rules (batch, steps, features) or tokens (batch, steps), or x, padded, with the
+samples' lengths, or x packed."""
 
 IN_NO_UNIT = "in no unit: the rule's scores do not depend on it"
 """Why a parameter is left out, a last Linear's for one where each layer has a loss of its own."""
@@ -274,7 +279,7 @@ class CreditAssignment(nn.Module):
     """Whether a step has a backward pass through the whole model, where backward hooks are called."""
     _watched: Sequence[Watched] = ()
     _is_told_apart = False
-    _compiled: Callable[[Tensor, Any], Tensor] | None = None
+    _compiled: Callable[[Inputs, Any], Tensor] | None = None
     _compiled_hooks: Sequence[int] = ()
 
     def __init_subclass__(cls, sets: Sequence[str] = (), **settings: Any) -> None:
@@ -320,12 +325,12 @@ class CreditAssignment(nn.Module):
         """Whether a step calls this module of the model once, as the model would: then its forward hooks are called."""
         return False
 
-    def stream(self, x: Tensor, y: Any) -> Iterator[Update]:
+    def stream(self, x: Any, y: Any) -> Iterator[Update]:
         """The updates of the model's parts in forward order; a part may be stepped before the next is asked for."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def assign_credit(self, x: Tensor, y: Any) -> Tensor:
+    def assign_credit(self, x: Inputs, y: Any) -> Tensor:
         """Fills `.grad` of every trained parameter, replacing what was there, and returns the loss, a scalar.
 
         A parameter that is frozen at the time (`requires_grad=False`) gets None.
@@ -343,7 +348,7 @@ class CreditAssignment(nn.Module):
             credited = self._credited
         return credited(x, y).as_subclass(StepLoss)
 
-    def _credited(self, x: Tensor, y: Any) -> Tensor:
+    def _credited(self, x: Inputs, y: Any) -> Tensor:
         """What `compile` compiles: `assign_credit` itself would call what it is compiled to where a graph breaks."""
         for parameter in self.parameters():
             parameter.grad = None  # so that the new gradients take its memory
@@ -361,7 +366,7 @@ class CreditAssignment(nn.Module):
         return sum(own, torch.zeros((), device=next(self.parameters()).device))
 
     @torch.no_grad()
-    def step(self, x: Tensor, y: Any, optimizer: torch.optim.Optimizer) -> Tensor:
+    def step(self, x: Inputs, y: Any, optimizer: torch.optim.Optimizer) -> Tensor:
         """`assign_credit`, `optimizer.step()` and `constrain(optimizer)` in one, and returns the loss.
 
         With `torch.optim.SGD` a unit is stepped as soon as its update is known, and the update of a dense weight is
@@ -383,7 +388,7 @@ class CreditAssignment(nn.Module):
         self.constrain(optimizer)
         return loss
 
-    def _by_unit(self, x: Tensor, y: Any, stepper: PlainSGD | UnitSteps) -> Tensor:
+    def _by_unit(self, x: Inputs, y: Any, stepper: PlainSGD | UnitSteps) -> Tensor:
         for parameter in self._held():
             parameter.grad = None
         own: list[Tensor] = []
