@@ -79,21 +79,34 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--few-shapes"):
         take_few_shapes()
     if config.getoption("--twin") != OURS:
-        check_package(config.getoption("--twin"))
+        check_package(config.getoption("--twin"), config.getoption("--dtype"))
     if config.getoption("--results"):
         config.pluginmanager.register(Results(config))
 
 
-def check_package(name: str) -> None:
-    """Raises pytest.UsageError for a package without modules; where one raises at its import, with the place."""
+def check_package(name: str, dtype: str) -> None:
+    """Raises pytest.UsageError for a package without modules; where one raises at its import, with the place.
+
+    For one whose arrays are not of the precision, too.
+    """
     try:
-        TwinSide(name, "cpu", "float64")
+        keeps = TwinSide(name, "cpu", dtype).keeps_precision
     except ImportError as error:
         raise pytest.UsageError(f"--twin: {error}") from error
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
         raise pytest.UsageError(f"--twin: {said}") from error
+    if not keeps:
+        said = f"'{dtype}', of which from_numpy of '{name}' makes a narrower type; in JAX, jax_enable_x64 keeps it"
+        raise pytest.UsageError(f"--dtype: {said}")
+
+
+def wide(side: TwinSide) -> TwinSide:
+    """The side. Skips the test where its arrays are narrower than the precision that it is of."""
+    if not side.keeps_precision:
+        pytest.skip("its arrays have no float64")
+    return side
 
 
 def is_of_a_precision(test: Callable[..., object]) -> bool:
@@ -231,9 +244,9 @@ def ours_only(twin: TwinSide) -> None:
 
 @pytest.fixture(scope="session")
 def twin64(request: pytest.FixtureRequest) -> TwinSide:
-    """The package under test in float64, for what is only promised there."""
+    """The package under test in float64, for what is only promised there; skips the test of one without float64."""
     option = request.config.getoption
-    return TwinSide(option("--twin"), option("--device"), "float64")
+    return wide(TwinSide(option("--twin"), option("--device"), "float64"))
 
 
 @pytest.fixture(scope="session", params=["reference", "twin"])

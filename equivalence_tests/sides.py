@@ -404,6 +404,12 @@ class TwinSide(Side):
         """Whether its arrays can be added and multiplied, as tests do with them."""
         return self.takes_tensors or hasattr(self._made(np.zeros(1)), "__truediv__")
 
+    @property
+    def keeps_precision(self) -> bool:
+        """Whether its arrays are of the precision under test: those of JAX are float32 unless float64 is enabled."""
+        narrower = ("float32", "float16", "bfloat16")
+        return self.takes_tensors or self.dtype != torch.float64 or _kind(self._made(np.zeros(1))) not in narrower
+
     def module(self, name: str) -> Any:
         module = self.found(name)
         if module is not None:

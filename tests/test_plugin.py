@@ -180,7 +180,29 @@ def test_a_package_that_raises_is_named_with_the_place(monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(tmp_path)
     said = r"--twin: AttributeError: 'int' object has no attribute 'value' \(.*a_broken_package\.py, line 2\)$"
     with pytest.raises(pytest.UsageError, match=said):
-        plugin.check_package("a_broken_package")
+        plugin.check_package("a_broken_package", "float32")
+
+
+@pytest.mark.parametrize(("made", "keeps"), [("a.astype(np.float32)", False), ("a", True), ("a.tolist()", True)])
+def test_a_package_without_float64_is_not_held_to_it(
+    made: str, keeps: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As JAX's arrays are by default."""
+    (tmp_path / "a_narrow_package.py").write_text(
+        f"import numpy as np\nclass losses: pass\ndef from_numpy(a):\n    return {made}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_narrow_package", raising=False)
+    plugin.check_package("a_narrow_package", "float32")
+    side = plugin.TwinSide("a_narrow_package", "cpu", "float64")
+    if keeps:
+        plugin.check_package("a_narrow_package", "float64")
+        assert plugin.wide(side) is side
+        return
+    with pytest.raises(pytest.UsageError, match=r"^--dtype: 'float64', of which from_numpy of 'a_narrow_package'"):
+        plugin.check_package("a_narrow_package", "float64")
+    with pytest.raises(pytest.skip.Exception, match=r"its arrays have no float64"):
+        plugin.wide(side)
 
 
 def test_files_without_a_test_that_is_asked_for_are_not_loaded() -> None:
