@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from prograde.accelerated.rules import Backprop, Foton, MonoForward
 from prograde.accelerated.training.diagnostics.costs import layer_costs
-from prograde.equivalence_tests.common_checks import Check, models, parametrize_with_rules
+from prograde.equivalence_tests.common_checks import Check, built, models, parametrize_with_rules
 from prograde.equivalence_tests.rule_examples import EXAMPLES, Example, dense, images, refusal
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -110,6 +111,22 @@ def test_a_parameter_that_processes_share_is_refused() -> None:
     model[2].weight = shared(model[2].weight.detach())
     assert refusal(lambda: rule.assign_credit(x, y)).startswith("layer '2': in FSDP"), "in a step"
     assert refusal(lambda: Foton(model)).startswith("layer '2': in FSDP"), "when it is built"
+
+
+@pytest.mark.parametrize("name", ["mono-forward", "backprop", "foton", "dfa", "forward-forward", "recurrent ftp"])
+def test_weights_that_are_pruned_after_the_rule_was_built_are_named(name: str) -> None:
+    """In a step, which would not train what they are computed from; a network that is pruned for good goes on."""
+    rule, x, y = built(EXAMPLES[name])
+    where, weight = next((path, p) for path, p in rule.model.named_parameters() if p.dim() > 1)
+    where, _, key = where.rpartition(".")
+    prune.random_unstructured(rule.model.get_submodule(where), key, 0.5)
+    said = refusal(lambda: rule.assign_credit(x, y))
+    assert said.startswith(f"layer '{where}': its parameter '{key}' came, went or is computed since the "), said
+    if name in ("backprop", "mono-forward"):
+        assert refusal(lambda: rule(x)) == "accepted", "scores of the pruned model"
+    prune.remove(rule.model.get_submodule(where), key)
+    assert refusal(lambda: rule.assign_credit(x, y)) == "accepted", "of a parameter in its place"
+    assert rule.model.get_parameter(f"{where}.{key}").grad.shape == weight.shape
 
 
 @parametrize_with_rules(EXAMPLES, ["names a replaced layer"])

@@ -196,6 +196,26 @@ def test_assign_credit_forgets_the_last_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_updates_are_those_of_their_parameters_in_whatever_order_these_are(cell: Any) -> None:
+    """`prune.remove` puts a parameter last, and those of input and state may have one shape."""
+    torch.manual_seed(0)
+    model = RecurrentNetwork(4, 4, 3, cell).double()
+    x, y = torch.randn(5, 6, 4, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    expected: dict[str, torch.Tensor] = {}
+    for is_moved in (False, True):
+        if is_moved:
+            (module,) = (part for part in model.modules() if isinstance(part, torch.nn.RNNBase))
+            for key in ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0"):
+                module._parameters[key] = module._parameters.pop(key)
+        rule = RecurrentFtp(model, generator=seeded(1))
+        rule.assign_credit(x, y)
+        found = {key: p.grad for key, p in model.named_parameters()}
+        expected = expected or found
+        for key, gradient in expected.items():
+            assert torch.equal(found[key], gradient), f"{key} of another"
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 def test_a_state_is_saved_whole(cell: Any) -> None:
     """The feedback is in it; copies and pickles learn alike."""
     model, x, y = example(cell)

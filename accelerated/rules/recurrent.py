@@ -82,7 +82,7 @@ class RecurrentUnit(Unit):
 
     @property
     def weights(self) -> list[Tensor]:
-        return [p for p in self.module.parameters() if p.dim() == 2]
+        return [p for p in self.parameters if p.dim() == 2]
 
     @property
     def bias(self) -> None:
@@ -90,8 +90,8 @@ class RecurrentUnit(Unit):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """In PyTorch's order: of each layer the weights of input and state, then their biases."""
-        return list(self.module.parameters())
+        """Of each layer the weights of input and state, then their biases, in whatever order they were registered."""
+        return [p for of_layer in self.module.all_weights for p in of_layer]
 
     @property
     def has_maps(self) -> bool:
@@ -328,6 +328,7 @@ class RecurrentRule(OutputLoss):
 
     def checked_sequences(self, x: Inputs, y: Targets) -> tuple[Tensor, Tensor | None]:
         """`sequences`. Raises ValueError unless x and y fit the model and each other, and the units are the model."""
+        self.check_same_parameters()
         self.check_hooks()
         values, lengths = self.sequences(x)
         if not self.takes_tokens:

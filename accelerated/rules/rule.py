@@ -36,7 +36,7 @@ from .units import (
     read,
     without_scores,
 )
-from .watch import Watched, check_hooks, check_unchanged, hooks, shared_out, watched
+from .watch import Watched, check_hooks, check_same_parameters, check_unchanged, hooks, shared_out, watched
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, Tensor] | PackedSequence
 """x as a rule takes it; of recurrent rules (batch, steps, features) or tokens (batch, steps), or x, padded, with the
@@ -312,6 +312,10 @@ class CreditAssignment(nn.Module):
         if self._watched:
             check_unchanged(self._watched, self.model, type(self).__name__)
 
+    def check_same_parameters(self) -> None:
+        """Raises ValueError, with the layer's name, where a parameter came, went or is computed since."""
+        check_same_parameters(self._watched, type(self).__name__)
+
     def check_hooks(self) -> None:
         """Raises ValueError, with the layer's name, for a hook that the rule would not call."""
         check_hooks(self._watched, type(self).__name__, self.calls, self.differentiates)
@@ -550,6 +554,7 @@ class Rule(CreditAssignment):
 
     def checked(self, x: Tensor, y: Any) -> Tensor:
         """x as the first unit takes it. Raises ValueError unless x and y fit the model and each other."""
+        self.check_same_parameters()
         self.check_hooks()
         x = self.checked_input(x)
         check_finite(x)

@@ -26,28 +26,44 @@ def shared_out(where: str, wrapper: str, rule: str) -> ValueError:
 
 
 class Watched(NamedTuple):
-    """A module of the model, its path there, and its children at the time."""
+    """A module of the model, its path there, and its children and the names of its parameters at the time."""
 
     name: str
     module: nn.Module
     children: dict[str, nn.Module | None]
+    parameters: set[str]
 
 
 def watched(model: nn.Module) -> list[Watched]:
     """All modules of the model, itself first."""
-    return [Watched(name, module, dict(module._modules)) for name, module in model.named_modules()]
+    return [
+        Watched(name, module, dict(module._modules), set(module._parameters)) for name, module in model.named_modules()
+    ]
 
 
 def check_unchanged(found: Sequence[Watched], model: nn.Module, rule: str) -> None:
     """Raises ValueError, with the layer's name, where other modules stand in the model than were found."""
-    again = f"since the {rule} was built; build another on the model as it is, and an optimizer of its parameters"
+    again = _again(rule)
     if found and found[0].module is not model:
         raise ValueError(f"model: replaced {again}")
-    for name, module, children in found:
+    for name, module, children, _ in found:
         if module._modules != children:
             keys = (*children, *module._modules)
             key = next(key for key in keys if children.get(key, ...) is not module._modules.get(key, ...))
             raise ValueError(f"layer '{f'{name}.{key}'.lstrip('.')}': replaced, added or removed {again}")
+
+
+def _again(rule: str) -> str:
+    return f"since the {rule} was built; build another on the model as it is, and an optimizer of its parameters"
+
+
+def check_same_parameters(found: Sequence[Watched], rule: str) -> None:
+    """Raises ValueError, with the layer's name, where a module has others than were found, as after pruning."""
+    for name, module, _, parameters in found:
+        if set(module._parameters) != parameters:
+            key = min(parameters ^ set(module._parameters))
+            where = f"layer '{name}'" if name else "model"
+            raise ValueError(f"{where}: its parameter '{key}' came, went or is computed {_again(rule)}")
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
@@ -64,7 +80,7 @@ def hooks(found: Sequence[Watched]) -> list[int]:
     """The numbers, each given once, of all hooks on the modules and on their parameters."""
     held = [
         of
-        for _, module, _ in found
+        for _, module, *_ in found
         for of in (
             *(module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks),
             *(p._backward_hooks for p in module._parameters.values() if p is not None),
@@ -80,7 +96,7 @@ def check_hooks(found: Sequence[Watched], rule: str, calls: Callable[[nn.Module]
     `calls` tells the modules that the rule calls as their model would; `differentiates`, whether it has a backward
     pass through them. Hooks of all modules, which PyTorch registers globally, are not looked for.
     """
-    for name, module, _ in found:
+    for name, module, *_ in found:
         where = f"layer '{name}'" if name else "model"
         check_alone(name, module, rule)
         if has_forward_hooks(module) and not calls(module):
