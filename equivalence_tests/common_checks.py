@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from .placement import Placement
+from .results import skip_reckoning
 from .rule_examples import Example, refusal
 from .sides import MODULES, TwinSide, known_activations
 from .strategies import FIXED, KinkDistance
@@ -457,4 +458,8 @@ def _checked(test: Any, wanted: set[str], values: dict[str, Any], twin: TwinSide
     with pytest.MonkeyPatch.context() as patch, twin.leaving_out(test):
         if hasattr(test, "hypothesis"):
             patch.setattr(test, "_hypothesis_internal_use_settings", FIXED)
-        test(**{name: given[name] for name in wanted}, **values)
+        try:
+            test(**{name: given[name] for name in wanted}, **values)
+        except Exception as error:
+            skip_reckoning(error, [twin])
+            raise

@@ -1,15 +1,17 @@
 """The common checks on rules of others, wrong ones among them, and the suite on a package, as a user's own suite."""
 
+import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prograde.equivalence_tests import parametrize_with_rules, parametrize_with_twins
-from prograde.equivalence_tests.common_checks import CHECKS, Check, as_example
+from prograde.equivalence_tests.common_checks import CHECKS, Check, as_example, checks_of
 from prograde.equivalence_tests.rule_examples import Example
 from prograde.equivalence_tests.sides import TwinSide
 
@@ -254,6 +256,25 @@ def test_unknown_names_are_refused() -> None:
         parametrize_with_rules([Plain], expected_failed_checks={"flies": "it can't"})
     with pytest.raises(ValueError, match=r"modules: \['fotom'\], expected some of"):
         parametrize_with_twins(["prograde.accelerated"], ["fotom"])
+
+
+@pytest.mark.parametrize(("from_numpy", "is_skipped"), [(np.ndarray.tolist, True), (torch.from_numpy, False)])
+def test_what_reckons_with_arrays_is_skipped_where_they_are_lists(
+    from_numpy: Any, is_skipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(scores: Any, targets: Any) -> None:
+        raise AttributeError("one of its own")
+
+    made: Any = ModuleType("made")
+    made.losses, made.from_numpy = SimpleNamespace(squared_error=fails, squared_error_gradient=fails), from_numpy
+    monkeypatch.setitem(sys.modules, "made", made)
+    (check,) = [
+        check for label, check in checks_of("losses") if label.endswith("test_targets_of_one_score_may_be_a_row")
+    ]
+    with pytest.raises(
+        pytest.skip.Exception if is_skipped else AttributeError, match="reckons" if is_skipped else "own"
+    ):
+        check(TwinSide("made", "cpu", "float64"))
 
 
 @pytest.mark.slow
