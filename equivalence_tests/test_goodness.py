@@ -33,6 +33,13 @@ KINDS: dict[str, Callable[[Side], Any]] = {
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+@kinds
+def test_the_reference_keeps_float32(kind: str) -> None:
+    """So that a package which is written as it is gives results in the precision under test."""
+    goodness, h = KINDS[kind](ReferenceSide()), np.array([[0.5, -1.0, 2.0, 0.25]], np.float32)
+    assert [goodness.value(h).dtype, goodness.gradient(h).dtype] == [np.float32, np.float32], "float32"
+
+
 @st.composite
 def activities(draw: st.DrawFn, widths: tuple[int, ...] = (5, 8, 17, 33)) -> Any:
     """(batch, n) or (batch, channels, height, width), magnitudes so far apart: which is largest is no chance."""

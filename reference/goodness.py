@@ -145,7 +145,7 @@ def _entmax_root(z: Array) -> Array:
     least, total, missing = (np.take_along_axis(a, support - 1, axis=1) for a in (descending, sums, 1 - squares))
     # t is lower than the least by the root of: support u^2 + 2 total u = missing.
     root = missing / (total + np.sqrt(total**2 + support * missing))
-    return np.maximum(x - least + root, 0)
+    return np.maximum(x - least + root, 0).astype(z.dtype)  # counts are integers, which make float64 of float32
 
 
 def entmax_weighted(stop_gradient: bool = True) -> Goodness:

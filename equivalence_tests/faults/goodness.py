@@ -3,6 +3,9 @@
 from . import Fault
 
 FAULTS = [
+    Fault("entmax makes float64 of float32", "reference.goodness",
+          "np.maximum(x - least + root, 0).astype(z.dtype)", "np.maximum(x - least + root, 0)",
+          "test_the_reference_keeps_float32", "float32"),
     Fault("the top k of activities, not of squares", "accelerated.goodness",
           "magnitudes = _rows(h).abs()", "magnitudes = _rows(h)",
           "test_twin", "top_k(0.02).value"),
