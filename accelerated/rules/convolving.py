@@ -121,7 +121,8 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor
 
 
 class _Mode(local):
-    on = False
+    def __init__(self) -> None:
+        self.on = False  # of the thread, not the class: the compiler asks where it is
 
 
 _MODE = _Mode()

@@ -45,7 +45,8 @@ class Factors(NamedTuple):
 
 
 class _Mode(local):
-    on = False
+    def __init__(self) -> None:
+        self.on = False
 
 
 _MODE = _Mode()
