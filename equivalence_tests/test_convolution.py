@@ -502,7 +502,7 @@ def test_group_norms_get_maps_in_the_default_order(
     for name, model in {"first": first, "frozen": frozen, "blocks": blocks}.items():
         if name == "frozen" and of_weights is torch.channels_last:
             continue  # whose own order PyTorch gives what follows
-        built = rule(model, example=x, generator=torch.Generator().manual_seed(1))
+        built = rule(model, example=x, generator=torch.Generator(x.device).manual_seed(1))
         built.to(memory_format=of_weights)
         with OrdersOfGroupNorms() as seen:
             built.assign_credit(x, y)
