@@ -3,8 +3,9 @@
     python -m prograde.equivalence_tests.soundness RESULTS.jsonl [--minutes 120] [--seed N] [--workers 2]
 
 A job runs some test files with new examples in one precision and one of PLACES, an instruction set and a number of
-threads, over which the examples are shared out; what FUNCTIONS names is run with more of them. The command goes on
-where it was stopped, prints its seed and the kernels that were in force, and fails where a test did.
+threads, over which the examples are shared out; what FUNCTIONS names is run with more of them. The jobs come in an
+order drawn from the seed: runs that are stopped early see different ones. The command goes on where it was stopped,
+prints its seed and the kernels that were in force, and fails where a test did.
 """
 
 import argparse
@@ -87,7 +88,7 @@ class Job(NamedTuple):
 
 
 def jobs() -> Iterator[Job]:
-    """Every job, one after another in all configurations, so that an early stop has seen them all."""
+    """Every job: all files in all configurations, then FUNCTIONS."""
     configurations = [(dtype, *place) for place in PLACES for dtype in PRECISIONS]
     files = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if "given(" in path.read_text())
     for chosen in (files[i : i + FILES_A_JOB] for i in range(0, len(files), FILES_A_JOB)):
@@ -142,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     done = {Job(*(record[field] for field in Job._fields)) for record in records}
     left = [job for job in jobs() if job not in done]
+    random.Random(options.seed).shuffle(left)
     print(f"seed {options.seed}; {len(done)} jobs done, {len(left)} left")
     for instructions in INSTRUCTION_SETS:
         command = [sys.executable, "-c", KERNELS]

@@ -494,6 +494,8 @@ TOGETHER: list[tuple[Build, Callable[[], nn.Module], dict[str, Any], str]] = [
     (Ftp, dense, {"rank": 2, "law": "normal"}, "law: 'normal', with rank"),
     *((Ftp, dense, {"rank": rank}, f"rank: {rank}, expected 1..4, the number of cl") for rank in (0, 5, 2.0, True)),
     (ForwardForward, dense, {"num_classes": 3}, "num_classes: 3, but layer '4' has 4"),
+    (ForwardForward, dense, {"loss": nn.CrossEntropyLoss()}, "loss: CrossEntropyLoss(), expected a loss"),
+    (ForwardForward, dense, {"loss": nn.CrossEntropyLoss}, "loss: <class ...Loss'>, expected a loss, as pair_losses"),
     (ForwardForward, dense, {"loss": compensated(), "threshold": 2.0}, "threshold: 2.0, but a loss is given"),
     (ForwardForward, dense, {"labels": "planes"}, "labels: 'planes', but the model does not begin with a Conv2d"),
     (ForwardForward, planes(1), {"labels": "planes"}, "layer '0': takes 4 channels, expected ...4 more"),
@@ -792,6 +794,20 @@ def test_a_read_out_asks_for_two_samples_where_it_learns(twin: TwinSide) -> None
     check(lambda: next(rule.stream(x, y)), "x: a batch of 1, expected 2 or more: BatchNorm1d 'aggregation.readout.0'")
     for update in rule.eval().stream(x, y):
         assert all(torch.isfinite(gradient).all() for _, gradient in update.pairs)
+
+
+def in_blocks(x: Tensor) -> Tensor:
+    return x.to_sparse_bsr((2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("sparse", [Tensor.to_sparse, Tensor.to_sparse_csr, in_blocks])
+@pytest.mark.parametrize("kind", [Pepita, ForwardForward, SymBa, CumulativeForwardForward])
+def test_what_adds_to_x_takes_no_sparse_one(kind: Build, sparse: Callable[[Tensor], Tensor], twin: TwinSide) -> None:
+    rule = kind(dense().to(twin.device))
+    x, y = torch.eye(4, 16, device=twin.device), torch.arange(4, device=twin.device)
+    rule.assign_credit(x, y)
+    check(lambda: rule.assign_credit(sparse(x), y), "x: torch.sparse_...expected a dense tensor...x.to_dense()")
 
 
 def test_large_finite_numbers_are_no_infinity(twin: TwinSide) -> None:

@@ -33,7 +33,7 @@ from .cutting import Units, untouched
 from .module_layer import ModuleStep
 from .rule import LayeredRule, UnitUpdate, check_count, evaluating
 from .stepping import factored
-from .units import Unit, without_scores
+from .units import Unit, check_dense, without_scores
 
 HardLaw: TypeAlias = Literal["root", "softmax"]
 """How likely a wrong label is by its score."""
@@ -141,7 +141,7 @@ class ForwardForward(LayeredRule):
         if loss is not None and threshold is not None:
             raise ValueError(f"threshold: {threshold}, but a loss is given, which has its own if any")
         self.loss = threshold_loss(1.0 if threshold is None else threshold) if loss is None else loss
-        if not callable(self.loss):
+        if not callable(self.loss) or isinstance(loss, nn.modules.loss._Loss | type):
             raise ValueError(f"loss: {loss!r}, expected a loss, as pair_losses and cumulative_goodness make them")
         for name, value, kind in (
             ("prior", prior, Prior),
@@ -279,6 +279,7 @@ class ForwardForward(LayeredRule):
 
     def checked_input(self, x: Tensor) -> Tensor:
         self.check_hooks()
+        check_dense(x)
         if isinstance(x, Tensor) and not x.is_floating_point() and not self.takes_tokens:
             raise ValueError(
                 f"x: {x.dtype}, expected numbers, over which labels can be written; of tokens give the rule an example"

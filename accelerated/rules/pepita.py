@@ -14,6 +14,7 @@ from .output_loss import Targets
 from .recomputing import RecomputingRule
 from .rule import check_place
 from .second_pass import SecondPass, carried_modulated_factors, check_second_pass, full_modulated_factors
+from .units import check_dense
 
 
 class Pepita(RecomputingRule):
@@ -77,6 +78,7 @@ class Pepita(RecomputingRule):
         self.register_buffer("projection", projection)
 
     def checked(self, x: Tensor, y: Targets) -> Tensor:
+        check_dense(x)
         x = super().checked(x, y)
         check_place("projection", self.projection, self.units[0].weights[0])
         return x

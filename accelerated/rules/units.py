@@ -768,6 +768,12 @@ def check_batch(x: Tensor) -> None:
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (batch, ...) with at least one sample")
 
 
+def check_dense(x: Tensor) -> None:
+    """Raises ValueError for a sparse x, of a rule that writes into x or adds to it."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"x: {x.layout}, expected a dense tensor, to which the rule adds numbers; x.to_dense()")
+
+
 def flat_input(x: Tensor, weight: Tensor) -> Tensor:
     """x as (batch, n_0). Raises ValueError for another size or dtype than the first weight's."""
     x = x.flatten(1)
