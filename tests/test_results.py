@@ -105,6 +105,7 @@ def test_verdicts_follow_their_intervals(pages: ModuleType) -> None:
     assert {verdict: claims.every(seen) for verdict, seen in cases.items()} == {verdict: verdict for verdict in cases}
     published = [{"accuracy": 98.0 + gap} for gap in (0.1, 0.2, 0.3)]
     assert [claims.reached(published, most, "").verdict for most in (97.0, 99.0)] == ["confirmed", "not decided"]
+    assert claims.reached(published, 99.0, "", whole=True).verdict == "refuted"
     assert claims.told({"a": [1.0], "b": [1.0, 1.0], "c": gaps, "d": []}) == (
         "a +1.00 (one seed); b +1.00 [1.00, 1.00] (two seeds); c +1.00 [-1.48, 3.48]"
     )
