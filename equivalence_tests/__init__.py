@@ -5,7 +5,10 @@ one's own, `parametrize_with_twins` and `parametrize_with_rules` run them, and w
 checks.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .common_checks import parametrize_with_rules, parametrize_with_twins
 
 __all__ = ["parametrize_with_rules", "parametrize_with_twins"]
 
