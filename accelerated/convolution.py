@@ -3,14 +3,13 @@
 Circular padding is laid out in memory, for PyTorch's own convolutions to run on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 from typing import TypeGuard
 
 import torch
-from torch.nn import functional
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn import functional, grad
 
 from ._arrays import Array, check_count, check_images, check_shape, readable, wide
 from ._autocast import product
@@ -28,6 +27,9 @@ __all__ = [
     "skew_kernel",
     "skew_kernel_vjp",
 ]
+
+conv2d_input: Callable[..., Array] = grad.conv2d_input  # which PyTorch gives no types
+conv2d_weight: Callable[..., Array] = grad.conv2d_weight
 
 MANY = 128
 """From how many channels each way a kernel's gradient is a product of matrices: to copy a number costs little beside

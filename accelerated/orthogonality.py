@@ -202,6 +202,7 @@ def polar_iteration(weight: Array, steps: int = 3) -> Array:
     is_wide = weight.shape[-2] <= weight.shape[-1]
     w = widened(weight if is_wide else weight.mT)
     bjorck, beyond = _polar_coefficients(steps, w.device, w.dtype)
+    coefficients = bjorck
     for step in range(steps):
         residual = _residual(w @ w.mT)
         square = residual @ residual

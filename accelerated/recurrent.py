@@ -395,6 +395,7 @@ def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[Cel
     ends = list(accumulate(_sizes(stack)))
     owns = [Part(start, end, ends[-1]) for start, end in zip([0, *ends], ends, strict=False)]
     lowest, each = cells[0], given.transpose(0, 1)  # (T, batch, n_0)
+    p = None
     if not embedded:
         p = product(functional.linear, each.flatten(0, 1), lowest.of_input.weight, lowest.of_input.bias)
         p = p.unflatten(0, each.shape[:2])
@@ -404,7 +405,7 @@ def unrolled(stack: Stack, x: Array, lengths: Labels | None = None) -> tuple[Cel
         for part, own in zip(stack, owns, strict=True):
             if isinstance(part, Embedding):
                 steps.append(TokenStep(part, x[:, t], each[t], own, running))
-            elif own.start == 0:
+            elif p is not None and own.start == 0:
                 steps.append(CellStep(part, each[t], p[t], own, running, _place=(t, each, p)))
             else:
                 steps.append(CellStep(part, steps[-1].h, None, own, running))

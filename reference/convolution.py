@@ -295,7 +295,8 @@ def orthogonal_kernel_vjp(mixing: Array, bases: Sequence[Array], gradient: Array
         q, s = bases[2 * step], bases[2 * step + 1]
         before, t = products[step], _step(q, s)
         n = len(before)
-        windows = [[of_taps[i : i + n, j : j + n] for j in range(2)] for i in range(2)]
+        # Arrays, but pyright takes the sum below for an int, which it is of nothing alone.
+        windows = [[of_taps[i : i + n, j : j + n] for j in range(2)] for i in range(2)]  # pyright: ignore[reportIndexIssue]
         of_t = [[np.einsum("pqab,pqac->bc", before, windows[i][j]) for j in range(2)] for i in range(2)]
         of_taps = sum(windows[i][j] @ t[i, j].T for i in range(2) for j in range(2))
         p, r = q @ q.T, s @ s.T

@@ -146,7 +146,7 @@ def free_riding_fraction(attenuation: Array) -> tuple[Array, Array]:
     if len(attenuation) < 2:
         raise ValueError(f"attenuation: {len(attenuation)} samples, expected 2 or more")
     lost = 1 - np.minimum(1, attenuation)
-    return np.mean(lost), 1.96 * np.std(lost, ddof=1) / np.sqrt(lost.dtype.type(len(lost)))
+    return lost.mean(), 1.96 * np.std(lost, ddof=1) / np.sqrt(lost.dtype.type(len(lost)))
 
 
 def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
@@ -158,7 +158,7 @@ def starved_fraction(attenuation: Array, limit: float = 1e-2) -> Array:
     0.5
     """
     check_not_negative("limit", limit)
-    return np.mean((attenuation <= limit).astype(attenuation.dtype))
+    return (attenuation <= limit).astype(attenuation.dtype).mean()
 
 
 def coverage(margin: Array, prior: Array) -> Array:
@@ -170,7 +170,7 @@ def coverage(margin: Array, prior: Array) -> Array:
     0.5
     """
     _check_pair(margin, prior)
-    return np.mean(((margin >= 0) & (prior >= 0)).astype(margin.dtype))
+    return ((margin >= 0) & (prior >= 0)).astype(margin.dtype).mean()
 
 
 def layer_separation(positive: Array, negative: Array) -> Array:
@@ -182,7 +182,7 @@ def layer_separation(positive: Array, negative: Array) -> Array:
     3.0
     """
     check_shape("negative", negative, positive.shape)
-    return np.mean(positive - negative)
+    return (positive - negative).mean()
 
 
 def _margins(layer: LayerGoodness) -> tuple[Array, Array]:

@@ -48,13 +48,13 @@ class Commands(TyperGroup):
     Other errors are bugs and show as such.
     """
 
-    def invoke(self, context: Any) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         main_thread = threading.current_thread() is threading.main_thread()
         heard = [number for number in STOPS if main_thread and signal.getsignal(number) is signal.SIG_DFL]
         try:
             for number in heard:
                 signal.signal(number, _stop)
-            return super().invoke(context)
+            return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             number = stop.args[0] if stop.args else signal.SIGINT
             word = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"

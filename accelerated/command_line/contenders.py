@@ -441,11 +441,12 @@ def floor(setting: Setting, x: Tensor) -> Floor | None:
 def _forward_products(model: nn.Module, x: Tensor) -> tuple[int, float]:
     """Multiply-accumulates of the Linear and Conv2d, and the seconds that these take, each by itself."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0], output)))
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
+
+    def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.append((module, inputs[0], output))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     macs, seconds = 0, 0.0
     with torch.no_grad():
         model(x)

@@ -427,8 +427,8 @@ def _confused(counts: Any, classes: Sequence[str]) -> str:
     """The commonest errors in words."""
     errors = counts * (1 - np.eye(len(counts), dtype=int))
     order = np.argsort(-errors, axis=None, kind="stable")[:CONFUSED]
-    pairs = [(*np.unravel_index(index, errors.shape), errors.flat[index]) for index in order if errors.flat[index]]
-    said = [f"{escape(classes[i])} as {escape(classes[j])} ({count} of {counts[i].sum()})" for i, j, count in pairs]
+    pairs = [divmod(int(index), len(counts)) for index in order if errors.flat[index]]
+    said = [f"{escape(classes[i])} as {escape(classes[j])} ({errors[i, j]} of {counts[i].sum()})" for i, j in pairs]
     return f'<p class="note">{"; ".join(said)}</p>' if said else ""
 
 

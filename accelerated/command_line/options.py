@@ -308,7 +308,7 @@ def chosen_options(methods: Sequence[str], values: dict[str, Any]) -> list[dict[
         for method, names in zip(methods, known, strict=True):
             kinds = names.get(name, [])
             if kinds and not any(_fits(value, kind) for kind in kinds):
-                expected = " or ".join(PLAIN.get(kind, kind) for kind in kinds)
+                expected = " or ".join(PLAIN.get(kind, str(kind)) for kind in kinds)
                 raise UserError(f"--option: {name} is {value!r}, expected {expected}; {method} has {', '.join(names)}")
     return [{name: value for name, value in values.items() if name in names} for names in known]
 

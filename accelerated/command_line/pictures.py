@@ -208,6 +208,7 @@ def sweep_curves(records: Sequence[dict[str, Any]], sweep: str) -> bytes:
             by_name.setdefault(record["name"], []).append(record)
     figure = _figure(WIDTH, PANEL_HEIGHT * 1.3)
     panels = figure.subplots(1, 2)
+    x: list[float] = []
     for number, (name, steps) in enumerate(by_name.items()):
         colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
         look: dict[str, Any] = {"color": colour, "linewidth": 1.7, "linestyle": "--" if number == 0 else "-"}
@@ -404,7 +405,7 @@ def spread_apart(sorted_heights: NDArray[np.float64], gap: float) -> NDArray[np.
             total, count = pools.pop()
             pools[-1] = [pools[-1][0] + total, pools[-1][1] + count]
     means = [total / count for total, count in pools for _ in range(int(count))]
-    return np.array(means) + gap * np.arange(len(means))
+    return np.array([mean + gap * number for number, mean in enumerate(means)])
 
 
 def _test_accuracies(axes: "Axes", groups: Sequence[_Group], reference: _Group | None) -> None:

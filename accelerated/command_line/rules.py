@@ -123,6 +123,6 @@ def rules(
     output.print("\nOptions, as --option NAME=VALUE:", markup=False)
     parameters = inspect.signature(preset.rule).parameters
     for name, kinds in options.rule_options(rule).items():
-        values = " or ".join(dict.fromkeys(options.PLAIN.get(kind, kind) for kind in kinds))
+        values = " or ".join(dict.fromkeys(options.PLAIN.get(kind, str(kind)) for kind in kinds))
         default = preset.recipe.options.get(name, parameters[name].default)
         output.print(f"  {name}: {values}; {default!r} unless given", markup=False)

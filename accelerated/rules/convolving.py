@@ -99,7 +99,8 @@ def _convolved(
     dilation: Any,
     groups: int,
 ) -> Tensor:
-    place = stride, padding, dilation, groups = (*(_pair(n) for n in (stride, padding, dilation)), groups)
+    stride, padding, dilation = (_pair(n) for n in (stride, padding, dilation))
+    place = stride, padding, dilation, groups
     is_ours = weight.requires_grad and torch.is_grad_enabled()
     if not is_ours or not multiplies_windows(padding, input, weight.shape, dilation, groups):
         return functional.conv2d(input, weight, bias, *place)

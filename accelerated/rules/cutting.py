@@ -428,7 +428,7 @@ def _alone(whole: _Whole, x: fx.Node, y: fx.Node, dropouts: dict[fx.Node, nn.Mod
     if y.target not in FUNCTIONS:
         return None
     kind, names = FUNCTIONS[y.target]
-    settings = {**dict(zip(names, y.args[1:], strict=False)), **y.kwargs}
+    settings: dict[str, Any] = {**dict(zip(names, y.args[1:], strict=False)), **y.kwargs}
     return None if kind is nn.Flatten and "start_dim" not in settings else kind(**settings)
 
 

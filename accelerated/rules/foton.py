@@ -168,12 +168,12 @@ class Foton(OutputErrorRule):
             self._is_due, self._is_used = False, True
         return self.projection
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *options: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any, **named: Any) -> None:
         """Takes a projection of any shape, or none, where the state has none yet."""
         found = state_dict.get(f"{prefix}projection")
         self.projection = None if found is None else self.units[0].weights[0].new_empty(found.shape)
         self.orthogonality.known.clear()  # known of other weights
-        super()._load_from_state_dict(state_dict, prefix, *options)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
     def output_loss(self, scores: Tensor, y: Targets) -> Tensor:
         return super().output_loss(self.temperature * scores, y)

@@ -192,9 +192,9 @@ class Ftp(RecomputingRule):
         if not is_channels_last or as_they_are:
             return difference(feedback, targets, error, self.phi, self.gain).reshape(h.shape)
         # The rows of G in the order of memory: they are permuted, (n_j, K), not what they give, (batch, n_j).
-        left, *right = feedback if isinstance(feedback, tuple) else (feedback,)
+        left = feedback[0] if isinstance(feedback, tuple) else feedback
         left = left.T.unflatten(1, h.shape[1:]).movedim(1, -1).flatten(1).T
-        permuted = (left, *right) if right else left
+        permuted = (left, feedback[1]) if isinstance(feedback, tuple) else left
         found = torch.empty_like(h)
         flat = found.movedim(1, -1).view(len(h), -1)
         rows = len(h) if h.device.type != "cpu" else PART // flat.shape[1] + 1

@@ -278,14 +278,15 @@ class _Crossbars(TorchDispatchMode):
     def convolve_back(self, d: Tensor, z: Tensor, kernel: Tensor, biases: Any, *place: Any) -> tuple[Any, Any, Any]:
         """As aten.convolution_backward: the gradient by z by the crossbar, those by kernel and bias exactly."""
         stride, padding, *kind, (by_input, *by_others) = place
-        of_input, others = None, (None, None)
+        of_input = of_kernel = of_bias = None
         if by_input:
             self.check_plain(kind)
             size, noise = (z.shape[2], z.shape[3]), self.noise(kernel)
             of_input = convolve_adjoint(self.hardware.crossbar, d, kernel, size, noise, *_pairs(stride, padding))
         if any(by_others):
-            _, *others = aten.convolution_backward(d, z, kernel, biases, stride, padding, *kind, [False, *by_others])
-        return (of_input, *others)
+            asked = [False, *by_others]
+            _, of_kernel, of_bias = aten.convolution_backward(d, z, kernel, biases, stride, padding, *kind, asked)
+        return of_input, of_kernel, of_bias
 
     def check_plain(self, kind: Sequence[Any]) -> None:
         """Raises NotImplementedError for another convolution than Conv2d without groups and dilation."""

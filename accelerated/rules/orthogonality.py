@@ -439,7 +439,7 @@ class Orthogonality(nn.Module):
         for alike in _alike(weights, lambda name, weight: tuple(sorted(weight.shape))):
             rows = [weight if weight.shape[0] <= weight.shape[1] else weight.T for weight in alike.values()]
             restored = polar_iteration(torch.stack(rows), 3 if self.tolerance >= FINE else 4)
-            torch._foreach_copy_(rows, restored.unbind())
+            torch._foreach_copy_(rows, restored.unbind())  # pyright: ignore[reportPrivateImportUsage]  # no public one
             found[restored.device].append((alike, defect(widened(restored))))
         for defects in found.values():
             names = [name for group, _ in defects for name in group]

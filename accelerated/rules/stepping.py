@@ -4,12 +4,12 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
+import torch.optim.optimizer as all_optimizers
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
-from torch.optim import optimizer as all_optimizers
 
 from .._autocast import is_lowered, product
 from ..layers import Dense, Layer
@@ -26,6 +26,7 @@ LARGE = 2**18
 than said."""
 
 
+@final
 class Factors(NamedTuple):
     """What is to be subtracted from a weight, as the factors of its product: (n_out, rows) and (rows, n_in)."""
 

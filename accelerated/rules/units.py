@@ -596,14 +596,14 @@ class _Reader:
         rotates = self.rotates and isinstance(module, Rotation)
         of_kind = self.kind is not None and isinstance(module, self.kind) and not computes_otherwise(module)
         of_kind = of_kind or rotates
-        closed = not self._joining and (dense or (of_kind and (self.needs or _has_closed_form(module))))
+        closed = not self._joining and (dense or (of_kind and (bool(self.needs) or _has_closed_form(module))))
         keys = {key.partition(".")[0] for key, _ in module.named_parameters()}
         closed = closed and not is_parametrized(module) and keys.issubset(PARAMETERS)
         flattened = closed and all(isinstance(step, Flatten) for step in self.stem)
         if self.begins_with_x and not self.units and not flattened and self._before:
             self.stem, self._joining, closed = [], [*self._before, *self._joining], False
+        outlet = tuple(self.units[-1].outlet) if self.units else tuple(self.stem)
         if self.needs:
-            outlet = tuple(self.units[-1].outlet) if self.units else tuple(self.stem)
             if not (dense or of_kind):
                 raise self.refusal(name, module)
             if rotates:

@@ -39,6 +39,11 @@ BUILT_BY = "rule", "hidden_layer_sizes", "activation", "module", "options", "dev
 
 Floats = NDArray[np.floating[Any]]
 
+# Scikit-learn gives its functions no types; those that pyright infers from defaults are other than what they take.
+_checked: Callable[..., Floats] = check_array
+_split: Callable[..., Any] = train_test_split
+_validated: Callable[..., Any] = validate_data
+
 
 class Samples(NamedTuple):
     """Features, (n, features); targets, (n,) labels 0..K-1 or (n, outputs) numbers; and a weight of each, if any."""
@@ -113,7 +118,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
         if is_new:
             self._random = check_random_state(self.random_state)
         if self.early_stopping:
-            kept, apart = train_test_split(
+            kept, apart = _split(
                 np.arange(len(samples.x)),
                 test_size=float(self.validation_fraction),
                 random_state=self._random,
@@ -281,7 +286,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: ArrayLike) -> Floats:
         """The rule's, in float64: (samples, outputs)."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=PRECISIONS, reset=False)
+        x = _validated(self, X, dtype=PRECISIONS, reset=False)
         with torch.no_grad(), evaluating(self.rule_):
             found = [self.rule_(batch) for batch in self._inputs(x).split(EVALUATION_BATCH)]
         return torch.cat(found).double().cpu().numpy()
@@ -308,10 +313,10 @@ def _same(value: Any, before: Any) -> bool:
     """Whether they are equal, arrays and dicts of them too."""
     if value is before:
         return True
+    if any(isinstance(one, np.ndarray | Tensor) for one in (value, before)):
+        return type(value) is type(before) and value.shape == before.shape and bool((value == before).all())
     if isinstance(value, dict) and isinstance(before, dict):
         return value.keys() == before.keys() and all(_same(value[key], before[key]) for key in value)
-    if isinstance(value, np.ndarray | Tensor) or isinstance(before, np.ndarray | Tensor):
-        return type(value) is type(before) and value.shape == before.shape and bool((value == before).all())
     return bool(value == before)
 
 
@@ -337,7 +342,7 @@ def _weights(sample_weight: ArrayLike | None, x: Floats) -> Floats | None:
     """Checked. Raises ValueError unless they are numbers of 0 or more, one for each sample, and not all 0."""
     if sample_weight is None:
         return None
-    weight: Floats = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weight = _checked(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weight.ndim != 1:
         raise ValueError(f"sample_weight: shape {weight.shape}, expected ({len(x)},), a weight for each sample")
     check_consistent_length(x, weight)
@@ -438,7 +443,7 @@ class ForwardOnlyClassifier(ClassifierMixin, _ForwardOnly):  # type: ignore[misc
         is_new: bool,
         classes: ArrayLike | None = None,
     ) -> Samples:
-        x, y = validate_data(self, X, y, dtype=PRECISIONS, reset=is_new)
+        x, y = _validated(self, X, y, dtype=PRECISIONS, reset=is_new)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         weight = _weights(sample_weight, x)
@@ -526,7 +531,7 @@ class ForwardOnlyRegressor(MultiOutputMixin, RegressorMixin, _ForwardOnly):  # t
         is_new: bool,
         classes: ArrayLike | None = None,
     ) -> Samples:
-        x, y = validate_data(self, X, y, dtype=PRECISIONS, reset=is_new, multi_output=True, y_numeric=True)
+        x, y = _validated(self, X, y, dtype=PRECISIONS, reset=is_new, multi_output=True, y_numeric=True)
         samples = Samples(x, np.asarray(y, dtype=np.float64).reshape(len(x), -1), _weights(sample_weight, x))
         if not is_new and samples.targets.shape[1] != len(self.target_mean_):
             raise ValueError(f"y: {samples.targets.shape[1]} outputs, expected {len(self.target_mean_)} as before")

@@ -98,7 +98,7 @@ class Recipe:
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         for name, (least, most) in RANGES.items():
-            value: Any = getattr(self, name)
+            value: float = getattr(self, name)
             kind: type[int] | type[float] = type(getattr(Recipe, name))
             fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
             if not (fits and least <= value < most):

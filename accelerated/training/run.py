@@ -412,7 +412,7 @@ class Run:
 
     def _generators(self) -> dict[str, torch.Generator]:
         """Those in use, PyTorch's own for this device among them."""
-        own = dict(zip(("global", "cuda"), generators(self.device), strict=False))
+        own: dict[str, torch.Generator] = dict(zip(("global", "cuda"), generators(self.device), strict=False))
         if self.rule.generator is not None:
             own["rule"] = self.rule.generator
         return self.train.generators() | own

@@ -31,7 +31,7 @@ FAULTS = [
           "(margin >= 0) & (prior >= 0)", "(margin >= 0) | (prior >= 0)",
           "test_metrics_by_hand", "coverage"),
     Fault("sum for the mean separation", "reference.cumulative_goodness",
-          "np.mean(positive - negative)", "np.sum(positive - negative)",
+          "(positive - negative).mean()", "(positive - negative).sum()",
           "test_metrics_by_hand", "separation"),
     Fault("prior with the layer's own margin", "accelerated.cumulative_goodness",
           "layer.positive - layer.negative, layer.prior_positive - layer.prior_negative",

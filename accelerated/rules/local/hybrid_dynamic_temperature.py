@@ -144,9 +144,9 @@ class HybridDynamicTemperature(LayeredRule):
         classifier = Unit("classifier", self.classifier)
         yield UnitUpdate(classifier, [told.weight, told.bias], found.classifier, tuple(zip(*own, strict=True)))
 
-    def _load_from_state_dict(self, *state: Any) -> None:
+    def _load_from_state_dict(self, *state: Any, **named: Any) -> None:
         self._looked = False  # the state may be of a rule that has not seen a batch
-        super()._load_from_state_dict(*state)
+        super()._load_from_state_dict(*state, **named)
 
     @torch.no_grad()
     def _warm_up(self, x: Tensor, y: Tensor) -> None:
