@@ -192,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "on-mnist": on_mnist,
     "mnist": lambda: mnist.summary(compared("mnist")),
     "ftp-mnist": lambda: mnist.summary(compared("mnist", **FTP)),
+    "ftp-fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", **FTP)),
     "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist", epochs=5)),
     "ftp-cosines": lambda: ftp.cosines(stored("ftp/ftp", data="mnist", epochs=5)),
     "ftp-laws": lambda: ftp.by_law(stored("ftp/ftp", data="mnist")),
