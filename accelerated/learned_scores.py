@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ._arrays import Array, check_count, check_finite, check_not_negative, check_positive, few_columns, widened
 from .normalisations import direction, direction_vjp
-from .scores import Grid, Score, ScoreCredit, features, features_adjoint
+from .scores import Grid, Pullback, Score, ScoreCredit, Sharing, features, features_adjoint
 
 __all__ = ["assignment", "channel_class", "prototype_cosine", "random_logits", "random_prototypes"]
 
@@ -112,14 +112,16 @@ class _Assignment(NamedTuple):
             found = equal.mul_((weight * share).to(h.dtype)).add_(found)
         return found
 
-    def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
-        return (self.pooled(h, self.extremes(h)) @ self.assigned(parameters)).to(h.dtype)
+    def pullback(self, h: Array, parameters: tuple[Array, ...]) -> tuple[Array, Pullback]:
+        m, extremes = self.assigned(parameters), self.extremes(h)
+        u = self.pooled(h, extremes)
 
-    def credit(self, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-        m, gradient, extremes = self.assigned(parameters), widened(gradient), self.extremes(h)
-        by_logits = _by_logits(m, self.pooled(h, extremes).T @ gradient)
-        by_activities = self.pooled_credit(h, gradient @ m.T, extremes)
-        return ScoreCredit(by_activities, _by_parameters(parameters, by_logits, self.cooling))
+        def credit(gradient: Array) -> ScoreCredit:
+            gradient = widened(gradient)
+            by_activities = self.pooled_credit(h, gradient @ m.T, extremes)
+            return ScoreCredit(by_activities, _by_parameters(parameters, _by_logits(m, u.T @ gradient), self.cooling))
+
+        return (u @ m).to(h.dtype), credit
 
     def penalty(self, parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         logits, log_temperature = parameters
@@ -152,7 +154,7 @@ def channel_class(
     check_not_negative("orthogonality", orthogonality)
     check_positive("cooling", cooling)
     made = _Assignment(pooling, entropy, orthogonality, scaled, cooling)
-    return Score(made.value, made.credit, made.penalty)
+    return Sharing(made.pullback).score(made.penalty)
 
 
 def random_prototypes(
@@ -170,55 +172,39 @@ def random_prototypes(
     return torch.randn(num_classes, per_class, size, generator=generator, dtype=dtype, device=device) / math.sqrt(size)
 
 
-class _Cosines(NamedTuple):
-    """Cosines and what they are made of: z is never divided by its length, which (batch, K m) numbers are instead."""
-
-    c: Array  # (batch, K m), as all of these in float32 at least
-    z: Array  # (batch, d)
-    p: Array  # (K m, d), directions
-    rate: Array  # (batch, 1), 1 / |z|
-    rate_of_p: Array  # (K m, 1), that of the prototypes
-
-
 def _rate(rows: Array) -> Array:
     """1 / |v| of each row, 0 where it has no direction: (rows, 1)."""
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return functional.threshold(length, SHORTEST, math.inf).reciprocal()
 
 
-def _cosines(grid: Grid, h: Array, prototypes: Array) -> _Cosines:
+def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> tuple[Array, Pullback]:
+    """z is never divided by its length, which cosines, (batch, K m) numbers, are instead."""
+    (prototypes,) = parameters
     # In float32 at least, products too: float16 has no number for 1 / |z|^2 of a quiet layer, |z| = 1e-3.
     z, v = widened(features(h, grid)), widened(prototypes.flatten(0, 1))
     rate, rate_of_p = _rate(z), _rate(v)
     p = rate_of_p * v
-    return _Cosines(few_columns(z, p.T) * rate, z, p, rate, rate_of_p)
+    c = few_columns(z, p.T) * rate
+    of_class = c.unflatten(1, prototypes.shape[:2])
+    several = of_class.shape[2] > 1
 
+    def credit(gradient: Array) -> ScoreCredit:
+        by_cosine = widened(gradient)
+        if several:
+            by_cosine = (by_cosine[:, :, None] * (sharpness * of_class).softmax(dim=2)).flatten(1)
+        by_product, along = by_cosine * rate, by_cosine * c  # each derivative is orthogonal to what has the direction
+        by_features = (along.sum(dim=1, keepdim=True) * -rate.square() * z).addmm_(by_product, p).to(h.dtype)
+        by_prototypes = rate_of_p * torch.addcmul(by_product.T @ z, along.sum(dim=0)[:, None], p, value=-1)
+        found = by_prototypes.view_as(prototypes).to(prototypes.dtype)
+        return ScoreCredit(features_adjoint(by_features, h, grid), (found,))
 
-def _prototype_cosine(sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
-    (prototypes,) = parameters
-    c = _cosines(grid, h, prototypes).c.unflatten(1, prototypes.shape[:2])
-    if c.shape[2] == 1:
-        return c.squeeze(2).to(h.dtype)
-    return (((sharpness * c).logsumexp(dim=2) - math.log(c.shape[2])) / sharpness).to(h.dtype)
-
-
-def _prototype_cosine_credit(
-    sharpness: float, grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array
-) -> ScoreCredit:
-    (prototypes,) = parameters
-    c, z, p, rate, rate_of_p = _cosines(grid, h, prototypes)
-    by_cosine = widened(gradient)
-    if c.shape != gradient.shape:  # several of a class
-        shares = (sharpness * c.unflatten(1, prototypes.shape[:2])).softmax(dim=2)
-        by_cosine = (by_cosine[:, :, None] * shares).flatten(1)
-    by_product, along = by_cosine * rate, by_cosine * c  # each derivative is orthogonal to what has the direction
-    by_features = (along.sum(dim=1, keepdim=True) * -rate.square() * z).addmm_(by_product, p).to(h.dtype)
-    by_prototypes = rate_of_p * torch.addcmul(by_product.T @ z, along.sum(dim=0)[:, None], p, value=-1)
-    found = by_prototypes.view_as(prototypes).to(prototypes.dtype)
-    return ScoreCredit(features_adjoint(by_features, h, grid), (found,))
+    if not several:
+        return of_class.squeeze(2).to(h.dtype), credit
+    return (((sharpness * of_class).logsumexp(dim=2) - math.log(of_class.shape[2])) / sharpness).to(h.dtype), credit
 
 
 def prototype_cosine(sharpness: float = 10.0, grid: Grid = None) -> Score:
     """Cosines to prototypes on the sphere, of parameters (v,). Raises ValueError unless the sharpness is positive."""
     check_positive("sharpness", sharpness)
-    return Score(partial(_prototype_cosine, sharpness, grid), partial(_prototype_cosine_credit, sharpness, grid))
+    return Sharing(partial(_prototype_cosine, sharpness, grid)).score()

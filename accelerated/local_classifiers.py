@@ -130,8 +130,9 @@ def local_updates(
 ) -> Iterator[LocalUpdate]:
     """Every layer's update in forward order. Raises ValueError as `layer_passes` does."""
     for (layer, score, parameters), (z, a, h) in zip(layers, layer_passes(layers, x, shortcuts), strict=True):
-        losses, e = loss(score.value(h, parameters), labels)
-        gradient, of_parameters = score.credit(h, parameters, e)
+        scores, credit = score.pullback(h, parameters)
+        losses, e = loss(scores, labels)
+        gradient, of_parameters = credit(e)
         delta = pulled_back(layer.steps, a, gradient)
         penalty, of_penalty = score.penalty(parameters)
         own = tuple(g / len(z) + p for g, p in zip(of_parameters, of_penalty, strict=True))

@@ -47,12 +47,40 @@ def no_penalty(parameters: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]
     return zero, tuple(torch.zeros_like(p) for p in parameters)
 
 
+Pullback: TypeAlias = Callable[[Array], ScoreCredit]
+"""From a loss's derivative by the scores to those by what they are made of."""
+
+Penalty: TypeAlias = Callable[[tuple[Array, ...]], tuple[Array, tuple[Array, ...]]]
+
+
 class Score(NamedTuple):
     """A score by its three functions; see the reference."""
 
     value: Callable[[Array, tuple[Array, ...]], Array]
     credit: Callable[[Array, tuple[Array, ...], Array], ScoreCredit]
-    penalty: Callable[[tuple[Array, ...]], tuple[Array, tuple[Array, ...]]] = no_penalty
+    penalty: Penalty = no_penalty
+
+    def pullback(self, h: Array, parameters: tuple[Array, ...]) -> tuple[Array, Pullback]:
+        """`value`, and `credit` of its gradient alone; of a `Sharing` what both need is made once."""
+        both = getattr(self.value, "__self__", None)
+        if isinstance(both, Sharing) and self.credit == both.credit:
+            return both.pullback(h, parameters)
+        return self.value(h, parameters), partial(self.credit, h, parameters)
+
+
+class Sharing(NamedTuple):
+    """The functions of a score by its pullback."""
+
+    pullback: Callable[[Array, tuple[Array, ...]], tuple[Array, Pullback]]
+
+    def value(self, h: Array, parameters: tuple[Array, ...]) -> Array:
+        return self.pullback(h, parameters)[0]
+
+    def credit(self, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
+        return self.pullback(h, parameters)[1](gradient)
+
+    def score(self, penalty: Penalty = no_penalty) -> Score:
+        return Score(self.value, self.credit, penalty)
 
 
 # Functions of the module, not of functions, so that a score can be pickled.
@@ -129,19 +157,19 @@ def features_adjoint(gradient: Array, h: Array, grid: Grid = None, pooling: Pool
     return spread(cells, (h.shape[2], h.shape[3]), pooling, channels_last(h))
 
 
-def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> Array:
+def _linear_map(grid: Grid, h: Array, parameters: tuple[Array, ...]) -> tuple[Array, Pullback]:
     (matrix,) = parameters
-    return few_columns(features(h, grid), matrix.T)
+    u = features(h, grid)
 
+    def credit(gradient: Array) -> ScoreCredit:
+        return ScoreCredit(features_adjoint(gradient @ matrix, h, grid), (gradient.T @ u,))
 
-def _linear_map_credit(grid: Grid, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-    (matrix,) = parameters
-    return ScoreCredit(features_adjoint(gradient @ matrix, h, grid), (gradient.T @ features(h, grid),))
+    return few_columns(u, matrix.T), credit
 
 
 def linear_map(grid: Grid = None) -> Score:
     """A learned linear map of activities, of parameters (M,)."""
-    return Score(partial(_linear_map, grid), partial(_linear_map_credit, grid))
+    return Sharing(partial(_linear_map, grid)).score()
 
 
 def random_projection(
@@ -169,9 +197,6 @@ class _Readout(NamedTuple):
     lowest: float = 1.0
     highest: float = 1.0
 
-    def temperature(self, alpha: Array) -> Array:
-        return self.lowest + (self.highest - self.lowest) * torch.sigmoid(widened(alpha))
-
     def of_squares(self, h: Array, gradient: Array, pooling: Pooling) -> Array:
         """h times what twice the gradient by a cell, (batch, d), is to its pixels."""
         return features_adjoint(gradient, h, self.grid, pooling).mul_(h)
@@ -184,21 +209,22 @@ def _inner(a: Array, b: Array) -> Array:
     return a.flatten() @ b.flatten()
 
 
-def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:
+def _random_readout(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> tuple[Array, Pullback]:
     (alpha,) = parameters
+    alpha_wide, span = widened(alpha), readout.highest - readout.lowest
+    share = torch.sigmoid(alpha_wide)
+    temperature = readout.lowest + span * share
     product = few_columns(features(h.square(), readout.grid), readout.projection)
-    return (product / readout.temperature(alpha)).to(h.dtype) + readout.offset
 
+    def credit(gradient: Array) -> ScoreCredit:
+        slope = span * share * torch.sigmoid(-alpha_wide)
+        cells = (2 * gradient / temperature).to(h.dtype) @ readout.projection.T
+        activities = readout.of_squares(h, cells, "mean")
+        # Of degree 2 in h and -1 in T: the gradient gives the sum of e times u R, without another product.
+        of_temperature = widened(_inner(h, activities)) / (-2 * temperature)
+        return ScoreCredit(activities, ((of_temperature * slope).to(alpha.dtype),))
 
-def _random_readout_credit(readout: _Readout, h: Array, parameters: tuple[Array, ...], gradient: Array) -> ScoreCredit:
-    (alpha,) = parameters
-    temperature, alpha_wide = readout.temperature(alpha), widened(alpha)
-    slope = (readout.highest - readout.lowest) * torch.sigmoid(alpha_wide) * torch.sigmoid(-alpha_wide)
-    cells = (2 * gradient / temperature).to(h.dtype) @ readout.projection.T
-    activities = readout.of_squares(h, cells, "mean")
-    # Of degree 2 in h and -1 in T: the gradient gives the sum of e times u R, without another product.
-    of_temperature = widened(_inner(h, activities)) / (-2 * temperature)
-    return ScoreCredit(activities, ((of_temperature * slope).to(alpha.dtype),))
+    return (product / temperature).to(h.dtype) + readout.offset, credit
 
 
 def random_readout(
@@ -208,8 +234,7 @@ def random_readout(
     check_shape("offset", offset, projection.shape[1:])
     if not 0 < lowest <= highest < inf:
         raise ValueError(f"lowest, highest: {lowest}, {highest}, expected 0 < lowest <= highest")
-    readout = _Readout(projection, offset, grid, lowest, highest)
-    return Score(partial(_random_readout, readout), partial(_random_readout_credit, readout))
+    return Sharing(partial(_random_readout, _Readout(projection, offset, grid, lowest, highest))).score()
 
 
 def _patch_energy(readout: _Readout, h: Array, parameters: tuple[Array, ...]) -> Array:

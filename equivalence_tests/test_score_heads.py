@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prograde.accelerated.rules import (
     ChannelClassAssignment,
@@ -32,7 +34,7 @@ from prograde.accelerated.rules.local.score_heads import (
 )
 from prograde.accelerated.rules.local.units import LocalUnit
 from prograde.accelerated.score_losses import cross_entropy
-from prograde.accelerated.scores import no_penalty
+from prograde.accelerated.scores import Score, ScoreCredit, group_mean_square, linear_map, no_penalty
 from prograde.equivalence_tests.local_examples import K, batch, channels, dense, group_norm, images
 from prograde.equivalence_tests.placement import seeded
 from prograde.equivalence_tests.rule_examples import refusal
@@ -218,6 +220,53 @@ def test_the_credit_of_a_head_is_its_losses_gradient(name: str) -> None:
     assert [p for p, _ in credit.own] == learned
     for p, gradient in credit.own:
         torch.testing.assert_close(gradient, torch.autograd.grad(cost, p, retain_graph=True)[0])
+
+
+class Reductions(TorchDispatchMode):
+    """Counts operations by name that make fewer numbers than they read of `h`, or of what has its shape."""
+
+    def __init__(self, h: torch.Tensor) -> None:
+        super().__init__()
+        self.size, self.found = h.numel(), Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        reads = any(isinstance(each, torch.Tensor) and each.numel() == self.size for each in args)
+        self.found[str(func)] += reads and isinstance(made, torch.Tensor) and made.numel() < self.size
+        return made
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), {"linear": 1, "read-out": 2, "prototypes": 1, "channels": 5, "prototypes of units": 3}.items()
+)
+def test_what_a_head_makes_of_activities_is_made_once(name: str, times: int) -> None:
+    """Cells; for the temperature a sum beside; mean, maximum and minimum, and how many are as large and as small; of
+    units the length, and a product for scores and for the gradient.
+    """
+    heads: dict[str, Callable[[], nn.Module]] = {
+        "linear": lambda: LinearHead(maps(), K, grid=(2, 2)),
+        "read-out": lambda: ReadoutHead(maps(), K, grid=(2, 2)),
+        "prototypes": lambda: PrototypeHead(maps(), K, grid=(2, 2)),
+        "channels": lambda: ChannelHead(maps(), K),
+        "prototypes of units": lambda: PrototypeHead(unit(), K),
+    }
+    torch.manual_seed(0)
+    head = heads[name]()
+    h = torch.rand(5, 8, *[] if name.endswith("units") else [6, 6], dtype=torch.float64)
+    with Reductions(h) as reductions:
+        head_credit(head, h, torch.arange(5) % K, cross_entropy(), "0", K)
+    assert reductions.found.total() == times, f"{+reductions.found}"
+
+
+@pytest.mark.parametrize("score", [linear_map(), group_mean_square(K)])
+def test_a_pullback_is_of_the_scores_own_functions(score: Score) -> None:
+    torch.manual_seed(0)
+    h, e, arrays = torch.rand(5, 8), torch.rand(5, K), (torch.rand(K, 8),)
+    for found in (score, Score(score.value, lambda h, arrays, e: ScoreCredit(-h, ()))):
+        scores, credit = found.pullback(h, arrays)
+        torch.testing.assert_close(scores, found.value(h, arrays))
+        activities, expected = credit(e).activities, found.credit(h, arrays, e).activities
+        torch.testing.assert_close(activities, expected, msg="credit")
 
 
 def test_scores_are_one_of_each_class() -> None:

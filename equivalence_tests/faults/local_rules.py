@@ -7,7 +7,7 @@ FAULTS = [
           "        if not self.detach:\n", "        if True:\n",
           "test_every_loss_is_its_layers_own", "model."),
     Fault("batch size dropped under a rule", "accelerated.rules.local.score_heads",
-          "score.credit(h, arrays, e / len(h))", "score.credit(h, arrays, e)",
+          "credit(e / len(h))", "credit(e)",
           "test_gradients_and_scores", "weight of"),
     Fault("batch size dropped under a score of one's own", "accelerated.rules.local.score_heads",
           "(seen, *learned), e / len(h), allow", "(seen, *learned), e, allow",

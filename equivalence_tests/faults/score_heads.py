@@ -3,6 +3,12 @@
 from . import Fault
 
 FAULTS = [
+    Fault("scores and gradient of a head apart", "accelerated.rules.local.score_heads",
+          "credit(e / len(h))", "score.credit(h, arrays, e / len(h))",
+          "test_what_a_head_makes_of_activities_is_made_once", "aten"),
+    Fault("a credit of one's own passed over", "accelerated.scores",
+          "isinstance(both, Sharing) and self.credit == both.credit", "isinstance(both, Sharing)",
+          "test_a_pullback_is_of_the_scores_own_functions", "credit"),
     Fault("channels that do not cool", "accelerated.rules.local.classifiers",
           "                head.end_epoch()\n", "                pass\n",
           "test_channels_cool_and_are_regularised_with_the_epochs", "epochs counted"),

@@ -64,11 +64,16 @@ class ScoreHead(nn.Module):
         """Moves on what changes from epoch to epoch."""
 
     def forward(self, h: Tensor) -> Tensor:
-        if h.dim() not in (2, 4):
-            raise ValueError(
-                f"score: activities of shape {tuple(h.shape)}, expected (batch, units) or maps; put nn.Flatten before"
-            )
+        check_activities(h)
         return self.score().value(h, self.arrays())
+
+
+def check_activities(h: Tensor) -> None:
+    """Raises ValueError for anything but units and maps."""
+    if h.dim() not in (2, 4):
+        raise ValueError(
+            f"score: activities of shape {tuple(h.shape)}, expected (batch, units) or maps; put nn.Flatten before"
+        )
 
 
 def check_scores(scores: Tensor, layer: str, num_classes: int) -> None:
@@ -86,11 +91,12 @@ def head_credit(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: 
     """
     if not isinstance(head, ScoreHead):
         return _by_autograd(head, h, y, loss, layer, num_classes)
+    check_activities(h)
     score, arrays = head.score(), head.arrays()
-    scores = head(h)
+    scores, credit = score.pullback(h, arrays)
     check_scores(scores, layer, num_classes)
     losses, e = judged(loss, scores, y)
-    activities, gradients = score.credit(h, arrays, e / len(h))
+    activities, gradients = credit(e / len(h))
     mean = cost = losses.mean()
     if score.penalty is not no_penalty:
         penalty, of_penalty = score.penalty(arrays)
