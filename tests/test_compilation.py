@@ -106,6 +106,18 @@ def test_a_rule_is_compiled_in_place() -> None:
         rule.assign_credit(x, y).backward()
 
 
+def test_each_rule_is_compiled_by_itself() -> None:
+    """However many a process has: no rule is left to Python for those that were compiled before it."""
+    graphs, (x, y) = CompileCounter(), (torch.rand(6, 5), torch.arange(6) % 2)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for number in range(1, 4):
+            rule = MonoForward(nn.Sequential(nn.Linear(5, 3 + number), nn.ReLU(), nn.Linear(3 + number, 2)))
+            rule.compile(backend=graphs)
+            for _ in range(2):
+                rule.assign_credit(x, y)
+            assert graphs.frame_count == number
+
+
 def test_a_compiled_rule_sees_what_changes() -> None:
     """A frozen parameter, a setting, another batch, a replaced layer: guards on these are kept."""
     torch.manual_seed(0)

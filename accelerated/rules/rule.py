@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, wraps
 from math import isfinite, prod
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
@@ -199,6 +199,13 @@ def kept_guards(guards: Sequence[Any]) -> list[bool]:
     What functions and classes are does not change from step to step. Two fifths of a small step's guards ask for that.
     """
     return [not ("type(" in guard.name or (guard.is_global and isinstance(guard.value, CODE))) for guard in guards]
+
+
+def _with_own_code(method: Any) -> MethodType:
+    """The method, with a copy of its code: the compiler keeps by code what it makes, and no more than a few of each."""
+    of = method.__func__
+    copied = FunctionType(of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__)
+    return MethodType(copied, method.__self__)
 
 
 def is_inferring() -> bool:
@@ -426,7 +433,7 @@ class CreditAssignment(nn.Module):
         """
         if "mode" not in options:
             options["options"] = {"guard_filter_fn": kept_guards, **(options.get("options") or {})}
-        self._compiled = torch.compile(self._credited, **options)
+        self._compiled = torch.compile(_with_own_code(self._credited), **options)
         self._compiled_hooks = hooks(self._watched)
 
     def __getstate__(self) -> dict[str, Any]:
