@@ -269,6 +269,16 @@ def test_a_pullback_is_of_the_scores_own_functions(score: Score) -> None:
         torch.testing.assert_close(activities, expected, msg="credit")
 
 
+def test_hooks_of_a_head_are_called_in_a_step() -> None:
+    rule = MonoForward(dense())
+    x, y = batch(rule)
+    seen: dict[str, torch.Tensor] = {}
+    rule.heads[1].register_forward_hook(lambda head, inputs, scores: seen.update(h=inputs[0], scores=scores))
+    rule.assign_credit(x, y)
+    assert seen, "no hook was called"
+    torch.testing.assert_close(seen["scores"], rule.heads[1](seen["h"]))
+
+
 def test_scores_are_one_of_each_class() -> None:
     for shape, fits in (((5, 4), True), ((5, 3), False), ((5, 5), False), ((5,), False), ((5, 4, 4), False)):
         message = refusal(lambda: check_scores(torch.zeros(shape), "0", 4))  # noqa: B023

@@ -3,6 +3,9 @@
 from . import Fault
 
 FAULTS = [
+    Fault("hooks of a head not called in a step", "accelerated.rules.local.score_heads",
+          "if head._forward_hooks or head._forward_pre_hooks:", "if head._forward_pre_hooks:",
+          "test_hooks_of_a_head_are_called_in_a_step", "no hook was called"),
     Fault("scores and gradient of a head apart", "accelerated.rules.local.score_heads",
           "credit(e / len(h))", "score.credit(h, arrays, e / len(h))",
           "test_what_a_head_makes_of_activities_is_made_once", "aten"),

@@ -91,9 +91,11 @@ def head_credit(head: nn.Module, h: Tensor, y: Targets, loss: ScoreLoss, layer: 
     """
     if not isinstance(head, ScoreHead):
         return _by_autograd(head, h, y, loss, layer, num_classes)
-    check_activities(h)
     score, arrays = head.score(), head.arrays()
+    check_activities(h)
     scores, credit = score.pullback(h, arrays)
+    if head._forward_hooks or head._forward_pre_hooks:  # which are to see the scores, and may change them
+        scores = head(h)
     check_scores(scores, layer, num_classes)
     losses, e = judged(loss, scores, y)
     activities, gradients = credit(e / len(h))
