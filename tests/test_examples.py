@@ -19,8 +19,12 @@ from prograde.accelerated.training import Epoch, load
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+INDUCTORS_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+"""Of PyTorch's compiler, when it is imported."""
+
+
 def run(name: str, folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    command = [sys.executable, "-W", "error", "-W", INDUCTORS_OWN, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -598,7 +602,8 @@ def test_controls(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_step_times_of_every_rule(tmp_path: Path) -> None:
-    found = run("experiments/step_times.py", tmp_path, "results", "--parts", "small", "--steps", "2")
+    options = ["--parts", "small", "--steps", "2", "--repeats", "2"]
+    found = run("experiments/step_times.py", tmp_path, "results", *options)
     cells = {line.split("|")[1].strip(): line.split("|")[2] for line in found.splitlines() if line.startswith("| ")}
     assert {"backpropagation, ms", "`stepping`", "`mono-forward`", "`foton, compiled`"} <= cells.keys()
     assert all(float(cell.split()[0]) > 0 for name, cell in cells.items() if name not in ("step", "---"))

@@ -1,10 +1,11 @@
 """What a step of each rule takes beside PyTorch's backpropagation: the table of RESULTS.md, "Time".
 
-    OMP_NUM_THREADS=2 python examples/experiments/step_times.py FOLDER [--parts small middle large adamw vgg8]
+    OMP_NUM_THREADS=2 python examples/experiments/step_times.py FOLDER [--parts small middle large] [--repeats 3]
 
 Each part is `prograde benchmark` of one network and is added to FOLDER/step_times.jsonl as it ends; one that stands
 there already is not repeated. Rules have their own learning rates and random clusters to learn; in `small` each is
-timed once more with its steps compiled. Run it with nothing beside it.
+timed once more with its steps compiled. Run it with nothing beside it; it repeats everything, hours apart if you can,
+since machines have slower times than others.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -57,20 +59,23 @@ def measure(run: dict[str, Any]) -> Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Ratios to plain backpropagation, medians and extremes of rounds."""
-    by_part = {result["run"]["part"]: {step["name"]: step for step in result["steps"]} for result in results}
+    """Ratios to plain backpropagation: medians of all repeats' rounds, and the extremes of the repeats' medians."""
+    by_part: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for result in results:
+        found = by_part.setdefault(result["run"]["part"], {})
+        for step in result["steps"]:
+            found.setdefault(step["name"], []).append(step)
     names = dict.fromkeys(name for found in by_part.values() for name in found)
     rows = [["step", *(PARTS[part].head for part in by_part)]]
     for name in names:
         row = [{PLAIN: "backpropagation, ms"}.get(name, f"`{name}`")]
         for found in by_part.values():
-            step = found.get(name)
-            if step is None:
-                row.append("")
-            elif name == PLAIN:
-                row.append(f"{step['median']:.3g}")
-            else:
-                row.append(f"{step['ratio']:.2f} ({min(step['ratios']):.2f} to {max(step['ratios']):.2f})")
+            steps = found.get(name, [])
+            of = "milliseconds" if name == PLAIN else "ratios"
+            rounds, medians = [n for step in steps for n in step[of]], [median(step[of]) for step in steps]
+            digits = ".3g" if name == PLAIN else ".2f"
+            cell = f"{{:{digits}}} ({{:{digits}}} to {{:{digits}}})"
+            row.append(cell.format(median(rounds), min(medians), max(medians)) if steps else "")
         rows.append(row)
     return markdown(rows)
 
@@ -86,11 +91,13 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], metavar="PART")
     parser.add_argument("--steps", type=int, help="of each, in place of the part's own")
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()
     wanted = [
-        {"part": part, "steps": options.steps or PARTS[part].steps, "threads": threads, "seed": 0}
+        {"part": part, "steps": options.steps or PARTS[part].steps, "threads": threads, "seed": 0, "repeat": repeat}
+        for repeat in range(options.repeats)
         for part in options.parts
     ]
     log = options.folder / "step_times.jsonl"
