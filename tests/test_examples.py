@@ -185,19 +185,21 @@ def test_tables_of_any_model_say_what_was_not_run(monkeypatch: pytest.MonkeyPatc
     assert any_model.cosines(runs).splitlines()[2:] == ["| mono-forward | 0.60, 1.00 |"]
 
 
-@pytest.mark.parametrize("network", ["mlp", "characters"])
-def test_any_model_trains_and_looks_at_its_units(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("network", "scale"), [("mlp", "SMALL"), ("mlp", "FULL"), ("vit", "FULL"), ("characters", "SMALL")]
+)
+def test_any_model_trains_and_looks_at_its_units(network: str, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep supervision is backpropagation of what Mono-Forward sums up; the last layer alone moves nothing else."""
     monkeypatch.syspath_prepend(EXAMPLES / "experiments")
     any_model: Any = importlib.import_module("any_model")
-    draw = torch.Generator().manual_seed(0)
-    x, y = torch.randn(8, 1, 16, 16, generator=draw), torch.randint(10, (8,), generator=draw)
+    draw, of_scale = torch.Generator().manual_seed(0), getattr(any_model, scale)
+    x, y = torch.randn(8, 1, of_scale.size, of_scale.size, generator=draw), torch.randint(10, (8,), generator=draw)
     if network == "characters":
         x, y = torch.randint(60, (2, 8, any_model.CONTEXT), generator=draw)
     parts = any_model.Parts(*[any_model.Samples(x, y)] * 3)
     about = {"network": network, "rate": 1e-3, "seed": 0, "epochs": 1}
     deep, local, last = (
-        any_model.train({**about, "rule": rule}, parts)
+        any_model.train({**about, "rule": rule}, parts, of_scale)
         for rule in ("deep supervision", "mono-forward", "last layer alone")
     )
     assert all(0.999 < cosine < 1.001 for cosine in deep["cosines"].values())

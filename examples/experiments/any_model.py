@@ -1,15 +1,18 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
     python examples/experiments/any_model.py data/mnist FOLDER          (two hours on one core)
+    python examples/experiments/any_model.py data/mnist FOLDER --full   (twelve hours, the dense network 20 minutes)
 
-Every run is added to FOLDER/any_model.jsonl as it ends. One that stands there already is not repeated, so that the
-command goes on where it was stopped. Last it prints the tables of `any_model.md`.
+Every run is added to FOLDER/any_model.jsonl as it ends, or to FOLDER/in_full.jsonl. One that stands there already is
+not repeated, so that the command goes on where it was stopped. Last it prints the tables of `any_model.md`.
 
 5,000 samples, two epochs of batches of 50, and the same five learning rates of Adam for each rule, the rate falling
 to 0 as a cosine. Seed 0 runs at all five; the others run at the one that is best by seed 0 on held-out samples. "last
 layer alone" trains the output on the hidden layers as they were drawn: what a rule must pass to have taught them
 anything. "deep supervision" is Mono-Forward whose losses go through all layers. Images are MNIST's, averaged to
 16 x 16; characters are those of Python's help topics, a text that comes with Python.
+
+In full, there are 55,000 images as they are, in batches of 128; ResNet and vision transformer are twice as wide.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from resumable import Result, Run, arguments_of, cell, chosen, interval, markdown, paired, run_all
+from resumable import Result, Run, arguments_of, cell, chosen, finished, interval, markdown, paired, run_all
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -42,14 +45,26 @@ from prograde.accelerated.training import alignment, load
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2)
-SAMPLES, BATCH, EPOCHS = 5_000, 50, 2
-HELD, TESTED = 1_000, 5_000
-SIZE = 16
-"""Pixels a side, from 28."""
+EPOCHS = 2
 CONTEXT = 16
 """Characters of a sample, each to be told from those before it."""
 PROBED = 200
 """Held-out samples on whose gradient units are compared with backpropagation."""
+
+
+class Scale(NamedTuple):
+    """Of an experiment; an image has `size` x `size` pixels, and `width` multiplies the widths of networks."""
+
+    samples: int
+    held: int
+    tested: int
+    batch: int
+    size: int
+    width: int
+
+
+SMALL = Scale(samples=5_000, held=1_000, tested=5_000, batch=50, size=16, width=1)
+FULL = Scale(samples=55_000, held=5_000, tested=10_000, batch=128, size=28, width=2)
 
 
 class Samples(NamedTuple):
@@ -75,52 +90,57 @@ def text() -> Tensor:
 def characters() -> Parts:
     """The first samples of the text, those after them held out, and those after these to test."""
     rows = text().unfold(0, CONTEXT + 1, CONTEXT)
-    parts = rows[: SAMPLES + HELD + TESTED].split([SAMPLES, HELD, TESTED])
+    counts = [SMALL.samples, SMALL.held, SMALL.tested]
+    parts = rows[: sum(counts)].split(counts)
     return Parts(*(Samples(part[:, :-1], part[:, 1:]) for part in parts))
 
 
-def images(folder: str) -> Parts:
+def images(folder: str, scale: Scale) -> Parts:
     dataset = load(folder).to("cpu", torch.float32, standardise=True)
-    parts = (dataset.train, SAMPLES), (dataset.validation, HELD), (dataset.test, TESTED)
+    parts = (dataset.train, scale.samples), (dataset.validation, scale.held), (dataset.test, scale.tested)
     return Parts(
         *(
-            Samples(adaptive_avg_pool2d(part.images[:count].view(-1, 1, 28, 28), SIZE), part.labels[:count])
+            Samples(adaptive_avg_pool2d(part.images[:count].view(-1, 1, 28, 28), scale.size), part.labels[:count])
             for part, count in parts
         )
     )
 
 
-def mlp() -> nn.Module:
-    """256-256-256-10 with GELU and LayerNorm."""
+def mlp(scale: Scale) -> nn.Module:
+    """Two hidden layers of 256 with GELU and LayerNorm."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(256, 256), nn.GELU(), nn.LayerNorm(256),
+        nn.Linear(scale.size**2, 256), nn.GELU(), nn.LayerNorm(256),
         nn.Linear(256, 256), nn.GELU(), nn.LayerNorm(256),
         nn.Linear(256, 10),
     )  # fmt: skip
 
 
-def resnet() -> nn.Module:
+def resnet(scale: Scale) -> nn.Module:
     """Nine convolutions of 8, 16 and 32 channels, with batch normalisation."""
-    return ResNet(num_classes=10, image_channels=1, widths=(8, 16, 32), depths=(1, 1, 2))
+    widths = [scale.width * channels for channels in (8, 16, 32)]
+    return ResNet(num_classes=10, image_channels=1, widths=widths, depths=(1, 1, 2))
 
 
-def transformer() -> nn.Module:
-    """Sixteen patches of 4 x 4, three blocks of width 32."""
-    return vit(image_channels=1, image_size=SIZE, patch=4, width=32, depth=3, heads=4)
+def transformer(scale: Scale) -> nn.Module:
+    """Sixteen patches, three blocks of width 32."""
+    size, patch = scale.size, scale.size // 4
+    return vit(image_channels=1, image_size=size, patch=patch, width=scale.width * 32, depth=3, heads=4)
 
 
-def speller() -> nn.Module:
+def speller(scale: Scale) -> nn.Module:
     """Three causal blocks of width 32."""
-    return char_transformer(int(text().max()) + 1, CONTEXT, width=32, depth=3, heads=4)
+    return char_transformer(int(text().max()) + 1, CONTEXT, width=scale.width * 32, depth=3, heads=4)
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+NETWORKS: dict[str, Callable[[Scale], nn.Module]] = {
     "mlp": mlp,
     "resnet": resnet,
     "vit": transformer,
     "characters": speller,
 }
+TEXT = "characters"
+"""The network whose data are a text."""
 
 RULES: dict[str, Callable[..., Rule]] = {
     "backprop": Backprop,
@@ -151,14 +171,14 @@ def accuracies(rule: Rule, samples: Samples) -> list[float]:
     return (100 * torch.stack(hits).sum(dim=0) / samples.y.numel()).tolist()
 
 
-def train(run: Run, parts: Parts) -> Result:
+def train(run: Run, parts: Parts, scale: Scale) -> Result:
     """Accuracies on held-out and on test samples, and of each layer; the cosine of each unit, none for backpropagation.
 
     None where training breaks down, or where the rule refuses the network, and then why.
     """
     (x, y), held, test = parts
     torch.manual_seed(run["seed"])
-    model, kind = NETWORKS[run["network"]](), RULES[run["rule"]]
+    model, kind = NETWORKS[run["network"]](scale), RULES[run["rule"]]
     whole = kind is Backprop or not hasattr(model, "units")
     try:
         rule = kind(model, units=None if whole else model.units(), example=x[:2])
@@ -169,9 +189,9 @@ def train(run: Run, parts: Parts) -> Result:
         for parameter in hidden:
             parameter.requires_grad_(False)
     optimizer = torch.optim.Adam(rule.parameters(), run["rate"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run["epochs"] * -(-len(y) // BATCH))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run["epochs"] * -(-len(y) // scale.batch))
     for _ in range(run["epochs"]):
-        for batch in torch.randperm(len(y)).split(BATCH):
+        for batch in torch.randperm(len(y)).split(scale.batch):
             loss = rule.assign_credit(x[batch], y[batch])
             optimizer.step()
             rule.constrain(optimizer)
@@ -199,19 +219,19 @@ def of_best_rate(results: list[Result], network: str, rule: str) -> list[Result]
     return [] if rate is None else chosen(results, network=network, rule=rule, rate=rate)
 
 
-def row_of(results: Iterable[Result], network: str, rule: str) -> list[Run]:
+def row_of(results: Iterable[Result], network: str, rule: str, samples: int = SMALL.samples) -> list[Run]:
     """Seed 0 at all rates, then the others at its best, or at the last of the rates where none is known."""
-    plain: Run = {"samples": SAMPLES, "epochs": EPOCHS, "network": network, "rule": rule}
+    plain: Run = {"samples": samples, "epochs": EPOCHS, "network": network, "rule": rule}
     best = best_rate(results, network=network, rule=rule) or RATES[-1]
     first = [{**plain, "rate": rate, "seed": SEEDS[0]} for rate in RATES]
     return first + [{**plain, "rate": best, "seed": seed} for seed in SEEDS[1:]]
 
 
-def run_row(log: Path, network: str, rule: str, parts: Parts) -> None:
-    step = partial(train, parts=parts)
-    found = run_all(row_of([], network, rule)[: len(RATES)], step, log)
+def run_row(log: Path, network: str, rule: str, parts: Parts, scale: Scale) -> None:
+    step = partial(train, parts=parts, scale=scale)
+    found = run_all(row_of([], network, rule, scale.samples)[: len(RATES)], step, log)
     if best_rate(found, network=network, rule=rule) is not None:
-        run_all(row_of(found, network, rule), step, log)
+        run_all(row_of(found, network, rule, scale.samples), step, log)
 
 
 def of_networks(results: list[Result], about: Callable[[str, str], str]) -> str:
@@ -280,15 +300,19 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="folder of MNIST as IDX files")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where results go")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--full", action="store_true", help="all images and wider networks, of images alone")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), metavar="RULE")
     arguments = arguments_of(parser)
-    log = arguments.folder / "any_model.jsonl"
-    of_images, of_text = images(arguments.data), characters()
-    for network in arguments.networks:
+    scale, name = (FULL, "in_full") if arguments.full else (SMALL, "any_model")
+    log = arguments.folder / f"{name}.jsonl"
+    networks = arguments.networks or [network for network in NETWORKS if not (arguments.full and network == TEXT)]
+    if arguments.full and TEXT in networks:
+        parser.error(f"--full is of images, and the network {TEXT} of a text")
+    of_images, of_text = images(arguments.data, scale), characters()
+    for network in networks:
         for rule in arguments.rules:
-            parts = of_text if network == "characters" else of_images
-            run_row(log, network, rule, parts)
-    results = run_all([], partial(train, parts=of_images), log)
+            run_row(log, network, rule, of_text if network == TEXT else of_images, scale)
+    results = finished(log)
     for table in (summary(results), differences(results, "backprop"), cosines(results)):
         print(f"\n{table}")

@@ -128,10 +128,12 @@ def of_depth() -> Wanted:
     return Wanted(what, "`depth.py --depths 50 100`", runs, results, lambda run: run["depth"] / 50)
 
 
-def of_network(network: str) -> Wanted:
-    results = stored("any-model/any_model", network=network)
-    runs = [run for rule in any_model.RULES for run in any_model.row_of(results, network, rule)]
-    return Wanted(f"networks of today: {network}", f"`any_model.py --networks {network}`", runs, results)
+def of_network(network: str, full: bool) -> Wanted:
+    results = stored(f"any-model/{'in_full' if full else 'any_model'}", network=network)
+    scale, option, in_full = (any_model.FULL, " --full", ", in full") if full else (any_model.SMALL, "", "")
+    runs = [run for rule in any_model.RULES for run in any_model.row_of(results, network, rule, scale.samples)]
+    command = f"`any_model.py{option} --networks {network}`"
+    return Wanted(f"networks of today{in_full}: {network}", command, runs, results)
 
 
 def of_recurrent() -> Wanted:
@@ -170,7 +172,8 @@ WANTED = [
     lambda: of_local_classifiers("fashion-mnist", 7),
     lambda: of_local_classifiers("cifar10-jpeg", 8),
     of_depth,
-    *(partial(of_network, network) for network in any_model.NETWORKS),
+    *(partial(of_network, network, full=False) for network in any_model.NETWORKS),
+    *(partial(of_network, network, full=True) for network in any_model.NETWORKS if network != any_model.TEXT),
     of_recurrent,
     of_teachers,
 ]
