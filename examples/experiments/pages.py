@@ -191,6 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "on-mnist": on_mnist,
     "mnist": lambda: mnist.summary(compared("mnist")),
+    "fashion-mnist": lambda: mnist.summary(compared("fashion-mnist")),
     "ftp-mnist": lambda: mnist.summary(compared("mnist", **FTP)),
     "ftp-fashion-mnist": lambda: mnist.summary(compared("fashion-mnist", **FTP)),
     "ftp-depth": lambda: ftp.by_depth(stored("ftp/ftp", data="mnist", epochs=5)),
