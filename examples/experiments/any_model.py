@@ -1,7 +1,7 @@
 """Networks that people have, without a backward pass: what each rule learns in them beside backpropagation.
 
     python examples/experiments/any_model.py data/mnist FOLDER          (two hours on one core)
-    python examples/experiments/any_model.py data/mnist FOLDER --full   (twelve hours, the dense network 20 minutes)
+    python examples/experiments/any_model.py data/mnist FOLDER --full   (nine hours, the dense network ten minutes)
 
 Every run is added to FOLDER/any_model.jsonl as it ends, or to FOLDER/in_full.jsonl. One that stands there already is
 not repeated, so that the command goes on where it was stopped. Last it prints the tables of `any_model.md`.

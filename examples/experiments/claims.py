@@ -137,13 +137,15 @@ def in_networks(
     rule: str, other: str, least: float = 0.0, beside: Mapping[str, Sequence[float]] | None = None
 ) -> Found:
     """On the digits, and in the networks of `any_model`, and what is known beside these."""
-    runs, names = stored("any-model/any_model"), [ROWS[rule], ROWS[other]]
-    small = digits_less(rule, other)
-    more = {name: any_model.less(runs, network, *names) for network, name in MODERN.items()}
-    known = beside or {}
-    verdict = every(above(gaps, least) for gaps in (*known.values(), *small.values(), *more.values()))
-    figures = [told(known, 1)] * bool(known) + [f"digits: {told(small, 1)}"]
-    return Found(verdict, "; ".join(figures + [f"5,000 samples: {told(more, 1)}"] * any(more.values())))
+    cases = {"": beside or {}, "digits: ": digits_less(rule, other)}
+    for name, scale in (("any_model", any_model.SMALL), ("in_full", any_model.FULL)):
+        runs = stored(f"any-model/{name}", samples=scale.samples)
+        found = {shown: any_model.less(runs, network, ROWS[rule], ROWS[other]) for network, shown in MODERN.items()}
+        cases[f"{scale.samples:,} samples: "] = found
+    verdict = every(above(gaps, least) for found in cases.values() for gaps in found.values())
+    return Found(
+        verdict, "; ".join(f"{where}{told(found, 1)}" for where, found in cases.items() if any(found.values()))
+    )
 
 
 def three_layers() -> Found:

@@ -183,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "any-model-less": lambda: any_model.differences(stored("any-model/any_model"), "backprop"),
     "any-model-cosines": lambda: any_model.cosines(stored("any-model/any_model")),
     "any-model-in-full": lambda: any_model.summary(stored("any-model/in_full")),
+    "any-model-in-full-less": lambda: any_model.differences(stored("any-model/in_full"), "backprop"),
     "convolutional-rotations": partial(turned, "convolutional_rotations", rotations.summary),
     "convolutional-rotations-less": partial(turned, "convolutional_rotations", rotations.differences),
     "local-classifiers": local_rules,
