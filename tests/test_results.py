@@ -133,17 +133,20 @@ def test_runs_by_the_settings_of_a_rule_are_as_long_as_these(pages: ModuleType) 
 
 
 def test_remedies_are_compared_where_both_have_run(pages: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every remedy counts; a layer of one that does not separate has no ratio."""
     claims = pages.claims
-    runs = {"per-block": {}, "cumulative, gamma 1": {}}
+    runs: dict[str, dict[int, list[float]]] = {name: {} for name in (*claims.REMEDIES, "cumulative, gamma 1")}
     monkeypatch.setattr(claims, "separations", runs.__getitem__)
     assert claims.remedies_separate().verdict == "not run"
     runs["per-block"] = {seed: [1.0, 8.0, 8.0, 8.0 + seed] for seed in range(4)}
     assert claims.remedies_separate().verdict == "not run"
     runs["cumulative, gamma 1"] = {seed: [1.0, 1.0, 1.0, 0.0] for seed in range(3)}
     found = claims.remedies_separate()
-    assert (found.verdict, found.figure[-28:]) == ("confirmed", "layer 2, layer 3: 8, 8 times")
+    assert (found.verdict, found.figure.split(": ")[1]) == ("confirmed", "each layer alone 8, 8, –")
+    runs["depth-scaled"] = {seed: [1.0, 2.0, 2.0, 2.0] for seed in range(3)}
+    assert claims.remedies_separate().verdict == "mixed"
     runs["per-block"][0][1] = -1.0
-    assert "layer 2" not in claims.remedies_separate().figure
+    assert "each layer alone –, 8, –" in claims.remedies_separate().figure
 
 
 BEFORE_VERSIONS = {"any-model": 50, "cifar10-jpeg": 4, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}

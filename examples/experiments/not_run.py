@@ -146,7 +146,7 @@ def of_teachers() -> Wanted:
     runs: list[Run] = [
         {"teacher": teacher, "normalise": kind, "steps": 8000, "seed": seed, "classes": classes, "method": method}
         for teacher, kind in (("he", "all"), ("he", "none"), ("centred", "dtg"))
-        for seed in range(5)
+        for seed in synthetic_teacher.SEEDS
         for classes in synthetic_teacher.CLASSES
         for method in ("dtg", "deep supervision")
         if (kind, method) not in (("all", "dtg"), ("none", "deep supervision"))
