@@ -1,5 +1,6 @@
 """Steps in PyTorch's inference mode, and with its deterministic algorithms, train as any others."""
 
+import copy
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -80,6 +81,9 @@ def test_the_loss_is_not_backpropagated(name: str, twin: TwinSide) -> None:
     assert type(loss + 1) is type(torch.stack([loss, loss])) is type(loss.detach()) is torch.Tensor
     assert not loss.requires_grad
     assert float(loss) == loss.item() == float(loss.cpu().numpy())
+    plain = loss.detach()
+    assert (f"{loss:.3f}", f"{2 * loss}", repr(loss)) == (f"{plain:.3f}", f"{2 * plain}", repr(plain))
+    assert torch.equal(copy.deepcopy(loss), plain)
     weight = torch.ones((), device=twin.device, requires_grad=True)
     (loss * weight).backward()
     assert torch.equal(weight.grad, loss.to(weight.dtype)), "a graph of one's own"

@@ -954,3 +954,20 @@ def test_calibration_checks_its_labels_and_leaves_the_mode_after_an_error() -> N
             check(lambda: rule.calibrate([(x, y + 9)]), "y: labels 9..12, expected 0..3")
         check(lambda: rule.calibrate((x, y)), "batches: a Tensor, expected pairs (x, y),")
     assert rule.training, "mode after an error"
+
+
+class OneNumber(nn.Module):
+    """A regression whose forward takes the scores' axis away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()).squeeze(-1)
+
+
+@pytest.mark.parametrize("rule", [Ftp, Pepita, DirectFeedbackAlignment, MonoForward, Backprop])
+def test_scores_without_an_axis_are_refused(rule: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape("gives (2,), expected scores (batch, K), of one without squeeze")):
+        rule(OneNumber(), units=["a", "b"], example=torch.zeros(2, 8), loss="squared_error")

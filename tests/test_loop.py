@@ -19,6 +19,7 @@ from prograde.accelerated.training import (
     Callback,
     Dataset,
     Epoch,
+    ForwardOnlyClassifier,
     History,
     Recipe,
     Run,
@@ -645,3 +646,12 @@ def test_a_batch_too_small_for_the_rule_is_refused(digits: Dataset) -> None:
     rule = ChannelCompetition(nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.BatchNorm1d(20), nn.Linear(20, 10)))
     with pytest.raises(UserError, match="batch: 1 samples, expected at least 2"):
         fit(rule, (x, y), batch=1)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device: str, digits: Dataset) -> None:
+    with pytest.raises(UserError, match=f"^device: '{device}' is not available \\(.*; expected one of this machine"):
+        trained(digits, device=device)
+    learner = ForwardOnlyClassifier(max_iter=1, device=device)
+    with pytest.raises(UserError, match=f"^device: '{device}' is not available"):
+        learner.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])

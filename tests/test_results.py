@@ -149,7 +149,7 @@ def test_remedies_are_compared_where_both_have_run(pages: ModuleType, monkeypatc
     assert "each layer alone –, 8, –" in claims.remedies_separate().figure
 
 
-BEFORE_VERSIONS = {"any-model": 50, "cifar10-jpeg": 4, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}
+BEFORE_VERSIONS = {"any-model": 15, "cifar10-jpeg": 4, "fashion-mnist": 4, "mnist": 20, "synthetic": 120}
 BEFORE_VERSIONS |= {"two-streams": 3, "which-rule": 1128}
 """Runs that were stored before their day, time and versions were noted."""
 

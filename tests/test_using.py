@@ -270,6 +270,10 @@ def test_predictions_are_those_of_the_rule(model: str) -> None:
     done(run("train", "mono-forward", "--model", model, "--epochs", 3, "--save", "it.pt"))
     trained, digits = restore("it.pt"), load("digits")
     scores = trained.rule(trained.prepare(digits.test.images)).detach()
+    pixels = (255 * digits.test.images).round()
+    assert torch.equal(trained.prepare(pixels.byte().numpy()), trained.prepare(pixels / 255)), "bytes are pixels"
+    with pytest.raises(UserError, match="pictures: values to 255, far from those that the network was trained on"):
+        trained.prepare(pixels, "pictures")
     header, *found = rows(run("predict", "it.pt", "digits", "--scores"))
     assert header == ["sample", "class", *map(str, range(10))]
     assert [row[0] for row in found] == [str(i) for i in range(360)]

@@ -13,7 +13,7 @@ import typer
 from torch import Tensor
 
 from ..training import UserError, files, load, restore
-from ..training.data.dataset import LARGEST, path_and_label
+from ..training.data.dataset import path_and_label
 from ..training.data.image_folders import ENDS, find_part, read_images
 from ..training.data.reading import reading
 from ..training.data.tables import TABLES, read_features
@@ -106,13 +106,7 @@ def _prepared(data: str, samples: Tensor, restored: Restored) -> Tensor:
     flat = (torch.Size(expected).numel(),)
     if shape not in (expected, (1, *expected), flat):
         raise UserError(f"{data}: samples of shape {shape}, but the network was trained on {expected}")
-    x = restored.prepare(samples)
-    if len(expected) > 1 and x.abs().max() > LARGEST:
-        raise UserError(
-            f"{data}: values to {samples.abs().max():g}, far from those that the network was trained on; expected 0..1 "
-            "for images, or bytes"
-        )
-    return x
+    return restored.prepare(samples, data)
 
 
 def _table(names: list[str], scores: Tensor, classes: tuple[str, ...], with_scores: bool) -> str:

@@ -700,6 +700,8 @@ class LayeredRule(Rule):
                     given = tuple(a.shape) if isinstance(a, Tensor) else f"a {type(a).__name__}"
                     raise ValueError(f"gives {given}, expected a tensor (batch, ...)")
                 h = activity(layer.steps, a)
+                if h.ndim < 2:
+                    raise ValueError(f"gives {tuple(h.shape)}, expected scores (batch, K), of one without squeeze")
                 yield h
                 where = f"what follows unit '{unit.name}'"
                 z = activity(layer.outlet, h)

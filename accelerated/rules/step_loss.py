@@ -19,6 +19,15 @@ class StepLoss(Tensor):
             "out, and a GradScaler with it, which would divide gradients by a scale that they do not have"
         )
 
+    def __format__(self, spec: str) -> str:
+        return self.as_subclass(Tensor).__format__(spec)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return repr(self.as_subclass(Tensor))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return self.clone()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.as_subclass(Tensor).__reduce_ex__(protocol)  # saved as any tensor
 

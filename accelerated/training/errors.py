@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+import torch
+
 
 class UserError(ValueError):
     """Names what was given, what came and what was expected.
@@ -24,6 +26,19 @@ class DataError(UserError):
     ...     print(error)
     train, labels: 3 labels, but train has 4 images
     """
+
+
+def available(device: torch.device | str) -> torch.device:
+    """The device, once a tensor has been made there. Raises UserError."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except Exception as error:  # each backend has its own way to say that it is missing
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"device: '{device}' is not available ({reason}); expected one of this machine, such as cpu"
+        ) from error
+    return found
 
 
 def unknown(argument: str, name: object, known: Iterable[str]) -> UserError:

@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from ..rules import ForwardForward, LocalClassifiers, Rule
 from ..rules.output_loss import CrossEntropy, read_loss
 from ..rules.rule import check_options, evaluating
-from .errors import UserError
+from .errors import UserError, available
 from .evaluation import EVALUATION_BATCH
 from .history import Epoch
 from .loop import fit
@@ -209,6 +209,7 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
 
     def _begin(self, recipe: Recipe, samples: Samples) -> None:
         """Forgets what was trained: new weights, and a standardisation by these samples."""
+        device = available(self.device)
         self.feature_mean_, self.feature_scale_ = _mean_and_scale(samples.x, samples.weight)
         n_features, n_outputs = samples.x.shape[1], self._begin_targets(samples)
         self.loss_curve_: list[float] = []
@@ -230,8 +231,8 @@ class _ForwardOnly(BaseEstimator):  # type: ignore[misc]
                 rule = preset_named(self.rule).rule(model.to(dtype), **options)
             except ValueError as error:
                 raise UserError(f"rule {self.rule!r}: {error}") from error
-        rule.generator = torch.Generator(self.device).manual_seed(seed)
-        self.rule_ = rule.to(self.device)
+        rule.generator = torch.Generator(device).manual_seed(seed)
+        self.rule_ = rule.to(device)
 
     def _seed(self) -> int:
         return int(self._random.randint(2**31 - 1))

@@ -18,7 +18,7 @@ from . import checkpoint as checkpoints
 from .callbacks import Callback
 from .data import Dataset
 from .diagnostics.alignment import check_rule
-from .errors import UserError
+from .errors import UserError, available
 from .evaluation import held
 from .history import Epoch, History
 from .optimizers import of_recipe, optimizer_of, schedule_of, scheduler_of
@@ -127,7 +127,7 @@ def fit(
         if type(value) is not int or value < 0:
             raise UserError(f"{name}: {value!r}, expected an integer, 0 or more")
     parameter = next(rule.parameters())
-    place = Place(parameter.device if device is None else torch.device(device), parameter.dtype, batch_of)
+    place = Place(parameter.device if device is None else available(device), parameter.dtype, batch_of)
     shuffling = torch.Generator().manual_seed(seed)
     if checkpoint is not None:
         _check_plain(recipe)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..rules import Rule
 from . import checkpoint
 from .data import Dataset
+from .data.dataset import LARGEST
 from .data.parts import check_names, listed
 from .errors import UserError
 from .networks import MLP, named
@@ -56,16 +57,26 @@ class Restored(NamedTuple):
                 "order, as in training"
             )
 
-    def prepare(self, samples: Tensor) -> Tensor:
+    def prepare(self, samples: Tensor, name: str = "data") -> Tensor:
         """Samples, (n, ...), as the rule takes them: standardised as in training, images and sequences in their shape.
 
-        Raises UserError for samples of another shape than those of the training.
+        Bytes become 0..1, other numbers stay. Raises UserError, with the name, for samples of another shape than those
+        of the training, and for images whose values are far from theirs.
         """
+        samples = torch.as_tensor(samples)
         if samples.shape[1:].numel() != torch.Size(self.image_shape).numel() or not len(samples):
             raise UserError(
-                f"data: shape {tuple(samples.shape)}, expected (n, {', '.join(map(str, self.image_shape))})"
+                f"{name}: shape {tuple(samples.shape)}, expected (n, {', '.join(map(str, self.image_shape))})"
             )
-        x = (samples.flatten(1).to(next(self.rule.parameters()).dtype) - self.mean) / self.std
+        values = samples.flatten(1).to(next(self.rule.parameters()).dtype)
+        if samples.dtype == torch.uint8:
+            values = values / 255
+        if len(self.image_shape) > 1 and values.abs().max() > LARGEST:
+            raise UserError(
+                f"{name}: values to {samples.abs().max():g}, far from those that the network was trained on; expected "
+                "0..1 for images, or bytes"
+            )
+        x = (values - self.mean) / self.std
         if self.rule.wants_images:
             return x.unflatten(1, (1, *self.image_shape)[-3:])
         return x.unflatten(1, self.image_shape) if self.rule.wants_sequences else x

@@ -98,6 +98,10 @@ class ModuleRule(Rule):
             self.model.eval()
             x = self._flattened(example)
             scores = model_output(self.model, x)
+            if scores.ndim < 2:
+                raise ValueError(
+                    f"model: gives {tuple(scores.shape)}, expected scores (batch, K), of one without squeeze"
+                )
             if not self.whole:
                 pairs = zip(self.units, self.local.passes(x), strict=True)
                 self.units = [replace(unit, shape=h.shape[1:]) for unit, h in pairs]
