@@ -343,12 +343,11 @@ CHECKS: dict[str, Check] = {
 
 
 def as_example(rule: Any) -> Example:
-    """A rule's class, or anything that makes a rule of a model, on a small dense network; an `Example` as it is."""
-    if isinstance(rule, Example):
-        return rule
-    parameters = inspect.signature(rule).parameters.values()
+    """A rule's class, or anything that makes a rule of a model, on a small dense network; an `Example` with its own."""
+    example = rule if isinstance(rule, Example) else Example(rule)
+    parameters = inspect.signature(example.rule).parameters.values()
     takes = any(p.name == "generator" or p.kind is p.VAR_KEYWORD for p in parameters)
-    return Example(rule if takes else lambda model, generator: rule(model))
+    return example if takes else example._replace(rule=lambda model, generator: example.rule(model))
 
 
 def _marked(cases: Iterable[tuple[str, Any, str, Any]], expected_failed_checks: Reasons, known: set[str]) -> list[Any]:

@@ -249,6 +249,13 @@ def test_wrong_rules_are_refused(rule: Any) -> None:
     assert said in found[check], found[check]
 
 
+def test_a_rule_without_a_generator_has_an_example_too() -> None:
+    """Of a model of its own."""
+    example = as_example(Example(Plain, lambda: nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 4)), (7,)))
+    CHECKS["leaves no graph"](example)
+    assert example.build("cpu").model[0].in_features == 7  # type: ignore[attr-defined]
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"checks: \['flies'\], expected some of \['fills every"):
         parametrize_with_rules([Plain], ["flies"])
